@@ -1,0 +1,76 @@
+"""The digests of a content, taken in one pass. md5 is the address; sha-256 tells a collision from a second copy."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+CHUNK_BYTES = 1024 * 1024
+
+_MD5_HEX = re.compile(r"[0-9a-fA-F]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What identifies a content: `md5` and `sha256` in lower-case hex, and its size in bytes."""
+
+    md5: str
+    sha256: str
+    size_bytes: int
+
+    @property
+    def md5_base64(self) -> str:
+        """The form of the Content-MD5 header (RFC 1864)."""
+        return base64.b64encode(bytes.fromhex(self.md5)).decode("ascii")
+
+    @property
+    def sha256_base64(self) -> str:
+        """The form of S3's x-amz-checksum-sha256 header."""
+        return base64.b64encode(bytes.fromhex(self.sha256)).decode("ascii")
+
+
+class Hasher:
+    """Feeds both digests while bytes go by; `digest()` may be asked at any time."""
+
+    def __init__(self) -> None:
+        # The address is not a protection, so a FIPS build of OpenSSL has no reason to refuse md5.
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._sha256 = hashlib.sha256()
+        self.size_bytes = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        self._md5.update(data)
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+
+    def digest(self) -> Digest:
+        return Digest(self._md5.hexdigest(), self._sha256.hexdigest(), self.size_bytes)
+
+
+def digest_of(data: bytes) -> Digest:
+    """The digest of a buffer."""
+    hasher = Hasher()
+    hasher.update(data)
+    return hasher.digest()
+
+
+def digest_of_stream(stream: BinaryIO, progress: Callable[[int], None] | None = None) -> Digest:
+    """The digest of everything from the stream's position to its end, in constant memory.
+
+    `progress` is called with the number of bytes of each chunk that was read.
+    """
+    hasher = Hasher()
+    while chunk := stream.read(CHUNK_BYTES):
+        hasher.update(chunk)
+        if progress is not None:
+            progress(len(chunk))
+    return hasher.digest()
+
+
+def is_md5(text: str) -> bool:
+    """Whether the text is an md5 in hex, of either case."""
+    return _MD5_HEX.fullmatch(text) is not None

@@ -1,0 +1,111 @@
+"""Everything that can go wrong, as one tree. Adapters translate their vendor's errors into it and keep the cause.
+
+    StashError                        retryable   exit code
+    ├── SettingsError                 no          2
+    ├── SourceError
+    │   ├── SourceNotFound            no          1
+    │   ├── SourceRefused             no          1      we will not read or fetch this
+    │   ├── SourceTooLarge            no          1
+    │   ├── SourceUnreadable          no          1      permission, or not a regular file
+    │   ├── SourceFailed              no          1      the origin answered with a final "no"
+    │   ├── SourceUnavailable         yes         1      time-outs, 429, 5xx, DNS, a connection that broke
+    │   └── SourceChanged             yes         1      the bytes changed while we worked on them
+    ├── StoreError
+    │   ├── StoreUnavailable          yes         1      the store is down, slow or says "slow down"
+    │   ├── StoreRefused              yes         1      no such bucket, access denied: an operator can mend it
+    │   ├── DigestMismatch            yes         1      the store holds other bytes than were sent
+    │   └── DigestCollision           no          1      another content already stands under this md5
+    └── CacheUnavailable              yes         1      Redis is down
+
+`retryable` is the whole decision between trying again later and giving up for good. A message says what happened and what
+to do, and never holds a credential or a signed URL.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StashError(Exception):
+    """The root of every error that this project raises on purpose."""
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+
+class SettingsError(StashError):
+    """One or several settings or arguments are wrong; each fault is one line of the message."""
+
+    exit_code = 2
+
+
+class SourceError(StashError):
+    """The bytes of a source could not be had."""
+
+
+class SourceNotFound(SourceError):
+    """There is no such file, or the origin answered 404 or 410."""
+
+
+class SourceRefused(SourceError):
+    """The source breaks a rule: its scheme, its address, a credential that would travel in the clear."""
+
+
+class SourceTooLarge(SourceError):
+    """The source has more bytes than the settings allow."""
+
+
+class SourceUnreadable(SourceError):
+    """The file may not be read, or it is not a regular file."""
+
+
+class SourceFailed(SourceError):
+    """The origin answered with a status that another try will not change."""
+
+
+class SourceUnavailable(SourceError):
+    """The origin may answer later. `retry_after_seconds` holds what it asked for, if it did."""
+
+    retryable = True
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class SourceChanged(SourceError):
+    """The bytes were not the same in two looks at them; nothing was stored."""
+
+    retryable = True
+
+
+class StoreError(StashError):
+    """The object store did not take or give an object."""
+
+
+class StoreUnavailable(StoreError):
+    """The store is unreachable, answers 5xx, or asks to slow down."""
+
+    retryable = True
+
+
+class StoreRefused(StoreError):
+    """The store understood and said no. Retryable: a bucket can be created and a policy mended while the file waits."""
+
+    retryable = True
+
+
+class DigestMismatch(StoreError):
+    """The ETag that came back is not the md5 that was sent."""
+
+    retryable = True
+
+
+class DigestCollision(StoreError):
+    """The key is taken by other bytes. Nothing was overwritten; the file must be kept and looked at by a person."""
+
+
+class CacheUnavailable(StashError):
+    """The cache did not answer."""
+
+    retryable = True
