@@ -17,8 +17,8 @@
     │   └── DigestCollision           no          1      another content already stands under this md5
     └── CacheUnavailable              yes         1      Redis is down
 
-`retryable` is the whole decision between trying again later and giving up for good. A message says what happened and what
-to do, and never holds a credential or a signed URL.
+`retryable` is the whole decision between trying again later and giving up for good. A message says what happened and
+what to do, and never holds a credential or a signed URL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Where a digest lies: bucket, key, s3 URL and http URL. Pure; the formulas are the seed's of 2014 and must not change."""
+"""Where a digest lies: bucket, key, s3 URL and http URL. Pure; the formulas are the seed's of 2014 and must not
+change.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from md5s3stash.errors import SettingsError
 SHARD_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 DEFAULT_ENDPOINT = "s3.amazonaws.com"
 
-# Wide enough for the names that S3 gave out before 2018 (upper case, underscores); no character that a URL would read as
-# something else.
+# Wide enough for the names that S3 gave out before 2018 (upper case, underscores); no character that a URL would read
+# as something else.
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
 _S3_HOST = re.compile(r"s3.*\.amazonaws\.com(\.cn)?\.?", re.IGNORECASE)
@@ -64,7 +66,9 @@ class BucketBase:
         if not _BUCKET_NAME.fullmatch(bucket):
             raise SettingsError(f"the bucket base {base!r} is not a bucket name: letters, digits, dots and dashes")
         if not _KEY_PREFIX.fullmatch(prefix) or any(part in ("", ".", "..") for part in prefix.split("/") if slash):
-            raise SettingsError(f"the key prefix in the bucket base {base!r} may hold letters, digits and ! _ . * ' ( ) - /")
+            raise SettingsError(
+                f"the key prefix in the bucket base {base!r} may hold letters, digits and ! _ . * ' ( ) - /"
+            )
         if slash and parsed_scheme is BucketScheme.MULTIBUCKET:
             raise SettingsError(f"the bucket base {base!r} has a key prefix, which only the scheme 'simple' can have")
         return cls(stripped, parsed_scheme)

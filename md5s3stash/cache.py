@@ -1,0 +1,100 @@
+"""url_cache and hash_cache over Redis, as dict-like objects.
+
+The stash takes *any* object with the dictionary's `get` and `[]=` for its caches; bring your own by passing it. It
+holds
+
+    url_cache[url]  = {"md5": ..., "If-None-Match": etag, "If-Modified-Since": date}    (what of it the origin sent)
+    hash_cache[md5] = (s3_url, mime_type, (width, height))
+
+`RedisDict` keeps each as JSON in one Redis hash; never pickle, which would run whatever somebody writes into Redis.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import redis
+
+from md5s3stash.errors import CacheUnavailable, SettingsError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PREFIX = "md5s3stash"
+SCAN_COUNT = 1000
+
+
+class RedisDict(MutableMapping[str, Any]):
+    """A Redis hash as a dictionary of JSON values. Tuples come back as lists. Raises CacheUnavailable where Redis is
+    down.
+    """
+
+    def __init__(self, client: redis.Redis, key: str) -> None:
+        self._client = client
+        self._key = key
+
+    def __getitem__(self, field: str) -> Any:
+        stored = self._call("hget", field)
+        if stored is None:
+            raise KeyError(field)
+        try:
+            return json.loads(stored)
+        except ValueError:
+            # Somebody else's entry (an old version pickled). A miss costs one upload check; a crash would cost the
+            # stash.
+            log.warning("redis hash=%s field=%s holds no JSON: ignored", self._key, field)
+            raise KeyError(field) from None
+
+    def __setitem__(self, field: str, value: Any) -> None:
+        self._call("hset", field, json.dumps(value))
+
+    def __delitem__(self, field: str) -> None:
+        if not self._call("hdel", field):
+            raise KeyError(field)
+
+    def __contains__(self, field: object) -> bool:
+        return isinstance(field, str) and bool(self._call("hexists", field))
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for field, _ in self._client.hscan_iter(self._key, count=SCAN_COUNT):
+                yield _text(field)
+        except redis.RedisError as error:
+            raise _unavailable(error) from error
+
+    def __len__(self) -> int:
+        return int(self._call("hlen"))
+
+    def _call(self, command: str, *arguments: str) -> Any:
+        try:
+            return getattr(self._client, command)(self._key, *[_bytes(argument) for argument in arguments])
+        except redis.RedisError as error:
+            raise _unavailable(error) from error
+
+
+def connect_redis(url: str) -> redis.Redis:
+    """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is none."""
+    try:
+        return redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30)
+    except (ValueError, redis.RedisError) as error:
+        raise SettingsError(f"REDIS_URL is not a Redis URL, such as redis://127.0.0.1:6379/0: {error}") from error
+
+
+def redis_caches(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> tuple[RedisDict, RedisDict]:
+    """(url_cache, hash_cache) under `{prefix}:url_cache` and `{prefix}:hash_cache`."""
+    return RedisDict(client, f"{prefix}:url_cache"), RedisDict(client, f"{prefix}:hash_cache")
+
+
+def _unavailable(error: redis.RedisError) -> CacheUnavailable:
+    return CacheUnavailable(f"Redis does not answer: {error}")
+
+
+def _bytes(text: str) -> bytes:
+    # File names are bytes; Python carries those that are no UTF-8 as lone surrogates.
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(field: bytes | str) -> str:
+    return field.decode("utf-8", "surrogateescape") if isinstance(field, bytes) else field

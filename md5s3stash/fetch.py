@@ -1,0 +1,487 @@
+"""An http or https URL -> a `Content`, or the word that it did not change.
+
+The only importer of requests, and of that only what sends one request: redirects, cookies, netrc files, proxies and
+decoding are decided here, since the library's own ways are made for origins that one trusts. What is promised: bytes
+come back whole or not at all, nothing that an origin does takes more time or space than the limits say, and a
+credential goes to no other origin than the one it was given for.
+
+One gap is HTTP's own: a body without any length ends where its connection ends, and nobody can know who ended it.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import gzip
+import http.client
+import importlib.metadata
+import io
+import math
+import os
+import re
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError
+from urllib3.poolmanager import PoolManager
+from urllib3.response import HTTPResponse
+
+from md5s3stash.content import Content, ContentBuilder, Progress
+from md5s3stash.errors import (
+    SourceError,
+    SourceFailed,
+    SourceNotFound,
+    SourceRefused,
+    SourceTooLarge,
+    SourceUnavailable,
+)
+from md5s3stash.netguard import NetGuard, printable_url
+from md5s3stash.retry import RetryPolicy, retrying
+from md5s3stash.scheme import is_s3_url
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+Auth = tuple[str, str]
+
+READ_BYTES = 256 * 1024
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# An origin that asks for more than a day would only be forgotten; the daemon defers what it is told.
+_MAX_RETRY_AFTER_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """What an origin may cost.
+
+    `max_bytes`: of the content, decoded. `max_redirects`: in a row. `connect_timeout_seconds`: for the TCP connection
+    to each address, and for the TLS handshake. `read_timeout_seconds`: between two arrivals of bytes.
+    `total_timeout_seconds`: for the whole fetch, with its redirects, repeats and the waits between them.
+    """
+
+    max_bytes: int = 50 * 1024**3
+    max_redirects: int = 5
+    connect_timeout_seconds: float = 10.0
+    read_timeout_seconds: float = 60.0
+    total_timeout_seconds: float = 3600.0
+
+
+DEFAULT_LIMITS = FetchLimits()
+DEFAULT_RETRY = RetryPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What the origin wants to hear again to tell whether its content changed (RFC 9110, section 8.8)."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotModified:
+    """The origin still has what the validators came with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The content, to be closed by whoever asked for it, and where it was found in the end."""
+
+    content: Content
+    validators: Validators
+    final_url: str
+
+
+class Fetcher:
+    """Fetches over kept-alive connections; one may serve any number of threads.
+
+    With a guard every address is judged as it is connected to, and proxies are left unused, for they would connect in
+    our place. Without one the proxies of the environment count. REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE count either way.
+    """
+
+    def __init__(
+        self,
+        limits: FetchLimits = DEFAULT_LIMITS,
+        guard: NetGuard | None = None,
+        temp_dir: str | os.PathLike[str] | None = None,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.limits = limits
+        self._guard = guard
+        self._temp_dir = temp_dir
+        self._retry = retry
+        self._sleep = sleep
+        self._deadline = _Deadline()
+        # The adapter alone, without a session: it is what is safe to share between threads, and it knows of no netrc
+        # file, keeps no cookie, and never reads the body of a redirect, which a session does without a bound.
+        self._adapter = _Adapter(guard, self._deadline)
+        self._user_agent = f"md5s3stash/{_version()}"
+
+    def fetch(
+        self,
+        url: str,
+        auth: Auth | None = None,
+        validators: Validators | None = None,
+        progress: Progress | None = None,
+    ) -> Fetched | NotModified:
+        """The content behind the URL; NotModified only where validators were given.
+
+        `auth` is a user name and password for Basic authentication. It is sent over https alone, to the origin of `url`
+        alone, and never to S3, which answers 400 to it. `progress` is called with the size of each chunk as it is kept;
+        an attempt that is repeated counts anew. Raises a SourceError, or OSError where the temporary disk is full.
+        """
+        NetGuard.check_url(url)
+        if auth is not None and is_s3_url(url):
+            auth = None
+        if auth is not None and urlsplit(url).scheme != "https":
+            raise SourceRefused("a password is not sent over http, where everybody on the way can read it: use https")
+        total_seconds = self.limits.total_timeout_seconds
+        with self._deadline.in_seconds(total_seconds):
+            return retrying(
+                lambda: self._follow(url, auth, validators, progress),
+                self._retry,
+                self._sleep,
+                give_up_after_seconds=total_seconds,
+            )
+
+    def close(self) -> None:
+        """Closes the connections that are kept alive."""
+        self._adapter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _follow(
+        self, url: str, auth: Auth | None, validators: Validators | None, progress: Progress | None
+    ) -> Fetched | NotModified:
+        """From one redirect to the next, to an answer."""
+        current = url
+        # Some origins set a cookie and redirect until it comes back. It lives no longer than the attempt.
+        cookies = requests.cookies.RequestsCookieJar()
+        for _ in range(self.limits.max_redirects + 1):
+            try:
+                NetGuard.check_url(current)
+                headers = self._headers(validators)
+                response = self._send(current, headers, auth if _origin(current) == _origin(url) else None, cookies)
+                try:
+                    if response.status_code not in _REDIRECTS:
+                        return self._answer(response, validators, progress)
+                    cookies.update(response.cookies)
+                    current = _redirect_target(current, response)
+                finally:
+                    response.close()
+            except SourceError as error:
+                if current != url:
+                    error.args = (f"redirected to {printable_url(current)}: {error}",)
+                raise
+        raise SourceFailed(f"more than {self.limits.max_redirects} redirects, the last to {printable_url(current)}")
+
+    def _headers(self, validators: Validators | None) -> dict[str, str]:
+        # Compressed bytes would have another md5 than the file that was published.
+        headers = {"User-Agent": self._user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        if validators is not None and validators.etag is not None:
+            headers["If-None-Match"] = validators.etag
+        if validators is not None and validators.last_modified is not None:
+            headers["If-Modified-Since"] = validators.last_modified
+        return headers
+
+    def _send(
+        self, url: str, headers: dict[str, str], auth: Auth | None, cookies: requests.cookies.RequestsCookieJar
+    ) -> requests.Response:
+        limits = self.limits
+        left_seconds = self._deadline.left_seconds()
+        if left_seconds <= 0:
+            raise self._too_slow()
+        with self._origin_errors():
+            # As bytes, because requests would encode a str as Latin-1 and fail on anything beyond it.
+            basic = None if auth is None else (auth[0].encode(), auth[1].encode())
+            prepared = requests.Request("GET", url, headers=headers, auth=basic, cookies=cookies).prepare()
+            return self._adapter.send(
+                prepared,
+                stream=True,
+                timeout=(min(limits.connect_timeout_seconds, left_seconds), limits.read_timeout_seconds),
+                verify=os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True,
+                proxies=get_environ_proxies(url) if self._guard is None else {},
+            )
+
+    def _answer(
+        self, response: requests.Response, validators: Validators | None, progress: Progress | None
+    ) -> Fetched | NotModified:
+        if response.status_code == 304 and validators not in (None, Validators()):
+            return NotModified()
+        # 200 alone: 203 says that somebody on the way changed the bytes, 206 that they are not all of them.
+        if response.status_code != 200:
+            raise _status_error(response.status_code, response.headers)
+        content = self._content(cast(HTTPResponse, response.raw), _media_type(response.headers), progress)
+        found = Validators(response.headers.get("ETag"), response.headers.get("Last-Modified"))
+        return Fetched(content, found, response.url)
+
+    def _content(self, raw: HTTPResponse, declared_type: str | None, progress: Progress | None) -> Content:
+        max_bytes = self.limits.max_bytes
+        too_large = SourceTooLarge(f"more than the {max_bytes} bytes that are allowed")
+        if (raw.length_remaining or 0) > max_bytes:
+            raise too_large
+        stream = _decoded(raw)
+        builder = ContentBuilder(self._temp_dir)
+        try:
+            while chunk := self._read(stream):
+                if builder.size_bytes + len(chunk) > max_bytes:
+                    raise too_large
+                builder.write(chunk)
+                if progress is not None:
+                    progress(len(chunk))
+            return builder.finish(declared_type)
+        except BaseException:
+            builder.discard()
+            raise
+
+    def _read(self, stream: BinaryIO) -> bytes:
+        with self._origin_errors():
+            return stream.read(READ_BYTES)
+
+    @contextmanager
+    def _origin_errors(self) -> Iterator[None]:
+        """Around every use of the network and nothing else: the errors of requests and of our own disk are OSErrors."""
+        try:
+            yield
+        except (HTTPError, OSError, http.client.HTTPException, EOFError, zlib.error) as error:
+            if self._deadline.left_seconds() <= 0:
+                raise self._too_slow() from error
+            raise _translated(error) from error
+
+    def _too_slow(self) -> SourceUnavailable:
+        return SourceUnavailable(f"not complete after {self.limits.total_timeout_seconds:g} seconds")
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port: where a credential was given for one, it is not for another."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+
+
+def _redirect_target(current: str, response: requests.Response) -> str:
+    location = response.headers.get("Location")
+    if not location:
+        raise SourceFailed(f"the origin answered {response.status_code} without saying where to")
+    try:
+        # http.client reads headers as Latin-1; a Location beyond ASCII is UTF-8 in practice.
+        return urljoin(current, location.encode("latin-1").decode("utf-8", "replace"))
+    except ValueError as error:
+        raise SourceRefused("redirected to something that is not a valid URL") from error
+
+
+def _status_error(status: int, headers: Mapping[str, str]) -> SourceError:
+    answered = f"the origin answered {status}"
+    if status in (404, 410):
+        return SourceNotFound(answered)
+    if status in (401, 403):
+        return SourceFailed(f"{answered}: if it wants a user name and password, give them with -u or --netrc")
+    if status in (408, 425, 429) or status >= 500:
+        return SourceUnavailable(answered, retry_after_seconds(headers.get("Retry-After"), time.time()))
+    return SourceFailed(f"{answered}, which comes with no content to keep")
+
+
+def retry_after_seconds(header: str | None, now: float) -> float | None:
+    """What a Retry-After header, a number or a date, asks for: from 0 to a day; None where it makes no sense."""
+    text = (header or "").strip()
+    if re.fullmatch(r"[0-9]{1,12}", text):
+        seconds = float(text)
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
+
+
+def _media_type(headers: Mapping[str, str]) -> str | None:
+    declared = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return declared if _MEDIA_TYPE.fullmatch(declared) else None
+
+
+def _translated(error: Exception) -> SourceError:
+    """The error of our tree for one of requests, urllib3 or the standard library."""
+    root = _root_cause(error)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return SourceFailed(f"the origin's certificate is not valid: {root.verify_message}")
+    if isinstance(error, (requests.exceptions.InvalidHeader, InvalidHeader)):
+        return SourceFailed("a header of the request or of the answer is malformed")
+    # requests' InvalidURL and its kin are ValueErrors, as LocationValueError is.
+    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, LocationValueError)):
+        return SourceRefused("not a valid URL")
+    if isinstance(error, (gzip.BadGzipFile, zlib.error)):
+        return SourceFailed("the origin says that the body is gzip, which it is not")
+    if isinstance(root, TimeoutError):
+        return SourceUnavailable("the origin did not answer in time")
+    return SourceUnavailable(f"the connection failed: {root}")
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The innermost error: what wraps it repeats the whole URL, signature and all.
+
+    Not by `__context__`, which leads on to whatever the caller was handling when it asked for this fetch.
+    """
+    inner = error.__cause__ or next((arg for arg in reversed(error.args) if isinstance(arg, BaseException)), None)
+    return error if inner is None else _root_cause(inner)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("md5s3stash")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+def _decoded(raw: HTTPResponse) -> BinaryIO:
+    """The body as it was before the origin compressed it.
+
+    gzip alone, although urllib3 knows more: whether it can decode br and zstd depends on which packages happen to be
+    installed, and it takes a gzip stream that was cut off for a whole one.
+    """
+    # Here http.client would take the framing of an encoding that it does not know for content.
+    if raw.headers.get("Transfer-Encoding", "identity").lower() not in ("chunked", "identity"):
+        raise SourceFailed("the origin used a transfer encoding other than chunked")
+    body = cast(BinaryIO, _Body(raw))
+    encoding = raw.headers.get("Content-Encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding in ("gzip", "x-gzip"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=body, mode="rb"))
+    raise SourceFailed(f"the origin compressed the body as {encoding!r}, though it was asked not to")
+
+
+class _Body:
+    """What a reader of compressed bytes needs of a response."""
+
+    def __init__(self, raw: HTTPResponse) -> None:
+        self._raw = raw
+
+    def read(self, size: int) -> bytes:
+        # Not read(): with a chunk that says its size is -1, http.client's reads all that comes into memory.
+        return self._raw.read1(size, decode_content=False)
+
+
+class _Deadline(threading.local):
+    """When the fetch that this thread is at must be over."""
+
+    at = math.inf
+
+    def left_seconds(self) -> float:
+        return self.at - time.monotonic()
+
+    @contextmanager
+    def in_seconds(self, seconds: float) -> Iterator[None]:
+        self.at = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self.at = math.inf
+
+
+class _TimedReader(io.RawIOBase):
+    """Each arrival of bytes within the socket's time-out, and all of them before the deadline.
+
+    The time-out of a socket starts anew with every byte: an origin that drips, be it headers, would hold us for weeks.
+    """
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: _Deadline) -> None:
+        super().__init__()
+        self._raw = raw
+        self._sock = sock
+        self._idle_seconds = sock.gettimeout() or math.inf
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        left_seconds = self._deadline.left_seconds()
+        if left_seconds <= 0:
+            raise TimeoutError("the time for the whole fetch is over")
+        seconds = min(left_seconds, self._idle_seconds)
+        self._sock.settimeout(None if seconds == math.inf else seconds)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        # The raw stream counts as a user of the socket, which stays open until the last of them is closed.
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, deadline: _Deadline, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, deadline))
+
+
+class _HTTPConnection(HTTPConnection):
+    def __init__(self, *args: Any, guard: NetGuard | None, deadline: _Deadline, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._guard = guard
+        self.response_class = partial(_TimedResponse, deadline=deadline)  # type: ignore[assignment]
+
+    # urllib3 has no public place for this. TLS stays its business: it verifies the certificate against the name.
+    def _new_conn(self) -> socket.socket:
+        if self._guard is None:
+            return super()._new_conn()
+        return self._guard.create_connection(
+            self._dns_host, self.port, self.timeout, self.source_address, self.socket_options
+        )
+
+
+class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter with our connections in its pools."""
+
+    def __init__(self, guard: NetGuard | None, deadline: _Deadline) -> None:
+        self._pools = {
+            "http": partial(_HTTPPool, guard=guard, deadline=deadline),
+            "https": partial(_HTTPSPool, guard=guard, deadline=deadline),
+        }
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self._equip(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        # A SOCKS proxy has connections of its own, which ours would bypass.
+        if not proxy.lower().startswith("socks"):
+            self._equip(manager)
+        return manager
+
+    def _equip(self, manager: PoolManager) -> None:
+        manager.pool_classes_by_scheme = self._pools  # type: ignore[assignment]

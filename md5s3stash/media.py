@@ -1,0 +1,112 @@
+"""What kind of thing some bytes are: the MIME type, and the pixel dimensions of a picture. Headers only, nothing is
+decoded.
+
+The bytes decide. What the origin or the file's name declares counts only where the bytes say nothing definite, so
+that an HTML page that an origin sends as `image/jpeg` is stored as what it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any, BinaryIO
+
+# Importing a plugin registers its format with Image.OPEN.
+from PIL import (  # noqa: F401
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    IcoImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PsdImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from md5s3stash.content import Content
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_TYPE = "application/octet-stream"
+NO_DIMENSIONS = (0, 0)
+
+_PREFIX_BYTES = 16  # what Pillow shows its plugins
+
+# libmagic looks no further than this for nearly every type it knows.
+SNIFF_BYTES = 256 * 1024
+
+# Formats whose name Pillow gives reliably from the first bytes. Its other plugins guess more boldly than libmagic does.
+_PICTURE_TYPES = {
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",  # a JPEG with a second picture behind it, as phones write
+    "PNG": "image/png",
+    "GIF": "image/gif",
+    "TIFF": "image/tiff",
+    "WEBP": "image/webp",
+    "BMP": "image/bmp",
+    "JPEG2000": "image/jp2",
+    "AVIF": "image/avif",
+    "ICO": "image/vnd.microsoft.icon",
+    "PSD": "image/vnd.adobe.photoshop",
+}
+
+# What libmagic answers where it found nothing more definite. The source's declaration may refine these.
+_VAGUE_TYPES = frozenset({UNKNOWN_TYPE, "text/plain", "inode/x-empty", "application/x-empty"})
+
+
+def describe(content: Content) -> tuple[str, tuple[int, int]]:
+    """(MIME type, (width, height)) of a content; (0, 0) where it is no picture, as the seed reported it."""
+    with content.reader() as reader:
+        picture_type, dimensions = _picture(reader)
+        if picture_type is not None:
+            return picture_type, dimensions
+        reader.seek(0)
+        sniffed = _sniff(reader.read(SNIFF_BYTES))
+    if sniffed in _VAGUE_TYPES:
+        return content.declared_type or (UNKNOWN_TYPE if "empty" in sniffed else sniffed), dimensions
+    return sniffed, dimensions
+
+
+def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
+    prefix = reader.read(_PREFIX_BYTES)
+    for name in _PICTURE_TYPES:
+        # The registry instead of Image.open, which refuses to name the size of a picture of more than 179 million
+        # pixels: maps and posters have more, and whoever only reads the header is in no danger from them.
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is None or (accept is not None and accept(prefix) is not True):
+            continue
+        reader.seek(0)
+        try:
+            with factory(reader, b"") as picture:
+                return _PICTURE_TYPES[picture.format or name], picture.size
+        except Exception as error:
+            # Pillow's parsers raise nearly anything on damaged headers. Such a file is stored like any other.
+            log.debug("Pillow could not read a header format=%s: %r", name, error)
+    return None, NO_DIMENSIONS
+
+
+def _sniff(head: bytes) -> str:
+    if not head:
+        return "inode/x-empty"
+    magic = _libmagic()
+    if magic is None:
+        return UNKNOWN_TYPE
+    return str(magic.from_buffer(head, mime=True))
+
+
+@functools.cache
+def _libmagic() -> Any:
+    try:
+        import magic
+    except ImportError:
+        # The wheel has no libmagic in it. Pictures are recognised without it.
+        log.warning(
+            "libmagic is not installed, so MIME types other than pictures' are not recognised: "
+            "apt-get install libmagic1"
+        )
+        return None
+    return magic

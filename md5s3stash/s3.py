@@ -1,0 +1,431 @@
+"""The S3 adapter; the only importer of boto3.
+
+A put is: look first where that saves a body, then one conditional request with the digests in its headers, so that S3
+itself refuses bytes that are not the ones that were hashed. Stores differ in which of these guards they know (see
+docs/decisions/0004-put-guards.md), so the ETag that comes back is checked as well, and a large file is hashed again
+while it is sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+from md5s3stash.content import Content, Progress
+from md5s3stash.digest import Digest, is_md5
+from md5s3stash.errors import DigestMismatch, SettingsError, SourceChanged, StashError, StoreRefused, StoreUnavailable
+from md5s3stash.objectstore import (
+    IMMUTABLE,
+    SHA256_METADATA,
+    PutOutcome,
+    StoredObject,
+    require_at_most,
+    require_same_content,
+)
+from md5s3stash.s3_curl import Credentials, CurlPut, Endpoint
+from md5s3stash.s3_errors import store_error
+from md5s3stash.scheme import ObjectAddress
+
+log = logging.getLogger(__name__)
+
+# The most that S3 takes in one request, and the most parts of one upload (AWS, "Multipart upload limits").
+SINGLE_PUT_MAX_BYTES = 5 * 1024**3
+MAX_PARTS = 10_000
+PART_BYTES = 32 * 1024 * 1024
+
+_AWS_HOST = re.compile(r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?")
+_WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+
+
+@dataclass(frozen=True, slots=True)
+class S3Limits:
+    """Where the adapter changes its way. Tests lower them; nobody else should need to.
+
+    `head_first_bytes`: contents of at least this size are looked for before their body is sent. 0 always looks, which
+    never sends a body twice; a caller that knows its contents to be new saves a request by raising it.
+    """
+
+    head_first_bytes: int = 0
+    single_put_max_bytes: int = SINGLE_PUT_MAX_BYTES
+    part_bytes: int = PART_BYTES
+
+
+class _Taken(Exception):
+    """S3's 412: something stands at the key already."""
+
+
+class S3ObjectStore:
+    """An `ObjectStore` on a boto3 client, with `CurlPut` for small bodies where the connection is our own to make."""
+
+    def __init__(self, client: Any, small_put: CurlPut | None = None, limits: S3Limits | None = None) -> None:
+        self._client = client
+        self._small_put = small_put
+        self._limits = limits or S3Limits()
+        self._warned_buckets: set[str] = set()
+
+    def put(
+        self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None = None
+    ) -> PutOutcome:
+        if content.size_bytes >= self._limits.head_first_bytes and self._stands(address, content.digest):
+            return PutOutcome.ALREADY_THERE
+        try:
+            self._send(address, content, mime_type, progress)
+        except _Taken:
+            if self._stands(address, content.digest, strict=True):
+                return PutOutcome.ALREADY_THERE
+            raise StoreUnavailable(f"{address.s3_url}: an object stood there and then did not: try again") from None
+        return PutOutcome.STORED
+
+    def head(self, address: ObjectAddress) -> StoredObject | None:
+        try:
+            answer = self._client.head_object(Bucket=address.bucket, Key=address.key, ChecksumMode="ENABLED")
+        except ClientError as error:
+            if _status(error) == 404:
+                return None
+            raise _translated(error, address) from error
+        except BotoCoreError as error:
+            raise _translated(error, address) from error
+        return _stored_object(answer)
+
+    def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
+        try:
+            answer = self._client.get_object(Bucket=address.bucket, Key=address.key)
+            with answer["Body"] as body:
+                require_at_most(address, answer["ContentLength"], max_bytes)
+                data: bytes = body.read(max_bytes + 1)
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404"):
+                return None
+            raise _translated(error, address) from error
+        except BotoCoreError as error:
+            raise _translated(error, address) from error
+        require_at_most(address, len(data), max_bytes)
+        return data
+
+    def _stands(self, address: ObjectAddress, digest: Digest, strict: bool = False) -> bool:
+        """Whether this very content stands there already. Raises DigestCollision where another one does."""
+        try:
+            stored = self.head(address)
+        except StoreRefused:
+            if strict:
+                raise
+            # Without s3:ListBucket S3 answers 403 for a key that is not there: the conditional put will tell.
+            return False
+        if stored is None:
+            return False
+        require_same_content(address, stored, digest)
+        return True
+
+    def _send(self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None) -> None:
+        if content.data is not None:
+            if self._small_put is not None:
+                self._put_by_curl(self._small_put, address, content.data, content.digest, mime_type)
+            else:
+                self._put_by_boto(address, content.data, content.digest, mime_type)
+            if progress is not None:
+                progress(content.size_bytes)
+        elif content.size_bytes <= self._limits.single_put_max_bytes:
+            with content.verifying_reader(progress) as body:
+                self._put_by_boto(address, body, content.digest, mime_type)
+        else:
+            self._put_parts(address, content, mime_type, progress)
+
+    def _put_by_curl(
+        self, curl_put: CurlPut, address: ObjectAddress, data: bytes, digest: Digest, mime_type: str
+    ) -> None:
+        headers = {
+            "Content-Type": mime_type,
+            "Cache-Control": IMMUTABLE,
+            "Content-MD5": digest.md5_base64,
+            "If-None-Match": "*",
+            "x-amz-checksum-sha256": digest.sha256_base64,
+            "x-amz-sdk-checksum-algorithm": "SHA256",
+            "x-amz-content-sha256": digest.sha256,
+            f"x-amz-meta-{SHA256_METADATA}": digest.sha256,
+        }
+        answer = curl_put.put(address, data, headers)
+        if answer.status in (301, 307) or answer.code in _WRONG_REGION_CODES:
+            # The bucket lives in another region; boto3 knows how to find it.
+            self._put_by_boto(address, data, digest, mime_type)
+            return
+        if answer.status == 412:
+            raise _Taken
+        if answer.status != 200:
+            raise store_error(address.s3_url, answer.status, answer.code)
+        kms = answer.headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
+        self._check_put(address, answer.headers.get("etag", ""), digest.md5, kms)
+
+    def _put_by_boto(self, address: ObjectAddress, body: Any, digest: Digest, mime_type: str) -> None:
+        with _translating(address):
+            answer = self._client.put_object(
+                Bucket=address.bucket,
+                Key=address.key,
+                Body=body,
+                ContentLength=digest.size_bytes,
+                ContentMD5=digest.md5_base64,
+                ChecksumAlgorithm="SHA256",
+                ChecksumSHA256=digest.sha256_base64,
+                IfNoneMatch="*",
+                **_attributes(digest, mime_type),
+            )
+        self._check_put(address, answer.get("ETag", ""), digest.md5, is_kms(answer))
+
+    def _put_parts(self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None) -> None:
+        """Above what one request may hold. Each part is a buffer, hashed and sent; completed only if all of them
+        together have the digest that was promised.
+        """
+        target = {"Bucket": address.bucket, "Key": address.key}
+        with _translating(address):
+            upload = self._client.create_multipart_upload(**target, **_attributes(content.digest, mime_type))
+            target["UploadId"] = upload["UploadId"]
+        try:
+            with _translating(address):
+                parts = self._send_parts(target, address, content, progress)
+                answer = self._client.complete_multipart_upload(
+                    **target, MultipartUpload={"Parts": [part.as_request() for part in parts]}, IfNoneMatch="*"
+                )
+        except BaseException:
+            self._abort(target)
+            raise
+        expected = {
+            _multipart_etag(parts),
+            content.digest.md5,
+        }  # rclone's server hashes the whole, S3 the parts' digests
+        if answer.get("ETag", "").strip('"') not in expected and not is_kms(answer):
+            raise DigestMismatch(
+                f"{address.s3_url}: the ETag {answer.get('ETag')} is not that of the parts that were sent"
+            )
+
+    def _send_parts(
+        self, target: Mapping[str, str], address: ObjectAddress, content: Content, progress: Progress | None
+    ) -> list[_Part]:
+        part_bytes = max(self._limits.part_bytes, -(-content.size_bytes // MAX_PARTS))
+        whole = hashlib.md5(usedforsecurity=False)
+        parts: list[_Part] = []
+        with content.reader() as reader:
+            while data := reader.read(part_bytes):
+                whole.update(data)
+                md5 = hashlib.md5(data, usedforsecurity=False).digest()
+                answer = self._client.upload_part(
+                    **target, PartNumber=len(parts) + 1, Body=data, ContentMD5=base64.b64encode(md5).decode("ascii")
+                )
+                self._check_etag(address, answer.get("ETag", ""), md5.hex(), is_kms(answer))
+                parts.append(_Part(len(parts) + 1, md5, answer["ETag"]))
+                if progress is not None:
+                    progress(len(data))
+        if whole.hexdigest() != content.digest.md5:
+            raise SourceChanged("the file changed between hashing and upload: nothing was stored, stash it again")
+        return parts
+
+    def _abort(self, target: Mapping[str, str]) -> None:
+        try:
+            self._client.abort_multipart_upload(**target)
+        except (ClientError, BotoCoreError) as error:
+            # The error that brought us here matters more; the bucket's lifecycle rule removes stale parts.
+            log.warning(
+                "abort of a multipart upload failed bucket=%s key=%s: %s", target["Bucket"], target["Key"], error
+            )
+
+    def _check_put(self, address: ObjectAddress, etag: str, md5: str, kms: bool) -> None:
+        try:
+            self._check_etag(address, etag, md5, kms)
+        except DigestMismatch:
+            if is_md5(etag.strip('"')):
+                self._remove_wrong(address)
+            raise
+
+    def _check_etag(self, address: ObjectAddress, etag: str, md5: str, kms: bool) -> None:
+        if etag.strip('"').lower() == md5:
+            return
+        if kms:
+            self._warn_once(
+                address.bucket, "it encrypts with KMS: ETags are no md5s here, Content-MD5 and SHA-256 vouch"
+            )
+            return
+        raise DigestMismatch(
+            f"{address.s3_url}: the store answered with the ETag {etag or 'none'}, not the md5 it was sent"
+        )
+
+    def _remove_wrong(self, address: ObjectAddress) -> None:
+        """Takes back what we put a moment ago and what a store without Content-MD5 took wrongly; S3 itself never
+        does.
+        """
+        try:
+            self._client.delete_object(Bucket=address.bucket, Key=address.key)
+            log.error("removed wrong bytes from %s, which the store had taken without a check", address.s3_url)
+        except (ClientError, BotoCoreError) as error:
+            log.critical("%s holds wrong bytes and could not be removed: %s", address.s3_url, error)
+
+    def _warn_once(self, bucket: str, message: str) -> None:
+        if bucket not in self._warned_buckets:
+            self._warned_buckets.add(bucket)
+            log.warning("bucket=%s %s", bucket, message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    number: int
+    md5: bytes
+    etag: str
+
+    def as_request(self) -> dict[str, object]:
+        return {"PartNumber": self.number, "ETag": self.etag}
+
+
+def connect(
+    endpoint: str | None = None, session: boto3.Session | None = None, limits: S3Limits | None = None
+) -> S3ObjectStore:
+    """A store with the credentials of the ordinary boto3 chain: environment, profile, container, the box's IAM role
+    (IMDSv2).
+
+    `endpoint` is a bare host (`s3-us-west-2.amazonaws.com`) or a URL (`http://127.0.0.1:9000`, with the bucket in the
+    path); None is Amazon's for the region of the chain. Raises SettingsError where it is neither.
+    """
+    session = session or boto3.Session()
+    url, region = parse_endpoint(endpoint)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 4},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=64,
+        s3={"addressing_style": "path"} if url else {},
+    )
+    try:
+        client = session.client("s3", endpoint_url=url, region_name=region, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise SettingsError(f"no S3 client can be made from the AWS settings: {error}") from error
+    signing_region = client.meta.region_name
+    put = CurlPut(
+        Endpoint(
+            url=client.meta.endpoint_url,
+            # boto3's name for "no region was given" signs as the first one.
+            region="us-east-1" if signing_region == "aws-global" else signing_region,
+            virtual_hosts=url is None,
+        ),
+        lambda: _credentials(session),
+    )
+    return S3ObjectStore(client, put, limits)
+
+
+def store_for(conn: Any = None, endpoint: str | None = None) -> S3ObjectStore:
+    """The store behind what callers of the library pass as `conn`: None, a boto3 session, or a boto3 S3 client.
+
+    A client is used as it is for everything, so that its region, endpoint, credentials, proxies and hooks hold.
+    """
+    if conn is None or isinstance(conn, boto3.Session):
+        return connect(endpoint, conn)
+    if not hasattr(conn, "put_object"):
+        raise SettingsError(f"conn is a {type(conn).__name__}: pass a boto3 S3 client, a boto3 session, or nothing")
+    return S3ObjectStore(conn)
+
+
+def parse_endpoint(endpoint: str | None) -> tuple[str | None, str | None]:
+    """(endpoint URL, region) for boto3; None leaves the choice to it."""
+    if not endpoint:
+        return None, None
+    if "://" in endpoint:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+/?", endpoint):
+            raise SettingsError(f"S3_ENDPOINT {endpoint!r} is not a URL of the form http://host:port")
+        return endpoint.rstrip("/"), None
+    if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", endpoint):
+        raise SettingsError(f"S3_ENDPOINT {endpoint!r} is neither a host name nor a URL")
+    amazon = _AWS_HOST.fullmatch(endpoint)
+    if amazon:
+        return None, amazon["region"]
+    return f"https://{endpoint}", None
+
+
+def _credentials(session: boto3.Session) -> Credentials | None:
+    """The chain's credentials of this moment: a role's are renewed by botocore before they expire."""
+    found = session.get_credentials()
+    if found is None:
+        raise StoreRefused(_NO_CREDENTIALS)
+    frozen = found.get_frozen_credentials()
+    return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+
+_NO_CREDENTIALS = (
+    "no AWS credentials were found: on EC2 attach an IAM role, elsewhere set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY"
+)
+
+
+def _attributes(digest: Digest, mime_type: str) -> dict[str, Any]:
+    return {"ContentType": mime_type, "CacheControl": IMMUTABLE, "Metadata": {SHA256_METADATA: digest.sha256}}
+
+
+def _multipart_etag(parts: list[_Part]) -> str:
+    """What S3 calls a multipart object: the md5 of its parts' binary md5s, a dash, the number of parts."""
+    joined = hashlib.md5(b"".join(part.md5 for part in parts), usedforsecurity=False)
+    return f"{joined.hexdigest()}-{len(parts)}"
+
+
+def _stored_object(answer: Mapping[str, Any]) -> StoredObject:
+    etag = answer.get("ETag", "").strip('"').lower()
+    # Some stores change the case of metadata names.
+    metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+    checksum = answer.get("ChecksumSHA256", "")
+    encrypted = is_kms(answer) or "SSECustomerAlgorithm" in answer
+    return StoredObject(
+        size_bytes=answer["ContentLength"],
+        md5=etag if is_md5(etag) and not encrypted else None,
+        # With a dash it is the checksum of the parts' checksums.
+        sha256=base64.b64decode(checksum).hex() if checksum and "-" not in checksum else metadata.get(SHA256_METADATA),
+        content_type=answer.get("ContentType"),
+        cache_control=answer.get("CacheControl"),
+    )
+
+
+def is_kms(answer: Mapping[str, Any]) -> bool:
+    """Whether the object is encrypted with a KMS key, which makes its ETag something else than the md5."""
+    return str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def _translating(address: ObjectAddress) -> Iterator[None]:
+    """Errors of a write: 412 becomes `_Taken`, the rest one of ours."""
+    try:
+        yield
+    except ClientError as error:
+        if _status(error) == 412:
+            raise _Taken from error
+        raise _translated(error, address) from error
+    except BotoCoreError as error:
+        raise _translated(error, address) from error
+
+
+def _translated(error: ClientError | BotoCoreError, address: ObjectAddress) -> StashError:
+    if isinstance(error, ClientError):
+        return store_error(address.s3_url, _status(error), _code(error))
+    # botocore wraps what the reader of a body raises.
+    changed = _source_changed(error)
+    if changed is not None:
+        return changed
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return StoreRefused(_NO_CREDENTIALS)
+    return StoreUnavailable(f"{address.s3_url}: no answer from the store: {error}")
+
+
+def _source_changed(error: BaseException) -> SourceChanged | None:
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, SourceChanged):
+        seen = seen.__cause__ or seen.__context__
+    return seen

@@ -1,0 +1,268 @@
+"""Settings: flags over environment over the TOML file over defaults, into frozen dataclasses; every fault is told at
+once.
+
+A section is a dataclass whose fields are made by `setting()`. Each key has the environment variable
+`MD5S3STASH_<SECTION>_<KEY>`, and a few have a short name besides (BUCKET_BASE). The programs name the sections they
+read; this module knows those of the core.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from md5s3stash.errors import SettingsError, StashError
+from md5s3stash.scheme import BucketBase, parse_scheme
+
+DEFAULT_FILE = Path("/etc/md5s3stash/md5s3stash.toml")
+
+Parse = Callable[[Any], Any]
+Section = TypeVar("Section")
+
+
+def setting(default: Any, parse: Parse, help: str, variable: str | None = None) -> Any:
+    """A field of a section: `parse` takes the text of a variable or the value of TOML and raises ValueError with what
+    is allowed; `variable` is a short name in the environment.
+    """
+    return dataclasses.field(default=default, metadata={"parse": parse, "help": help, "variable": variable})
+
+
+def text(value: Any) -> str:
+    """Any text, trimmed."""
+    if not isinstance(value, str):
+        raise ValueError("a text is needed")
+    return value.strip()
+
+
+def optional_text(value: Any) -> str | None:
+    """A text; empty is the same as not set."""
+    return text(value) or None
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A TOML array of texts, or one text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("a list of texts, or one text with commas, is needed")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def whole_number(minimum: int, maximum: int) -> Parse:
+    """An integer within bounds."""
+
+    def parse(value: Any) -> int:
+        try:
+            number = int(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if not isinstance(number, int) or isinstance(number, bool) or not minimum <= number <= maximum:
+            raise ValueError(f"a whole number from {minimum} to {maximum} is needed")
+        return number
+
+    return parse
+
+
+def seconds(minimum: float, maximum: float) -> Parse:
+    """A time in seconds within bounds."""
+
+    def parse(value: Any) -> float:
+        try:
+            number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+        except ValueError:
+            number = None
+        # NaN fails the comparison too.
+        if number is None or not minimum <= number <= maximum:
+            raise ValueError(f"a number of seconds from {minimum:g} to {maximum:g} is needed")
+        return number
+
+    return parse
+
+
+def scheme_name(value: Any) -> str:
+    """A bucket scheme, by its proper name."""
+    try:
+        return parse_scheme(text(value)).value
+    except StashError as error:
+        raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class StashSettings:
+    """`[stash]`: where contents go."""
+
+    bucket_base: tuple[str, ...] = setting(
+        (), texts, "bucket, or bucket/prefix; several, with commas, each get a copy", "BUCKET_BASE"
+    )
+    bucket_scheme: str = setting(
+        "simple", scheme_name, "simple: one bucket; multibucket: 36 of them, by digest", "BUCKET_SCHEME"
+    )
+
+    def bases(self) -> tuple[BucketBase, ...]:
+        """The checked bucket bases. Raises SettingsError where none is set."""
+        if not self.bucket_base:
+            raise SettingsError("BUCKET_BASE is not set: give the bucket (or bucket/prefix) to stash into")
+        return tuple(BucketBase.parse(base, self.bucket_scheme) for base in self.bucket_base)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """`[s3]`: the store."""
+
+    endpoint: str | None = setting(
+        None, optional_text, "a host (s3-us-west-2.amazonaws.com) or URL (http://127.0.0.1:9000)", "S3_ENDPOINT"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """`[redis]`: where mappings are recorded."""
+
+    url: str | None = setting(None, optional_text, "redis://host:port/database, or unix:///path", "REDIS_URL")
+    prefix: str = setting("md5s3stash", text, "what the names of all keys begin with")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """`[fetch]`: bounds on what is read and downloaded."""
+
+    max_bytes: int = setting(50 * 1024**3, whole_number(1, 5 * 1024**4), "the largest file or download, in bytes")
+    max_redirects: int = setting(5, whole_number(0, 30), "how many redirects are followed")
+    connect_timeout_seconds: float = setting(10.0, seconds(0.1, 300), "to reach an origin")
+    read_timeout_seconds: float = setting(60.0, seconds(0.1, 3600), "for an origin to go on sending")
+    total_timeout_seconds: float = setting(3600.0, seconds(1, 7 * 86400), "for one download in all")
+
+
+CORE_SECTIONS: Mapping[str, type] = {
+    "stash": StashSettings,
+    "s3": S3Settings,
+    "redis": RedisSettings,
+    "fetch": FetchSettings,
+}
+
+
+class Settings:
+    """Parsed sections, by their type: `settings[StashSettings].bucket_base`."""
+
+    def __init__(self, sections: Mapping[type, Any]) -> None:
+        self._sections = sections
+
+    def __getitem__(self, section: type[Section]) -> Section:
+        found: Section = self._sections[section]
+        return found
+
+
+def load(
+    sections: Mapping[str, type],
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    others_allowed: bool = False,
+) -> Settings:
+    """Reads the sections from their sources, the later of TOML, environment and `flags` ("section.key") winning.
+
+    `file` None reads DEFAULT_FILE if it exists. `others_allowed` passes over sections that this program does not
+    know, since all programs share the file. Raises SettingsError with one line for each fault.
+    """
+    faults: list[str] = []
+    table = _read_toml(file, faults)
+    faults += _unknown_keys(table, sections, others_allowed)
+    parsed = {
+        kind: kind(**_values(name, kind, table.get(name, {}), environ, flags or {}, faults))
+        for name, kind in sections.items()
+    }
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return Settings(parsed)
+
+
+def variables_of(section: str, field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The environment variables of a key, the one that wins first."""
+    long_name = f"MD5S3STASH_{section}_{field.name}".upper()
+    short_name = field.metadata["variable"]
+    return (long_name, short_name) if short_name else (long_name,)
+
+
+def _read_toml(file: Path | None, faults: list[str]) -> Mapping[str, Any]:
+    path = file or DEFAULT_FILE
+    try:
+        with open(path, "rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError:
+        if file is not None:
+            faults.append(f"{path}: there is no such settings file")
+    except tomllib.TOMLDecodeError as error:
+        faults.append(f"{path}: not valid TOML: {error}")
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(f"{path}: cannot be read: {error}")
+    return {}
+
+
+def _unknown_keys(table: Mapping[str, Any], sections: Mapping[str, type], others_allowed: bool) -> list[str]:
+    faults = []
+    for name, values in table.items():
+        if name not in sections:
+            if not others_allowed:
+                faults.append(f"[{name}] is not a section{_guess(name, sections)}")
+        elif not isinstance(values, Mapping):
+            faults.append(f"{name} is a section: write [{name}] and its keys below")
+        else:
+            keys = [field.name for field in dataclasses.fields(sections[name])]
+            faults += [f"{name}.{key} is not a setting{_guess(key, keys)}" for key in values if key not in keys]
+    return faults
+
+
+def _guess(name: str, known: Any) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f": did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
+
+
+def _values(
+    section: str,
+    kind: type,
+    table: Any,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    faults: list[str],
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        found = _find(section, field, table if isinstance(table, Mapping) else {}, environ, flags)
+        if found is None:
+            continue
+        origin, raw = found
+        try:
+            values[field.name] = field.metadata["parse"](raw)
+        except ValueError as error:
+            faults.append(f"{origin}: {error}")
+    return values
+
+
+def _find(
+    section: str,
+    field: dataclasses.Field[Any],
+    table: Mapping[str, Any],
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> tuple[str, Any] | None:
+    """(where it comes from, in words; the raw value) of the source that wins."""
+    flag = flags.get(f"{section}.{field.name}")
+    if flag is not None:
+        return f"{section}.{field.name}", flag
+    for variable in variables_of(section, field):
+        # An empty variable in a unit file means "not set".
+        if environ.get(variable, "").strip():
+            return variable, environ[variable]
+    if field.name in table:
+        return f"{section}.{field.name}", table[field.name]
+    return None
+
+
+def from_environment(sections: Mapping[str, type]) -> Settings:
+    """The settings as a program finds them at its start: DEFAULT_FILE and the process environment."""
+    return load(sections, os.environ)

@@ -1,0 +1,109 @@
+"""What somebody asks to be stashed: a path, a file:// URL or an http(s) URL, parsed once at the door, then opened."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import re
+import stat
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from md5s3stash.content import Content, Progress, content_of_file
+from md5s3stash.errors import SourceError, SourceNotFound, SourceRefused, SourceTooLarge, SourceUnreadable
+
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?=//)|(?P<file>file):(?=/)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file on this machine. `path` may hold any bytes (as surrogates)."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteUrl:
+    """An http or https URL."""
+
+    url: str
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+
+Source = LocalFile | RemoteUrl
+
+
+def parse_source(text: str) -> Source:
+    """A path where no scheme is named; else http, https or file. Raises SourceRefused for anything else."""
+    if "\0" in text or not text:
+        raise SourceRefused("the source is empty or holds a NUL byte")
+    matched = _URL.match(text)
+    if matched is None:
+        return LocalFile(text)
+    scheme = (matched["scheme"] or matched["file"]).lower()
+    if scheme in ("http", "https"):
+        return RemoteUrl(text)
+    if scheme == "file":
+        return LocalFile(_path_of(text))
+    raise SourceRefused(f"the scheme {scheme}: is not supported: give a path, or a file://, http:// or https:// URL")
+
+
+def _path_of(url: str) -> str:
+    host, slash, path = url.partition(":")[2].removeprefix("//").partition("/")
+    if host not in ("", "localhost"):
+        raise SourceRefused(f"a file:// URL names a file on this machine: three slashes, not the host {host!r}")
+    # Callers build these by putting "file://" before a path, so '?' and '#' are characters of the name here.
+    unquoted = os.fsdecode(unquote_to_bytes(os.fsencode(slash + path)))
+    if "\0" in unquoted:
+        raise SourceRefused("the source holds a NUL byte")
+    return unquoted
+
+
+def open_local(source: LocalFile, max_bytes: int | None = None, progress: Progress | None = None) -> Content:
+    """The content of a local file. Raises SourceNotFound, SourceUnreadable, SourceTooLarge or SourceChanged."""
+    # Non-blocking, or a FIFO would keep us waiting for its writer.
+    try:
+        descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _open_error(error) from error
+    file = open(descriptor, "rb")  # noqa: SIM115 the content closes it
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceUnreadable("not a regular file: " + _kind(status.st_mode))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise SourceTooLarge(f"the file has {status.st_size} bytes, more than the {max_bytes} that are allowed")
+        return content_of_file(file, declared_type(source.path), progress)
+    except OSError as error:
+        file.close()
+        raise SourceUnreadable(f"reading failed: {error.strerror}") from error
+    except BaseException:
+        file.close()
+        raise
+
+
+def declared_type(name: str) -> str | None:
+    """What a file's name says of its MIME type."""
+    return mimetypes.guess_type(os.path.basename(name), strict=False)[0]
+
+
+def _open_error(error: OSError) -> SourceError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return SourceNotFound("no such file")
+    if isinstance(error, PermissionError):
+        return SourceUnreadable("permission denied: make the file readable for this user")
+    return SourceUnreadable(f"cannot be opened: {error.strerror}")
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")

@@ -1,0 +1,181 @@
+"""The pipeline: fetch, identify, store, then remember. The promise reads from the top of `Stasher.stash`.
+
+Every step before the last may be repeated, because the address is the content.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from md5s3stash.content import Content, Progress
+from md5s3stash.errors import CacheUnavailable
+from md5s3stash.fetch import Fetched, Fetcher, Validators
+from md5s3stash.media import describe
+from md5s3stash.objectstore import ObjectStore, PutOutcome
+from md5s3stash.retry import RetryPolicy, retrying
+from md5s3stash.scheme import BucketBase
+from md5s3stash.source import LocalFile, RemoteUrl, open_local, parse_source
+
+log = logging.getLogger(__name__)
+
+Auth = tuple[str, str]
+
+
+class StashReport(NamedTuple):
+    """What became of a source: fields and order are the seed's, for callers that unpack it.
+
+    `dimensions` is (width, height) in pixels, (0, 0) where it is no picture.
+    """
+
+    url: str
+    md5: str
+    s3_url: str
+    mime_type: str
+    dimensions: tuple[int, int]
+
+
+class Outcome(StrEnum):
+    """How the content came to stand in the store."""
+
+    STORED = "stored"
+    ALREADY_THERE = "already there"
+    KNOWN = "known"  # the hash_cache answered; the store was not asked
+
+
+@dataclass(frozen=True, slots=True)
+class StashResult:
+    """A report, and how it came about. `size_bytes` is None where an origin's 304 spared us the content."""
+
+    report: StashReport
+    outcome: Outcome
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Any dict-like objects; see `md5s3stash.cache` for what they hold. None remembers nothing."""
+
+    url_cache: MutableMapping[str, Any] | None = None
+    hash_cache: MutableMapping[str, Any] | None = None
+
+
+class Stasher:
+    """Stashes one source after the other, or several at once from threads, under one bucket base."""
+
+    def __init__(
+        self,
+        base: BucketBase,
+        store: ObjectStore,
+        fetcher: Fetcher,
+        caches: Caches | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._base = base
+        self._store = store
+        self._fetcher = fetcher
+        self._caches = caches or Caches()
+        self._retry = retry or RetryPolicy()
+
+    def stash(self, url: str, auth: Auth | None = None, progress: Progress | None = None) -> StashResult:
+        """Stashes a path or URL. Raises StashError; nothing is recorded then.
+
+        `auth` is (user name, password) for Basic authentication, which an https URL may need. `progress` is called with
+        numbers of bytes, once while they are read and once while they are sent.
+        """
+        source = parse_source(url)
+        if isinstance(source, LocalFile):
+            with open_local(source, self._fetcher.limits.max_bytes, progress) as content:
+                return self._store_content(url, content, progress)
+        return self._stash_remote(url, source, auth, progress)
+
+    def _stash_remote(self, url: str, source: RemoteUrl, auth: Auth | None, progress: Progress | None) -> StashResult:
+        known = self._known_url(url)
+        if known is not None:
+            fetched = self._fetcher.fetch(source.url, auth, known.validators, progress)
+            if not isinstance(fetched, Fetched):
+                return StashResult(known.report, Outcome.KNOWN, None)
+        else:
+            # Without validators there is no 304, so whatever comes has bytes.
+            fetched = self._fetcher.fetch(source.url, auth, None, progress)
+            assert isinstance(fetched, Fetched)
+        with fetched.content as content:
+            result = self._store_content(url, content, progress)
+        self._remember(self._caches.url_cache, url, _url_entry(result.report.md5, fetched.validators))
+        return result
+
+    def _store_content(self, url: str, content: Content, progress: Progress | None) -> StashResult:
+        md5 = content.digest.md5
+        known = self._known_hash(url, md5)
+        if known is not None:
+            return StashResult(known, Outcome.KNOWN, content.size_bytes)
+        address = self._base.address(md5)
+        mime_type, dimensions = describe(content)
+        put = retrying(lambda: self._store.put(address, content, mime_type, progress), self._retry)
+        outcome = Outcome.STORED if put is PutOutcome.STORED else Outcome.ALREADY_THERE
+        self._remember(self._caches.hash_cache, md5, (address.s3_url, mime_type, dimensions))
+        report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
+        log.info("stashed outcome=%r md5=%s s3_url=%s bytes=%d", outcome.value, md5, address.s3_url, content.size_bytes)
+        return StashResult(report, outcome, content.size_bytes)
+
+    def _known_url(self, url: str) -> _KnownUrl | None:
+        """What a 304 would mean; None where it would not give a full report for this bucket base."""
+        entry = _recall(self._caches.url_cache, url)
+        if not isinstance(entry, Mapping):
+            return None
+        validators = Validators(entry.get("If-None-Match"), entry.get("If-Modified-Since"))
+        md5 = entry.get("md5")
+        if not isinstance(md5, str) or (validators.etag is None and validators.last_modified is None):
+            return None
+        report = self._known_hash(url, md5)
+        return None if report is None else _KnownUrl(report, validators)
+
+    def _known_hash(self, url: str, md5: str) -> StashReport | None:
+        """The report that the hash_cache gives, if it is about *this* bucket base.
+
+        A cache shared by several bases names the place that was written last; for any other base the object has still
+        to be put there.
+        """
+        entry = _recall(self._caches.hash_cache, md5)
+        if not isinstance(entry, Sequence) or isinstance(entry, (str, bytes)) or len(entry) != 3:
+            return None
+        s3_url, mime_type, dimensions = entry
+        if s3_url != self._base.address(md5).s3_url:
+            return None
+        return StashReport(url, md5, s3_url, mime_type, tuple(dimensions))
+
+    def _remember(self, cache: MutableMapping[str, Any] | None, key: str, value: object) -> None:
+        if cache is None:
+            return
+        try:
+            cache[key] = value
+        except CacheUnavailable as error:
+            # The object stands in the store. What is forgotten here costs one look-up the next time.
+            log.warning("cache not written key=%s: %s", key, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownUrl:
+    report: StashReport
+    validators: Validators
+
+
+def _recall(cache: MutableMapping[str, Any] | None, key: str) -> Any:
+    if cache is None:
+        return None
+    try:
+        return cache[key]
+    except KeyError:
+        return None
+    except CacheUnavailable as error:
+        # A cache that is down costs speed, never a stash.
+        log.warning("cache not read key=%s: %s", key, error)
+        return None
+
+
+def _url_entry(md5: str, validators: Validators) -> dict[str, str]:
+    entry = {"md5": md5, "If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
+    return {name: value for name, value in entry.items() if value is not None}
