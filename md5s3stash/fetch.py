@@ -120,7 +120,7 @@ class Fetcher:
         self,
         limits: FetchLimits = DEFAULT_LIMITS,
         guard: NetGuard | None = None,
-        temp_dir: str | os.PathLike[str] | None = None,
+        temp_dir: str | None = None,
         retry: RetryPolicy = DEFAULT_RETRY,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -411,6 +411,7 @@ class _TimedReader(io.RawIOBase):
         self._sock = sock
         self._idle_seconds = sock.gettimeout() or math.inf
         self._deadline = deadline
+        self.ended = False
 
     def readable(self) -> bool:
         return True
@@ -421,7 +422,9 @@ class _TimedReader(io.RawIOBase):
             raise TimeoutError("the time for the whole fetch is over")
         seconds = min(left_seconds, self._idle_seconds)
         self._sock.settimeout(None if seconds == math.inf else seconds)
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        self.ended = count == 0
+        return count
 
     def close(self) -> None:
         # The raw stream counts as a user of the socket, which stays open until the last of them is closed.
@@ -432,7 +435,16 @@ class _TimedReader(io.RawIOBase):
 class _TimedResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, deadline: _Deadline, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, deadline))
+        self._timed = _TimedReader(self.fp.detach(), sock, deadline)
+        self.fp = io.BufferedReader(self._timed)
+
+    def begin(self) -> None:
+        """Refuses headers that were cut off: http.client takes them for complete, and an empty body for the content."""
+        super().begin()
+        # It stops at the empty line after the headers, so it has seen the end only where that line is missing. A line
+        # that is no header makes it drop the ones below, the length among them.
+        if self._timed.ended or (self.headers.defects and self.length is None and not self.chunked):
+            raise http.client.RemoteDisconnected("the headers of the answer are not complete")
 
 
 class _HTTPConnection(HTTPConnection):
