@@ -1,0 +1,227 @@
+"""What every object store must do, be it the one in memory or a real server over HTTP, whichever guards it knows."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from md5s3stash.content import IN_MEMORY_BYTES, Content, content_of_file
+from md5s3stash.digest import digest_of
+from md5s3stash.errors import DigestCollision, SourceChanged, SourceTooLarge, StoreRefused
+from md5s3stash.objectstore import IMMUTABLE, PutOutcome
+from md5s3stash.s3 import S3Limits
+from md5s3stash.scheme import ObjectAddress
+from tests.support.servers import RcloneS3
+from tests.support.stores import Bench, Keys, client_bench, content_of, memory_bench, own_bench
+
+MIB = 1024 * 1024
+PARTS = S3Limits(single_put_max_bytes=IN_MEMORY_BYTES, part_bytes=5 * MIB)
+
+KINDS = ("memory", "moto client", "moto own", "rclone client", "rclone own")
+
+
+@pytest.fixture(params=KINDS)
+def bench(request: pytest.FixtureRequest) -> Bench:
+    return _bench(request.param, request, None)
+
+
+@pytest.fixture(params=KINDS[1:])
+def parts_bench(request: pytest.FixtureRequest) -> Bench:
+    """With the bound of a single put lowered, so that a file goes up in parts."""
+    return _bench(request.param, request, PARTS)
+
+
+@pytest.fixture(params=KINDS[1:])
+def server_bench(request: pytest.FixtureRequest) -> Bench:
+    return _bench(request.param, request, None)
+
+
+def _bench(kind: str, request: pytest.FixtureRequest, limits: S3Limits | None) -> Bench:
+    if kind == "memory":
+        return memory_bench()
+    server, way = kind.split()
+    make = client_bench if way == "client" else own_bench
+    if server == "moto":
+        return make(request.getfixturevalue("s3_server"), Keys(), limits)
+    rclone: RcloneS3 = request.getfixturevalue("rclone_s3")
+    return make(rclone.endpoint, Keys.of(rclone), limits)
+
+
+@pytest.fixture
+def large_path(tmp_path: Path) -> Path:
+    path = tmp_path / "large.bin"
+    path.write_bytes(os.urandom(IN_MEMORY_BYTES + 9 * MIB + 17))
+    return path
+
+
+@pytest.fixture
+def large(large_path: Path) -> Iterator[Content]:
+    with content_of_file(open(large_path, "rb")) as content:
+        yield content
+
+
+def test_what_was_put_comes_back_with_its_headers_and_digests(bench: Bench) -> None:
+    content = content_of(b"the very bytes")
+    address = bench.address(content)
+
+    assert bench.store.put(address, content, "image/x-test") is PutOutcome.STORED
+
+    assert bench.store.get(address, max_bytes=100) == b"the very bytes"
+    stored = bench.store.head(address)
+    assert stored is not None
+    assert stored.size_bytes == 14
+    assert stored.md5 == content.digest.md5
+    assert stored.sha256 == content.digest.sha256
+    assert stored.content_type == "image/x-test"
+    assert stored.cache_control == IMMUTABLE
+
+
+def test_the_second_put_of_a_content_finds_it_there(bench: Bench) -> None:
+    content = content_of(os.urandom(1000))
+    address = bench.address(content)
+    bench.store.put(address, content, "image/x-test")
+
+    assert bench.store.put(address, content, "text/other") is PutOutcome.ALREADY_THERE
+
+    stored = bench.store.head(address)
+    assert stored is not None
+    assert stored.content_type == "image/x-test"
+
+
+@pytest.mark.parametrize("prefix", ["", "deep/er/", "we!ir'd(*)_.-/"])
+def test_empty_contents_and_unusual_prefixes_are_stored_like_any_other(bench: Bench, prefix: str) -> None:
+    for data in (b"", b"x"):
+        content = content_of(data)
+        address = bench.address(content, prefix)
+        assert bench.store.put(address, content, "application/octet-stream") is PutOutcome.STORED
+        assert bench.store.get(address, max_bytes=10) == data
+
+
+@pytest.mark.parametrize("other", [b"another content, longer", b"same size"])
+def test_another_content_under_the_key_is_an_alarm_and_stays(bench: Bench, other: bytes) -> None:
+    content = content_of(b"our bytes")
+    address = bench.address(content)
+    bench.store.put(address, content_of(other), "text/plain")
+
+    with pytest.raises(DigestCollision, match="keep the file"):
+        bench.store.put(address, content, "text/plain")
+
+    assert bench.store.get(address, max_bytes=100) == other
+
+
+def test_nothing_there_is_none_and_too_much_is_refused(bench: Bench) -> None:
+    content = content_of(b"0123456789")
+    address = bench.address(content)
+    assert bench.store.head(address) is None
+    assert bench.store.get(address, max_bytes=100) is None
+    bench.store.put(address, content, "text/plain")
+
+    with pytest.raises(SourceTooLarge):
+        bench.store.get(address, max_bytes=9)
+    assert bench.store.get(address, max_bytes=10) == b"0123456789"
+
+
+def test_many_at_once_with_the_same_content_all_succeed(bench: Bench) -> None:
+    content = content_of(os.urandom(5000))
+    address = bench.address(content)
+    start = threading.Barrier(8)
+
+    def put(_: int) -> PutOutcome:
+        start.wait()
+        return bench.store.put(address, content, "image/x-test")
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(put, range(8)))
+
+    assert PutOutcome.STORED in outcomes
+    assert bench.store.get(address, max_bytes=5000) == content.data
+
+
+def test_a_large_file_is_stored_byte_for_byte(bench: Bench, large: Content, large_path: Path) -> None:
+    address = bench.address(large)
+    counted: list[int] = []
+
+    assert bench.store.put(address, large, "image/tiff", counted.append) is PutOutcome.STORED
+
+    assert bench.store.get(address, max_bytes=large.size_bytes) == large_path.read_bytes()
+    stored = bench.store.head(address)
+    assert stored is not None
+    assert (stored.md5, stored.sha256) == (large.digest.md5, large.digest.sha256)
+    # Some ways read the body twice, once to sign it.
+    assert sum(counted) in (large.size_bytes, 2 * large.size_bytes)
+    assert bench.store.put(address, large, "image/tiff") is PutOutcome.ALREADY_THERE
+
+
+CHANGES = {
+    "first byte": lambda file: (file.seek(0), file.write(b"!")),
+    "last byte": lambda file: (file.seek(-1, os.SEEK_END), file.write(b"!")),
+    "cut short": lambda file: file.truncate(IN_MEMORY_BYTES + 1),
+    "cut to nothing": lambda file: file.truncate(0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_changed_between_hashing_and_upload_is_never_stored(
+    bench: Bench, large: Content, large_path: Path, change: str
+) -> None:
+    with open(large_path, "r+b") as file:
+        CHANGES[change](file)
+
+    with pytest.raises(SourceChanged):
+        bench.store.put(bench.address(large), large, "image/tiff")
+
+    assert bench.store.head(bench.address(large)) is None
+
+
+def test_a_file_that_grew_after_hashing_is_stored_as_it_was_hashed(
+    bench: Bench, large: Content, large_path: Path
+) -> None:
+    before = large_path.read_bytes()
+    with open(large_path, "ab") as file:
+        file.write(b"more")
+
+    assert bench.store.put(bench.address(large), large, "image/tiff") is PutOutcome.STORED
+
+    assert bench.store.get(bench.address(large), max_bytes=len(before)) == before
+
+
+def test_a_file_above_the_bound_of_one_request_goes_up_in_parts(
+    parts_bench: Bench, large: Content, large_path: Path
+) -> None:
+    address = parts_bench.address(large)
+
+    assert parts_bench.store.put(address, large, "image/tiff") is PutOutcome.STORED
+
+    assert parts_bench.store.get(address, max_bytes=large.size_bytes) == large_path.read_bytes()
+    stored = parts_bench.store.head(address)
+    assert stored is not None
+    assert stored.sha256 == large.digest.sha256
+    assert (stored.content_type, stored.cache_control) == ("image/tiff", IMMUTABLE)
+    assert parts_bench.store.put(address, large, "image/tiff") is PutOutcome.ALREADY_THERE
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_parts_of_a_changed_file_never_become_an_object_and_leave_nothing(
+    parts_bench: Bench, large: Content, large_path: Path, change: str
+) -> None:
+    with open(large_path, "r+b") as file:
+        CHANGES[change](file)
+
+    with pytest.raises(SourceChanged):
+        parts_bench.store.put(parts_bench.address(large), large, "image/tiff")
+
+    assert parts_bench.store.head(parts_bench.address(large)) is None
+    uploads = parts_bench.client.list_multipart_uploads(Bucket=parts_bench.bucket)
+    assert uploads.get("Uploads", []) == []
+
+
+def test_a_missing_bucket_is_told_with_what_to_do(server_bench: Bench) -> None:
+    content = content_of(b"x")
+
+    with pytest.raises(StoreRefused, match="create the bucket or correct BUCKET_BASE"):
+        server_bench.store.put(ObjectAddress("no-such-bucket-here", digest_of(b"x").md5), content, "text/plain")

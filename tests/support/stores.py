@@ -1,0 +1,76 @@
+"""Object stores for tests: a bucket of its own on each kind of server, through each way of the adapter."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from md5s3stash.content import Content
+from md5s3stash.digest import digest_of
+from md5s3stash.objectstore import MemoryObjectStore, ObjectStore
+from md5s3stash.s3 import S3Limits, S3ObjectStore, connect
+from md5s3stash.scheme import ObjectAddress
+from tests.support.servers import RcloneS3
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a server takes as credentials."""
+
+    access_key: str = "testing"
+    secret_key: str = "testing"
+
+    @classmethod
+    def of(cls, server: RcloneS3) -> Keys:
+        return cls(server.access_key, server.secret_key)
+
+    def session(self) -> boto3.Session:
+        return boto3.Session(self.access_key, self.secret_key, region_name="us-east-1")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A store, a bucket in it, and the boto3 client (None in memory) to look past the adapter."""
+
+    store: ObjectStore
+    bucket: str
+    client: Any = None
+
+    def address(self, content: Content, prefix: str = "") -> ObjectAddress:
+        return ObjectAddress(self.bucket, prefix + content.digest.md5)
+
+
+def content_of(data: bytes, declared_type: str | None = None) -> Content:
+    return Content(digest_of(data), declared_type, data=data)
+
+
+def new_bucket(client: Any) -> str:
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=name)
+    return name
+
+
+def plain_client(endpoint: str, keys: Keys) -> Any:
+    """A boto3 client that gives up at once, as a caller of the library may bring it."""
+    config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
+    return keys.session().client("s3", endpoint_url=endpoint, config=config)
+
+
+def memory_bench() -> Bench:
+    return Bench(MemoryObjectStore(), "bucket")
+
+
+def client_bench(endpoint: str, keys: Keys, limits: S3Limits | None = None) -> Bench:
+    """The adapter on a caller's boto3 client."""
+    client = plain_client(endpoint, keys)
+    return Bench(S3ObjectStore(client, limits=limits), new_bucket(client), client)
+
+
+def own_bench(endpoint: str, keys: Keys, limits: S3Limits | None = None) -> Bench:
+    """The adapter on a connection of its own, small bodies through libcurl."""
+    client = plain_client(endpoint, keys)
+    return Bench(connect(endpoint, keys.session(), limits), new_bucket(client), client)
