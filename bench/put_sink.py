@@ -1,8 +1,8 @@
 """A PUT sink: the least S3 that an upload benchmark needs, fast enough not to be the limit.
 
 It answers `PUT` with 200 and the body's md5 as ETag, refuses a body whose Content-MD5 does not match, and keeps the
-digest of each key so that a conditional put of a known key gets 412. It checks no signature and stores no bytes: figures
-taken against it show what a *client* costs. Figures against a real store are marked as such.
+digest of each key so that a conditional put of a known key gets 412. It checks no signature and stores no bytes:
+figures taken against it show what a *client* costs. Figures against a real store are marked as such.
 """
 
 from __future__ import annotations

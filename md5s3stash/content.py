@@ -117,8 +117,9 @@ def content_of_file(file: BinaryIO, declared_type: str | None = None, progress: 
         if progress is not None:
             progress(len(data))
         return Content(digest_of(data), declared_type, data=data)
-    file.seek(0)
-    digest = digest_of_stream(file, progress)
+    # Bounded, so that a file which grows faster than it is read comes to an end.
+    with io.BufferedReader(FileReader(file.fileno(), before.st_size)) as reader:
+        digest = digest_of_stream(reader, progress)
     _refuse_changed(before, os.fstat(file.fileno()), digest.size_bytes)
     return Content(digest, declared_type, file=file)
 

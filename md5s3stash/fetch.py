@@ -14,29 +14,20 @@ import email.utils
 import gzip
 import http.client
 import importlib.metadata
-import io
-import math
 import os
 import re
-import socket
 import ssl
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError
-from urllib3.poolmanager import PoolManager
 from urllib3.response import HTTPResponse
 
 from md5s3stash.content import Content, ContentBuilder, Progress
@@ -51,9 +42,10 @@ from md5s3stash.errors import (
 from md5s3stash.netguard import NetGuard, printable_url
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import is_s3_url
+from md5s3stash.transport import Adapter, Deadline
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    pass
 
 Auth = tuple[str, str]
 
@@ -129,10 +121,10 @@ class Fetcher:
         self._temp_dir = temp_dir
         self._retry = retry
         self._sleep = sleep
-        self._deadline = _Deadline()
+        self._deadline = Deadline()
         # The adapter alone, without a session: it is what is safe to share between threads, and it knows of no netrc
         # file, keeps no cookie, and never reads the body of a redirect, which a session does without a bound.
-        self._adapter = _Adapter(guard, self._deadline)
+        self._adapter = Adapter(guard, self._deadline)
         self._user_agent = f"md5s3stash/{_version()}"
 
     def fetch(
@@ -380,120 +372,3 @@ class _Body:
     def read(self, size: int) -> bytes:
         # Not read(): with a chunk that says its size is -1, http.client's reads all that comes into memory.
         return self._raw.read1(size, decode_content=False)
-
-
-class _Deadline(threading.local):
-    """When the fetch that this thread is at must be over."""
-
-    at = math.inf
-
-    def left_seconds(self) -> float:
-        return self.at - time.monotonic()
-
-    @contextmanager
-    def in_seconds(self, seconds: float) -> Iterator[None]:
-        self.at = time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self.at = math.inf
-
-
-class _TimedReader(io.RawIOBase):
-    """Each arrival of bytes within the socket's time-out, and all of them before the deadline.
-
-    The time-out of a socket starts anew with every byte: an origin that drips, be it headers, would hold us for weeks.
-    """
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: _Deadline) -> None:
-        super().__init__()
-        self._raw = raw
-        self._sock = sock
-        self._idle_seconds = sock.gettimeout() or math.inf
-        self._deadline = deadline
-        self.ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int | None:
-        left_seconds = self._deadline.left_seconds()
-        if left_seconds <= 0:
-            raise TimeoutError("the time for the whole fetch is over")
-        seconds = min(left_seconds, self._idle_seconds)
-        self._sock.settimeout(None if seconds == math.inf else seconds)
-        count = self._raw.readinto(buffer)
-        self.ended = count == 0
-        return count
-
-    def close(self) -> None:
-        # The raw stream counts as a user of the socket, which stays open until the last of them is closed.
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, deadline: _Deadline, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self._timed = _TimedReader(self.fp.detach(), sock, deadline)
-        self.fp = io.BufferedReader(self._timed)
-
-    def begin(self) -> None:
-        """Refuses headers that were cut off: http.client takes them for complete, and an empty body for the content."""
-        super().begin()
-        # It stops at the empty line after the headers, so it has seen the end only where that line is missing. A line
-        # that is no header makes it drop the ones below, the length among them.
-        if self._timed.ended or (self.headers.defects and self.length is None and not self.chunked):
-            raise http.client.RemoteDisconnected("the headers of the answer are not complete")
-
-
-class _HTTPConnection(HTTPConnection):
-    def __init__(self, *args: Any, guard: NetGuard | None, deadline: _Deadline, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._guard = guard
-        self.response_class = partial(_TimedResponse, deadline=deadline)  # type: ignore[assignment]
-
-    # urllib3 has no public place for this. TLS stays its business: it verifies the certificate against the name.
-    def _new_conn(self) -> socket.socket:
-        if self._guard is None:
-            return super()._new_conn()
-        return self._guard.create_connection(
-            self._dns_host, self.port, self.timeout, self.source_address, self.socket_options
-        )
-
-
-class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-class _Adapter(HTTPAdapter):
-    """requests' adapter with our connections in its pools."""
-
-    def __init__(self, guard: NetGuard | None, deadline: _Deadline) -> None:
-        self._pools = {
-            "http": partial(_HTTPPool, guard=guard, deadline=deadline),
-            "https": partial(_HTTPSPool, guard=guard, deadline=deadline),
-        }
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self._equip(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        # A SOCKS proxy has connections of its own, which ours would bypass.
-        if not proxy.lower().startswith("socks"):
-            self._equip(manager)
-        return manager
-
-    def _equip(self, manager: PoolManager) -> None:
-        manager.pool_classes_by_scheme = self._pools  # type: ignore[assignment]

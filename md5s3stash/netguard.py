@@ -166,7 +166,7 @@ def _without_secret(parameter: str) -> str:
 
 def _reached(address: str) -> IPv4Address | IPv6Address:
     """The address that packets would end up at: an IPv4 address inside an IPv6 one counts as itself."""
-    parsed = ip_address(address.partition("%")[0])
+    parsed = ip_address(address)
     if any(parsed in network for network in _V4_INSIDE_V6):
         return IPv4Address(int(parsed) & 0xFFFFFFFF)
     return parsed

@@ -16,7 +16,7 @@ DEFAULT_ENDPOINT = "s3.amazonaws.com"
 
 # Wide enough for the names that S3 gave out before 2018 (upper case, underscores); no character that a URL would read
 # as something else.
-_BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
 _S3_HOST = re.compile(r"s3.*\.amazonaws\.com(\.cn)?\.?", re.IGNORECASE)
 

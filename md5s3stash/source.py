@@ -64,16 +64,17 @@ def _path_of(url: str) -> str:
 
 def open_local(source: LocalFile, max_bytes: int | None = None, progress: Progress | None = None) -> Content:
     """The content of a local file. Raises SourceNotFound, SourceUnreadable, SourceTooLarge or SourceChanged."""
-    # Non-blocking, or a FIFO would keep us waiting for its writer.
     try:
+        # Non-blocking, or a FIFO would keep us waiting for its writer.
         descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _open_error(error) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise SourceUnreadable("not a regular file: " + _kind(status.st_mode))
     file = open(descriptor, "rb")  # noqa: SIM115 the content closes it
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SourceUnreadable("not a regular file: " + _kind(status.st_mode))
         if max_bytes is not None and status.st_size > max_bytes:
             raise SourceTooLarge(f"the file has {status.st_size} bytes, more than the {max_bytes} that are allowed")
         return content_of_file(file, declared_type(source.path), progress)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -157,7 +158,7 @@ def test_a_large_file_is_stored_byte_for_byte(bench: Bench, large: Content, larg
     assert bench.store.put(address, large, "image/tiff") is PutOutcome.ALREADY_THERE
 
 
-CHANGES = {
+CHANGES: dict[str, Callable[[BinaryIO], object]] = {
     "first byte": lambda file: (file.seek(0), file.write(b"!")),
     "last byte": lambda file: (file.seek(-1, os.SEEK_END), file.write(b"!")),
     "cut short": lambda file: file.truncate(IN_MEMORY_BYTES + 1),

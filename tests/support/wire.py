@@ -14,7 +14,9 @@ _REQUEST_LINE = re.compile(rb"(?:^|\r\n|\})?(GET|HEAD|PUT|POST|DELETE) (\S+) HTT
 
 
 class Wire:
-    """Relays to the server behind `endpoint`; `requests` are (method, target) in order, `sent_bytes` all that went up."""
+    """Relays to the server behind `endpoint`; `requests` are (method, target) in order, `sent_bytes` all that went
+    up.
+    """
 
     def __init__(self, endpoint: str) -> None:
         parts = urlsplit(endpoint)

@@ -1,0 +1,123 @@
+"""Digests, and bytes that stay what they were when they were hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from md5s3stash.content import IN_MEMORY_BYTES, ContentBuilder, content_of_file
+from md5s3stash.digest import digest_of, digest_of_stream, is_md5
+from md5s3stash.errors import SourceChanged
+
+
+def test_digests_are_those_of_the_standards() -> None:
+    # RFC 1321 and FIPS 180-2 give these for "abc".
+    digest = digest_of(b"abc")
+
+    assert digest.md5 == "900150983cd24fb0d6963f7d28e17f72"
+    assert digest.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest.size_bytes == 3
+    assert digest.md5_base64 == "kAFQmDzST7DWlj99KOF/cg=="
+    assert digest.sha256_base64 == "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="
+
+
+def test_a_stream_has_the_digest_of_its_bytes_and_tells_its_progress() -> None:
+    data = os.urandom(3 * 1024 * 1024 + 5)
+    seen: list[int] = []
+
+    assert digest_of_stream(io.BytesIO(data), seen.append) == digest_of(data)
+    assert sum(seen) == len(data)
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0" * 32, True), ("A" * 32, True), ("0" * 31, False), ("g" * 32, False)]
+)
+def test_an_md5_is_thirty_two_hex_digits(text: str, expected: bool) -> None:
+    assert is_md5(text) is expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 5000])
+def test_built_contents_are_what_was_written_in_memory_and_on_disk(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    builder = ContentBuilder(str(tmp_path), memory_bytes=1000)
+    for start in range(0, size, 300):
+        builder.write(data[start : start + 300])
+
+    with builder.finish("image/png") as content:
+        assert (content.file is None) == (size <= 1000)
+        assert content.digest == digest_of(data)
+        assert content.declared_type == "image/png"
+        with content.reader() as reader:
+            assert reader.read() == data
+        # Unlinked from the first: a kill -9 leaves no temporary file behind.
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(IN_MEMORY_BYTES + 1))
+    with content_of_file(open(path, "rb")) as content, content.reader() as one, content.reader() as two:
+        start = one.read(100)
+        two.seek(50)
+        assert two.read(50) == start[50:]
+        assert one.read(1) == path.read_bytes()[100:101]
+
+
+def test_a_small_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(IN_MEMORY_BYTES))
+
+    class Disturbed(io.FileIO):
+        """A file that somebody appends to while we are at it."""
+
+        def readinto(self, buffer: object, /) -> int | None:
+            with open(path, "ab") as other:
+                other.write(b"more")
+            return super().readinto(buffer)  # type: ignore[arg-type]
+
+    with pytest.raises(SourceChanged):
+        content_of_file(io.BufferedReader(Disturbed(path)))
+
+
+def test_a_large_file_that_keeps_growing_is_refused_and_not_read_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(IN_MEMORY_BYTES + 1))
+
+    def append(_: int) -> None:
+        with open(path, "ab") as other:
+            other.write(bytes(2 * 1024 * 1024))
+
+    with open(path, "rb") as file, pytest.raises(SourceChanged):
+        content_of_file(file, progress=append)
+
+
+def test_a_verified_pass_may_start_over_but_not_jump(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = os.urandom(IN_MEMORY_BYTES + 1)
+    path.write_bytes(data)
+    with content_of_file(open(path, "rb")) as content, content.verifying_reader() as reader:
+        # What HTTP clients do: ask for the length, read to sign, start over, read to send.
+        assert reader.seek(0, os.SEEK_END) == len(data)
+        assert reader.seek(0) == 0
+        assert hashlib.md5(reader.read()).digest() == hashlib.md5(data).digest()
+        reader.seek(0)
+        reader.read(1000)
+        reader.seek(5)
+        with pytest.raises(io.UnsupportedOperation):
+            reader.read(1)
+
+
+def test_a_verified_pass_withholds_the_last_byte_of_a_changed_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(IN_MEMORY_BYTES + 1))
+    with content_of_file(open(path, "rb")) as content, content.verifying_reader() as reader:
+        path.write_bytes(b"x" + bytes(IN_MEMORY_BYTES))
+        handed_out: list[bytes] = []
+        with pytest.raises(SourceChanged):
+            handed_out.extend(iter(lambda: reader.read(65536), b""))
+        assert 0 < sum(map(len, handed_out)) < IN_MEMORY_BYTES + 1

@@ -1,0 +1,90 @@
+"""What kind of thing bytes are."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from md5s3stash import media
+from md5s3stash.media import describe
+from tests.support.stores import content_of
+
+PDF = b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\ntrailer\n<<>>\n%%EOF\n"
+
+
+def picture(kind: str, size: tuple[int, int] = (31, 17), mode: str = "RGB", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mime_type"),
+    [
+        ("JPEG", "image/jpeg"),
+        ("PNG", "image/png"),
+        ("GIF", "image/gif"),
+        ("TIFF", "image/tiff"),
+        ("WEBP", "image/webp"),
+        ("BMP", "image/bmp"),
+        ("JPEG2000", "image/jp2"),
+        ("AVIF", "image/avif"),
+    ],
+)
+def test_pictures_are_recognised_with_width_and_height(kind: str, mime_type: str) -> None:
+    assert describe(content_of(picture(kind), "text/html")) == (mime_type, (31, 17))
+
+
+def test_a_jpeg_with_a_second_picture_behind_it_is_a_jpeg() -> None:
+    first, second = Image.new("RGB", (20, 10)), Image.new("RGB", (5, 5))
+    buffer = io.BytesIO()
+    first.save(buffer, "MPO", save_all=True, append_images=[second])
+
+    assert describe(content_of(buffer.getvalue())) == ("image/jpeg", (20, 10))
+
+
+def test_a_picture_of_a_billion_pixels_has_its_size_told() -> None:
+    header = struct.pack(">IIBBBBB", 50_000, 40_000, 8, 2, 0, 0, 0)
+    chunks = b""
+    for name, data in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")):
+        chunks += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    assert describe(content_of(b"\x89PNG\r\n\x1a\n" + chunks)) == ("image/png", (50_000, 40_000))
+
+
+@pytest.mark.parametrize(
+    ("data", "declared", "expected"),
+    [
+        (b"", None, "application/octet-stream"),
+        (b"", "text/css", "text/css"),
+        (b"just words\n", None, "text/plain"),
+        (b"just words\n", "text/csv", "text/csv"),
+        (b"\x00\x01\x02\x03", None, "application/octet-stream"),
+        (b"\x00\x01\x02\x03", "application/x-ours", "application/x-ours"),
+        (PDF, "image/jpeg", "application/pdf"),
+        (b"<!DOCTYPE html><html><head><title>404</title></head></html>", "image/jpeg", "text/html"),
+    ],
+)
+def test_the_bytes_decide_and_a_declaration_only_refines(data: bytes, declared: str | None, expected: str) -> None:
+    assert describe(content_of(data, declared)) == (expected, (0, 0))
+
+
+def test_damaged_headers_are_described_without_an_error() -> None:
+    for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "JPEG2000"):
+        whole = picture(kind)
+        for length in range(min(len(whole), 120)):
+            mime_type, dimensions = describe(content_of(whole[:length]))
+            assert "/" in mime_type
+            assert len(dimensions) == 2
+
+
+def test_without_libmagic_pictures_are_still_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "_libmagic", lambda: None)
+
+    assert describe(content_of(picture("PNG")))[0] == "image/png"
+    assert describe(content_of(PDF))[0] == "application/octet-stream"
+    assert describe(content_of(PDF, "application/pdf"))[0] == "application/pdf"

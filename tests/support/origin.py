@@ -1,0 +1,188 @@
+"""A real web origin on this machine for tests: scripted answers over HTTP or HTTPS, and a record of what was asked."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import trustme
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client sent. Header names are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. Its Content-Length is added, unless `headers` name a length or a transfer encoding."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """Bytes as they are, status line and all; then the connection is closed. `pieces` may be endless."""
+
+    pieces: Iterable[bytes]
+
+
+Answer = Reply | RawReply | Callable[[Request], Reply | RawReply]
+
+
+class Authority:
+    """A certificate authority that lives for one test run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._authority = trustme.CA()
+        self.ca_file = directory / "ca.pem"
+        self._authority.cert_pem.write_to_path(str(self.ca_file))
+
+    def server_context(self, *names: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(*names).configure_cert(context)
+        return context
+
+
+class Origin:
+    """Serves until it is closed. A path gives its answers in turn, the last of them again and again; any other, 404."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self.requests: list[Request] = []
+        self.server_names: list[str | None] = []
+        self.connections = 0
+        self.closing = threading.Event()
+        self._host = host
+        self._scheme = "http" if tls is None else "https"
+        self._answers: dict[str, Sequence[Answer]] = {}
+        self._asked: defaultdict[str, int] = defaultdict(int)
+        self._lock = threading.Lock()
+        if tls is not None:
+            tls.sni_callback = lambda _socket, name, _context: self.server_names.append(name)
+        self._server = _Server((host, port), self, tls)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def url(self, path: str = "/", host: str | None = None) -> str:
+        """The URL of a path; `host` is another way to spell this origin's host."""
+        return f"{self._scheme}://{host or self._host}:{self.port}{path}"
+
+    def answer(self, path: str, *answers: Answer) -> str:
+        """Scripts the path and returns its URL."""
+        self._answers[path] = answers
+        return self.url(path)
+
+    def drip(self, start: bytes, piece: bytes = b"x", every_seconds: float = 0.02) -> RawReply:
+        """`start` and then `piece` again and again, until the client or the origin has had enough."""
+
+        def pieces() -> Iterator[bytes]:
+            yield start
+            while not self.closing.wait(every_seconds):
+                yield piece
+
+        return RawReply(pieces())
+
+    def close(self) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.break_connections()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _reply(self, request: Request) -> Reply | RawReply:
+        with self._lock:
+            self.requests.append(request)
+            path = request.target.partition("?")[0]
+            answers = self._answers.get(path, (Reply(404),))
+            answer = answers[min(self._asked[path], len(answers) - 1)]
+            self._asked[path] += 1
+        return answer(request) if callable(answer) else answer
+
+
+class _Server(ThreadingHTTPServer):
+    # server_close() waits for the handlers, so that no test leaks a thread.
+    daemon_threads = False
+
+    def __init__(self, address: tuple[str, int], origin: Origin, tls: ssl.SSLContext | None) -> None:
+        self.origin = origin
+        self._tls = tls
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self.origin.connections += 1
+        if self._tls is not None:
+            # The handshake waits for the first read, in the handler's thread: here it would hold up the others.
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._open.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def break_connections(self) -> None:
+        """Ends the handlers that wait for the next request of a connection that is kept alive."""
+        with self._lock:
+            for connection in self._open:
+                try:
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+                except OSError:
+                    continue  # the client was faster
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up in the middle are what many tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        reply = self.server.origin._reply(Request(self.command, self.path, headers))
+        if isinstance(reply, RawReply):
+            self.close_connection = True
+            for piece in reply.pieces:
+                self.wfile.write(piece)
+            return
+        self.send_response(reply.status)
+        names = {name.lower() for name in reply.headers}
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if not names & {"content-length", "transfer-encoding"}:
+            self.send_header("Content-Length", str(len(reply.body)))
+        self.end_headers()
+        self.wfile.write(reply.body)
+
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps the test run's output quiet."""

@@ -1,0 +1,173 @@
+"""Real servers for tests: each listens on 127.0.0.1 at a free port and keeps its data in a directory of the test.
+
+Every starter is a context manager. A server dies with the process that started it, so that a killed test run leaves
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+
+
+class ServerDidNotStart(Exception):
+    """A server ended or stayed silent; the message holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class RcloneS3:
+    """A running `rclone serve s3`: each directory below `directory` is a bucket."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    directory: Path
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def accepts_connections(port: int) -> bool:
+    """Whether something listens on the port of 127.0.0.1."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+    """Polls until the condition holds; raises TimeoutError, naming `what`, once the time is over."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {seconds:g} seconds still not: {what}")
+        time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path], port: int, log_path: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The command as a child process that accepts connections on the port; stopped at the end, killed if it must be."""
+    with open(log_path, "wb") as log:
+        process = subprocess.Popen(
+            _tied_to_this_process([str(part) for part in command]),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=None if environment is None else {**os.environ, **environment},
+        )
+    try:
+        _wait_for_port(process, port, log_path)
+        yield process
+    finally:
+        stop(process)
+
+
+@contextlib.contextmanager
+def redis_server(directory: Path) -> Iterator[str]:
+    """A redis-server as the appliance runs it, every write synced; yields its URL."""
+    port = free_port()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory), "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always"]
+    with running(command, port, directory / "redis.log"):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def rclone_s3(directory: Path) -> Iterator[RcloneS3]:
+    """rclone's S3 server with one pair of keys, serving `directory`/objects."""
+    port = free_port()
+    objects = directory / "objects"
+    objects.mkdir(exist_ok=True)
+    server = RcloneS3(f"http://127.0.0.1:{port}", secrets.token_hex(10), secrets.token_hex(20), objects)
+    command: list[str | Path] = [_beside_python("rclone"), "serve", "s3"]
+    command += ["--addr", f"127.0.0.1:{port}", "--vfs-cache-mode=off", objects]
+    environment = {
+        # The value is one CSV record that holds "access,secret", hence the quotes within.
+        "RCLONE_AUTH_KEY": f'"{server.access_key},{server.secret_key}"',
+        # Nobody's own rclone configuration plays a part.
+        "RCLONE_CONFIG": "",
+        "XDG_CACHE_HOME": str(directory / "cache"),
+    }
+    with running(command, port, directory / "rclone.log", environment):
+        yield server
+
+
+@contextlib.contextmanager
+def moto_s3() -> Iterator[str]:
+    """moto's server in a thread of this process (S3 with conditional writes, SQS, IAM); yields its endpoint URL."""
+    from moto.server import ThreadedMotoServer  # slow to import, so only for tests that ask
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Asks the process to end, and ends it where it does not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(STOP_SECONDS)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process has this id and has not ended; a zombie has."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # The second field, the name in parentheses, may itself hold blanks and parentheses.
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _wait_for_port(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
+    def ended_or_listening() -> bool:
+        return process.poll() is not None or accepts_connections(port)
+
+    try:
+        wait_until(ended_or_listening, f"port {port} open")
+    except TimeoutError as error:
+        raise ServerDidNotStart(f"{error}\n{_tail(log_path)}") from error
+    if process.poll() is not None:
+        raise ServerDidNotStart(f"{process.args!r} ended with {process.returncode}\n{_tail(log_path)}")
+
+
+def _tail(log_path: Path) -> str:
+    return log_path.read_text(errors="replace")[-2000:]
+
+
+def _tied_to_this_process(command: list[str]) -> list[str]:
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
+
+
+def _beside_python(program: str) -> Path:
+    """A program that pip put beside the running interpreter, whether or not the environment is activated."""
+    return Path(sys.executable).parent / program

@@ -1,0 +1,134 @@
+"""A running thumbnailer before a running S3, pictures made on the spot, and a small HTTP client."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import PIL.Image
+import pytest
+
+from tests.support import servers
+
+ROOT = Path(__file__).parents[2]
+BUCKET_BASE = "pictures/originals"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One HTTP response."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def image(self) -> PIL.Image.Image:
+        return PIL.Image.open(io.BytesIO(self.body))
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Thumbnailer:
+    """A running server: its address, its process, its log."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    def request(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, headers=dict(headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.request(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "md5s3stash_thumbnailer", *options]
+
+
+def environment(endpoint: str | None, **more: str) -> dict[str, str]:
+    """What the server starts with: a checkout is enough, nothing has to be installed."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BUCKET_", "S3_"))}
+    stash = {"BUCKET_BASE": BUCKET_BASE, "S3_ENDPOINT": endpoint} if endpoint else {}
+    path = os.pathsep.join((str(ROOT), str(ROOT / "thumbnailer")))
+    return {**kept, **CREDENTIALS, **stash, "PYTHONPATH": path, **more}
+
+
+@contextmanager
+def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> Iterator[Thumbnailer]:
+    """A server of its own for a test that needs other options or ends it."""
+    port = servers.free_port()
+    log_path = directory / f"thumbnailer-{port}.log"
+    arguments = command("--address=127.0.0.1", f"--port={port}", "--workers=2", *options)
+    with servers.running(arguments, port, log_path, environment(endpoint, **more)) as process:
+        yield Thumbnailer(port, process, log_path)
+
+
+@pytest.fixture(scope="session")
+def put(s3_server: str) -> Callable[[bytes], str]:
+    """Puts an original where a stash would, and returns its md5."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3_server,
+        region_name="us-east-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    )
+    bucket, _, prefix = BUCKET_BASE.partition("/")
+    client.create_bucket(Bucket=bucket)
+
+    def put_original(data: bytes) -> str:
+        md5 = hashlib.md5(data).hexdigest()
+        client.put_object(Bucket=bucket, Key=f"{prefix}/{md5}", Body=data)
+        return md5
+
+    return put_original
+
+
+@pytest.fixture(scope="session")
+def server(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
+    """One server with default options for all tests that only ask it things."""
+    with thumbnailer(tmp_path_factory.mktemp("thumbnailer"), s3_server) as running:
+        yield running
+
+
+def picture(size: tuple[int, int] = (400, 300), image_format: str = "JPEG", mode: str = "RGB") -> bytes:
+    """A gradient from left to right, red to blue, so that a crop shows where it was taken."""
+    width, height = size
+    gradient = PIL.Image.linear_gradient("L").rotate(90).resize(size)
+    image = PIL.Image.merge("RGB", (gradient.point(lambda value: 255 - value), PIL.Image.new("L", size), gradient))
+    out = io.BytesIO()
+    image.convert(mode).save(out, image_format)
+    assert (width, height) == image.size
+    return out.getvalue()

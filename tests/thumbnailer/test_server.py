@@ -1,0 +1,311 @@
+"""The server as a process: its start, its settings, its stop, and what it does while S3 or a worker is gone."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+from pilbox.signature import sign
+
+from tests.support import servers
+from tests.thumbnailer.conftest import ROOT, Thumbnailer, command, environment, picture, thumbnailer
+
+MD5 = "0123456789abcdef0123456789abcdef"
+
+OLD_OPTIONS = """
+allowed-hosts allowed-operations background client-key client-name config content-type-from-image debug expand filter
+format implicit-base-url max-requests mode operation optimize port position quality timeout validate-cert
+log-file-max-size log-file-num-backups log-file-prefix log-to-stderr logging
+""".split()  # noqa: SIM905
+
+Put = Callable[[bytes], str]
+
+
+def start(*options: str, endpoint: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs a server that should not come up."""
+    return subprocess.run(
+        command(*options), env=environment(endpoint, **more), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def refused_in_one_line(result: subprocess.CompletedProcess[str], code: int, words: str) -> None:
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_missing_bucket_base_is_one_line_and_exit_2() -> None:
+    refused_in_one_line(start(), 2, "BUCKET_BASE is not set")
+
+
+def test_unknown_bucket_scheme_is_one_line_and_exit_2() -> None:
+    refused_in_one_line(start(BUCKET_BASE="pictures", BUCKET_SCHEME="several"), 2, "'several'")
+
+
+def test_wrong_value_of_an_option_is_one_line_and_exit_2() -> None:
+    refused_in_one_line(start("--quality=best", BUCKET_BASE="pictures"), 2, "Invalid quality: best")
+
+
+def test_unknown_option_is_exit_2_without_a_traceback() -> None:
+    result = start("--no_such_option=1", BUCKET_BASE="pictures")
+    assert result.returncode == 2
+    assert "no-such-option" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_taken_port_is_one_line_and_exit_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = start("--address=127.0.0.1", f"--port={port}", endpoint="http://127.0.0.1:1")
+    refused_in_one_line(result, 1, f"port {port}")
+
+
+def test_missing_pilbox_is_one_line_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    # A finder ahead of all others that knows of no pilbox: as if the package were not installed.
+    hide = "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
+    hide += (
+        "        if name == 'pilbox':\n            raise ModuleNotFoundError(\"No module named 'pilbox'\", name=name)\n"
+    )
+    (tmp_path / "start.py").write_text(
+        f"{hide}sys.meta_path.insert(0, Hide())\nimport runpy\n"
+        "runpy.run_module('md5s3stash_thumbnailer', run_name='__main__')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, str(tmp_path / "start.py")],
+        env=environment("http://127.0.0.1:1"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    refused_in_one_line(result, 2, "pip install --no-deps -r requirements/pilbox.txt")
+    assert (ROOT / "requirements/pilbox.txt").exists()
+
+
+def test_help_lists_every_option_of_the_old_server() -> None:
+    listed = start("--help").stderr
+    assert [name for name in OLD_OPTIONS if f"--{name} " not in listed and f"--{name}=" not in listed] == []
+
+
+def test_options_become_the_defaults_of_every_request(s3_server: str, put: Put, tmp_path: Path) -> None:
+    (tmp_path / "thumbnailer.conf").write_text('format = "png"\n')
+    config = f"--config={tmp_path / 'thumbnailer.conf'}"
+    with thumbnailer(tmp_path, s3_server, "--position=face", "--background=00ff00", "--retain=99", config) as server:
+        answer = server.get(f"/adapt/100x100/{put(picture((400, 100)))}")
+        assert (answer.headers["Content-Type"], answer.image.size) == ("image/png", (100, 100))
+        # --retain=99 makes adapt fill where it would crop, and fill shows the background.
+        assert answer.image.convert("RGB").getpixel((50, 2)) == (0, 255, 0)
+        assert server.get(f"/crop/50x50/{put(picture())}").status == 200
+
+
+def test_multibucket_stash_is_read_by_its_shards(s3_server: str, put: Put, tmp_path: Path) -> None:
+    original = picture((77, 55), "PNG")
+    md5 = put(original)
+    shard = "0123456789abcdefghijklmnopqrstuvwxyz"[(int(md5[0], 16) + 10 * int(md5[1], 16)) % 36]
+    client = boto3.client("s3", endpoint_url=s3_server)
+    client.create_bucket(Bucket=f"{shard}.old-stash")
+    client.put_object(Bucket=f"{shard}.old-stash", Key=md5, Body=original)
+    with thumbnailer(tmp_path, s3_server, BUCKET_BASE="old-stash", BUCKET_SCHEME="multivalue") as server:
+        assert server.get(f"/clip/100x100/{md5}").image.size == (77, 55)
+
+
+def test_request_without_the_signature_is_403(s3_server: str, put: Put, tmp_path: Path) -> None:
+    md5 = put(picture())
+    with thumbnailer(tmp_path, s3_server, "--client_name=web", "--client_key=secret") as server:
+        path = f"/clip/100x100/{md5}"
+        assert server.get(f"{path}?{sign('secret', 'client=web&q=80')}").status == 200
+        for query, code in (
+            ("client=web&q=80", 101),
+            (sign("guess", "client=web"), 101),
+            (sign("secret", "q=80"), 102),
+        ):
+            answer = server.get(f"{path}?{query}")
+            assert (answer.status, answer.json["error_code"]) == (403, code)
+        assert "sig=" not in server.log
+
+
+def test_allowed_hosts_are_checked_against_the_host_of_the_stash(s3_server: str, put: Put, tmp_path: Path) -> None:
+    md5 = put(picture())
+    with thumbnailer(tmp_path, s3_server, "--allowed_hosts=127.0.0.1") as server:
+        assert server.get(f"/clip/100x100/{md5}").status == 200
+    with thumbnailer(tmp_path, s3_server, "--allowed_hosts=elsewhere.example.org") as server:
+        assert server.get(f"/clip/100x100/{md5}").status == 403
+
+
+def test_original_beyond_the_bound_of_bytes_is_413(s3_server: str, put: Put, tmp_path: Path) -> None:
+    with thumbnailer(tmp_path, s3_server, "--max_original_bytes=1000") as server:
+        assert server.get(f"/clip/100x100/{put(picture())}").status == 413
+
+
+def test_without_s3_requests_fail_and_health_and_validators_do_not(
+    server: Thumbnailer, put: Put, tmp_path: Path
+) -> None:
+    path = f"/clip/100x100/{put(picture())}"
+    etag = server.get(path).headers["ETag"]
+    with thumbnailer(tmp_path, f"http://127.0.0.1:{servers.free_port()}") as lonely:
+        answer = lonely.get(path)
+        assert (answer.status, answer.headers["Cache-Control"]) in ((502, "no-store"), (504, "no-store"))
+        assert answer.json["status_code"] == answer.status
+        health = lonely.get("/healthz")
+        assert (health.status, health.json) == (200, {"status": "ok"})
+        assert lonely.get(path, If_None_Match=etag).status == 304
+
+
+def test_s3_that_hangs_is_504_and_blocks_nobody(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with thumbnailer(tmp_path, endpoint, "--timeout=1") as server, ThreadPoolExecutor() as threads:
+            waiting = threads.submit(server.get, f"/clip/100x100/{MD5}")
+            assert server.get("/healthz").status == 200
+            assert not waiting.done()
+            assert (waiting.result().status, waiting.result().json["error_code"]) == (504, 304)
+            # The thread that still waits for S3 does not keep the server from ending.
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(5) == 0
+
+
+def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path) -> None:
+    with thumbnailer(tmp_path, s3_server) as server:
+        path = f"/clip/100x100/{put(picture())}"
+        assert server.get(path).status == 200
+        before = _render_workers(server)
+        assert len(before) == 2
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        servers.wait_until(lambda: not any(map(servers.is_alive, before)), "workers dead")
+        assert {server.get(path).status for _ in range(4)} == {200}
+        assert not set(before) & set(_render_workers(server))
+
+
+def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path: Path) -> None:
+    md5 = put(picture((400, 300), "PNG"))
+    with thumbnailer(tmp_path, s3_server, "--render_timeout=0.5") as server:
+        answer = server.get(f"/scale/4096x4096/{md5}?opt=1")
+        assert (answer.status, answer.json["error_code"]) == (422, 205)
+        # A worker that went on would hand its late answer to a later request.
+        assert {server.get(f"/scale/40x40/{md5}").image.size for _ in range(4)} == {(40, 40)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_server_and_its_workers_with_0(
+    s3_server: str, put: Put, tmp_path: Path, number: signal.Signals
+) -> None:
+    with thumbnailer(tmp_path, s3_server) as server:
+        assert server.get(f"/clip/100x100/{put(picture())}").status == 200
+        workers = _render_workers(server)
+        server.process.send_signal(number)
+        assert server.process.wait(10) == 0
+        servers.wait_until(lambda: not any(map(servers.is_alive, workers)), "workers gone")
+        assert "Traceback" not in server.log
+
+
+def test_killed_server_leaves_no_worker_behind(s3_server: str, put: Put, tmp_path: Path) -> None:
+    with thumbnailer(tmp_path, s3_server) as server:
+        assert server.get(f"/clip/100x100/{put(picture())}").status == 200
+        workers = _render_workers(server)
+        assert workers
+        server.process.kill()
+        servers.wait_until(lambda: not any(map(servers.is_alive, workers)), "workers gone")
+
+
+def test_stop_lets_a_running_request_finish_and_accepts_no_more(s3_server: str, put: Put, tmp_path: Path) -> None:
+    original = picture()
+    md5 = put(original)
+    with (
+        _gate(s3_server) as (endpoint, asked, go_on),
+        thumbnailer(tmp_path, endpoint) as server,
+        ThreadPoolExecutor() as threads,
+    ):
+        running = threads.submit(server.get, f"/clip/100x100/{md5}")
+        assert asked.wait(10)
+        server.process.send_signal(signal.SIGTERM)
+        servers.wait_until(lambda: not servers.accepts_connections(server.port), "port closed")
+        assert not running.done()
+        assert server.process.poll() is None
+        go_on.set()
+        assert running.result(10).status == 200
+        assert server.process.wait(10) == 0
+
+
+def test_stop_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            thumbnailer(tmp_path, endpoint, "--timeout=60", "--stop_timeout=0.5") as server,
+            ThreadPoolExecutor() as threads,
+        ):
+            running = threads.submit(server.get, f"/clip/100x100/{MD5}")
+            connection, _ = silent.accept()
+            with connection:
+                server.process.send_signal(signal.SIGTERM)
+                assert server.process.wait(5) == 0
+            assert isinstance(running.exception(10), http.client.HTTPException | OSError)
+
+
+def _render_workers(server: Thumbnailer) -> list[int]:
+    """The render processes of the server; multiprocessing's resource tracker is another child."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    # A worker that replaces another one is started by the thread that noticed.
+    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
+        children += (task / "children").read_text().split()
+    return sorted({int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()})
+
+
+@contextmanager
+def _gate(s3_server: str) -> Iterator[tuple[str, threading.Event, threading.Event]]:
+    """A way to S3 that says when it is first asked, and lets nothing through until it is told to."""
+    asked, go_on = threading.Event(), threading.Event()
+    target = urlsplit(s3_server)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pass_on(client: socket.socket) -> None:
+        with client, socket.create_connection((str(target.hostname), int(target.port or 0))) as upstream:
+            asked.set()
+            go_on.wait(20)
+            answers = threading.Thread(target=_copy, args=(upstream, client))
+            answers.start()
+            _copy(client, upstream)
+            answers.join()
+
+    def accept() -> None:
+        threads = []
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                break
+            threads.append(threading.Thread(target=pass_on, args=(client,)))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()
+
+    acceptor = threading.Thread(target=accept)
+    acceptor.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked, go_on
+    finally:
+        go_on.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        acceptor.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # One side has gone, and with it whoever waited for the bytes.

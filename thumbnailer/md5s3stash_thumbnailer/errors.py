@@ -1,0 +1,61 @@
+"""What a request for a thumbnail can run into, as a branch of the project's error tree.
+
+    StashError
+    └── ThumbnailError
+        ├── RequestRefused       the request itself is wrong; nothing was fetched
+        ├── OriginalNotFound     no object stands under the digest
+        ├── FetchTimedOut        S3 did not give the original in time
+        ├── NotAnImage           the original is no picture, a broken one, or of a kind that pilbox does not know
+        ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
+        ├── RenderTimedOut       the picture took longer to draw than is allowed
+        └── WorkerDied           the render worker ended in the middle, killed from outside or by the picture
+
+`handlers` turns each into a status. All of them cross the border between processes, so each can be pickled.
+"""
+
+from __future__ import annotations
+
+from md5s3stash.errors import StashError
+
+
+class ThumbnailError(StashError):
+    """No thumbnail can be given."""
+
+
+class RequestRefused(ThumbnailError):
+    """A part of the request is out of bounds. `code` is the one in pilbox's JSON error body for that fault."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message, code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class OriginalNotFound(ThumbnailError):
+    """Nothing was stashed under this digest."""
+
+
+class FetchTimedOut(ThumbnailError):
+    """S3 is reachable but slow; another try may go better."""
+
+    retryable = True
+
+
+class NotAnImage(ThumbnailError):
+    """No renderer of ours can read the original."""
+
+
+class TooManyPixels(ThumbnailError):
+    """A decompression bomb, or a picture beyond what this server is set up to hold."""
+
+
+class RenderTimedOut(ThumbnailError):
+    """The render worker was ended; the next request has a new one."""
+
+
+class WorkerDied(ThumbnailError):
+    """Only this request is lost; the next one has a new worker."""
+
+    retryable = True

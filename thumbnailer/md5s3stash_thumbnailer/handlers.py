@@ -1,0 +1,234 @@
+"""HTTP: the thumbnail handler on pilbox's, health, and one table from error to status.
+
+Every error has pilbox's JSON body, `{"status_code": …, "error_code": …, "error": …}`, and is not to be cached: a digest
+that is not known now may be stashed in a minute.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import tornado.iostream
+import tornado.web
+
+from md5s3stash.errors import SourceTooLarge, StoreRefused, StoreUnavailable
+from md5s3stash.objectstore import IMMUTABLE
+from md5s3stash_thumbnailer import errors
+from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, PilboxError
+from md5s3stash_thumbnailer.originals import Originals
+from md5s3stash_thumbnailer.request import (
+    OPTION_OF_QUERY_NAME,
+    Bounds,
+    ThumbnailRequest,
+    is_fresh,
+    parse_request,
+)
+from md5s3stash_thumbnailer.workers import RenderPool
+
+log = logging.getLogger(__name__)
+
+# Our errors -> status and the code of the JSON body. pilbox's own errors bring both; where it has a code for the fault,
+# it is used here too, and the new ones continue its families (2xx: the image, 3xx: fetching it).
+STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
+    errors.OriginalNotFound: (404, 301),
+    SourceTooLarge: (413, 203),
+    errors.NotAnImage: (415, 201),
+    errors.TooManyPixels: (422, 204),
+    errors.RenderTimedOut: (422, 205),
+    errors.WorkerDied: (500, 206),
+    StoreRefused: (502, 302),
+    StoreUnavailable: (502, 303),
+    errors.FetchTimedOut: (504, 304),
+}
+
+
+class Activity:
+    """Counts the requests that are being answered, so that a stop can wait for them."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.stopping = False
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the thumbnail handler works with. `url_of` gives the http URL of an original, for pilbox's allowed_hosts."""
+
+    originals: Originals
+    pool: RenderPool
+    activity: Activity
+    bounds: Bounds
+    defaults: dict[str, str]
+    url_of: Callable[[str], str]
+
+
+class JsonErrors(tornado.web.RequestHandler):
+    """Every error as pilbox writes its own, whichever handler or part of tornado raised it."""
+
+    def set_default_headers(self) -> None:
+        self.set_header("Server", "md5s3stash-thumbnailer")
+        # Browsers would otherwise look into the bytes for something else than the type that we say.
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        status, code, message = describe(error, status_code)
+        self.set_status(status)
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish({"status_code": status, "error_code": code, "error": message})
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        # The path without the query, which may hold a signature.
+        if value is None or not is_expected(value):
+            log.error("event=failed path=%s", self.request.path, exc_info=value)
+        else:
+            log.warning("event=refused path=%s error=%s reason=%r", self.request.path, type(value).__name__, str(value))
+
+
+class ThumbnailHandler(JsonErrors, ImageHandler):
+    """`GET|HEAD /{mode}/{width}x{height}/{md5}` with pilbox's query options and its signature check.
+
+    pilbox's own arguments `url`, `w`, `h` and `mode` come from the path alone: what a caller writes into the query
+    under these names is never looked at, and nothing is ever fetched from a URL. The signature is pilbox's, over the
+    query without its `sig`: it says that the caller knows the key, and does not bind him to a path.
+    """
+
+    def initialize(self, services: Services) -> None:
+        self._services = services
+        self._thumbnail: ThumbnailRequest | None = None
+
+    async def get(self, mode: str, width: str, height: str, md5: str) -> None:
+        with self._services.activity.request():
+            if self._services.activity.stopping:
+                self.set_header("Connection", "close")
+            await self._answer(self._parse(mode, width, height, md5))
+
+    head = get
+
+    async def _answer(self, thumbnail: ThumbnailRequest) -> None:
+        etag = thumbnail.etag(RENDERER)
+        if is_fresh(self.request.headers.get("If-None-Match", ""), etag):
+            self.set_status(http.HTTPStatus.NOT_MODIFIED)
+            self._set_validators(etag)
+            await self._send()
+            return
+        original = await self._services.originals.fetch(thumbnail.md5)
+        picture = await self._services.pool.render(original, thumbnail)
+        self._set_validators(etag)
+        self.set_header("Content-Type", picture.mime_type)
+        await self._send(picture.body)
+
+    async def _send(self, body: bytes | None = None) -> None:
+        # Until the last byte is handed to the kernel the request counts as being answered. A reader who went away
+        # meanwhile has nobody left to tell.
+        with suppress(tornado.iostream.StreamClosedError):
+            await self.finish(body)
+
+    def _parse(self, mode: str, width: str, height: str, md5: str) -> ThumbnailRequest:
+        query = {name: self.get_query_argument(name, "") for name in OPTION_OF_QUERY_NAME}
+        services = self._services
+        self._thumbnail = parse_request(mode, width, height, md5, query, services.defaults, services.bounds)
+        self.validate_request()
+        return self._thumbnail
+
+    def _set_validators(self, etag: str) -> None:
+        self.set_header("Etag", etag)
+        self.set_header("Cache-Control", IMMUTABLE)
+
+    def get_argument(self, name: str, default: Any = None, strip: bool = True) -> Any:
+        """What pilbox's checks see: the path's parts under pilbox's names, and the query for the rest."""
+        thumbnail = self._thumbnail
+        assert thumbnail is not None, "the request is parsed first"
+        if name == "url":
+            return self._services.url_of(thumbnail.md5)
+        if name in ("w", "h"):
+            return str({"w": thumbnail.width, "h": thumbnail.height}[name])
+        if name == "mode":
+            return thumbnail.mode
+        if name in OPTION_OF_QUERY_NAME:
+            value = thumbnail.option(OPTION_OF_QUERY_NAME[name])
+            return default if value is None else value
+        return super().get_argument(name, default, strip)
+
+    def compute_etag(self) -> str | None:
+        """None: tornado would hash the body, and ours is set already."""
+        return None
+
+
+class HealthHandler(JsonErrors):
+    """`GET|HEAD /healthz`: this process answers. S3 is not asked: a load balancer must not end boxes for its faults."""
+
+    def get(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.finish({"status": "ok"})
+
+    head = get
+
+
+class UnknownPathHandler(JsonErrors):
+    """Every other path."""
+
+    def prepare(self) -> None:
+        raise tornado.web.HTTPError(404, "No such page: the paths are /{mode}/{width}x{height}/{md5}")
+
+
+def describe(error: BaseException | None, status_code: int) -> tuple[int, int, str]:
+    """Status, code and message for the JSON body; `status_code` is tornado's idea of the status."""
+    if isinstance(error, PilboxError):
+        return error.status_code, error.get_code(), message_of(error) or type(error).__name__
+    if isinstance(error, errors.RequestRefused):
+        return 400, error.code, str(error)
+    for kind, (status, code) in STATUS_AND_CODE.items():
+        if isinstance(error, kind):
+            # The store's messages name the bucket, which is no business of whoever looks at a picture.
+            return status, code, str(error) if isinstance(error, errors.ThumbnailError) else _STORE_MESSAGES[status]
+    message = message_of(error) if isinstance(error, tornado.web.HTTPError) else None
+    return status_code, status_code, message or http.HTTPStatus(status_code).phrase
+
+
+def message_of(error: tornado.web.HTTPError) -> str:
+    """The words of one of tornado's errors, which keeps them as a format with percent signs doubled."""
+    return (error.log_message or "") % error.args
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error needs no traceback in the log."""
+    return isinstance(error, (tornado.web.HTTPError, errors.RequestRefused, *STATUS_AND_CODE))
+
+
+def log_request(handler: tornado.web.RequestHandler) -> None:
+    """tornado's access log as one event a line, without the query."""
+    request = handler.request
+    log.info(
+        "event=request status=%s method=%s path=%s ms=%.0f",
+        handler.get_status(),
+        request.method,
+        request.path,
+        1000 * request.request_time(),
+    )
+
+
+_STORE_MESSAGES = {
+    413: "The original has more bytes than are allowed",
+    502: "The original could not be fetched from S3",
+}

@@ -1,0 +1,188 @@
+"""The strings of a request -> one `ThumbnailRequest`, within bounds, and its ETag. Pure: no tornado, no pilbox, no I/O.
+
+pilbox checks the values of its query options itself. Checked here is what is ours, the path, and the few options where
+pilbox lets a value through that its own conversion fails on later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from md5s3stash.digest import is_md5
+from md5s3stash_thumbnailer.errors import RequestRefused
+
+MODES = frozenset({"adapt", "clip", "crop", "fill", "scale"})
+
+# pilbox's name in the query -> pilbox's name of the option. `client` and `sig` say who asks, not what is drawn.
+OPTION_OF_QUERY_NAME = {
+    "bg": "background",
+    "deg": "degree",
+    "exif": "preserve_exif",
+    "expand": "expand",
+    "filter": "filter",
+    "fmt": "format",
+    "op": "operation",
+    "opt": "optimize",
+    "pos": "position",
+    "prog": "progressive",
+    "q": "quality",
+    "rect": "rectangle",
+    "retain": "retain",
+}
+
+# Raise this when the same request comes to give other pixels: it makes every ETag of before a stranger.
+RENDERING_REVISION = 1
+
+# The codes of pilbox's JSON error body.
+_BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 8, 9, 10, 11
+
+_BACKGROUND_COLOUR = re.compile(r"[0-9a-fA-F]{3,8}")
+_SMALL_NUMBER = re.compile(r"[0-9]{1,9}")
+_ENTITY_TAG = re.compile(r'"[^"]*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most that a request may ask for."""
+
+    max_width: int = 4096
+    max_height: int = 4096
+    max_operations: int = 10
+
+    @property
+    def max_pixels(self) -> int:
+        """The bound of a thumbnail one side of which follows from the original, and so from its proportions."""
+        return self.max_width * self.max_height
+
+
+@dataclass(frozen=True, slots=True)
+class ThumbnailRequest:
+    """What is to be drawn.
+
+    Sizes are in pixels, 0 for 'from the other one'; `options` are pilbox's, as pairs of name and value, sorted.
+    """
+
+    mode: str
+    width: int
+    height: int
+    md5: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    def option(self, name: str) -> str | None:
+        """The value of one of pilbox's options; None leaves it to pilbox."""
+        return dict(self.options).get(name)
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """What is done to the original, in this order."""
+        return tuple((self.option("operation") or "resize").split(","))
+
+    def etag(self, renderer: str) -> str:
+        """A strong validator (RFC 9110, 8.8.1): a content never changes, so the request and what draws it are all that
+        the bytes depend on. `renderer` names the libraries with their versions.
+        """
+        identity = repr((RENDERING_REVISION, renderer, self.mode, self.width, self.height, self.md5, self.options))
+        return f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"'
+
+
+def parse_request(
+    mode: str,
+    width: str,
+    height: str,
+    md5: str,
+    query: Mapping[str, str],
+    defaults: Mapping[str, str],
+    bounds: Bounds,
+) -> ThumbnailRequest:
+    """The request of the path parts and the query arguments, or RequestRefused with pilbox's code for the fault.
+
+    `defaults` holds the server's values of pilbox's options. They become part of the request, so that a server that is
+    started with another quality gives other ETags.
+    """
+    if mode not in MODES:
+        raise RequestRefused(f"Invalid mode: {_shown(mode)}; one of {', '.join(sorted(MODES))}", _MODE)
+    sides = _side("width", width, bounds.max_width), _side("height", height, bounds.max_height)
+    if sides == (0, 0):
+        raise RequestRefused("Missing dimensions: only one of width and height can be 0", _DIMENSIONS)
+    if not is_md5(md5):
+        raise RequestRefused(f"Invalid md5: {_shown(md5)}; 32 hexadecimal digits", _URL)
+    return ThumbnailRequest(mode, *sides, md5.lower(), parse_options(query, defaults, bounds))
+
+
+def parse_options(query: Mapping[str, str], defaults: Mapping[str, str], bounds: Bounds) -> tuple[tuple[str, str], ...]:
+    """pilbox's options that have a value in the query or among the defaults, sorted by name."""
+    options = dict(defaults)
+    # An option without a value (`?q=`) is an option that was not given; pilbox fails on it.
+    options.update({OPTION_OF_QUERY_NAME[name]: text for name, text in query.items() if text})
+    for name, value in options.items():
+        if name in _STRICTER:
+            _STRICTER[name](value, bounds)
+    return tuple(sorted(options.items()))
+
+
+def is_fresh(if_none_match: str, etag: str) -> bool:
+    """Whether an If-None-Match header lists the ETag, weak or strong (RFC 9110, 13.1.2).
+
+    `*` does not count: whether anything stands under the digest is not known before S3 was asked.
+    """
+    return etag in _ENTITY_TAG.findall(if_none_match)
+
+
+def thumbnail_size(original: tuple[int, int], request: ThumbnailRequest) -> tuple[int, int]:
+    """Width and height with a 0 filled in from the proportions of the original: pilbox's formula, but never below 1.
+
+    pilbox fails where the other side of a very flat picture comes out as 0.
+    """
+    proportion = original[0] / original[1]
+    width, height = request.width, request.height
+    if width == 0:
+        return max(1, int(height * proportion)), height
+    if height == 0:
+        return width, max(1, int(width / proportion))
+    return width, height
+
+
+def _side(name: str, text: str, max_px: int) -> int:
+    if not _SMALL_NUMBER.fullmatch(text):
+        raise RequestRefused(f"Invalid {name}: {_shown(text)}", _DIMENSIONS)
+    px = int(text)
+    if px > max_px:
+        raise RequestRefused(f"Exceeds maximum allowed {name}: {px} px, at most {max_px}", _DIMENSIONS)
+    return px
+
+
+def _require_hex_colour(text: str, _: Bounds) -> None:
+    if not _BACKGROUND_COLOUR.fullmatch(text):
+        raise RequestRefused(f"Invalid background: {_shown(text)}", _BACKGROUND)
+
+
+def _require_flag(text: str, _: Bounds) -> None:
+    if not _SMALL_NUMBER.fullmatch(text):
+        raise RequestRefused(f"Invalid expand: {_shown(text)}; 0 or 1", _DEGREE)
+
+
+def _require_area(text: str, _: Bounds) -> None:
+    numbers = [part for part in text.split(",") if _SMALL_NUMBER.fullmatch(part)]
+    if len(numbers) != 4 or "0" in {part.lstrip("0") or "0" for part in numbers[2:]} or text.count(",") != 3:
+        raise RequestRefused(f"Invalid rectangle: {_shown(text)}; x,y,width,height", _RECTANGLE)
+
+
+def _require_few_operations(text: str, bounds: Bounds) -> None:
+    # pilbox counts the different ones, of which there are only four.
+    if text.count(",") >= bounds.max_operations:
+        raise RequestRefused(f"Too many operations: at most {bounds.max_operations}", _OPERATION)
+
+
+_STRICTER: dict[str, Callable[[str, Bounds], None]] = {
+    "background": _require_hex_colour,
+    "expand": _require_flag,
+    "operation": _require_few_operations,
+    "rectangle": _require_area,
+}
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
