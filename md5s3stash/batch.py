@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from queue import Empty, Queue
 from typing import Any
 
 from md5s3stash.content import Progress
-from md5s3stash.errors import StashError
+from md5s3stash.errors import CacheUnavailable, SourceError, StashError
 from md5s3stash.fetch import Fetcher, FetchLimits
 from md5s3stash.passwords import Passwords
 from md5s3stash.progress import Display
 from md5s3stash.s3 import connect
-from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
+from md5s3stash.settings import Faults, FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash.stash import Auth, Caches, Stasher, StashResult
 
 log = logging.getLogger(__name__)
@@ -23,6 +27,12 @@ log = logging.getLogger(__name__)
 # Sources that are read ahead of the answer that is printed next, for each job: enough that one large file does not
 # leave the other jobs idle, and a list of a million names still takes no memory.
 _AHEAD = 16
+
+# How long the work that is under way is waited for once nobody wants its answer. It stops with the next chunk of bytes
+# that goes by; what hangs in a silent connection is left to the end of the process.
+_STOP_SECONDS = 3.0
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +60,47 @@ class Stash:
         self._fetcher = fetcher
 
     def outcomes(self, source: str, auth: Auth | None, progress: Progress) -> list[Outcome]:
-        """One outcome for each bucket base, in the order of the settings."""
-        return [_attempt(stasher, source, auth, progress) for stasher in self._stashers]
+        """One outcome for each bucket base, in the order of the settings, up to a source that cannot be had."""
+        outcomes: list[Outcome] = []
+        for stasher in self._stashers:
+            outcomes.append(_attempt(stasher, source, auth, progress))
+            if isinstance(outcomes[-1].error, SourceError):
+                # Its fault, not the base's: the others would wait out the same time-outs to say the same.
+                break
+        return outcomes
 
     def close(self) -> None:
         self._fetcher.close()
 
 
 def open_stash(settings: Settings) -> Stash:
-    """Everything that a run needs, from its settings. Raises SettingsError."""
-    bases = settings[StashSettings].bases()
-    store = connect(settings[S3Settings].endpoint)
+    """Everything that a run needs, from its settings. Raises SettingsError with a line for each fault."""
+    faults = Faults()
+    with faults.noted():
+        bases = settings[StashSettings].bases()
+    with faults.noted():
+        store = connect(settings[S3Settings].endpoint)
+    with faults.noted():
+        caches = _caches(settings[RedisSettings])
+    faults.tell()
     fetcher = Fetcher(fetch_limits(settings[FetchSettings]))
-    redis_settings = settings[RedisSettings]
-    caches = Caches()
-    if redis_settings.url is not None:
-        # Importing redis takes as long as importing boto3.
-        from md5s3stash.cache import connect_redis, redis_caches
-
-        caches = Caches(*redis_caches(connect_redis(redis_settings.url), redis_settings.prefix))
     return Stash(tuple(Stasher(base, store, fetcher, caches) for base in bases), fetcher)
+
+
+def _caches(settings: RedisSettings) -> Caches:
+    if settings.url is None:
+        return Caches()
+    # Importing redis takes as long as importing boto3.
+    from md5s3stash.cache import connect_redis, redis_caches
+
+    url_cache, hash_cache = redis_caches(connect_redis(settings.url), settings.prefix)
+    try:
+        len(hash_cache)
+    except CacheUnavailable as error:
+        # Told once, where it is seen at every log level; and no source waits for a Redis that is not there.
+        log.error("nothing is looked up or recorded in this run: %s", error)
+        return Caches()
+    return Caches(url_cache, hash_cache)
 
 
 def fetch_limits(settings: FetchSettings) -> FetchLimits:
@@ -85,33 +116,70 @@ def fetch_limits(settings: FetchSettings) -> FetchLimits:
 
 def stash_all(
     stash: Stash, sources: Iterable[str], passwords: Passwords, jobs: int, display: Display
-) -> Iterator[Outcome]:
-    """The outcomes of all sources, in order, up to `jobs` of them under way. One that fails does not stop the others."""
+) -> Generator[Outcome, None, None]:
+    """The outcomes of all sources, in order, up to `jobs` of them under way; one that fails does not stop the others.
+
+    Closing it breaks off what is under way.
+    """
+    stopping = threading.Event()
+
+    def progress(count: int) -> None:
+        if stopping.is_set():
+            raise _Stopped
+        display.bytes_done(count)
 
     def work(source: str) -> list[Outcome]:
-        outcomes = stash.outcomes(source, passwords.for_source(source), display.bytes_done)
+        outcomes = stash.outcomes(source, passwords.for_source(source), progress)
         display.source_done()
         return outcomes
 
-    for outcomes in _in_order(work, sources, jobs):
-        yield from outcomes
+    with contextlib.closing(in_order(work, sources, jobs, stopping)) as all_outcomes:
+        for outcomes in all_outcomes:
+            yield from outcomes
 
 
-def _in_order(work: Callable[[str], list[Outcome]], sources: Iterable[str], jobs: int) -> Iterator[list[Outcome]]:
-    if jobs == 1:
-        yield from map(work, sources)
-        return
+class _Stopped(Exception):
+    """Breaks off a transfer from within: nobody waits for the outcome any more."""
+
+
+def in_order(
+    work: Callable[[str], list[Outcome]], sources: Iterable[str], jobs: int, stopping: threading.Event
+) -> Generator[list[Outcome], None, None]:
+    """What `work` makes of each source, in order and as soon as it is there, from `jobs` threads.
+
+    The sources are read by a thread of their own, so that a list which comes in slowly holds up no answer; it stays a
+    bounded number of them ahead. Closing the iterator sets `stopping`, and so does an error.
+    """
     executor = ThreadPoolExecutor(jobs, thread_name_prefix="stash")
-    waiting: deque[Future[list[Outcome]]] = deque()
+    # None ends the queue.
+    ahead: Queue[Future[list[Outcome]] | None] = Queue(jobs * _AHEAD)
+
+    def read() -> None:
+        try:
+            for source in sources:
+                ahead.put(executor.submit(work, source))
+        except Exception as error:
+            if stopping.is_set():
+                return  # the executor takes no more, and nobody listens
+            failed: Future[list[Outcome]] = Future()
+            failed.set_exception(error)
+            ahead.put(failed)
+        ahead.put(None)
+
+    # A daemon, for a read from a terminal or a pipe cannot be broken off.
+    threading.Thread(target=read, name="sources", daemon=True).start()
+    current: Future[list[Outcome]] | None = None
     try:
-        for source in sources:
-            waiting.append(executor.submit(work, source))
-            if len(waiting) >= jobs * _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        while (current := ahead.get()) is not None:
+            yield current.result()
     finally:
-        executor.shutdown(cancel_futures=True)
+        stopping.set()
+        executor.shutdown(wait=False, cancel_futures=True)
+        left: list[Future[list[Outcome]] | None] = [current]
+        with contextlib.suppress(Empty):
+            while True:
+                left.append(ahead.get_nowait())
+        wait([future for future in left if future is not None and not future.cancelled()], _STOP_SECONDS)
 
 
 def _attempt(stasher: Stasher, source: str, auth: Auth | None, progress: Progress) -> Outcome:
@@ -120,8 +188,10 @@ def _attempt(stasher: Stasher, source: str, auth: Auth | None, progress: Progres
     except StashError as error:
         return Outcome(source, error=error)
     except OSError as error:
-        # The temporary disk is full, say. The next source may be smaller.
-        return Outcome(source, error=StashError(f"{error.strerror or error}"))
+        # The next source may be smaller.
+        hint = f": downloads go through {tempfile.gettempdir()}, choose a larger disk with -t"
+        message = f"{error.strerror or error}{hint if error.errno in _DISK_FULL else ''}"
+        return Outcome(source, error=StashError(message))
     except Exception as error:
         log.debug("unexpected", exc_info=True)
         return Outcome(

@@ -27,8 +27,10 @@ SCAN_COUNT = 1000
 
 
 class RedisDict(MutableMapping[str, Any]):
-    """A Redis hash as a dictionary of JSON values. Tuples come back as lists. Raises CacheUnavailable where Redis is
-    down.
+    """A Redis hash as a dictionary of JSON values: tuples come back as lists, and an entry that is no JSON is none.
+
+    The client must not decode responses, because a key need not be UTF-8. Raises CacheUnavailable where Redis is down
+    or refuses.
     """
 
     def __init__(self, client: redis.Redis, key: str) -> None:
@@ -36,16 +38,15 @@ class RedisDict(MutableMapping[str, Any]):
         self._key = key
 
     def __getitem__(self, field: str) -> Any:
-        stored = self._call("hget", field)
-        if stored is None:
-            raise KeyError(field)
         try:
-            return json.loads(stored)
-        except ValueError:
+            stored = self._call("hget", field)
+            if stored is not None:
+                return json.loads(stored)
+        except (ValueError, RecursionError):
             # Somebody else's entry (an old version pickled). A miss costs one upload check; a crash would cost the
-            # stash.
-            log.warning("redis hash=%s field=%s holds no JSON: ignored", self._key, field)
-            raise KeyError(field) from None
+            # stash. The field stays untold: a URL may be signed.
+            log.warning("redis hash=%s holds an entry that is no JSON: ignored", self._key)
+        raise KeyError(field)
 
     def __setitem__(self, field: str, value: Any) -> None:
         self._call("hset", field, json.dumps(value))
@@ -77,9 +78,14 @@ class RedisDict(MutableMapping[str, Any]):
 def connect_redis(url: str) -> redis.Redis:
     """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is none."""
     try:
+        # An option that redis does not know would otherwise show with the first command, as a TypeError.
+        redis.Redis.from_url(url).connection_pool.make_connection()
         return redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30)
-    except (ValueError, redis.RedisError) as error:
-        raise SettingsError(f"REDIS_URL is not a Redis URL, such as redis://127.0.0.1:6379/0: {error}") from error
+    except (TypeError, ValueError, redis.RedisError):
+        # The error may quote what it could not read, which is the password where that holds a slash.
+        raise SettingsError(
+            "REDIS_URL is not a Redis URL, such as redis://127.0.0.1:6379/0 or rediss://user:password@host:6379/0"
+        ) from None
 
 
 def redis_caches(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> tuple[RedisDict, RedisDict]:
@@ -88,7 +94,8 @@ def redis_caches(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> tuple[Red
 
 
 def _unavailable(error: redis.RedisError) -> CacheUnavailable:
-    return CacheUnavailable(f"Redis does not answer: {error}")
+    refused = isinstance(error, redis.ResponseError)
+    return CacheUnavailable(f"Redis {'refused' if refused else 'does not answer'}: {error}")
 
 
 def _bytes(text: str) -> bytes:

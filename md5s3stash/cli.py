@@ -6,21 +6,25 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn
+from unicodedata import category
 
 from md5s3stash.errors import SettingsError, StashError
+from md5s3stash.settings import CORE_SECTIONS, Faults, Settings, load, whole_number
 
 if TYPE_CHECKING:
     from md5s3stash.batch import Outcome
-    from md5s3stash.settings import Settings
 
-USAGE = 2
 INTERRUPTED = 130
+
+# Far above the longest path (4 KiB) and any URL that servers take; a file that is no list must not fill the memory.
+MAX_LINE_BYTES = 64 * 1024
 
 _EPILOG = """\
 examples:
@@ -28,7 +32,7 @@ examples:
   find /data -name '*.tif' | md5s3stash -b my-bucket --jobs 8 --json -
 
 Prints one line a source: url, md5, s3_url and MIME type, with tabs between them. Errors go to standard error.
-Exit status: 0 all were stashed, 1 some failed, 2 the arguments or settings are wrong.
+Exit status: 0 all were stashed, 1 some failed, 2 the arguments or settings are wrong, 130 interrupted.
 
 environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT, REDIS_URL (mappings are looked up and recorded there), the AWS_...
 variables of boto3, and MD5S3STASH_PASSWORD for -u. Settings are also read from /etc/md5s3stash/md5s3stash.toml.
@@ -36,28 +40,56 @@ variables of boto3, and MD5S3STASH_PASSWORD for -u. Settings are also read from 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    """Runs the command and returns its exit status. Work that was broken off ends the process then and there."""
+    _fill_standard_streams()
     try:
-        return run(arguments)
+        return run(build_parser().parse_args(argv))
     except SettingsError as error:
-        return _usage(str(error))
-    except StashError as error:
-        print(f"md5s3stash: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            _complain(line)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output (head, say) has seen enough. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OutputClosed:
+        # Whoever read our output (head, say) has seen enough.
+        _leave(1)
+    except OutputFailed as error:
+        _complain(str(error))
+        _leave(1)
     except KeyboardInterrupt:
-        print("md5s3stash: interrupted; what was printed is stashed", file=sys.stderr)
-        return INTERRUPTED
+        _complain("interrupted: what was printed is stashed")
+        _leave(INTERRUPTED)
+
+
+class OutputFailed(StashError):
+    """Standard output takes no more lines."""
+
+
+class OutputClosed(OutputFailed):
+    """Nobody reads standard output any more."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a fault of the arguments in one line, as all others are told."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} (md5s3stash --help tells more)")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that reads the metadata of what is installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"md5s3stash {version('md5s3stash')}")
+        except PackageNotFoundError:
+            print("md5s3stash (not installed)")
+        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The seed's options, and ours."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="md5s3stash",
         description="content addressable storage in AWS S3",
         epilog=_EPILOG,
@@ -71,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-s",
         "--bucket_scheme",
         nargs="?",
-        choices=["simple", "multibucket", "multivalue"],
+        metavar="{simple,multibucket}",
         help="simple (the default): one bucket; multibucket: 36 buckets, by digest (multivalue is an old name of it)",
     )
     parser.add_argument("-t", "--tempdir", help="if your files might be large, make sure this is on a big disk")
@@ -90,44 +122,60 @@ def build_parser() -> argparse.ArgumentParser:
         "--netrc", nargs="?", const="~/.netrc", metavar="FILE", help="take user names and passwords from this file"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line, with everything known")
-    parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="stash N sources at once (1 to 64)")
+    parser.add_argument("--jobs", default="1", metavar="N", help="stash N sources at once (1 to 64)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stashes what the arguments name; the exit status."""
-    _set_logging(arguments.loglevel)
-    if not arguments.warnings:
-        warnings.simplefilter("ignore")
-    _set_tempdir(arguments.tempdir)
-    # What follows imports boto3, requests and Pillow; --help and usage errors need not wait for them.
+    """Stashes what the arguments name; the exit status. Raises SettingsError with a line for each fault."""
+    # What these import (boto3, requests, Pillow) takes half a second, which --help need not wait for.
     from md5s3stash import batch
     from md5s3stash.passwords import Passwords
     from md5s3stash.progress import progress_display
 
-    passwords = Passwords.from_options(arguments.username, arguments.password, arguments.netrc, os.environ)
-    sources = read_sources(arguments.url, sys.stdin)
+    _set_warnings(arguments.warnings)
+    faults = Faults()
+    with faults.noted():
+        _set_logging(arguments.loglevel)
+    with faults.noted():
+        _set_tempdir(arguments.tempdir)
+    with faults.noted():
+        jobs = _jobs(arguments.jobs)
+    with faults.noted():
+        passwords = Passwords.from_options(arguments.username, arguments.password, arguments.netrc, os.environ)
+    with faults.noted():
+        stash = batch.open_stash(_settings(arguments, os.environ))
+    faults.tell()
+
     show = _print_json if arguments.json else _print_line
     failed = 0
     with (
-        contextlib.closing(batch.open_stash(_settings(arguments, os.environ))) as stash,
+        contextlib.closing(stash),
         progress_display(arguments.url, sys.stderr) as display,
+        contextlib.closing(batch.stash_all(stash, read_sources(arguments.url), passwords, jobs, display)) as outcomes,
     ):
-        for outcome in batch.stash_all(stash, sources, passwords, arguments.jobs, display):
+        for outcome in outcomes:
             with display.paused():
                 show(outcome)
             failed += outcome.error is not None
     return 1 if failed else 0
 
 
-def read_sources(names: Iterable[str], stdin: TextIO) -> Iterator[str]:
-    """The sources in the order given, with the lines of standard input in the place of each `-`."""
+def read_sources(names: Iterable[str], descriptor: int = 0) -> Iterator[str]:
+    """The sources in the order given, with the lines of standard input in the place of each `-`.
+
+    Raises SettingsError for a line that is longer than any path or URL.
+    """
+    # A stream of its own: at exit Python takes the lock of sys.stdin, which a read that still waits would hold.
+    stdin = open(descriptor, "rb", closefd=False)  # noqa: SIM115 nobody else's to close
     for name in names:
         if name == "-":
-            # Bytes that are no UTF-8 are part of a file name, not an error.
-            for line in stdin.buffer:
+            while line := stdin.readline(MAX_LINE_BYTES):
+                if len(line) == MAX_LINE_BYTES:
+                    raise SettingsError(f"standard input is no list: a line has {MAX_LINE_BYTES} bytes or more")
+                # Bytes that are no UTF-8 are part of a file name, not an error.
                 source = os.fsdecode(line.rstrip(b"\r\n"))
                 if source:
                     yield source
@@ -136,18 +184,17 @@ def read_sources(names: Iterable[str], stdin: TextIO) -> Iterator[str]:
 
 
 def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    from md5s3stash.settings import CORE_SECTIONS, load
-
+    # An empty option (-b "$UNSET") falls back like one without a value.
     flags = {
-        "stash.bucket_base": arguments.bucket_base,
-        "stash.bucket_scheme": arguments.bucket_scheme,
+        "stash.bucket_base": arguments.bucket_base or None,
+        "stash.bucket_scheme": arguments.bucket_scheme or None,
     }
     return load(CORE_SECTIONS, environ, arguments.config, flags, others_allowed=True)
 
 
 def _print_line(outcome: Outcome) -> None:
     if outcome.error is not None:
-        print(f"md5s3stash: {escaped(outcome.source)}: {outcome.error}", file=sys.stderr, flush=True)
+        _complain(f"{without_password(outcome.source)}: {outcome.error}")
         return
     assert outcome.result is not None
     report = outcome.result.report
@@ -157,27 +204,71 @@ def _print_line(outcome: Outcome) -> None:
 def _print_json(outcome: Outcome) -> None:
     import json
 
-    _write(json.dumps(outcome.as_json()))
+    found = outcome.as_json()
+    _write(json.dumps(found | {"url": without_password(found["url"])}))
     if outcome.error is not None:
-        print(f"md5s3stash: {escaped(outcome.source)}: {outcome.error}", file=sys.stderr, flush=True)
+        _complain(f"{without_password(outcome.source)}: {outcome.error}")
 
 
-def escaped(source: str) -> str:
-    """A name for a line of output: what would break the line or its columns is written as in Python."""
-    return "".join(char if char.isprintable() or "\udc80" <= char <= "\udcff" else repr(char)[1:-1] for char in source)
+def escaped(text: str) -> str:
+    """The text on one line and in one column: control characters and line separators are written as in Python."""
+    return "".join(repr(char)[1:-1] if category(char) in ("Cc", "Zl", "Zp") else char for char in text)
+
+
+def without_password(source: str) -> str:
+    """The source, less what stands before the @ of a web URL: such a URL is refused, and its password not told on."""
+    return re.sub(r"(?i)^(https?://)[^/?#]*@", r"\1", source)
 
 
 def _write(line: str) -> None:
-    # Names are bytes: the ones that are no UTF-8 go out as they came in.
-    sys.stdout.buffer.write(os.fsencode(line) + b"\n")
-    sys.stdout.buffer.flush()
+    try:
+        # Names are bytes: the ones that are no UTF-8 go out as they came in.
+        sys.stdout.buffer.write(os.fsencode(line) + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        raise OutputClosed("nobody reads standard output") from error
+    except OSError as error:
+        raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _complain(message: str) -> None:
+    # Where nobody listens for errors, the exit status has to do.
+    with contextlib.suppress(OSError):
+        sys.stderr.buffer.write(os.fsencode(f"md5s3stash: {escaped(message)}\n"))
+        sys.stderr.buffer.flush()
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once. The ordinary end waits for each thread, and one may hang in a silent connection."""
+    os._exit(status)
+
+
+def _fill_standard_streams() -> None:
+    """Opens what the caller has closed (`2>&-`): Python's stream is None then, and a socket would take its number."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free is the one that was closed.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+def _set_warnings(shown: bool) -> None:
+    if shown:
+        warnings.simplefilter("default", DeprecationWarning)
+    elif not sys.warnoptions:
+        # boto3 announces the end of a Python version as a warning of its own kind.
+        warnings.simplefilter("ignore")
 
 
 def _set_logging(level: str) -> None:
     numeric = logging.getLevelNamesMapping().get(level.upper())
     if numeric is None:
         raise SettingsError(f"--loglevel {level!r} is not one of: DEBUG, INFO, WARNING, ERROR, CRITICAL")
-    logging.basicConfig(level=numeric)
+    # The level is for our own words. What boto3 and urllib3 log below a warning holds Authorization headers and signed
+    # URLs, and urllib3's warnings quote URLs.
+    logging.basicConfig(level=max(numeric, logging.WARNING))
+    logging.getLogger("urllib3").setLevel(max(numeric, logging.ERROR))
+    logging.getLogger(__package__).setLevel(numeric)
 
 
 def _set_tempdir(directory: str | None) -> None:
@@ -189,22 +280,7 @@ def _set_tempdir(directory: str | None) -> None:
 
 
 def _jobs(value: str) -> int:
-    jobs = int(value)
-    if not 1 <= jobs <= 64:
-        raise argparse.ArgumentTypeError("1 to 64")
-    return jobs
-
-
-def _usage(message: str) -> int:
-    for line in message.splitlines():
-        print(f"md5s3stash: {line}", file=sys.stderr)
-    return USAGE
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
-        return f"md5s3stash {version('md5s3stash')}"
-    except PackageNotFoundError:
-        return "md5s3stash (not installed)"
+        return int(whole_number(1, 64)(value))
+    except ValueError as error:
+        raise SettingsError(f"--jobs {value!r}: {error}") from None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import netrc
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from md5s3stash.errors import SettingsError
+
+log = logging.getLogger(__name__)
 
 PASSWORD_VARIABLE = "MD5S3STASH_PASSWORD"
 DEFAULT_NETRC = "~/.netrc"
@@ -33,6 +37,9 @@ class Passwords:
             if password is not None:
                 raise SettingsError("-p needs -u: whose password is it?")
             return cls._from_netrc(netrc_file, None) if netrc_file else cls()
+        if ":" in username:
+            # RFC 7617 ends the name at the first colon: the rest would be taken for the password.
+            raise SettingsError("-u: a user name for Basic authentication cannot hold a colon")
         if password is None:
             password = environ.get(PASSWORD_VARIABLE)
         if password is not None:
@@ -47,6 +54,7 @@ class Passwords:
     def _from_netrc(cls, file: str, username: str | None, must_exist: bool = True) -> Passwords:
         path = os.path.expanduser(file)
         try:
+            _check_permissions(path, file)
             hosts = netrc.netrc(path).hosts
         except FileNotFoundError:
             if must_exist:
@@ -56,7 +64,9 @@ class Passwords:
             # The parser's own message may quote the line, password and all.
             where = f" in line {error.lineno}" if isinstance(error, netrc.NetrcParseError) and error.lineno else ""
             raise SettingsError(f"{file} cannot be read as a netrc file{where}") from None
-        entries = {host: (login, secret) for host, (login, _, secret) in hosts.items() if username in (None, login)}
+        entries = {
+            host.lower(): (login, secret) for host, (login, _, secret) in hosts.items() if username in (None, login)
+        }
         default = entries.pop("default", None)
         return cls(by_host=entries, default=default)
 
@@ -76,3 +86,17 @@ class Passwords:
         except ValueError:
             return None
         return self.by_host.get(host, self.default) if scheme == "https" else None
+
+
+def _check_permissions(path: str, file: str) -> None:
+    """Raises SettingsError where others may read the default file, the rule of ftp(1); OSError where there is none.
+
+    A file that was named is only warned about: a container's secrets are mounted with modes that nobody there chose.
+    """
+    status = os.stat(path)
+    # A pipe (`--netrc <(...)`) is nobody else's.
+    if not stat.S_ISREG(status.st_mode) or not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return
+    if file == DEFAULT_NETRC:
+        raise SettingsError(f"{file} holds passwords and is open to other users: chmod 600 {file}")
+    log.warning("%s holds passwords and is open to other users", file)

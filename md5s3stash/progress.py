@@ -10,6 +10,7 @@ from typing import Any, Protocol, TextIO
 
 # What is over sooner than this needs no bar.
 _DELAY_SECONDS = 0.5
+_USUAL_COLUMNS = 80
 
 
 class Display(Protocol):
@@ -86,13 +87,14 @@ def progress_display(names: Sequence[str], stream: TextIO) -> Iterator[Display]:
         return
     from tqdm import tqdm
 
+    # A terminal that does not know its width (a serial console, an expect script) says 0, and tqdm then shows nothing.
+    width = os.get_terminal_size(stream.fileno()).columns
+    common = {"file": stream, "delay": _DELAY_SECONDS, "leave": False, "ncols": None if width else _USUAL_COLUMNS}
     if len(names) == 1 and names[0] != "-":
         # Each byte goes by twice: once to be hashed, once to be sent.
         total = 2 * os.path.getsize(names[0]) if os.path.isfile(names[0]) else None
-        with tqdm(total=total, unit="B", unit_scale=True, file=stream, delay=_DELAY_SECONDS, leave=False) as bar:
+        with tqdm(total=total, unit="B", unit_scale=True, **common) as bar:
             yield _ByteBar(bar)
         return
-    with tqdm(
-        total=None if "-" in names else len(names), unit=" files", file=stream, delay=_DELAY_SECONDS, leave=False
-    ) as bar:
+    with tqdm(total=None if "-" in names else len(names), unit=" files", **common) as bar:
         yield _SourceBar(bar)

@@ -51,8 +51,11 @@ def retrying(
     random: Callable[[], float] = _random.random,
     give_up_after_seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
+    only: tuple[type[StashError], ...] = (StashError,),
 ) -> T:
     """The result of the operation; its StashErrors with `retryable` set are waited out and tried again.
+
+    `only` narrows that to the errors that a wait of seconds can mend: others with `retryable` set are for later.
 
     The error of the last attempt is raised, as is one whose wait would end after `give_up_after_seconds` since the
     start.
@@ -63,7 +66,7 @@ def retrying(
         try:
             return operation()
         except StashError as error:
-            if not error.retryable or attempt >= policy.attempts:
+            if not (error.retryable and isinstance(error, only)) or attempt >= policy.attempts:
                 raise
             asked = error.retry_after_seconds if isinstance(error, SourceUnavailable) else None
             delay = policy.delay_seconds(attempt, random(), asked)

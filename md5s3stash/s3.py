@@ -20,10 +20,19 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.parsers import ResponseParserError
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import Digest, is_md5
-from md5s3stash.errors import DigestMismatch, SettingsError, SourceChanged, StashError, StoreRefused, StoreUnavailable
+from md5s3stash.errors import (
+    DigestMismatch,
+    SettingsError,
+    SourceChanged,
+    SourceError,
+    StashError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from md5s3stash.objectstore import (
     IMMUTABLE,
     SHA256_METADATA,
@@ -32,7 +41,7 @@ from md5s3stash.objectstore import (
     require_at_most,
     require_same_content,
 )
-from md5s3stash.s3_curl import Credentials, CurlPut, Endpoint
+from md5s3stash.s3_curl import Answer, Credentials, CurlClient, Endpoint, Timeouts
 from md5s3stash.s3_errors import store_error
 from md5s3stash.scheme import ObjectAddress
 
@@ -44,7 +53,11 @@ MAX_PARTS = 10_000
 PART_BYTES = 32 * 1024 * 1024
 
 _AWS_HOST = re.compile(r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?")
+_AWS_NAME = re.compile(r"https?://[A-Za-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
 _WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+
+# A role's credentials that could not be renewed come as a RuntimeError, an answer that is no XML as the parser's error.
+_BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +78,15 @@ class _Taken(Exception):
 
 
 class S3ObjectStore:
-    """An `ObjectStore` on a boto3 client, with `CurlPut` for small bodies where the connection is our own to make."""
+    """An `ObjectStore` on a boto3 client, with libcurl for small requests where the connection is our own to make."""
 
-    def __init__(self, client: Any, small_put: CurlPut | None = None, limits: S3Limits | None = None) -> None:
+    def __init__(self, client: Any, curl: CurlClient | None = None, limits: S3Limits | None = None) -> None:
         self._client = client
-        self._small_put = small_put
+        self._curl = curl
         self._limits = limits or S3Limits()
         self._warned_buckets: set[str] = set()
+        # In another region than the endpoint's: libcurl would be sent away each time, boto3 remembers where to go.
+        self._boto_buckets: set[str] = set()
 
     def put(
         self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None = None
@@ -87,30 +102,49 @@ class S3ObjectStore:
         return PutOutcome.STORED
 
     def head(self, address: ObjectAddress) -> StoredObject | None:
-        try:
-            answer = self._client.head_object(Bucket=address.bucket, Key=address.key, ChecksumMode="ENABLED")
-        except ClientError as error:
-            if _status(error) == 404:
-                return None
-            raise _translated(error, address) from error
-        except BotoCoreError as error:
-            raise _translated(error, address) from error
+        curl = self._curl_for(address)
+        if curl is None:
+            return self._head_by_boto(address)
+        answer = curl.head(address, {"x-amz-checksum-mode": "ENABLED"})
+        if answer.status == 200:
+            return _stored_object(_as_boto(answer))
+        if answer.status == 404:
+            return None
+        if answer.status == 403:
+            raise store_error(address.s3_url, answer.status, answer.code)
+        # What needs another try or another region is boto3's. A HEAD has no body that would say which of the two: S3
+        # sends 400 for a signature of the wrong region and for an expired token alike.
+        stored = self._head_by_boto(address)
+        if answer.status in (301, 307, 400):
+            self._boto_buckets.add(address.bucket)
+        return stored
+
+    def _head_by_boto(self, address: ObjectAddress) -> StoredObject | None:
+        with _translating(address):
+            try:
+                answer = self._client.head_object(Bucket=address.bucket, Key=address.key, ChecksumMode="ENABLED")
+            except ClientError as error:
+                if _status(error) == 404:
+                    return None
+                raise
         return _stored_object(answer)
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
-        try:
-            answer = self._client.get_object(Bucket=address.bucket, Key=address.key)
+        with _translating(address):
+            try:
+                answer = self._client.get_object(Bucket=address.bucket, Key=address.key)
+            except ClientError as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
             with answer["Body"] as body:
                 require_at_most(address, answer["ContentLength"], max_bytes)
                 data: bytes = body.read(max_bytes + 1)
-        except ClientError as error:
-            if _code(error) in ("NoSuchKey", "404"):
-                return None
-            raise _translated(error, address) from error
-        except BotoCoreError as error:
-            raise _translated(error, address) from error
         require_at_most(address, len(data), max_bytes)
         return data
+
+    def _curl_for(self, address: ObjectAddress) -> CurlClient | None:
+        return None if address.bucket in self._boto_buckets else self._curl
 
     def _stands(self, address: ObjectAddress, digest: Digest, strict: bool = False) -> bool:
         """Whether this very content stands there already. Raises DigestCollision where another one does."""
@@ -128,8 +162,9 @@ class S3ObjectStore:
 
     def _send(self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None) -> None:
         if content.data is not None:
-            if self._small_put is not None:
-                self._put_by_curl(self._small_put, address, content.data, content.digest, mime_type)
+            curl = self._curl_for(address)
+            if curl is not None:
+                self._put_by_curl(curl, address, content.data, content.digest, mime_type)
             else:
                 self._put_by_boto(address, content.data, content.digest, mime_type)
             if progress is not None:
@@ -141,7 +176,7 @@ class S3ObjectStore:
             self._put_parts(address, content, mime_type, progress)
 
     def _put_by_curl(
-        self, curl_put: CurlPut, address: ObjectAddress, data: bytes, digest: Digest, mime_type: str
+        self, curl: CurlClient, address: ObjectAddress, data: bytes, digest: Digest, mime_type: str
     ) -> None:
         headers = {
             "Content-Type": mime_type,
@@ -153,17 +188,17 @@ class S3ObjectStore:
             "x-amz-content-sha256": digest.sha256,
             f"x-amz-meta-{SHA256_METADATA}": digest.sha256,
         }
-        answer = curl_put.put(address, data, headers)
+        answer = curl.put(address, data, headers)
         if answer.status in (301, 307) or answer.code in _WRONG_REGION_CODES:
             # The bucket lives in another region; boto3 knows how to find it.
             self._put_by_boto(address, data, digest, mime_type)
+            self._boto_buckets.add(address.bucket)
             return
         if answer.status == 412:
             raise _Taken
         if answer.status != 200:
             raise store_error(address.s3_url, answer.status, answer.code)
-        kms = answer.headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
-        self._check_put(address, answer.headers.get("etag", ""), digest.md5, kms)
+        self._check_put(address, _as_boto(answer), {digest.md5})
 
     def _put_by_boto(self, address: ObjectAddress, body: Any, digest: Digest, mime_type: str) -> None:
         with _translating(address):
@@ -178,7 +213,7 @@ class S3ObjectStore:
                 IfNoneMatch="*",
                 **_attributes(digest, mime_type),
             )
-        self._check_put(address, answer.get("ETag", ""), digest.md5, is_kms(answer))
+        self._check_put(address, answer, {digest.md5})
 
     def _put_parts(self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None) -> None:
         """Above what one request may hold. Each part is a buffer, hashed and sent; completed only if all of them
@@ -197,14 +232,8 @@ class S3ObjectStore:
         except BaseException:
             self._abort(target)
             raise
-        expected = {
-            _multipart_etag(parts),
-            content.digest.md5,
-        }  # rclone's server hashes the whole, S3 the parts' digests
-        if answer.get("ETag", "").strip('"') not in expected and not is_kms(answer):
-            raise DigestMismatch(
-                f"{address.s3_url}: the ETag {answer.get('ETag')} is not that of the parts that were sent"
-            )
+        # S3 hashes the digests of the parts, rclone's server the whole.
+        self._check_put(address, answer, {_multipart_etag(parts), content.digest.md5})
 
     def _send_parts(
         self, target: Mapping[str, str], address: ObjectAddress, content: Content, progress: Progress | None
@@ -219,7 +248,7 @@ class S3ObjectStore:
                 answer = self._client.upload_part(
                     **target, PartNumber=len(parts) + 1, Body=data, ContentMD5=base64.b64encode(md5).decode("ascii")
                 )
-                self._check_etag(address, answer.get("ETag", ""), md5.hex(), is_kms(answer))
+                self._check_etag(address, answer, {md5.hex()})
                 parts.append(_Part(len(parts) + 1, md5, answer["ETag"]))
                 if progress is not None:
                     progress(len(data))
@@ -230,24 +259,25 @@ class S3ObjectStore:
     def _abort(self, target: Mapping[str, str]) -> None:
         try:
             self._client.abort_multipart_upload(**target)
-        except (ClientError, BotoCoreError) as error:
+        except _BOTO_ERRORS as error:
             # The error that brought us here matters more; the bucket's lifecycle rule removes stale parts.
             log.warning(
                 "abort of a multipart upload failed bucket=%s key=%s: %s", target["Bucket"], target["Key"], error
             )
 
-    def _check_put(self, address: ObjectAddress, etag: str, md5: str, kms: bool) -> None:
+    def _check_put(self, address: ObjectAddress, answer: Mapping[str, Any], expected: set[str]) -> None:
         try:
-            self._check_etag(address, etag, md5, kms)
+            self._check_etag(address, answer, expected)
         except DigestMismatch:
-            if is_md5(etag.strip('"')):
-                self._remove_wrong(address)
+            # Left standing, it would vouch for itself at the next try with the SHA-256 that we sent along.
+            self._remove_wrong(address)
             raise
 
-    def _check_etag(self, address: ObjectAddress, etag: str, md5: str, kms: bool) -> None:
-        if etag.strip('"').lower() == md5:
+    def _check_etag(self, address: ObjectAddress, answer: Mapping[str, Any], expected: set[str]) -> None:
+        etag = answer.get("ETag", "")
+        if etag.strip('"').lower() in expected:
             return
-        if kms:
+        if is_kms(answer):
             self._warn_once(
                 address.bucket, "it encrypts with KMS: ETags are no md5s here, Content-MD5 and SHA-256 vouch"
             )
@@ -263,7 +293,7 @@ class S3ObjectStore:
         try:
             self._client.delete_object(Bucket=address.bucket, Key=address.key)
             log.error("removed wrong bytes from %s, which the store had taken without a check", address.s3_url)
-        except (ClientError, BotoCoreError) as error:
+        except _BOTO_ERRORS as error:
             log.critical("%s holds wrong bytes and could not be removed: %s", address.s3_url, error)
 
     def _warn_once(self, bucket: str, message: str) -> None:
@@ -283,47 +313,67 @@ class _Part:
 
 
 def connect(
-    endpoint: str | None = None, session: boto3.Session | None = None, limits: S3Limits | None = None
+    endpoint: str | None = None,
+    session: boto3.Session | None = None,
+    limits: S3Limits | None = None,
+    timeouts: Timeouts | None = None,
 ) -> S3ObjectStore:
-    """A store with the credentials of the ordinary boto3 chain: environment, profile, container, the box's IAM role
-    (IMDSv2).
+    """A store for many contents, with the credentials of the ordinary boto3 chain: environment, profile, container, the
+    box's IAM role (IMDSv2).
 
     `endpoint` is a bare host (`s3-us-west-2.amazonaws.com`) or a URL (`http://127.0.0.1:9000`, with the bucket in the
     path); None is Amazon's for the region of the chain. Raises SettingsError where it is neither.
     """
-    session = session or boto3.Session()
+    timeouts = timeouts or Timeouts()
+    session = session or _new_session()
+    client = _new_client(endpoint, session, timeouts)
+    curl = CurlClient(endpoint_of(client), lambda: _credentials(session), timeouts)
+    return S3ObjectStore(client, curl, limits)
+
+
+def endpoint_of(client: Any) -> Endpoint:
+    """Where a client of ours sends its requests, and how."""
+    url, region = client.meta.endpoint_url.rstrip("/"), client.meta.region_name
+    return Endpoint(
+        url=url,
+        # boto3's name for "no region was given" signs as the first one.
+        region="us-east-1" if region == "aws-global" else region,
+        # AWS_ENDPOINT_URL can have put another store here, whose buckets are no host names.
+        virtual_hosts=_AWS_NAME.fullmatch(url) is not None,
+    )
+
+
+def _new_session() -> boto3.Session:
+    try:
+        return boto3.Session()
+    except BotoCoreError as error:
+        raise SettingsError(f"the AWS settings are wrong: {error}") from error
+
+
+def _new_client(endpoint: str | None, session: boto3.Session, timeouts: Timeouts) -> Any:
     url, region = parse_endpoint(endpoint)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 4},
-        connect_timeout=10,
-        read_timeout=60,
+        connect_timeout=timeouts.connect_seconds,
+        read_timeout=timeouts.stall_seconds,
         max_pool_connections=64,
         s3={"addressing_style": "path"} if url else {},
     )
     try:
-        client = session.client("s3", endpoint_url=url, region_name=region, config=config)
+        return session.client("s3", endpoint_url=url, region_name=region, config=config)
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"no S3 client can be made from the AWS settings: {error}") from error
-    signing_region = client.meta.region_name
-    put = CurlPut(
-        Endpoint(
-            url=client.meta.endpoint_url,
-            # boto3's name for "no region was given" signs as the first one.
-            region="us-east-1" if signing_region == "aws-global" else signing_region,
-            virtual_hosts=url is None,
-        ),
-        lambda: _credentials(session),
-    )
-    return S3ObjectStore(client, put, limits)
 
 
 def store_for(conn: Any = None, endpoint: str | None = None) -> S3ObjectStore:
     """The store behind what callers of the library pass as `conn`: None, a boto3 session, or a boto3 S3 client.
 
-    A client is used as it is for everything, so that its region, endpoint, credentials, proxies and hooks hold.
+    A client is used as it is for everything, so that its region, endpoint, credentials, proxies and hooks hold. All of
+    it is boto3, whichever they pass: a store for one content gains nothing from a second connection, and what the
+    callers' tests put in place of boto3's transport (moto's mock_aws) is never gone round.
     """
     if conn is None or isinstance(conn, boto3.Session):
-        return connect(endpoint, conn)
+        return S3ObjectStore(_new_client(endpoint, conn or _new_session(), Timeouts()))
     if not hasattr(conn, "put_object"):
         raise SettingsError(f"conn is a {type(conn).__name__}: pass a boto3 S3 client, a boto3 session, or nothing")
     return S3ObjectStore(conn)
@@ -345,12 +395,17 @@ def parse_endpoint(endpoint: str | None) -> tuple[str | None, str | None]:
     return f"https://{endpoint}", None
 
 
-def _credentials(session: boto3.Session) -> Credentials | None:
+def _credentials(session: boto3.Session) -> Credentials:
     """The chain's credentials of this moment: a role's are renewed by botocore before they expire."""
-    found = session.get_credentials()
-    if found is None:
-        raise StoreRefused(_NO_CREDENTIALS)
-    frozen = found.get_frozen_credentials()
+    try:
+        found = session.get_credentials()
+        if found is None:
+            raise StoreRefused(_NO_CREDENTIALS)
+        frozen = found.get_frozen_credentials()
+    except PartialCredentialsError as error:
+        raise StoreRefused(_NO_CREDENTIALS) from error
+    except _BOTO_ERRORS as error:
+        raise StoreUnavailable(f"the AWS credentials could not be had: {error}") from error
     return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
 
@@ -386,6 +441,25 @@ def _stored_object(answer: Mapping[str, Any]) -> StoredObject:
     )
 
 
+def _as_boto(answer: Answer) -> dict[str, Any]:
+    """The headers of libcurl's answer under the names that boto3 gives to those we read."""
+    headers = answer.headers
+    named = {boto_name: headers[name] for name, boto_name in _BOTO_NAMES.items() if name in headers}
+    start = "x-amz-meta-"
+    metadata = {name.removeprefix(start): value for name, value in headers.items() if name.startswith(start)}
+    return {**named, "ContentLength": int(headers.get("content-length", "0")), "Metadata": metadata}
+
+
+_BOTO_NAMES = {
+    "etag": "ETag",
+    "content-type": "ContentType",
+    "cache-control": "CacheControl",
+    "x-amz-checksum-sha256": "ChecksumSHA256",
+    "x-amz-server-side-encryption": "ServerSideEncryption",
+    "x-amz-server-side-encryption-customer-algorithm": "SSECustomerAlgorithm",
+}
+
+
 def is_kms(answer: Mapping[str, Any]) -> bool:
     """Whether the object is encrypted with a KMS key, which makes its ETag something else than the md5."""
     return str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
@@ -401,31 +475,29 @@ def _code(error: ClientError) -> str:
 
 @contextmanager
 def _translating(address: ObjectAddress) -> Iterator[None]:
-    """Errors of a write: 412 becomes `_Taken`, the rest one of ours."""
+    """Errors of boto3: 412 becomes `_Taken`, the rest one of ours."""
     try:
         yield
-    except ClientError as error:
-        if _status(error) == 412:
+    except _BOTO_ERRORS as error:
+        if isinstance(error, ClientError) and _status(error) == 412:
             raise _Taken from error
         raise _translated(error, address) from error
-    except BotoCoreError as error:
-        raise _translated(error, address) from error
 
 
-def _translated(error: ClientError | BotoCoreError, address: ObjectAddress) -> StashError:
+def _translated(error: Exception, address: ObjectAddress) -> StashError:
     if isinstance(error, ClientError):
         return store_error(address.s3_url, _status(error), _code(error))
     # botocore wraps what the reader of a body raises.
-    changed = _source_changed(error)
-    if changed is not None:
-        return changed
+    of_source = _source_error(error)
+    if of_source is not None:
+        return of_source
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return StoreRefused(_NO_CREDENTIALS)
     return StoreUnavailable(f"{address.s3_url}: no answer from the store: {error}")
 
 
-def _source_changed(error: BaseException) -> SourceChanged | None:
+def _source_error(error: BaseException) -> SourceError | None:
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, SourceChanged):
+    while seen is not None and not isinstance(seen, SourceError):
         seen = seen.__cause__ or seen.__context__
     return seen

@@ -1,7 +1,8 @@
-"""One signed PUT of a buffer through libcurl; the only importer of pycurl.
+"""Small signed requests to S3 through libcurl: a PUT of a buffer, and the HEAD before it; the only importer of pycurl.
 
 libcurl signs (AWS_SIGV4) and keeps its connections; over TLS it was ahead of the other clients that we measured, see
-docs/decisions/0003-libcurl-for-small-puts.md and bench/upload_clients.py. What is large goes through boto3.
+docs/decisions/0003-libcurl-for-small-puts.md and bench/upload_clients.py. What is large, and whatever needs another
+try or another region, goes through boto3.
 """
 
 from __future__ import annotations
@@ -19,12 +20,22 @@ import pycurl
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.scheme import ObjectAddress
 
-CONNECT_TIMEOUT_SECONDS = 10
-# A transfer that moves less than a byte a second for this long has hung.
-STALL_TIMEOUT_SECONDS = 60
 MAX_ANSWER_BYTES = 64 * 1024
 
 _ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,100})</Code>")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait for a store.
+
+    `stall_seconds`: between two arrivals of bytes. `small_request_seconds`: for a small request in all, since a store
+    that answers with a byte now and then never stalls; eight megabytes over a poor line fit well in.
+    """
+
+    connect_seconds: float = 10
+    stall_seconds: float = 60
+    small_request_seconds: float = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,7 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class PutAnswer:
+class Answer:
     """The status, the headers (names in lower case) and S3's error code, if there was one."""
 
     status: int
@@ -68,17 +79,36 @@ class Endpoint:
         return f"{self.url}/{address.bucket}/{key}"
 
 
-class CurlPut:
-    """Sends buffers to S3. Safe to share: each thread has a connection of its own."""
+class CurlClient:
+    """Sends small requests to S3, each of them once. Safe to share: each thread has connections of its own."""
 
-    def __init__(self, endpoint: Endpoint, credentials: Callable[[], Credentials | None]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, credentials: Callable[[], Credentials], timeouts: Timeouts | None = None
+    ) -> None:
         self._endpoint = endpoint
         self._credentials = credentials
+        self._timeouts = timeouts or Timeouts()
         self._local = threading.local()
 
-    def put(self, address: ObjectAddress, data: bytes, headers: Mapping[str, str]) -> PutAnswer:
-        """One request, not repeated. Raises StoreUnavailable where no answer came."""
-        curl = self._curl()
+    def put(self, address: ObjectAddress, data: bytes, headers: Mapping[str, str]) -> Answer:
+        """The answer to a PUT. Raises StoreUnavailable where none came."""
+        curl = self._handle("put", _prepare_put)
+        curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(data))
+        curl.setopt(pycurl.POSTFIELDS, data)
+        try:
+            # An empty Expect spares the round trip that libcurl would make before a body of more than a megabyte.
+            return self._perform(curl, address, {**headers, "Expect": ""})
+        finally:
+            # The handle outlives this call; the buffer need not.
+            curl.setopt(pycurl.POSTFIELDSIZE_LARGE, 0)
+            curl.setopt(pycurl.POSTFIELDS, b"")
+
+    def head(self, address: ObjectAddress, headers: Mapping[str, str]) -> Answer:
+        """The answer to a HEAD. Raises StoreUnavailable where none came."""
+        return self._perform(self._handle("head", _prepare_head), address, headers)
+
+    def _perform(self, curl: pycurl.Curl, address: ObjectAddress, headers: Mapping[str, str]) -> Answer:
+        credentials = self._credentials()
         answer_headers: dict[str, str] = {}
         answer_body = bytearray()
 
@@ -87,51 +117,73 @@ class CurlPut:
             if colon:
                 answer_headers[name.strip().lower()] = value.strip()
 
-        def take_body(chunk: bytes) -> None:
-            # Only the error code is wanted, and it stands at the beginning.
-            answer_body.extend(chunk[: MAX_ANSWER_BYTES - len(answer_body)])
+        def take_body(chunk: bytes) -> int:
+            # Only the error code is wanted, and it stands at the beginning. Taking less than what came ends the
+            # transfer: an answer without an end is not read to it.
+            taken = chunk[: MAX_ANSWER_BYTES - len(answer_body)]
+            answer_body.extend(taken)
+            return len(taken)
 
-        lines = [f"{name}: {value}" for name, value in headers.items()]
-        # An empty Expect spares the round trip that libcurl would make before a body of more than a megabyte.
-        lines.append("Expect:")
-        credentials = self._credentials()
-        if credentials is not None:
-            curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
-            curl.setopt(pycurl.USERNAME, credentials.access_key)
-            curl.setopt(pycurl.PASSWORD, credentials.secret_key)
-            if credentials.token:
-                lines.append(f"x-amz-security-token: {credentials.token}")
+        lines = [f"{name}: {value}" if value else f"{name}:" for name, value in headers.items()]
+        if credentials.token:
+            lines.append(f"x-amz-security-token: {credentials.token}")
+        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
+        curl.setopt(pycurl.USERNAME, credentials.access_key)
+        curl.setopt(pycurl.PASSWORD, credentials.secret_key)
         curl.setopt(pycurl.URL, self._endpoint.url_of(address))
         curl.setopt(pycurl.HTTPHEADER, lines)
-        curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(data))
-        curl.setopt(pycurl.POSTFIELDS, data)
         curl.setopt(pycurl.HEADERFUNCTION, take_header)
         curl.setopt(pycurl.WRITEFUNCTION, take_body)
         try:
             curl.perform()
         except pycurl.error as error:
             number, message = error.args
-            raise StoreUnavailable(f"{address.s3_url}: no answer from the store: {message} (curl {number})") from error
+            if number != pycurl.E_WRITE_ERROR:
+                raise StoreUnavailable(
+                    f"{address.s3_url}: no answer from the store: {message} (curl {number})"
+                ) from error
         code = _ERROR_CODE.search(answer_body)
-        return PutAnswer(curl.getinfo(pycurl.RESPONSE_CODE), answer_headers, code[1].decode() if code else "")
+        return Answer(curl.getinfo(pycurl.RESPONSE_CODE), answer_headers, code[1].decode() if code else "")
 
-    def _curl(self) -> pycurl.Curl:
-        curl = getattr(self._local, "curl", None)
+    def _handle(self, method: str, prepare: Callable[[pycurl.Curl], None]) -> pycurl.Curl:
+        """This thread's handle for the method; each keeps one connection."""
+        curl = getattr(self._local, method, None)
         if curl is None:
-            curl = self._local.curl = _new_curl()
+            curl = _new_handle(self._timeouts)
+            prepare(curl)
+            # Both methods of a thread go over the same connection.
+            share = getattr(self._local, "share", None)
+            if share is None:
+                share = self._local.share = pycurl.CurlShare()
+                share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_CONNECT)
+            curl.setopt(pycurl.SHARE, share)
+            setattr(self._local, method, curl)
         return curl
 
 
-def _new_curl() -> pycurl.Curl:
-    curl = pycurl.Curl()
+def _prepare_put(curl: pycurl.Curl) -> None:
     curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
+
+
+def _prepare_head(curl: pycurl.Curl) -> None:
+    curl.setopt(pycurl.NOBODY, 1)
+
+
+def _new_handle(timeouts: Timeouts) -> pycurl.Curl:
+    curl = pycurl.Curl()
     curl.setopt(pycurl.NOSIGNAL, 1)
     curl.setopt(pycurl.FOLLOWLOCATION, 0)
     curl.setopt(pycurl.TCP_KEEPALIVE, 1)
-    curl.setopt(pycurl.CONNECTTIMEOUT, CONNECT_TIMEOUT_SECONDS)
+    curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(timeouts.connect_seconds))
     curl.setopt(pycurl.LOW_SPEED_LIMIT, 1)
-    curl.setopt(pycurl.LOW_SPEED_TIME, STALL_TIMEOUT_SECONDS)
+    # Whole seconds only, and 0 would switch it off.
+    curl.setopt(pycurl.LOW_SPEED_TIME, max(1, round(timeouts.stall_seconds)))
+    curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(timeouts.small_request_seconds))
     # The same choice of certificates as botocore makes; the wheel of pycurl knows of none.
     bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where()
     curl.setopt(pycurl.CAINFO, bundle)
     return curl
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

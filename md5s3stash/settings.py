@@ -8,10 +8,11 @@ read; this module knows those of the core.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +25,26 @@ DEFAULT_FILE = Path("/etc/md5s3stash/md5s3stash.toml")
 
 Parse = Callable[[Any], Any]
 Section = TypeVar("Section")
+
+
+class Faults:
+    """Gathers what is wrong, so that nobody has to mend one fault to hear of the next."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Takes the SettingsError of the block, if it raises one, and goes on."""
+        try:
+            yield
+        except SettingsError as error:
+            self.lines += str(error).splitlines()
+
+    def tell(self) -> None:
+        """Raises one SettingsError, a line for each fault, if there were any."""
+        if self.lines:
+            raise SettingsError("\n".join(self.lines))
 
 
 def setting(default: Any, parse: Parse, help: str, variable: str | None = None) -> Any:
@@ -74,7 +95,7 @@ def seconds(minimum: float, maximum: float) -> Parse:
     def parse(value: Any) -> float:
         try:
             number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
-        except ValueError:
+        except (ValueError, OverflowError):
             number = None
         # NaN fails the comparison too.
         if number is None or not minimum <= number <= maximum:
@@ -104,10 +125,16 @@ class StashSettings:
     )
 
     def bases(self) -> tuple[BucketBase, ...]:
-        """The checked bucket bases. Raises SettingsError where none is set."""
+        """The checked bucket bases, each once. Raises SettingsError where none is set, or for all that are wrong."""
         if not self.bucket_base:
             raise SettingsError("BUCKET_BASE is not set: give the bucket (or bucket/prefix) to stash into")
-        return tuple(BucketBase.parse(base, self.bucket_scheme) for base in self.bucket_base)
+        faults = Faults()
+        bases: dict[BucketBase, None] = {}
+        for base in self.bucket_base:
+            with faults.noted():
+                bases[BucketBase.parse(base, self.bucket_scheme)] = None
+        faults.tell()
+        return tuple(bases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +196,15 @@ def load(
     `file` None reads DEFAULT_FILE if it exists. `others_allowed` passes over sections that this program does not
     know, since all programs share the file. Raises SettingsError with one line for each fault.
     """
-    faults: list[str] = []
+    told = Faults()
+    faults = told.lines
     table = _read_toml(file, faults)
     faults += _unknown_keys(table, sections, others_allowed)
     parsed = {
         kind: kind(**_values(name, kind, table.get(name, {}), environ, flags or {}, faults))
         for name, kind in sections.items()
     }
-    if faults:
-        raise SettingsError("\n".join(faults))
+    told.tell()
     return Settings(parsed)
 
 
@@ -198,8 +225,13 @@ def _read_toml(file: Path | None, faults: list[str]) -> Mapping[str, Any]:
             faults.append(f"{path}: there is no such settings file")
     except tomllib.TOMLDecodeError as error:
         faults.append(f"{path}: not valid TOML: {error}")
-    except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"{path}: cannot be read: {error}")
+    except OSError as error:
+        faults.append(f"{path}: cannot be read: {error.strerror}")
+    except UnicodeDecodeError:
+        faults.append(f"{path}: not valid TOML: it is not UTF-8")
+    except (ValueError, RecursionError) as error:
+        # A NUL in the name, a number of thousands of digits, brackets nested beyond all reason.
+        faults.append(f"{str(path)!r}: cannot be read: {error}")
     return {}
 
 
@@ -208,13 +240,20 @@ def _unknown_keys(table: Mapping[str, Any], sections: Mapping[str, type], others
     for name, values in table.items():
         if name not in sections:
             if not others_allowed:
-                faults.append(f"[{name}] is not a section{_guess(name, sections)}")
+                faults.append(f"[{_one_line(name)}] is not a section{_guess(name, sections)}")
         elif not isinstance(values, Mapping):
             faults.append(f"{name} is a section: write [{name}] and its keys below")
         else:
             keys = [field.name for field in dataclasses.fields(sections[name])]
-            faults += [f"{name}.{key} is not a setting{_guess(key, keys)}" for key in values if key not in keys]
+            faults += [
+                f"{name}.{_one_line(key)} is not a setting{_guess(key, keys)}" for key in values if key not in keys
+            ]
     return faults
+
+
+def _one_line(key: str) -> str:
+    # A quoted key of TOML may hold a line break, and each fault is one line.
+    return key if key.isprintable() else repr(key)
 
 
 def _guess(name: str, known: Any) -> str:

@@ -6,13 +6,13 @@ Every step before the last may be repeated, because the address is the content.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from md5s3stash.content import Content, Progress
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import CacheUnavailable, DigestMismatch, SourceUnreadable, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher, Validators
 from md5s3stash.media import describe
 from md5s3stash.objectstore import ObjectStore, PutOutcome
@@ -23,6 +23,10 @@ from md5s3stash.source import LocalFile, RemoteUrl, open_local, parse_source
 log = logging.getLogger(__name__)
 
 Auth = tuple[str, str]
+
+# What may pass within seconds. A bucket that does not exist, or a file whose digest is no longer right, stays so until
+# somebody acts or the file is read anew: whoever called us decides when.
+WORTH_WAITING_FOR = (StoreUnavailable, DigestMismatch)
 
 
 class StashReport(NamedTuple):
@@ -113,8 +117,14 @@ class Stasher:
         if known is not None:
             return StashResult(known, Outcome.KNOWN, content.size_bytes)
         address = self._base.address(md5)
-        mime_type, dimensions = describe(content)
-        put = retrying(lambda: self._store.put(address, content, mime_type, progress), self._retry)
+        try:
+            mime_type, dimensions = describe(content)
+            put = retrying(
+                lambda: self._store.put(address, content, mime_type, progress), self._retry, only=WORTH_WAITING_FOR
+            )
+        except OSError as error:
+            # The store speaks our tree alone, so this is the file: a disk that fails, an NFS server that forgot it.
+            raise SourceUnreadable(f"reading failed: {error.strerror or error}") from error
         outcome = Outcome.STORED if put is PutOutcome.STORED else Outcome.ALREADY_THERE
         self._remember(self._caches.hash_cache, md5, (address.s3_url, mime_type, dimensions))
         report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
@@ -126,9 +136,11 @@ class Stasher:
         entry = _recall(self._caches.url_cache, url)
         if not isinstance(entry, Mapping):
             return None
-        validators = Validators(entry.get("If-None-Match"), entry.get("If-Modified-Since"))
-        md5 = entry.get("md5")
-        if not isinstance(md5, str) or (validators.etag is None and validators.last_modified is None):
+        md5 = _text_or_none(entry.get("md5"))
+        validators = Validators(
+            _text_or_none(entry.get("If-None-Match")), _text_or_none(entry.get("If-Modified-Since"))
+        )
+        if md5 is None or validators == Validators():
             return None
         report = self._known_hash(url, md5)
         return None if report is None else _KnownUrl(report, validators)
@@ -139,13 +151,12 @@ class Stasher:
         A cache shared by several bases names the place that was written last; for any other base the object has still
         to be put there.
         """
-        entry = _recall(self._caches.hash_cache, md5)
-        if not isinstance(entry, Sequence) or isinstance(entry, (str, bytes)) or len(entry) != 3:
-            return None
-        s3_url, mime_type, dimensions = entry
-        if s3_url != self._base.address(md5).s3_url:
-            return None
-        return StashReport(url, md5, s3_url, mime_type, tuple(dimensions))
+        # Whoever else writes into the cache may have written anything: what does not fit counts as nothing.
+        match _recall(self._caches.hash_cache, md5):
+            case [str(s3_url), str(mime_type), [int(width), int(height)]]:
+                if s3_url == self._base.address(md5).s3_url:
+                    return StashReport(url, md5, s3_url, mime_type, (width, height))
+        return None
 
     def _remember(self, cache: MutableMapping[str, Any] | None, key: str, value: object) -> None:
         if cache is None:
@@ -174,6 +185,10 @@ def _recall(cache: MutableMapping[str, Any] | None, key: str) -> Any:
         # A cache that is down costs speed, never a stash.
         log.warning("cache not read key=%s: %s", key, error)
         return None
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _url_entry(md5: str, validators: Validators) -> dict[str, str]:

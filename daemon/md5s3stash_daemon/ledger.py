@@ -1,31 +1,76 @@
 """Where it is recorded what was dropped and what became of it: in Redis, under a configurable prefix.
 
-{prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]
-{prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
-{prefix}:names        dropped path or URL -> md5
-{prefix}:log          stream, one entry an outcome, for XREAD
+    {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]
+    {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
+    {prefix}:names        dropped path or URL -> md5
+    {prefix}:log          stream, one entry an outcome, for XREAD
+    {prefix}:open         queue id -> 1, for drops whose outcome is recorded while their file is still in the spool
+
+The last makes the log idempotent: a daemon that dies between the record and the removal of the file does the work
+again, and finds that the log has it.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Protocol
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import redis
 
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
 
+log = logging.getLogger(__name__)
+
+# A stream that nobody trims would end up as the largest thing in Redis. Trimmed in whole nodes, hence "about".
+LOG_MAX_ENTRIES = 1_000_000
+
+# KEYS: names, hash_cache, log, open. ARGV: the log's bound, then for each outcome: queue id, name, md5 (empty for a
+# failure), the hash_cache's JSON, the number of the log's fields and values, and these.
+_RECORD = """
+local at = 2
+while at <= #ARGV do
+  local id, name, md5, known, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  if md5 ~= '' then
+    redis.call('HSET', KEYS[1], name, md5)
+    redis.call('HSET', KEYS[2], md5, known)
+  end
+  if redis.call('HSETNX', KEYS[4], id, 1) == 1 then
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, at + 5, at + 4 + count))
+  end
+  at = at + 5 + count
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a drop: one report for each bucket base, or the kind and the words of a failure."""
+
+    queue_id: str
+    name: str
+    reports: tuple[StashReport, ...] = ()
+    size_bytes: int | None = None
+    error: str = ""
+    reason: str = ""
+
 
 class Ledger(Protocol):
-    """Records outcomes. Raises CacheUnavailable where nothing could be recorded: the file must be kept then."""
+    """Records outcomes. Raises CacheUnavailable where it could not be recorded for certain: the files must be kept."""
 
-    def record_stashed(self, name: str, report: StashReport) -> None:
-        """Durably, before the dropped file may go."""
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        """All of them, durably. May be repeated: the same drop is logged once."""
         ...
 
-    def record_failed(self, name: str, reason: str) -> None:
-        """That a file went to failed/."""
+    def forget(self, queue_ids: Sequence[str]) -> None:
+        """The files of these drops are gone from the spool; nobody will record them again."""
+        ...
+
+    def ping(self) -> None:
+        """Raises CacheUnavailable where the ledger does not answer."""
         ...
 
 
@@ -35,29 +80,68 @@ class RedisLedger:
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
+        self._record = client.register_script(_RECORD)
 
-    def record_stashed(self, name: str, report: StashReport) -> None:
-        known = json.dumps([report.s3_url, report.mime_type, list(report.dimensions)])
-        entry = {"md5": report.md5, "mime_type": report.mime_type, "s3_url": report.s3_url}
-        self._commit(name, "stashed", entry, {"names": {_bytes(name): report.md5}, "hash_cache": {report.md5: known}})
-
-    def record_failed(self, name: str, reason: str) -> None:
-        self._commit(name, "failed", {"reason": reason}, {})
-
-    def _commit(
-        self, name: str, outcome: str, entry: dict[str, str], hashes: dict[str, dict[bytes | str, str]]
-    ) -> None:
-        fields: dict[str | bytes, str | bytes] = {"name": _bytes(name), "outcome": outcome}
-        fields |= {key: _bytes(value) for key, value in entry.items()}
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        arguments: list[Any] = [LOG_MAX_ENTRIES]
+        for outcome in outcomes:
+            fields = [part for pair in _log_entry(outcome).items() for part in pair]
+            md5 = outcome.reports[0].md5 if outcome.reports else ""
+            head = [outcome.queue_id, outcome.name, md5, _known(outcome), str(len(fields))]
+            arguments += map(_bytes, head + fields)
         try:
-            # One transaction, so that nobody finds a name without its mapping.
-            with self._client.pipeline(transaction=True) as pipeline:
-                for key, mapping in hashes.items():
-                    pipeline.hset(f"{self._prefix}:{key}", mapping=mapping)  # type: ignore[arg-type]
-                pipeline.xadd(f"{self._prefix}:log", fields)  # type: ignore[arg-type]
-                pipeline.execute()
+            # One script call is one write to the append-only file, and so one fsync for all of them.
+            self._record([self._key(name) for name in ("names", "hash_cache", "log", "open")], arguments)
         except redis.RedisError as error:
-            raise CacheUnavailable(f"Redis does not answer: {error}") from error
+            raise _unavailable(error) from error
+
+    def forget(self, queue_ids: Sequence[str]) -> None:
+        try:
+            self._client.hdel(self._key("open"), *map(_bytes, queue_ids))
+        except redis.RedisError as error:
+            raise _unavailable(error) from error
+
+    def ping(self) -> None:
+        try:
+            self._client.ping()
+        except redis.RedisError as error:
+            raise _unavailable(error) from error
+
+    def durability_fault(self) -> str | None:
+        """Why this Redis may forget what it has confirmed, in words; None where it does not, or does not tell."""
+        try:
+            told: dict[str, str] = self._client.config_get("append*")  # type: ignore[assignment]
+        except redis.RedisError:
+            # Hosted ones do not allow CONFIG.
+            return None
+        wanted = {"appendonly": "yes", "appendfsync": "always"}
+        wrong = [f"{name} {told.get(name)}" for name, value in wanted.items() if told.get(name, value) != value]
+        return f"{', '.join(wrong)}: set appendonly yes and appendfsync always" if wrong else None
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:{name}"
+
+
+def _log_entry(outcome: Outcome) -> dict[str, str]:
+    if not outcome.reports:
+        return {"name": outcome.name, "outcome": "failed", "error": outcome.error, "reason": outcome.reason}
+    first = outcome.reports[0]
+    entry = {"name": outcome.name, "outcome": "stashed", "md5": first.md5, "s3_url": first.s3_url}
+    entry |= {"mime_type": first.mime_type, "size_bytes": str(outcome.size_bytes)}
+    if len(outcome.reports) > 1:
+        entry["s3_urls"] = " ".join(report.s3_url for report in outcome.reports)
+    return entry
+
+
+def _known(outcome: Outcome) -> str:
+    if not outcome.reports:
+        return ""
+    report = outcome.reports[0]
+    return json.dumps([report.s3_url, report.mime_type, list(report.dimensions)])
+
+
+def _unavailable(error: redis.RedisError) -> CacheUnavailable:
+    return CacheUnavailable(f"Redis does not answer: {error}")
 
 
 def _bytes(text: str) -> bytes:

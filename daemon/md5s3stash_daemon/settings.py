@@ -27,6 +27,9 @@ class SpoolSettings:
     )
     jobs: int = setting(4, whole_number(1, 64), "files stashed at once")
     rescan_seconds: float = setting(10.0, seconds(0.1, 3600), "between scans when no event wakes the daemon")
+    stop_seconds: float = setting(60.0, seconds(0, 3600), "for what is under way when the daemon is told to stop")
+    probe_seconds: float = setting(1.0, seconds(0.01, 300), "before S3 or Redis is asked again after a fault; doubles")
+    max_probe_seconds: float = setting(30.0, seconds(0.1, 3600), "the longest wait between two such questions")
     settle_seconds: float = setting(
         5.0,
         seconds(0, 3600),

@@ -10,21 +10,26 @@
 Each change of state is one rename(2). Nothing needs an fsync: the address is the content, so a rename that a power cut
 takes back only repeats work.
 
-Below active/ and deferred/ a file keeps its whole name in a box, `BATCH.ATTEMPTS/sub/folder/name`. A name occurs once
-in a batch, so a file that is dropped again under the same name never meets the first one.
+Below active/, deferred/ and hold/ a file keeps its whole name in a box: `BATCH.ATTEMPTS/sub/folder/name`, in deferred/
+`BATCH.ATTEMPTS.DUE/...` with the time of the next attempt. A name occurs once in a batch, so a file that is dropped
+again under the same name never meets the first one. The time stands in the box and not in the file's time stamp
+(Postfix's way), because only its owner may set that, and the owner is whoever dropped it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from md5s3stash.errors import StashError
 
 INCOMING = "incoming"
 ACTIVE = "active"
@@ -39,28 +44,56 @@ PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~"
 ERROR_SUFFIX = ".error.json"
 
 
+class SpoolTaken(StashError):
+    """Another daemon has the spool."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it stands now, `batch`
-    the claim it belongs to (empty in incoming/), `attempts` how often it has failed.
+    the claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` when it is to be tried
+    again, in seconds since the epoch.
     """
 
     name: str
     path: str
     batch: str = ""
     attempts: int = 0
+    due: int = 0
+
+    @property
+    def queue_id(self) -> str:
+        """Names this drop, and no other of the same name, for as long as it is in the spool."""
+        return f"{self.batch}/{self.name}"
 
 
 class Spool:
-    """The directories and the moves between them. One daemon owns a spool."""
+    """The directories and the moves between them. One daemon owns a spool: see `lock`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._spare_batch = ""
 
     def create(self) -> None:
         """Makes the directories that are missing. Raises OSError."""
         for state in STATES:
             (self.directory / state).mkdir(parents=True, exist_ok=True)
+
+    def lock(self) -> int:
+        """Takes the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""
+        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise SpoolTaken(
+                f"another md5s3stashd (process {owner or 'unknown'}) serves the spool {self.directory}: stop it first, "
+                "or give this one its own SPOOL_DIR"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
 
     def path_of(self, state: str) -> str:
         """The directory of a state."""
@@ -74,73 +107,105 @@ class Spool:
                 yield Entry(os.path.relpath(path, root), path)
 
     def due(self, now: float) -> Iterator[Entry]:
-        """The deferred files whose time has come. Their time stamp is their next attempt, as in Postfix."""
-        for entry in self._boxed(DEFERRED):
-            with contextlib.suppress(FileNotFoundError):
-                if os.lstat(entry.path).st_mtime <= now:
-                    yield entry
+        """The deferred files whose time has come."""
+        for box in _boxes(self.path_of(DEFERRED)):
+            if _parse_box(box)[2] <= now:
+                yield from self._in_box(DEFERRED, box)
+
+    def entries(self, state: str) -> Iterator[Entry]:
+        """Every file of a state that has boxes: active, deferred or hold."""
+        for box in _boxes(self.path_of(state)):
+            yield from self._in_box(state, box)
 
     def recover(self) -> int:
         """Makes due again what an earlier daemon had claimed when it ended; how many files that were."""
         count = 0
-        for entry in self._boxed(ACTIVE):
-            moved = self._move(entry, DEFERRED, entry.attempts)
-            if moved is not None:
-                os.utime(moved.path, (0, 0), follow_symlinks=False)
-                count += 1
-        self._remove_empty_boxes(ACTIVE)
+        for entry in self.entries(ACTIVE):
+            # The batch stays: by it the ledger knows a drop that it has recorded already.
+            count += self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts}.0") is not None
+        self._remove_empty_folders(ACTIVE)
+        self._remove_empty_folders(DEFERRED)
         return count
+
+    def new_batch(self) -> str:
+        """The name of a batch that no other has. Its box is made one batch ahead: on a full disk the claims that free
+        it again must not need a new directory.
+        """
+        batch = self._spare_batch or new_batch_name()
+        self._spare_batch = new_batch_name()
+        with contextlib.suppress(OSError):
+            os.mkdir(os.path.join(self.path_of(ACTIVE), f"{self._spare_batch}.0"))
+        return batch
 
     def claim(self, entry: Entry, batch: str) -> Entry | None:
         """Takes a file out of the producers' reach; None where it has gone."""
-        return self._move(Entry(entry.name, entry.path, entry.batch or batch, entry.attempts), ACTIVE, entry.attempts)
+        owned = replace(entry, batch=entry.batch or batch)
+        moved = self._move(owned, ACTIVE, f"{owned.batch}.{owned.attempts}")
+        if moved is not None and entry.batch:
+            self._prune(entry.path, DEFERRED)
+        return moved
 
     def remove(self, entry: Entry) -> None:
         """The end of a file that is stashed and recorded."""
-        os.unlink(entry.path)
-        self._prune(entry, ACTIVE)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(entry.path)
+        self._prune(entry.path, ACTIVE)
 
-    def defer(self, entry: Entry, until: float) -> None:
+    def defer(self, entry: Entry, until: float) -> Entry | None:
         """To be tried again at `until`, in seconds since the epoch."""
-        # The time stamp first: between the two steps the file is active, where a crash makes it due at once.
-        os.utime(entry.path, (until, until), follow_symlinks=False)
-        self._move(entry, DEFERRED, entry.attempts + 1)
-        self._prune(entry, ACTIVE)
+        moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts + 1}.{int(until)}")
+        self._prune(entry.path, ACTIVE)
+        return moved
 
-    def fail(self, entry: Entry, kind: str, reason: str) -> None:
-        """To failed/. The reason is written first: no file stands there without one."""
+    def fail(self, entry: Entry, kind: str, reason: str) -> str:
+        """To failed/; its path there. The reason is written first: no file stands there without one."""
         target = _free_path(os.path.join(self.path_of(FAILED), entry.name))
         os.makedirs(os.path.dirname(target), exist_ok=True)
         report = {"name": entry.name, "error": kind, "reason": reason, "attempts": entry.attempts + 1}
-        with open(target + ERROR_SUFFIX, "w", encoding="utf-8") as file:
-            # ensure_ascii: a name that is no UTF-8 stays writable.
-            json.dump(report | {"failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, file, indent=2)
-            file.write("\n")
-        _rename(entry.path, target)
-        self._prune(entry, ACTIVE)
+        report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        try:
+            with open(target + ERROR_SUFFIX, "w", encoding="ascii") as file:
+                # Escaped, so that a name that is no UTF-8 can be written.
+                file.write(json.dumps(report, indent=2) + "\n")
+            _rename(entry.path, target)
+        except OSError:
+            # The move will be tried again, with a report of its own.
+            with contextlib.suppress(OSError):
+                os.unlink(target + ERROR_SUFFIX)
+            raise
+        self._prune(entry.path, ACTIVE)
+        return target
 
-    def _move(self, entry: Entry, state: str, attempts: int) -> Entry | None:
-        target = os.path.join(self.path_of(state), f"{entry.batch}.{attempts}", entry.name)
-        return Entry(entry.name, target, entry.batch, attempts) if _rename(entry.path, target) else None
+    def prune_incoming(self, unused_seconds: float, now: float) -> None:
+        """Removes folders in incoming/ that have been empty and untouched for so long that their producer is done."""
+        root = self.path_of(INCOMING)
+        for folder, _, _ in os.walk(root, topdown=False):
+            if folder != root:
+                with contextlib.suppress(OSError):
+                    if now - os.lstat(folder).st_mtime >= unused_seconds:
+                        os.rmdir(folder)
 
-    def _boxed(self, state: str) -> Iterator[Entry]:
-        root = self.path_of(state)
+    def _move(self, entry: Entry, state: str, box: str) -> Entry | None:
+        target = os.path.join(self.path_of(state), box, entry.name)
+        batch, attempts, due = _parse_box(box)
+        return Entry(entry.name, target, batch, attempts, due) if _rename(entry.path, target) else None
+
+    def _in_box(self, state: str, box: str) -> Iterator[Entry]:
+        root = os.path.join(self.path_of(state), box)
+        batch, attempts, due = _parse_box(box)
         for path in _files_below(root):
-            box, _, name = os.path.relpath(path, root).partition(os.sep)
-            batch, _, attempts = box.rpartition(".")
-            # Whoever put a file here by hand gets it stashed too.
-            yield Entry(name or box, path, batch or new_batch(), int(attempts) if attempts.isdecimal() else 0)
+            yield Entry(os.path.relpath(path, root), path, batch, attempts, due)
 
-    def _prune(self, entry: Entry, state: str) -> None:
-        """Removes the folders that a file leaves empty, up to its box."""
+    def _prune(self, path: str, state: str) -> None:
+        """Removes the folders that a file has left empty, up to and with its box."""
         root = self.path_of(state)
-        folder = os.path.dirname(entry.path)
+        folder = os.path.dirname(path)
         with contextlib.suppress(OSError):  # not empty: another file of the batch is in there
             while folder != root:
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
 
-    def _remove_empty_boxes(self, state: str) -> None:
+    def _remove_empty_folders(self, state: str) -> None:
         root = self.path_of(state)
         for folder, _, _ in os.walk(root, topdown=False):
             if folder != root:
@@ -148,9 +213,22 @@ class Spool:
                     os.rmdir(folder)
 
 
-def new_batch() -> str:
-    """A name that no other batch has, in the order of time."""
+def new_batch_name() -> str:
+    """A name that no other batch has; names sort by time."""
     return f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+
+def _boxes(root: str) -> list[str]:
+    """The boxes of a state, the earliest first. One box holds a batch, so these are few where the files are many."""
+    with os.scandir(root) as found:
+        return sorted(item.name for item in found if item.is_dir(follow_symlinks=False))
+
+
+def _parse_box(box: str) -> tuple[str, int, int]:
+    """(batch, attempts, due). A folder that somebody made by hand is a box with no attempts, due at once."""
+    batch, *numbers = box.split(".")
+    attempts, due = [int(number) if number.isdecimal() else 0 for number in [*numbers, "", ""][:2]]
+    return batch, attempts, due
 
 
 def is_partial(basename: str) -> bool:

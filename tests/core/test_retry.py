@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from md5s3stash.errors import SourceFailed, SourceUnavailable, StashError, StoreUnavailable
+from md5s3stash.errors import SourceFailed, SourceUnavailable, StashError, StoreRefused, StoreUnavailable
 from md5s3stash.retry import RetryPolicy, retrying
 
 POLICY = RetryPolicy(attempts=4, first_delay_seconds=0.5, max_delay_seconds=30, jitter=1)
@@ -88,3 +88,12 @@ def test_wait_that_would_outlast_the_time_given_is_not_begun() -> None:
         retrying(failing(*errors), POLICY, sleep=sleep, give_up_after_seconds=10, clock=lambda: now)
     assert caught.value is errors[1]
     assert now == 106
+
+
+def test_only_the_errors_that_the_caller_names_are_waited_for() -> None:
+    waits: list[float] = []
+    errors = [StoreUnavailable("slow down"), StoreRefused("no such bucket"), StoreUnavailable("never reached")]
+    with pytest.raises(StoreRefused) as caught:
+        retrying(failing(*errors), POLICY, sleep=waits.append, only=(StoreUnavailable,))
+    assert caught.value is errors[1]
+    assert len(waits) == 1

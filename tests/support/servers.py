@@ -83,9 +83,10 @@ def running(
 
 
 @contextlib.contextmanager
-def redis_server(directory: Path) -> Iterator[str]:
-    """A redis-server as the appliance runs it, every write synced; yields its URL."""
-    port = free_port()
+def redis_server(directory: Path, port: int | None = None) -> Iterator[str]:
+    """A redis-server as the appliance runs it, every write synced; yields its URL. Started again on a directory it has
+    what was recorded there."""
+    port = port or free_port()
     command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory), "--save", ""]
     command += ["--appendonly", "yes", "--appendfsync", "always"]
     with running(command, port, directory / "redis.log"):
@@ -93,12 +94,14 @@ def redis_server(directory: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def rclone_s3(directory: Path) -> Iterator[RcloneS3]:
-    """rclone's S3 server with one pair of keys, serving `directory`/objects."""
-    port = free_port()
+def rclone_s3(directory: Path, port: int | None = None, keys: tuple[str, str] | None = None) -> Iterator[RcloneS3]:
+    """rclone's S3 server with one pair of keys, serving `directory`/objects; port and keys of an earlier one bring it
+    back."""
+    port = port or free_port()
     objects = directory / "objects"
     objects.mkdir(exist_ok=True)
-    server = RcloneS3(f"http://127.0.0.1:{port}", secrets.token_hex(10), secrets.token_hex(20), objects)
+    access_key, secret_key = keys or (secrets.token_hex(10), secrets.token_hex(20))
+    server = RcloneS3(f"http://127.0.0.1:{port}", access_key, secret_key, objects)
     command: list[str | Path] = [_beside_python("rclone"), "serve", "s3"]
     command += ["--addr", f"127.0.0.1:{port}", "--vfs-cache-mode=off", objects]
     environment = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
@@ -48,6 +50,16 @@ def test_mode_and_sizes_give_the_pixels_of_pilbox(
     assert answer.status == 200, answer.body
     assert (answer.image.size, answer.image.format) == (size, image_format)
     assert answer.headers["Content-Type"] == f"image/{image_format.lower()}"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_tiff_is_shown_as_jpeg_because_browsers_do_not_show_it(server: Thumbnailer, put: Put, mode: str) -> None:
+    buffer = io.BytesIO()
+    PIL.Image.new(mode, (400, 300)).save(buffer, "TIFF")
+    answer = server.get(f"/clip/200x200/{put(buffer.getvalue())}")
+    assert answer.status == 200, answer.body
+    assert (answer.image.size, answer.image.format) == ((200, 150), "JPEG")
+    assert answer.headers["Content-Type"] == "image/jpeg"
 
 
 def test_success_can_be_cached_for_ever(server: Thumbnailer, jpeg: str) -> None:

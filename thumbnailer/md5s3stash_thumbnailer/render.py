@@ -15,6 +15,9 @@ from md5s3stash_thumbnailer._pilbox import MIME_TYPES, Image, PilboxError
 from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError, TooManyPixels
 from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
 
+# Of the formats that pilbox reads; it would hand the default quality to the TIFF encoder, which refuses it.
+_SHOWN_AS = {"TIFF": "jpeg"}
+
 
 @dataclass(frozen=True, slots=True)
 class RenderLimits:
@@ -69,7 +72,7 @@ def _render(original: bytes, request: ThumbnailRequest, limits: RenderLimits) ->
         elif operation == "region":
             image.region((request.option("rectangle") or "").split(","))
     body = image.save(
-        format=request.option("format"),
+        format=_output_format(request, original_format),
         optimize=request.option("optimize"),
         quality=_quality(request, original_format),
         progressive=request.option("progressive"),
@@ -103,9 +106,14 @@ def _position(request: ThumbnailRequest) -> str | None:
     return "center" if position == "face" else position
 
 
+def _output_format(request: ThumbnailRequest, original_format: str) -> str:
+    """What was asked for; else the original's own format, or JPEG where browsers do not show that."""
+    return request.option("format") or _SHOWN_AS.get(original_format, original_format.lower())
+
+
 def _quality(request: ThumbnailRequest, original_format: str) -> str | None:
     quality = request.option("quality")
-    output_format = request.option("format") or original_format.lower()
+    output_format = _output_format(request, original_format)
     # Only a JPEG has a quality that another JPEG can keep; pilbox hands the word to every encoder.
     if quality == "keep" and not (original_format == "JPEG" and output_format in ("jpeg", "jpg")):
         return None

@@ -1,10 +1,37 @@
-"""Is a file complete? Asked where no event said so: at the start, and on rescans."""
+"""Is a file complete? An event says so, or the kernel, or, where neither can, its stillness."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import threading
+
+# Paths that are remembered from events. Beyond that the kernel is asked, or the file is left to settle.
+MAX_COMPLETED = 100_000
+
+
+class Completed:
+    """The paths whose writer has closed or renamed them, as events told; bounded, and safe to share."""
+
+    def __init__(self, max_paths: int = MAX_COMPLETED) -> None:
+        self._max_paths = max_paths
+        self._paths: set[str] = set()
+        self._lock = threading.Lock()
+
+    def add(self, path: str) -> None:
+        with self._lock:
+            if len(self._paths) >= self._max_paths:
+                self._paths.clear()
+            self._paths.add(path)
+
+    def discard(self, path: str) -> bool:
+        """Forgets a path; whether it was there."""
+        with self._lock:
+            if path in self._paths:
+                self._paths.remove(path)
+                return True
+            return False
 
 
 def is_complete(path: str, status: os.stat_result, settle_seconds: float, now: float) -> bool:

@@ -1,0 +1,41 @@
+# `make run` and `make test` need nothing done before them: each begins with tools/bootstrap.
+
+PYTHON_IN_VENV := .venv/bin/python
+SOURCES := md5s3stash daemon thumbnailer migrate laptop samples tests bench setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types bench lock clean clean-data setup
+
+help: ## list the tasks
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+run: setup ## bring the appliance up on this machine, with sample files in it
+	@exec $(PYTHON_IN_VENV) -m laptop.run
+
+test: setup ## all tests, against a real redis-server and real S3 servers
+	@$(PYTHON_IN_VENV) -m pytest
+
+check: lint types test ## what CI and the git hook run: lint, types, tests
+
+lint: setup ## ruff: rules and format
+	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)
+	@$(PYTHON_IN_VENV) -m ruff format --check $(SOURCES)
+
+types: setup ## mypy, strict
+	@$(PYTHON_IN_VENV) -m mypy
+
+bench: setup ## side by side with the peers; takes minutes
+	@$(PYTHON_IN_VENV) bench/run.py
+
+lock: ## write requirements/*.txt anew from pyproject.toml (newest releases: tools/lock --upgrade)
+	@tools/lock
+
+clean: ## remove the virtual environment, caches and build output; data stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: ## remove var/: everything that `make run` has stashed
+	rm -rf var
+
+setup:
+	@tools/bootstrap

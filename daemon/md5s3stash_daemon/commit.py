@@ -1,0 +1,109 @@
+"""Record, then let go: what is stashed is written to the ledger, as many as there are at once, and then leaves the
+spool.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+
+from md5s3stash.errors import CacheUnavailable
+from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.work import REDIS, until_it_works
+
+log = logging.getLogger(__name__)
+
+# Redis runs the record of a commit as one script, during which it answers nobody else.
+COMMIT_FILES = 256
+
+Finished = tuple[Entry, Outcome]
+
+
+class Committer:
+    """A thread that commits in groups: while one commit waits for its fsync, the next one gathers."""
+
+    def __init__(self, spool: Spool, ledger: Ledger, gate: Gate, stopping: threading.Event) -> None:
+        self._spool = spool
+        self._ledger = ledger
+        self._gate = gate
+        self._stopping = stopping
+        self._queue: queue.Queue[Finished | None] = queue.Queue(maxsize=4 * COMMIT_FILES)
+        self._forgettable: list[str] = []
+        self._thread = threading.Thread(target=self._run, name="committer")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Commits what was put, and ends. Where the ledger is down and the daemon stops, the files stay claimed."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def put(self, entry: Entry, outcome: Outcome) -> None:
+        """Hands over a finished file; waits while too many are uncommitted."""
+        self._queue.put((entry, outcome))
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            group, more = self._gather()
+            if group and self._record(group):
+                for entry, outcome in group:
+                    self._let_go(entry, outcome)
+        self._forget()
+
+    def _gather(self) -> tuple[list[Finished], bool]:
+        """What is there, at least one; and whether more can come."""
+        group: list[Finished] = []
+        item = self._queue.get()
+        while item is not None:
+            group.append(item)
+            if len(group) == COMMIT_FILES:
+                return group, True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+    def _record(self, group: list[Finished]) -> bool:
+        """False where the daemon stops before the ledger took it."""
+        while True:
+            try:
+                self._ledger.record([outcome for _, outcome in group])
+                self._forget()
+                return True
+            except CacheUnavailable as error:
+                # If the ledger answers a ping and yet took no record, waiting for the gate would spin.
+                if not self._gate.is_down(REDIS):
+                    log.error("not recorded files=%d error=%r", len(group), str(error))
+                    if self._stopping.wait(1.0):
+                        return False
+                elif not self._gate.pass_through(self._stopping):
+                    return False
+
+    def _let_go(self, entry: Entry, outcome: Outcome) -> None:
+        if outcome.reports:
+            first = outcome.reports[0]
+            done = until_it_works(lambda: self._spool.remove(entry), self._stopping)
+            log.info(
+                "stashed name=%r md5=%s s3_url=%s bytes=%s", entry.name, first.md5, first.s3_url, outcome.size_bytes
+            )
+        else:
+            done = until_it_works(lambda: self._spool.fail(entry, outcome.error, outcome.reason), self._stopping)
+            log.error("failed name=%r error=%s reason=%r", entry.name, outcome.error, outcome.reason)
+        if done:
+            self._forgettable.append(entry.queue_id)
+
+    def _forget(self) -> None:
+        if not self._forgettable:
+            return
+        try:
+            self._ledger.forget(self._forgettable)
+            self._forgettable = []
+        except CacheUnavailable as error:
+            # They are forgotten with the next commit. Should there be none, a few short entries stay behind.
+            log.debug("not forgotten: %s", error)

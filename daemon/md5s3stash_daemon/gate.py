@@ -1,0 +1,91 @@
+"""S3 or Redis down means pause and probe: a fault of theirs must not burn a million files through their attempts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from md5s3stash.errors import StashError
+from md5s3stash.retry import RetryPolicy
+
+log = logging.getLogger(__name__)
+
+# Raises a StashError while the service it stands for is down.
+Probe = Callable[[], object]
+
+
+class Gate:
+    """Open while every service answers. Whoever meets a fault reports it; whoever starts work passes through first."""
+
+    def __init__(
+        self, probes: Mapping[str, Probe], delays: RetryPolicy, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._probes = probes
+        self._delays = delays
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._faults: dict[str, str] = {}
+        self._failures = 0
+        self._next_probe_at = 0.0
+
+    def faults(self) -> dict[str, str]:
+        """The services that are down, and what each said last."""
+        with self._lock:
+            return dict(self._faults)
+
+    def is_down(self, service: str) -> bool:
+        """Asks the service now, because somebody has just failed with it; closes the gate if it is down.
+
+        The answer decides whose fault it was: where the service answers, the failure was the file's own.
+        """
+        try:
+            self._probes[service]()
+        except StashError as error:
+            self._close(service, str(error))
+            return True
+        return False
+
+    def pass_through(self, stopping: threading.Event) -> bool:
+        """Waits until all services answer; False where the program is to stop first."""
+        while not stopping.is_set():
+            with self._lock:
+                if not self._faults:
+                    return True
+                wait_seconds = self._next_probe_at - self._clock()
+                mine = wait_seconds <= 0
+                if mine:
+                    # One prober at a time: the others see a time in the future.
+                    self._schedule()
+            if mine:
+                self._probe_again()
+            else:
+                stopping.wait(min(wait_seconds, 1.0))
+        return False
+
+    def _close(self, service: str, reason: str) -> None:
+        with self._lock:
+            if service not in self._faults:
+                log.error("paused service=%s reason=%r", service, reason)
+                self._schedule()
+            self._faults[service] = reason
+
+    def _schedule(self) -> None:
+        self._failures += 1
+        # Jitter of a tenth: boxes that lost one Redis together do not come back in step.
+        delay = self._delays.delay_seconds(self._failures, 1.0)
+        self._next_probe_at = self._clock() + delay
+
+    def _probe_again(self) -> None:
+        for service in self.faults():
+            try:
+                self._probes[service]()
+            except StashError as error:
+                self._close(service, str(error))
+                continue
+            with self._lock:
+                self._faults.pop(service, None)
+                if not self._faults:
+                    self._failures = 0
+            log.warning("resumed service=%s", service)

@@ -1,0 +1,81 @@
+"""What the programs are told: supervisord's configuration and the environment. Pure, but for looking programs up."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+
+from laptop.credentials import KeyPair
+from laptop.errors import LaptopError
+from laptop.place import ADDRESS, BUCKET, REPOSITORY, Place
+
+TEMPLATE = Path(__file__).with_name("supervisord.conf.template")
+
+# A person's own profile, session or endpoint would send the laptop's objects to their account.
+_FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE")
+
+
+def supervisor_configuration(place: Place) -> str:
+    """The text of supervisord.conf."""
+    words = {
+        "address": ADDRESS,
+        "python": sys.executable,
+        "redis_server": _program("redis-server"),
+        "rclone": _program("rclone"),
+        "redis_port": place.redis.number,
+        "s3_port": place.s3.number,
+        "thumbnailer_port": place.thumbnailer.number,
+        "redis_data": place.redis_data,
+        "objects": place.objects,
+    }
+    # supervisord splits a command as a shell does, after it has expanded %(name)s.
+    texts = {name: shlex.quote(str(value)).replace("%", "%%") for name, value in words.items()}
+    return Template(TEMPLATE.read_text()).substitute(texts, tie=shlex.join(dies_with_its_parent()))
+
+
+def dies_with_its_parent() -> list[str]:
+    """Words before a command that make the kernel stop it when its parent is killed; none where setpriv is missing."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
+def environment_of_programs(place: Place, keys: KeyPair, ours: Mapping[str, str]) -> dict[str, str]:
+    """Our environment, with the settings of this place and without what would lead away from it."""
+    environment = {name: value for name, value in ours.items() if name not in _FOREIGN}
+    import_path = [REPOSITORY, *(REPOSITORY / role for role in ("daemon", "thumbnailer", "migrate"))]
+    return environment | {
+        "BUCKET_BASE": BUCKET,
+        "BUCKET_SCHEME": "simple",
+        "S3_ENDPOINT": place.s3_url,
+        "REDIS_URL": place.redis_url,
+        "SPOOL_DIR": str(place.spool),
+        "AWS_ACCESS_KEY_ID": keys.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        # One CSV record that holds "access,secret", hence the quotes; and nobody's own rclone configuration.
+        "RCLONE_AUTH_KEY": f'"{keys.access_key_id},{keys.secret_access_key}"',
+        "RCLONE_CONFIG": "",
+        "RCLONE_CACHE_DIR": str(place.run / "rclone"),
+        # A proxy for the outside world does not know this machine's loopback.
+        "NO_PROXY": f"{ADDRESS},localhost",
+        "no_proxy": f"{ADDRESS},localhost",
+        # A bare checkout imports, installed or not.
+        "PYTHONPATH": ":".join(str(directory) for directory in import_path),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _program(name: str) -> str:
+    # The environment need not be activated: what pip installed lies beside the interpreter.
+    beside_python = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=beside_python) or shutil.which(name)
+    if found is None:
+        raise LaptopError(f"{name} is not installed here: `make run` installs it.")
+    return found

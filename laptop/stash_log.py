@@ -1,0 +1,57 @@
+"""What the daemon records in Redis, as values: the outcome of each drop, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+LOG_KEY = "md5s3stash:log"
+_FROM_THE_START = "0-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One entry of the log. `name` is the path below incoming/; where it was not stashed there is a reason."""
+
+    name: str
+    stashed: bool
+    md5: str
+    mime_type: str
+    reason: str
+
+    @property
+    def is_picture(self) -> bool:
+        return self.stashed and self.mime_type.startswith("image/")
+
+
+class StashLog:
+    """The stream from now on; each outcome is handed out once."""
+
+    def __init__(self, redis_url: str) -> None:
+        # A name is bytes on disk; one that is no UTF-8 must not end the display of all others.
+        # Any: the annotations of redis-py cover every reply that a command has in any protocol, bytes and text alike.
+        self._redis: Any = redis.Redis.from_url(
+            redis_url, decode_responses=True, encoding_errors="replace", socket_timeout=10
+        )
+        newest = self._redis.xrevrange(LOG_KEY, count=1)
+        self._position = str(newest[0][0]) if newest else _FROM_THE_START
+
+    def wait(self, milliseconds: int) -> Iterator[Outcome]:
+        """The outcomes since the last call; waits for the first for at most so long. Raises redis.RedisError."""
+        for _, entries in self._redis.xread({LOG_KEY: self._position}, count=1000, block=milliseconds) or ():
+            for position, fields in entries:
+                self._position = position
+                yield _outcome(fields)
+
+
+def _outcome(fields: Mapping[str, str]) -> Outcome:
+    return Outcome(
+        name=fields.get("name", ""),
+        stashed=fields.get("outcome") == "stashed",
+        md5=fields.get("md5", ""),
+        mime_type=fields.get("mime_type", ""),
+        reason=fields.get("reason", ""),
+    )

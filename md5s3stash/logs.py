@@ -1,0 +1,18 @@
+"""Logging for the programs: our own words from the level asked for, and nobody's credential or signed URL."""
+
+from __future__ import annotations
+
+import logging
+
+OUR_LOGGERS = ("md5s3stash", "md5s3stash_daemon", "md5s3stash_migrate", "laptop")
+
+
+def set_up_logging(level: int, line_format: str = logging.BASIC_FORMAT) -> None:
+    """Logs to standard error: we from this level up, libraries from warnings up.
+
+    Below a warning boto3 and urllib3 log Authorization headers and signed URLs, and urllib3's warnings quote URLs.
+    """
+    logging.basicConfig(level=max(level, logging.WARNING), format=line_format)
+    logging.getLogger("urllib3").setLevel(max(level, logging.ERROR))
+    for name in OUR_LOGGERS:
+        logging.getLogger(name).setLevel(level)

@@ -1,0 +1,257 @@
+"""tools/bootstrap: does all set-up by itself, quickly where there is none to do, and says in one line what it cannot.
+
+It runs in a small checkout of its own, whose lock names two packages. What a test machine cannot be without (redis,
+apt, sudo, Debian's way of leaving ensurepip out) is played by programs that are alone on PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_SECONDS = 300
+_USED = (
+    "bash",
+    "cat",
+    "dirname",
+    "env",
+    "false",
+    "flock",
+    "grep",
+    "id",
+    "mkdir",
+    "mv",
+    "rm",
+    "sha256sum",
+    "tail",
+    "true",
+)
+
+
+class Checkout:
+    """A copy of what bootstrap reads, and the PATH that it runs with."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "checkout"
+        self.bin = directory / "bin"
+        self.environment = dict(os.environ)
+        for name in ("tools", "requirements", "md5s3stash", "daemon", "thumbnailer", "migrate"):
+            shutil.copytree(
+                REPOSITORY / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            )
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(REPOSITORY / name, self.root / name)
+        lock = (REPOSITORY / "requirements" / "dev.txt").read_text()
+        (self.root / "requirements" / "dev.txt").write_text(entry(lock, "setuptools") + entry(lock, "iniconfig"))
+        self._make_path()
+
+    def bootstrap(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.root / "tools" / "bootstrap"],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_SECONDS,
+        )
+
+    def add_program(self, name: str, script: str) -> None:
+        program = self.bin / name
+        program.unlink(missing_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+
+    def python(self, code: str) -> str:
+        python = self.root / ".venv" / "bin" / "python"
+        return subprocess.run([python, "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout.strip()
+
+    def _make_path(self) -> None:
+        self.bin.mkdir()
+        for name in _USED:
+            found = shutil.which(name)
+            assert found, name
+            (self.bin / name).symlink_to(found)
+        self.add_program("python3", f'exec {os.path.realpath(sys.executable)} "$@"')
+        self.add_program("redis-server", "exit 0")
+        self.environment["PATH"] = str(self.bin)
+        self.environment.pop("PYTHONPATH", None)
+
+
+def entry(lock: str, name: str) -> str:
+    """One package of the lock with its hashes."""
+    found = re.search(rf"^{name}==.*?\n(?=\S|\Z)", lock, re.MULTILINE | re.DOTALL)
+    assert found, name
+    return found.group()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_environment_is_made_once_and_then_nothing_is_done(checkout: Checkout) -> None:
+    first = checkout.bootstrap()
+    assert first.returncode == 0, first.stdout
+    imported = (
+        "import iniconfig, pilbox, md5s3stash_migrate, md5s3stash_daemon, md5s3stash_thumbnailer, md5s3stash.scheme"
+    )
+    assert checkout.python(f"{imported}; print(md5s3stash_migrate.__file__)").startswith(str(checkout.root / "migrate"))
+    assert (checkout.root / ".venv" / "bin" / "md5s3stash").exists()
+
+    python = checkout.root / ".venv" / "bin" / "python"
+    made_at = python.lstat().st_mtime_ns
+    started = time.monotonic()
+    second = checkout.bootstrap()
+
+    assert (second.returncode, second.stdout) == (0, "")
+    assert python.lstat().st_mtime_ns == made_at
+    # Generous for a busy machine: a pip that only starts takes longer.
+    assert time.monotonic() - started < 2
+
+    # A new entry point needs the project installed again, and nothing else.
+    pyproject = checkout.root / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace("md5s3stashd =", "another-name ="))
+    assert checkout.bootstrap().returncode == 0
+    assert (checkout.root / ".venv" / "bin" / "another-name").exists()
+    assert python.lstat().st_mtime_ns == made_at
+
+    # A changed lock makes the environment anew, without what the old one brought.
+    lock = checkout.root / "requirements" / "dev.txt"
+    lock.write_text(entry(lock.read_text(), "setuptools"))
+    assert checkout.bootstrap().returncode == 0
+    assert checkout.python("import importlib.util as u; print(u.find_spec('iniconfig'))") == "None"
+
+
+def test_without_a_network_one_sentence_says_so_and_the_next_run_starts_over(checkout: Checkout) -> None:
+    with_network = dict(checkout.environment)
+    # Port 9 (discard) of loopback: nobody listens there.
+    without = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    checkout.environment |= without
+
+    failed = checkout.bootstrap()
+
+    assert failed.returncode == 1
+    first, sentence = failed.stdout.splitlines()
+    assert first.startswith("Making .venv")
+    assert "network" in sentence
+
+    # What stands there now is an environment without its packages, as after a Ctrl-C.
+    (checkout.root / ".venv" / "half-made").touch()
+    checkout.environment = with_network
+
+    done = checkout.bootstrap()
+
+    assert done.returncode == 0, done.stdout
+    assert not (checkout.root / ".venv" / "half-made").exists()
+    assert checkout.python("import iniconfig, pilbox; print('both')") == "both"
+
+
+def test_wrong_hash_is_refused(checkout: Checkout) -> None:
+    lock = checkout.root / "requirements" / "dev.txt"
+    lock.write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", lock.read_text()))
+
+    done = checkout.bootstrap()
+
+    assert done.returncode == 1
+    assert "could not be installed" in done.stdout
+    assert not (checkout.root / ".venv" / ".stamp-lock").exists()
+
+
+def test_missing_system_package_without_apt_is_one_line_that_names_it_and_the_command(checkout: Checkout) -> None:
+    (checkout.bin / "redis-server").unlink()
+
+    done = checkout.bootstrap()
+
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert "redis-server" in line
+    assert "sudo apt-get install -y redis-server" in line
+
+
+def test_failing_apt_ends_with_the_same_line(checkout: Checkout) -> None:
+    (checkout.bin / "redis-server").unlink()
+    checkout.add_program("id", "echo 0")
+    checkout.add_program("apt-get", "echo 'E: Unable to locate package' >&2; exit 100")
+
+    done = checkout.bootstrap()
+
+    assert done.returncode == 1
+    announced, line = done.stdout.splitlines()
+    assert announced == "Installing with apt: redis-server"
+    assert "sudo apt-get install -y redis-server" in line
+
+
+def test_without_the_right_to_sudo_nobody_is_asked_for_a_password(checkout: Checkout) -> None:
+    (checkout.bin / "redis-server").unlink()
+    checkout.add_program("id", "echo 1000")
+    checkout.add_program("apt-get", "exit 0")
+    checkout.add_program("sudo", 'printf "%s\\n" "$*" >>"$CALLS"; echo "sudo: a password is required" >&2; exit 1')
+    calls = checkout.root / "calls"
+    checkout.environment["CALLS"] = str(calls)
+
+    done = checkout.bootstrap()
+
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert "sudo apt-get install -y redis-server" in line
+    assert [call for call in calls.read_text().splitlines() if not call.startswith("-n ")] == []
+
+
+def test_missing_system_packages_are_installed_through_apt_and_no_service_is_started(checkout: Checkout) -> None:
+    (checkout.bin / "redis-server").unlink()
+    checkout.add_program("id", "echo 1000")
+    checkout.add_program("sudo", 'test "$1" = -n && shift; exec "$@"')
+    checkout.add_program("apt-get", 'echo "$RUNLEVEL $DEBIAN_FRONTEND $*" >>"$CALLS"; test -t 0 && exit 1; exit 0')
+    calls = checkout.root / "calls"
+    checkout.environment["CALLS"] = str(calls)
+    # The rest of the set-up is not what this test is about.
+    python = os.path.realpath(sys.executable)
+    checkout.add_program("python3", f'case "$*" in *_base_executable*) echo false;; *) exec {python} "$@";; esac')
+
+    done = checkout.bootstrap()
+
+    assert "environment could not be made" in done.stdout
+    update, install = calls.read_text().splitlines()
+    assert update.endswith(" update")
+    assert install.startswith("1 noninteractive ")
+    assert " install " in install
+    assert install.endswith(" redis-server")
+
+
+def test_missing_libmagic_and_ensurepip_are_noticed_by_what_they_provide(checkout: Checkout) -> None:
+    # As on Debian without libmagic1 and python3-venv.
+    hide = checkout.root / "hide"
+    hide.mkdir()
+    (hide / "sitecustomize.py").write_text(
+        "import ctypes, sys\n"
+        "sys.modules['ensurepip'] = None\n"
+        "def refuse(name, *arguments, **options): raise OSError(name)\n"
+        "ctypes.CDLL = refuse\n"
+    )
+    python = os.path.realpath(sys.executable)
+    checkout.add_program("python3", f'PYTHONPATH={hide} exec {python} "$@"')
+
+    done = checkout.bootstrap()
+
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert f"python{sys.version_info.major}.{sys.version_info.minor}-venv libmagic1" in line
+
+
+def test_older_python_is_refused_in_words(checkout: Checkout) -> None:
+    checkout.add_program("python3", "exit 1")
+
+    done = checkout.bootstrap()
+
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert "Python 3.11 or newer" in line

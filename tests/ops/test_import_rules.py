@@ -1,0 +1,81 @@
+"""Who may import whom. The core stands alone, the three programs know only the core, one module knows each vendor."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = {
+    "md5s3stash": REPOSITORY / "md5s3stash",
+    "md5s3stash_daemon": REPOSITORY / "daemon" / "md5s3stash_daemon",
+    "md5s3stash_thumbnailer": REPOSITORY / "thumbnailer" / "md5s3stash_thumbnailer",
+    "md5s3stash_migrate": REPOSITORY / "migrate" / "md5s3stash_migrate",
+}
+MAY_IMPORT_OF_OURS = {
+    "md5s3stash": {"md5s3stash"},
+    "md5s3stash_daemon": {"md5s3stash", "md5s3stash_daemon"},
+    "md5s3stash_thumbnailer": {"md5s3stash", "md5s3stash_thumbnailer"},
+    "md5s3stash_migrate": {"md5s3stash", "md5s3stash_migrate"},
+}
+
+
+def imported_packages(source: str) -> set[str]:
+    """The first name of every module that the source imports, wherever the statement stands."""
+    return {name.partition(".")[0] for name in _imported_modules(ast.parse(source))}
+
+
+def _imported_modules(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+
+
+def imports_of(package: str) -> dict[str, set[str]]:
+    """Each module of the package, by file name, and what it imports."""
+    directory = PACKAGES[package]
+    return {str(path.relative_to(directory)): imported_packages(path.read_text()) for path in directory.rglob("*.py")}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_imports_of_ours_only_what_it_may(package: str) -> None:
+    not_allowed = set(PACKAGES) - MAY_IMPORT_OF_OURS[package]
+    modules = imports_of(package)
+
+    assert modules, f"{package} has no modules"
+    assert {name: found for name, imported in modules.items() if (found := imported & not_allowed)} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_product_package_imports_tests_tools_or_each_role_folder(package: str) -> None:
+    folders = {"tests", "laptop", "bench", "daemon", "thumbnailer", "migrate", "samples"}
+
+    assert {name: found for name, imported in imports_of(package).items() if (found := imported & folders)} == {}
+
+
+def test_only_the_s3_adapter_of_the_core_imports_a_client_for_s3() -> None:
+    importers = {
+        name
+        for name, imported in imports_of("md5s3stash").items()
+        if imported & {"boto3", "botocore", "obstore", "s3transfer"}
+    }
+
+    assert importers
+    assert all(name.startswith("s3") for name in importers), importers
+
+
+def test_only_one_module_of_the_thumbnailer_imports_pilbox() -> None:
+    assert {name for name, imported in imports_of("md5s3stash_thumbnailer").items() if "pilbox" in imported} == {
+        "_pilbox.py"
+    }
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = "import a.b\ndef f():\n    from c.d import e\nif True:\n    import g as h, i\nfrom . import sibling\n"
+
+    assert imported_packages(source) == {"a", "c", "g", "i"}

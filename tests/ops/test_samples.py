@@ -1,0 +1,51 @@
+"""The samples are what the script makes, and no larger than they need to be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+COMMITTED = sorted(path.name for path in SAMPLES.iterdir() if path.is_file() and path.suffix not in (".py", ".md"))
+# Another release of the encoder or decoder may round a colour the other way; a changed drawing differs by far more.
+_JPEG_TOLERANCE = 12
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("samples")
+    subprocess.run([sys.executable, SAMPLES / "make_samples.py", directory], check=True, timeout=60)
+    return directory
+
+
+def test_script_makes_the_files_that_are_committed_and_no_others(made: Path) -> None:
+    assert sorted(path.name for path in made.iterdir()) == COMMITTED
+
+
+@pytest.mark.parametrize("name", [name for name in COMMITTED if not name.endswith(".txt")])
+def test_committed_picture_has_the_pixels_that_the_script_draws(name: str, made: Path) -> None:
+    with Image.open(SAMPLES / name) as committed, Image.open(made / name) as again:
+        assert (committed.size, committed.mode, committed.format) == (again.size, again.mode, again.format)
+        assert committed.getexif() == again.getexif()
+        extrema = ImageChops.difference(committed.convert("RGBA"), again.convert("RGBA")).getextrema()
+
+    largest = max(high for _, high in extrema)  # type: ignore[misc]  # one pair a band, for an image of several
+    assert largest <= (_JPEG_TOLERANCE if name.endswith(".jpg") else 0)
+
+
+def test_portrait_lies_in_the_file_and_its_tag_turns_it_upright() -> None:
+    with Image.open(SAMPLES / "portrait.jpg") as picture:
+        assert picture.width > picture.height
+        assert picture.getexif()[0x0112] == 6
+
+
+def test_samples_are_small_and_their_readme_names_each() -> None:
+    readme = (SAMPLES / "README.md").read_text()
+
+    assert sum((SAMPLES / name).stat().st_size for name in COMMITTED) < 400_000
+    assert [name for name in COMMITTED if f"| {name} |" not in readme] == []
+    assert "CC0" in readme

@@ -1,0 +1,116 @@
+"""The wheel holds the whole product and installs with plain pip, with each supported Python that this machine has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = {
+    "md5s3stash": REPOSITORY / "md5s3stash",
+    "md5s3stash_daemon": REPOSITORY / "daemon" / "md5s3stash_daemon",
+    "md5s3stash_thumbnailer": REPOSITORY / "thumbnailer" / "md5s3stash_thumbnailer",
+    "md5s3stash_migrate": REPOSITORY / "migrate" / "md5s3stash_migrate",
+}
+SUPPORTED = ("3.11", "3.12", "3.13")
+_INSTALL_SECONDS = 600
+
+
+def interpreters() -> dict[str, str]:
+    """The supported Pythons of this machine by version; the one that runs the tests is always among them."""
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    for version in SUPPORTED:
+        for candidate in [shutil.which(f"python{version}"), *_of_pyenv(version)]:
+            if candidate and version not in found and _runs(candidate, version):
+                found[version] = candidate
+    return dict(sorted(found.items()))
+
+
+def _of_pyenv(version: str) -> list[str]:
+    # pyenv puts a shim for every version on PATH, which runs only where that version is selected.
+    if not (pyenv := shutil.which("pyenv")):
+        return []
+    root = subprocess.run([pyenv, "root"], capture_output=True, text=True).stdout.strip()
+    return [str(path) for path in sorted(Path(root).glob(f"versions/{version}.*/bin/python{version}"))]
+
+
+def _runs(candidate: str, version: str) -> bool:
+    ask = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
+    answer = subprocess.run([candidate, "-c", ask], capture_output=True, text=True)
+    return answer.returncode == 0 and answer.stdout.strip() == version
+
+
+def run(*command: str | Path) -> str:
+    """What the command prints; fails the test with everything that it said where it does not succeed."""
+    # The tests' own packages must not stand in for those of the environment under test.
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        command,
+        cwd="/",
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_INSTALL_SECONDS,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, since setuptools writes into the tree that it builds from."""
+    directory = tmp_path_factory.mktemp("wheel")
+    source = directory / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source / name)
+    for package in PACKAGES.values():
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(package, source / package.relative_to(REPOSITORY), ignore=ignore)
+    pip_wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    run(*pip_wheel, "--wheel-dir", directory, source)
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+def test_wheel_holds_every_module_and_the_marker_of_a_typed_package(wheel: Path) -> None:
+    expected = {
+        f"{name}/{path.relative_to(directory)}"
+        for name, directory in PACKAGES.items()
+        for pattern in ("*.py", "py.typed")
+        for path in directory.rglob(pattern)
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+
+    assert held == expected
+    assert {f"{name}/py.typed" for name in PACKAGES} <= held
+
+
+@pytest.mark.parametrize("version", interpreters())
+def test_wheel_installs_with_plain_pip(version: str, wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    run(interpreters()[version], "-m", "venv", environment)
+    python = environment / "bin" / "python"
+    pip_install: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
+
+    run(*pip_install, wheel)
+    run(python, "-m", "pip", "check")
+    assert "usage" in run(environment / "bin" / "md5s3stash", "--help").lower()
+    run(python, "-c", f"import {', '.join(PACKAGES)}")
+
+    run(*pip_install, f"{wheel}[daemon]")
+    run(python, "-m", "pip", "check")
+    run(python, "-c", "import md5s3stash_daemon.main")
+    assert (environment / "bin" / "md5s3stashd").exists()
+
+    run(*pip_install, f"{wheel}[thumbnailer]")
+    run(python, "-m", "pip", "check")

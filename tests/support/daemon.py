@@ -1,0 +1,156 @@
+"""A real md5s3stashd in a process of its own, on a spool, a Redis prefix and a bucket that are the test's alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+from tests.support.servers import wait_until
+from tests.support.stores import Keys, new_bucket, plain_client
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMPORT_PATH = ":".join(str(REPOSITORY / folder) for folder in ("", "daemon"))
+
+# Quick tries and probes: what is tested is that they come, not how long one waits in production.
+QUICK = {
+    "MD5S3STASH_SPOOL_FIRST_DELAY_SECONDS": "0.2",
+    "MD5S3STASH_SPOOL_MAX_DELAY_SECONDS": "1",
+    "MD5S3STASH_SPOOL_PROBE_SECONDS": "0.1",
+    "MD5S3STASH_SPOOL_MAX_PROBE_SECONDS": "0.3",
+    "MD5S3STASH_SPOOL_RESCAN_SECONDS": "0.3",
+    "MD5S3STASH_SPOOL_SETTLE_SECONDS": "0.5",
+}
+
+
+@dataclass
+class Site:
+    """Where a daemon works: its spool, its keys in Redis, its bucket."""
+
+    directory: Path
+    redis_url: str
+    s3_endpoint: str
+    keys: Keys = field(default_factory=Keys)
+    prefix: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
+    bucket: str = ""
+
+    def __post_init__(self) -> None:
+        self.client: Any = plain_client(self.s3_endpoint, self.keys)
+        self.bucket = self.bucket or new_bucket(self.client)
+        self.redis = redis.Redis.from_url(self.redis_url)
+        self.spool = self.directory / "spool"
+
+    @property
+    def incoming(self) -> Path:
+        return self.spool / "incoming"
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **QUICK,
+            "PYTHONPATH": IMPORT_PATH,
+            "BUCKET_BASE": self.bucket,
+            "S3_ENDPOINT": self.s3_endpoint,
+            "REDIS_URL": self.redis_url,
+            "MD5S3STASH_REDIS_PREFIX": self.prefix,
+            "SPOOL_DIR": str(self.spool),
+            "AWS_ACCESS_KEY_ID": self.keys.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.keys.secret_key,
+        }
+
+    def drop(self, name: str, data: bytes) -> Path:
+        """As a careful producer does: under a temporary name first."""
+        target = self.incoming / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}")
+        temporary.write_bytes(data)
+        temporary.rename(target)
+        return target
+
+    def names(self) -> dict[str, str]:
+        """dropped name -> md5, as the ledger has it."""
+        return {os.fsdecode(name): md5.decode() for name, md5 in self._hash("names").items()}
+
+    def log(self) -> list[dict[str, str]]:
+        """The entries of the log, in order."""
+        entries: list[Any] = self.redis.xrange(f"{self.prefix}:log")  # type: ignore[assignment]
+        return [{os.fsdecode(key): os.fsdecode(value) for key, value in fields.items()} for _, fields in entries]
+
+    def open_records(self) -> int:
+        return len(self._hash("open"))
+
+    def objects(self) -> dict[str, bytes]:
+        """key -> bytes of everything in the bucket."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
+        return {key: self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
+
+    def files(self, *states: str) -> list[str]:
+        """Every file in these states (all but failed/ by default), as paths below the spool."""
+        found = []
+        for state in states or ("incoming", "active", "deferred", "hold"):
+            # Not rglob: folders vanish under it while the daemon works, which os.walk passes over.
+            for folder, _, names in os.walk(self.spool / state):
+                found += [os.path.relpath(os.path.join(folder, name), self.spool) for name in names]
+        return sorted(found)
+
+    def _hash(self, name: str) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = self.redis.hgetall(f"{self.prefix}:{name}")  # type: ignore[assignment]
+        return found
+
+
+class Daemon:
+    """One run of the program. Leaving the context ends it with SIGKILL if nothing else has."""
+
+    def __init__(
+        self,
+        site: Site,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = ("-m", "md5s3stash_daemon"),
+    ) -> None:
+        self.site = site
+        self.log_path = site.directory / f"daemon-{uuid.uuid4().hex[:6]}.log"
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                env={**os.environ, **site.environment(), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if error is not None:
+            error.add_note(f"daemon's log:\n{self.output()[-4000:]}")
+
+    def output(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_until_started(self) -> None:
+        wait_until(lambda: "started spool=" in self.output() or self.process.poll() is not None, "daemon started")
+        assert self.process.poll() is None, self.output()
+
+    def terminate(self, seconds: float = 30.0) -> int:
+        """SIGTERM, and the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()

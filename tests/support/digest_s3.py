@@ -1,0 +1,351 @@
+"""An S3 server for what no other test server does: faults on demand, and contents larger than this machine's memory.
+
+It keeps the digests of all that it takes, and the bytes of what is small. Content-MD5 and If-None-Match are both
+honoured, as Amazon's is said to; signatures are not looked at. It passes the contract suite of the object stores.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import socket
+import struct
+import threading
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.etree import ElementTree
+
+from tests.support.origin import RawReply, Reply
+
+KEPT_BYTES = 64 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
+_NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the server would have answered, with these headers changed; None takes one away."""
+
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The connection is reset after so many bytes of the body."""
+
+    after_bytes: int = 1000
+
+
+@dataclass(frozen=True)
+class Silence:
+    """No answer, until the server is closed."""
+
+
+Scripted = Served | Reset | Silence | Reply | RawReply
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request. Header names are in lower case; `body_bytes` is how much of a body was read."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body_bytes: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An object. `data` is None where it was too large to keep."""
+
+    md5: str
+    etag: str
+    size_bytes: int
+    headers: Mapping[str, str]
+    data: bytes | None
+
+
+@dataclass
+class _Upload:
+    target: str
+    headers: Mapping[str, str]
+    whole: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
+    etags: dict[int, str] = field(default_factory=dict)
+    size_bytes: int = 0
+    data: bytes | None = b""
+
+
+class DigestS3:
+    """Serves until it is closed."""
+
+    def __init__(self) -> None:
+        self.requests: list[Asked] = []
+        self.objects: dict[str, Kept] = {}
+        self.buckets: set[str] = set()
+        self.uploads: dict[str, _Upload] = {}
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
+        self._script: defaultdict[str, deque[Scripted]] = defaultdict(deque)
+        self._always: dict[str, Scripted] = {}
+        self._upload_ids = (f"upload-{number}" for number in itertools.count(1))
+        self._server = _Server(("127.0.0.1", 0), self)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def script(self, method: str, *answers: Scripted) -> None:
+        """The answers to the next requests for objects by this method, in turn; afterwards it serves again."""
+        self._script[method].extend(answers)
+
+    def always(self, method: str, answer: Scripted) -> None:
+        """The answer to every request for objects by this method."""
+        self._always[method] = answer
+
+    def methods(self) -> list[str]:
+        """The methods of all requests for objects, in order."""
+        return [asked.method for asked in self.requests if asked.target.count("/") > 1]
+
+    def close(self) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.break_connections()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def next_answer(self, method: str) -> Scripted:
+        with self.lock:
+            script = self._script[method]
+            return script.popleft() if script else self._always.get(method, Served())
+
+    def begin_upload(self, target: str, headers: Mapping[str, str]) -> str:
+        with self.lock:
+            upload_id = next(self._upload_ids)
+            self.uploads[upload_id] = _Upload(target, headers)
+        return upload_id
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # server_close() waits for the handlers, so that no test leaks a thread
+
+    def __init__(self, address: tuple[str, int], store: DigestS3) -> None:
+        self.store = store
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        with self._lock:
+            self._open.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def break_connections(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # the client was faster
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Broken connections are part of many tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self._store = self.server.store
+        self._sent_headers: Mapping[str, str] = {}
+
+    def _serve(self) -> None:
+        parts = urlsplit(self.path)
+        self._target = unquote(parts.path).strip("/")
+        self._query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        self._sent_headers = {name.lower(): value for name, value in self.headers.items()}
+        of_object = "/" in self._target
+        scripted = self._store.next_answer(self.command) if of_object else Served()
+        self._body_bytes = 0
+        if isinstance(scripted, Reset):
+            self._body_bytes = len(self.rfile.read(scripted.after_bytes))
+            self._note()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return
+        self._md5, self._data = self._read_body()
+        self._note()
+        if isinstance(scripted, Silence):
+            self._store.closing.wait()
+            self.close_connection = True
+        elif isinstance(scripted, RawReply):
+            self.close_connection = True
+            for piece in scripted.pieces:
+                self.wfile.write(piece)
+        elif isinstance(scripted, Reply):
+            self._send(scripted)
+        else:
+            reply = self._bucket_reply() if not of_object else self._object_reply()
+            changed = {**reply.headers, **scripted.headers}
+            headers = {name: value for name, value in changed.items() if value is not None}
+            self._send(Reply(reply.status, reply.body, headers))
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
+
+    def _note(self) -> None:
+        with self._store.lock:
+            self._store.requests.append(Asked(self.command, self.path, self._sent_headers, self._body_bytes))
+
+    def _read_body(self) -> tuple[Any, bytes | None]:
+        left = int(self._sent_headers.get("content-length", "0"))
+        md5 = hashlib.md5(usedforsecurity=False)
+        kept: list[bytes] | None = [] if left <= KEPT_BYTES else None
+        while left:
+            data = self.rfile.read(min(left, _READ_BYTES))
+            if not data:
+                self.close_connection = True
+                raise ConnectionError("the client hung up in the middle of a body")
+            md5.update(data)
+            self._body_bytes += len(data)
+            if kept is not None:
+                kept.append(data)
+            left -= len(data)
+        return md5, None if kept is None else b"".join(kept)
+
+    def _send(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in reply.headers:
+            self.send_header("Content-Length", str(len(reply.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body)
+
+    def _bucket_reply(self) -> Reply:
+        store = self._store
+        if self.command == "PUT":
+            store.buckets.add(self._target)
+            return Reply()
+        if self.command == "GET" and "uploads" in self._query:
+            targets = [upload.target.partition("/") for upload in store.uploads.values()]
+            keys = [key for bucket, _, key in targets if bucket == self._target]
+            listed = "".join(f"<Upload><Key>{key}</Key></Upload>" for key in keys)
+            return _xml(200, f"<ListMultipartUploadsResult>{listed}</ListMultipartUploadsResult>")
+        return error_reply(501, "NotImplemented")
+
+    def _object_reply(self) -> Reply:
+        if self._target.partition("/")[0] not in self._store.buckets:
+            return error_reply(404, "NoSuchBucket")
+        with self._store.lock:
+            kept = self._store.objects.get(self._target)
+        if self.command == "DELETE":
+            return self._delete()
+        if self.command in ("HEAD", "GET"):
+            return self._read(kept)
+        if "uploads" in self._query:
+            upload_id = self._store.begin_upload(self._target, self._sent_headers)
+            return _xml(
+                200, f"<InitiateMultipartUploadResult><UploadId>{upload_id}</UploadId></InitiateMultipartUploadResult>"
+            )
+        if self.command == "POST":
+            return self._complete(self._store.uploads[self._query["uploadId"]])
+        stated = self._sent_headers.get("content-md5")
+        if stated is not None and base64.b64decode(stated) != self._md5.digest():
+            return error_reply(400, "BadDigest")
+        if "partNumber" in self._query:
+            return self._take_part(self._store.uploads[self._query["uploadId"]])
+        md5 = self._md5.hexdigest()
+        return self._keep(Kept(md5, md5, self._body_bytes, _attributes(self._sent_headers), self._data))
+
+    def _delete(self) -> Reply:
+        with self._store.lock:
+            if "uploadId" in self._query:
+                self._store.uploads.pop(self._query["uploadId"], None)
+            else:
+                self._store.objects.pop(self._target, None)
+        return Reply(204)
+
+    def _read(self, kept: Kept | None) -> Reply:
+        if kept is None:
+            return error_reply(404, "NoSuchKey")
+        headers = {**kept.headers, "ETag": f'"{kept.etag}"', "Content-Length": str(kept.size_bytes)}
+        if self.command == "GET" and kept.data is None:
+            return error_reply(501, "NotImplemented")
+        return Reply(200, kept.data or b"", headers)
+
+    def _take_part(self, upload: _Upload) -> Reply:
+        if self._data is None or int(self._query["partNumber"]) != len(upload.etags) + 1:
+            # The md5 of the whole is taken as the parts come, so they must come in their order, and small enough.
+            return error_reply(501, "NotImplemented")
+        upload.whole.update(self._data)
+        upload.etags[len(upload.etags) + 1] = self._md5.hexdigest()
+        upload.size_bytes += self._body_bytes
+        fits = upload.data is not None and upload.size_bytes <= KEPT_BYTES
+        upload.data = (upload.data or b"") + self._data if fits else None
+        return Reply(200, headers={"ETag": f'"{self._md5.hexdigest()}"'})
+
+    def _complete(self, upload: _Upload) -> Reply:
+        stated = [
+            part.findtext(f"{_NAMESPACE}ETag", "").strip('"') for part in ElementTree.fromstring(self._data or b"")
+        ]
+        if stated != [upload.etags[number] for number in sorted(upload.etags)]:
+            return error_reply(400, "InvalidPart")
+        joined = hashlib.md5(b"".join(bytes.fromhex(etag) for etag in stated), usedforsecurity=False)
+        etag = f"{joined.hexdigest()}-{len(stated)}"
+        reply = self._keep(
+            Kept(upload.whole.hexdigest(), etag, upload.size_bytes, _attributes(upload.headers), upload.data)
+        )
+        if reply.status != 200:
+            return reply
+        self._store.uploads.pop(self._query["uploadId"])
+        return _xml(
+            200, f"<CompleteMultipartUploadResult><ETag>&quot;{etag}&quot;</ETag></CompleteMultipartUploadResult>"
+        )
+
+    def _keep(self, kept: Kept) -> Reply:
+        with self._store.lock:
+            if self._sent_headers.get("if-none-match") == "*" and self._target in self._store.objects:
+                return error_reply(412, "PreconditionFailed")
+            self._store.objects[self._target] = kept
+        return Reply(200, headers={"ETag": f'"{kept.etag}"'})
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps the test run's output quiet."""
+
+
+def error_reply(status: int, code: str, headers: Mapping[str, str] | None = None) -> Reply:
+    """An error as S3 words it."""
+    return _xml(status, f"<Error><Code>{code}</Code><Message>as scripted</Message></Error>", headers)
+
+
+def _xml(status: int, document: str, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(status, document.encode(), {"Content-Type": "application/xml", **(headers or {})})
+
+
+def _attributes(headers: Mapping[str, str]) -> dict[str, str]:
+    """What a HEAD gives back of the headers of a put."""
+    wanted = ("content-type", "cache-control", "x-amz-checksum-sha256")
+    return {name: value for name, value in headers.items() if name in wanted or name.startswith("x-amz-meta-")}
