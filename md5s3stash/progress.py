@@ -46,8 +46,11 @@ class _Bar:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        with self._lock, self._bar.external_write_mode(file=self._bar.fp):
-            yield
+        with self._lock:
+            # Its end draws the bar anew, which must not bring up one that is still waiting for its delay.
+            shown = self._bar.last_print_t > self._bar.start_t
+            with self._bar.external_write_mode(file=self._bar.fp) if shown else contextlib.nullcontext():
+                yield
 
 
 class _ByteBar(_Bar):
