@@ -42,7 +42,9 @@ class SinkProtocol(asyncio.Protocol):
         if head_end < 0:
             return False
         lines = bytes(self.received[:head_end]).split(b"\r\n")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+        headers = {
+            name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])
+        }
         total = head_end + 4 + int(headers.get(b"content-length", b"0"))
         if len(self.received) < total:
             if headers.get(b"expect", b"").lower() == b"100-continue" and not self.expects_body:

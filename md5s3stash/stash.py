@@ -6,7 +6,7 @@ Every step before the last may be repeated, because the address is the content.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -68,7 +68,11 @@ class Caches:
 
 
 class Stasher:
-    """Stashes one source after the other, or several at once from threads, under one bucket base."""
+    """Stashes one source after the other, or several at once from threads, under one bucket base.
+
+    `accept` is called with the MIME type of each content before it is stored, and raises SourceRefused for what is not
+    wanted.
+    """
 
     def __init__(
         self,
@@ -77,12 +81,14 @@ class Stasher:
         fetcher: Fetcher,
         caches: Caches | None = None,
         retry: RetryPolicy | None = None,
+        accept: Callable[[str], None] | None = None,
     ) -> None:
         self._base = base
         self._store = store
         self._fetcher = fetcher
         self._caches = caches or Caches()
         self._retry = retry or RetryPolicy()
+        self._accept = accept
 
     def stash(self, url: str, auth: Auth | None = None, progress: Progress | None = None) -> StashResult:
         """Stashes a path or URL. Raises StashError; nothing is recorded then.
@@ -101,6 +107,7 @@ class Stasher:
         if known is not None:
             fetched = self._fetcher.fetch(source.url, auth, known.validators, progress)
             if not isinstance(fetched, Fetched):
+                self._check_type(known.report.mime_type)
                 return StashResult(known.report, Outcome.KNOWN, None)
         else:
             # Without validators there is no 304, so whatever comes has bytes.
@@ -115,10 +122,12 @@ class Stasher:
         md5 = content.digest.md5
         known = self._known_hash(url, md5)
         if known is not None:
+            self._check_type(known.mime_type)
             return StashResult(known, Outcome.KNOWN, content.size_bytes)
         address = self._base.address(md5)
         try:
             mime_type, dimensions = describe(content)
+            self._check_type(mime_type)
             put = retrying(
                 lambda: self._store.put(address, content, mime_type, progress), self._retry, only=WORTH_WAITING_FOR
             )
@@ -130,6 +139,10 @@ class Stasher:
         report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
         log.info("stashed outcome=%r md5=%s s3_url=%s bytes=%d", outcome.value, md5, address.s3_url, content.size_bytes)
         return StashResult(report, outcome, content.size_bytes)
+
+    def _check_type(self, mime_type: str) -> None:
+        if self._accept is not None:
+            self._accept(mime_type)
 
     def _known_url(self, url: str) -> _KnownUrl | None:
         """What a 304 would mean; None where it would not give a full report for this bucket base."""

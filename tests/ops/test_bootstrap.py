@@ -35,6 +35,8 @@ _USED = (
     "true",
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Checkout:
     """A copy of what bootstrap reads, and the PATH that it runs with."""

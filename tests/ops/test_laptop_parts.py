@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_ports_have_defaults_and_come_from_the_environment() -> None:
-    assert [port.number for port in place_from({}).ports] == [8888, 9000, 6399]
+    assert [port.number for port in place_from({}).ports] == [8888, 9000, 6399, 9108]
     assert place_from({"S3_PORT": "9100"}).s3_url == "http://127.0.0.1:9100"
 
 
@@ -68,7 +68,8 @@ def test_port_of_a_listener_on_all_addresses_counts_as_taken() -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         number = taken.getsockname()[1]
         place = place_from(
-            {"S3_PORT": str(number), "THUMBNAILER_PORT": str(free_port()), "REDIS_PORT": str(free_port())}
+            {"S3_PORT": str(number)}
+            | {name: str(free_port()) for name in ("THUMBNAILER_PORT", "REDIS_PORT", "METRICS_PORT")}
         )
         with pytest.raises(LaptopError, match=f"Port {number}, which the S3 server wants, .*S3_PORT="):
             refuse_taken(place.ports)

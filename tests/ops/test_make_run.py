@@ -36,7 +36,7 @@ class Appliance:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.incoming = data / "spool" / "incoming"
-        self.ports = {name: free_port() for name in ("THUMBNAILER_PORT", "S3_PORT", "REDIS_PORT")}
+        self.ports = {name: free_port() for name in ("THUMBNAILER_PORT", "S3_PORT", "REDIS_PORT", "METRICS_PORT")}
         self.lines: list[str] = []
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -303,7 +303,7 @@ def test_second_run_keeps_the_data_and_takes_what_was_dropped_in_between(applian
         assert client.hexists("md5s3stash:names", "kept.jpg")
 
 
-@pytest.mark.parametrize("variable", ["THUMBNAILER_PORT", "S3_PORT", "REDIS_PORT"])
+@pytest.mark.parametrize("variable", ["THUMBNAILER_PORT", "S3_PORT", "REDIS_PORT", "METRICS_PORT"])
 def test_taken_port_is_named_with_the_variable_that_chooses_another(variable: str, appliance: Appliance) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         appliance.ports[variable] = taken.getsockname()[1]

@@ -1,0 +1,284 @@
+"""What uploading small files costs: boto3, libcurl as the adapter uses it, and obstore where it is installed.
+
+Each run is a process of its own, which makes its contents, warms nothing up, and puts them over TLS with everything on
+that the adapter has on: Content-MD5 (where the client can), SHA-256, If-None-Match, a session token, and the ETag
+checked. The rounds are interleaved, so that whatever else the machine does hits every client alike; medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+FILES = 2000
+FILE_BYTES = 20_000
+THREADS = 8
+ROUNDS = 5
+BUCKET = "bucket"
+# As long as those of a role.
+TOKEN = "T" * 400
+MIME_TYPE = "image/jpeg"
+
+Run = Callable[[list[bytes]], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run."""
+
+    files_per_second: float
+    cpu_seconds_per_thousand: float
+    peak_mib: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A client's medians over all rounds."""
+
+    client: str
+    package: str
+    files_per_second: float
+    ratio_to_boto3: float
+    cpu_seconds_per_thousand: float
+    peak_mib: float
+
+
+def contents(count: int, seed: str) -> list[bytes]:
+    """Buffers that differ from each other and from those of every other run."""
+    shared = os.urandom(FILE_BYTES - 16)
+    return [
+        hashlib.md5(f"{seed} {number}".encode(), usedforsecurity=False).digest() + shared for number in range(count)
+    ]
+
+
+def in_threads(put: Callable[[bytes], None], files: list[bytes]) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(put, files):
+            pass
+
+
+def boto3_run(endpoint: str, head_first: bool) -> Run:
+    """The adapter on a client of boto3's."""
+    from md5s3stash.s3 import S3ObjectStore
+
+    client = _session().client("s3", endpoint_url=endpoint, config=_boto_config())
+    return _adapter_run(S3ObjectStore(client, limits=_limits(head_first)))
+
+
+def libcurl_run(endpoint: str, head_first: bool) -> Run:
+    """The adapter on a connection of its own."""
+    from md5s3stash.s3 import connect
+
+    return _adapter_run(connect(endpoint, _session(), _limits(head_first)))
+
+
+def obstore_run(endpoint: str, in_event_loop: bool) -> Run:
+    """obstore with the guards that it knows: SHA-256 and If-None-Match; it has no Content-MD5."""
+    import obstore
+    from obstore.store import S3Store
+
+    store = S3Store(
+        BUCKET,
+        endpoint=endpoint,
+        region="us-east-1",
+        access_key_id="AKIDEXAMPLE",
+        secret_access_key="secret",
+        session_token=TOKEN,
+        checksum_algorithm="SHA256",
+        # Its own bundle of authorities cannot be added to; the handshake and the cipher are the same.
+        client_options={"allow_invalid_certificates": True},
+    )
+    attributes: Any = {"Content-Type": MIME_TYPE, "Cache-Control": "public, max-age=31536000, immutable"}
+
+    def digest(data: bytes) -> str:
+        hashlib.sha256(data).digest()  # what the adapter takes as well
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def put(data: bytes) -> None:
+        md5 = digest(data)
+        answer = obstore.put(store, md5, data, attributes=attributes, mode="create", use_multipart=False)
+        assert md5 in str(answer["e_tag"])
+
+    async def put_in_turn(left: Iterator[bytes]) -> None:
+        for data in left:
+            md5 = digest(data)
+            answer = await obstore.put_async(
+                store, md5, data, attributes=attributes, mode="create", use_multipart=False
+            )
+            assert md5 in str(answer["e_tag"])
+
+    async def put_all(files: list[bytes]) -> None:
+        left = iter(files)
+        await asyncio.gather(*[put_in_turn(left) for _ in range(THREADS)])
+
+    return (lambda files: asyncio.run(put_all(files))) if in_event_loop else (lambda files: in_threads(put, files))
+
+
+CLIENTS: dict[str, tuple[str, Callable[[str], Run]]] = {
+    "boto3": ("boto3", lambda endpoint: boto3_run(endpoint, False)),
+    "libcurl": ("pycurl", lambda endpoint: libcurl_run(endpoint, False)),
+    "obstore, threads": ("obstore", lambda endpoint: obstore_run(endpoint, False)),
+    "obstore, asyncio": ("obstore", lambda endpoint: obstore_run(endpoint, True)),
+    "boto3, HEAD first": ("boto3", lambda endpoint: boto3_run(endpoint, True)),
+    "libcurl, HEAD first": ("pycurl", lambda endpoint: libcurl_run(endpoint, True)),
+}
+
+
+def _adapter_run(store: Any) -> Run:
+    from md5s3stash.content import Content
+    from md5s3stash.digest import digest_of
+    from md5s3stash.objectstore import PutOutcome
+    from md5s3stash.scheme import ObjectAddress
+
+    def put(data: bytes) -> None:
+        content = Content(digest_of(data), data=data)
+        outcome = store.put(ObjectAddress(BUCKET, content.digest.md5), content, MIME_TYPE)
+        assert outcome is PutOutcome.STORED
+
+    return lambda files: in_threads(put, files)
+
+
+def _session() -> Any:
+    import boto3
+
+    return boto3.Session("AKIDEXAMPLE", "secret", TOKEN, region_name="us-east-1")
+
+
+def _boto_config() -> Any:
+    from botocore.config import Config
+
+    return Config(s3={"addressing_style": "path"}, max_pool_connections=64)
+
+
+def _limits(head_first: bool) -> Any:
+    from md5s3stash.s3 import S3Limits
+
+    return S3Limits(head_first_bytes=0 if head_first else FILE_BYTES + 1)
+
+
+def measure(client: str, endpoint: str, count: int) -> Measured:
+    """One run in this process."""
+    files = contents(count, f"{client} {os.getpid()} {time.time_ns()}")
+    run = CLIENTS[client][1](endpoint)
+    started, cpu_started = time.perf_counter(), time.process_time()
+    run(files)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Measured(count / seconds, 1000 * cpu_seconds / count, peak_mib)
+
+
+@contextlib.contextmanager
+def tls_sink(directory: Path) -> Iterator[tuple[str, Path]]:
+    """(endpoint, file of the authority that vouches for it) of a running put_sink.py."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority_file, chain, key = (directory / name for name in ("ca.pem", "chain.pem", "key.pem"))
+    authority.cert_pem.write_to_path(str(authority_file))
+    certificate.cert_chain_pems[0].write_to_path(str(chain))
+    certificate.private_key_pem.write_to_path(str(key))
+    command = [sys.executable, str(ROOT / "bench/put_sink.py"), "--certificate", str(chain), "--key", str(key)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sink:
+        try:
+            assert sink.stdout is not None
+            yield f"https://127.0.0.1:{int(sink.stdout.readline())}", authority_file
+        finally:
+            sink.terminate()
+
+
+def measure_all(files: int, rounds: int) -> list[Row]:
+    """Every client that is installed, in interleaved rounds."""
+    installed = [name for name, (package, _) in CLIENTS.items() if importlib.util.find_spec(package) is not None]
+    runs: dict[str, list[Measured]] = {name: [] for name in installed}
+    with tempfile.TemporaryDirectory() as directory, tls_sink(Path(directory)) as (endpoint, authority_file):
+        environment = {**os.environ, "AWS_CA_BUNDLE": str(authority_file), "AWS_EC2_METADATA_DISABLED": "true"}
+        for _ in range(rounds):
+            for name in installed:
+                command = [sys.executable, __file__, "--files", str(files), "--one", name, "--endpoint", endpoint]
+                finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+                runs[name].append(Measured(**json.loads(finished.stdout)))
+    base = statistics.median(run.files_per_second for run in runs["boto3"])
+    return [_row(name, measured, base) for name, measured in runs.items()]
+
+
+def _row(name: str, runs: Sequence[Measured], base: float) -> Row:
+    rate = statistics.median(run.files_per_second for run in runs)
+    return Row(
+        client=name,
+        package=describe_package(CLIENTS[name][0]),
+        files_per_second=rate,
+        ratio_to_boto3=rate / base,
+        cpu_seconds_per_thousand=statistics.median(run.cpu_seconds_per_thousand for run in runs),
+        peak_mib=statistics.median(run.peak_mib for run in runs),
+    )
+
+
+def describe_package(package: str) -> str:
+    """Name and version, with libcurl's and its TLS library's for pycurl."""
+    if package == "pycurl":
+        import pycurl
+
+        return " ".join(pycurl.version.split()[:3])
+    return f"{package}/{version(package)}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| client | versions | files/s | to boto3 | CPU s per 1,000 files | peak MiB |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row.client} | {row.package} | {row.files_per_second:,.0f} | {row.ratio_to_boto3:.1f} | "
+        f"{row.cpu_seconds_per_thousand:.2f} | {row.peak_mib:.0f} |"
+        for row in rows
+    ]
+    missing = sorted({package for package, _ in CLIENTS.values() if importlib.util.find_spec(package) is None})
+    lines += [
+        f"\n{package} is not installed, so it is not in the table: `pip install {package}`" for package in missing
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="small uploads, client beside client")
+    parser.add_argument("--files", type=int, default=FILES)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--one", choices=CLIENTS, help=argparse.SUPPRESS)
+    parser.add_argument("--endpoint", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.one:
+        print(json.dumps(asdict(measure(arguments.one, arguments.endpoint, arguments.files))))
+        return
+    rows = measure_all(arguments.files, arguments.rounds)
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows]))
+    else:
+        print(f"{arguments.files} files of {FILE_BYTES} bytes, Python {platform.python_version()}\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A crash before every call that changes a file, the store or the ledger, in turn. Nothing is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Site
+from tests.support.forks import STATUS_KILLED, Ended, ForkRunner
+from tests.support.servers import RcloneS3
+from tests.support.stores import Keys
+
+pytestmark = pytest.mark.slow
+
+FILES = {
+    "plain.txt": b"plain",
+    "sub/folder/deep.txt": b"deep",
+    "twin.txt": b"plain",
+    "waiting.txt": b"failed before, and due again",
+    "claimed/before.txt": b"an earlier daemon had claimed it",
+}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[ForkRunner]:
+    with ForkRunner() as started:
+        yield started
+
+
+def new_site(directory: Path, redis_url: str, rclone: RcloneS3) -> Site:
+    """A spool with a file in each state that a daemon may find, and something that will fail."""
+    directory.mkdir()
+    site = Site(directory, redis_url, rclone.endpoint, keys=Keys.of(rclone))
+    places = {
+        "waiting.txt": "deferred/batch1.2.0/waiting.txt",
+        "claimed/before.txt": "active/batch2.0/claimed/before.txt",
+    }
+    for name, data in FILES.items():
+        path = site.spool / places.get(name, f"incoming/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    os.symlink("/nowhere", site.incoming / "link")
+    return site
+
+
+def assert_nothing_is_lost(site: Site, rclone: RcloneS3) -> None:
+    assert site.files() == []
+    md5s = {name: hashlib.md5(data).hexdigest() for name, data in FILES.items()}
+    assert site.names() == md5s
+    stored = {path.name: path.read_bytes() for path in (rclone.directory / site.bucket).iterdir()}
+    assert stored == {md5s[name]: data for name, data in FILES.items()}
+    # The log has each outcome once, although the work may have been done twice.
+    assert sorted(entry["name"] for entry in site.log()) == sorted([*FILES, "link"])
+    assert os.path.islink(site.spool / "failed" / "link")
+    assert (site.spool / "failed" / "link.error.json").exists()
+    assert site.open_records() == 0
+
+
+def quiet_run(runner: ForkRunner, site: Site) -> Ended:
+    return runner.run(site, stop_when_empty=True)
+
+
+def test_without_a_crash_everything_is_stashed(
+    tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
+) -> None:
+    site = new_site(tmp_path / "site", redis_server, rclone_s3)
+
+    ended = quiet_run(runner, site)
+
+    assert ended.status == 0
+    assert_nothing_is_lost(site, rclone_s3)
+
+
+def test_a_crash_at_any_call_loses_nothing(
+    tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
+) -> None:
+    crashes = 0
+    while True:
+        number = crashes + 1
+        site = new_site(tmp_path / f"crash{number}", redis_server, rclone_s3)
+        ended = runner.run(site, crash_at=number, stop_when_empty=True)
+        if ended.status == 0:
+            # The run was over before its n-th call.
+            assert_nothing_is_lost(site, rclone_s3)
+            break
+        assert (ended.status, ended.calls) == (STATUS_KILLED, number), (site.directory / "daemon.log").read_text()
+        crashes += 1
+
+        assert quiet_run(runner, site).status == 0
+        assert_nothing_is_lost(site, rclone_s3)
+    # Each file is claimed, stored and removed at the least, and the groups are recorded.
+    assert crashes > 3 * len(FILES)
