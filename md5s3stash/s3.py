@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from botocore.parsers import ResponseParserError
 
 from md5s3stash.content import Content, Progress
-from md5s3stash.digest import Digest, is_md5
+from md5s3stash.digest import Digest, digest_of_stream, is_md5
 from md5s3stash.errors import (
     DigestMismatch,
     SettingsError,
@@ -198,7 +198,7 @@ class S3ObjectStore:
             raise _Taken
         if answer.status != 200:
             raise store_error(address.s3_url, answer.status, answer.code)
-        self._check_put(address, _as_boto(answer), {digest.md5})
+        self._check_put(address, _as_boto(answer), digest)
 
     def _put_by_boto(self, address: ObjectAddress, body: Any, digest: Digest, mime_type: str) -> None:
         with _translating(address):
@@ -213,7 +213,7 @@ class S3ObjectStore:
                 IfNoneMatch="*",
                 **_attributes(digest, mime_type),
             )
-        self._check_put(address, answer, {digest.md5})
+        self._check_put(address, answer, digest)
 
     def _put_parts(self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None) -> None:
         """Above what one request may hold. Each part is a buffer, hashed and sent; completed only if all of them
@@ -233,7 +233,7 @@ class S3ObjectStore:
             self._abort(target)
             raise
         # S3 hashes the digests of the parts, rclone's server the whole.
-        self._check_put(address, answer, {_multipart_etag(parts), content.digest.md5})
+        self._check_put(address, answer, content.digest, _multipart_etag(parts))
 
     def _send_parts(
         self, target: Mapping[str, str], address: ObjectAddress, content: Content, progress: Progress | None
@@ -265,13 +265,29 @@ class S3ObjectStore:
                 "abort of a multipart upload failed bucket=%s key=%s: %s", target["Bucket"], target["Key"], error
             )
 
-    def _check_put(self, address: ObjectAddress, answer: Mapping[str, Any], expected: set[str]) -> None:
+    def _check_put(
+        self, address: ObjectAddress, answer: Mapping[str, Any], digest: Digest, expected: str | None = None
+    ) -> None:
+        """Raises DigestMismatch where the store took other bytes. `expected` is an ETag that is as good as the md5."""
         try:
-            self._check_etag(address, answer, expected)
+            self._check_etag(address, answer, {digest.md5, expected or digest.md5})
         except DigestMismatch:
+            # An ETag that is no md5 accuses nobody. Some stores encrypt and have such ETags: then the bytes must speak,
+            # for another box may have found the object already and let its own file go.
+            if not is_md5(answer.get("ETag", "").strip('"')) and self._reads_back(address, digest):
+                self._warn_once(address.bucket, "its ETags are no md5s: each new object is read back to be sure")
+                return
             # Left standing, it would vouch for itself at the next try with the SHA-256 that we sent along.
             self._remove_wrong(address)
             raise
+
+    def _reads_back(self, address: ObjectAddress, digest: Digest) -> bool:
+        try:
+            with self._client.get_object(Bucket=address.bucket, Key=address.key)["Body"] as body:
+                return digest_of_stream(body) == digest
+        except _BOTO_ERRORS as error:
+            log.warning("%s could not be read back: %s", address.s3_url, error)
+            return False
 
     def _check_etag(self, address: ObjectAddress, answer: Mapping[str, Any], expected: set[str]) -> None:
         etag = answer.get("ETag", "")

@@ -13,14 +13,21 @@ import pytest
 
 from md5s3stash.content import IN_MEMORY_BYTES, Content, content_of_file
 from md5s3stash.digest import digest_of
-from md5s3stash.errors import DigestCollision, SourceChanged, SourceTooLarge, StoreRefused, StoreUnavailable
+from md5s3stash.errors import (
+    DigestCollision,
+    DigestMismatch,
+    SourceChanged,
+    SourceTooLarge,
+    StoreRefused,
+    StoreUnavailable,
+)
 from md5s3stash.objectstore import IMMUTABLE, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3 import S3Limits
 from md5s3stash.scheme import ObjectAddress
 from tests.support.digest_s3 import DigestS3
 from tests.support.servers import RcloneS3
-from tests.support.stores import Bench, Keys, client_bench, content_of, memory_bench, own_bench
+from tests.support.stores import Bench, Keys, client_bench, content_of, memory_bench, own_bench, plain_client
 
 MIB = 1024 * 1024
 PARTS = S3Limits(single_put_max_bytes=IN_MEMORY_BYTES, part_bytes=5 * MIB)
@@ -238,3 +245,36 @@ def test_a_missing_bucket_is_told_with_what_to_do(server_bench: Bench) -> None:
 
     with pytest.raises(StoreRefused, match="create the bucket or correct BUCKET_BASE"):
         server_bench.store.put(ObjectAddress("no-such-bucket-here", digest_of(b"x").md5), content, "text/plain")
+
+
+@pytest.mark.parametrize("etag", ['"opaque"', ""])
+def test_where_etags_are_no_md5s_the_object_is_read_back_and_stays(
+    s3_server: str, etag: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = client_bench(s3_server, Keys())
+    bench.client.meta.events.register("after-call.s3.PutObject", lambda parsed, **_: parsed.update(ETag=etag))
+    contents = [content_of(os.urandom(1000)), content_of(os.urandom(1000))]
+
+    assert [bench.store.put(bench.address(each), each, "image/x-test") for each in contents] == [PutOutcome.STORED] * 2
+
+    assert [bench.store.get(bench.address(each), max_bytes=1000) for each in contents] == [
+        each.data for each in contents
+    ]
+    assert len([record for record in caplog.records if "read back" in record.message]) == 1
+
+
+def test_where_etags_are_no_md5s_wrong_bytes_are_found_and_taken_back(s3_server: str) -> None:
+    bench = client_bench(s3_server, Keys())
+    content = content_of(b"what we mean")
+
+    def spoil(parsed: dict[str, object], **_: object) -> None:
+        # As if the store had taken other bytes than we sent.
+        plain_client(s3_server, Keys()).put_object(Bucket=bench.bucket, Key=content.digest.md5, Body=b"other")
+        parsed["ETag"] = '"opaque"'
+
+    bench.client.meta.events.register("after-call.s3.PutObject", spoil)
+
+    with pytest.raises(DigestMismatch):
+        bench.store.put(bench.address(content), content, "text/plain")
+
+    assert bench.store.head(bench.address(content)) is None
