@@ -4,7 +4,7 @@ PYTHON_IN_VENV := .venv/bin/python
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples tests bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench lock clean clean-data setup
+.PHONY: help run test test-quick check soak lint types bench lock clean clean-data setup
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,7 +15,13 @@ run: setup ## bring the appliance up on this machine, with sample files in it
 test: setup ## all tests, against a real redis-server and real S3 servers
 	@$(PYTHON_IN_VENV) -m pytest
 
-check: lint types test ## what CI and the git hook run: lint, types, tests
+test-quick: setup ## the tests that do not take minutes
+	@$(PYTHON_IN_VENV) -m pytest -m "not slow"
+
+check: lint types test-quick ## before each commit: lint, types, quick tests
+
+soak: setup ## a thousand kills of the daemon under load; takes many minutes
+	@CRASH_KILLS=1000 $(PYTHON_IN_VENV) -m pytest tests/crash/test_kill.py
 
 lint: setup ## ruff: rules and format
 	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)

@@ -53,6 +53,8 @@ def environment_of_programs(place: Place, keys: KeyPair, ours: Mapping[str, str]
         "S3_ENDPOINT": place.s3_url,
         "REDIS_URL": place.redis_url,
         "SPOOL_DIR": str(place.spool),
+        "MD5S3STASH_HTTP_ADDRESS": ADDRESS,
+        "MD5S3STASH_HTTP_PORT": str(place.metrics.number),
         "AWS_ACCESS_KEY_ID": keys.access_key_id,
         "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
         "AWS_DEFAULT_REGION": "us-east-1",

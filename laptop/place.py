@@ -27,16 +27,17 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The data directory and the three ports."""
+    """The data directory and the four ports."""
 
     data: Path
     thumbnailer: Port
     s3: Port
     redis: Port
+    metrics: Port
 
     @property
     def ports(self) -> tuple[Port, ...]:
-        return (self.thumbnailer, self.s3, self.redis)
+        return (self.thumbnailer, self.s3, self.redis, self.metrics)
 
     @property
     def spool(self) -> Path:
@@ -99,13 +100,16 @@ class Place:
 
 
 def place_from(environment: Mapping[str, str]) -> Place:
-    """Reads DATA_DIR, THUMBNAILER_PORT, S3_PORT and REDIS_PORT; raises LaptopError where they cannot be meant."""
+    """Reads DATA_DIR, THUMBNAILER_PORT, S3_PORT, REDIS_PORT and METRICS_PORT; raises LaptopError where they make no
+    sense.
+    """
     data = Path(environment.get("DATA_DIR") or REPOSITORY / "var").expanduser().absolute()
     place = Place(
         data,
         thumbnailer=_port(environment, "THUMBNAILER_PORT", 8888, "the thumbnailer"),
         s3=_port(environment, "S3_PORT", 9000, "the S3 server"),
         redis=_port(environment, "REDIS_PORT", 6399, "redis"),
+        metrics=_port(environment, "METRICS_PORT", 9108, "the daemon"),
     )
     if len({port.number for port in place.ports}) < len(place.ports):
         chosen = ", ".join(f"{port.variable}={port.number}" for port in place.ports)

@@ -61,6 +61,10 @@ class ObjectStore(Protocol):
         """The bytes at the address; None where nothing stands there. Raises SourceTooLarge above `max_bytes`."""
         ...
 
+    def check(self, bucket: str) -> None:
+        """Raises StoreUnavailable where the store does not answer, StoreRefused where the bucket cannot be used."""
+        ...
+
 
 def is_same_content(stored: StoredObject, digest: Digest) -> bool:
     """Whether everything that the store knows of an object agrees with the digest."""
@@ -120,3 +124,6 @@ class MemoryObjectStore:
             return None
         require_at_most(address, len(entry[0]), max_bytes)
         return entry[0]
+
+    def check(self, bucket: str) -> None:
+        pass

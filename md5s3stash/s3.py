@@ -143,6 +143,16 @@ class S3ObjectStore:
         require_at_most(address, len(data), max_bytes)
         return data
 
+    def check(self, bucket: str) -> None:
+        address = ObjectAddress(bucket, "")
+        with _translating(address):
+            try:
+                self._client.head_bucket(Bucket=bucket)
+            except ClientError as error:
+                # A HEAD has no body that could name the fault.
+                code = {404: "NoSuchBucket", 403: "AccessDenied"}.get(_status(error), _code(error))
+                raise store_error(address.s3_url, _status(error), code) from error
+
     def _curl_for(self, address: ObjectAddress) -> CurlClient | None:
         return None if address.bucket in self._boto_buckets else self._curl
 

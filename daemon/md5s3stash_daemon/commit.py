@@ -7,9 +7,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.health import COMMITTER, Pulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.spool import Entry, Spool
 from md5s3stash_daemon.work import REDIS, until_it_works
@@ -25,17 +27,29 @@ Finished = tuple[Entry, Outcome]
 class Committer:
     """A thread that commits in groups: while one commit waits for its fsync, the next one gathers."""
 
-    def __init__(self, spool: Spool, ledger: Ledger, gate: Gate, stopping: threading.Event) -> None:
+    def __init__(self, spool: Spool, ledger: Ledger, gate: Gate, stopping: threading.Event, pulse: Pulse) -> None:
         self._spool = spool
         self._ledger = ledger
         self._gate = gate
         self._stopping = stopping
+        self._pulse = pulse
         self._queue: queue.Queue[Finished | None] = queue.Queue(maxsize=4 * COMMIT_FILES)
         self._forgettable: list[str] = []
         self._thread = threading.Thread(target=self._run, name="committer")
 
     def start(self) -> None:
         self._thread.start()
+
+    def forget_gone(self) -> None:
+        """At the start: an earlier daemon may have died right after it had let a file go."""
+        try:
+            for queue_id in self._ledger.remembered():
+                # The lines of a URL list are remembered as LIST#LINE for as long as the list is there.
+                if not self._spool.holds(queue_id) and not self._spool.holds(queue_id.rpartition("#")[0]):
+                    self._forgettable.append(queue_id)
+            self._forget()
+        except CacheUnavailable as error:
+            log.debug("not forgotten: %s", error)
 
     def finish(self) -> None:
         """Commits what was put, and ends. Where the ledger is down and the daemon stops, the files stay claimed."""
@@ -54,11 +68,13 @@ class Committer:
                 for entry, outcome in group:
                     self._let_go(entry, outcome)
         self._forget()
+        self._pulse.end(COMMITTER)
 
     def _gather(self) -> tuple[list[Finished], bool]:
         """What is there, at least one; and whether more can come."""
         group: list[Finished] = []
-        item = self._queue.get()
+        with self._pulse.resting(COMMITTER):
+            item = self._queue.get()
         while item is not None:
             group.append(item)
             if len(group) == COMMIT_FILES:
@@ -72,6 +88,7 @@ class Committer:
     def _record(self, group: list[Finished]) -> bool:
         """False where the daemon stops before the ledger took it."""
         while True:
+            self._pulse.beat(COMMITTER)
             try:
                 self._ledger.record([outcome for _, outcome in group])
                 self._forget()
@@ -82,21 +99,37 @@ class Committer:
                     log.error("not recorded files=%d error=%r", len(group), str(error))
                     if self._stopping.wait(1.0):
                         return False
-                elif not self._gate.pass_through(self._stopping):
-                    return False
+                else:
+                    with self._pulse.resting(COMMITTER):
+                        if not self._gate.pass_through(self._stopping):
+                            return False
 
     def _let_go(self, entry: Entry, outcome: Outcome) -> None:
         if outcome.reports:
             first = outcome.reports[0]
-            done = until_it_works(lambda: self._spool.remove(entry), self._stopping)
+            done = self._moved(lambda: self._spool.remove(entry))
             log.info(
-                "stashed name=%r md5=%s s3_url=%s bytes=%s", entry.name, first.md5, first.s3_url, outcome.size_bytes
+                "stashed name=%r batch=%s md5=%s s3_url=%s bytes=%s",
+                entry.name,
+                entry.batch,
+                first.md5,
+                first.s3_url,
+                outcome.size_bytes,
             )
         else:
-            done = until_it_works(lambda: self._spool.fail(entry, outcome.error, outcome.reason), self._stopping)
-            log.error("failed name=%r error=%s reason=%r", entry.name, outcome.error, outcome.reason)
+            done = self._moved(lambda: self._spool.fail(entry, outcome.error, outcome.reason))
+            log.error(
+                "failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason
+            )
         if done:
             self._forgettable.append(entry.queue_id)
+
+    def _moved(self, move: Callable[[], object]) -> bool:
+        def beat_and_move() -> None:
+            self._pulse.beat(COMMITTER)
+            move()
+
+        return until_it_works(beat_and_move, self._stopping)
 
     def _forget(self) -> None:
         if not self._forgettable:

@@ -30,6 +30,10 @@ class Gate:
         self._failures = 0
         self._next_probe_at = 0.0
 
+    def set_delays(self, delays: RetryPolicy) -> None:
+        """From the next question on."""
+        self._delays = delays
+
     def faults(self) -> dict[str, str]:
         """The services that are down, and what each said last."""
         with self._lock:

@@ -21,12 +21,19 @@ class Intake:
     """
 
     def __init__(
-        self, spool: Spool, completed: Completed, settle_seconds: float, clock: Callable[[], float] = time.time
+        self,
+        spool: Spool,
+        completed: Completed,
+        settle_seconds: float,
+        clock: Callable[[], float] = time.time,
+        beat: Callable[[], object] = lambda: None,
     ) -> None:
         self._spool = spool
         self._completed = completed
-        self._settle_seconds = settle_seconds
+        self.settle_seconds = settle_seconds
         self._clock = clock
+        # Called for each file looked at: a long way through a slow directory is no standstill.
+        self._beat = beat
         self._pass: Iterator[Entry] = iter(())
 
     def start_pass(self) -> None:
@@ -51,6 +58,7 @@ class Intake:
         return claimed
 
     def _is_complete(self, entry: Entry, now: float) -> bool:
+        self._beat()
         try:
             status = os.lstat(entry.path)
         except FileNotFoundError:
@@ -58,7 +66,7 @@ class Intake:
         # What is no file will never be complete; whoever handles it tells why it is refused.
         if refusal(status.st_mode) is not None or self._completed.discard(entry.path):
             return True
-        return is_complete(entry.path, status, self._settle_seconds, now)
+        return is_complete(entry.path, status, self.settle_seconds, now)
 
 
 def _in_turn(one: Iterator[Entry], other: Iterator[Entry]) -> Iterator[Entry]:

@@ -56,6 +56,8 @@ class Outcome:
     size_bytes: int | None = None
     error: str = ""
     reason: str = ""
+    # Whether a store was sent the bytes, or each had them already.
+    sent: bool = True
 
 
 class Ledger(Protocol):
@@ -69,6 +71,10 @@ class Ledger(Protocol):
         """The files of these drops are gone from the spool; nobody will record them again."""
         ...
 
+    def remembered(self) -> list[str]:
+        """The queue ids that were recorded and not forgotten."""
+        ...
+
     def ping(self) -> None:
         """Raises CacheUnavailable where the ledger does not answer."""
         ...
@@ -77,9 +83,10 @@ class Ledger(Protocol):
 class RedisLedger:
     """A `Ledger` in a Redis that syncs each write (`appendonly yes`, `appendfsync always`)."""
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
+    def __init__(self, client: redis.Redis, prefix: str, spool_id: str) -> None:
         self._client = client
         self._prefix = prefix
+        self._open = f"{prefix}:open:{spool_id}"
         self._record = client.register_script(_RECORD)
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
@@ -91,15 +98,22 @@ class RedisLedger:
             arguments += map(_bytes, head + fields)
         try:
             # One script call is one write to the append-only file, and so one fsync for all of them.
-            self._record([self._key(name) for name in ("names", "hash_cache", "log", "open")], arguments)
+            self._record([*(self._key(name) for name in ("names", "hash_cache", "log")), self._open], arguments)
         except redis.RedisError as error:
             raise _unavailable(error) from error
 
     def forget(self, queue_ids: Sequence[str]) -> None:
         try:
-            self._client.hdel(self._key("open"), *map(_bytes, queue_ids))
+            self._client.hdel(self._open, *map(_bytes, queue_ids))
         except redis.RedisError as error:
             raise _unavailable(error) from error
+
+    def remembered(self) -> list[str]:
+        try:
+            found: list[bytes] = self._client.hkeys(self._open)  # type: ignore[assignment]
+        except redis.RedisError as error:
+            raise _unavailable(error) from error
+        return [queue_id.decode("utf-8", "surrogateescape") for queue_id in found]
 
     def ping(self) -> None:
         try:
@@ -127,7 +141,9 @@ def _log_entry(outcome: Outcome) -> dict[str, str]:
         return {"name": outcome.name, "outcome": "failed", "error": outcome.error, "reason": outcome.reason}
     first = outcome.reports[0]
     entry = {"name": outcome.name, "outcome": "stashed", "md5": first.md5, "s3_url": first.s3_url}
-    entry |= {"mime_type": first.mime_type, "size_bytes": str(outcome.size_bytes)}
+    entry["mime_type"] = first.mime_type
+    if outcome.size_bytes is not None:
+        entry["size_bytes"] = str(outcome.size_bytes)
     if len(outcome.reports) > 1:
         entry["s3_urls"] = " ".join(report.s3_url for report in outcome.reports)
     return entry

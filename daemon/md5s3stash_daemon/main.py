@@ -8,56 +8,95 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from md5s3stash.batch import fetch_limits
-from md5s3stash.cache import connect_redis
-from md5s3stash.errors import SettingsError
+from md5s3stash.errors import StashError
 from md5s3stash.fetch import Fetcher
 from md5s3stash.logs import set_up_logging
 from md5s3stash.netguard import NetGuard
+from md5s3stash.objectstore import ObjectStore
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3 import connect
-from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings, load
+from md5s3stash.scheme import BucketBase
+from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash.stash import Stasher
 from md5s3stash_daemon.commit import Committer
+from md5s3stash_daemon.config import as_toml, read_settings, redis_client
 from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.health import Health, Pulse
+from md5s3stash_daemon.http_status import serving
+from md5s3stash_daemon.journal import set_line_format
 from md5s3stash_daemon.ledger import RedisLedger
+from md5s3stash_daemon.metrics import CountedLedger, Metrics
+from md5s3stash_daemon.notify import Notifier, Reporter, reporting, watchdog_seconds
+from md5s3stash_daemon.reload import Reload
 from md5s3stash_daemon.service import Service
-from md5s3stash_daemon.settings import SECTIONS, SpoolSettings
-from md5s3stash_daemon.spool import Spool, SpoolTaken
+from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.signals import handled
+from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS, S3, Worker
 
 log = logging.getLogger(__name__)
 
-# A store that answers anything about this key, even that it is not there, is up.
-EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
-
 # The spool is what tries again.
 NO_RETRY = RetryPolicy(attempts=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Everything that main has to do with."""
+
+    service: Service
+    worker: Worker
+    lists: UrlLists
+    gate: Gate
+    metrics: Metrics
+    health: Health
+
+    def apply(self, settings: Settings) -> None:
+        """Goes on with these settings, as far as they are `reload.LIVE`."""
+        spool_settings = settings[SpoolSettings]
+        self.worker.set_delays(delays_of(spool_settings))
+        self.gate.set_delays(probe_delays_of(spool_settings))
+        self.health.stuck_seconds = spool_settings.stuck_seconds
+        self.service.apply(spool_settings)
+        _set_log_level(settings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until SIGTERM or SIGINT; the exit status."""
     parser = argparse.ArgumentParser(prog="md5s3stashd", description="stashes in S3 what is dropped into the spool")
     parser.add_argument("--config", type=Path, help="settings file (default: /etc/md5s3stash/md5s3stash.toml)")
-    parser.add_argument("--loglevel", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument(
+        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
+    )
+    parser.add_argument(
+        "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
+    )
     arguments = parser.parse_args(argv)
-    level = logging.getLevelNamesMapping()[arguments.loglevel]
-    set_up_logging(level, "level=%(levelname)s logger=%(name)s %(message)s")
+
+    def read() -> Settings:
+        return read_settings(os.environ, arguments.config, {"log.level": arguments.loglevel})
+
+    notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
     try:
-        settings = load(SECTIONS, os.environ, arguments.config)
-        service = build(settings)
-    except SettingsError as error:
-        return _say(str(error), error.exit_code)
-    except SpoolTaken as error:
+        settings = read()
+        if arguments.check_config:
+            print(as_toml(settings), end="")
+            return 0
+        _set_log_level(settings)
+        set_line_format(os.environ, sys.stderr.fileno())
+        daemon = build(settings)
+        complete = _run(daemon, settings, read, notifier)
+    except StashError as error:
         return _say(str(error), error.exit_code)
     except OSError as error:
         return _say(f"the spool cannot be used: {error}", 1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
-    complete = service.run()
     logging.shutdown()
     if not complete:
         # Threads that hang in a transfer would hold up the end of the interpreter. Their files are still claimed.
@@ -65,36 +104,89 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(settings: Settings) -> Service:
+def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
+    """Whether everything under way was finished in the end."""
+
+    def stop() -> None:
+        notifier.stopping()
+        daemon.service.stop()
+
+    actions: dict[signal.Signals, Callable[[], object]] = {
+        signal.SIGTERM: stop,
+        signal.SIGINT: stop,
+        signal.SIGHUP: Reload(settings, read, daemon.apply, notifier),
+    }
+    reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
+    with serving(settings[HttpSettings], daemon.health, daemon.metrics), handled(actions), reporting(reporter):
+        complete = daemon.service.run(notifier.ready)
+        # Lists stop along with the files, so this waits for what is left of the same time.
+        return daemon.lists.finish() and complete
+
+
+def delays_of(settings: SpoolSettings) -> RetryPolicy:
+    """Between the tries of a file. Chance decides half, so that files that failed together do not come together."""
+    return RetryPolicy(
+        first_delay_seconds=settings.first_delay_seconds, max_delay_seconds=settings.max_delay_seconds, jitter=0.5
+    )
+
+
+def probe_delays_of(settings: SpoolSettings) -> RetryPolicy:
+    """Between the questions to a service that is down."""
+    return RetryPolicy(
+        first_delay_seconds=settings.probe_seconds, max_delay_seconds=settings.max_probe_seconds, jitter=0.1
+    )
+
+
+def build(settings: Settings) -> Daemon:
     """The daemon of these settings, with its spool made and locked. Raises SettingsError, SpoolTaken or OSError."""
     spool_settings, redis_settings = settings[SpoolSettings], settings[RedisSettings]
-    if redis_settings.url is None:
-        raise SettingsError("REDIS_URL is not set: the daemon records there what it stashed")
     bases = settings[StashSettings].bases()
-    ledger = RedisLedger(connect_redis(redis_settings.url), redis_settings.prefix)
+    client = redis_client(settings)
     store = connect(settings[S3Settings].endpoint)
     spool = Spool(spool_settings.dir)
     spool.create()
     spool.lock()
-    fault = ledger.durability_fault()
+    redis_ledger = RedisLedger(client, redis_settings.prefix, spool.identity())
+    metrics, pulse = Metrics(), Pulse()
+    ledger = CountedLedger(redis_ledger, metrics)
+    fault = redis_ledger.durability_fault()
     if fault is not None:
         log.warning("redis may forget what it confirmed: %s", fault)
     # Nothing that is dropped may make this box read its own network.
-    fetcher = Fetcher(fetch_limits(settings[FetchSettings]), NetGuard())
+    guard = NetGuard(tuple(map(ip_network, settings[UrlSettings].allowed_networks)))
+    fetcher = Fetcher(fetch_limits(settings[FetchSettings]), guard, retry=NO_RETRY)
     # Without caches: a file is removed only after the store itself has confirmed the object.
     stashers = [Stasher(base, store, fetcher, retry=NO_RETRY) for base in bases]
     stopping = threading.Event()
-    probe_delays = RetryPolicy(
-        first_delay_seconds=spool_settings.probe_seconds, max_delay_seconds=spool_settings.max_probe_seconds, jitter=0.1
+    gate = Gate(
+        {S3: lambda: _check_buckets(store, bases), REDIS: ledger.ping},
+        probe_delays_of(spool_settings),
     )
-    gate = Gate({S3: lambda: [store.head(base.address(EMPTY_MD5)) for base in bases], REDIS: ledger.ping}, probe_delays)
-    delays = RetryPolicy(
-        first_delay_seconds=spool_settings.first_delay_seconds,
-        max_delay_seconds=spool_settings.max_delay_seconds,
-        jitter=0.5,
+    metrics.watch_spool(spool, gate)
+    lists = UrlLists(
+        spool,
+        ledger,
+        gate,
+        url_stashers(bases, store, fetcher, client, redis_settings.prefix, settings[UrlSettings].images_only),
+        settings[UrlSettings],
+        spool_settings,
+        delays_of(spool_settings),
+        stopping,
     )
-    worker = Worker(spool, stashers, gate, delays, stopping)
-    return Service(spool, worker, Committer(spool, ledger, gate, stopping), gate, spool_settings, stopping)
+    worker = Worker(spool, stashers, gate, delays_of(spool_settings), stopping, metrics, lists.hand_over)
+    committer = Committer(spool, ledger, gate, stopping, pulse)
+    service = Service(spool, worker, committer, gate, spool_settings, stopping, metrics, pulse)
+    return Daemon(service, worker, lists, gate, metrics, Health(pulse, gate, metrics, spool_settings.stuck_seconds))
+
+
+def _check_buckets(store: ObjectStore, bases: Sequence[BucketBase]) -> None:
+    for base in bases:
+        # One of the 36 stands for all: they are made and granted together.
+        store.check(base.buckets()[0])
+
+
+def _set_log_level(settings: Settings) -> None:
+    set_up_logging(logging.getLevelNamesMapping()[settings[LogSettings].level])
 
 
 def _say(message: str, status: int) -> int:

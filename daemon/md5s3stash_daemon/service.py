@@ -4,19 +4,24 @@ timer.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from md5s3stash_daemon.commit import Committer
 from md5s3stash_daemon.completion import Completed
+from md5s3stash_daemon.filesystem import by_inotify, filesystem_type
 from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.health import LOOP, Pulse
 from md5s3stash_daemon.intake import Intake
+from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.settings import SpoolSettings
 from md5s3stash_daemon.spool import INCOMING, Entry, Spool
 from md5s3stash_daemon.watch import waking
-from md5s3stash_daemon.work import DISK_RETRY_SECONDS, Worker
+from md5s3stash_daemon.work import DISK_RETRY_SECONDS, S3, Worker
 
 log = logging.getLogger(__name__)
 
@@ -38,44 +43,73 @@ class Service:
         gate: Gate,
         settings: SpoolSettings,
         stopping: threading.Event,
+        metrics: Metrics,
+        pulse: Pulse,
     ) -> None:
         self._spool = spool
         self._worker = worker
         self._committer = committer
         self._gate = gate
-        self._settings = settings
+        # Looked up each time: they may be replaced while the daemon runs.
+        self.settings = settings
         self._stopping = stopping
+        self._metrics = metrics
+        self._pulse = pulse
         self._wake = threading.Event()
 
     def stop(self) -> None:
-        """May be called from a signal handler."""
+        """Not from a signal handler: an Event must not be set by the thread that is waiting for it."""
         self._stopping.set()
         self._wake.set()
 
-    def run(self) -> bool:
-        """Serves the spool; whether everything under way was finished in the end. Raises OSError where it cannot
-        start.
+    def apply(self, settings: SpoolSettings) -> None:
+        """Goes on with these settings."""
+        self.settings = settings
+        self._wake.set()
+
+    def run(self, ready: Callable[[], object] = lambda: None) -> bool:
+        """Serves the spool, and calls `ready` once it does; whether everything under way was finished in the end.
+        Raises OSError where it cannot start.
         """
         recovered = self._spool.recover()
         log.info("started spool=%s recovered=%d", self._spool.directory, recovered)
         completed = Completed()
-        intake = Intake(self._spool, completed, self._settings.settle_seconds)
-        jobs = ThreadPoolExecutor(self._settings.jobs, thread_name_prefix="stash")
+        intake = Intake(self._spool, completed, self.settings.settle_seconds, beat=lambda: self._pulse.beat(LOOP))
+        jobs = ThreadPoolExecutor(self.settings.jobs, thread_name_prefix="stash")
+        self._committer.forget_gone()
         self._committer.start()
-        with waking(self._spool.path_of(INCOMING), self._wake, completed):
+        # Wrong credentials or a missing bucket are told now, and not with the first file.
+        self._gate.is_down(S3)
+        polling, watching = self._watch(completed)
+        with watching:
+            ready()
             under_way: set[Future[None]] = set()
             while not self._stopping.is_set():
                 # Cleared before the pass: what is dropped meanwhile wakes us once more.
                 self._wake.clear()
+                self._pulse.beat(LOOP)
+                intake.settle_seconds = self.settings.settle_seconds
                 self._pass(intake, jobs, under_way)
                 if not self._stopping.is_set():
-                    self._wake.wait(self._settings.rescan_seconds)
-        return self._finish(jobs, under_way)
+                    with self._pulse.resting(LOOP):
+                        self._wake.wait(self.settings.poll_seconds if polling else self.settings.rescan_seconds)
+        with self._pulse.resting(LOOP):
+            return self._finish(jobs, under_way)
+
+    def _watch(self, completed: Completed) -> tuple[bool, contextlib.AbstractContextManager[None]]:
+        """Whether drops are noticed by polling, and what notices them otherwise."""
+        incoming = self._spool.path_of(INCOMING)
+        filesystem = filesystem_type(incoming)
+        if by_inotify(self.settings.watch, filesystem):
+            return False, waking(incoming, self._wake, completed)
+        # No second walk beside the rescan: see docs/decisions.
+        log.info("polling filesystem=%s seconds=%g", filesystem, self.settings.poll_seconds)
+        return True, contextlib.nullcontext()
 
     def _pass(self, intake: Intake, jobs: ThreadPoolExecutor, under_way: set[Future[None]]) -> None:
         """Everything that is complete or due now, a batch at a time."""
         intake.start_pass()
-        while not self._stopping.is_set() and self._gate.pass_through(self._stopping):
+        while not self._stopping.is_set() and self._pass_gate():
             try:
                 batch = intake.take(BATCH_FILES)
             except OSError as error:
@@ -85,12 +119,20 @@ class Service:
             if not batch:
                 self._spool.prune_incoming(EMPTY_FOLDER_SECONDS, time.time())
                 return
+            for entry in batch:
+                self._metrics.claimed(entry.queue_id)
             under_way |= {jobs.submit(self._handle, entry) for entry in batch}
             self._wait_for_room(under_way)
+
+    def _pass_gate(self) -> bool:
+        # However long S3 or Redis is down.
+        with self._pulse.resting(LOOP):
+            return self._gate.pass_through(self._stopping)
 
     def _wait_for_room(self, under_way: set[Future[None]]) -> None:
         """One large file must not hold up the others: the next batch is taken once half of this one is done."""
         while len(under_way) > BATCH_FILES // 2 and not self._stopping.is_set():
+            self._pulse.beat(LOOP)
             done, _ = wait(under_way, timeout=0.5, return_when="FIRST_COMPLETED")
             under_way -= done
 
@@ -98,14 +140,16 @@ class Service:
         if self._stopping.is_set():
             return  # stays claimed; the next start finds it
         outcome = self._worker.handle(entry)
-        if outcome is not None:
+        if outcome is None:
+            self._metrics.unclaimed(entry.queue_id)
+        else:
             self._committer.put(entry, outcome)
 
     def _finish(self, jobs: ThreadPoolExecutor, under_way: set[Future[None]]) -> bool:
-        deadline = time.monotonic() + self._settings.stop_seconds
+        deadline = time.monotonic() + self.settings.stop_seconds
         # What has not begun returns at once: see _handle.
         jobs.shutdown(wait=False)
-        _, late = wait(under_way, timeout=self._settings.stop_seconds)
+        _, late = wait(under_way, timeout=self.settings.stop_seconds)
         finisher = threading.Thread(target=self._committer.finish, name="finisher", daemon=True)
         finisher.start()
         finisher.join(max(0.1, deadline - time.monotonic()))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from md5s3stash.settings import CORE_SECTIONS, seconds, setting, text, whole_number
+from md5s3stash.settings import CORE_SECTIONS, Parse, seconds, setting, text, texts, whole_number
 
 
 def directory(value: Any) -> Path:
@@ -16,6 +17,43 @@ def directory(value: Any) -> Path:
     if not path.is_absolute():
         raise ValueError("an absolute path is needed")
     return path
+
+
+def one_of(*allowed: str) -> Parse:
+    """One word of a few."""
+
+    def parse(value: Any) -> str:
+        if text(value) not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)} is needed")
+        return text(value)
+
+    return parse
+
+
+def ip_address(value: Any) -> str:
+    """An address of this machine, as numbers."""
+    try:
+        return str(ipaddress.ip_address(text(value)))
+    except ValueError:
+        raise ValueError("an IP address is needed, such as 127.0.0.1") from None
+
+
+def networks(value: Any) -> tuple[str, ...]:
+    """Networks in CIDR form; an address alone is a network of one."""
+    try:
+        return tuple(str(ipaddress.ip_network(part)) for part in texts(value))
+    except ValueError as error:
+        raise ValueError(f"networks such as 10.1.0.0/16 or fd00:1::/64 are needed: {error}") from None
+
+
+def yes_or_no(value: Any) -> bool:
+    """true or false, in TOML or as a word."""
+    if isinstance(value, bool):
+        return value
+    word = text(value).lower()
+    if word not in ("true", "false", "yes", "no", "1", "0"):
+        raise ValueError("true or false is needed")
+    return word in ("true", "yes", "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +77,54 @@ class SpoolSettings:
         5.0, seconds(0.1, 86400), "before a failed file is tried again; doubles each time"
     )
     max_delay_seconds: float = setting(3600.0, seconds(1, 7 * 86400), "the longest wait between two tries")
+    watch: str = setting(
+        "auto", one_of("auto", "inotify", "poll"), "how drops are noticed; auto polls on network file systems"
+    )
+    poll_seconds: float = setting(5.0, seconds(0.1, 3600), "between scans where drops are noticed by polling")
+    stuck_seconds: float = setting(
+        120.0, seconds(0.1, 86400), "without progress until the watchdog and /healthz are told that the daemon hangs"
+    )
+    min_free_bytes: int = setting(
+        1024**3,
+        whole_number(0, 2**60),
+        "downloads pause while the disk of the spool or of temporary files has less free",
+    )
 
 
-SECTIONS: Mapping[str, type] = {**CORE_SECTIONS, "spool": SpoolSettings}
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """`[http]`: /healthz and /metrics."""
+
+    address: str = setting("127.0.0.1", ip_address, "where /healthz and /metrics are served")
+    port: int = setting(9108, whole_number(0, 65535), "the port of these; 0 serves nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """`[log]`: what is written to standard error."""
+
+    level: str = setting("INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "the least important line that is logged")
+
+
+@dataclass(frozen=True, slots=True)
+class UrlSettings:
+    """`[urls]`: how dropped lists of URLs are fetched."""
+
+    jobs: int = setting(16, whole_number(1, 256), "URLs fetched at once, of all lists together")
+    lists: int = setting(2, whole_number(1, 32), "lists worked on at once; the others wait")
+    per_host: int = setting(2, whole_number(1, 64), "requests to one host at once")
+    host_delay_seconds: float = setting(0.1, seconds(0, 3600), "from one request to a host to the next")
+    attempts: int = setting(5, whole_number(1, 100), "how often a URL is tried that may work later")
+    images_only: bool = setting(False, yes_or_no, "whether contents that are no pictures are refused")
+    allowed_networks: tuple[str, ...] = setting(
+        (), networks, "private networks that URLs may lead to, such as 10.1.0.0/16; public ones always may"
+    )
+
+
+SECTIONS: Mapping[str, type] = {
+    **CORE_SECTIONS,
+    "spool": SpoolSettings,
+    "http": HttpSettings,
+    "log": LogSettings,
+    "urls": UrlSettings,
+}

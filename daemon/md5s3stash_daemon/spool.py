@@ -19,6 +19,7 @@ again under the same name never meets the first one. The time stands in the box 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -42,6 +43,13 @@ STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
 
 ERROR_SUFFIX = ".error.json"
+
+# Leaves room for the suffix and a number within the 255 bytes of a file name, whatever the characters.
+_FLAT_NAME_CHARACTERS = 55
+
+# `md5s3stashctl status` holds the lock for the moment of its look.
+_LOCK_TRIES = 10
+_LOCK_TRY_SECONDS = 0.02
 
 
 class SpoolTaken(StashError):
@@ -82,18 +90,38 @@ class Spool:
     def lock(self) -> int:
         """Takes the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""
         descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(descriptor):
             owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise SpoolTaken(
                 f"another md5s3stashd (process {owner or 'unknown'}) serves the spool {self.directory}: stop it first, "
                 "or give this one its own SPOOL_DIR"
-            ) from None
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return descriptor
+
+    def identity(self) -> str:
+        """A name of this spool that no other has, made once; several spools may share one ledger."""
+        path = self.directory / ".id"
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            # Only the daemon that holds the lock comes here. A torn file would be another identity, so: rename.
+            temporary = path.with_suffix(".new")
+            temporary.write_text(f"{secrets.token_hex(8)}\n", encoding="ascii")
+            temporary.rename(path)
+            return self.identity()
+
+    def holds(self, queue_id: str) -> bool:
+        """Whether the file of a drop that was claimed once is still in active/, deferred/ or hold/."""
+        batch, _, name = queue_id.partition("/")
+        return any(
+            os.path.lexists(os.path.join(self.path_of(state), box, name))
+            for state in (ACTIVE, DEFERRED, HOLD)
+            for box in _boxes(self.path_of(state))
+            if _parse_box(box)[0] == batch
+        )
 
     def path_of(self, state: str) -> str:
         """The directory of a state."""
@@ -116,6 +144,22 @@ class Spool:
         """Every file of a state that has boxes: active, deferred or hold."""
         for box in _boxes(self.path_of(state)):
             yield from self._in_box(state, box)
+
+    def find(self, state: str, name: str) -> list[Entry]:
+        """What stands under a dropped name in a state that is not failed; several where it was dropped again."""
+        if state == INCOMING:
+            path = _file_below(self.path_of(INCOMING), name)
+            return [Entry(name, path)] if path is not None and not is_partial(os.path.basename(name)) else []
+        found = []
+        for box in _boxes(self.path_of(state)):
+            path = _file_below(os.path.join(self.path_of(state), box), name)
+            if path is not None:
+                found.append(Entry(name, path, *_parse_box(box)))
+        return found
+
+    def failed_paths(self) -> Iterator[str]:
+        """Everything in failed/, the reasons too."""
+        return _files_below(self.path_of(FAILED))
 
     def recover(self) -> int:
         """Makes due again what an earlier daemon had claimed when it ended; how many files that were."""
@@ -157,11 +201,31 @@ class Spool:
         self._prune(entry.path, ACTIVE)
         return moved
 
+    def hold(self, entry: Entry) -> Entry | None:
+        """Parks a file of incoming/ or deferred/; None where it has gone."""
+        owned = replace(entry, batch=entry.batch or new_batch_name())
+        moved = self._move(owned, HOLD, f"{owned.batch}.{owned.attempts}")
+        if entry.batch:
+            self._prune(entry.path, DEFERRED)
+        return moved
+
+    def make_due(self, entry: Entry, state: str) -> Entry | None:
+        """Has a file of hold/ or deferred/ tried at the next pass, its attempts kept; None where it has gone."""
+        moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts}.0")
+        self._prune(entry.path, state)
+        return moved
+
     def fail(self, entry: Entry, kind: str, reason: str) -> str:
         """To failed/; its path there. The reason is written first: no file stands there without one."""
-        target = _free_path(os.path.join(self.path_of(FAILED), entry.name))
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        target = _free_path(os.path.join(self.path_of(FAILED), entry.name), entry.queue_id)
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            # A failed file has the name that would have to be a folder now. The report holds the whole name.
+            flat = entry.name.replace(os.sep, "_")[-_FLAT_NAME_CHARACTERS:]
+            target = _free_path(os.path.join(self.path_of(FAILED), flat), entry.queue_id)
         report = {"name": entry.name, "error": kind, "reason": reason, "attempts": entry.attempts + 1}
+        report["queue_id"] = entry.queue_id
         report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
             with open(target + ERROR_SUFFIX, "w", encoding="ascii") as file:
@@ -213,6 +277,15 @@ class Spool:
                     os.rmdir(folder)
 
 
+def _locked(descriptor: int) -> bool:
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_TRY_SECONDS)
+    return False
+
+
 def new_batch_name() -> str:
     """A name that no other batch has; names sort by time."""
     return f"{time.time_ns():016x}-{secrets.token_hex(4)}"
@@ -250,6 +323,33 @@ def refusal(mode: int) -> str | None:
     return kinds.get(stat.S_IFMT(mode), "not a regular file")
 
 
+def is_name(name: str) -> bool:
+    """Whether this can be the name of a drop: a path below incoming/ that does not lead out of it."""
+    try:
+        # Not every text is: one from a report may hold half a surrogate pair.
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in encoded and all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _file_below(root: str, name: str) -> str | None:
+    """The path of what stands under the name, if it is no directory. A name of links would lead out of the spool."""
+    if not is_name(name):
+        return None
+    path = root
+    try:
+        for part in name.split("/"):
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                return None
+            path = os.path.join(path, part)
+        return None if stat.S_ISDIR(os.lstat(path).st_mode) else path
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return None
+        raise
+
+
 def _files_below(root: str) -> Iterator[str]:
     """Everything that is no directory, links not followed, a directory at a time: a million names are never a list."""
     folders = [root]
@@ -264,22 +364,36 @@ def _files_below(root: str) -> Iterator[str]:
 
 def _rename(path: str, target: str) -> bool:
     """Moves a file, making the folders above its target; False where it has gone."""
-    try:
-        os.rename(path, target)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+    while True:
         try:
             os.rename(path, target)
+            return True
         except FileNotFoundError:
-            return False
-    return True
+            if not os.path.lexists(path):
+                return False
+        # Again and again: the daemon and md5s3stashctl both remove folders that look left over, and may take the one
+        # that was made here a moment ago.
+        with contextlib.suppress(FileNotFoundError):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
 
 
-def _free_path(path: str) -> str:
+def _free_path(path: str, queue_id: str) -> str:
     """The path, or with a number behind it where an earlier failure stands under the same name."""
     number = 1
     free = path
-    while os.path.lexists(free) or os.path.lexists(free + ERROR_SUFFIX):
+    while os.path.lexists(free) or not _is_free_report(free + ERROR_SUFFIX, queue_id):
         number += 1
         free = f"{path}.{number}"
     return free
+
+
+def _is_free_report(path: str, queue_id: str) -> bool:
+    """Whether nothing is there, or the report of this very drop, from a daemon that ended between report and move."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return bool(json.load(file).get("queue_id") == queue_id)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, AttributeError):
+        # Somebody's dropped file, which happens to have such a name, and failed.
+        return False

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 
 from md5s3stash.errors import SourceRefused, StashError, StoreRefused, StoreUnavailable
 from md5s3stash.retry import RetryPolicy
+from md5s3stash.stash import Outcome as HowStored
 from md5s3stash.stash import Stasher
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.ledger import Outcome
+from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.spool import Entry, Spool, refusal
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,9 @@ DISK_RETRY_SECONDS = 5.0
 
 
 class Worker:
-    """Stashes claimed files; safe to share between threads."""
+    """Stashes claimed files; safe to share between threads. `hand_over` is asked first, and takes what is no content
+    but a list of URLs.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,8 @@ class Worker:
         gate: Gate,
         delays: RetryPolicy,
         stopping: threading.Event,
+        metrics: Metrics,
+        hand_over: Callable[[Entry], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._spool = spool
@@ -45,14 +51,21 @@ class Worker:
         self._gate = gate
         self._delays = delays
         self._stopping = stopping
+        self._metrics = metrics
+        self._hand_over = hand_over
         self._clock = clock
+
+    def set_delays(self, delays: RetryPolicy) -> None:
+        """From the next failure on."""
+        self._delays = delays
 
     def handle(self, entry: Entry) -> Outcome | None:
         """The outcome to be recorded; None where the file was put off, or stays claimed because the daemon stops."""
         while self._gate.pass_through(self._stopping):
             try:
-                return self._stash(entry)
+                return None if self._hand_over(entry) else self._stash(entry)
             except (StoreUnavailable, StoreRefused) as error:
+                self._metrics.service_error(S3)
                 # While the store itself is down the file has not failed, and waits here.
                 if not self._gate.is_down(S3):
                     self._defer(entry, str(error))
@@ -75,14 +88,21 @@ class Worker:
             raise SourceRefused(reason)
         results = [stasher.stash(entry.path) for stasher in self._stashers]
         reports = tuple(result.report._replace(url=entry.name) for result in results)
-        return Outcome(entry.queue_id, entry.name, reports, results[0].size_bytes)
+        sent = any(result.outcome is HowStored.STORED for result in results)
+        return Outcome(entry.queue_id, entry.name, reports, results[0].size_bytes, sent=sent)
 
     def _defer(self, entry: Entry, reason: str) -> None:
         delay = self._delays.delay_seconds(entry.attempts + 1, random.random())
         log.warning(
-            "deferred name=%r attempts=%d seconds=%.0f reason=%r", entry.name, entry.attempts + 1, delay, reason
+            "deferred name=%r batch=%s attempts=%d seconds=%.0f reason=%r",
+            entry.name,
+            entry.batch,
+            entry.attempts + 1,
+            delay,
+            reason,
         )
-        until_it_works(lambda: self._spool.defer(entry, self._clock() + delay), self._stopping)
+        if until_it_works(lambda: self._spool.defer(entry, self._clock() + delay), self._stopping):
+            self._metrics.deferred()
 
 
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:

@@ -240,6 +240,13 @@ def test_parts_of_a_changed_file_never_become_an_object_and_leave_nothing(
     assert uploads.get("Uploads", []) == []
 
 
+def test_a_check_tells_whether_the_bucket_can_be_used(server_bench: Bench) -> None:
+    server_bench.store.check(server_bench.bucket)
+
+    with pytest.raises(StoreRefused, match="create the bucket or correct BUCKET_BASE"):
+        server_bench.store.check("no-such-bucket-here")
+
+
 def test_a_missing_bucket_is_told_with_what_to_do(server_bench: Bench) -> None:
     content = content_of(b"x")
 

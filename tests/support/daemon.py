@@ -29,6 +29,7 @@ QUICK = {
     "MD5S3STASH_SPOOL_MAX_PROBE_SECONDS": "0.3",
     "MD5S3STASH_SPOOL_RESCAN_SECONDS": "0.3",
     "MD5S3STASH_SPOOL_SETTLE_SECONDS": "0.5",
+    "MD5S3STASH_HTTP_PORT": "0",
 }
 
 
@@ -85,7 +86,8 @@ class Site:
         return [{os.fsdecode(key): os.fsdecode(value) for key, value in fields.items()} for _, fields in entries]
 
     def open_records(self) -> int:
-        return len(self._hash("open"))
+        """Drops that the ledger believes to be recorded and still in the spool."""
+        return sum(len(self._hash(key.decode().removeprefix(f"{self.prefix}:"))) for key in self._keys("open:*"))
 
     def objects(self) -> dict[str, bytes]:
         """key -> bytes of everything in the bucket."""
@@ -101,6 +103,10 @@ class Site:
             for folder, _, names in os.walk(self.spool / state):
                 found += [os.path.relpath(os.path.join(folder, name), self.spool) for name in names]
         return sorted(found)
+
+    def _keys(self, pattern: str) -> list[bytes]:
+        found: list[bytes] = self.redis.keys(f"{self.prefix}:{pattern}")  # type: ignore[assignment]
+        return found
 
     def _hash(self, name: str) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = self.redis.hgetall(f"{self.prefix}:{name}")  # type: ignore[assignment]

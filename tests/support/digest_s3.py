@@ -249,6 +249,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "PUT":
             store.buckets.add(self._target)
             return Reply()
+        if self.command == "HEAD":
+            return Reply() if self._target in store.buckets else error_reply(404, "NoSuchBucket")
         if self.command == "GET" and "uploads" in self._query:
             targets = [upload.target.partition("/") for upload in store.uploads.values()]
             keys = [key for bucket, _, key in targets if bucket == self._target]

@@ -1,0 +1,228 @@
+"""The program `md5s3stashctl`: what an operator asks of the spool, the ledger and the buckets, while the daemon runs or
+not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from md5s3stash.errors import SettingsError, StashError
+from md5s3stash.scheme import BucketBase
+from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
+from md5s3stash_daemon import ctl_moves, ctl_queue
+from md5s3stash_daemon import ctl_output as output
+from md5s3stash_daemon.settings import SECTIONS, SpoolSettings
+from md5s3stash_daemon.spool import STATES, Spool
+
+if TYPE_CHECKING:
+    from md5s3stash_daemon.ledger_reader import LedgerReader
+
+# Redis and boto3 each take half a second to import, so that only the commands that ask them do.
+
+INTERRUPTED = 130
+
+_EPILOG = """\
+Names are those that were dropped: paths below incoming/. Exit status: 0 all is well, 1 something is wrong, refused or
+not found, 2 the arguments or settings are wrong, 130 interrupted. The settings are those of md5s3stashd.
+"""
+
+# Whether all is well.
+Run = Callable[[argparse.Namespace, Settings], bool]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; the exit status."""
+    try:
+        arguments = build_parser().parse_args(argv)
+        # All programs share the file, so that other sections than the daemon's may be in it.
+        settings = load(SECTIONS, os.environ, arguments.config, others_allowed=True)
+        run: Run = arguments.run
+        well = run(arguments, settings)
+        output.flush()
+        return 0 if well else 1
+    except output.OutputClosed:
+        # Whoever read our output (head, say) has seen enough.
+        return 1
+    except StashError as error:
+        for line in str(error).splitlines():
+            output.complain(line)
+        return error.exit_code
+    except OSError as error:
+        where = f"{error.filename!r}: " if error.filename else ""
+        output.complain(f"{where}{error.strerror or error}")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a fault of the arguments in one line, as all others are told."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} ({self.prog} --help tells more)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = _Parser(
+        prog=output.PROGRAM,
+        description="looks after the spool, the ledger and the buckets of md5s3stashd",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Run, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help)
+        # Before or after the command; given after it, it wins.
+        added.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        added.set_defaults(run=run)
+        return added
+
+    status = command("status", _status, "is the daemon running, what lies in the spool, does Redis answer")
+    _add_json(status)
+
+    queue = command("queue", _queue, "list the files in the spool")
+    queue.add_argument("--state", choices=STATES, action="append", help="only this state; may be given again")
+    queue.add_argument("--limit", type=_count, metavar="N", help="at most so many files")
+    _add_json(queue)
+
+    _add_names(command("retry", _retry, "drop failed files again, and have deferred ones tried now"))
+    _add_names(command("hold", _hold, "park files that are in incoming/ or deferred/"))
+    _add_names(command("release", _release, "have parked files tried now"))
+
+    lookup = command("lookup", _lookup, "tell what is recorded of a dropped name, a URL or an md5")
+    lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; an S3 or thumbnail URL will do")
+    lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many names of an md5 (20)")
+    _add_json(lookup)
+
+    log = command("log", _log, "print the newest outcomes")
+    log.add_argument("--follow", action="store_true", help="go on with each outcome as it comes")
+    log.add_argument("--count", type=_count, default=20, metavar="N", help="how many to begin with (20)")
+    _add_json(log)
+
+    export = command("export", _export, "print every recorded mapping")
+    export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="jsonl is the default")
+
+    _add_json(command("verify", _verify, "audit the buckets by LIST alone: does each object have its key's md5"))
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a name as it was dropped")
+    parser.add_argument("--all", action="store_true", help="every file that this can be done with")
+
+
+def _count(text: str) -> int:
+    # The most that Redis takes as a count; str.isdigit would let other scripts' digits through.
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    status = ctl_queue.read_status(spool, _ledger(settings))
+    now = time.time()
+    if arguments.json:
+        output.write(ctl_queue.status_as_json(spool, status, now))
+    else:
+        ctl_queue.print_status(spool, status, now)
+    return status.is_fine
+
+
+def _queue(arguments: argparse.Namespace, settings: Settings) -> bool:
+    states = [state for state in STATES if state in (arguments.state or STATES)]
+    ctl_queue.print_queue(_spool(settings), states, arguments.limit, time.time(), arguments.json)
+    return True
+
+
+def _retry(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    return _move(arguments, spool, ctl_moves.retry(spool))
+
+
+def _hold(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    return _move(arguments, spool, ctl_moves.hold(spool, settings[SpoolSettings].settle_seconds))
+
+
+def _release(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    return _move(arguments, spool, ctl_moves.release(spool))
+
+
+def _move(arguments: argparse.Namespace, spool: Spool, command: ctl_moves.Command) -> bool:
+    if arguments.all == bool(arguments.names):
+        raise SettingsError("give either names or --all")
+    return ctl_moves.move_all(command) if arguments.all else ctl_moves.move_named(spool, command, arguments.names)
+
+
+def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon import ctl_ledger
+
+    ledger = _ledger(settings)
+    # Without a bucket base the recorded place is all there is to tell.
+    bases: tuple[BucketBase, ...] = settings[StashSettings].bases() if settings[StashSettings].bucket_base else ()
+    found = ctl_ledger.lookup(ledger, arguments.word, bases, arguments.limit, arguments.json)
+    if not found:
+        output.complain(f"{arguments.word}: nothing is recorded under this")
+    return found
+
+
+def _log(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon import ctl_ledger
+
+    ledger = _ledger(settings)
+    last = ctl_ledger.print_log(ledger, arguments.count, arguments.json)
+    if arguments.follow:
+        ctl_ledger.follow_log(ledger, last, arguments.json)
+    return True
+
+
+def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon import ctl_ledger
+
+    ctl_ledger.export(_ledger(settings), arguments.format)
+    return True
+
+
+def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash.s3_list import Lister
+    from md5s3stash_daemon.ctl_verify import verify
+
+    bases = settings[StashSettings].bases()
+    return verify(Lister(settings[S3Settings].endpoint), bases, arguments.json)
+
+
+def _spool(settings: Settings) -> Spool:
+    """The spool, which the daemon has made. Raises StashError where it has not."""
+    spool = Spool(settings[SpoolSettings].dir)
+    if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
+        raise StashError(f"{spool.directory} is no spool: md5s3stashd makes it when it starts (SPOOL_DIR)")
+    return spool
+
+
+def _ledger(settings: Settings) -> LedgerReader:
+    from md5s3stash.cache import connect_redis
+    from md5s3stash_daemon.ledger_reader import LedgerReader
+
+    redis = settings[RedisSettings]
+    if redis.url is None:
+        raise SettingsError("REDIS_URL is not set: the ledger is in Redis")
+    return LedgerReader(connect_redis(redis.url), redis.prefix)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

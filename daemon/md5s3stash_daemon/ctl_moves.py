@@ -1,0 +1,163 @@
+"""`md5s3stashctl retry`, `hold` and `release`: files moved from state to state by hand, while the daemon may run.
+
+Each move is one rename, so there is nothing to lock: whoever comes second is told that the file has gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from md5s3stash_daemon import ctl_output as output
+from md5s3stash_daemon.completion import is_complete
+from md5s3stash_daemon.failures import Failure, NameTaken, drop_again, failures, failures_of
+from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, Spool, is_name, refusal
+
+
+class NotMoved(Exception):
+    """The file stays where it is; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One file's: `carry_out` says in words what it did. It raises NotMoved, and OSError."""
+
+    name: str
+    carry_out: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A way to move files: those of one dropped name, or all. `states` are where it takes them from."""
+
+    states: tuple[str, ...]
+    named: Callable[[str], Iterable[Move]]
+    every: Callable[[], Iterable[Move]]
+
+
+def retry(spool: Spool) -> Command:
+    """Failed files are dropped again, deferred ones are due now."""
+
+    def named(name: str) -> Iterator[Move]:
+        yield from [_drop_again(spool, failure) for failure in failures_of(spool, name)]
+        yield from [_make_due(spool, entry, DEFERRED) for entry in spool.find(DEFERRED, name)]
+
+    def every() -> Iterator[Move]:
+        # As a list, or what fails again at once would be met again, without an end.
+        yield from [_drop_again(spool, failure) for failure in failures(spool)]
+        now = time.time()
+        yield from (_make_due(spool, entry, DEFERRED) for entry in spool.entries(DEFERRED) if entry.due > now)
+
+    return Command((FAILED, DEFERRED), named, every)
+
+
+def hold(spool: Spool, settle_seconds: float) -> Command:
+    """Files of incoming/ and deferred/ are parked."""
+
+    def named(name: str) -> Iterator[Move]:
+        found = [entry for state in (INCOMING, DEFERRED) for entry in spool.find(state, name)]
+        yield from (_hold(spool, entry, settle_seconds) for entry in found)
+
+    def every() -> Iterator[Move]:
+        yield from (_hold(spool, entry, settle_seconds) for entry in spool.incoming())
+        yield from (_hold(spool, entry, settle_seconds) for entry in spool.entries(DEFERRED))
+
+    return Command((INCOMING, DEFERRED), named, every)
+
+
+def release(spool: Spool) -> Command:
+    """Parked files are due now."""
+
+    def named(name: str) -> Iterator[Move]:
+        yield from [_make_due(spool, entry, HOLD) for entry in spool.find(HOLD, name)]
+
+    def every() -> Iterator[Move]:
+        yield from (_make_due(spool, entry, HOLD) for entry in spool.entries(HOLD))
+
+    return Command((HOLD,), named, every)
+
+
+def move_all(command: Command) -> bool:
+    """Every file that the command can move; whether none was refused."""
+    return _carry_out(command.every())[1] == 0
+
+
+def move_named(spool: Spool, command: Command, names: Sequence[str]) -> bool:
+    """The files of these names, the others going on where one cannot; whether each was there and moved."""
+    well = True
+    for name in names:
+        moved, refused = _carry_out(command.named(name))
+        if moved + refused == 0:
+            output.complain(f"{name}: {_why_not_found(spool, command, name)}")
+        well &= moved > 0 and refused == 0
+    return well
+
+
+def _carry_out(moves: Iterable[Move]) -> tuple[int, int]:
+    """(how many were done, how many not); a line for each."""
+    moved = refused = 0
+    for move in moves:
+        try:
+            output.write(f"{output.printable(move.name)}: {move.carry_out()}")
+            moved += 1
+        except NotMoved as error:
+            output.complain(f"{move.name}: {error}")
+            refused += 1
+        except OSError as error:
+            output.complain(f"{move.name}: cannot be moved: {error.strerror}")
+            refused += 1
+    return moved, refused
+
+
+def _drop_again(spool: Spool, failure: Failure) -> Move:
+    def carry_out() -> str:
+        try:
+            if not drop_again(spool, failure):
+                raise NotMoved("it has gone meanwhile")
+        except NameTaken:
+            raise NotMoved("another file of this name is in incoming/: try again when it is stashed") from None
+        return "dropped again"
+
+    return Move(failure.name, carry_out)
+
+
+def _make_due(spool: Spool, entry: Entry, state: str) -> Move:
+    def carry_out() -> str:
+        if state == DEFERRED and entry.due <= time.time():
+            return "due already"
+        if spool.make_due(entry, state) is None:
+            raise NotMoved("it has gone meanwhile")
+        return "due now"
+
+    return Move(entry.name, carry_out)
+
+
+def _hold(spool: Spool, entry: Entry, settle_seconds: float) -> Move:
+    def carry_out() -> str:
+        # What is released again is taken as complete.
+        if not entry.batch and not _is_complete(entry.path, settle_seconds):
+            raise NotMoved("it is still being written")
+        if spool.hold(entry) is None:
+            raise NotMoved("it has gone meanwhile")
+        return "held"
+
+    return Move(entry.name, carry_out)
+
+
+def _is_complete(path: str, settle_seconds: float) -> bool:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        raise NotMoved("it has gone meanwhile") from None
+    return refusal(status.st_mode) is not None or is_complete(path, status, settle_seconds, time.time())
+
+
+def _why_not_found(spool: Spool, command: Command, name: str) -> str:
+    if not is_name(name):
+        return "not a name: give the path below incoming/, as it was dropped"
+    where = [state for state in (INCOMING, ACTIVE, DEFERRED, HOLD) if spool.find(state, name)]
+    where += [FAILED] if failures_of(spool, name) else []
+    wanted = " or ".join(f"{state}/" for state in command.states)
+    return f"not in {wanted}" + (f", but in {' and '.join(f'{state}/' for state in where)}" if where else "")

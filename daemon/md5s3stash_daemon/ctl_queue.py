@@ -1,0 +1,198 @@
+"""`md5s3stashctl status` and `queue`: what lies in the spool, and whether somebody works on it. Reads only.
+
+The daemon goes on meanwhile: what has left between two looks is passed over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from md5s3stash.errors import StashError
+from md5s3stash_daemon import ctl_output as output
+from md5s3stash_daemon.failures import failures
+from md5s3stash_daemon.spool import DEFERRED, FAILED, INCOMING, STATES, Entry, Spool
+
+if TYPE_CHECKING:
+    from md5s3stash_daemon.ledger_reader import LedgerReader
+
+_BATCH_TIME = re.compile(r"([0-9a-f]{16})-[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file in the spool: `since` is when it was claimed first, or where it never was or has failed, when it came
+    there; `due` when it is tried again (deferred only); both in seconds since the epoch.
+    """
+
+    state: str
+    name: str
+    since: float
+    due: float | None
+    attempts: int
+    size_bytes: int
+    reason: str = ""
+
+
+def items(spool: Spool, states: Sequence[str]) -> Iterator[Item]:
+    """The files of these states, a directory at a time."""
+    for state in states:
+        if state == FAILED:
+            for failure in failures(spool):
+                found = _looked_at(failure.path)
+                if found is not None:
+                    yield Item(
+                        state, failure.name, found.st_ctime, None, failure.attempts, found.st_size, failure.reason
+                    )
+            continue
+        for entry in spool.incoming() if state == INCOMING else spool.entries(state):
+            found = _looked_at(entry.path)
+            if found is not None:
+                due = float(entry.due) if state == DEFERRED else None
+                yield Item(state, entry.name, _since(entry, found), due, entry.attempts, found.st_size)
+
+
+def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: float, as_json: bool) -> None:
+    """One line a file, in order of the states; failed ones with the reason below."""
+    columns = output.terminal_columns()
+    if not as_json:
+        output.write(output.cut(_row("STATE", "AGE", "NEXT", "TRIES", "SIZE", "NAME"), columns))
+    for item in itertools.islice(items(spool, states), limit):
+        if as_json:
+            output.write(json.dumps(_as_json(item)))
+            continue
+        next_try = "" if item.due is None else "now" if item.due <= now else output.duration(item.due - now)
+        start = _row(
+            item.state, output.duration(now - item.since), next_try, str(item.attempts), output.size(item.size_bytes)
+        )
+        room = None if columns is None else max(10, columns - len(start))
+        output.write(output.cut(start + output.cut_middle(output.printable(item.name), room), columns))
+        if item.reason:
+            output.write(output.cut(f"          ({output.printable(item.reason)})", columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `status` tells; `ledger_fault` is why the ledger's sizes are not known."""
+
+    pid: str | None
+    free_bytes: int
+    total_bytes: int
+    counts: dict[str, int]
+    oldest: dict[str, float | None]
+    ledger_sizes: dict[str, int]
+    ledger_fault: str
+
+    @property
+    def is_fine(self) -> bool:
+        return self.pid is not None and not self.ledger_fault
+
+
+def read_status(spool: Spool, ledger: LedgerReader) -> Status:
+    """Raises OSError where the spool cannot be read."""
+    counts = dict.fromkeys(STATES, 0)
+    oldest: dict[str, float | None] = dict.fromkeys(STATES)
+    for item in items(spool, STATES):
+        counts[item.state] += 1
+        oldest[item.state] = min(item.since, oldest[item.state] or item.since)
+    disk = os.statvfs(spool.directory)
+    sizes: dict[str, int] = {}
+    fault = ""
+    try:
+        sizes = ledger.sizes()
+    except StashError as error:
+        fault = str(error)
+    pid = daemon_pid(spool.directory)
+    return Status(pid, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, counts, oldest, sizes, fault)
+
+
+def print_status(spool: Spool, status: Status, now: float) -> None:
+    """For a person."""
+    columns = output.terminal_columns()
+    lines = [
+        f"daemon    {'not running' if status.pid is None else f'running, process {status.pid}'}",
+        f"spool     {output.printable(str(spool.directory))}",
+        f"disk      {output.size(status.free_bytes)} free of {output.size(status.total_bytes)}",
+        f"redis     {output.printable(status.ledger_fault) or 'answers'}",
+    ]
+    if status.ledger_sizes:
+        lines.append("ledger    " + ", ".join(f"{name} {size}" for name, size in status.ledger_sizes.items()))
+    lines += ["", f"{'STATE':<10}{'FILES':>10}  OLDEST"]
+    for state in STATES:
+        since = status.oldest[state]
+        age = "" if since is None else output.duration(now - since)
+        lines.append(f"{state:<10}{status.counts[state]:>10}  {age}".rstrip())
+    for line in lines:
+        output.write(output.cut(line, columns))
+
+
+def status_as_json(spool: Spool, status: Status, now: float) -> str:
+    """For a script: ages in seconds."""
+    states = {
+        state: {"files": status.counts[state], "oldest_seconds": None if since is None else round(now - since, 1)}
+        for state, since in status.oldest.items()
+    }
+    return json.dumps(
+        {
+            "daemon_pid": status.pid,
+            "spool": str(spool.directory),
+            "free_bytes": status.free_bytes,
+            "total_bytes": status.total_bytes,
+            "states": states,
+            "ledger": status.ledger_sizes or None,
+            "ledger_fault": status.ledger_fault or None,
+        }
+    )
+
+
+def daemon_pid(directory: Path) -> str | None:
+    """The process that serves the spool, as it wrote itself down; None where nobody holds the lock."""
+    try:
+        descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        # Shared, so that two who ask are no daemon to each other; let go at once, for it keeps a daemon from starting.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return None
+    except BlockingIOError:
+        return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+    finally:
+        os.close(descriptor)
+
+
+def _row(state: str, age: str, next_try: str, tries: str, size: str, name: str = "") -> str:
+    return f"{state:<9} {age:>5} {next_try:>5} {tries:>5} {size:>5}  {name}"
+
+
+def _as_json(item: Item) -> dict[str, Any]:
+    return {
+        "state": item.state,
+        "name": item.name,
+        "since": round(item.since, 3),
+        "due": item.due,
+        "attempts": item.attempts,
+        "size_bytes": item.size_bytes,
+        "reason": item.reason or None,
+    }
+
+
+def _looked_at(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _since(entry: Entry, found: os.stat_result) -> float:
+    # The last rename sets the ctime anew; a batch keeps the time of its first claim.
+    claimed = _BATCH_TIME.fullmatch(entry.batch)
+    return int(claimed[1], 16) / 1e9 if claimed else found.st_ctime

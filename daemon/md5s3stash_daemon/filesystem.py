@@ -1,0 +1,62 @@
+"""Does inotify tell what other machines do to this directory? On a network file system it does not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+MOUNTINFO = "/proc/self/mountinfo"
+
+AUTO = "auto"
+INOTIFY = "inotify"
+POLL = "poll"
+
+# As /proc spells them. FUSE counts in full (sshfs, s3fs, glusterfs): the kernel sees only what is done on this machine.
+# fuseblk does not: what it mounts is a disk of this machine's.
+_NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "gpfs", "lustre", "afs", "ncpfs", "beegfs", "virtiofs",
+    "vboxsf", "ocfs2", "gfs2", "orangefs", "fuse",
+}  # fmt: skip
+
+
+def by_inotify(setting: str, filesystem: str) -> bool:
+    """Whether the directory is watched with inotify, by the setting `spool.watch` and its file system's type."""
+    if setting != AUTO:
+        return setting == INOTIFY
+    return filesystem not in _NETWORK and not filesystem.startswith("fuse.")
+
+
+def filesystem_of(path: str, mountinfo: str) -> str:
+    """The type of the file system that an absolute path without links is on, by the text of proc(5)'s mountinfo; empty
+    where that does not tell.
+    """
+    found, longest = "", -1
+    for mount_point, kind in _mounts(mountinfo):
+        prefix = mount_point.rstrip("/") + "/"
+        # A later mount on the same point hides the earlier one: an automounter's own, then what it mounted.
+        if f"{path}/".startswith(prefix) and len(prefix) >= longest:
+            found, longest = kind, len(prefix)
+    return found
+
+
+def filesystem_type(directory: str) -> str:
+    """The type of the file system that a directory is on now."""
+    try:
+        with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
+            return filesystem_of(os.path.realpath(directory), file.read())
+    except OSError:
+        return ""
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[str, str]]:
+    for line in mountinfo.split("\n"):
+        # ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [OPTIONAL...] - TYPE SOURCE OPTIONS
+        fields, separator, rest = line.partition(" - ")
+        if separator and len(fields.split(" ")) > 4:
+            yield _unescaped(fields.split(" ")[4]), rest.split(" ")[0]
+
+
+def _unescaped(text: str) -> str:
+    r"""Blanks and backslashes stand as \040 and the like."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

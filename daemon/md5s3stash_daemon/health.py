@@ -1,0 +1,80 @@
+"""Is the daemon well? Its threads say that they get on, its gate says what it waits for; this puts the two together."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.metrics import DEFERRED, FAILED, Metrics
+
+LOOP = "loop"
+COMMITTER = "committer"
+
+
+class Pulse:
+    """When each thread last got on. One that waits for work, or for a service, rests, and is never stuck."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: dict[str, float | None] = {}
+        self._lock = threading.Lock()
+
+    def beat(self, thread: str) -> None:
+        """The thread got on just now."""
+        with self._lock:
+            self._last[thread] = self._clock()
+
+    @contextlib.contextmanager
+    def resting(self, thread: str) -> Iterator[None]:
+        """While the context lasts, silence is as it should be."""
+        with self._lock:
+            self._last[thread] = None
+        try:
+            yield
+        finally:
+            self.beat(thread)
+
+    def end(self, thread: str) -> None:
+        """The thread has done its work and is gone."""
+        with self._lock:
+            self._last.pop(thread, None)
+
+    def rests(self, thread: str) -> bool:
+        with self._lock:
+            return self._last.get(thread) is None
+
+    def silent(self, seconds: float) -> list[str]:
+        """The threads that should have got on, and have not for so long."""
+        with self._lock:
+            now = self._clock()
+            return [thread for thread, last in self._last.items() if last is not None and now - last >= seconds]
+
+
+class Health:
+    """What is told to systemd, to a load balancer and to the operator."""
+
+    def __init__(self, pulse: Pulse, gate: Gate, metrics: Metrics, stuck_seconds: float) -> None:
+        self.stuck_seconds = stuck_seconds
+        self._pulse = pulse
+        self._gate = gate
+        self._metrics = metrics
+
+    def stuck(self) -> list[str]:
+        """The threads that hang."""
+        return self._pulse.silent(self.stuck_seconds)
+
+    def reasons(self) -> list[str]:
+        """Why nothing is being stashed, each in words; empty where all is well."""
+        stuck = [f"stuck: the {thread} has not got on for {self.stuck_seconds:g} seconds" for thread in self.stuck()]
+        return stuck + [f"paused: {service}: {reason}" for service, reason in sorted(self._gate.faults().items())]
+
+    def status_line(self) -> str:
+        """One line for STATUS= of systemd; the counts are since the start."""
+        counts = self._metrics.counts()
+        stashed = sum(count for outcome, count in counts.items() if outcome not in (FAILED, DEFERRED))
+        totals = f"stashed {stashed}, failed {counts[FAILED]}, deferred {counts[DEFERRED]}"
+        state = "waiting" if self._pulse.rests(LOOP) else "working"
+        return "; ".join([totals, *(self.reasons() or [state])])

@@ -1,0 +1,181 @@
+"""What the ledger knows, for those who ask: by name, by digest, in order of time, or all of it. Reads only.
+
+Each answer has bounded size, however much is recorded. See `ledger` for the keys.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from md5s3stash.errors import CacheUnavailable, StashError
+
+# Fields a request: Redis serves nobody else while it collects them.
+SCAN_COUNT = 1000
+
+
+class LedgerRefused(StashError):
+    """Redis answered with an error that waiting will not mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A dropped name or URL, its content's digest, and what was recorded of that; None and empty where nothing was."""
+
+    name: str
+    md5: str
+    s3_url: str = ""
+    mime_type: str = ""
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One outcome. `id` is the stream's: milliseconds since the epoch, a dash, a number."""
+
+    id: str
+    fields: Mapping[str, str]
+
+    @property
+    def seconds(self) -> float:
+        """When it was recorded, since the epoch."""
+        return int(self.id.partition("-")[0]) / 1000
+
+
+class LedgerReader:
+    """The reading side of `ledger.RedisLedger`. Raises CacheUnavailable where Redis is down, LedgerRefused where it
+    refuses.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client: Any = client
+        self._prefix = prefix
+
+    def sizes(self) -> dict[str, int]:
+        """How many names, contents and log entries there are."""
+        with _translating():
+            return {
+                "names": self._client.hlen(self._key("names")),
+                "contents": self._client.hlen(self._key("hash_cache")),
+                "log": self._client.xlen(self._key("log")),
+            }
+
+    def md5_of(self, name: str) -> str | None:
+        """The digest under a dropped name or a URL."""
+        with _translating():
+            found = self._client.hget(self._key("names"), _bytes(name))
+            if found is None:
+                validators = self._client.hget(self._key("url_cache"), _bytes(name))
+                found = _md5_in(validators) if validators is not None else None
+        return None if found is None else _text(found)
+
+    def with_content(self, pairs: Sequence[tuple[str, str]]) -> list[Mapped]:
+        """Names and digests, completed with what is known of the contents."""
+        if not pairs:
+            return []
+        with _translating():
+            known = self._client.hmget(self._key("hash_cache"), [md5 for _, md5 in pairs])
+        return [_mapped(name, md5, content) for (name, md5), content in zip(pairs, known, strict=True)]
+
+    def knows(self, md5: str) -> bool:
+        """Whether a content of this digest was recorded."""
+        with _translating():
+            return bool(self._client.hexists(self._key("hash_cache"), md5))
+
+    def names_of(self, md5: str) -> Iterator[str]:
+        """The names of a content. All names are looked through, for they are kept by name; one may come twice."""
+        for pairs in self._names():
+            yield from (name for name, its_md5 in pairs if its_md5 == md5)
+
+    def mappings(self) -> Iterator[list[Mapped]]:
+        """Everything, about a thousand at a time and in no order.
+
+        What is recorded meanwhile may be in it or not. Redis may show a name twice while its table is resized (SCAN's
+        guarantees); within a batch none is.
+        """
+        for pairs in self._names():
+            yield self.with_content(pairs)
+
+    def last(self, count: int) -> list[LogEntry]:
+        """The newest entries of the log, the oldest of them first."""
+        with _translating():
+            return _entries(reversed(self._client.xrevrange(self._key("log"), count=count)))
+
+    def after(self, entry_id: str, wait_seconds: float) -> list[LogEntry]:
+        """What was logged after an entry; waits so long for the next one if there is none."""
+        with _translating():
+            found = self._client.xread(
+                {self._key("log"): entry_id}, count=SCAN_COUNT, block=max(1, int(wait_seconds * 1000))
+            )
+        # A list of pairs, or with RESP3 a dictionary with a list of pages.
+        streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or []]
+        return [entry for entries in streams for entry in _entries(_pages(entries))]
+
+    def _names(self) -> Iterator[list[tuple[str, str]]]:
+        cursor = 0
+        while True:
+            with _translating():
+                cursor, found = self._client.hscan(self._key("names"), cursor, count=SCAN_COUNT)
+            # A small hash comes in one piece, whatever the count.
+            yield [(_text(name), _text(md5)) for name, md5 in found.items()]
+            if cursor == 0:
+                return
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:{name}"
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    try:
+        yield
+    except redis.ResponseError as error:
+        raise LedgerRefused(f"Redis refused: {error}") from error
+    except redis.RedisError as error:
+        raise CacheUnavailable(f"Redis does not answer: {error}") from error
+
+
+def _pages(entries: Any) -> Iterator[Any]:
+    for entry in entries:
+        if isinstance(entry, list):
+            yield from entry
+        else:
+            yield entry
+
+
+def _entries(found: Iterable[Any]) -> list[LogEntry]:
+    return [
+        LogEntry(_text(entry_id), {_text(key): _text(value) for key, value in fields.items()})
+        for entry_id, fields in found
+    ]
+
+
+def _mapped(name: str, md5: str, content: bytes | None) -> Mapped:
+    try:
+        s3_url, mime_type, (width, height) = json.loads(content or b"")
+        return Mapped(name, md5, str(s3_url), str(mime_type), int(width), int(height))
+    except (ValueError, TypeError, RecursionError):
+        # Nothing there, or somebody else's entry. The name and its digest stand.
+        return Mapped(name, md5)
+
+
+def _md5_in(validators: bytes) -> bytes | None:
+    try:
+        md5 = json.loads(validators).get("md5")
+        return md5.encode() if isinstance(md5, str) else None
+    except (ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(field: bytes) -> str:
+    return field.decode("utf-8", "surrogateescape")

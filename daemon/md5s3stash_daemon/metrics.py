@@ -1,0 +1,267 @@
+"""What Prometheus is told. Counts are made as things happen; what lies in the spool is counted when somebody asks."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from md5s3stash.errors import CacheUnavailable
+from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.spool import ERROR_SUFFIX, STATES, Spool
+
+STASHED = "stashed"
+ALREADY_THERE = "already_there"
+FAILED = "failed"
+DEFERRED = "deferred"
+OUTCOMES = (STASHED, ALREADY_THERE, FAILED, DEFERRED)
+
+# Small files take milliseconds, a group commit waits for an fsync, and a file of many gigabytes takes an hour.
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+
+# Beyond this a state is counted as full: the exact number would not change what anybody does.
+MAX_COUNTED = 100_000
+
+# A count is good for this long at least, and for so many times what it took: a large queue must not cost a scrape
+# interval of disk reads, over and over.
+COUNT_SECONDS = 15.0
+_REST_FACTOR = 20.0
+
+
+class Metrics:
+    """Counts and times what happens; safe to share between threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._outcomes: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._bytes = 0
+        # By queue id; bounded, because what is claimed at once is.
+        self._claimed: dict[str, float] = {}
+        # A registry of our own: the global one would take what any library puts there.
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._latency = Histogram(
+            "md5s3stash_latency_seconds",
+            "From claim to record, for files that were stashed",
+            buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._registry.register(_Collected(self._collect))
+
+    def watch_spool(self, spool: Spool, gate: Gate) -> None:
+        """Adds what is read from them at each scrape. Once."""
+        queue = QueueDepth(spool)
+        self._registry.register(_Collected(lambda: _paused(gate)))
+        self._registry.register(_Collected(lambda: itertools.chain(queue.metrics(), _free_disk(spool))))
+
+    def claimed(self, queue_id: str) -> None:
+        """Work on a file begins."""
+        with self._lock:
+            self._claimed[queue_id] = self._clock()
+
+    def recorded(self, outcome: Outcome) -> None:
+        """The outcome stands in the ledger."""
+        with self._lock:
+            begun = self._claimed.pop(outcome.queue_id, None)
+            if not outcome.reports:
+                self._outcomes[FAILED] += 1
+                return
+            self._outcomes[STASHED if outcome.sent else ALREADY_THERE] += 1
+            self._bytes += outcome.size_bytes or 0
+        if begun is not None:
+            self._latency.observe(self._clock() - begun)
+
+    def unclaimed(self, queue_id: str) -> None:
+        """Work on a file ended without anything to record."""
+        with self._lock:
+            self._claimed.pop(queue_id, None)
+
+    def deferred(self) -> None:
+        """A file is to be tried again."""
+        with self._lock:
+            self._outcomes[DEFERRED] += 1
+
+    def service_error(self, service: str) -> None:
+        """A request to S3 or Redis was not answered as it should have been."""
+        with self._lock:
+            self._errors[service] += 1
+
+    def counts(self) -> Counter[str]:
+        """How often each outcome was, since the start."""
+        with self._lock:
+            return self._outcomes.copy()
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+    def _collect(self) -> Iterator[Metric]:
+        with self._lock:
+            outcomes, errors, size = self._outcomes.copy(), self._errors.copy(), self._bytes
+        by_outcome = CounterMetricFamily("md5s3stash_outcomes", "What became of the files", labels=["outcome"])
+        for outcome in OUTCOMES:
+            by_outcome.add_metric([outcome], outcomes[outcome])
+        yield by_outcome
+        yield CounterMetricFamily("md5s3stash_stashed_bytes", "Size of the files that were stashed", value=size)
+        by_service = CounterMetricFamily(
+            "md5s3stash_service_errors", "Requests that S3 or Redis did not answer", labels=["service"]
+        )
+        for service in ("s3", "redis"):
+            by_service.add_metric([service], errors[service])
+        yield by_service
+
+
+class CountedLedger:
+    """A `Ledger` that counts what the one behind it has taken: of files and of URLs, whoever hands them over."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        with self._errors():
+            self._ledger.record(outcomes)
+        for outcome in outcomes:
+            self._metrics.recorded(outcome)
+
+    def forget(self, queue_ids: Sequence[str]) -> None:
+        with self._errors():
+            self._ledger.forget(queue_ids)
+
+    def remembered(self) -> list[str]:
+        with self._errors():
+            return self._ledger.remembered()
+
+    def ping(self) -> None:
+        with self._errors():
+            self._ledger.ping()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except CacheUnavailable:
+            self._metrics.service_error("redis")
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class StateDepth:
+    """Files of one state, at most MAX_COUNTED, and since when the oldest of them is there (seconds since the epoch)."""
+
+    files: int
+    oldest: float | None
+
+
+class QueueDepth:
+    """How many files lie in each state. The count is kept for a while; while it is made anew, the old one is told."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        max_counted: int = MAX_COUNTED,
+        count_seconds: float = COUNT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spool = spool
+        self._max_counted = max_counted
+        self._count_seconds = count_seconds
+        self._clock = clock
+        self._counting = threading.Lock()
+        self._good_until = 0.0
+        self._depths: dict[str, StateDepth] = {}
+
+    def depths(self) -> dict[str, StateDepth]:
+        """By state; empty before the first count is done."""
+        # Never waited for: on a file system that hangs, every scrape would hang with it.
+        if self._clock() >= self._good_until and self._counting.acquire(blocking=False):
+            try:
+                begun = self._clock()
+                self._depths = {state: self._count(state) for state in STATES}
+                ended = self._clock()
+                self._good_until = ended + max(self._count_seconds, _REST_FACTOR * (ended - begun))
+            finally:
+                self._counting.release()
+        return self._depths
+
+    def metrics(self) -> Iterator[Metric]:
+        files = GaugeMetricFamily(
+            "md5s3stash_spool_files", f"Files in each state; {self._max_counted} stands for more", labels=["state"]
+        )
+        age = GaugeMetricFamily(
+            "md5s3stash_spool_oldest_seconds", "How long the oldest file has been in its state", labels=["state"]
+        )
+        now = time.time()
+        for state, depth in self.depths().items():
+            files.add_metric([state], depth.files)
+            age.add_metric([state], 0.0 if depth.oldest is None else max(0.0, now - depth.oldest))
+        yield files
+        yield age
+
+    def _count(self, state: str) -> StateDepth:
+        count = 0
+        oldest: float | None = None
+        for since in itertools.islice(_arrivals(self._spool.path_of(state)), self._max_counted):
+            count += 1
+            oldest = since if oldest is None else min(oldest, since)
+        return StateDepth(count, oldest)
+
+
+def _arrivals(folder: str) -> Iterator[float]:
+    """When each file below came to stand there. That is its ctime, which a rename sets: a copy with its time stamps
+    kept has the mtime of its original, which may be years.
+    """
+    folders = [folder]
+    while folders:
+        # What vanishes meanwhile is not there; what may not be read is not counted.
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as found:
+            for item in found:
+                with contextlib.suppress(OSError):
+                    if item.is_dir(follow_symlinks=False):
+                        folders.append(item.path)
+                    elif not item.name.endswith(ERROR_SUFFIX):
+                        yield item.stat(follow_symlinks=False).st_ctime
+
+
+def _paused(gate: Gate) -> Iterator[Metric]:
+    faults = gate.faults()
+    paused = GaugeMetricFamily(
+        "md5s3stash_paused", "1 while everything waits for this service to come back", labels=["service"]
+    )
+    for service in ("s3", "redis"):
+        paused.add_metric([service], float(service in faults))
+    yield paused
+
+
+def _free_disk(spool: Spool) -> Iterator[Metric]:
+    with contextlib.suppress(OSError):
+        yield GaugeMetricFamily(
+            "md5s3stash_spool_free_bytes", "Free on the spool's disk", value=shutil.disk_usage(spool.directory).free
+        )
+
+
+class _Collected(Collector):
+    """A function as a collector."""
+
+    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterator[Metric]:
+        return self._collect()
+
+    def describe(self) -> list[Metric]:
+        # Asked for at registration. Without it collect() would be called then, and walk the spool.
+        return []

@@ -1,0 +1,189 @@
+"""The lists that were dropped: taken over from the files' workers, each served by a thread, a few at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+import redis
+
+from md5s3stash.cache import redis_caches
+from md5s3stash.errors import SourceRefused, SourceUnreadable
+from md5s3stash.fetch import Fetcher
+from md5s3stash.objectstore import ObjectStore
+from md5s3stash.retry import RetryPolicy
+from md5s3stash.scheme import BucketBase
+from md5s3stash.stash import Caches, Stasher
+from md5s3stash_daemon.disk import DiskFloor
+from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.ledger import Ledger
+from md5s3stash_daemon.politeness import Politeness
+from md5s3stash_daemon.settings import SpoolSettings, UrlSettings
+from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.url_list import is_url_list
+from md5s3stash_daemon.url_progress import PROGRESS, Journal, journal_path, remove_orphans
+from md5s3stash_daemon.url_report import DONE, finish
+from md5s3stash_daemon.url_work import LineWorker, ListParts, ListRun, Stop
+from md5s3stash_daemon.work import until_it_works
+
+log = logging.getLogger(__name__)
+
+# Lists that are claimed and wait for a thread. More of them are put off, for each costs memory.
+MAX_WAITING = 1000
+FULL_DELAY_SECONDS = 60.0
+
+# The spool is what tries again.
+NO_RETRY = RetryPolicy(attempts=1)
+
+# Between two looks whether the daemon is to stop.
+_TICK_SECONDS = 0.5
+
+
+class UrlLists:
+    """Serves lists from the first one that is handed over until `finish`."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        ledger: Ledger,
+        gate: Gate,
+        stashers: Sequence[Stasher],
+        settings: UrlSettings,
+        spool_settings: SpoolSettings,
+        delays: RetryPolicy,
+        stopping: threading.Event,
+    ) -> None:
+        """Makes the directories that lists need, in a spool that is locked. Raises OSError."""
+        for state in (PROGRESS, DONE):
+            os.makedirs(spool.path_of(state), exist_ok=True)
+        remove_orphans(spool)
+        stop = Stop(stopping, spool_settings.stop_seconds)
+        politeness = Politeness(settings.per_host, settings.host_delay_seconds)
+        self._spool = spool
+        self._delays = delays
+        self._stop = stop
+        self._waiting: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._max_threads = settings.lists
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._parts = ListParts(
+            spool=spool,
+            ledger=ledger,
+            gate=gate,
+            worker=LineWorker(stashers, gate, politeness, spool_settings.max_delay_seconds, stop),
+            politeness=politeness,
+            disk=DiskFloor((str(spool.directory), tempfile.gettempdir()), spool_settings.min_free_bytes),
+            downloads=ThreadPoolExecutor(settings.jobs, thread_name_prefix="download"),
+            jobs=settings.jobs,
+            attempts=settings.attempts,
+            delays=delays,
+            stop=stop,
+        )
+
+    def hand_over(self, entry: Entry) -> bool:
+        """Takes a claimed entry where it is a list; False leaves it to the caller. Raises SourceUnreadable."""
+        if not is_url_list(entry.name) or not stat.S_ISREG(os.lstat(entry.path).st_mode):
+            return False
+        try:
+            _open(entry.path).close()
+        except PermissionError as error:
+            raise SourceUnreadable("permission denied: make the file readable for this user") from error
+        if self._waiting.qsize() >= MAX_WAITING:
+            until_it_works(lambda: self._spool.defer(entry, time.time() + FULL_DELAY_SECONDS), self._stop.event)
+            return True
+        self._waiting.put(entry)
+        self._start_thread()
+        return True
+
+    def finish(self) -> bool:
+        """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
+        for thread in self._threads:
+            thread.join(max(0.1, self._stop.left_seconds()))
+        self._parts.downloads.shutdown(wait=False)
+        return not self._abandoned and not any(thread.is_alive() for thread in self._threads)
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            if len(self._threads) < self._max_threads:
+                thread = threading.Thread(target=self._serve, name=f"list-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self) -> None:
+        while not self._stop.event.is_set():
+            try:
+                entry = self._waiting.get(timeout=_TICK_SECONDS)
+            except queue.Empty:
+                continue
+            try:
+                self._run(entry)
+            except FileNotFoundError as error:
+                log.warning("list is gone name=%r error=%r", entry.name, str(error))
+            except Exception as error:
+                # The disk, or ours to mend. The journal stays, so nothing is done twice.
+                log.exception("list put off name=%r", entry.name)
+                self._defer(entry, str(error))
+
+    def _run(self, entry: Entry) -> None:
+        with _open(entry.path) as file:
+            journal = Journal(journal_path(self._spool, entry))
+            try:
+                log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
+                run = ListRun(self._parts, entry, journal)
+                complete = run.run(file)
+                self._abandoned |= run.in_flight > 0
+                if complete:
+                    until_it_works(lambda: self._let_go(entry, journal), self._stop.event)
+            finally:
+                journal.close()
+
+    def _let_go(self, entry: Entry, journal: Journal) -> None:
+        stashed, failed = finish(self._spool, entry, journal)
+        log.info("list finished name=%r stashed=%d failed=%d", entry.name, stashed, failed)
+
+    def _defer(self, entry: Entry, reason: str) -> None:
+        delay = self._delays.delay_seconds(entry.attempts + 1, random.random())
+        log.warning("deferred name=%r seconds=%.0f reason=%r", entry.name, delay, reason)
+        until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._stop.event)
+
+
+def url_stashers(
+    bases: Sequence[BucketBase],
+    store: ObjectStore,
+    fetcher: Fetcher,
+    client: redis.Redis,
+    prefix: str,
+    images_only: bool,
+) -> list[Stasher]:
+    """What stashes URLs: with caches, so that an origin which says that nothing has changed sends nothing.
+
+    The first base has the caches that the ledger and the command line know. Each other base has its own: an entry
+    tells where *one* copy lies, so with shared ones they would overwrite each other's, and no 304 would ever help.
+    """
+    accept = refuse_all_but_images if images_only else None
+    prefixes = [prefix, *(f"{prefix}:copy:{base.scheme.value}:{base.base}" for base in bases[1:])]
+    caches = [Caches(*redis_caches(client, each)) for each in prefixes]
+    return [
+        Stasher(base, store, fetcher, its_caches, retry=NO_RETRY, accept=accept)
+        for base, its_caches in zip(bases, caches, strict=True)
+    ]
+
+
+def refuse_all_but_images(mime_type: str) -> None:
+    """Origins answer 200 with a page where a picture was. Raises SourceRefused."""
+    if not mime_type.startswith("image/"):
+        raise SourceRefused(f"the content is {mime_type}, and only images are wanted (urls.images_only)")
+
+
+def _open(path: str) -> BinaryIO:
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC))

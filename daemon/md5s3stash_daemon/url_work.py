@@ -1,0 +1,324 @@
+"""What is done with a list of URLs: every line is fetched, stashed under every bucket base and recorded, or fails with
+a reason of its own.
+
+Lists have threads of their own, so that a million URLs hold up no dropped file. The thread of a list reads it in
+sweeps: a line that may do better later is left for the next sweep, so what is held in memory does not grow with the
+list (but for one byte a line, see `LineStates`). Downloads run in a pool that all lists share.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from md5s3stash.errors import (
+    SourceChanged,
+    SourceError,
+    SourceUnavailable,
+    StashError,
+    StoreRefused,
+    StoreUnavailable,
+)
+from md5s3stash.netguard import printable_url
+from md5s3stash.retry import RetryPolicy
+from md5s3stash.stash import Outcome as HowStored
+from md5s3stash.stash import Stasher
+from md5s3stash_daemon.disk import DiskFloor
+from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.politeness import Politeness
+from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.url_commit import LineCommitter, line_queue_id
+from md5s3stash_daemon.url_list import Line, read_lines
+from md5s3stash_daemon.url_progress import Journal, LineStates
+from md5s3stash_daemon.work import S3
+
+log = logging.getLogger(__name__)
+
+# Lines that are read ahead, so that those of one host do not keep the others from their turn.
+WINDOW_LINES = 2048
+
+# Of these, what a host may hold that has asked to be left alone; the rest of its lines waits for the next sweep.
+PAUSED_HOST_LINES = 64
+
+# Between two looks at what no event announces: the end of the daemon, a request of another list.
+TICK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A line that is left for the next sweep. `counts` where that was one of its attempts."""
+
+    error: str
+    reason: str
+    counts: bool = True
+
+
+class Stopped(Exception):
+    """Breaks off a transfer from within, since the daemon has no more time."""
+
+
+class Stop:
+    """The end of the daemon, as lists see it: nothing new after `stopping`, and a deadline for what is under way."""
+
+    def __init__(self, stopping: threading.Event, seconds: float) -> None:
+        self.event = stopping
+        self._seconds = seconds
+        self._deadline = math.inf
+        self._lock = threading.Lock()
+
+    def left_seconds(self) -> float:
+        """Infinite while the daemon is not to stop. Counted from the first call after it was told."""
+        if not self.event.is_set():
+            return math.inf
+        with self._lock:
+            if self._deadline == math.inf:
+                self._deadline = time.monotonic() + self._seconds
+            return self._deadline - time.monotonic()
+
+    def check(self, _count: int = 0) -> None:
+        """Called with each piece of a transfer. Raises Stopped where the time is over."""
+        if self.left_seconds() <= 0:
+            raise Stopped
+
+
+class LineWorker:
+    """Stashes the content of one URL; safe to share between threads."""
+
+    def __init__(
+        self,
+        stashers: Sequence[Stasher],
+        gate: Gate,
+        politeness: Politeness,
+        max_pause_seconds: float,
+        stop: Stop,
+    ) -> None:
+        self._stashers = stashers
+        self._gate = gate
+        self._politeness = politeness
+        self._max_pause_seconds = max_pause_seconds
+        self._stop = stop
+
+    def handle(self, line: Line, queue_id: str) -> Outcome | Again | None:
+        """None where the daemon stops first."""
+        while self._gate.pass_through(self._stop.event):
+            try:
+                return self._stash(line, queue_id)
+            except (StoreUnavailable, StoreRefused) as error:
+                # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy, for
+                # which the line waits as a file does.
+                if not self._gate.is_down(S3):
+                    return Again(type(error).__name__, str(error), counts=False)
+            except StashError as error:
+                return self._judge(line, queue_id, error)
+            except Stopped:
+                return None
+            except OSError as error:
+                return Again("OSError", f"the disk that downloads go through: {error.strerror or error}")
+            except Exception as error:
+                log.exception("unexpected url=%r", printable_url(line.url))
+                return Again(type(error).__name__, f"unexpected: {error}")
+        return None
+
+    def _stash(self, line: Line, queue_id: str) -> Outcome:
+        results = [stasher.stash(line.url, progress=self._stop.check) for stasher in self._stashers]
+        reports = tuple(result.report for result in results)
+        if len({report.md5 for report in reports}) > 1:
+            raise SourceChanged("the origin sent one content for the first bucket and another for the next")
+        sent = any(result.outcome is HowStored.STORED for result in results)
+        return Outcome(queue_id, line.url, reports, results[0].size_bytes, sent=sent)
+
+    def _judge(self, line: Line, queue_id: str, error: StashError) -> Outcome | Again:
+        if not error.retryable:
+            return Outcome(queue_id, line.url, error=type(error).__name__, reason=str(error))
+        if isinstance(error, SourceUnavailable) and error.retry_after_seconds:
+            self._politeness.pause(line.host, min(error.retry_after_seconds, self._max_pause_seconds))
+        return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))
+
+
+class _Pending:
+    """The lines that were read ahead, by host; the host that was served last comes last."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[Line]] = {}
+        self.count = 0
+
+    def add(self, line: Line) -> None:
+        self._lines.setdefault(line.host, deque()).append(line)
+        self.count += 1
+
+    def of_host(self, host: str) -> int:
+        return len(self._lines.get(host, ()))
+
+    def take_polite(self, politeness: Politeness) -> tuple[Line | None, float]:
+        """A line whose host may be asked now, or None and the seconds until that may be so."""
+        wait_seconds = math.inf
+        for host, lines in self._lines.items():
+            seconds = politeness.try_start(host)
+            if seconds == 0:
+                del self._lines[host]
+                line = lines.popleft()
+                if lines:
+                    self._lines[host] = lines
+                self.count -= 1
+                return line, 0.0
+            wait_seconds = min(wait_seconds, seconds)
+        return None, wait_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ListParts:
+    """What the runs of all lists share."""
+
+    spool: Spool
+    ledger: Ledger
+    gate: Gate
+    worker: LineWorker
+    politeness: Politeness
+    disk: DiskFloor
+    downloads: ThreadPoolExecutor
+    jobs: int
+    attempts: int
+    delays: RetryPolicy
+    stop: Stop
+
+
+class ListRun:
+    """One list, from the first line without an outcome to the report."""
+
+    def __init__(self, parts: ListParts, entry: Entry, journal: Journal) -> None:
+        self._parts = parts
+        self._entry = entry
+        self._journal = journal
+        self._states = journal.states
+        self._pending = _Pending()
+        self.in_flight = 0
+        self._results: queue.SimpleQueue[tuple[Line, Outcome | Again | None]] = queue.SimpleQueue()
+        self._committer = LineCommitter(parts.ledger, parts.gate, journal, entry, parts.stop.event)
+        self._left = 0
+        self._most_attempts = 0
+        self._stalled = False
+        self._stalls = 0
+
+    def run(self, file: BinaryIO) -> bool:
+        """Whether every line has its outcome, recorded; False where the daemon stops first."""
+        self._committer.start()
+        try:
+            complete = self._sweep_until_done(file)
+        finally:
+            recorded = self._committer.finish()
+        return complete and recorded
+
+    def _sweep_until_done(self, file: BinaryIO) -> bool:
+        while not self._stopping():
+            self._sweep(file)
+            if self._stopping():
+                return False
+            if not self._left:
+                return True
+            self._wait_between_sweeps()
+        return False
+
+    def _sweep(self, file: BinaryIO) -> None:
+        """Gives every line that has no outcome its turn, once."""
+        self._left = self._most_attempts = 0
+        self._stalled = False
+        file.seek(0)
+        for line in read_lines(file):
+            if self._stopping():
+                break
+            if self._states[line.number] == LineStates.DONE:
+                continue
+            self._give_turn(line)
+            while self._pending.count >= WINDOW_LINES and not self._stopping():
+                self._work()
+        while self.in_flight or (self._pending.count and not self._stopping()):
+            if self._parts.stop.left_seconds() <= 0:
+                break
+            self._work()
+        self._stalls = self._stalls + 1 if self._stalled else 0
+
+    def _give_turn(self, line: Line) -> None:
+        if line.fault:
+            self._settle(line, Outcome(self._queue_id(line), line.url, error="SourceRefused", reason=line.fault))
+        elif self._parts.politeness.is_paused(line.host) and self._pending.of_host(line.host) >= PAUSED_HOST_LINES:
+            self._left += 1
+        else:
+            self._pending.add(line)
+
+    def _work(self) -> None:
+        """Starts what may start, and takes what has come back, waiting for it a little."""
+        wait_seconds = self._start_downloads()
+        try:
+            self._take(*self._results.get(timeout=max(0.001, min(wait_seconds, TICK_SECONDS))))
+            while True:
+                self._take(*self._results.get_nowait())
+        except queue.Empty:
+            return
+
+    def _start_downloads(self) -> float:
+        """The seconds until one more may start."""
+        parts = self._parts
+        while self.in_flight < parts.jobs and self._pending.count and not self._stopping():
+            if not parts.disk.has_room():
+                return math.inf
+            line, wait_seconds = self._pending.take_polite(parts.politeness)
+            if line is None:
+                return wait_seconds
+            self.in_flight += 1
+            parts.downloads.submit(self._download, line)
+        return math.inf
+
+    def _download(self, line: Line) -> None:
+        """In a thread of the pool."""
+        result: Outcome | Again | None = None
+        try:
+            if not self._stopping():
+                result = self._parts.worker.handle(line, self._queue_id(line))
+        finally:
+            self._parts.politeness.finished(line.host)
+            self._results.put((line, result))
+
+    def _take(self, line: Line, result: Outcome | Again | None) -> None:
+        self.in_flight -= 1
+        if isinstance(result, Outcome):
+            self._settle(line, result)
+        elif result is not None:
+            self._put_off(line, result)
+
+    def _put_off(self, line: Line, again: Again) -> None:
+        attempts = self._states[line.number] + again.counts
+        if attempts >= self._parts.attempts:
+            reason = f"{again.reason} (tried {attempts} times)"
+            self._settle(line, Outcome(self._queue_id(line), line.url, error=again.error, reason=reason))
+            return
+        log.info("put off url=%r attempts=%d reason=%r", printable_url(line.url), attempts, again.reason)
+        self._states[line.number] = attempts
+        self._left += 1
+        self._most_attempts = max(self._most_attempts, attempts)
+        self._stalled |= not again.counts
+
+    def _settle(self, line: Line, outcome: Outcome) -> None:
+        self._states[line.number] = LineStates.DONE
+        self._committer.put(line.number, outcome)
+
+    def _wait_between_sweeps(self) -> None:
+        """Lines that only made room for others go on at once; failed ones wait, longer each time."""
+        attempt = max(self._most_attempts, self._stalls)
+        if attempt:
+            self._parts.stop.event.wait(self._parts.delays.delay_seconds(attempt, random.random()))
+
+    def _queue_id(self, line: Line) -> str:
+        return line_queue_id(self._entry, line.number)
+
+    def _stopping(self) -> bool:
+        return self._parts.stop.event.is_set()

@@ -1,0 +1,186 @@
+"""/healthz as a load balancer or an operator asks it, of a real daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from md5s3stash.errors import StoreUnavailable
+from md5s3stash.retry import RetryPolicy
+from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.health import Health, Pulse
+from md5s3stash_daemon.http_status import MAX_REQUESTS_AT_ONCE, StatusServer, serving
+from md5s3stash_daemon.metrics import Metrics
+from md5s3stash_daemon.settings import HttpSettings
+from tests.daemon.test_notify import STUCK_ON_TRAP
+from tests.support import servers
+from tests.support.daemon import Daemon, Site
+from tests.support.servers import free_port, wait_until
+from tests.support.stores import Keys
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
+    return Site(tmp_path, redis_server, s3_server)
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def server(port: int) -> Iterator[StatusServer]:
+    """The server without a daemon around it."""
+    metrics = Metrics()
+    health = Health(Pulse(), Gate({}, RetryPolicy()), metrics, stuck_seconds=60)
+    with serving(HttpSettings(port=port), health, metrics) as running:
+        assert running is not None
+        yield running
+
+
+def health_of(port: int) -> tuple[int, Any]:
+    """Status and body; (0, None) while nobody answers."""
+    with contextlib.suppress(requests.ConnectionError):
+        answer = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10)
+        assert answer.headers["Content-Type"] == "application/json"
+        return answer.status_code, answer.json()
+    return 0, None
+
+
+def test_a_daemon_at_rest_is_healthy(site: Site, port: int) -> None:
+    with Daemon(site, {"MD5S3STASH_HTTP_PORT": str(port)}) as daemon:
+        daemon.wait_until_started()
+        wait_until(lambda: health_of(port)[0] != 0, "an answer")
+        assert health_of(port) == (200, {"status": "ok", "reasons": []})
+        assert daemon.terminate() == 0
+
+
+def test_s3_down_is_503_with_the_reason_until_it_is_back(tmp_path: Path, redis_server: str, port: int) -> None:
+    data_dir = tmp_path / "rclone"
+    data_dir.mkdir()
+    s3_port = free_port()
+    with servers.rclone_s3(data_dir, port=s3_port) as rclone:
+        site = Site(tmp_path, redis_server, rclone.endpoint, keys=Keys.of(rclone))
+    with Daemon(site, {"MD5S3STASH_HTTP_PORT": str(port)}) as daemon:
+        daemon.wait_until_started()
+        site.drop("x", b"x")
+        wait_until(lambda: health_of(port)[0] == 503, "unhealthy")
+        status, body = health_of(port)
+        assert (status, body["status"]) == (503, "failing")
+        assert body["reasons"][0].startswith("paused: s3: ")
+        paused = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        assert 'md5s3stash_paused{service="s3"} 1.0' in paused
+        assert 'md5s3stash_paused{service="redis"} 0.0' in paused
+
+        with servers.rclone_s3(data_dir, port=s3_port, keys=(site.keys.access_key, site.keys.secret_key)):
+            wait_until(lambda: health_of(port)[0] == 200, "healthy again")
+
+
+def test_a_stuck_loop_is_503(site: Site, port: int) -> None:
+    environment = {"MD5S3STASH_HTTP_PORT": str(port), "MD5S3STASH_SPOOL_STUCK_SECONDS": "0.5"}
+    with Daemon(site, environment, STUCK_ON_TRAP) as daemon:
+        daemon.wait_until_started()
+        wait_until(lambda: health_of(port)[0] == 200, "healthy")
+        (site.incoming / "trap").touch()
+        wait_until(lambda: health_of(port)[0] == 503, "unhealthy")
+        assert health_of(port)[1]["reasons"] == ["stuck: the loop has not got on for 0.5 seconds"]
+
+
+def test_a_taken_port_ends_the_start_with_one_clear_line(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        with Daemon(site, {"MD5S3STASH_HTTP_PORT": str(number)}) as daemon:
+            assert daemon.process.wait(20) == 1
+
+    [line] = [line for line in daemon.output().splitlines() if not line.startswith("level=")]
+    assert line.startswith(f"md5s3stashd: http.port: cannot listen on 127.0.0.1 port {number}: Address already in use")
+    assert "MD5S3STASH_HTTP_PORT" in line
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/healthz?verbose", 200),
+        ("HEAD", "/healthz", 200),
+        ("HEAD", "/metrics", 200),
+        ("GET", "/", 404),
+        ("GET", "/healthz/", 404),
+        ("GET", "/../etc/passwd", 404),
+        ("POST", "/healthz", 501),
+        ("DELETE", "/metrics", 501),
+    ],
+)
+def test_only_two_pages_are_served_and_only_to_be_read(
+    server: StatusServer, port: int, method: str, path: str, status: int
+) -> None:
+    answer = requests.request(method, f"http://127.0.0.1:{port}{path}", timeout=10)
+
+    assert answer.status_code == status
+    assert answer.headers["Server"] == "md5s3stashd"
+    if method == "HEAD":
+        assert answer.content == b""
+
+
+def test_silent_clients_take_no_more_than_their_slots_and_leave_by_themselves(
+    server: StatusServer, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(server.RequestHandlerClass, type)
+    monkeypatch.setattr(server.RequestHandlerClass, "timeout", 0.5)
+    with contextlib.ExitStack() as clients:
+        silent = [
+            clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(MAX_REQUESTS_AT_ONCE)
+        ]
+        late = clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        assert late.recv(10) == b"", "one too many is turned away at once"
+        assert [client.recv(10) for client in silent] == [b""] * MAX_REQUESTS_AT_ONCE
+
+    assert health_of(port)[0] == 200
+
+
+def test_no_port_serves_nothing() -> None:
+    metrics = Metrics()
+    with serving(HttpSettings(port=0), Health(Pulse(), Gate({}, RetryPolicy()), metrics, 1), metrics) as nothing:
+        assert nothing is None
+
+
+def test_one_that_rests_or_has_ended_is_never_stuck_and_one_that_is_silent_is() -> None:
+    now = [0.0]
+    pulse = Pulse(clock=lambda: now[0])
+    pulse.beat("loop")
+    with pulse.resting("committer"):
+        now[0] = 100.0
+        assert pulse.silent(60) == ["loop"]
+        pulse.beat("loop")
+        now[0] = 159.0
+        assert pulse.silent(60) == []
+        pulse.end("loop")
+        now[0] = 900.0
+        assert pulse.silent(60) == []
+    now[0] = 960.0
+    assert pulse.silent(60) == ["committer"]
+
+
+def test_both_what_is_down_and_what_hangs_is_told() -> None:
+    def down() -> None:
+        raise StoreUnavailable("no answer")
+
+    now = [0.0]
+    pulse = Pulse(clock=lambda: now[0])
+    pulse.beat("committer")
+    now[0] = 60.0
+    gate = Gate({"s3": down}, RetryPolicy())
+    assert gate.is_down("s3")
+    health = Health(pulse, gate, Metrics(), stuck_seconds=60)
+
+    assert health.reasons() == ["stuck: the committer has not got on for 60 seconds", "paused: s3: no answer"]
+    assert health.status_line() == (
+        "stashed 0, failed 0, deferred 0; stuck: the committer has not got on for 60 seconds; paused: s3: no answer"
+    )

@@ -1,0 +1,68 @@
+"""How hard an origin is asked."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from md5s3stash_daemon.politeness import Politeness
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_host_gets_so_many_requests_at_once_and_another_one_its_own(clock: Clock) -> None:
+    politeness = Politeness(2, 0, clock)
+
+    assert [politeness.try_start("a") for _ in range(3)] == [0, 0, math.inf]
+    assert politeness.try_start("b") == 0
+    politeness.finished("a")
+    assert politeness.try_start("a") == 0
+
+
+def test_between_two_requests_to_a_host_lies_the_delay(clock: Clock) -> None:
+    politeness = Politeness(9, 0.5, clock)
+    assert politeness.try_start("a") == 0
+
+    clock.now += 0.125
+    assert politeness.try_start("a") == 0.375
+    clock.now += 0.375
+    assert politeness.try_start("a") == 0
+
+
+def test_a_host_that_asked_for_time_gets_it_whole(clock: Clock) -> None:
+    politeness = Politeness(9, 0, clock)
+    politeness.pause("a", 60)
+    politeness.pause("a", 5)  # an answer that was under way already
+
+    clock.now += 30
+    assert politeness.try_start("a") == 30
+    assert politeness.is_paused("a")
+    assert not politeness.is_paused("b")
+    clock.now += 30
+    assert not politeness.is_paused("a")
+    assert politeness.try_start("a") == 0
+
+
+def test_hosts_that_nobody_is_at_are_forgotten_and_the_others_are_not(clock: Clock) -> None:
+    politeness = Politeness(1, 0, clock, max_hosts=10)
+    politeness.pause("paused", 60)
+    assert politeness.try_start("busy") == 0
+    for number in range(1000):
+        assert politeness.try_start(f"host{number}") == 0
+        politeness.finished(f"host{number}")
+
+    assert len(politeness._hosts) <= 11
+    assert politeness.try_start("paused") == 60
+    assert politeness.try_start("busy") == math.inf

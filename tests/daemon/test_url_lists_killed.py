@@ -1,0 +1,58 @@
+"""A long list, the daemon killed three times in the middle: each line has its outcome, and none is fetched for nothing.
+
+MD5S3STASH_TEST_LINES makes the list longer; 100000 is the length that the daemon is built for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon, Site
+from tests.support.fast_origin import body_of, fast_origin
+from tests.support.servers import wait_until
+from tests.support.url_lists import OPEN, drop_list, wait_for_report
+
+LINES = int(os.environ.get("MD5S3STASH_TEST_LINES", "3000"))
+ENVIRONMENT = {**OPEN, "MD5S3STASH_URLS_JOBS": "8", "MD5S3STASH_URLS_PER_HOST": "8"}
+
+# What one kill may make us fetch again: what was under way, and what waited for its commit.
+REPEATED = 8 + 5 * 256
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
+    return Site(tmp_path, redis_server, s3_server)
+
+
+def test_a_list_goes_on_after_kills_and_each_line_has_one_outcome(site: Site, tmp_path: Path) -> None:
+    with fast_origin(tmp_path) as origin:
+        drop_list(site, "long.urls", [origin.url(number) for number in range(LINES)])
+        for quarter in (1, 2, 3):
+            with Daemon(site, ENVIRONMENT) as daemon:
+                wait_until(
+                    lambda quarter=quarter: site.redis.xlen(f"{site.prefix}:log") >= LINES * quarter / 4,  # type: ignore[misc]
+                    f"quarter {quarter}",
+                    seconds=30 + LINES / 50,
+                )
+                daemon.kill()
+        with Daemon(site, ENVIRONMENT) as daemon:
+            rows = wait_for_report(site, "long.urls", seconds=30 + LINES / 50)
+            assert daemon.terminate() == 0
+        requests, paths = origin.stats()
+
+    assert [row["line"] for row in rows] == [str(number) for number in range(1, LINES + 1)]
+    assert [row["url"] for row in rows] == [origin.url(number) for number in range(LINES)]
+    md5s = [hashlib.md5(body_of(number), usedforsecurity=False).hexdigest() for number in range(LINES)]
+    assert [row["md5"] for row in rows] == md5s
+    assert site.names() == {row["url"]: row["md5"] for row in rows}
+    logged = [entry["name"] for entry in site.log()]
+    assert sorted(logged) == sorted(row["url"] for row in rows)
+    assert paths == LINES
+    print(f"{requests} requests for {LINES} lines")
+    assert requests <= LINES + min(3 * REPEATED, LINES // 2)
+    assert site.open_records() == 0
+    assert site.files("failed", "progress") == []

@@ -1,0 +1,83 @@
+"""How drops are noticed: inotify, or polling where inotify does not tell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from md5s3stash_daemon.filesystem import by_inotify, filesystem_of, filesystem_type
+from tests.support.daemon import Daemon, Site
+from tests.support.servers import wait_until
+
+MOUNTINFO = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+25 22 0:23 / /run rw,nosuid,nodev shared:5 - tmpfs tmpfs rw,size=800k
+90 22 0:50 / /srv/nfs rw - autofs systemd-1 rw,fd=46,direct
+91 90 0:51 / /srv/nfs rw,relatime shared:7 - nfs4 fs-1.efs:/ rw,vers=4.1
+92 22 0:52 / /srv/a\\040share rw,relatime - cifs //server/share rw
+93 22 8:2 / /srv/nfs/scratch rw,relatime shared:8 master:3 - xfs /dev/sdb1 rw
+94 22 0:60 / /mnt/sshfs rw - fuse.sshfs user@host: rw
+95 22 0:61 / /mnt/usb rw - fuseblk /dev/sdc1 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "filesystem", "watched"),
+    [
+        ("/", "ext4", True),
+        ("/var/spool/md5s3stash", "ext4", True),
+        ("/run", "tmpfs", True),
+        ("/running", "ext4", True),
+        ("/srv/nfs", "nfs4", False),
+        ("/srv/nfs/spool/incoming", "nfs4", False),
+        ("/srv/nfs/scratch/spool", "xfs", True),
+        ("/srv/a share/spool", "cifs", False),
+        ("/mnt/sshfs/spool", "fuse.sshfs", False),
+        ("/mnt/usb/spool", "fuseblk", True),
+    ],
+)
+def test_network_file_systems_are_polled(path: str, filesystem: str, watched: bool) -> None:
+    assert filesystem_of(path, MOUNTINFO) == filesystem
+    assert by_inotify("auto", filesystem) is watched
+
+
+def test_the_setting_wins_over_the_file_system() -> None:
+    assert by_inotify("inotify", "nfs4")
+    assert not by_inotify("poll", "ext4")
+
+
+def test_what_cannot_be_told_is_watched() -> None:
+    assert filesystem_of("/x", "no mountinfo at all\n") == ""
+    assert by_inotify("auto", "")
+
+
+def test_this_machine_tells_its_file_systems() -> None:
+    assert filesystem_type("/proc/self") == "proc"
+
+
+def inotify_instances(pid: int) -> int:
+    links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    return links.count("anon_inode:inotify")
+
+
+@pytest.mark.parametrize(("watch", "instances"), [("inotify", 1), ("poll", 0)])
+def test_a_daemon_stashes_however_it_watches(
+    tmp_path: Path, redis_server: str, s3_server: str, watch: str, instances: int
+) -> None:
+    site = Site(tmp_path, redis_server, s3_server)
+    # Whichever is not meant to find the file would take an hour to.
+    slow = {"inotify": "POLL", "poll": "RESCAN"}[watch]
+    quick = {"inotify": "RESCAN", "poll": "POLL"}[watch]
+    environment = {
+        "MD5S3STASH_SPOOL_WATCH": watch,
+        f"MD5S3STASH_SPOOL_{slow}_SECONDS": "3600",
+        f"MD5S3STASH_SPOOL_{quick}_SECONDS": "0.2",
+    }
+    with Daemon(site, environment) as daemon:
+        daemon.wait_until_started()
+        for number in range(2):
+            site.drop(f"folder/x{number}", b"x")
+            wait_until(lambda number=number: f"folder/x{number}" in site.names(), "stashed")  # type: ignore[misc]
+        assert inotify_instances(daemon.process.pid) == instances
