@@ -4,6 +4,7 @@ spool.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -13,13 +14,11 @@ from md5s3stash.errors import CacheUnavailable
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import COMMITTER, Pulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.recorder import QUEUE_SIZE, Recorder, next_group
 from md5s3stash_daemon.spool import Entry, Spool
-from md5s3stash_daemon.work import REDIS, until_it_works
+from md5s3stash_daemon.work import until_it_works
 
 log = logging.getLogger(__name__)
-
-# Redis runs the record of a commit as one script, during which it answers nobody else.
-COMMIT_FILES = 256
 
 Finished = tuple[Entry, Outcome]
 
@@ -30,11 +29,10 @@ class Committer:
     def __init__(self, spool: Spool, ledger: Ledger, gate: Gate, stopping: threading.Event, pulse: Pulse) -> None:
         self._spool = spool
         self._ledger = ledger
-        self._gate = gate
+        self._recorder = Recorder(ledger, gate, stopping, self._resting)
         self._stopping = stopping
         self._pulse = pulse
-        self._queue: queue.Queue[Finished | None] = queue.Queue(maxsize=4 * COMMIT_FILES)
-        self._forgettable: list[str] = []
+        self._queue: queue.Queue[Finished | None] = queue.Queue(maxsize=QUEUE_SIZE)
         self._thread = threading.Thread(target=self._run, name="committer")
 
     def start(self) -> None:
@@ -46,8 +44,8 @@ class Committer:
             for queue_id in self._ledger.remembered():
                 # The lines of a URL list are remembered as LIST#LINE for as long as the list is there.
                 if not self._spool.holds(queue_id) and not self._spool.holds(queue_id.rpartition("#")[0]):
-                    self._forgettable.append(queue_id)
-            self._forget()
+                    self._recorder.forget_later([queue_id])
+            self._recorder.forget()
         except CacheUnavailable as error:
             log.debug("not forgotten: %s", error)
 
@@ -63,46 +61,16 @@ class Committer:
     def _run(self) -> None:
         more = True
         while more:
-            group, more = self._gather()
-            if group and self._record(group):
+            group, more = next_group(self._queue, self._resting)
+            self._pulse.beat(COMMITTER)
+            if group and self._recorder.record([outcome for _, outcome in group]):
                 for entry, outcome in group:
                     self._let_go(entry, outcome)
-        self._forget()
+        self._recorder.forget()
         self._pulse.end(COMMITTER)
 
-    def _gather(self) -> tuple[list[Finished], bool]:
-        """What is there, at least one; and whether more can come."""
-        group: list[Finished] = []
-        with self._pulse.resting(COMMITTER):
-            item = self._queue.get()
-        while item is not None:
-            group.append(item)
-            if len(group) == COMMIT_FILES:
-                return group, True
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return group, True
-        return group, False
-
-    def _record(self, group: list[Finished]) -> bool:
-        """False where the daemon stops before the ledger took it."""
-        while True:
-            self._pulse.beat(COMMITTER)
-            try:
-                self._ledger.record([outcome for _, outcome in group])
-                self._forget()
-                return True
-            except CacheUnavailable as error:
-                # If the ledger answers a ping and yet took no record, waiting for the gate would spin.
-                if not self._gate.is_down(REDIS):
-                    log.error("not recorded files=%d error=%r", len(group), str(error))
-                    if self._stopping.wait(1.0):
-                        return False
-                else:
-                    with self._pulse.resting(COMMITTER):
-                        if not self._gate.pass_through(self._stopping):
-                            return False
+    def _resting(self) -> contextlib.AbstractContextManager[None]:
+        return self._pulse.resting(COMMITTER)
 
     def _let_go(self, entry: Entry, outcome: Outcome) -> None:
         if outcome.reports:
@@ -122,7 +90,7 @@ class Committer:
                 "failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason
             )
         if done:
-            self._forgettable.append(entry.queue_id)
+            self._recorder.forget_later([entry.queue_id])
 
     def _moved(self, move: Callable[[], object]) -> bool:
         def beat_and_move() -> None:
@@ -130,13 +98,3 @@ class Committer:
             move()
 
         return until_it_works(beat_and_move, self._stopping)
-
-    def _forget(self) -> None:
-        if not self._forgettable:
-            return
-        try:
-            self._ledger.forget(self._forgettable)
-            self._forgettable = []
-        except CacheUnavailable as error:
-            # They are forgotten with the next commit. Should there be none, a few short entries stay behind.
-            log.debug("not forgotten: %s", error)

@@ -4,13 +4,20 @@ complete.
 
 from __future__ import annotations
 
+import errno
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 
 from md5s3stash_daemon.completion import Completed, is_complete
 from md5s3stash_daemon.spool import Entry, Spool, refusal
+
+log = logging.getLogger(__name__)
+
+# Whatever is claimed next would fail in the same way.
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
 
 
 class Intake:
@@ -46,22 +53,28 @@ class Intake:
         """Claims up to `count` files; an empty list ends the pass. Raises OSError where the spool does not work."""
         batch = self._spool.new_batch()
         claimed: list[Entry] = []
-        try:
-            while len(claimed) < count and (entry := next(self._pass, None)) is not None:
+        while len(claimed) < count and (entry := next(self._pass, None)) is not None:
+            try:
                 mine = self._spool.claim(entry, batch)
-                if mine is not None:
-                    claimed.append(mine)
-        except OSError:
-            # A full disk, say. What is claimed already is worked on, which frees space; the next call meets the rest.
-            if not claimed:
-                raise
+            except OSError as error:
+                if error.errno in _OF_THE_DISK:
+                    # What is claimed already is worked on, which frees space; the next call meets the rest.
+                    if not claimed:
+                        raise
+                    return claimed
+                # A folder that we may not write to, a path too long: that file alone stays where it is.
+                log.error("cannot claim name=%r: %s", entry.name, error.strerror)
+                continue
+            if mine is not None:
+                claimed.append(mine)
         return claimed
 
     def _is_complete(self, entry: Entry, now: float) -> bool:
         self._beat()
         try:
             status = os.lstat(entry.path)
-        except FileNotFoundError:
+        except OSError:
+            # Gone, or out of reach: the claim would say so.
             return False
         # What is no file will never be complete; whoever handles it tells why it is refused.
         if refusal(status.st_mode) is not None or self._completed.discard(entry.path):

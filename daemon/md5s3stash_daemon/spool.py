@@ -22,6 +22,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import secrets
 import stat
@@ -44,8 +45,13 @@ PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~"
 
 ERROR_SUFFIX = ".error.json"
 
-# Leaves room for the suffix and a number within the 255 bytes of a file name, whatever the characters.
-_FLAT_NAME_CHARACTERS = 55
+log = logging.getLogger(__name__)
+
+# Batch, attempts and time, with the dots between them; and what path_resolution(7) allows.
+_LONGEST_BOX_NAME = 48
+_LONGEST_PATH = 4095
+
+_LONGEST_FAILED_NAME = 255 - len(ERROR_SUFFIX) - len(".99999")
 
 # `md5s3stashctl status` holds the lock for the moment of its look.
 _LOCK_TRIES = 10
@@ -182,7 +188,11 @@ class Spool:
         return batch
 
     def claim(self, entry: Entry, batch: str) -> Entry | None:
-        """Takes a file out of the producers' reach; None where it has gone."""
+        """Takes a file out of the producers' reach; None where it has gone. Raises OSError where it cannot."""
+        longest = os.path.join(self.path_of(DEFERRED), "0" * _LONGEST_BOX_NAME, entry.name)
+        if len(os.fsencode(longest)) > _LONGEST_PATH:
+            # Better left where it is than stuck half-way.
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), entry.path)
         owned = replace(entry, batch=entry.batch or batch)
         moved = self._move(owned, ACTIVE, f"{owned.batch}.{owned.attempts}")
         if moved is not None and entry.batch:
@@ -217,13 +227,7 @@ class Spool:
 
     def fail(self, entry: Entry, kind: str, reason: str) -> str:
         """To failed/; its path there. The reason is written first: no file stands there without one."""
-        target = _free_path(os.path.join(self.path_of(FAILED), entry.name), entry.queue_id)
-        try:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            # A failed file has the name that would have to be a folder now. The report holds the whole name.
-            flat = entry.name.replace(os.sep, "_")[-_FLAT_NAME_CHARACTERS:]
-            target = _free_path(os.path.join(self.path_of(FAILED), flat), entry.queue_id)
+        target = self._place_in_failed(entry)
         report = {"name": entry.name, "error": kind, "reason": reason, "attempts": entry.attempts + 1}
         report["queue_id"] = entry.queue_id
         report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -239,6 +243,19 @@ class Spool:
             raise
         self._prune(entry.path, ACTIVE)
         return target
+
+    def _place_in_failed(self, entry: Entry) -> str:
+        target = os.path.join(self.path_of(FAILED), entry.name)
+        # The report needs room for its suffix, and perhaps a number, within the 255 bytes of a file name.
+        if len(os.fsencode(os.path.basename(target))) <= _LONGEST_FAILED_NAME:
+            try:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                return _free_path(target, entry.queue_id)
+            except (FileExistsError, NotADirectoryError):
+                pass  # a failed file has the name that would have to be a folder now
+        # The report holds the whole name.
+        flat = os.fsencode(entry.name).replace(b"/", b"_")[-_LONGEST_FAILED_NAME:]
+        return _free_path(os.path.join(self.path_of(FAILED), os.fsdecode(flat)), entry.queue_id)
 
     def prune_incoming(self, unused_seconds: float, now: float) -> None:
         """Removes folders in incoming/ that have been empty and untouched for so long that their producer is done."""
@@ -354,12 +371,19 @@ def _files_below(root: str) -> Iterator[str]:
     """Everything that is no directory, links not followed, a directory at a time: a million names are never a list."""
     folders = [root]
     while folders:
-        with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as found:
-            for item in found:
-                if item.is_dir(follow_symlinks=False):
-                    folders.append(item.path)
-                else:
-                    yield item.path
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as found:
+                for item in found:
+                    if item.is_dir(follow_symlinks=False):
+                        folders.append(item.path)
+                    else:
+                        yield item.path
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # One folder that cannot be read, or whose path is too long, must not hide the others.
+            log.error("cannot look into folder=%r: %s", folder, error.strerror)
 
 
 def _rename(path: str, target: str) -> bool:

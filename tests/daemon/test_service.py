@@ -185,6 +185,33 @@ def test_a_failed_file_does_not_bar_the_way_for_a_folder_of_its_name(site: Site,
     assert json.loads((site.spool / "failed" / "a_b.error.json").read_text())["name"] == "a/b"
 
 
+def test_a_name_too_long_for_its_report_fails_under_a_shorter_one(site: Site, daemon: Daemon) -> None:
+    name = "l" * 255
+    os.symlink("/nowhere", site.incoming / name)
+    site.drop("good", b"good")
+
+    wait_until(lambda: len(site.files("failed")) == 2 and site.files() == [], "failed")
+
+    [_, report] = sorted((site.spool / "failed").iterdir())
+    assert json.loads(report.read_text())["name"] == name
+    assert site.names() == {"good": md5(b"good")}
+
+
+def test_a_path_too_long_to_be_claimed_stays_and_does_not_bar_the_way(site: Site, daemon: Daemon) -> None:
+    folder = site.incoming
+    while len(str(folder)) < 4095 - 45:
+        folder /= "d" * min(200, 4095 - 44 - len(str(folder)))
+        folder.mkdir()
+    (folder / "stays").write_bytes(b"stays")
+    site.drop("good", b"good")
+
+    wait_until(lambda: "good" in site.names(), "the good one stashed")
+    wait_until(lambda: "cannot claim name=" in daemon.output(), "told")
+
+    assert (folder / "stays").read_bytes() == b"stays"
+    shutil.rmtree(site.incoming)
+
+
 def test_s3_away_pauses_and_burns_no_attempts(tmp_path: Path, redis_server: str) -> None:
     port = servers.free_port()
     endpoint = f"http://127.0.0.1:{port}"
