@@ -79,7 +79,8 @@ class Service:
         self._committer.forget_gone()
         self._committer.start()
         # Wrong credentials or a missing bucket are told now, and not with the first file.
-        self._gate.is_down(S3)
+        if self._gate.is_down(S3):
+            self._metrics.service_error(S3)
         polling, watching = self._watch(completed)
         with watching:
             ready()

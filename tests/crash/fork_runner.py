@@ -70,7 +70,11 @@ class CrashPoints:
 def stop_when_empty(spool: str) -> None:
     """SIGTERM to ourselves once nothing waits in the spool any more."""
     states = [os.path.join(spool, state) for state in ("incoming", "active", "deferred", "progress")]
-    while any(names for state in states for _, _, names in os.walk(state)):
+    # One look may miss a file that moves from a state not yet looked at to one already looked at.
+    empty_looks = 0
+    while empty_looks < 5:
+        busy = any(names for state in states for _, _, names in os.walk(state))
+        empty_looks = 0 if busy else empty_looks + 1
         time.sleep(0.005)
     while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         time.sleep(0.005)
