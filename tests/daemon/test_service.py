@@ -152,11 +152,10 @@ def test_a_file_that_is_held_open_is_left_until_it_is_closed(site: Site, daemon:
 def test_what_is_no_file_is_refused_with_a_reason(site: Site, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     os.symlink("/etc/passwd", site.incoming / "link")
     os.mkfifo(site.incoming / "fifo")
-    with socket.socket(socket.AF_UNIX) as listener:
-        # The path of a socket is bounded far below what pytest's folders have.
-        with monkeypatch.context() as there:
-            there.chdir(site.incoming)
-            listener.bind("socket")
+    # The path of a socket is bounded far below what pytest's folders have.
+    with socket.socket(socket.AF_UNIX) as listener, monkeypatch.context() as there:
+        there.chdir(site.incoming)
+        listener.bind("socket")
 
     reports = [site.spool / "failed" / f"{name}.error.json" for name in ("link", "fifo", "socket")]
     wait_until(lambda: all(report.exists() for report in reports) and site.files() == [], "refused")
