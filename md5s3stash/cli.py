@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from unicodedata import category
 
 from md5s3stash.errors import SettingsError, StashError
+from md5s3stash.logs import set_up_logging
 from md5s3stash.settings import CORE_SECTIONS, Faults, Settings, load, whole_number
 
 if TYPE_CHECKING:
@@ -264,11 +265,7 @@ def _set_logging(level: str) -> None:
     numeric = logging.getLevelNamesMapping().get(level.upper())
     if numeric is None:
         raise SettingsError(f"--loglevel {level!r} is not one of: DEBUG, INFO, WARNING, ERROR, CRITICAL")
-    # The level is for our own words. What boto3 and urllib3 log below a warning holds Authorization headers and signed
-    # URLs, and urllib3's warnings quote URLs.
-    logging.basicConfig(level=max(numeric, logging.WARNING))
-    logging.getLogger("urllib3").setLevel(max(numeric, logging.ERROR))
-    logging.getLogger(__package__).setLevel(numeric)
+    set_up_logging(numeric)
 
 
 def _set_tempdir(directory: str | None) -> None:
