@@ -22,6 +22,7 @@ from pathlib import Path
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
+_PORTS = range(12_000, 32_000)
 
 
 class ServerDidNotStart(Exception):
@@ -39,11 +40,15 @@ class RcloneS3:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on at this moment.
+
+    It lies below the ports of outgoing connections, one of which could take it before the server does.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def accepts_connections(port: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,13 @@ class Keys:
         return cls(server.access_key, server.secret_key)
 
     def session(self) -> boto3.Session:
-        return boto3.Session(self.access_key, self.secret_key, region_name="us-east-1")
+        return _session(self)
+
+
+@functools.cache
+def _session(keys: Keys) -> boto3.Session:
+    # A new session reads the description of S3 from disk, which takes longer than most tests.
+    return boto3.Session(keys.access_key, keys.secret_key, region_name="us-east-1")
 
 
 @dataclass(frozen=True, slots=True)
