@@ -27,8 +27,9 @@ def outcome(name: str, stashed: bool = True, mime_type: str = "image/png", reaso
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return place_from({"DATA_DIR": str(tmp_path / "a place with 100% blanks")})
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    # Not below tmp_path, which has the test's name in it: a socket's path must be short.
+    return place_from({"DATA_DIR": str(tmp_path_factory.mktemp("p") / "a place with 100% blanks")})
 
 
 def test_ports_have_defaults_and_come_from_the_environment() -> None:
