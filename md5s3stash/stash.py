@@ -15,6 +15,7 @@ from md5s3stash.content import Content, Progress
 from md5s3stash.errors import CacheUnavailable, DigestMismatch, SourceUnreadable, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher, Validators
 from md5s3stash.media import describe
+from md5s3stash.netguard import printable_url
 from md5s3stash.objectstore import ObjectStore, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import BucketBase
@@ -178,7 +179,7 @@ class Stasher:
             cache[key] = value
         except CacheUnavailable as error:
             # The object stands in the store. What is forgotten here costs one look-up the next time.
-            log.warning("cache not written key=%s: %s", key, error)
+            log.warning("cache not written key=%s: %s", printable_url(key), error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ def _recall(cache: MutableMapping[str, Any] | None, key: str) -> Any:
         return None
     except CacheUnavailable as error:
         # A cache that is down costs speed, never a stash.
-        log.warning("cache not read key=%s: %s", key, error)
+        log.warning("cache not read key=%s: %s", printable_url(key), error)
         return None
 
 

@@ -316,7 +316,7 @@ class DownCache(MutableMapping[str, Any]):
 
 
 def test_caches_that_are_down_cost_no_stash(fetcher: Fetcher, origin: Origin, caplog: pytest.LogCaptureFixture) -> None:
-    url = origin.answer("/hello", Reply(200, b"hello", {"ETag": '"1"'}))
+    url = origin.answer("/hello", Reply(200, b"hello", {"ETag": '"1"'})) + "?X-Amz-Signature=secret"
     store = MemoryObjectStore()
 
     result = stasher(store, fetcher, Caches(DownCache(), DownCache())).stash(url)
@@ -324,6 +324,7 @@ def test_caches_that_are_down_cost_no_stash(fetcher: Fetcher, origin: Origin, ca
     assert result.outcome is Outcome.STORED
     assert len(store.objects) == 1
     assert "cache not written" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_changed_content_of_a_url_is_stashed_anew(fetcher: Fetcher, origin: Origin) -> None:
