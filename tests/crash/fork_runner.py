@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ import redis
 from md5s3stash.s3 import S3ObjectStore
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon import spool as daemon_spool
+from md5s3stash_daemon import url_report as daemon_url_report
 
 # PING and CONFIG GET change nothing.
 LEDGER_COMMANDS = ("EVALSHA", "SCRIPT LOAD", "HDEL", "HSET")
@@ -55,10 +57,12 @@ class CrashPoints:
 
     def install(self) -> None:
         patched: Any = os
-        for name in ("rename", "unlink", "mkdir", "rmdir"):
+        for name in ("rename", "unlink", "mkdir", "rmdir", "link", "fsync", "fdatasync"):
             setattr(patched, name, self.around(getattr(os, name)))
-        writer: Any = daemon_spool
-        writer.open = self.around(builtins.open)
+        patched.write = self.around(os.write, lambda descriptor, _data: stat.S_ISREG(os.fstat(descriptor).st_mode))
+        writers: list[Any] = [daemon_spool, daemon_url_report]
+        for writer in writers:
+            writer.open = self.around(builtins.open)
         store: Any = S3ObjectStore
         store._send = self.around(store._send)
         client: Any = redis.Redis

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemon import Site
 from tests.support.forks import STATUS_KILLED, Ended, ForkRunner
+from tests.support.origin import Origin, Reply
 from tests.support.servers import RcloneS3
 from tests.support.stores import Keys
+from tests.support.url_lists import OPEN, failed_list, read_report, report_path
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +26,13 @@ FILES = {
     "waiting.txt": b"failed before, and due again",
     "claimed/before.txt": b"an earlier daemon had claimed it",
 }
+
+
+class ListSite(Site):
+    """A daemon that may fetch from this machine."""
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **OPEN}
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +85,65 @@ def test_without_a_crash_everything_is_stashed(
     assert_nothing_is_lost(site, rclone_s3)
 
 
+def crash_at_each_call(runner: ForkRunner, new_site: Callable[[int], Site], check: Callable[[Site], None]) -> int:
+    """A daemon that dies at its n-th call and then one that does not, for each n there is; how many there were."""
+    for number in itertools.count(1):
+        site = new_site(number)
+        ended = runner.run(site, crash_at=number, stop_when_empty=True)
+        if ended.status != 0:
+            assert (ended.status, ended.calls) == (STATUS_KILLED, number), (site.directory / "daemon.log").read_text()
+            assert quiet_run(runner, site).status == 0
+        check(site)
+        if ended.status == 0:
+            # The run was over before its n-th call.
+            return number - 1
+    raise AssertionError("numbers do not end")
+
+
 def test_a_crash_at_any_call_loses_nothing(
     tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
 ) -> None:
-    crashes = 0
-    while True:
-        number = crashes + 1
-        site = new_site(tmp_path / f"crash{number}", redis_server, rclone_s3)
-        ended = runner.run(site, crash_at=number, stop_when_empty=True)
-        if ended.status == 0:
-            # The run was over before its n-th call.
-            assert_nothing_is_lost(site, rclone_s3)
-            break
-        assert (ended.status, ended.calls) == (STATUS_KILLED, number), (site.directory / "daemon.log").read_text()
-        crashes += 1
+    crashes = crash_at_each_call(
+        runner,
+        lambda number: new_site(tmp_path / str(number), redis_server, rclone_s3),
+        lambda site: assert_nothing_is_lost(site, rclone_s3),
+    )
 
-        assert quiet_run(runner, site).status == 0
-        assert_nothing_is_lost(site, rclone_s3)
     # Each file is claimed, stored and removed at the least, and the groups are recorded.
     assert crashes > 3 * len(FILES)
+
+
+def test_a_crash_at_any_call_of_a_url_list_leaves_each_line_one_outcome(
+    tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
+) -> None:
+    with Origin() as origin:
+        good = origin.answer("/good", Reply(body=b"good"))
+        missing = origin.url("/missing")
+
+        def new_list(number: int) -> Site:
+            (tmp_path / str(number)).mkdir()
+            site = ListSite(tmp_path / str(number), redis_server, rclone_s3.endpoint, keys=Keys.of(rclone_s3))
+            site.drop("sub/list.urls", f"# a list\n{good}\n{missing}\nfile:///etc/passwd\n".encode())
+            return site
+
+        def check(site: Site) -> None:
+            assert site.files("incoming", "active", "deferred", "hold", "progress") == []
+            rows = read_report(report_path(site, "sub/list.urls"))
+            assert [(row["url"], row["outcome"]) for row in rows] == [
+                (good, "stashed"),
+                (missing, "failed"),
+                ("file:///etc/passwd", "failed"),
+            ]
+            again = [line for line in failed_list(site, "sub/list.urls").splitlines() if not line.startswith("#")]
+            assert again == [missing, "file:///etc/passwd"]
+            # One report and one list of what failed, and no second of either.
+            assert site.files("done") == ["done/sub/list.urls.tsv"]
+            assert site.files("failed") == ["failed/sub/list.urls", "failed/sub/list.urls.error.json"]
+            assert site.names() == {good: hashlib.md5(b"good").hexdigest()}
+            assert sorted(entry["outcome"] for entry in site.log()) == ["failed", "failed", "stashed"]
+            assert site.open_records() == 0
+
+        crashes = crash_at_each_call(runner, new_list, check)
+
+    # Claimed, stored, journalled, recorded; two results written, linked and synced; removed.
+    assert crashes > 15
