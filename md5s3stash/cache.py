@@ -39,7 +39,7 @@ class RedisDict(MutableMapping[str, Any]):
 
     def __getitem__(self, field: str) -> Any:
         try:
-            stored = self._call("hget", field)
+            stored = self._stored(field)
             if stored is not None:
                 return json.loads(stored)
         except (ValueError, RecursionError):
@@ -48,15 +48,19 @@ class RedisDict(MutableMapping[str, Any]):
             log.warning("redis hash=%s holds an entry that is no JSON: ignored", self._key)
         raise KeyError(field)
 
+    def _stored(self, field: str) -> bytes | str | None:
+        found: bytes | str | None = self._call("HGET", field)
+        return found
+
     def __setitem__(self, field: str, value: Any) -> None:
-        self._call("hset", field, json.dumps(value))
+        self._call("HSET", field, json.dumps(value))
 
     def __delitem__(self, field: str) -> None:
-        if not self._call("hdel", field):
+        if not self._call("HDEL", field):
             raise KeyError(field)
 
     def __contains__(self, field: object) -> bool:
-        return isinstance(field, str) and bool(self._call("hexists", field))
+        return isinstance(field, str) and bool(self._call("HEXISTS", field))
 
     def __iter__(self) -> Iterator[str]:
         try:
@@ -66,11 +70,13 @@ class RedisDict(MutableMapping[str, Any]):
             raise _unavailable(error) from error
 
     def __len__(self) -> int:
-        return int(self._call("hlen"))
+        return int(self._call("HLEN"))
 
     def _call(self, command: str, *arguments: str) -> Any:
         try:
-            return getattr(self._client, command)(self._key, *[_bytes(argument) for argument in arguments])
+            return self._client.execute_command(  # type: ignore[no-untyped-call]
+                command, self._key, *[_bytes(argument) for argument in arguments]
+            )
         except redis.RedisError as error:
             raise _unavailable(error) from error
 

@@ -38,6 +38,7 @@ from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.signals import handled
 from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS, S3, Worker
 
@@ -62,6 +63,7 @@ class Daemon:
         """Goes on with these settings, as far as they are `reload.LIVE`."""
         spool_settings = settings[SpoolSettings]
         self.worker.set_delays(delays_of(spool_settings))
+        self.lists.apply(delays_of(spool_settings), spool_settings.stop_seconds)
         self.gate.set_delays(probe_delays_of(spool_settings))
         self.health.stuck_seconds = spool_settings.stuck_seconds
         self.service.apply(spool_settings)
@@ -163,15 +165,19 @@ def build(settings: Settings) -> Daemon:
         probe_delays_of(spool_settings),
     )
     metrics.watch_spool(spool, gate)
+    caches = UrlCaches(client, redis_settings.prefix, bases)
     lists = UrlLists(
         spool,
         ledger,
         gate,
-        url_stashers(bases, store, fetcher, client, redis_settings.prefix, settings[UrlSettings].images_only),
+        url_stashers(bases, store, fetcher, caches, settings[UrlSettings].images_only),
+        caches,
         settings[UrlSettings],
         spool_settings,
         delays_of(spool_settings),
         stopping,
+        metrics,
+        pulse,
     )
     worker = Worker(spool, stashers, gate, delays_of(spool_settings), stopping, metrics, lists.hand_over)
     committer = Committer(spool, ledger, gate, stopping, pulse)
