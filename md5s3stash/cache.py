@@ -17,6 +17,8 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from md5s3stash.errors import CacheUnavailable, SettingsError
 
@@ -81,12 +83,22 @@ class RedisDict(MutableMapping[str, Any]):
             raise _unavailable(error) from error
 
 
-def connect_redis(url: str) -> redis.Redis:
-    """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is none."""
+def connect_redis(url: str, timeout_seconds: float = 30.0) -> redis.Redis:
+    """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is none.
+
+    A connection that is gone is made anew, once. An answer that does not come is not waited for again, as the library
+    would do three times more: whoever asked knows better what to do meanwhile.
+    """
     try:
         # An option that redis does not know would otherwise show with the first command, as a TypeError.
         redis.Redis.from_url(url).connection_pool.make_connection()
-        return redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30)
+        return redis.Redis.from_url(
+            url,
+            socket_connect_timeout=min(5.0, timeout_seconds),
+            socket_timeout=timeout_seconds,
+            health_check_interval=30,
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
     except (TypeError, ValueError, redis.RedisError):
         # The error may quote what it could not read, which is the password where that holds a slash.
         raise SettingsError(

@@ -69,7 +69,7 @@ class Service:
 
     def run(self, ready: Callable[[], object] = lambda: None) -> bool:
         """Serves the spool, and calls `ready` once it does; whether everything under way was finished in the end.
-        Raises OSError where it cannot start.
+        Raises OSError where it cannot start, or where the spool is gone; its threads are then left as they are.
         """
         recovered = self._spool.recover()
         log.info("started spool=%s recovered=%d", self._spool.directory, recovered)
@@ -113,6 +113,9 @@ class Service:
         while not self._stopping.is_set() and self._pass_gate():
             try:
                 batch = intake.take(BATCH_FILES)
+            except FileNotFoundError:
+                # A directory of the spool itself. Nothing that goes on here would do any good.
+                raise
             except OSError as error:
                 log.error("cannot take from the spool error=%r", str(error))
                 self._stopping.wait(DISK_RETRY_SECONDS)
