@@ -112,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         log.exception("unexpected")
         status = 1
-    # Threads that hang, or wait for a main thread that is gone, would hold up the end of the interpreter for ever. Their
-    # files are still claimed, and the next start finds them.
+    # Threads that hang, or wait for a main thread that is gone, would hold up the end of the interpreter for ever.
+    # Their files are still claimed, and the next start finds them.
     logging.shutdown()
     sys.stderr.flush()
     os._exit(status)
