@@ -39,8 +39,8 @@ class FaultyS3:
     def __init__(self, endpoint: str) -> None:
         parts = urlsplit(endpoint)
         self.upstream = (parts.hostname or "", parts.port or 80)
-        # Requests for objects, and looks at buckets, that met the fault.
-        self.met = self.looks = 0
+        # Requests for objects that met the fault.
+        self.met = 0
         self.lock = threading.Lock()
         self._fault, self._methods = Fault.NONE, frozenset[str]()
         self._server = _Server(("127.0.0.1", 0), self)
@@ -52,7 +52,7 @@ class FaultyS3:
     def break_down(self, fault: Fault, *methods: str) -> None:
         with self.lock:
             self._fault, self._methods = fault, frozenset(methods)
-            self.met = self.looks = 0
+            self.met = 0
 
     def work_again(self) -> None:
         self.break_down(Fault.NONE)
@@ -63,7 +63,6 @@ class FaultyS3:
             if of_object and method not in self._methods:
                 return Fault.NONE
             self.met += of_object
-            self.looks += not of_object
             return self._fault
 
     def __enter__(self) -> Self:
