@@ -86,6 +86,7 @@ class Spool:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._root = str(directory)
         self._spare_batch = ""
 
     def create(self) -> None:
@@ -131,14 +132,14 @@ class Spool:
 
     def path_of(self, state: str) -> str:
         """The directory of a state."""
-        return str(self.directory / state)
+        return os.path.join(self._root, state)
 
     def incoming(self) -> Iterator[Entry]:
         """What producers have dropped, at any depth, but for what still has a temporary name."""
         root = self.path_of(INCOMING)
         for path in _files_below(root):
             if not is_partial(os.path.basename(path)):
-                yield Entry(os.path.relpath(path, root), path)
+                yield Entry(_name_below(root, path), path)
 
     def due(self, now: float) -> Iterator[Entry]:
         """The deferred files whose time has come."""
@@ -275,7 +276,7 @@ class Spool:
         root = os.path.join(self.path_of(state), box)
         batch, attempts, due = _parse_box(box)
         for path in _files_below(root):
-            yield Entry(os.path.relpath(path, root), path, batch, attempts, due)
+            yield Entry(_name_below(root, path), path, batch, attempts, due)
 
     def _prune(self, path: str, state: str) -> None:
         """Removes the folders that a file has left empty, up to and with its box."""
@@ -365,6 +366,11 @@ def _file_below(root: str, name: str) -> str | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             return None
         raise
+
+
+def _name_below(root: str, path: str) -> str:
+    # os.path.relpath asks for the working directory, for each of a million files.
+    return path[len(root) + 1 :]
 
 
 def _files_below(root: str) -> Iterator[str]:
