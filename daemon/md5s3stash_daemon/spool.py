@@ -40,7 +40,8 @@ HOLD = "hold"
 FAILED = "failed"
 STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
 
-# Transfer programs write under such a name, or one with a dot before it, and rename when they are done.
+# Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also keeps
+# files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
 
 ERROR_SUFFIX = ".error.json"
@@ -138,8 +139,9 @@ class Spool:
         """What producers have dropped, at any depth, but for what still has a temporary name."""
         root = self.path_of(INCOMING)
         for path in _files_below(root):
-            if not is_partial(os.path.basename(path)):
-                yield Entry(_name_below(root, path), path)
+            name = _name_below(root, path)
+            if not is_partial(name):
+                yield Entry(name, path)
 
     def due(self, now: float) -> Iterator[Entry]:
         """The deferred files whose time has come."""
@@ -156,7 +158,7 @@ class Spool:
         """What stands under a dropped name in a state that is not failed; several where it was dropped again."""
         if state == INCOMING:
             path = _file_below(self.path_of(INCOMING), name)
-            return [Entry(name, path)] if path is not None and not is_partial(os.path.basename(name)) else []
+            return [Entry(name, path)] if path is not None and not is_partial(name) else []
         found = []
         for box in _boxes(self.path_of(state)):
             path = _file_below(os.path.join(self.path_of(state), box), name)
@@ -322,9 +324,9 @@ def _parse_box(box: str) -> tuple[str, int, int]:
     return batch, attempts, due
 
 
-def is_partial(basename: str) -> bool:
-    """Whether a transfer program will rename this file once it is complete."""
-    return basename.startswith(".") or basename.lower().endswith(PARTIAL_SUFFIXES)
+def is_partial(name: str) -> bool:
+    """Whether a transfer program will rename this file, or move it out of its folder, once it is complete."""
+    return name.startswith(".") or "/." in name or name.lower().endswith(PARTIAL_SUFFIXES)
 
 
 def refusal(mode: int) -> str | None:
