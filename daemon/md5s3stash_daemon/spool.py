@@ -40,8 +40,8 @@ HOLD = "hold"
 FAILED = "failed"
 STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
 
-# Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also keeps
-# files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
+# Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also
+# keeps files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
 
 ERROR_SUFFIX = ".error.json"
@@ -209,7 +209,7 @@ class Spool:
         self._prune(entry.path, ACTIVE)
 
     def defer(self, entry: Entry, until: float) -> Entry | None:
-        """To be tried again at `until`, in seconds since the epoch."""
+        """To be tried again at `until`, in seconds since the epoch: see `due_after`."""
         moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts + 1}.{int(until)}")
         self._prune(entry.path, ACTIVE)
         return moved
@@ -322,6 +322,16 @@ def _parse_box(box: str) -> tuple[str, int, int]:
     batch, *numbers = box.split(".")
     attempts, due = [int(number) if number.isdecimal() else 0 for number in [*numbers, "", ""][:2]]
     return batch, attempts, due
+
+
+def due_after(now: float, delay_seconds: float) -> int:
+    """When something is to be tried again, in seconds since the epoch; up to an eighth of the delay is taken off.
+
+    A batch's delays differ by chance. On a grid that is as coarse as they are long its files share a few boxes, or each
+    of a million would have a box to itself, and every pass would list a million.
+    """
+    grid_seconds = 1 << max(0, int(delay_seconds / 8).bit_length() - 1)
+    return int(now + delay_seconds) // grid_seconds * grid_seconds
 
 
 def is_partial(name: str) -> bool:

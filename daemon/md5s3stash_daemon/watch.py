@@ -47,7 +47,7 @@ class _Waker(FileSystemEventHandler):
         self._wake.set()
 
 
-class _Inotify(InotifyFD):
+class Inotify(InotifyFD):
     """watchdog answers an overflow of the kernel's queue by watching every folder anew. What was lost, and what came
     before a new folder was watched, has no event: that the queue has overflowed must itself wake us.
     """
@@ -66,7 +66,7 @@ class _Observer(BaseObserver):
     """watchdog's InotifyObserver, but for the class of its descriptor. Raises OSError where there is none left."""
 
     def __init__(self, wake: threading.Event) -> None:
-        self._inotify = _Inotify(wake)
+        self._inotify = Inotify(wake)
         # Unpaired, a move inside arrives as one from outside, which with full events means the same to us.
         super().__init__(InotifyFullEmitter, inotify_fd=self._inotify)
         self._inotify.start()

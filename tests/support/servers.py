@@ -125,7 +125,7 @@ def rclone_s3(directory: Path, port: int | None = None, keys: tuple[str, str] | 
 def put_sink(directory: Path) -> Iterator[str]:
     """bench/put_sink.py, which is fast, checks Content-MD5 and keeps digests alone; yields its endpoint URL."""
     port = free_port()
-    command = [sys.executable, REPOSITORY / "bench/put_sink.py", "--port", str(port)]
+    command: list[str | Path] = [sys.executable, REPOSITORY / "bench/put_sink.py", "--port", str(port)]
     with running(command, port, directory / "sink.log"):
         yield f"http://127.0.0.1:{port}"
 
