@@ -26,7 +26,7 @@ soak: setup ## a thousand kills of the daemon under load; takes many minutes
 	@CRASH_KILLS=1000 $(PYTHON_IN_VENV) -m pytest tests/crash/test_kill.py
 
 million: setup ## a million files through the daemon, its memory and time bounded; takes half an hour
-	@MD5S3STASH_BURST_FILES=1000000 $(PYTHON_IN_VENV) -m pytest -n0 -s -k while_the_daemon_is_stopped tests/daemon/test_bursts.py
+	@BURST_FILES=1000000 $(PYTHON_IN_VENV) -m pytest -n0 -s -k while_the_daemon_is_stopped tests/daemon/test_bursts.py
 
 lint: setup ## ruff: rules and format
 	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)

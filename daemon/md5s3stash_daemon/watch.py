@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 from watchdog.events import (
+    EVENT_TYPE_MOVED,
     DirCreatedEvent,
     DirMovedEvent,
     FileClosedEvent,
@@ -38,12 +39,13 @@ class _Waker(FileSystemEventHandler):
         self._completed = completed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if not event.is_directory:
-            # For a rename it is the new name that is complete.
-            path = os.fsdecode(event.dest_path or event.src_path)
-            # Nobody will ask for a temporary name, so nobody would take it out again.
-            if not is_partial(os.path.basename(path)):
-                self._completed.add(path)
+        # For a rename it is the new name that counts. Out of the directory, as each of our own claims is, it has none.
+        path = os.fsdecode(event.dest_path if event.event_type == EVENT_TYPE_MOVED else event.src_path)
+        if not path:
+            return
+        # Nobody will ask for a temporary name, so nobody would take it out again.
+        if not event.is_directory and not is_partial(os.path.basename(path)):
+            self._completed.add(path)
         self._wake.set()
 
 

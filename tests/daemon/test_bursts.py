@@ -21,8 +21,8 @@ from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until
 
-# `make burst` sets more.
-BURST_FILES = int(os.environ.get("MD5S3STASH_BURST_FILES", "50000"))
+# `make million` sets more.
+BURST_FILES = int(os.environ.get("BURST_FILES", "50000"))
 # Far beyond what it takes, on a machine that is busy with other tests.
 BURST_SECONDS = 60 + BURST_FILES / 100
 

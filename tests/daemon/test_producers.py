@@ -136,6 +136,22 @@ def test_each_producer_s_file_is_stashed_once_and_whole(site: Site, watch: str) 
     assert {entry["md5"] for entry in entries} == {whole}
 
 
+def test_a_name_that_was_stashed_is_waited_for_when_it_is_written_again(site: Site) -> None:
+    with Daemon(site) as daemon:
+        daemon.wait_until_started()
+        site.drop("scan.tif", b"an earlier one")
+        wait_until(lambda: "scan.tif" in site.names() and site.files() == [], "the earlier one stashed")
+        for number, _ in enumerate(write_slowly(site.incoming / "scan.tif")):
+            for marker in (f"{number}-one", f"{number}-two"):
+                site.drop(marker, b"marker")
+                wait_until(lambda marker=marker: marker in site.names(), "marker")  # type: ignore[misc]
+        wait_until(lambda: site.files() == [], "all stashed")
+
+    digests = [entry["md5"] for entry in site.log() if entry["name"] == "scan.tif"]
+    contents = (b"an earlier one", b"".join(HALVES))
+    assert digests == [hashlib.md5(data, usedforsecurity=False).hexdigest() for data in contents]
+
+
 def test_a_large_file_that_cp_takes_its_time_for_is_stashed_once(site: Site, tmp_path: Path) -> None:
     original = tmp_path / "original"
     original.write_bytes(os.urandom(1_000_000) * 40)

@@ -121,5 +121,33 @@ def test_temporary_names_are_not_remembered_as_complete(tmp_path: Path) -> None:
     with waking(str(tmp_path), wake, completed):
         (tmp_path / ".scan.tif.Xk3v9Q").write_bytes(b"x")
         (tmp_path / ".scan.tif.Xk3v9Q").rename(tmp_path / "scan.tif")
-        wait_until(lambda: completed.discard(str(tmp_path / "scan.tif")), "noticed")
-    assert not completed.discard(str(tmp_path / ".scan.tif.Xk3v9Q"))
+        wait_until(wake.is_set, "noticed")
+        wait_until(lambda: len(completed) == 1, "remembered")
+    assert completed.discard(str(tmp_path / "scan.tif"), (tmp_path / "scan.tif").lstat())
+
+
+def test_a_claim_is_not_taken_for_a_complete_file(tmp_path: Path) -> None:
+    completed, wake = Completed(), threading.Event()
+    (tmp_path / "incoming").mkdir()
+    file, other = tmp_path / "incoming" / "x", tmp_path / "incoming" / "y"
+    file.write_bytes(b"x")
+    with waking(str(file.parent), wake, completed):
+        file.rename(tmp_path / "claimed")
+        # Events come in order.
+        other.write_bytes(b"y")
+        wait_until(wake.is_set, "noticed")
+        wait_until(lambda: len(completed) == 1, "the other remembered")
+    assert completed.discard(str(other), other.lstat())
+
+
+def test_what_is_written_where_a_complete_file_stood_is_not_complete(tmp_path: Path) -> None:
+    completed = Completed()
+    path = tmp_path / "x"
+    path.write_bytes(b"first")
+    completed.add(str(path))
+    path.rename(tmp_path / "claimed")
+    completed.add(str(path))
+
+    path.write_bytes(b"first")
+
+    assert not completed.discard(str(path), path.lstat())
