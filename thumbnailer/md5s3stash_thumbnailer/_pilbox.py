@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import PIL.Image
 import tornado.web
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     class Image:
         img: PIL.Image.Image
 
-        def __init__(self, stream: io.BytesIO) -> None: ...
+        def __init__(self, stream: BinaryIO) -> None: ...
         def region(self, rect: list[str]) -> Image: ...
         def resize(self, width: int, height: int, **options: str | None) -> Image: ...
         def rotate(self, deg: str, **options: str | None) -> Image: ...

@@ -1,13 +1,13 @@
-"""Bytes of an original + request -> bytes of the thumbnail. Runs in a worker process; knows no network and no server.
+"""An original + request -> bytes of the thumbnail. Runs in a worker process; knows no network and no server.
 
 Whatever is wrong with the picture comes out as NotAnImage, TooManyPixels or one of pilbox's own errors.
 """
 
 from __future__ import annotations
 
-import io
 import warnings
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import PIL.Image
 
@@ -35,7 +35,7 @@ class Thumbnail:
     body: bytes
 
 
-def limit_pillow(limits: RenderLimits) -> None:
+def prepare_process(limits: RenderLimits) -> None:
     """Makes Pillow refuse larger originals by itself, for the whole process, as soon as it has read their header.
 
     Pillow asks this for every frame and every embedded picture, which a check of ours after opening would miss.
@@ -45,7 +45,7 @@ def limit_pillow(limits: RenderLimits) -> None:
     warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
 
 
-def render(original: bytes, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
+def render(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
     """The thumbnail that the request asks for. Raises ThumbnailError or PilboxError."""
     try:
         return _render(original, request, limits)
@@ -59,11 +59,12 @@ def render(original: bytes, request: ThumbnailRequest, limits: RenderLimits) -> 
         raise NotAnImage(f"File cannot be read as an image: {type(error).__name__}: {error}") from error
 
 
-def _render(original: bytes, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
-    image = Image(io.BytesIO(original))
+def _render(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
+    image = Image(original)
     original_format = image.img.format or ""
     if "noop" in request.operations:
-        return Thumbnail(MIME_TYPES[original_format], original)
+        original.seek(0)
+        return Thumbnail(MIME_TYPES[original_format], original.read())
     for operation in request.operations:
         if operation == "resize":
             _resize(image, request, limits)
