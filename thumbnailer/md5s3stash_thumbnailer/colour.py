@@ -18,7 +18,7 @@ _MODES_WITH_PROFILE = frozenset({"L", "RGB", "RGBA", "CMYK"})
 
 def to_srgb(image: PIL.Image.Image, stored: PIL.Image.Image) -> PIL.Image.Image:
     """The picture in mode L, RGB or RGBA, without metadata. `stored` is the file that it was cut from."""
-    image = _eight_bits(image)
+    image = _eight_bits(image, stored)
     if image.mode == "LA":
         image = image.convert("RGBA")
     if image.mode == "CMYK" and _is_plain_cmyk_jpeg(stored):
@@ -66,25 +66,24 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return None
 
 
-def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Sixteen bits and more as grey of eight; Pillow's own conversion of most of them clips."""
-    if image.mode.startswith("I;16"):
-        image = image.convert("I")
+def _eight_bits(image: PIL.Image.Image, stored: PIL.Image.Image) -> PIL.Image.Image:
+    """Sixteen bits and more as grey of eight. Pillow's own conversion clips all that is brighter than 255."""
     if image.mode not in ("I", "F"):
         return image
-    darkest, brightest = _range(image)
-    factor = 255.0 / (brightest - darkest)
-    return image.convert("F").point(lambda value: value * factor + (0.5 - darkest * factor)).convert("L")
+    black, white = (0.0, 65535.0) if stored.mode.startswith("I;16") else _range(stored)
+    factor = 255.0 / (white - black)
+    return image.convert("F").point(lambda value: value * factor + (0.5 - black * factor)).convert("L")
 
 
-def _range(image: PIL.Image.Image) -> tuple[float, float]:
+def _range(stored: PIL.Image.Image) -> tuple[float, float]:
     """Which values mean black and white. Files do not say; beyond the usual ranges the picture's extremes do."""
-    low, high = image.getextrema()
+    low, high = stored.getextrema()
     assert isinstance(low, int | float)
     assert isinstance(high, int | float)
-    if not math.isfinite(low) or not math.isfinite(high):
-        return 0.0, 1.0
-    usual = 1.0 if image.mode == "F" and high <= 1 else 255.0 if image.mode == "F" else 65535.0
+    usual = 65535.0
+    if stored.mode == "F":
+        usual = 1.0 if high <= 1 else 255.0
     if low >= 0 and high <= usual:
         return 0.0, usual
-    return low, max(high, low + 1)
+    # Infinities and what is no number are no range either.
+    return (low, high) if math.isfinite(high - low) and high > low else (0.0, usual)
