@@ -56,11 +56,11 @@ _LYING = frozenset({5, 6, 7, 8})
 _MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
 _MIRRORED_DOWN = frozenset({3, 4, 7, 8})
 
-# A decoder's own reduction keeps at least this many pixels, along a side, for each one of the thumbnail; the filter
-# does the rest. On photographs and scans no difference is seen from 1.5 on, on hard edges from 1.75.
-_MIN_OVERSAMPLING = 1.75
-# The same for plain averages before the filter, which are coarser.
-_MIN_OVERSAMPLING_OF_AVERAGES = 3.0
+# What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
+# Measured against a decode of everything, on hard edges, where it is seen first: libjpeg's DCT scaling is good from 2
+# on, the wavelets of JPEG 2000 and plain averages from 3.
+_OVERSAMPLING_AFTER_DCT = 2.0
+_OVERSAMPLING_AFTER_OTHERS = 3.0
 _LARGEST_JPEG_POWER = 3
 _LARGEST_JPEG2000_POWER = 5
 
@@ -127,7 +127,7 @@ class Original:
 
     def _decode_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, reduction: float) -> float:
         """Decodes the resolution that is just large enough. How many a file holds is not known before."""
-        power = _power_of_two_within(reduction / _MIN_OVERSAMPLING, _LARGEST_JPEG2000_POWER)
+        power = _power_of_two_within(reduction / _OVERSAMPLING_AFTER_OTHERS, _LARGEST_JPEG2000_POWER)
         if power:
             image.reduce = power
             try:
@@ -146,7 +146,7 @@ def resample(image: PIL.Image.Image, cut: Cut, resampling: PIL.Image.Resampling)
         return image
     if resampling == PIL.Image.Resampling.NEAREST:
         return image.resize(cut.size, resampling, cut.box)
-    return image.resize(cut.size, resampling, cut.box, reducing_gap=_MIN_OVERSAMPLING_OF_AVERAGES)
+    return image.resize(cut.size, resampling, cut.box, reducing_gap=_OVERSAMPLING_AFTER_OTHERS)
 
 
 def _open(file: BinaryIO) -> PIL.Image.Image:
@@ -182,7 +182,7 @@ def _stored_box(box: Box, upright: Size, orientation: int) -> Box:
 
 def _reduce_jpeg(image: JpegImagePlugin.JpegImageFile, reduction: float) -> float:
     """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
-    divisor = 2 ** _power_of_two_within(reduction / _MIN_OVERSAMPLING, _LARGEST_JPEG_POWER)
+    divisor = 2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_JPEG_POWER)
     width, height = image.size
     drafted = image.draft(None, (-(-width // divisor), -(-height // divisor)))
     return 1.0 if drafted is None else width / drafted[1][2]
