@@ -68,6 +68,13 @@ def test_truncated_picture_is_never_shown_as_if_it_were_whole(kind: str, part: f
         thumbnail(data[: int(len(data) * part)])
 
 
+def test_jpeg_without_its_last_bytes_is_refused() -> None:
+    data = corpus.samples()["baseline JPEG"].data
+    for missing in (2, 3, 20):
+        with pytest.raises(NotAnImage):
+            thumbnail(data[:-missing])
+
+
 @pytest.mark.parametrize("kind", corpus.KINDS)
 def test_kind_that_is_too_large_is_told_by_its_header(kind: str) -> None:
     with pytest.raises(TooManyPixels):
