@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,7 @@ from md5s3stash.objectstore import (
     IMMUTABLE,
     SHA256_METADATA,
     PutOutcome,
+    Sink,
     StoredObject,
     require_at_most,
     require_same_content,
@@ -51,6 +53,8 @@ log = logging.getLogger(__name__)
 SINGLE_PUT_MAX_BYTES = 5 * 1024**3
 MAX_PARTS = 10_000
 PART_BYTES = 32 * 1024 * 1024
+
+_DOWNLOAD_BYTES = 256 * 1024
 
 _AWS_HOST = re.compile(r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?")
 _AWS_NAME = re.compile(r"https?://[A-Za-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
@@ -130,6 +134,10 @@ class S3ObjectStore:
         return _stored_object(answer)
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
+        buffer = io.BytesIO()
+        return None if self.download(address, buffer, max_bytes) is None else buffer.getvalue()
+
+    def download(self, address: ObjectAddress, sink: Sink, max_bytes: int) -> StoredObject | None:
         with _translating(address):
             try:
                 answer = self._client.get_object(Bucket=address.bucket, Key=address.key)
@@ -139,9 +147,12 @@ class S3ObjectStore:
                 raise
             with answer["Body"] as body:
                 require_at_most(address, answer["ContentLength"], max_bytes)
-                data: bytes = body.read(max_bytes + 1)
-        require_at_most(address, len(data), max_bytes)
-        return data
+                size_bytes = 0
+                for piece in body.iter_chunks(_DOWNLOAD_BYTES):
+                    size_bytes += len(piece)
+                    require_at_most(address, size_bytes, max_bytes)
+                    sink.write(piece)
+        return _stored_object(answer)
 
     def check(self, bucket: str) -> None:
         address = ObjectAddress(bucket, "")
@@ -466,6 +477,7 @@ def _stored_object(answer: Mapping[str, Any]) -> StoredObject:
         sha256=base64.b64decode(checksum).hex() if checksum and "-" not in checksum else metadata.get(SHA256_METADATA),
         content_type=answer.get("ContentType"),
         cache_control=answer.get("CacheControl"),
+        last_modified=modified.timestamp() if (modified := answer.get("LastModified")) else None,
     )
 
 
