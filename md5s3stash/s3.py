@@ -14,7 +14,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,8 @@ class S3ObjectStore:
                 if _code(error) in ("NoSuchKey", "404"):
                     return None
                 raise
-            with answer["Body"] as body:
+            # Not `with answer["Body"]`: that gives urllib3's stream, whose errors botocore has not translated.
+            with closing(answer["Body"]) as body:
                 require_at_most(address, answer["ContentLength"], max_bytes)
                 size_bytes = 0
                 for piece in body.iter_chunks(_DOWNLOAD_BYTES):

@@ -31,6 +31,8 @@ _PART_SUFFIX = ".part"
 _KEPT_SHARE = 0.9
 # Of the bound; what others have added is not known before the directory was looked at.
 _ADDED_BETWEEN_LOOKS = 1 / 16
+# Nobody has written to the file for so long.
+_LEFT_SECONDS = 60.0
 # While the disk does not take a file, an original is held in memory: all of them together in no more than this.
 MEMORY_BYTES = 64 * 1024 * 1024
 
@@ -83,7 +85,7 @@ class DiskCache:
         path = self._directory / f".{secrets.token_hex(8)}{_PART_SUFFIX}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         # Who finds the file without the lock knows that its writer is dead.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         return Incoming(os.fdopen(descriptor, "w+b"), self._on_disk, path)
 
     def in_memory(self) -> Incoming:
@@ -230,4 +232,6 @@ def _remove_if_left(path: str) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # Its writer is alive.
-        os.unlink(path)
+        # Between making a file and locking it a writer has no lock either.
+        if os.fstat(file.fileno()).st_mtime < time.time() - _LEFT_SECONDS:
+            os.unlink(path)
