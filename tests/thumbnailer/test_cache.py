@@ -81,13 +81,13 @@ def test_files_of_another_process_count_and_other_files_stay(tmp_path: Path) -> 
 
 
 def test_many_threads_of_two_caches_agree_with_an_eviction_at_every_step(tmp_path: Path) -> None:
-    caches = [DiskCache(tmp_path, 6 * KIB), DiskCache(tmp_path, 6 * KIB)]
-    pictures = [os.urandom(KIB) for _ in range(20)]
+    caches = [DiskCache(tmp_path, 12 * KIB), DiskCache(tmp_path, 12 * KIB)]
+    pictures = [os.urandom(KIB) for _ in range(40)]
     names = [hashlib.md5(data).hexdigest() for data in pictures]
 
     def use(number: int) -> None:
-        cache, data = caches[number % 2], pictures[number % 20]
-        found = read(cache, names[number % 20])
+        cache, data = caches[number % 2], pictures[number % 40]
+        found = read(cache, names[number % 40])
         assert found in (None, data)
         if found is None:
             store(cache, data)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -51,7 +52,9 @@ def test_idle_connections_do_not_keep_a_stop_waiting(server: Thumbnailer, s3_ser
 
 def test_ctrl_c_while_it_starts_shows_no_traceback(tmp_path: Path) -> None:
     log_path = tmp_path / "log"
-    arguments = command("--address=127.0.0.1", f"--port={servers.free_port()}", "--workers=2", f"--cache_dir={tmp_path}")
+    arguments = command(
+        "--address=127.0.0.1", f"--port={servers.free_port()}", "--workers=2", f"--cache_dir={tmp_path}"
+    )
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
             arguments, env=environment("http://127.0.0.1:1"), stdout=log, stderr=log, start_new_session=True
@@ -68,7 +71,12 @@ def test_wrong_inherited_sockets_are_one_line_and_exit_2(fault: str) -> None:
     count = "1" if fault == "not-a-socket" else "many"
     script = f"export LISTEN_PID=$$ LISTEN_FDS={count}; exec {shlex.join(command())} 3</dev/null"
     result = subprocess.run(
-        ["sh", "-c", script], env=environment("http://127.0.0.1:1"), capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-c", script],
+        env=environment("http://127.0.0.1:1"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
     assert "LISTEN_FDS" in result.stderr
@@ -134,12 +142,15 @@ def _ask_until(over: threading.Event, port: int, path: str) -> Counter[int]:
 def _heir(listener: socket.socket, directory: Path, endpoint: str) -> Iterator[Thumbnailer]:
     """A server that was started with the socket, as systemd does it."""
     directory.mkdir()
-    serve = shlex.join(command("--workers=1", f"--cache_dir={directory / 'cache'}"))
-    script = f"exec 3<&{listener.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1; exec {serve}"
+    serve = command("--workers=1", f"--cache_dir={directory / 'cache'}")
+    code = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')"
+    )
+    code += "; os.execv(sys.argv[2], sys.argv[2:])"
     log_path = directory / "log"
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
-            ["sh", "-c", script],
+            [sys.executable, "-c", code, str(listener.fileno()), *serve],
             env=environment(endpoint),
             stdout=log,
             stderr=log,

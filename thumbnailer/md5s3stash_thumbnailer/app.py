@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         settings = read_settings([sys.argv[0], *arguments] if arguments is not None else sys.argv, os.environ)
+        cache = open_cache(settings.cache_directory, settings.cache_bytes)
         sockets = listening_sockets(settings.port, settings.address, os.environ)
         seconds = settings.fetch_limits.timeout_seconds
         store = connect(settings.stash.endpoint, timeouts=Timeouts(connect_seconds=seconds, stall_seconds=seconds))
-        cache = open_cache(settings.cache_directory, settings.cache_bytes)
     except SettingsError as error:
         return _fail(str(error), EXIT_USAGE)
     except OSError as error:
