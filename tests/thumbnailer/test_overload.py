@@ -1,4 +1,4 @@
-"""Ten times what the server can do: it says 503 at once to what is too much, stays small, and is well a second later."""
+"""Ten times what the server can do: 503 at once to what is too much, no growth, and all is well a moment later."""
 
 from __future__ import annotations
 
