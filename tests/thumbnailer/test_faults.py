@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shlex
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -36,12 +38,16 @@ def faulty(s3: DigestS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 def stash(s3: DigestS3, data: bytes, md5: str | None = None) -> str:
     """Puts the bytes under their md5, or under another one."""
-    client = boto3.client("s3", endpoint_url=s3.endpoint)
     bucket, _, prefix = BUCKET_BASE.partition("/")
     s3.buckets.add(bucket)
     md5 = md5 or hashlib.md5(data).hexdigest()
-    client.put_object(Bucket=bucket, Key=f"{prefix}/{md5}", Body=data)
+    _client(s3.endpoint).put_object(Bucket=bucket, Key=f"{prefix}/{md5}", Body=data)
     return md5
+
+
+@functools.cache
+def _client(endpoint: str) -> Any:
+    return boto3.client("s3", endpoint_url=endpoint)
 
 
 def new_picture() -> bytes:

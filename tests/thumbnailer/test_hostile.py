@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.support.digest_s3 import DigestS3
 from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.load import health_watched
 from tests.thumbnailer.test_faults import stash
+
+Put = Callable[[bytes], str]
 
 OBJECTS = 500
 SEED = 20140501
@@ -80,7 +83,8 @@ def test_hostile_objects_cost_an_answer_each_and_no_worker(tmp_path: Path) -> No
         ("/clip/1x1/" + "0" * 32 + "?url=http://169.254.169.254/&w=9999999", 404),
     ],
 )
-def test_hostile_path_is_refused_with_the_json_body(server: Thumbnailer, path: str, status: int) -> None:
+def test_hostile_path_is_refused_with_the_json_body(server: Thumbnailer, put: Put, path: str, status: int) -> None:
+    put(b"so that there is a bucket")
     answer = server.get(path)
     assert (answer.status, answer.json["status_code"]) == (status, status), answer.body
     assert answer.headers["Cache-Control"] == "no-store"

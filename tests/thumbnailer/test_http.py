@@ -90,7 +90,7 @@ def test_metrics_tell_what_happened_to_who_asks_from_this_box(server: Thumbnaile
 
 def test_request_whose_client_went_away_is_not_rendered(s3_server: str, put: Put, tmp_path: Path) -> None:
     md5 = put(picture((400, 300), "PNG"))
-    with thumbnailer(tmp_path, s3_server, "--workers=1") as server:
+    with thumbnailer(tmp_path, s3_server, "--workers=1", "--render_timeout=3") as server:
         assert server.get(f"/clip/10x10/{md5}").status == 200
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
         for client in clients:
@@ -100,6 +100,7 @@ def test_request_whose_client_went_away_is_not_rendered(s3_server: str, put: Put
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
         servers.wait_until(lambda: b'waiting{stage="worker"} 0.0' in server.get("/metrics").body, "line left")
+        assert "status=500" not in server.log
         assert server.get(f"/clip/10x10/{md5}").status == 200
 
 

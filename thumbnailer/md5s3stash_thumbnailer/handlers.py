@@ -57,6 +57,8 @@ STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
 }
 
 RETRY_AFTER_SECONDS = 2
+# nginx's name for a request whose client did not wait for the answer.
+CLIENT_GONE = 499
 # What is missing now may be stashed in a minute.
 _PLACEHOLDER_CACHE_CONTROL = "public, max-age=60"
 # Who reads more slowly than this is not waited for: his thumbnail lies in our memory.
@@ -155,7 +157,12 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
     async def get(self, mode: str, width: str, height: str, md5: str) -> None:
         with self.services.activity.request():
             self._task = asyncio.current_task()
-            await self._answer(self._parse(mode, width, height, md5))
+            try:
+                await self._answer(self._parse(mode, width, height, md5))
+            except asyncio.CancelledError:
+                # Only for the log and the metrics: nobody is there to read it.
+                self.set_status(CLIENT_GONE, "Client Closed Request")
+                await self._send()
 
     head = get
 

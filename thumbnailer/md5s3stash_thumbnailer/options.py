@@ -133,13 +133,25 @@ def _parse(arguments: Sequence[str]) -> None:
         # pilbox's 15,000 would let one request ask for 900 MB. Its option stays; tornado has no public way to give an
         # option another default that --help shows as well.
         options._options[name.replace("_", "-")].default = 4096
+    program, *given = arguments
+    for argument in given:
+        # One by one, because tornado's errors do not say which it was.
+        _parse_one(program, argument)
     try:
-        rest = tornado.options.parse_command_line(list(arguments))
+        options.run_parse_callbacks()
     except AttributeError as error:
         raise SettingsError(f"logging: {options.logging!r} is none of debug, info, warning, error, none") from error
-    except (tornado.options.Error, ValueError, OSError, SyntaxError, NameError, TypeError) as error:
-        # The configuration file is Python, and can be wrong in as many ways.
-        raise SettingsError(f"{error} (--help lists the options)") from error
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the log options: {error}") from error
+
+
+def _parse_one(program: str, argument: str) -> None:
+    try:
+        rest = tornado.options.parse_command_line([program, argument], final=False)
+    except Exception as error:
+        # The file that --config names is Python, which can be wrong in every way.
+        name = argument.partition("=")[0]
+        raise SettingsError(f"{name}: {' '.join(str(error).split())} (--help lists the options)") from error
     if rest:
         raise SettingsError(f"{rest[0]!r} is no option (--help lists the options)")
 
