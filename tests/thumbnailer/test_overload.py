@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.support import servers
 from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.load import health_watched, rss_bytes
@@ -23,6 +25,7 @@ WORKERS = 2
 PAUSE_SECONDS = 0.1
 
 
+@pytest.mark.slow
 def test_ten_times_its_capacity_gives_200_or_503_and_nothing_else(s3_server: str, put: Put, tmp_path: Path) -> None:
     path = f"/scale/1000x1000/{put(picture((1000, 800)))}"
     with thumbnailer(tmp_path, s3_server, f"--max_queue={MAX_QUEUE}") as server:

@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cache = open_cache(settings.cache_directory, settings.cache_bytes)
         sockets = listening_sockets(settings.port, settings.address, os.environ)
         seconds = settings.fetch_limits.timeout_seconds
-        store = connect(settings.stash.endpoint, timeouts=Timeouts(connect_seconds=seconds, stall_seconds=seconds))
+        # A thread that hangs in S3 is lost to other originals: nobody waits longer than `seconds` for what it brings.
+        timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
+        store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
     except SettingsError as error:
         return _fail(str(error), EXIT_USAGE)
     except OSError as error:
