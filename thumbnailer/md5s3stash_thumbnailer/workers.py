@@ -11,6 +11,7 @@ import asyncio
 import logging
 import multiprocessing
 import multiprocessing.reduction
+import multiprocessing.resource_tracker
 import os
 import resource
 import signal
@@ -158,6 +159,8 @@ class _Worker:
         self._process: SpawnProcess = _context.Process(
             target=_work, args=(workers_end, self._render_limits, self._limits.memory_bytes), name="render", daemon=True
         )
+        # Its first start would unblock the signals again, just before the worker is made.
+        multiprocessing.resource_tracker.ensure_running()
         with _signals_blocked():
             self._process.start()
         self._ready = False
