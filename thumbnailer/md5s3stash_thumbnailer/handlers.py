@@ -157,7 +157,11 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
     async def get(self, mode: str, width: str, height: str, md5: str) -> None:
         with self.services.activity.request():
             self._task = asyncio.current_task()
-            await self._answer(self._parse(mode, width, height, md5))
+            try:
+                await self._answer(self._parse(mode, width, height, md5))
+            except asyncio.CancelledError:
+                # For the log and the metrics alone: nobody is there to read it.
+                raise tornado.web.HTTPError(CLIENT_GONE, "The client closed the connection") from None
 
     head = get
 
@@ -290,9 +294,6 @@ def describe(error: BaseException | None, status_code: int) -> tuple[int, int, s
         return error.status_code, error.get_code(), message_of(error) or type(error).__name__
     if isinstance(error, errors.RequestRefused):
         return 400, error.code, str(error)
-    if isinstance(error, asyncio.CancelledError):
-        # For the log and the metrics alone: nobody is there to read it.
-        return CLIENT_GONE, CLIENT_GONE, "The client closed the connection"
     for kind, (status, code) in STATUS_AND_CODE.items():
         if isinstance(error, kind):
             # The store's messages name the bucket, which is no business of whoever looks at a picture.
@@ -308,7 +309,7 @@ def message_of(error: tornado.web.HTTPError) -> str:
 
 def is_expected(error: BaseException) -> bool:
     """Whether an error needs no traceback in the log."""
-    return isinstance(error, (asyncio.CancelledError, tornado.web.HTTPError, errors.RequestRefused, *STATUS_AND_CODE))
+    return isinstance(error, (tornado.web.HTTPError, errors.RequestRefused, *STATUS_AND_CODE))
 
 
 def log_request(handler: tornado.web.RequestHandler) -> None:
