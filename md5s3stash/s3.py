@@ -54,7 +54,7 @@ PART_BYTES = 32 * 1024 * 1024
 
 _AWS_HOST = re.compile(r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?")
 _AWS_NAME = re.compile(r"https?://[A-Za-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
-_WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
 
 # A role's credentials that could not be renewed come as a RuntimeError, an answer that is no XML as the parser's error.
 BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
@@ -211,7 +211,7 @@ class S3ObjectStore:
             f"x-amz-meta-{SHA256_METADATA}": digest.sha256,
         }
         answer = curl.put(address, data, headers)
-        if answer.status in (301, 307) or answer.code in _WRONG_REGION_CODES:
+        if answer.status in (301, 307) or answer.code in WRONG_REGION_CODES:
             # The bucket lives in another region; boto3 knows how to find it.
             self._put_by_boto(address, data, digest, mime_type)
             self._boto_buckets.add(address.bucket)

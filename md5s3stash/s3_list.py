@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 from md5s3stash.errors import StoreRefused
 from md5s3stash.s3 import BOTO_ERRORS, new_client, new_session, translated
 
+# The most that a LIST answers with (AWS, "ListObjectsV2").
+LISTED_AT_ONCE = 1000
+
 # A page that fails after hours of them would throw all away.
 _ATTEMPTS = 10
 
