@@ -21,6 +21,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from botocore.parsers import ResponseParserError
+from botocore.session import Session as BotocoreSession
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import Digest, digest_of_stream, is_md5
@@ -386,10 +387,12 @@ def endpoint_of(client: Any) -> Endpoint:
     )
 
 
-def new_session() -> boto3.Session:
-    """A session of the ordinary chain. Raises SettingsError where the AWS settings cannot be read."""
+def new_session(core: BotocoreSession | None = None) -> boto3.Session:
+    """A session of the ordinary chain, on a botocore session if one was prepared. Raises SettingsError where the AWS
+    settings cannot be read.
+    """
     try:
-        return boto3.Session()
+        return boto3.Session(botocore_session=core)
     except BotoCoreError as error:
         raise SettingsError(f"the AWS settings are wrong: {error}") from error
 

@@ -49,7 +49,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The status, the headers (names in lower case), S3's error code, if there was one, and the beginning of the body."""
+    """The status, the headers (names in lower case), S3's error code, if there was one, and the body's beginning."""
 
     status: int
     headers: Mapping[str, str]

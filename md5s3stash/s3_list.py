@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
+from botocore.session import Session as BotocoreSession
+from botocore.session import get_session
+
 from md5s3stash.errors import StoreRefused
 from md5s3stash.s3 import BOTO_ERRORS, new_client, new_session, translated
 
@@ -37,7 +40,7 @@ class Lister:
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
-        self._client: Any = new_client(endpoint, new_session(), attempts=_ATTEMPTS)
+        self._client: Any = new_client(endpoint, new_session(_without_dates()), attempts=_ATTEMPTS)
 
     def pages(self, bucket: str, prefix: str = "") -> Iterator[Page]:
         """The objects whose keys begin with the prefix, in the order of their keys as UTF-8, a page at a time.
@@ -55,6 +58,13 @@ class Lister:
                 yield found
         except BOTO_ERRORS as error:
             raise translated(error, f"s3://{bucket}/{prefix}") from error
+
+
+def _without_dates() -> BotocoreSession:
+    """Dates as they come: nobody reads them here, and to parse them takes three quarters of the time of a LIST."""
+    session = get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    return session
 
 
 def _require_order(s3_url: str, last: bytes, page: Page) -> bytes:

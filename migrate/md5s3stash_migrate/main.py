@@ -19,7 +19,7 @@ from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.logs import set_up_logging
 from md5s3stash.progress import Pause, standing_display
 from md5s3stash.retry import RetryPolicy
-from md5s3stash.s3 import SINGLE_PUT_MAX_BYTES, connect
+from md5s3stash.s3 import SINGLE_PUT_MAX_BYTES, connect, new_session
 from md5s3stash.s3_list import Lister
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash.settings import Faults, S3Settings, load
@@ -196,7 +196,8 @@ def _run(options: Options) -> int:
         pause: list[Pause] = []
         report = Report(stream, lambda entry: _show(entry, pause))
         listing = Listing(Lister(options.endpoint), lists)
-        store, copier = connect(options.endpoint), Copier(options.endpoint)
+        session = new_session()
+        store, copier = connect(options.endpoint, session), Copier(options.endpoint, session)
         tools = Tools(listing, store, copier, report, options.policy, options.jobs)
         migration = Migration(options.source, options.target, tools)
         well = False

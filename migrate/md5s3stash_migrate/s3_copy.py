@@ -25,7 +25,6 @@ from md5s3stash.s3 import (
     curl_for,
     is_kms,
     new_client,
-    new_session,
     translated,
 )
 from md5s3stash.s3_curl import CurlClient
@@ -74,11 +73,10 @@ class CopyLimits:
 class Copier:
     """Copies, each object once; trying again is the caller's. Safe to share between threads.
 
-    `endpoint` is what S3_ENDPOINT may be.
+    `endpoint` is what S3_ENDPOINT may be, `session` a boto3 session.
     """
 
-    def __init__(self, endpoint: str | None = None, limits: CopyLimits | None = None) -> None:
-        session = new_session()
+    def __init__(self, endpoint: str | None, session: Any, limits: CopyLimits | None = None) -> None:
         self._client: Any = new_client(endpoint, session)
         self._curl: CurlClient = curl_for(self._client, session)
         self._limits = limits or CopyLimits()

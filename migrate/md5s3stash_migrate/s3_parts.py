@@ -53,8 +53,8 @@ def copy_in_parts(client: Any, source: Stored, target: ObjectAddress, limits: Pa
     """The answer to the completion. Nothing is left behind where it fails. Raises botocore's errors, and
     DigestMismatch where the ETag is not that of the parts.
     """
-    place = {"Bucket": source.address.bucket, "Key": source.address.key, "IfMatch": f'"{source.etag}"'}
-    head = client.head_object(**place)
+    place = {"Bucket": source.address.bucket, "Key": source.address.key}
+    head = client.head_object(**place, IfMatch=f'"{source.etag}"')
     part_bytes = _part_bytes(client, place, source, limits)
     upload = {"Bucket": target.bucket, "Key": target.key}
     attributes = {name: head[name] for name in _KEPT if name in head}

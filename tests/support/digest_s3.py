@@ -55,12 +55,13 @@ Scripted = Served | Reset | Silence | Reply | RawReply
 
 @dataclass(frozen=True)
 class Asked:
-    """A request. Header names are in lower case; `body_bytes` is how much of a body was read."""
+    """A request. Header names are in lower case; `body_bytes` is how much of a body was read, `body` that of a POST."""
 
     method: str
     target: str
     headers: Mapping[str, str]
     body_bytes: int
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class DigestS3:
         self._thread.start()
 
     def script(self, method: str, *answers: Scripted) -> None:
-        """The answers to the next requests for objects by this method (or LIST), in turn; afterwards it serves again."""
+        """The answers to the next requests for objects by this method, or LIST, in turn; afterwards it serves again."""
         self._script[method].extend(answers)
 
     def put(self, bucket: str, key: str, data: bytes, **headers: str) -> None:
@@ -215,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self._md5, self._data = self._read_body()
-        self._note()
+        self._note((self._data or b"") if self.command == "POST" else b"")
         if isinstance(scripted, Silence):
             self._store.closing.wait()
             self.close_connection = True
@@ -233,9 +234,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
 
-    def _note(self) -> None:
+    def _note(self, body: bytes = b"") -> None:
         with self._store.lock:
-            self._store.requests.append(Asked(self.command, self.path, self._sent_headers, self._body_bytes))
+            self._store.requests.append(Asked(self.command, self.path, self._sent_headers, self._body_bytes, body))
 
     def _read_body(self) -> tuple[Any, bytes | None]:
         left = int(self._sent_headers.get("content-length", "0"))
