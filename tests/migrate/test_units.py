@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import pty
 import threading
 
 import pytest
@@ -176,3 +179,24 @@ def test_in_a_pipe_progress_is_a_line_now_and_then() -> None:
         wait_until(lambda: stream.getvalue().count("\n") >= 2, "two lines")
 
     assert stream.getvalue().startswith("1 objects, 50%")
+
+
+def test_on_a_terminal_progress_is_a_bar_that_knows_the_end() -> None:
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    shown = bytearray()
+
+    def is_shown() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            shown.extend(os.read(ours, 65536))
+        # A quarter of the keys went by with 500 objects.
+        return b"500/2000" in shown
+
+    with open(theirs, "w") as stream, standing_display(lambda: Standing(500, 0.25, "copying"), stream) as paused:
+        wait_until(is_shown, "the bar")
+        with paused():
+            print("a line", file=stream, flush=True)
+    os.close(ours)
+
+    assert b"25%" in shown
+    assert b"copying" in shown
