@@ -175,7 +175,7 @@ class Migration:
         elif copied is Copied.SOURCE_GONE:
             self._tell(source, Kind.SOURCE_GONE, "it was listed and is there no more")
         else:
-            self._tell(source, Kind.WRONG_COPY, "the copy has another ETag than the source: look at it")
+            self._tell(source, Kind.WRONG_COPY, "the md5 of the copy is not its key: look at both")
 
     def _compare(self, source: Stored, count: Count) -> None:
         """Counts the object where the target has it, by a HEAD of each side; else it is told."""

@@ -53,8 +53,8 @@ class Bench:
         self.client.put_object(Bucket=self.source, Key=md5_of(data), Body=data, **more)
         return md5_of(data)
 
-    def put_in_parts(self, data: bytes, part_bytes: int, **more: Any) -> str:
-        place = {"Bucket": self.source, "Key": md5_of(data)}
+    def put_in_parts(self, data: bytes, part_bytes: int, key: str = "", **more: Any) -> str:
+        place = {"Bucket": self.source, "Key": key or md5_of(data)}
         upload = self.client.create_multipart_upload(**place, **more)["UploadId"]
         parts = []
         for number, start in enumerate(range(0, len(data), part_bytes), start=1):
@@ -130,6 +130,19 @@ def test_an_object_of_small_parts_is_copied_in_one_request_and_gets_its_md5(dige
 
     assert bench.well, bench.told
     assert bench.etag(bench.target, md5) == f'"{md5}"'
+
+
+def test_wrong_bytes_that_only_the_copy_shows_are_told_in_each_run(digests: DigestS3) -> None:
+    bench = Bench(digests.endpoint)
+    bench.put_in_parts(b"other bytes", 100, key=md5_of(b"expected"))
+
+    bench.migrate()
+    first = bench.kinds()
+    bench.migrate()
+
+    assert not bench.well
+    assert first == ["wrong-copy"]
+    assert bench.kinds() == ["wrong-copy", "conflict"]
 
 
 @pytest.mark.parametrize("status", [403, 412])
