@@ -45,7 +45,7 @@ def test_twenty_thousand_objects_of_36_buckets_arrive_though_the_run_is_killed_t
     for reached in (6_000, 13_000):
         process = start(server.endpoint, *FROM_36, "--jobs", "16")
         try:
-            wait_until(lambda reached=reached: copies(server) >= reached, f"{reached} copies", 120)  # type: ignore[misc]
+            wait_until(lambda reached=reached: copies(server) >= reached, f"{reached} copies", 300)  # type: ignore[misc]
         finally:
             process.kill()
             process.wait()
