@@ -22,6 +22,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from botocore.parsers import ResponseParserError
+from botocore.session import Session as BotocoreSession
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import Digest, digest_of_stream, is_md5
@@ -58,10 +59,10 @@ _DOWNLOAD_BYTES = 256 * 1024
 
 _AWS_HOST = re.compile(r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?")
 _AWS_NAME = re.compile(r"https?://[A-Za-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
-_WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
 
 # A role's credentials that could not be renewed come as a RuntimeError, an answer that is no XML as the parser's error.
-_BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
+BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,18 @@ class S3ObjectStore:
                     sink.write(piece)
         return _stored_object(answer)
 
+    def digest_at(self, address: ObjectAddress) -> Digest | None:
+        """The digest of the bytes at the address, read to the last; None where nothing stands there."""
+        with _translating(address):
+            try:
+                answer = self._client.get_object(Bucket=address.bucket, Key=address.key)
+            except ClientError as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+            with answer["Body"] as body:
+                return digest_of_stream(body)
+
     def check(self, bucket: str) -> None:
         address = ObjectAddress(bucket, "")
         with _translating(address):
@@ -211,7 +224,7 @@ class S3ObjectStore:
             f"x-amz-meta-{SHA256_METADATA}": digest.sha256,
         }
         answer = curl.put(address, data, headers)
-        if answer.status in (301, 307) or answer.code in _WRONG_REGION_CODES:
+        if answer.status in (301, 307) or answer.code in WRONG_REGION_CODES:
             # The bucket lives in another region; boto3 knows how to find it.
             self._put_by_boto(address, data, digest, mime_type)
             self._boto_buckets.add(address.bucket)
@@ -281,7 +294,7 @@ class S3ObjectStore:
     def _abort(self, target: Mapping[str, str]) -> None:
         try:
             self._client.abort_multipart_upload(**target)
-        except _BOTO_ERRORS as error:
+        except BOTO_ERRORS as error:
             # The error that brought us here matters more; the bucket's lifecycle rule removes stale parts.
             log.warning(
                 "abort of a multipart upload failed bucket=%s key=%s: %s", target["Bucket"], target["Key"], error
@@ -305,9 +318,8 @@ class S3ObjectStore:
 
     def _reads_back(self, address: ObjectAddress, digest: Digest) -> bool:
         try:
-            with self._client.get_object(Bucket=address.bucket, Key=address.key)["Body"] as body:
-                return digest_of_stream(body) == digest
-        except _BOTO_ERRORS as error:
+            return self.digest_at(address) == digest
+        except StashError as error:
             log.warning("%s could not be read back: %s", address.s3_url, error)
             return False
 
@@ -331,7 +343,7 @@ class S3ObjectStore:
         try:
             self._client.delete_object(Bucket=address.bucket, Key=address.key)
             log.error("removed wrong bytes from %s, which the store had taken without a check", address.s3_url)
-        except _BOTO_ERRORS as error:
+        except BOTO_ERRORS as error:
             log.critical("%s holds wrong bytes and could not be removed: %s", address.s3_url, error)
 
     def _warn_once(self, bucket: str, message: str) -> None:
@@ -365,10 +377,14 @@ def connect(
     `attempts` are those of boto3's requests; libcurl's have one.
     """
     timeouts = timeouts or Timeouts()
-    session = session or _new_session()
-    client = _new_client(endpoint, session, timeouts, attempts)
-    curl = CurlClient(endpoint_of(client), lambda: _credentials(session), timeouts)
-    return S3ObjectStore(client, curl, limits)
+    session = session or new_session()
+    client = new_client(endpoint, session, timeouts, attempts)
+    return S3ObjectStore(client, curl_for(client, session, timeouts), limits)
+
+
+def curl_for(client: Any, session: boto3.Session, timeouts: Timeouts | None = None) -> CurlClient:
+    """libcurl beside a boto3 client: the same endpoint, and the credentials of the same session."""
+    return CurlClient(endpoint_of(client), lambda: _credentials(session), timeouts)
 
 
 def endpoint_of(client: Any) -> Endpoint:
@@ -383,14 +399,21 @@ def endpoint_of(client: Any) -> Endpoint:
     )
 
 
-def _new_session() -> boto3.Session:
+def new_session(core: BotocoreSession | None = None) -> boto3.Session:
+    """A session of the ordinary chain, on a botocore session if one was prepared. Raises SettingsError where the AWS
+    settings cannot be read.
+    """
     try:
-        return boto3.Session()
+        return boto3.Session(botocore_session=core)
     except BotoCoreError as error:
         raise SettingsError(f"the AWS settings are wrong: {error}") from error
 
 
-def _new_client(endpoint: str | None, session: boto3.Session, timeouts: Timeouts, attempts: int = 4) -> Any:
+def new_client(
+    endpoint: str | None, session: boto3.Session, timeouts: Timeouts | None = None, attempts: int = 4
+) -> Any:
+    """A boto3 S3 client for many threads; `endpoint` as for `connect`, `attempts` for each request in all."""
+    timeouts = timeouts or Timeouts()
     url, region = parse_endpoint(endpoint)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": attempts},
@@ -413,7 +436,7 @@ def store_for(conn: Any = None, endpoint: str | None = None) -> S3ObjectStore:
     callers' tests put in place of boto3's transport (moto's mock_aws) is never gone round.
     """
     if conn is None or isinstance(conn, boto3.Session):
-        return S3ObjectStore(_new_client(endpoint, conn or _new_session(), Timeouts()))
+        return S3ObjectStore(new_client(endpoint, conn or new_session()))
     if not hasattr(conn, "put_object"):
         raise SettingsError(f"conn is a {type(conn).__name__}: pass a boto3 S3 client, a boto3 session, or nothing")
     return S3ObjectStore(conn)
@@ -444,7 +467,7 @@ def _credentials(session: boto3.Session) -> Credentials:
         frozen = found.get_frozen_credentials()
     except PartialCredentialsError as error:
         raise StoreRefused(_NO_CREDENTIALS) from error
-    except _BOTO_ERRORS as error:
+    except BOTO_ERRORS as error:
         raise StoreUnavailable(f"the AWS credentials could not be had: {error}") from error
     return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
@@ -519,22 +542,23 @@ def _translating(address: ObjectAddress) -> Iterator[None]:
     """Errors of boto3: 412 becomes `_Taken`, the rest one of ours."""
     try:
         yield
-    except _BOTO_ERRORS as error:
+    except BOTO_ERRORS as error:
         if isinstance(error, ClientError) and _status(error) == 412:
             raise _Taken from error
-        raise _translated(error, address) from error
+        raise translated(error, address.s3_url) from error
 
 
-def _translated(error: Exception, address: ObjectAddress) -> StashError:
+def translated(error: Exception, s3_url: str) -> StashError:
+    """The error of our tree for one of `BOTO_ERRORS`."""
     if isinstance(error, ClientError):
-        return store_error(address.s3_url, _status(error), _code(error))
+        return store_error(s3_url, _status(error), _code(error))
     # botocore wraps what the reader of a body raises.
     of_source = _source_error(error)
     if of_source is not None:
         return of_source
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return StoreRefused(_NO_CREDENTIALS)
-    return StoreUnavailable(f"{address.s3_url}: no answer from the store: {error}")
+    return StoreUnavailable(f"{s3_url}: no answer from the store: {error}")
 
 
 def _source_error(error: BaseException) -> SourceError | None:
