@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw
 
@@ -76,13 +77,14 @@ def _made(kind: Kind, number: int, directory: Path) -> Original:
     return Original(kind, path)
 
 
-def _save_options(kind: Kind) -> dict[str, object]:
-    return {
+def _save_options(kind: Kind) -> dict[str, Any]:
+    options: dict[str, dict[str, Any]] = {
         "jpg": {"format": "JPEG", "quality": _JPEG_QUALITY, "progressive": kind.progressive},
         "png": {"format": "PNG"},
         "webp": {"format": "WEBP", "quality": _JPEG_QUALITY},
-        "tif": {"format": "TIFF", "compression": None},
-    }[kind.suffix]
+        "tif": {"format": "TIFF"},
+    }
+    return options[kind.suffix]
 
 
 def photograph(size: tuple[int, int], seed: str) -> Image.Image:

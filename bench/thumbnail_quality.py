@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 from PIL import Image, ImageMath, ImageOps
 
@@ -54,24 +56,20 @@ def _similarity(picture: Image.Image, wanted: Image.Image) -> float:
 def ssim(one: Image.Image, other: Image.Image) -> float:
     """The mean structural similarity of the brightness, over blocks of 8x8 pixels."""
     a, b = (picture.convert("L").convert("F") for picture in (one, other))
+    pictures = (a, b, _product(a, a), _product(b, b), _product(a, b))
+    return statistics.fmean(starmap(_block_ssim, zip(*map(_block_means, pictures), strict=True)))
 
-    def mean(picture: Image.Image) -> Image.Image:
-        return picture.reduce(_BLOCK)
 
-    def product(first: Image.Image, second: Image.Image) -> Image.Image:
-        return ImageMath.lambda_eval(lambda names: names["x"] * names["y"], x=first, y=second)
+def _block_ssim(a: float, b: float, aa: float, bb: float, ab: float) -> float:
+    """From the means over a block of two pictures, their squares and their product."""
+    likeness = (2 * a * b + _C1) * (2 * (ab - a * b) + _C2)
+    return likeness / ((a * a + b * b + _C1) * (aa - a * a + bb - b * b + _C2))
 
-    blocks = ImageMath.lambda_eval(
-        lambda n: (
-            (2 * n["a"] * n["b"] + _C1)
-            * (2 * (n["ab"] - n["a"] * n["b"]) + _C2)
-            / ((n["a"] * n["a"] + n["b"] * n["b"] + _C1) * (n["aa"] - n["a"] * n["a"] + n["bb"] - n["b"] * n["b"] + _C2))
-        ),
-        a=mean(a),
-        b=mean(b),
-        ab=mean(product(a, b)),
-        aa=mean(product(a, a)),
-        bb=mean(product(b, b)),
-    )
-    values = blocks.get_flattened_data() if hasattr(blocks, "get_flattened_data") else blocks.getdata()
-    return statistics.fmean(values)
+
+def _product(one: Image.Image, other: Image.Image) -> Image.Image:
+    product: Image.Image = ImageMath.lambda_eval(lambda names: names["x"] * names["y"], x=one, y=other)
+    return product
+
+
+def _block_means(picture: Image.Image) -> list[float]:
+    return list(array.array("f", picture.reduce(_BLOCK).tobytes()))

@@ -7,6 +7,7 @@ this machine: that is pilbox as its users run it. Nobody keeps results.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKERS = os.cpu_count() or 1
 _BUCKET = "originals"
 # Pillow's default is 75, sharp's and thumbor's 80, pilbox's 90.
-_QUALITY = 80
+QUALITY = 80
 # Longer than any queue of the benchmark, so that nobody gets away with an error.
 _PATIENCE_SECONDS = 300
 
@@ -76,8 +77,7 @@ class Running:
 
 def md5s3stash_program(site: Site, port: int) -> Program:
     def path(original: Original, shape: Shape) -> str:
-        digest = hashlib.md5(original.path.read_bytes(), usedforsecurity=False).hexdigest()
-        return f"/{shape.mode}/{shape.side}x{shape.side}/{digest}?fmt=jpg&q={_QUALITY}"
+        return f"/{shape.mode}/{shape.side}x{shape.side}/{_md5(original.path)}?fmt=jpg&q={QUALITY}"
 
     return Program(
         [
@@ -100,7 +100,7 @@ def md5s3stash_program(site: Site, port: int) -> Program:
 def pilbox_program(site: Site, port: int) -> Program:
     def path(original: Original, shape: Shape) -> str:
         url = f"http://127.0.0.1:{site.origin_port}/{original.path.name}"
-        query = {"url": url, "mode": shape.mode, "w": shape.side, "h": shape.side, "fmt": "jpg", "q": _QUALITY}
+        query = {"url": url, "mode": shape.mode, "w": shape.side, "h": shape.side, "fmt": "jpg", "q": QUALITY}
         return f"/?{urlencode(query)}"
 
     # `python -m pilbox.app` with the one name that a current Pillow lacks.
@@ -115,7 +115,7 @@ def pilbox_program(site: Site, port: int) -> Program:
 def thumbor_program(site: Site, port: int) -> Program:
     def path(original: Original, shape: Shape) -> str:
         fit = "fit-in/" if shape.mode == "clip" else ""
-        filters = f"filters:quality({_QUALITY}):format(jpeg)"
+        filters = f"filters:quality({QUALITY}):format(jpeg)"
         return f"/unsafe/{fit}{shape.side}x{shape.side}/{filters}/{original.path.name}"
 
     home = thumbor_environment(site.directory)
@@ -138,10 +138,10 @@ def thumbor_program(site: Site, port: int) -> Program:
 def ipx_program(site: Site, port: int) -> Program:
     def path(original: Original, shape: Shape) -> str:
         fit = "fit_inside," if shape.mode == "clip" else ""
-        return f"/{fit}s_{shape.side}x{shape.side},q_{_QUALITY},f_jpeg/{original.path.name}"
+        return f"/{fit}s_{shape.side}x{shape.side},q_{QUALITY},f_jpeg/{original.path.name}"
 
     home = node_packages(site.directory)
-    command = [home / "node_modules/.bin/ipx", "serve", "--dir", site.corpus, "--port", str(port)]
+    command: list[str | Path] = [home / "node_modules/.bin/ipx", "serve", "--dir", site.corpus, "--port", str(port)]
     return Program(
         [*command, "--host", "127.0.0.1"], f"ipx {_node_version(home, 'ipx')}, {_sharp_versions(home)}", path
     )
@@ -150,7 +150,7 @@ def ipx_program(site: Site, port: int) -> Program:
 def sharp_program(site: Site, port: int) -> Program:
     def path(original: Original, shape: Shape) -> str:
         fit = {"crop": "cover", "clip": "inside"}[shape.mode]
-        return f"/{fit}/{shape.side}/{shape.side}/{_QUALITY}/{original.path.name}"
+        return f"/{fit}/{shape.side}/{shape.side}/{QUALITY}/{original.path.name}"
 
     home = node_packages(site.directory)
     return Program(["node", home / "sharp_server.mjs", str(port), site.corpus], _sharp_versions(home), path)
@@ -170,7 +170,14 @@ def site_for(originals: Sequence[Original], directory: Path) -> Iterator[Site]:
     """An S3 server and a web server that have the originals."""
     corpus = originals[0].path.parent
     port = servers.free_port()
-    serve = [Path(sys.executable).parent / "rclone", "serve", "http", "--addr", f"127.0.0.1:{port}", corpus]
+    serve: list[str | Path] = [
+        Path(sys.executable).parent / "rclone",
+        "serve",
+        "http",
+        "--addr",
+        f"127.0.0.1:{port}",
+        corpus,
+    ]
     with (
         servers.rclone_s3(_fresh(directory / "s3")) as s3,
         servers.running(serve, port, directory / "origin.log", {"RCLONE_CONFIG": ""}),
@@ -178,8 +185,7 @@ def site_for(originals: Sequence[Original], directory: Path) -> Iterator[Site]:
         bucket = s3.directory / _BUCKET
         bucket.mkdir()
         for original in originals:
-            digest = hashlib.md5(original.path.read_bytes(), usedforsecurity=False).hexdigest()
-            os.link(original.path, bucket / digest)
+            os.link(original.path, bucket / _md5(original.path))
         yield Site(directory, corpus, s3, port)
 
 
@@ -201,6 +207,11 @@ def _end_children(pid: int) -> None:
     for child in reversed(process_tree.tree(pid)[1:]):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, 15)
+
+
+@functools.cache
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _fresh(directory: Path) -> Path:

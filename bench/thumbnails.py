@@ -28,7 +28,7 @@ from bench.http_load import Job, Load  # noqa: E402
 from bench.peer_packages import PeerMissing  # noqa: E402
 from bench.picture_corpus import KINDS, Original, make_corpus  # noqa: E402
 from bench.thumbnail_quality import Quality  # noqa: E402
-from bench.thumbnail_servers import PROGRAMS, Running, Shape, Site, running, site_for  # noqa: E402
+from bench.thumbnail_servers import PROGRAMS, QUALITY, WORKERS, Running, Shape, Site, running, site_for  # noqa: E402
 
 DIRECTORY = ROOT / "build" / "bench"
 ROUNDS = 5
@@ -112,9 +112,7 @@ def measure_all(rounds: int, names: Sequence[str] = tuple(PROGRAMS)) -> Results:
     return Results(versions, missing, quality, phases, peak_mib, originals, rounds)
 
 
-def _started(
-    names: Sequence[str], site: Site, stack: contextlib.ExitStack
-) -> tuple[list[Running], dict[str, str]]:
+def _started(names: Sequence[str], site: Site, stack: contextlib.ExitStack) -> tuple[list[Running], dict[str, str]]:
     servers: list[Running] = []
     missing: dict[str, str] = {}
     for name in names:
@@ -162,10 +160,55 @@ def _load(job: Job) -> Load:
     return Load(**json.loads(finished.stdout))
 
 
-def tables(results: Results) -> str:
+def explanation(rounds: int) -> str:
+    """What is compared, and what was done so that the comparison is a fair one."""
+    count = sum(kind.count for kind in KINDS)
+    passes = ", ".join(f"{level.passes * count} requests from {level.clients}" for level in LEVELS)
+    return (
+        f"{count} originals that `bench/picture_corpus.py` draws, with the bits a pixel and the mix of sizes that "
+        f"photographs have; thumbnails as JPEG of quality {QUALITY}. Each round is {passes} client(s), every server "
+        f"the same originals in the same order, one server at a time; medians of {rounds} interleaved rounds, times "
+        "over all of them. Nobody keeps results. Originals are on a local disk for all but plain pilbox, which knows "
+        "only URLs and fetches from a server on the same machine; this project's server has them from S3 in its own "
+        f"cache. {WORKERS} worker processes each; node is one process with libuv's and sharp's own default numbers of "
+        "threads. Plain pilbox has the same Pillow as this project's server and the one name that it misses there. "
+        "Each request has its own connection: kept-alive ones would stay with one of the processes of pilbox and "
+        "thumbor and leave the other idle. SSIM is against an uncompressed thumbnail of the whole original; p99 is of "
+        "a mix, so it is mostly the time of the dearest original. Server CPU counts all processes of the server, not "
+        "the web server that pilbox fetches from. Peak memory sums the peaks of the processes."
+    )
+
+
+def report(results: Results) -> str:
     """The results as Markdown."""
-    parts = [_shape_table(results, shape) for shape in SHAPES]
-    return "\n\n".join([*parts, _kind_table(results), _server_table(results), _notes(results)])
+    parts = [
+        _target_table(results),
+        *(_shape_table(results, shape) for shape in SHAPES),
+        _kind_table(results),
+        _server_table(results),
+        *(f"{name} is missing from the tables: {reason}" for name, reason in results.missing.items()),
+    ]
+    return "\n\n".join(parts)
+
+
+def _target_table(results: Results) -> str:
+    """Where we want to be, and where we are: above 1 is ahead, for p99 too."""
+    lines = [
+        f"### {OURS} to the others: rate, and p99 of the other to ours\n",
+        f"| | {' | '.join(other for other in results.versions if other != OURS)} |",
+        f"|---|{'---:|' * (len(results.versions) - 1)}",
+    ]
+    for shape in SHAPES:
+        for level in LEVELS:
+            ours = Case(OURS, shape, level)
+            cells = [
+                f"{results.rate(ours) / results.rate(other):.2f}, "
+                f"{results.percentile(other, 99) / results.percentile(ours, 99):.2f}"
+                for name in results.versions
+                if (other := Case(name, shape, level)) != ours
+            ]
+            lines.append(f"| {shape}, {level.clients} clients | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _shape_table(results: Results, shape: Shape) -> str:
@@ -234,16 +277,12 @@ def _server_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _notes(results: Results) -> str:
-    return "\n".join(f"{name} is missing from the tables: {reason}" for name, reason in results.missing.items())
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="thumbnails, server beside server")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--servers", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     arguments = parser.parse_args(argv)
-    print(tables(measure_all(arguments.rounds, arguments.servers)))
+    print(report(measure_all(arguments.rounds, arguments.servers)))
 
 
 if __name__ == "__main__":
