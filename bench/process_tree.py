@@ -1,4 +1,4 @@
-"""What a process and all its descendants have used, from Linux's /proc."""
+"""What a process and all its descendants have used, and the whole machine, from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from pathlib import Path
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Of the fields of /proc/PID/stat that follow the name.
 _PARENT, _CPU_TIMES = 1, slice(11, 15)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSeconds:
+    """The time of all processors since the start."""
+
+    busy: float
+    total: float
+
+    def __sub__(self, earlier: MachineSeconds) -> MachineSeconds:
+        return MachineSeconds(self.busy - earlier.busy, self.total - earlier.total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,18 @@ def cpu_seconds(root: int) -> float:
 def peak_mib(root: int) -> float:
     """The sum of the processes' peaks: an upper bound, for they need not coincide, and shared pages count in each."""
     return sum(_peak_kib(pid) for pid in tree(root)) / 1024
+
+
+def machine_seconds() -> MachineSeconds:
+    """What all processes together have used, and what there was."""
+    user, nice, system, idle, iowait, irq, softirq, steal = _machine_ticks()
+    busy = user + nice + system + irq + softirq + steal
+    return MachineSeconds(busy / _TICKS_PER_SECOND, (busy + idle + iowait) / _TICKS_PER_SECOND)
+
+
+def _machine_ticks() -> list[int]:
+    # What follows the first eight is part of them.
+    return [int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
 
 
 def _tree(root: int) -> list[_Process]:

@@ -1,14 +1,17 @@
 """What thumbnails cost: this project's server beside plain pilbox, thumbor and sharp, on one corpus.
 
 All servers run all the time, and one at a time is asked, in rounds: whatever else the machine does hits every one
-alike. Each gets the same requests in the same order. Medians over the rounds count, for times all requests together.
+alike. Each gets the same requests in the same order. Medians over the rounds count, for times all requests together,
+and ratios are taken within a round.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -78,11 +81,17 @@ class Results:
     quality: Mapping[tuple[str, Shape], Quality]
     phases: Mapping[Case, Sequence[Phase]]
     peak_mib: Mapping[str, float]
+    busy_elsewhere: float
     originals: Sequence[Original]
     rounds: int
 
     def rate(self, case: Case) -> float:
         return statistics.median(phase.load.requests_per_second for phase in self.phases[case])
+
+    def rate_to(self, case: Case, other: Case) -> float:
+        """How many times the other's rate: the median of the rounds' own ratios, each of neighbours in time."""
+        pairs = zip(self.phases[case], self.phases[other], strict=True)
+        return statistics.median(a.load.requests_per_second / b.load.requests_per_second for a, b in pairs)
 
     def cpu_milliseconds(self, case: Case) -> float:
         return statistics.median(phase.cpu_milliseconds for phase in self.phases[case])
@@ -100,16 +109,19 @@ def measure_all(rounds: int, names: Sequence[str] = tuple(PROGRAMS)) -> Results:
         site = stack.enter_context(site_for(originals, DIRECTORY))
         servers, missing = _started(names, site, stack)
         quality = _quality(servers, originals)
+        machine_before, own_before = process_tree.machine_seconds(), process_tree.cpu_seconds(os.getpid())
         phases: dict[Case, list[Phase]] = {}
-        for number in range(rounds):
-            for shape in SHAPES:
-                for level in LEVELS:
-                    for server in servers:
-                        phase = _phase(server, shape, level, originals, number)
-                        phases.setdefault(Case(server.name, shape, level), []).append(phase)
+        for number, shape, level, server in itertools.product(range(rounds), SHAPES, LEVELS, servers):
+            phase = _phase(server, shape, level, originals, number)
+            phases.setdefault(Case(server.name, shape, level), []).append(phase)
+        machine, own = (
+            process_tree.machine_seconds() - machine_before,
+            process_tree.cpu_seconds(os.getpid()) - own_before,
+        )
         peak_mib = {server.name: process_tree.peak_mib(server.pid) for server in servers}
     versions = {server.name: server.versions for server in servers}
-    return Results(versions, missing, quality, phases, peak_mib, originals, rounds)
+    busy_elsewhere = max(0.0, machine.busy - own) / machine.total
+    return Results(versions, missing, quality, phases, peak_mib, busy_elsewhere, originals, rounds)
 
 
 def _started(names: Sequence[str], site: Site, stack: contextlib.ExitStack) -> tuple[list[Running], dict[str, str]]:
@@ -186,6 +198,7 @@ def report(results: Results) -> str:
         *(_shape_table(results, shape) for shape in SHAPES),
         _kind_table(results),
         _server_table(results),
+        f"Other processes took {results.busy_elsewhere:.0%} of the machine's time meanwhile.",
         *(f"{name} is missing from the tables: {reason}" for name, reason in results.missing.items()),
     ]
     return "\n\n".join(parts)
@@ -202,7 +215,7 @@ def _target_table(results: Results) -> str:
         for level in LEVELS:
             ours = Case(OURS, shape, level)
             cells = [
-                f"{results.rate(ours) / results.rate(other):.2f}, "
+                f"{results.rate_to(ours, other):.2f}, "
                 f"{results.percentile(other, 99) / results.percentile(ours, 99):.2f}"
                 for name in results.versions
                 if (other := Case(name, shape, level)) != ours
@@ -231,7 +244,7 @@ def _shape_table(results: Results, shape: Shape) -> str:
 
 def _ratio(results: Results, case: Case) -> str:
     base = Case(BASE, case.shape, case.level)
-    return f"{results.rate(case) / results.rate(base):.2f}" if base in results.phases else "-"
+    return f"{results.rate_to(case, base):.2f}" if base in results.phases else "-"
 
 
 def _client_cpu_milliseconds(results: Results, case: Case) -> float:
