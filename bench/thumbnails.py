@@ -37,6 +37,7 @@ DIRECTORY = ROOT / "build" / "bench"
 ROUNDS = 5
 SHAPES = (Shape("crop", 200), Shape("clip", 400))
 OURS, BASE = "md5s3stash", "pilbox"
+PEERS = tuple(name for name in PROGRAMS if name != OURS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,12 @@ class Results:
         return times[min(len(times) - 1, len(times) * percent // 100)]
 
 
-def measure_all(rounds: int, names: Sequence[str] = tuple(PROGRAMS)) -> Results:
-    """Every server that can be had here, in interleaved rounds."""
+def measure_all(rounds: int, peers: Sequence[str] = PEERS) -> Results:
+    """Our server, and every peer that can be had here, in interleaved rounds."""
     originals = make_corpus(DIRECTORY / "corpus")
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(site_for(originals, DIRECTORY))
-        servers, missing = _started(names, site, stack)
+        servers, missing = _started([OURS, *peers], site, stack)
         quality = _quality(servers, originals)
         machine_before, own_before = process_tree.machine_seconds(), process_tree.cpu_seconds(os.getpid())
         phases: dict[Case, list[Phase]] = {}
@@ -293,9 +294,9 @@ def _server_table(results: Results) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="thumbnails, server beside server")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--servers", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     arguments = parser.parse_args(argv)
-    print(report(measure_all(arguments.rounds, arguments.servers)))
+    print(report(measure_all(arguments.rounds, arguments.peers)))
 
 
 if __name__ == "__main__":
