@@ -170,17 +170,10 @@ def site_for(originals: Sequence[Original], directory: Path) -> Iterator[Site]:
     """An S3 server and a web server that have the originals."""
     corpus = originals[0].path.parent
     port = servers.free_port()
-    serve: list[str | Path] = [
-        Path(sys.executable).parent / "rclone",
-        "serve",
-        "http",
-        "--addr",
-        f"127.0.0.1:{port}",
-        corpus,
-    ]
+    serve: list[str | Path] = [sys.executable, ROOT / "bench/file_origin.py", str(port), corpus]
     with (
         servers.rclone_s3(_fresh(directory / "s3")) as s3,
-        servers.running(serve, port, directory / "origin.log", {"RCLONE_CONFIG": ""}),
+        servers.running(serve, port, directory / "origin.log"),
     ):
         bucket = s3.directory / _BUCKET
         bucket.mkdir()
