@@ -1,5 +1,6 @@
-"""A web server for plain pilbox to fetch originals from: the kernel sends the files, so that it takes little of the time
-of the server that is measured. usage: python bench/file_origin.py PORT DIRECTORY
+"""A web server for plain pilbox to fetch originals from: python bench/file_origin.py PORT DIRECTORY
+
+The kernel sends the files, so that it takes little of the time of the server that is measured.
 """
 
 from __future__ import annotations

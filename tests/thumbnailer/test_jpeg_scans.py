@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from typing import Any
 
 import PIL.Image
@@ -61,3 +62,13 @@ def test_a_cut_file_stays_cut() -> None:
     whole = jpeg()
     for end in range(2, len(whole), 997):
         assert means_alone(whole[:end]) == whole[:end]
+
+
+def test_broken_files_raise_nothing() -> None:
+    whole, numbers = jpeg(size=(80, 60)), random.Random(1)
+    for _ in range(2000):
+        broken = bytearray(whole)
+        for _ in range(numbers.randrange(1, 4)):
+            # Mostly in the headers, which lie before the last scan.
+            broken[numbers.randrange(len(broken) if numbers.random() < 0.3 else 700)] = numbers.randrange(256)
+        assert means_alone(bytes(broken))
