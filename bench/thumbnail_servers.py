@@ -82,7 +82,8 @@ def md5s3stash_program(site: Site, port: int) -> Program:
     return Program(
         [
             *(sys.executable, "-m", "md5s3stash_thumbnailer", "--address=127.0.0.1", f"--port={port}"),
-            *(f"--workers={WORKERS}", f"--timeout={_PATIENCE_SECONDS}", "--logging=warning"),
+            *(f"--workers={WORKERS}", f"--timeout={_PATIENCE_SECONDS}", f"--queue_timeout={_PATIENCE_SECONDS}"),
+            *(f"--cache_dir={site.directory / 'cache'}", "--logging=warning"),
         ],
         f"md5s3stash {version('md5s3stash')}, {_python_versions('pilbox', 'pillow', 'tornado')}",
         path,
