@@ -110,11 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "thumbnails": thumbnail_benchmark(arguments.rounds),
     }
     old = sections_of(arguments.output.read_text()) if arguments.output.exists() else {}
-    sections = [
-        section(benchmark) if arguments.only in (None, name) else old.get(benchmark.title, "")
-        for name, benchmark in benchmarks.items()
-    ]
-    arguments.output.write_text("\n".join([_INTRODUCTION, *filter(None, sections)]))
+    measured = {
+        benchmark.title: section(benchmark) for name, benchmark in benchmarks.items() if arguments.only in (None, name)
+    }
+    arguments.output.write_text("\n".join([_INTRODUCTION, *{**old, **measured}.values()]))
     print(arguments.output.read_text())
 
 

@@ -5,6 +5,7 @@ Formats are an explicit list: Pillow knows three dozen more, some of which start
 
 from __future__ import annotations
 
+import io
 from typing import BinaryIO
 
 import PIL.Image
@@ -24,6 +25,7 @@ from PIL import (
 
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
 from md5s3stash_thumbnailer.geometry import Box, Cut, Size, whole
+from md5s3stash_thumbnailer.jpeg_scans import means_alone
 
 MIME_TYPES = {
     AvifImagePlugin.AvifImageFile.format: "image/avif",
@@ -101,7 +103,7 @@ class Original:
         if self._shrink is not None:
             return
         if isinstance(self._image, JpegImagePlugin.JpegImageFile):
-            self._shrink = _reduce_jpeg(self._image, reduction)
+            self._shrink = self._reduce_jpeg(reduction)
         elif isinstance(self._image, Jpeg2KImagePlugin.Jpeg2KImageFile):
             self._shrink = self._decode_jpeg2000(self._image, reduction)
         else:
@@ -124,6 +126,17 @@ class Original:
         # Decoders round a reduced size in their own ways.
         shrunk = (left, top, min(ends[0], right), min(ends[1], bottom))
         return Cut(shrunk, cut.size[::-1] if self._orientation in _LYING else cut.size)
+
+    def _reduce_jpeg(self, reduction: float) -> float:
+        """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
+        divisor = 2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_JPEG_POWER)
+        if divisor == 8 and self.format == "JPEG" and "progressive" in self._image.info:
+            self._file.seek(0)
+            self._image = _open(io.BytesIO(means_alone(self._file.read())))
+        width, height = self._image.size
+        # Rounded down: Pillow divides by it, in whole numbers, and takes the next reduction that is not greater.
+        drafted = self._image.draft(None, (max(1, width // divisor), max(1, height // divisor)))
+        return 1.0 if drafted is None else width / drafted[1][2]
 
     def _decode_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, reduction: float) -> float:
         """Decodes the resolution that is just large enough. How many a file holds is not known before."""
@@ -178,14 +191,6 @@ def _stored_box(box: Box, upright: Size, orientation: int) -> Box:
     if orientation in _MIRRORED_DOWN:
         top, bottom = upright[1] - bottom, upright[1] - top
     return (top, left, bottom, right) if orientation in _LYING else (left, top, right, bottom)
-
-
-def _reduce_jpeg(image: JpegImagePlugin.JpegImageFile, reduction: float) -> float:
-    """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
-    divisor = 2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_JPEG_POWER)
-    width, height = image.size
-    drafted = image.draft(None, (-(-width // divisor), -(-height // divisor)))
-    return 1.0 if drafted is None else width / drafted[1][2]
 
 
 def _power_of_two_within(ratio: float, largest: int) -> int:
