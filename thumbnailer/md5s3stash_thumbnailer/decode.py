@@ -59,11 +59,14 @@ _MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
 _MIRRORED_DOWN = frozenset({3, 4, 7, 8})
 
 # What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
-# Measured against a decode of everything, on hard edges, where it is seen first: libjpeg's DCT scaling is good from 2
-# on, the wavelets of JPEG 2000 and plain averages from 3.
+# Measured against a decode of everything, on hard edges, where it is seen first: the means of a JPEG's blocks are good
+# from 1.75 on, the other reductions by libjpeg, which are no true means, from 2, the wavelets of JPEG 2000 and plain
+# averages from 3.
+_OVERSAMPLING_AFTER_MEANS = 1.75
 _OVERSAMPLING_AFTER_DCT = 2.0
 _OVERSAMPLING_AFTER_OTHERS = 3.0
-_LARGEST_JPEG_POWER = 3
+_JPEG_BLOCK_PX = 8
+_LARGEST_PARTIAL_JPEG_POWER = 2
 _LARGEST_JPEG2000_POWER = 5
 
 
@@ -129,8 +132,8 @@ class Original:
 
     def _reduce_jpeg(self, reduction: float) -> float:
         """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
-        divisor = 2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_JPEG_POWER)
-        if divisor == 8 and self.format == "JPEG" and "progressive" in self._image.info:
+        divisor = _jpeg_divisor(reduction)
+        if divisor == _JPEG_BLOCK_PX and self.format == "JPEG" and "progressive" in self._image.info:
             self._file.seek(0)
             self._image = _open(io.BytesIO(means_alone(self._file.read())))
         width, height = self._image.size
@@ -191,6 +194,13 @@ def _stored_box(box: Box, upright: Size, orientation: int) -> Box:
     if orientation in _MIRRORED_DOWN:
         top, bottom = upright[1] - bottom, upright[1] - top
     return (top, left, bottom, right) if orientation in _LYING else (left, top, right, bottom)
+
+
+def _jpeg_divisor(reduction: float) -> int:
+    """An eighth where that leaves enough, else a quarter, half or nothing."""
+    if reduction >= _JPEG_BLOCK_PX * _OVERSAMPLING_AFTER_MEANS:
+        return _JPEG_BLOCK_PX
+    return int(2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_PARTIAL_JPEG_POWER))
 
 
 def _power_of_two_within(ratio: float, largest: int) -> int:
