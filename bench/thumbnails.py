@@ -44,7 +44,7 @@ REMARKS = """\
 Aims: in a crop four times plain pilbox at 8 clients, and ahead of thumbor and of sharp through ipx in rate and p99.
 The crop reaches them. sharp without a web framework around it comes as close as this, and is ahead at times.
 
-The clip to 400 pixels does not: p99 is ahead throughout, the rate trails sharp by up to a quarter and is level with
+The clip to 400 pixels does not: p99 is ahead throughout, the rate trails sharp by a tenth to a third and is level with
 thumbor. Two reasons. sharp and thumbor let libjpeg reduce to barely the size that is asked for; here at least twice
 the pixels remain (1.75 times at an eighth), which keeps the thumbnail within an SSIM of 0.97 of plain pilbox's even
 for line art, and 12 megapixels are therefore decoded at a quarter where sharp takes an eighth. And Pillow's Lanczos
