@@ -47,6 +47,9 @@ class Hasher:
         self._sha256.update(data)
         self.size_bytes += len(data)
 
+    # For what writes its bytes into a file.
+    write = update
+
     def digest(self) -> Digest:
         return Digest(self._md5.hexdigest(), self._sha256.hexdigest(), self.size_bytes)
 

@@ -13,6 +13,7 @@ import hashlib
 import io
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from botocore.parsers import ResponseParserError
 from botocore.session import Session as BotocoreSession
 
 from md5s3stash.content import Content, Progress
-from md5s3stash.digest import Digest, digest_of_stream, is_md5
+from md5s3stash.digest import Digest, Hasher, is_md5
 from md5s3stash.errors import (
     DigestMismatch,
     SettingsError,
@@ -158,15 +159,8 @@ class S3ObjectStore:
 
     def digest_at(self, address: ObjectAddress) -> Digest | None:
         """The digest of the bytes at the address, read to the last; None where nothing stands there."""
-        with _translating(address):
-            try:
-                answer = self._client.get_object(Bucket=address.bucket, Key=address.key)
-            except ClientError as error:
-                if _code(error) in ("NoSuchKey", "404"):
-                    return None
-                raise
-            with answer["Body"] as body:
-                return digest_of_stream(body)
+        hasher = Hasher()
+        return None if self.download(address, hasher, sys.maxsize) is None else hasher.digest()
 
     def check(self, bucket: str) -> None:
         address = ObjectAddress(bucket, "")
