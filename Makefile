@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples tests bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick check soak lint types bench lock clean clean-data setup
+.PHONY: help run test test-quick check soak lint lint-ops types bench lock clean clean-data setup
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,10 @@ soak: setup ## a thousand kills of the daemon under load; takes many minutes
 lint: setup ## ruff: rules and format
 	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)
 	@$(PYTHON_IN_VENV) -m ruff format --check $(SOURCES)
+
+lint-ops: ## the CloudFormation template and the Packer template
+	@tools/ops-venv
+	@build/ops-venv/bin/cfn-lint
 
 types: setup ## mypy, strict
 	@$(PYTHON_IN_VENV) -m mypy
