@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import tomllib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import yaml
-from moto import mock_aws
 
-from md5s3stash.settings import StashSettings, load
+from md5s3stash.s3 import parse_endpoint
+from md5s3stash.settings import RedisSettings, StashSettings, load
 from md5s3stash_daemon.settings import SECTIONS
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
 from tests.support.policies import policy_document
@@ -23,6 +22,7 @@ STATED = {
     "AWS::Partition": "aws",
     "AWS::Region": "us-west-2",
     "AWS::StackName": "stash",
+    "AWS::URLSuffix": "amazonaws.com",
     "Bucket": "BUCKET",
     "KeyPrefix": "PREFIX",
     "SpoolVolume": "vol-0123456789abcdef0",
@@ -97,9 +97,7 @@ def files_of(name: str) -> dict[str, str]:
 # --- rights -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("role", "document"), [("SpoolRole", "policy-spool"), ("ThumbnailRole", "policy-thumbnails")]
-)
+@pytest.mark.parametrize(("role", "document"), [("SpoolRole", "policy-spool"), ("ThumbnailRole", "policy-thumbnails")])
 def test_a_role_has_the_rights_that_are_tested_with_rights_enforced(role: str, document: str) -> None:
     stash = next(policy for policy in properties(role)["Policies"] if policy.get("PolicyName") == "stash")
 
@@ -170,7 +168,9 @@ def test_the_volume_of_the_spool_outlives_box_and_stack() -> None:
     devices = properties("SpoolLaunchTemplate")["LaunchTemplateData"]["BlockDeviceMappings"]
     volume = properties("SpoolVolume")
 
-    assert [device["DeviceName"] for device in devices] == ["/dev/xvda"], "the root disk alone comes and goes with a box"
+    assert [device["DeviceName"] for device in devices] == ["/dev/xvda"], (
+        "the root disk alone comes and goes with a box"
+    )
     assert (volume["Encrypted"], volume["VolumeType"]) == (True, "gp3")
     assert RESOURCES["SpoolVolume"]["DeletionPolicy"] == RESOURCES["SpoolVolume"]["UpdateReplacePolicy"] == "Snapshot"
 
@@ -196,7 +196,20 @@ def test_the_settings_of_the_spool_are_valid(tmp_path: Path) -> None:
     settings = load(SECTIONS, {}, file)
 
     assert settings[StashSettings].bucket_base == ("BUCKET/PREFIX",)
-    assert tomllib.loads(file.read_text())["redis"]["url"].startswith("unix:///")
+    assert settings[RedisSettings].url == "unix:///run/redis/redis-server.sock"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("SpoolLaunchTemplate", "/etc/md5s3stash/md5s3stash.toml"),
+        ("ThumbnailLaunchTemplate", "/etc/md5s3stash/thumbnailer.env"),
+    ],
+)
+def test_a_box_asks_s3_in_its_own_region(name: str, path: str) -> None:
+    (host,) = re.findall(r"s3\.[a-z0-9.-]+", files_of(name)[path])
+
+    assert parse_endpoint(host) == (None, "us-west-2")
 
 
 def test_each_box_is_told_what_its_first_boot_needs() -> None:
@@ -269,6 +282,11 @@ def test_every_parameter_is_described_and_shown_in_a_group() -> None:
 
     assert all(parameter["Description"].endswith(".") for parameter in ALL["Parameters"].values())
     assert {name for group in groups for name in group["Parameters"]} == set(ALL["Parameters"])
+
+
+def test_the_template_is_small_enough_to_be_sent_without_a_bucket() -> None:
+    # AWS, "CloudFormation quotas": what a request may hold.
+    assert len(TEMPLATE.read_bytes()) <= 51_200
 
 
 def test_every_alarm_tells_somebody() -> None:
