@@ -1,5 +1,5 @@
-"""What surrounds the appliance in Amazon's cloud, emulated: S3, IAM and STS with rights enforced (moto), and the metadata
-service in its second version.
+"""What surrounds the appliance in Amazon's cloud, emulated: S3, IAM and STS with rights enforced (moto), and the second
+version of the metadata service.
 """
 
 from __future__ import annotations

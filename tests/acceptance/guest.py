@@ -18,6 +18,7 @@ from tests.support.servers import wait_until
 BOOT_SECONDS = 90.0
 STOP_SECONDS = 90.0
 
+_PROGRAMS = ("systemd-nspawn", "mmdebstrap", "packer", "nsenter", "ip", "pgrep", "sftp")
 _ENVIRONMENT = (
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME=/root",
@@ -35,9 +36,9 @@ def demand_a_machine_that_can_boot() -> None:
     """Raises CannotBoot where it is known beforehand that no guest would come up."""
     if os.geteuid() != 0:
         raise CannotBoot("a guest can only be booted by root: run `make acceptance` as root")
-    missing = [program for program in ("systemd-nspawn", "mmdebstrap", "nsenter", "ip") if not shutil.which(program)]
+    missing = [program for program in _PROGRAMS if not shutil.which(program)]
     if missing:
-        raise CannotBoot(f"programs are missing: {', '.join(missing)} (apt-get install systemd-container mmdebstrap)")
+        raise CannotBoot(f"programs are missing: {', '.join(missing)}")
     tried = subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", "true"], capture_output=True, text=True)
     if tried.returncode != 0:
         raise CannotBoot(f"this machine lets nobody make namespaces: {tried.stderr.strip()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ PACKAGES = (
     "systemd,systemd-sysv,libpam-systemd,dbus,python3,python3-apt,python3-venv,ca-certificates,openssh-server,sudo,"
     "iproute2,procps,kmod"
 )
+_WHEELS_IN_GUEST = "/mnt/wheels"
 _ROOM_BYTES = 4 * 1024**3
 
 
@@ -126,7 +128,7 @@ def give_network(root: Path) -> None:
     main = sources.read_text().split()[1]
     security = main.removesuffix("/debian") + "/debian-security"
     sources.write_text(f"deb {main} {SUITE} main\ndeb {security} {SUITE}-security main\n")
-    (root / "etc/pip.conf").write_text("[install]\nno-index = true\nfind-links = /mnt/wheels\n")
+    (root / "etc/pip.conf").write_text(f"[install]\nno-index = true\nfind-links = {_WHEELS_IN_GUEST}\n")
 
 
 def make_key(directory: Path, name: str) -> Path:
@@ -145,8 +147,28 @@ def playbook(login: Login, *options: str) -> str:
     inventory = login.key.with_suffix(".inventory")
     # Not named by its address: Ansible would take 127.0.0.1 for the side that it runs on.
     inventory.write_text(f"guest ansible_host={login.host} ansible_port={login.port} ansible_user=root\n")
-    command = [OPS_BIN / "ansible-playbook", "--inventory", inventory, "--private-key", login.key, *options]
+    command: list[str | Path] = [
+        OPS_BIN / "ansible-playbook",
+        "--inventory",
+        inventory,
+        "--private-key",
+        login.key,
+        *options,
+    ]
     return run([*command, PROJECT / "ansible/site.yml"], ansible_environment())
+
+
+def bake(login: Login, *options: str) -> str:
+    """Runs packer/'s template against the booted guest; what it prints."""
+    command: list[str | Path] = [PROJECT / "packer/rehearse", "build", "-color=false", "-only=null.guest"]
+    command += ["-var", f"guest_port={login.port}", "-var", f"guest_key_file={login.key}"]
+    command += ["-var", f"ansible_arguments={json.dumps(options)}"]
+    return run(command, ansible_environment())
+
+
+def guest_options(wheels: Path) -> list[str]:
+    """What systemd-nspawn(1) is told beyond the usual: the wheels are at hand."""
+    return [f"--bind-ro={wheels}:{_WHEELS_IN_GUEST}"]
 
 
 def ansible_environment() -> Mapping[str, str]:

@@ -1,7 +1,7 @@
-"""Two network namespaces of our own, joined by a cable, with no way out: the appliance's, and that of what surrounds it.
+"""Two network namespaces of our own, joined by a cable, with no way out: the appliance's, and what surrounds it.
 
-    around    10.99.0.1, 169.254.169.254    S3, IAM, STS, the metadata service; and this process, as load balancer
-    box       10.99.0.2                     the appliance
+around    10.99.0.1, 169.254.169.254    S3, IAM, STS, the metadata service; and this process, as load balancer
+box       10.99.0.2                     the appliance
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 import tornado.httpserver
-import tornado.netutil
 import tornado.options
 import tornado.web
 from tornado.options import define, options
@@ -38,6 +37,7 @@ from md5s3stash_thumbnailer.handlers import (
     log_request,
     message_of,
 )
+from md5s3stash_thumbnailer.listening import listening_sockets
 from md5s3stash_thumbnailer.originals import Originals
 from md5s3stash_thumbnailer.render import RenderLimits
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME, Bounds, parse_options
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bounds = Bounds(options.max_resize_width, options.max_resize_height, options.max_operations)
         defaults = _option_defaults(bounds)
         stash = Stash.from_environment(os.environ)
-        sockets = tornado.netutil.bind_sockets(options.port, address=options.address)
+        sockets = listening_sockets(os.environ, options.port, options.address)
         store = connect(stash.endpoint)
     except SettingsError as error:
         return _fail(str(error), EXIT_USAGE)
