@@ -32,6 +32,7 @@ lint: setup ## ruff: rules and format
 lint-ops: ## the CloudFormation template and the Packer template
 	@tools/ops-venv
 	@build/ops-venv/bin/cfn-lint
+	@packer/rehearse validate -only=amazon-ebs.debian
 
 types: setup ## mypy, strict
 	@$(PYTHON_IN_VENV) -m mypy

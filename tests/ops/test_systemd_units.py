@@ -1,4 +1,6 @@
-"""The units of systemd/, judged by systemd's own tools without being started. tests/acceptance starts them."""
+"""The units of systemd/, and what an image for EC2 adds to them, judged by systemd's own tools without being started.
+tests/acceptance starts them.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,16 @@ from pathlib import Path
 import pytest
 
 UNITS = Path(__file__).parents[2] / "systemd"
+UNITS_OF_EC2 = Path(__file__).parents[2] / "aws/image/systemd"
 SERVICES = ("md5s3stashd.service", "md5s3stash-thumbnailer@.service")
 MOST_EXPOSED = 1.5
 
 # What the units name and other packages bring.
 STUB_PROGRAMS = (
     "bin/kill",
+    "bin/systemctl",
     "usr/bin/redis-server",
+    "opt/md5s3stash/current/bin/python",
     "opt/md5s3stash/current/bin/md5s3stashd",
     "opt/md5s3stash/current/bin/md5s3stash-thumbnailer",
 )
@@ -41,6 +46,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def root(tmp_path: Path) -> Path:
     """A root directory with our units in it, and as much of an operating system as systemd's tools want to see."""
     shutil.copytree(UNITS, tmp_path / "etc/systemd/system", ignore=shutil.ignore_patterns("sysusers.d", "tmpfiles.d"))
+    shutil.copytree(UNITS_OF_EC2, tmp_path / "etc/systemd/system", dirs_exist_ok=True)
     for name in STUB_PROGRAMS:
         program = tmp_path / name
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +61,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def units_to_verify() -> Sequence[str]:
-    return [path.name for path in sorted(UNITS.iterdir()) if path.is_file()]
+    return [path.name for units in (UNITS, UNITS_OF_EC2) for path in sorted(units.iterdir()) if path.is_file()]
 
 
 @pytest.mark.parametrize("unit", units_to_verify())
