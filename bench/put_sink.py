@@ -1,7 +1,8 @@
 """A PUT sink: the least S3 that an upload benchmark needs, fast enough not to be the limit.
 
 It answers `PUT` with 200 and the body's md5 as ETag, refuses a body whose Content-MD5 does not match, and keeps the
-digest of each key so that a conditional put of a known key gets 412. It checks no signature and stores no bytes:
+digest of each key so that a conditional put of a known key gets 412. `GET /` tells what it took: a line for each key,
+with its md5. It checks no signature and stores no bytes:
 figures taken against it show what a *client* costs. Figures against a real store are marked as such.
 """
 
@@ -52,18 +53,22 @@ class SinkProtocol(asyncio.Protocol):
             self.expects_body = total
             return False
         body = memoryview(self.received)[head_end + 4 : total]
-        status, etag = self._decide(lines[0].split(b" ")[:2], headers, body)
+        method, path = lines[0].split(b" ")[:2]
+        if (method, path) == (b"GET", b"/"):
+            status, etag, listing = 200, None, b"".join(b"%s %s\n" % item for item in self.etags.items())
+        else:
+            (status, etag), listing = self._decide(method, path, headers, body), b""
         body.release()
         del self.received[:total]
         self.expects_body = 0
         etag_line = b'ETag: "%s"\r\n' % etag if etag else b""
-        self.transport.write(b"HTTP/1.1 %d %s\r\n%sContent-Length: 0\r\n\r\n" % (status, REASONS[status], etag_line))
+        head = b"HTTP/1.1 %d %s\r\n%sContent-Length: %d\r\n\r\n" % (status, REASONS[status], etag_line, len(listing))
+        self.transport.write(head + listing)
         return True
 
     def _decide(
-        self, request_line: list[bytes], headers: dict[bytes, bytes], body: memoryview
+        self, method: bytes, path: bytes, headers: dict[bytes, bytes], body: memoryview
     ) -> tuple[int, bytes | None]:
-        method, path = request_line
         if method != b"PUT":
             return (200, self.etags[path]) if path in self.etags else (404, None)
         digest = hashlib.md5(body, usedforsecurity=False)

@@ -19,6 +19,7 @@ from md5s3stash.fetch import Fetcher, FetchLimits
 from md5s3stash.passwords import Passwords
 from md5s3stash.progress import Display
 from md5s3stash.s3 import connect
+from md5s3stash.s3_curl import Timeouts
 from md5s3stash.settings import Faults, FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash.stash import Auth, Caches, Stasher, StashResult
 
@@ -79,7 +80,7 @@ def open_stash(settings: Settings) -> Stash:
     with faults.noted():
         bases = settings[StashSettings].bases()
     with faults.noted():
-        store = connect(settings[S3Settings].endpoint)
+        store = connect(settings[S3Settings].endpoint, timeouts=s3_timeouts(settings[S3Settings]))
     with faults.noted():
         caches = _caches(settings[RedisSettings])
     faults.tell()
@@ -93,7 +94,7 @@ def _caches(settings: RedisSettings) -> Caches:
     # Importing redis takes as long as importing boto3.
     from md5s3stash.cache import connect_redis, redis_caches
 
-    url_cache, hash_cache = redis_caches(connect_redis(settings.url), settings.prefix)
+    url_cache, hash_cache = redis_caches(connect_redis(settings.url, settings.timeout_seconds), settings.prefix)
     try:
         len(hash_cache)
     except CacheUnavailable as error:
@@ -111,6 +112,15 @@ def fetch_limits(settings: FetchSettings) -> FetchLimits:
         connect_timeout_seconds=settings.connect_timeout_seconds,
         read_timeout_seconds=settings.read_timeout_seconds,
         total_timeout_seconds=settings.total_timeout_seconds,
+    )
+
+
+def s3_timeouts(settings: S3Settings) -> Timeouts:
+    """The waits of `[s3]`."""
+    return Timeouts(
+        connect_seconds=settings.connect_timeout_seconds,
+        stall_seconds=settings.read_timeout_seconds,
+        small_request_seconds=settings.request_timeout_seconds,
     )
 
 

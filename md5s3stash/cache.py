@@ -17,6 +17,8 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from md5s3stash.errors import CacheUnavailable, SettingsError
 
@@ -39,7 +41,7 @@ class RedisDict(MutableMapping[str, Any]):
 
     def __getitem__(self, field: str) -> Any:
         try:
-            stored = self._call("hget", field)
+            stored = self._stored(field)
             if stored is not None:
                 return json.loads(stored)
         except (ValueError, RecursionError):
@@ -48,15 +50,19 @@ class RedisDict(MutableMapping[str, Any]):
             log.warning("redis hash=%s holds an entry that is no JSON: ignored", self._key)
         raise KeyError(field)
 
+    def _stored(self, field: str) -> bytes | str | None:
+        found: bytes | str | None = self._call("HGET", field)
+        return found
+
     def __setitem__(self, field: str, value: Any) -> None:
-        self._call("hset", field, json.dumps(value))
+        self._call("HSET", field, json.dumps(value))
 
     def __delitem__(self, field: str) -> None:
-        if not self._call("hdel", field):
+        if not self._call("HDEL", field):
             raise KeyError(field)
 
     def __contains__(self, field: object) -> bool:
-        return isinstance(field, str) and bool(self._call("hexists", field))
+        return isinstance(field, str) and bool(self._call("HEXISTS", field))
 
     def __iter__(self) -> Iterator[str]:
         try:
@@ -66,21 +72,33 @@ class RedisDict(MutableMapping[str, Any]):
             raise _unavailable(error) from error
 
     def __len__(self) -> int:
-        return int(self._call("hlen"))
+        return int(self._call("HLEN"))
 
     def _call(self, command: str, *arguments: str) -> Any:
         try:
-            return getattr(self._client, command)(self._key, *[_bytes(argument) for argument in arguments])
+            return self._client.execute_command(  # type: ignore[no-untyped-call]
+                command, self._key, *[_bytes(argument) for argument in arguments]
+            )
         except redis.RedisError as error:
             raise _unavailable(error) from error
 
 
-def connect_redis(url: str) -> redis.Redis:
-    """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is none."""
+def connect_redis(url: str, timeout_seconds: float = 30.0) -> redis.Redis:
+    """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is none.
+
+    A connection that is gone is made anew, once. An answer that does not come is not waited for again, as the library
+    would do three times more: whoever asked knows better what to do meanwhile.
+    """
     try:
         # An option that redis does not know would otherwise show with the first command, as a TypeError.
         redis.Redis.from_url(url).connection_pool.make_connection()
-        return redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30)
+        return redis.Redis.from_url(
+            url,
+            socket_connect_timeout=min(5.0, timeout_seconds),
+            socket_timeout=timeout_seconds,
+            health_check_interval=30,
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
     except (TypeError, ValueError, redis.RedisError):
         # The error may quote what it could not read, which is the password where that holds a slash.
         raise SettingsError(

@@ -343,16 +343,18 @@ def connect(
     session: boto3.Session | None = None,
     limits: S3Limits | None = None,
     timeouts: Timeouts | None = None,
+    attempts: int = 4,
 ) -> S3ObjectStore:
     """A store for many contents, with the credentials of the ordinary boto3 chain: environment, profile, container, the
     box's IAM role (IMDSv2).
 
     `endpoint` is a bare host (`s3-us-west-2.amazonaws.com`) or a URL (`http://127.0.0.1:9000`, with the bucket in the
     path); None is Amazon's for the region of the chain. Raises SettingsError where it is neither.
+    `attempts` are those of boto3's requests; libcurl's have one.
     """
     timeouts = timeouts or Timeouts()
     session = session or _new_session()
-    client = _new_client(endpoint, session, timeouts)
+    client = _new_client(endpoint, session, timeouts, attempts)
     curl = CurlClient(endpoint_of(client), lambda: _credentials(session), timeouts)
     return S3ObjectStore(client, curl, limits)
 
@@ -376,10 +378,10 @@ def _new_session() -> boto3.Session:
         raise SettingsError(f"the AWS settings are wrong: {error}") from error
 
 
-def _new_client(endpoint: str | None, session: boto3.Session, timeouts: Timeouts) -> Any:
+def _new_client(endpoint: str | None, session: boto3.Session, timeouts: Timeouts, attempts: int = 4) -> Any:
     url, region = parse_endpoint(endpoint)
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 4},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=timeouts.connect_seconds,
         read_timeout=timeouts.stall_seconds,
         max_pool_connections=64,

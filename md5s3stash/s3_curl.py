@@ -111,8 +111,11 @@ class CurlClient:
         credentials = self._credentials()
         answer_headers: dict[str, str] = {}
         answer_body = bytearray()
+        last_line = b""
 
         def take_header(line: bytes) -> None:
+            nonlocal last_line
+            last_line = line
             name, colon, value = line.decode("iso-8859-1").partition(":")
             if colon:
                 answer_headers[name.strip().lower()] = value.strip()
@@ -142,6 +145,9 @@ class CurlClient:
                 raise StoreUnavailable(
                     f"{address.s3_url}: no answer from the store: {message} (curl {number})"
                 ) from error
+        # libcurl takes a connection that ends within the headers for the end of the answer.
+        if last_line.strip():
+            raise StoreUnavailable(f"{address.s3_url}: the answer of the store was cut off")
         code = _ERROR_CODE.search(answer_body)
         return Answer(curl.getinfo(pycurl.RESPONSE_CODE), answer_headers, code[1].decode() if code else "")
 

@@ -144,6 +144,9 @@ class S3Settings:
     endpoint: str | None = setting(
         None, optional_text, "a host (s3-us-west-2.amazonaws.com) or URL (http://127.0.0.1:9000)", "S3_ENDPOINT"
     )
+    connect_timeout_seconds: float = setting(10.0, seconds(0.1, 300), "to reach the store")
+    read_timeout_seconds: float = setting(60.0, seconds(1, 3600), "for the store to go on sending or taking bytes")
+    request_timeout_seconds: float = setting(600.0, seconds(1, 86400), "for a request of up to 8 MiB in all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ class RedisSettings:
 
     url: str | None = setting(None, optional_text, "redis://host:port/database, or unix:///path", "REDIS_URL")
     prefix: str = setting("md5s3stash", text, "what the names of all keys begin with")
+    timeout_seconds: float = setting(30.0, seconds(0.1, 300), "for each answer of Redis")
 
 
 @dataclass(frozen=True, slots=True)

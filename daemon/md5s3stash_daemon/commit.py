@@ -5,6 +5,7 @@ spool.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
@@ -41,9 +42,11 @@ class Committer:
     def forget_gone(self) -> None:
         """At the start: an earlier daemon may have died right after it had let a file go."""
         try:
+            holds = functools.lru_cache(self._spool.holds)
             for queue_id in self._ledger.remembered():
-                # The lines of a URL list are remembered as LIST#LINE for as long as the list is there.
-                if not self._spool.holds(queue_id) and not self._spool.holds(queue_id.rpartition("#")[0]):
+                # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of
+                # them are one question to the spool.
+                if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id):
                     self._recorder.forget_later([queue_id])
             self._recorder.forget()
         except CacheUnavailable as error:

@@ -1,4 +1,4 @@
-"""Is a file complete? An event says so, or the kernel, or, where neither can, its stillness."""
+"""Is a file complete? The kernel says so, or, where it cannot, an event, or the file's stillness."""
 
 from __future__ import annotations
 
@@ -7,44 +7,58 @@ import fcntl
 import os
 import threading
 
-# Paths that are remembered from events. Beyond that the kernel is asked, or the file is left to settle.
-MAX_COMPLETED = 100_000
+# Paths that are remembered from events. What is beyond that is left to settle.
+MAX_COMPLETED = 20_000
 
 
 class Completed:
-    """The paths whose writer has closed or renamed them, as events told; bounded, and safe to share."""
+    """The files whose writer has closed or renamed them, as events told; bounded, and safe to share.
+
+    An event comes late: by then the file may be claimed, and another one under way at its path. So it is remembered
+    what stood there.
+    """
 
     def __init__(self, max_paths: int = MAX_COMPLETED) -> None:
         self._max_paths = max_paths
-        self._paths: set[str] = set()
+        self._states: dict[str, int] = {}
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._states)
+
     def add(self, path: str) -> None:
+        """Notes what stands at a path; nothing where it has gone."""
+        try:
+            state = _state(os.lstat(path))
+        except OSError:
+            return
         with self._lock:
-            if len(self._paths) >= self._max_paths:
-                self._paths.clear()
-            self._paths.add(path)
+            if len(self._states) >= self._max_paths:
+                self._states.clear()
+            self._states[path] = state
 
-    def discard(self, path: str) -> bool:
-        """Forgets a path; whether it was there."""
+    def discard(self, path: str, status: os.stat_result) -> bool:
+        """Forgets a path; whether what stood there was this very file, as it is."""
         with self._lock:
-            if path in self._paths:
-                self._paths.remove(path)
-                return True
-            return False
+            return self._states.pop(path, None) == _state(status)
 
 
-def is_complete(path: str, status: os.stat_result, settle_seconds: float, now: float) -> bool:
+def _state(status: os.stat_result) -> int:
+    # A number, for there are many of them.
+    return hash((status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def is_complete(path: str, status: os.stat_result, settle_seconds: float, now: float, told: bool = False) -> bool:
     """Whether nobody holds the file open for writing.
 
     The kernel grants a read lease only then (fcntl(2), F_SETLEASE), to the file's owner or with CAP_LEASE. Where
-    leases do not work (NFS, somebody else's file), stillness has to do: size and time stamps untouched for
-    `settle_seconds`.
+    leases do not work (NFS, somebody else's file), an event (`told`) or stillness has to do: size and time stamps
+    untouched for `settle_seconds`.
     """
     by_lease = _granted_read_lease(path)
     if by_lease is not None:
         return by_lease
-    return now - max(status.st_mtime, status.st_ctime) >= settle_seconds
+    return told or now - max(status.st_mtime, status.st_ctime) >= settle_seconds
 
 
 def _granted_read_lease(path: str) -> bool | None:

@@ -37,10 +37,10 @@ def read_settings(environ: Mapping[str, str], file: Path | None, flags: Mapping[
 
 def redis_client(settings: Settings) -> redis.Redis:
     """The client of the ledger; nothing is sent. Raises SettingsError."""
-    url = settings[RedisSettings].url
-    if url is None:
+    of_redis = settings[RedisSettings]
+    if of_redis.url is None:
         raise SettingsError("REDIS_URL is not set: the daemon records there what it stashed")
-    return connect_redis(url)
+    return connect_redis(of_redis.url, of_redis.timeout_seconds)
 
 
 _CHECKS: Mapping[str, Callable[[Settings], object]] = {

@@ -166,7 +166,9 @@ def _release(arguments: argparse.Namespace, settings: Settings) -> bool:
 def _move(arguments: argparse.Namespace, spool: Spool, command: ctl_moves.Command) -> bool:
     if arguments.all == bool(arguments.names):
         raise SettingsError("give either names or --all")
-    return ctl_moves.move_all(command) if arguments.all else ctl_moves.move_named(spool, command, arguments.names)
+    return (
+        ctl_moves.move_all(spool, command) if arguments.all else ctl_moves.move_named(spool, command, arguments.names)
+    )
 
 
 def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
@@ -221,7 +223,7 @@ def _ledger(settings: Settings) -> LedgerReader:
     redis = settings[RedisSettings]
     if redis.url is None:
         raise SettingsError("REDIS_URL is not set: the ledger is in Redis")
-    return LedgerReader(connect_redis(redis.url), redis.prefix)
+    return LedgerReader(connect_redis(redis.url, redis.timeout_seconds), redis.prefix)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Each move is one rename, so there is nothing to lock: whoever comes second is to
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,23 +80,23 @@ def release(spool: Spool) -> Command:
     return Command((HOLD,), named, every)
 
 
-def move_all(command: Command) -> bool:
+def move_all(spool: Spool, command: Command) -> bool:
     """Every file that the command can move; whether none was refused."""
-    return _carry_out(command.every())[1] == 0
+    return _carry_out(spool, command.every())[1] == 0
 
 
 def move_named(spool: Spool, command: Command, names: Sequence[str]) -> bool:
     """The files of these names, the others going on where one cannot; whether each was there and moved."""
     well = True
     for name in names:
-        moved, refused = _carry_out(command.named(name))
+        moved, refused = _carry_out(spool, command.named(name))
         if moved + refused == 0:
             output.complain(f"{name}: {_why_not_found(spool, command, name)}")
         well &= moved > 0 and refused == 0
     return well
 
 
-def _carry_out(moves: Iterable[Move]) -> tuple[int, int]:
+def _carry_out(spool: Spool, moves: Iterable[Move]) -> tuple[int, int]:
     """(how many were done, how many not); a line for each."""
     moved = refused = 0
     for move in moves:
@@ -108,7 +109,18 @@ def _carry_out(moves: Iterable[Move]) -> tuple[int, int]:
         except OSError as error:
             output.complain(f"{move.name}: cannot be moved: {error.strerror}")
             refused += 1
+    if moved:
+        _wake_daemon(spool)
     return moved, refused
+
+
+def _wake_daemon(spool: Spool) -> None:
+    """The daemon watches incoming/ alone. A name with a dot is no drop, but its close is an event as any other."""
+    path = os.path.join(spool.path_of(INCOMING), ".wake")
+    # Otherwise its next rescan finds what was moved.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644))
+        os.unlink(path)
 
 
 def _drop_again(spool: Spool, failure: Failure) -> Move:

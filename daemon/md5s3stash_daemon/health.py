@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.metrics import DEFERRED, FAILED, Metrics
@@ -51,6 +52,27 @@ class Pulse:
         with self._lock:
             now = self._clock()
             return [thread for thread, last in self._last.items() if last is not None and now - last >= seconds]
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadPulse:
+    """What one thread tells of itself."""
+
+    pulse: Pulse
+    thread: str
+
+    def beat(self) -> None:
+        self.pulse.beat(self.thread)
+
+    def resting(self) -> contextlib.AbstractContextManager[None]:
+        return self.pulse.resting(self.thread)
+
+    def end(self) -> None:
+        self.pulse.end(self.thread)
+
+    def of_helper(self, name: str) -> ThreadPulse:
+        """That of a thread which works for this one."""
+        return ThreadPulse(self.pulse, f"{self.thread}-{name}")
 
 
 class Health:

@@ -77,9 +77,10 @@ class Intake:
             # Gone, or out of reach: the claim would say so.
             return False
         # What is no file will never be complete; whoever handles it tells why it is refused.
-        if refusal(status.st_mode) is not None or self._completed.discard(entry.path):
+        if refusal(status.st_mode) is not None:
             return True
-        return is_complete(entry.path, status, self.settle_seconds, now)
+        told = self._completed.discard(entry.path, status)
+        return is_complete(entry.path, status, self.settle_seconds, now, told)
 
 
 def _in_turn(one: Iterator[Entry], other: Iterator[Entry]) -> Iterator[Entry]:

@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 
-from md5s3stash.batch import fetch_limits
+from md5s3stash.batch import fetch_limits, s3_timeouts
 from md5s3stash.errors import StashError
 from md5s3stash.fetch import Fetcher
 from md5s3stash.logs import set_up_logging
@@ -38,10 +38,14 @@ from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.signals import handled
 from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS, S3, Worker
 
 log = logging.getLogger(__name__)
+
+# A store that answers a HEAD of a bucket later than this is down.
+PROBE_SECONDS = 10.0
 
 # The spool is what tries again.
 NO_RETRY = RetryPolicy(attempts=1)
@@ -62,6 +66,7 @@ class Daemon:
         """Goes on with these settings, as far as they are `reload.LIVE`."""
         spool_settings = settings[SpoolSettings]
         self.worker.set_delays(delays_of(spool_settings))
+        self.lists.apply(delays_of(spool_settings), spool_settings.stop_seconds)
         self.gate.set_delays(probe_delays_of(spool_settings))
         self.health.stuck_seconds = spool_settings.stuck_seconds
         self.service.apply(spool_settings)
@@ -92,16 +97,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         _set_log_level(settings)
         set_line_format(os.environ, sys.stderr.fileno())
         daemon = build(settings)
-        complete = _run(daemon, settings, read, notifier)
     except StashError as error:
         return _say(str(error), error.exit_code)
     except OSError as error:
         return _say(f"the spool cannot be used: {error}", 1)
+    status = 0
+    try:
+        if _run(daemon, settings, read, notifier):
+            return 0
+    except StashError as error:
+        status = _say(str(error), error.exit_code)
+    except OSError as error:
+        status = _say(f"the spool cannot be used any more: {error}", 1)
+    except Exception:
+        log.exception("unexpected")
+        status = 1
+    # Threads that hang, or wait for a main thread that is gone, would hold up the end of the interpreter for ever.
+    # Their files are still claimed, and the next start finds them.
     logging.shutdown()
-    if not complete:
-        # Threads that hang in a transfer would hold up the end of the interpreter. Their files are still claimed.
-        os._exit(0)
-    return 0
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
@@ -142,7 +157,14 @@ def build(settings: Settings) -> Daemon:
     spool_settings, redis_settings = settings[SpoolSettings], settings[RedisSettings]
     bases = settings[StashSettings].bases()
     client = redis_client(settings)
-    store = connect(settings[S3Settings].endpoint)
+    timeouts = s3_timeouts(settings[S3Settings])
+    store = connect(settings[S3Settings].endpoint, timeouts=timeouts)
+    # Asks once and not for long: as soon as it is known that the store is down, everything else pauses.
+    probe = connect(
+        settings[S3Settings].endpoint,
+        timeouts=replace(timeouts, stall_seconds=min(timeouts.stall_seconds, PROBE_SECONDS)),
+        attempts=1,
+    )
     spool = Spool(spool_settings.dir)
     spool.create()
     spool.lock()
@@ -159,19 +181,23 @@ def build(settings: Settings) -> Daemon:
     stashers = [Stasher(base, store, fetcher, retry=NO_RETRY) for base in bases]
     stopping = threading.Event()
     gate = Gate(
-        {S3: lambda: _check_buckets(store, bases), REDIS: ledger.ping},
+        {S3: lambda: _check_buckets(probe, bases), REDIS: ledger.ping},
         probe_delays_of(spool_settings),
     )
     metrics.watch_spool(spool, gate)
+    caches = UrlCaches(client, redis_settings.prefix, bases)
     lists = UrlLists(
         spool,
         ledger,
         gate,
-        url_stashers(bases, store, fetcher, client, redis_settings.prefix, settings[UrlSettings].images_only),
+        url_stashers(bases, store, fetcher, caches, settings[UrlSettings].images_only),
+        caches,
         settings[UrlSettings],
         spool_settings,
         delays_of(spool_settings),
         stopping,
+        metrics,
+        pulse,
     )
     worker = Worker(spool, stashers, gate, delays_of(spool_settings), stopping, metrics, lists.hand_over)
     committer = Committer(spool, ledger, gate, stopping, pulse)

@@ -40,7 +40,8 @@ HOLD = "hold"
 FAILED = "failed"
 STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
 
-# Transfer programs write under such a name, or one with a dot before it, and rename when they are done.
+# Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also
+# keeps files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
 
 ERROR_SUFFIX = ".error.json"
@@ -86,6 +87,7 @@ class Spool:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._root = str(directory)
         self._spare_batch = ""
 
     def create(self) -> None:
@@ -131,14 +133,15 @@ class Spool:
 
     def path_of(self, state: str) -> str:
         """The directory of a state."""
-        return str(self.directory / state)
+        return os.path.join(self._root, state)
 
     def incoming(self) -> Iterator[Entry]:
         """What producers have dropped, at any depth, but for what still has a temporary name."""
         root = self.path_of(INCOMING)
         for path in _files_below(root):
-            if not is_partial(os.path.basename(path)):
-                yield Entry(os.path.relpath(path, root), path)
+            name = _name_below(root, path)
+            if not is_partial(name):
+                yield Entry(name, path)
 
     def due(self, now: float) -> Iterator[Entry]:
         """The deferred files whose time has come."""
@@ -155,7 +158,7 @@ class Spool:
         """What stands under a dropped name in a state that is not failed; several where it was dropped again."""
         if state == INCOMING:
             path = _file_below(self.path_of(INCOMING), name)
-            return [Entry(name, path)] if path is not None and not is_partial(os.path.basename(name)) else []
+            return [Entry(name, path)] if path is not None and not is_partial(name) else []
         found = []
         for box in _boxes(self.path_of(state)):
             path = _file_below(os.path.join(self.path_of(state), box), name)
@@ -206,7 +209,7 @@ class Spool:
         self._prune(entry.path, ACTIVE)
 
     def defer(self, entry: Entry, until: float) -> Entry | None:
-        """To be tried again at `until`, in seconds since the epoch."""
+        """To be tried again at `until`, in seconds since the epoch: see `due_after`."""
         moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts + 1}.{int(until)}")
         self._prune(entry.path, ACTIVE)
         return moved
@@ -275,7 +278,7 @@ class Spool:
         root = os.path.join(self.path_of(state), box)
         batch, attempts, due = _parse_box(box)
         for path in _files_below(root):
-            yield Entry(os.path.relpath(path, root), path, batch, attempts, due)
+            yield Entry(_name_below(root, path), path, batch, attempts, due)
 
     def _prune(self, path: str, state: str) -> None:
         """Removes the folders that a file has left empty, up to and with its box."""
@@ -321,9 +324,19 @@ def _parse_box(box: str) -> tuple[str, int, int]:
     return batch, attempts, due
 
 
-def is_partial(basename: str) -> bool:
-    """Whether a transfer program will rename this file once it is complete."""
-    return basename.startswith(".") or basename.lower().endswith(PARTIAL_SUFFIXES)
+def due_after(now: float, delay_seconds: float) -> int:
+    """When something is to be tried again, in seconds since the epoch; up to an eighth of the delay is taken off.
+
+    A batch's delays differ by chance. On a grid that is as coarse as they are long its files share a few boxes, or each
+    of a million would have a box to itself, and every pass would list a million.
+    """
+    grid_seconds = 1 << max(0, int(delay_seconds / 8).bit_length() - 1)
+    return int(now + delay_seconds) // grid_seconds * grid_seconds
+
+
+def is_partial(name: str) -> bool:
+    """Whether a transfer program will rename this file, or move it out of its folder, once it is complete."""
+    return name.startswith(".") or "/." in name or name.lower().endswith(PARTIAL_SUFFIXES)
 
 
 def refusal(mode: int) -> str | None:
@@ -365,6 +378,11 @@ def _file_below(root: str, name: str) -> str | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             return None
         raise
+
+
+def _name_below(root: str, path: str) -> str:
+    # os.path.relpath asks for the working directory, for each of a million files.
+    return path[len(root) + 1 :]
 
 
 def _files_below(root: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -27,7 +27,8 @@ _SHOWN_CHARACTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line that names something. `number` counts from 1; `fault` says in words why it is no URL, empty if it is.
+    """A line that names something. `number` counts from 1; `fault` says in words why it is no URL, empty if it is;
+    `host` is spelt in one way, and empty where there is a fault.
 
     `url` is the line as it stands, bytes that are no UTF-8 as lone surrogates, so that it can be written out again.
     """
@@ -35,11 +36,7 @@ class Line:
     number: int
     url: str
     fault: str = ""
-
-    @property
-    def host(self) -> str:
-        """The host, spelt in one way; only of a line without a fault."""
-        return (urlsplit(self.url).hostname or "").rstrip(".")
+    host: str = field(default="", compare=False)
 
 
 def is_url_list(name: str) -> bool:
@@ -70,7 +67,7 @@ def _line(number: int, text: bytes) -> Line:
         return Line(number, url, "the line is not UTF-8")
     except SourceRefused as error:
         return Line(number, url, str(error))
-    return Line(number, url)
+    return Line(number, url, host=(urlsplit(url).hostname or "").rstrip("."))
 
 
 def check(url: str) -> None:

@@ -15,7 +15,7 @@ import os
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, BinaryIO
 
@@ -65,9 +65,12 @@ class Journal:
     were, `last_lines` which came last.
     """
 
-    def __init__(self, path: str) -> None:
-        """Opens the journal, or begins it. Raises OSError."""
+    def __init__(self, path: str, beat: Callable[[], object] = lambda: None) -> None:
+        """Opens the journal, or begins it. Raises OSError. `beat` is called for each record that is read: a long
+        journal is no standstill.
+        """
         self.path = path
+        self._beat = beat
         self.states = LineStates()
         self.last_lines: deque[int] = deque(maxlen=LAST_LINES)
         self.published: dict[str, str] = {}
@@ -107,6 +110,7 @@ class Journal:
                     start = end
                 for (place,) in _OFFSET.iter_unpack(index):
                     if place:
+                        self._beat()
                         yield _outcome_at(records, place - 1)
 
     def close(self) -> None:
@@ -122,6 +126,7 @@ class Journal:
         end = 0
         with open(self.path, "rb") as file:
             for raw in file:
+                self._beat()
                 end += len(raw)
                 try:
                     record = json.loads(raw) if raw.endswith(b"\n") else None

@@ -14,21 +14,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-import redis
-
-from md5s3stash.cache import redis_caches
 from md5s3stash.errors import SourceRefused, SourceUnreadable
 from md5s3stash.fetch import Fetcher
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase
-from md5s3stash.stash import Caches, Stasher
+from md5s3stash.stash import Stasher
 from md5s3stash_daemon.disk import DiskFloor
 from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.health import Pulse, ThreadPulse
 from md5s3stash_daemon.ledger import Ledger
+from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.politeness import Politeness
 from md5s3stash_daemon.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_list import is_url_list
 from md5s3stash_daemon.url_progress import PROGRESS, Journal, journal_path, remove_orphans
 from md5s3stash_daemon.url_report import DONE, finish
@@ -57,10 +57,13 @@ class UrlLists:
         ledger: Ledger,
         gate: Gate,
         stashers: Sequence[Stasher],
+        caches: UrlCaches,
         settings: UrlSettings,
         spool_settings: SpoolSettings,
         delays: RetryPolicy,
         stopping: threading.Event,
+        metrics: Metrics,
+        pulse: Pulse,
     ) -> None:
         """Makes the directories that lists need, in a spool that is locked. Raises OSError."""
         for state in (PROGRESS, DONE):
@@ -69,8 +72,9 @@ class UrlLists:
         stop = Stop(stopping, spool_settings.stop_seconds)
         politeness = Politeness(settings.per_host, settings.host_delay_seconds)
         self._spool = spool
-        self._delays = delays
         self._stop = stop
+        self._metrics = metrics
+        self._pulse = pulse
         self._waiting: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._max_threads = settings.lists
@@ -80,15 +84,21 @@ class UrlLists:
             spool=spool,
             ledger=ledger,
             gate=gate,
-            worker=LineWorker(stashers, gate, politeness, spool_settings.max_delay_seconds, stop),
+            worker=LineWorker(stashers, gate, politeness, delays, stop, metrics),
+            caches=caches,
             politeness=politeness,
             disk=DiskFloor((str(spool.directory), tempfile.gettempdir()), spool_settings.min_free_bytes),
             downloads=ThreadPoolExecutor(settings.jobs, thread_name_prefix="download"),
             jobs=settings.jobs,
             attempts=settings.attempts,
-            delays=delays,
             stop=stop,
+            metrics=metrics,
         )
+
+    def apply(self, delays: RetryPolicy, stop_seconds: float) -> None:
+        """Goes on with these."""
+        self._parts.worker.delays = delays
+        self._stop.seconds = stop_seconds
 
     def hand_over(self, entry: Entry) -> bool:
         """Takes a claimed entry where it is a list; False leaves it to the caller. Raises SourceUnreadable."""
@@ -120,26 +130,30 @@ class UrlLists:
                 thread.start()
 
     def _serve(self) -> None:
+        pulse = ThreadPulse(self._pulse, threading.current_thread().name)
         while not self._stop.event.is_set():
             try:
                 entry = self._waiting.get(timeout=_TICK_SECONDS)
             except queue.Empty:
                 continue
+            pulse.beat()
             try:
-                self._run(entry)
+                self._run(entry, pulse)
             except FileNotFoundError as error:
                 log.warning("list is gone name=%r error=%r", entry.name, str(error))
             except Exception as error:
                 # The disk, or ours to mend. The journal stays, so nothing is done twice.
                 log.exception("list put off name=%r", entry.name)
                 self._defer(entry, str(error))
+            finally:
+                pulse.end()
 
-    def _run(self, entry: Entry) -> None:
+    def _run(self, entry: Entry, pulse: ThreadPulse) -> None:
         with _open(entry.path) as file:
-            journal = Journal(journal_path(self._spool, entry))
+            journal = Journal(journal_path(self._spool, entry), pulse.beat)
             try:
                 log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
-                run = ListRun(self._parts, entry, journal)
+                run = ListRun(self._parts, entry, journal, pulse)
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
                 if complete:
@@ -152,27 +166,17 @@ class UrlLists:
         log.info("list finished name=%r stashed=%d failed=%d", entry.name, stashed, failed)
 
     def _defer(self, entry: Entry, reason: str) -> None:
-        delay = self._delays.delay_seconds(entry.attempts + 1, random.random())
+        delay = self._parts.worker.delays.delay_seconds(entry.attempts + 1, random.random())
         log.warning("deferred name=%r seconds=%.0f reason=%r", entry.name, delay, reason)
-        until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._stop.event)
+        if until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._stop.event):
+            self._metrics.deferred()
 
 
 def url_stashers(
-    bases: Sequence[BucketBase],
-    store: ObjectStore,
-    fetcher: Fetcher,
-    client: redis.Redis,
-    prefix: str,
-    images_only: bool,
+    bases: Sequence[BucketBase], store: ObjectStore, fetcher: Fetcher, caches: UrlCaches, images_only: bool
 ) -> list[Stasher]:
-    """What stashes URLs: with caches, so that an origin which says that nothing has changed sends nothing.
-
-    The first base has the caches that the ledger and the command line know. Each other base has its own: an entry
-    tells where *one* copy lies, so with shared ones they would overwrite each other's, and no 304 would ever help.
-    """
+    """What stashes URLs: with caches, so that an origin which says that nothing has changed sends nothing."""
     accept = refuse_all_but_images if images_only else None
-    prefixes = [prefix, *(f"{prefix}:copy:{base.scheme.value}:{base.base}" for base in bases[1:])]
-    caches = [Caches(*redis_caches(client, each)) for each in prefixes]
     return [
         Stasher(base, store, fetcher, its_caches, retry=NO_RETRY, accept=accept)
         for base, its_caches in zip(bases, caches, strict=True)

@@ -8,6 +8,7 @@ list (but for one byte a line, see `LineStates`). Downloads run in a pool that a
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import queue
@@ -34,9 +35,12 @@ from md5s3stash.stash import Outcome as HowStored
 from md5s3stash.stash import Stasher
 from md5s3stash_daemon.disk import DiskFloor
 from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.politeness import Politeness
 from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_commit import LineCommitter, line_queue_id
 from md5s3stash_daemon.url_list import Line, read_lines
 from md5s3stash_daemon.url_progress import Journal, LineStates
@@ -47,7 +51,10 @@ log = logging.getLogger(__name__)
 # Lines that are read ahead, so that those of one host do not keep the others from their turn.
 WINDOW_LINES = 2048
 
-# Of these, what a host may hold that has asked to be left alone; the rest of its lines waits for the next sweep.
+# Lines whose cache entries are asked for together.
+READ_AHEAD_LINES = 256
+
+# Of WINDOW_LINES, what a host may hold that has asked to be left alone; the rest of its lines waits for the next sweep.
 PAUSED_HOST_LINES = 64
 
 # Between two looks at what no event announces: the end of the daemon, a request of another list.
@@ -72,7 +79,7 @@ class Stop:
 
     def __init__(self, stopping: threading.Event, seconds: float) -> None:
         self.event = stopping
-        self._seconds = seconds
+        self.seconds = seconds
         self._deadline = math.inf
         self._lock = threading.Lock()
 
@@ -82,7 +89,7 @@ class Stop:
             return math.inf
         with self._lock:
             if self._deadline == math.inf:
-                self._deadline = time.monotonic() + self._seconds
+                self._deadline = time.monotonic() + self.seconds
             return self._deadline - time.monotonic()
 
     def check(self, _count: int = 0) -> None:
@@ -92,21 +99,23 @@ class Stop:
 
 
 class LineWorker:
-    """Stashes the content of one URL; safe to share between threads."""
+    """Stashes the content of one URL; safe to share between threads. `delays` may be replaced at any time."""
 
     def __init__(
         self,
         stashers: Sequence[Stasher],
         gate: Gate,
         politeness: Politeness,
-        max_pause_seconds: float,
+        delays: RetryPolicy,
         stop: Stop,
+        metrics: Metrics,
     ) -> None:
+        self.delays = delays
         self._stashers = stashers
         self._gate = gate
         self._politeness = politeness
-        self._max_pause_seconds = max_pause_seconds
         self._stop = stop
+        self._metrics = metrics
 
     def handle(self, line: Line, queue_id: str) -> Outcome | Again | None:
         """None where the daemon stops first."""
@@ -114,6 +123,7 @@ class LineWorker:
             try:
                 return self._stash(line, queue_id)
             except (StoreUnavailable, StoreRefused) as error:
+                self._metrics.service_error(S3)
                 # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy, for
                 # which the line waits as a file does.
                 if not self._gate.is_down(S3):
@@ -141,7 +151,7 @@ class LineWorker:
         if not error.retryable:
             return Outcome(queue_id, line.url, error=type(error).__name__, reason=str(error))
         if isinstance(error, SourceUnavailable) and error.retry_after_seconds:
-            self._politeness.pause(line.host, min(error.retry_after_seconds, self._max_pause_seconds))
+            self._politeness.pause(line.host, min(error.retry_after_seconds, self.delays.max_delay_seconds))
         return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))
 
 
@@ -183,27 +193,31 @@ class ListParts:
     ledger: Ledger
     gate: Gate
     worker: LineWorker
+    caches: UrlCaches
     politeness: Politeness
     disk: DiskFloor
     downloads: ThreadPoolExecutor
     jobs: int
     attempts: int
-    delays: RetryPolicy
     stop: Stop
+    metrics: Metrics
 
 
 class ListRun:
     """One list, from the first line without an outcome to the report."""
 
-    def __init__(self, parts: ListParts, entry: Entry, journal: Journal) -> None:
+    def __init__(self, parts: ListParts, entry: Entry, journal: Journal, pulse: ThreadPulse) -> None:
         self._parts = parts
+        self._pulse = pulse
         self._entry = entry
         self._journal = journal
         self._states = journal.states
         self._pending = _Pending()
         self.in_flight = 0
         self._results: queue.SimpleQueue[tuple[Line, Outcome | Again | None]] = queue.SimpleQueue()
-        self._committer = LineCommitter(parts.ledger, parts.gate, journal, entry, parts.stop.event)
+        self._committer = LineCommitter(
+            parts.ledger, parts.gate, parts.caches, journal, entry, parts.stop.event, pulse.of_helper("committer")
+        )
         self._left = 0
         self._most_attempts = 0
         self._stalled = False
@@ -215,7 +229,8 @@ class ListRun:
         try:
             complete = self._sweep_until_done(file)
         finally:
-            recorded = self._committer.finish()
+            with self._pulse.resting():
+                recorded = self._committer.finish()
         return complete and recorded
 
     def _sweep_until_done(self, file: BinaryIO) -> bool:
@@ -233,12 +248,12 @@ class ListRun:
         self._left = self._most_attempts = 0
         self._stalled = False
         file.seek(0)
-        for line in read_lines(file):
-            if self._stopping():
-                break
-            if self._states[line.number] == LineStates.DONE:
-                continue
-            self._give_turn(line)
+        lines = read_lines(file)
+        while (group := list(itertools.islice(lines, READ_AHEAD_LINES))) and not self._stopping():
+            self._pulse.beat()
+            open_lines = [line for line in group if self._states[line.number] != LineStates.DONE]
+            self._parts.caches.read_ahead([line.url for line in open_lines if not line.fault])
+            self._give_turns(open_lines)
             while self._pending.count >= WINDOW_LINES and not self._stopping():
                 self._work()
         while self.in_flight or (self._pending.count and not self._stopping()):
@@ -247,16 +262,19 @@ class ListRun:
             self._work()
         self._stalls = self._stalls + 1 if self._stalled else 0
 
-    def _give_turn(self, line: Line) -> None:
-        if line.fault:
-            self._settle(line, Outcome(self._queue_id(line), line.url, error="SourceRefused", reason=line.fault))
-        elif self._parts.politeness.is_paused(line.host) and self._pending.of_host(line.host) >= PAUSED_HOST_LINES:
-            self._left += 1
-        else:
-            self._pending.add(line)
+    def _give_turns(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            if line.fault:
+                self._settle(line, Outcome(self._queue_id(line), line.url, error="SourceRefused", reason=line.fault))
+            elif self._parts.politeness.is_paused(line.host) and self._pending.of_host(line.host) >= PAUSED_HOST_LINES:
+                self._left += 1
+            else:
+                self._pending.add(line)
 
     def _work(self) -> None:
         """Starts what may start, and takes what has come back, waiting for it a little."""
+        # However long the origins take: they have their own time limits.
+        self._pulse.beat()
         wait_seconds = self._start_downloads()
         try:
             self._take(*self._results.get(timeout=max(0.001, min(wait_seconds, TICK_SECONDS))))
@@ -302,6 +320,7 @@ class ListRun:
             self._settle(line, Outcome(self._queue_id(line), line.url, error=again.error, reason=reason))
             return
         log.info("put off url=%r attempts=%d reason=%r", printable_url(line.url), attempts, again.reason)
+        self._parts.metrics.deferred()
         self._states[line.number] = attempts
         self._left += 1
         self._most_attempts = max(self._most_attempts, attempts)
@@ -309,13 +328,16 @@ class ListRun:
 
     def _settle(self, line: Line, outcome: Outcome) -> None:
         self._states[line.number] = LineStates.DONE
-        self._committer.put(line.number, outcome)
+        # Where the ledger is down this waits for it.
+        with self._pulse.resting():
+            self._committer.put(line.number, outcome)
 
     def _wait_between_sweeps(self) -> None:
         """Lines that only made room for others go on at once; failed ones wait, longer each time."""
         attempt = max(self._most_attempts, self._stalls)
         if attempt:
-            self._parts.stop.event.wait(self._parts.delays.delay_seconds(attempt, random.random()))
+            with self._pulse.resting():
+                self._parts.stop.event.wait(self._parts.worker.delays.delay_seconds(attempt, random.random()))
 
     def _queue_id(self, line: Line) -> str:
         return line_queue_id(self._entry, line.number)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 from watchdog.events import (
+    EVENT_TYPE_MOVED,
     DirCreatedEvent,
     DirMovedEvent,
     FileClosedEvent,
@@ -16,10 +17,13 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers.inotify import InotifyObserver
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyFullEmitter
+from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from md5s3stash_daemon.completion import Completed
+from md5s3stash_daemon.spool import is_partial
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +39,44 @@ class _Waker(FileSystemEventHandler):
         self._completed = completed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if not event.is_directory:
-            # For a rename it is the new name that is complete.
-            self._completed.add(os.fsdecode(event.dest_path or event.src_path))
+        # For a rename it is the new name that counts. Out of the directory, as each of our own claims is, it has none.
+        path = os.fsdecode(event.dest_path if event.event_type == EVENT_TYPE_MOVED else event.src_path)
+        if not path:
+            return
+        # Nobody will ask for a temporary name, so nobody would take it out again.
+        if not event.is_directory and not is_partial(os.path.basename(path)):
+            self._completed.add(path)
         self._wake.set()
+
+
+class Inotify(InotifyFD):
+    """watchdog answers an overflow of the kernel's queue by watching every folder anew. What was lost, and what came
+    before a new folder was watched, has no event: that the queue has overflowed must itself wake us.
+    """
+
+    def __init__(self, wake: threading.Event) -> None:
+        super().__init__()
+        self._wake = wake
+
+    def handle_event(self, event: InotifyEvent) -> None:
+        super().handle_event(event)
+        if event.is_queue_overflow:
+            self._wake.set()
+
+
+class _Observer(BaseObserver):
+    """watchdog's InotifyObserver, but for the class of its descriptor. Raises OSError where there is none left."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        self._inotify = Inotify(wake)
+        # Unpaired, a move inside arrives as one from outside, which with full events means the same to us.
+        super().__init__(InotifyFullEmitter, inotify_fd=self._inotify)
+        self._inotify.start()
+
+    def on_thread_stop(self) -> None:
+        super().on_thread_stop()
+        self._inotify.stop()
+        self._inotify.join()
 
 
 @contextlib.contextmanager
@@ -47,14 +85,8 @@ def waking(directory: str, wake: threading.Event, completed: Completed) -> Itera
 
     Where the system cannot watch (no inotify instance left, say) the rescans have to do, and the log says so.
     """
-    # watchdog holds back what follows a file's move out of the directory for half a second, in case it moved within.
-    # Each of our own claims is such a move, so every second drop would be seen half a second late. Unpaired, a move
-    # inside arrives as one from outside, which with full events means the same to us.
-    InotifyMoveEventGrouper.delay = 0.0
-    observer = InotifyObserver(generate_full_events=True)
-    observer.schedule(_Waker(wake, completed), directory, recursive=True, event_filter=_EVENTS)
     try:
-        observer.start()
+        observer = _started(directory, wake, completed)
     except OSError as error:
         log.warning("cannot watch directory=%s: %s; files are found on rescans only", directory, error)
         yield
@@ -64,3 +96,17 @@ def waking(directory: str, wake: threading.Event, completed: Completed) -> Itera
     finally:
         observer.stop()
         observer.join()
+
+
+def _started(directory: str, wake: threading.Event, completed: Completed) -> BaseObserver:
+    # watchdog holds back what follows a file's move out of the directory for half a second, in case it moved within.
+    # Each of our own claims is such a move, so every second drop would be seen half a second late.
+    InotifyMoveEventGrouper.delay = 0.0
+    observer = _Observer(wake)
+    observer.schedule(_Waker(wake, completed), directory, recursive=True, event_filter=_EVENTS)
+    try:
+        observer.start()
+    except OSError:
+        observer.on_thread_stop()
+        raise
+    return observer

@@ -19,7 +19,7 @@ from md5s3stash.stash import Stasher
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.ledger import Outcome
 from md5s3stash_daemon.metrics import Metrics
-from md5s3stash_daemon.spool import Entry, Spool, refusal
+from md5s3stash_daemon.spool import Entry, Spool, due_after, refusal
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Worker:
             delay,
             reason,
         )
-        if until_it_works(lambda: self._spool.defer(entry, self._clock() + delay), self._stopping):
+        if until_it_works(lambda: self._spool.defer(entry, due_after(self._clock(), delay)), self._stopping):
             self._metrics.deferred()
 
 

@@ -418,6 +418,13 @@ def test_store_that_falls_silent_is_given_up(way: str, method: str, server: Dige
     assert time.monotonic() - started < 5
 
 
+def test_answer_whose_headers_are_cut_off_is_none(server: DigestS3, session: boto3.Session) -> None:
+    server.always("PUT", RawReply([b"HTTP/1.1 200 OK\r\nETag: "]))
+
+    with pytest.raises(StoreUnavailable, match="cut off"):
+        put(connect(server.endpoint, session), content_of(b"x"))
+
+
 def test_store_that_answers_by_drips_is_given_up(server: DigestS3, session: boto3.Session) -> None:
     def drips() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\n"

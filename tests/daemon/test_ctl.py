@@ -291,6 +291,24 @@ def test_retry_makes_a_deferred_file_due_and_keeps_its_attempts(site: Site, spoo
         wait_until(lambda: "a/later" in site.names(), "stashed")
 
 
+@pytest.mark.parametrize("command", ["retry", "release"])
+def test_a_running_daemon_takes_what_is_due_now_without_waiting_for_its_rescan(
+    site: Site, spool: Spool, command: str
+) -> None:
+    entry = deferred(spool, "later")
+    if command == "release":
+        assert spool.hold(entry) is not None
+    with Daemon(site, {"MD5S3STASH_SPOOL_RESCAN_SECONDS": "3600"}) as daemon:
+        daemon.wait_until_started()
+        site.drop("first", b"first")
+        wait_until(lambda: "first" in site.names(), "at work")
+
+        assert run(site, command, "--all").returncode == 0
+
+        wait_until(lambda: "later" in site.names(), "stashed")
+    assert site.files() == []
+
+
 def test_retry_of_a_dropped_file_that_is_named_like_a_report(site: Site, spool: Spool) -> None:
     failed(spool, "x.error.json")
     failed(spool, "x")

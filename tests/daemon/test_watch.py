@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
+from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD, WatchDescriptor
 
+from md5s3stash_daemon.completion import Completed
 from md5s3stash_daemon.filesystem import by_inotify, filesystem_of, filesystem_type
+from md5s3stash_daemon.watch import Inotify, waking
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until
 
@@ -81,3 +86,68 @@ def test_a_daemon_stashes_however_it_watches(
             site.drop(f"folder/x{number}", b"x")
             wait_until(lambda number=number: f"folder/x{number}" in site.names(), "stashed")  # type: ignore[misc]
         assert inotify_instances(daemon.process.pid) == instances
+
+
+def test_an_overflow_wakes_the_daemon_by_itself() -> None:
+    wake = threading.Event()
+    inotify = Inotify(wake)
+    inotify.start()
+    try:
+        inotify.handle_event(InotifyEvent(WatchDescriptor(-1), InotifyConstants.IN_Q_OVERFLOW, 0, b""))
+        assert wake.is_set()
+    finally:
+        inotify.stop()
+        inotify.join()
+
+
+@pytest.mark.parametrize("call", ["_create_inotify_fd", "add_callback"])
+def test_where_inotify_has_nothing_left_the_rescans_have_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(InotifyFD, call, staticmethod(refuse))
+    before = threading.active_count()
+
+    with waking(str(tmp_path), threading.Event(), Completed()):
+        assert "files are found on rescans only" in caplog.text
+
+    assert threading.active_count() == before
+
+
+def test_temporary_names_are_not_remembered_as_complete(tmp_path: Path) -> None:
+    completed, wake = Completed(), threading.Event()
+    with waking(str(tmp_path), wake, completed):
+        (tmp_path / ".scan.tif.Xk3v9Q").write_bytes(b"x")
+        (tmp_path / ".scan.tif.Xk3v9Q").rename(tmp_path / "scan.tif")
+        wait_until(wake.is_set, "noticed")
+        wait_until(lambda: len(completed) == 1, "remembered")
+    assert completed.discard(str(tmp_path / "scan.tif"), (tmp_path / "scan.tif").lstat())
+
+
+def test_a_claim_is_not_taken_for_a_complete_file(tmp_path: Path) -> None:
+    completed, wake = Completed(), threading.Event()
+    (tmp_path / "incoming").mkdir()
+    file, other = tmp_path / "incoming" / "x", tmp_path / "incoming" / "y"
+    file.write_bytes(b"x")
+    with waking(str(file.parent), wake, completed):
+        file.rename(tmp_path / "claimed")
+        # Events come in order.
+        other.write_bytes(b"y")
+        wait_until(wake.is_set, "noticed")
+        wait_until(lambda: len(completed) == 1, "the other remembered")
+    assert completed.discard(str(other), other.lstat())
+
+
+def test_what_is_written_where_a_complete_file_stood_is_not_complete(tmp_path: Path) -> None:
+    completed = Completed()
+    path = tmp_path / "x"
+    path.write_bytes(b"first")
+    completed.add(str(path))
+    path.rename(tmp_path / "claimed")
+    completed.add(str(path))
+
+    path.write_bytes(b"first")
+
+    assert not completed.discard(str(path), path.lstat())

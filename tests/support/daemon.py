@@ -15,10 +15,9 @@ from typing import Any, Self
 
 import redis
 
-from tests.support.servers import wait_until
+from tests.support.servers import REPOSITORY, wait_until
 from tests.support.stores import Keys, new_bucket, plain_client
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 IMPORT_PATH = ":".join(str(REPOSITORY / folder) for folder in ("", "daemon"))
 
 # Quick tries and probes: what is tested is that they come, not how long one waits in production.

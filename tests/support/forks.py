@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.daemon import IMPORT_PATH, REPOSITORY, Site
+from tests.support.daemon import IMPORT_PATH, Site
+from tests.support.servers import REPOSITORY
 
 STATUS_KILLED = -9
 

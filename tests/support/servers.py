@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
@@ -118,6 +119,15 @@ def rclone_s3(directory: Path, port: int | None = None, keys: tuple[str, str] | 
     }
     with running(command, port, directory / "rclone.log", environment):
         yield server
+
+
+@contextlib.contextmanager
+def put_sink(directory: Path) -> Iterator[str]:
+    """bench/put_sink.py, which is fast, checks Content-MD5 and keeps digests alone; yields its endpoint URL."""
+    port = free_port()
+    command: list[str | Path] = [sys.executable, REPOSITORY / "bench/put_sink.py", "--port", str(port)]
+    with running(command, port, directory / "sink.log"):
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ pilbox 1.3.4 pins tornado 5.1.0 and Pillow 5.2.0; see docs/decisions/0002-pilbox
 
 from __future__ import annotations
 
-import io
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import PIL.Image
 import tornado.web
@@ -19,10 +20,9 @@ if not hasattr(PIL.Image, "ANTIALIAS"):
 if TYPE_CHECKING:
     # The part of pilbox that we stand on, as far as we use it.
     class PilboxError(tornado.web.HTTPError):
+        def __init__(self, log_message: str) -> None: ...
         @staticmethod
         def get_code() -> int: ...
-
-    class ImageFormatError(PilboxError): ...
 
     class PilboxApplication(tornado.web.Application):
         def __init__(self, **settings: Any) -> None: ...
@@ -31,24 +31,25 @@ if TYPE_CHECKING:
     class ImageHandler(tornado.web.RequestHandler):
         def validate_request(self) -> None: ...
 
-    class Image:
-        img: PIL.Image.Image
+    class RectangleError(PilboxError): ...
 
-        def __init__(self, stream: io.BytesIO) -> None: ...
-        def region(self, rect: list[str]) -> Image: ...
-        def resize(self, width: int, height: int, **options: str | None) -> Image: ...
-        def rotate(self, deg: str, **options: str | None) -> Image: ...
-        def save(self, **options: str | None) -> io.BytesIO: ...
+    class ImageSaveError(PilboxError): ...
+
+    class Image:
         @staticmethod
         def validate_options(options: dict[str, str]) -> None: ...
+        @staticmethod
+        def _normalize_options(options: Mapping[str, str]) -> dict[str, Any]: ...
+
+    def color_hex_to_dec_tuple(color: str) -> tuple[int, ...]: ...
 
     version: str
 else:
     try:
         from pilbox import version
         from pilbox.app import ImageHandler, PilboxApplication
-        from pilbox.errors import ImageFormatError, PilboxError
-        from pilbox.image import Image
+        from pilbox.errors import ImageSaveError, PilboxError, RectangleError
+        from pilbox.image import Image, color_hex_to_dec_tuple
     except ModuleNotFoundError as error:
         if error.name != "pilbox":
             raise
@@ -60,24 +61,54 @@ else:
         )
         raise SystemExit(2) from None
 
-MIME_TYPES = {
-    "GIF": "image/gif",
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "TIFF": "image/tiff",
-    "WEBP": "image/webp",
-}
-"""The MIME type of each format that pilbox reads and writes, by Pillow's name of it."""
-
 RENDERER = f"pilbox {version}, Pillow {PIL.__version__}"
 """What draws, for the ETag: another version of either may give other bytes."""
 
 __all__ = [
-    "MIME_TYPES",
     "RENDERER",
+    "DrawOptions",
     "Image",
-    "ImageFormatError",
     "ImageHandler",
+    "ImageSaveError",
     "PilboxApplication",
     "PilboxError",
+    "RectangleError",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class DrawOptions:
+    """pilbox's options of drawing, with its defaults and its reading of their values."""
+
+    resampling: PIL.Image.Resampling
+    position: tuple[float, float] | None
+    """Fractions of what a crop cuts away at the left and the top; None: look for faces."""
+    background: tuple[int, int, int, int]
+    """Red, green, blue, alpha."""
+    retain_percent: float
+    format: str | None
+    """Pillow's name; None: the original's."""
+    quality: int | None
+    """None: the original's, pilbox's `keep`."""
+    optimize: bool
+    progressive: bool
+    preserve_exif: bool
+    expand: bool
+
+    @classmethod
+    def of(cls, options: Mapping[str, str]) -> Self:
+        """The values of options that passed `Image.validate_options`."""
+        values = Image._normalize_options(options)
+        colour = color_hex_to_dec_tuple(values["background"])
+        return cls(
+            resampling=PIL.Image.Resampling(values["pil"]["filter"]),
+            position=values["pil"]["position"],
+            background=(colour[0], colour[1], colour[2], colour[3] if len(colour) == 4 else 255),
+            retain_percent=float(values["retain"]),
+            format=values["pil"]["format"],
+            quality=None if values["quality"] == "keep" else int(values["quality"]),
+            optimize=bool(int(values["optimize"])),
+            progressive=bool(int(values["progressive"])),
+            preserve_exif=bool(int(values["preserve_exif"])),
+            expand=bool(int(values["expand"])),
+        )

@@ -1,22 +1,24 @@
-"""Bytes of an original + request -> bytes of the thumbnail. Runs in a worker process; knows no network and no server.
+"""An original + request -> bytes of the thumbnail. Runs in a worker process; knows no network and no server.
 
 Whatever is wrong with the picture comes out as NotAnImage, TooManyPixels or one of pilbox's own errors.
 """
 
 from __future__ import annotations
 
-import io
 import warnings
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import PIL.Image
 
-from md5s3stash_thumbnailer._pilbox import MIME_TYPES, Image, PilboxError
+from md5s3stash_thumbnailer import geometry, output
+from md5s3stash_thumbnailer._pilbox import DrawOptions, PilboxError, RectangleError
+from md5s3stash_thumbnailer.colour import to_srgb
+from md5s3stash_thumbnailer.decode import MIME_TYPES, Original, resample
 from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError, TooManyPixels
+from md5s3stash_thumbnailer.faces import PREVIEW_PX, position_of_faces
+from md5s3stash_thumbnailer.geometry import Cut, Point, Size
 from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
-
-# Of the formats that pilbox reads; it would hand the default quality to the TIFF encoder, which refuses it.
-_SHOWN_AS = {"TIFF": "jpeg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,86 +37,129 @@ class Thumbnail:
     body: bytes
 
 
-def limit_pillow(limits: RenderLimits) -> None:
+def prepare_process(limits: RenderLimits) -> None:
     """Makes Pillow refuse larger originals by itself, for the whole process, as soon as it has read their header.
 
     Pillow asks this for every frame and every embedded picture, which a check of ours after opening would miss.
     """
     PIL.Image.MAX_IMAGE_PIXELS = limits.max_original_pixels
-    # Up to twice the limit Pillow only warns.
-    warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
 
 
-def render(original: bytes, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
-    """The thumbnail that the request asks for. Raises ThumbnailError or PilboxError."""
-    try:
-        return _render(original, request, limits)
-    except (PilboxError, ThumbnailError):
-        raise
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError) as error:
-        raise TooManyPixels(f"Too many pixels: {error}") from error
-    except Exception as error:
-        # The request was checked before; what is left is the picture. On broken data Pillow's readers raise nearly
-        # every class there is: OSError, SyntaxError, ValueError, struct.error, IndexError, TypeError, ...
-        raise NotAnImage(f"File cannot be read as an image: {type(error).__name__}: {error}") from error
+def render(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
+    """The thumbnail that the request asks for, of a seekable file. Raises ThumbnailError or PilboxError."""
+    with warnings.catch_warnings():
+        # About metadata mostly. Up to twice its limit Pillow only warns, and that one is meant.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        try:
+            return _render(original, request, limits)
+        except (PilboxError, ThumbnailError):
+            raise
+        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError) as error:
+            raise TooManyPixels(f"Too many pixels: {error}") from error
+        except Exception as error:
+            # The request was checked before; what is left is the picture. On broken data Pillow's readers raise nearly
+            # every class there is: OSError, SyntaxError, ValueError, struct.error, IndexError, TypeError, ...
+            raise NotAnImage(f"File cannot be read as an image: {type(error).__name__}: {error}") from error
 
 
-def _render(original: bytes, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
-    image = Image(io.BytesIO(original))
-    original_format = image.img.format or ""
+def _render(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
+    original = Original(file, limits.max_original_pixels)
     if "noop" in request.operations:
-        return Thumbnail(MIME_TYPES[original_format], original)
+        file.seek(0)
+        return Thumbnail(MIME_TYPES[original.format], file.read())
+    options = DrawOptions.of(dict(request.options))
+    image_format = output.output_format(options, original.format)
+    drawing = _Drawing(original, options, image_format)
     for operation in request.operations:
         if operation == "resize":
-            _resize(image, request, limits)
+            drawing.resize(request, limits)
         elif operation == "rotate":
-            image.rotate(request.option("degree") or "", expand=request.option("expand"))
+            drawing.rotate(request.option("degree") or "")
         elif operation == "region":
-            image.region((request.option("rectangle") or "").split(","))
-    body = image.save(
-        format=_output_format(request, original_format),
-        optimize=request.option("optimize"),
-        quality=_quality(request, original_format),
-        progressive=request.option("progressive"),
-        background=request.option("background"),
-        preserve_exif=request.option("preserve_exif"),
-    ).getvalue()
-    return Thumbnail(MIME_TYPES[image.img.format or ""], body)
+            drawing.select(request.option("rectangle") or "")
+    return Thumbnail(MIME_TYPES[image_format], output.encode(drawing.finished(), original, options, image_format))
 
 
-def _resize(image: Image, request: ThumbnailRequest, limits: RenderLimits) -> None:
-    width, height = thumbnail_size(image.img.size, request)
-    # clip never enlarges, so there a derived side beyond all bounds is one that does not limit.
-    if request.mode != "clip" and width * height > limits.max_thumbnail_pixels:
-        raise TooManyPixels(
-            f"Too many pixels: in the proportions of the original the thumbnail would be {width}x{height}"
-        )
-    image.resize(
-        width,
-        height,
-        mode=request.mode,
-        filter=request.option("filter"),
-        background=request.option("background"),
-        position=_position(request),
-        retain=request.option("retain"),
-    )
+class _Drawing:
+    """What the operations have made of the original so far. The first one decides how much of it is decoded."""
+
+    def __init__(self, original: Original, options: DrawOptions, image_format: str) -> None:
+        self._original = original
+        self._options = options
+        self._format = image_format
+        self._image: PIL.Image.Image | None = None
+        # Once is enough: a background that is half transparent would grow stronger.
+        self._has_background = False
+
+    @property
+    def size(self) -> Size:
+        return self._image.size if self._image else self._original.size
+
+    def resize(self, request: ThumbnailRequest, limits: RenderLimits) -> None:
+        size = thumbnail_size(self.size, request)
+        mode = request.mode
+        # clip never enlarges, so there a derived side beyond all bounds is one that does not limit.
+        if mode != "clip" and size[0] * size[1] > limits.max_thumbnail_pixels:
+            raise TooManyPixels(
+                f"Too many pixels: in the proportions of the original the thumbnail would be {size[0]}x{size[1]}"
+            )
+        if mode == "adapt":
+            mode = geometry.adapted_mode(self.size, size, self._options.retain_percent)
+        if mode == "crop":
+            self._cut(geometry.crop(self.size, size, self._position(geometry.crop(self.size, size))))
+        elif mode == "scale":
+            self._cut(geometry.scale(self.size, size))
+        else:
+            self._cut(geometry.clip(self.size, size))
+        if mode == "fill":
+            self._lay_on_background(size)
+
+    def rotate(self, degrees_clockwise: str) -> None:
+        # pilbox's `auto` turns by the EXIF orientation; that is done.
+        if degrees_clockwise != "auto":
+            self._image = _rotated(self._everything(), int(degrees_clockwise), self._options.expand)
+
+    def select(self, rectangle: str) -> None:
+        left, top, width, height = (int(number) for number in rectangle.split(","))
+        if left + width > self.size[0] or top + height > self.size[1]:
+            raise RectangleError("Region out-of-bounds")
+        self._cut(geometry.area(left, top, width, height))
+
+    def finished(self) -> PIL.Image.Image:
+        if not self._has_background:
+            self._lay_on_background(self.size)
+        return self._everything()
+
+    def _lay_on_background(self, size: Size) -> None:
+        self._image = output.compose(self._everything(), size, self._options, self._format)
+        self._has_background = True
+
+    def _everything(self) -> PIL.Image.Image:
+        return self._image or self._cut(geometry.whole(self.size))
+
+    def _cut(self, cut: Cut) -> PIL.Image.Image:
+        self._image = self._drawn(cut, self._options.resampling)
+        return self._image
+
+    def _drawn(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
+        if self._image:
+            return resample(self._image, cut, resampling)
+        return to_srgb(self._original.cut(cut, resampling), self._original.image)
+
+    def _position(self, cut: Cut) -> Point:
+        """What the options say, or where the faces are in a small view of everything."""
+        if self._options.position is not None:
+            return self._options.position
+        preview = geometry.clip(self.size, (PREVIEW_PX, PREVIEW_PX))
+        if self._image is None:
+            # One decoding serves the search and the thumbnail after it.
+            self._original.decode(min(cut.reduction, preview.reduction))
+        return position_of_faces(self._drawn(preview, PIL.Image.Resampling.BILINEAR))
 
 
-def _position(request: ThumbnailRequest) -> str | None:
-    position = request.option("position")
-    # There is no face detector yet: what is done where none is found is done everywhere. pilbox without OpenCV 1 fails.
-    return "center" if position == "face" else position
-
-
-def _output_format(request: ThumbnailRequest, original_format: str) -> str:
-    """What was asked for; else the original's own format, or JPEG where browsers do not show that."""
-    return request.option("format") or _SHOWN_AS.get(original_format, original_format.lower())
-
-
-def _quality(request: ThumbnailRequest, original_format: str) -> str | None:
-    quality = request.option("quality")
-    output_format = _output_format(request, original_format)
-    # Only a JPEG has a quality that another JPEG can keep; pilbox hands the word to every encoder.
-    if quality == "keep" and not (original_format == "JPEG" and output_format in ("jpeg", "jpg")):
-        return None
-    return quality
+def _rotated(image: PIL.Image.Image, degrees_clockwise: int, expand: bool) -> PIL.Image.Image:
+    if degrees_clockwise % 90 == 0:
+        # pilbox turns by right angles without cutting off, whatever `expand` says.
+        return image.rotate(-degrees_clockwise, expand=True)
+    return image.rotate(-degrees_clockwise, PIL.Image.Resampling.BICUBIC, expand)

@@ -8,6 +8,7 @@ server, however that one ended.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import multiprocessing
 import queue
@@ -19,7 +20,7 @@ from multiprocessing.context import SpawnProcess
 
 from md5s3stash_thumbnailer._pilbox import PilboxError
 from md5s3stash_thumbnailer.errors import RenderTimedOut, ThumbnailError, WorkerDied
-from md5s3stash_thumbnailer.render import RenderLimits, Thumbnail, limit_pillow, render
+from md5s3stash_thumbnailer.render import RenderLimits, Thumbnail, prepare_process, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def _work(pipe: Connection, limits: RenderLimits) -> None:
     # A signal to the whole group or unit stops the server, which lets us finish and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    limit_pillow(limits)
+    prepare_process(limits)
     # The other end closes when the server stops, or when it is no more.
     with suppress(EOFError, ConnectionError):
         pipe.send("ready")
@@ -138,6 +139,6 @@ def _work(pipe: Connection, limits: RenderLimits) -> None:
 
 def _answer(original: bytes, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail | Exception:
     try:
-        return render(original, request, limits)
+        return render(io.BytesIO(original), request, limits)
     except (PilboxError, ThumbnailError) as error:
         return error

@@ -1,0 +1,208 @@
+"""Many files at once: each is stashed, in bounded memory, and each costs the same however many wait."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from md5s3stash.retry import RetryPolicy
+from md5s3stash_daemon.completion import Completed
+from md5s3stash_daemon.intake import Intake
+from md5s3stash_daemon.spool import Spool, due_after
+from tests.support import servers
+from tests.support.daemon import Daemon, Site
+from tests.support.servers import wait_until
+
+# `make million` sets more.
+BURST_FILES = int(os.environ.get("BURST_FILES", "50000"))
+# Far beyond what it takes, on a machine that is busy with other tests.
+BURST_SECONDS = 60 + BURST_FILES / 100
+
+MAX_MEMORY_MIB = 150
+
+MAX_QUEUED_EVENTS = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_server: str) -> Iterator[Site]:
+    with servers.put_sink(tmp_path) as endpoint:
+        yield Site(tmp_path, redis_server, endpoint)
+
+
+def content(name: str) -> bytes:
+    return f"{name:>40}".encode()
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def drop_all(folder: Path, first: int, count: int) -> None:
+    """Written in place: nothing but the closing tells that a file is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        descriptor = os.open(folder / str(number), os.O_CREAT | os.O_WRONLY)
+        os.write(descriptor, content(str(number)))
+        os.close(descriptor)
+
+
+def wait_until_stashed(site: Site, count: int) -> None:
+    names, log = (f"{site.prefix}:{key}" for key in ("names", "log"))
+    wait_until(lambda: int(site.redis.hlen(names)) >= count, f"{count} recorded", BURST_SECONDS)
+    wait_until(lambda: site.files() == [], "all gone")
+    assert site.redis.xlen(log) == count, "each once"
+
+
+def assert_all_stashed(site: Site, expected: dict[str, bytes]) -> None:
+    digests = {name: md5(data) for name, data in expected.items()}
+    assert site.names() == digests
+    with urllib.request.urlopen(site.s3_endpoint + "/") as answer:
+        stored = dict(line.split() for line in answer.read().decode().splitlines())
+    del stored[f"/{site.bucket}"]
+    assert stored == {f"/{site.bucket}/{digest}": digest for digest in digests.values()}
+    assert site.files("failed") == []
+
+
+def peak_memory_mib(daemon: Daemon) -> float:
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.slow
+def test_a_burst_while_the_daemon_is_stopped_is_stashed_in_bounded_memory(site: Site) -> None:
+    drop_all(site.incoming, 0, BURST_FILES)
+
+    with Daemon(site) as daemon:
+        wait_until_stashed(site, BURST_FILES)
+        assert peak_memory_mib(daemon) < MAX_MEMORY_MIB
+
+    assert_all_stashed(site, {str(number): content(str(number)) for number in range(BURST_FILES)})
+
+
+@pytest.mark.slow
+def test_a_burst_that_overflows_inotify_is_stashed_without_the_timer(site: Site) -> None:
+    # Each file is two events, made and closed, so these are more than the kernel queues.
+    unread = MAX_QUEUED_EVENTS // 2 + 500
+    assert unread < BURST_FILES, "fs.inotify.max_queued_events is too large here to be overflown by this burst"
+    with Daemon(site, {"MD5S3STASH_SPOOL_RESCAN_SECONDS": "3600"}) as daemon:
+        # Stashed on its event, so the daemon watches.
+        daemon.wait_until_started()
+        site.drop("first", content("first"))
+        wait_until_stashed(site, 1)
+        daemon.process.send_signal(signal.SIGSTOP)
+        drop_all(site.incoming, 0, unread)
+        # This folder has no event of its own: the queue is full.
+        drop_all(site.incoming / "new", unread, 1)
+        daemon.process.send_signal(signal.SIGCONT)
+        drop_all(site.incoming, unread + 1, BURST_FILES - unread - 1)
+
+        wait_until_stashed(site, BURST_FILES + 1)
+
+        assert "queue overflowed" in daemon.output()
+        # The folder that inotify forgot to tell of is watched by now, or has been tidied away.
+        site.drop("new/afterwards", content("new/afterwards"))
+        wait_until(lambda: "new/afterwards" in site.names(), "noticed")
+        assert peak_memory_mib(daemon) < MAX_MEMORY_MIB
+
+    expected = {str(number): content(str(number)) for number in range(BURST_FILES) if number != unread}
+    expected |= {f"new/{unread}": content(str(unread))}
+    expected |= {name: content(name) for name in ("first", "new/afterwards")}
+    assert_all_stashed(site, expected)
+
+
+# What Python asks of the file system on the way of a file through the spool.
+CALLS = ("scandir", "lstat", "stat", "open", "close", "rename", "unlink", "mkdir", "rmdir", "listdir")
+
+
+class CountedDirectory:
+    """A directory that is being read; each name counts."""
+
+    def __init__(self, entries: Any, names: Counter[str]) -> None:
+        self._entries = entries
+        self._names = names
+
+    def __enter__(self) -> Iterator[os.DirEntry[str]]:
+        return self._read()
+
+    def __exit__(self, *_: object) -> None:
+        self._entries.close()
+
+    def _read(self) -> Iterator[os.DirEntry[str]]:
+        for entry in self._entries:
+            self._names["name"] += 1
+            yield entry
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    counted: Counter[str] = Counter()
+
+    def counting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted_call(*arguments: Any, **named: Any) -> Any:
+            counted[name] += 1
+            result = call(*arguments, **named)
+            return CountedDirectory(result, counted) if name == "scandir" else result
+
+        return counted_call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, counting(name, getattr(os, name)))
+    return counted
+
+
+def calls_for_first_batches(directory: Path, waiting: int, calls: Counter[str]) -> Counter[str]:
+    """What the first files of a pass cost, from their claim to their removal, while so many wait."""
+    spool = Spool(directory)
+    spool.create()
+    drop_all(directory / "incoming", 0, waiting)
+    intake = Intake(spool, Completed(), settle_seconds=0)
+    calls.clear()
+    intake.start_pass()
+    for _ in range(4):
+        for entry in intake.take(250):
+            spool.remove(entry)
+    return +calls
+
+
+def test_a_file_costs_the_same_however_many_wait(tmp_path: Path, calls: Counter[str]) -> None:
+    few = calls_for_first_batches(tmp_path / "few", 1_000, calls)
+    many = calls_for_first_batches(tmp_path / "many", 20_000, calls)
+
+    assert few["rename"] < 1_010
+    assert many == few
+    # No name is read twice: a pass goes on from batch to batch.
+    assert few["name"] == 1_000
+    assert few.total() < 8_000
+
+
+def test_files_that_are_put_off_together_share_a_few_boxes(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.create()
+    drop_all(tmp_path / "incoming", 0, 256)
+    delays = RetryPolicy(first_delay_seconds=3600, max_delay_seconds=3600, jitter=0.5)
+    now = 1_700_000_000.0
+    intake = Intake(spool, Completed(), settle_seconds=0)
+    intake.start_pass()
+
+    for number, entry in enumerate(intake.take(256)):
+        spool.defer(entry, due_after(now, delays.delay_seconds(1, number / 256)))
+
+    assert len(os.listdir(tmp_path / "deferred")) < 16
+    assert len(list(spool.due(now + 3600))) == 256
+    assert list(spool.due(now + 1500)) == []
+
+
+@pytest.mark.parametrize("delay_seconds", [0.2, 1, 5, 15.9, 16, 60, 3599, 86_400])
+def test_a_time_that_is_shared_is_near_the_one_asked_for(delay_seconds: float) -> None:
+    due = due_after(1_700_000_123.4, delay_seconds)
+
+    assert delay_seconds * 7 / 8 - 1 <= due - 1_700_000_123.4 <= delay_seconds

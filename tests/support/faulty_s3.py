@@ -1,0 +1,166 @@
+"""An HTTP relay before a real S3 server that breaks in chosen ways, until it is told to work again."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import select
+import socket
+import struct
+import threading
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+
+class Fault(Enum):
+    """What becomes of a request."""
+
+    NONE = "it is relayed"
+    ERROR_500 = "500 InternalError"
+    SLOW_DOWN = "503 SlowDown"
+    RESET = "the connection is reset before an answer"
+    HANG = "its body is not read, and no answer comes"
+    CUT_UPLOAD = "half of its body is read, then the connection is reset"
+    CUT_ANSWER = "it is carried out, and the connection ends within the first line of the answer"
+    CUT_BODY = "it is carried out, and the connection ends within the body of an error"
+
+
+_STATUS = {Fault.ERROR_500: (500, "InternalError"), Fault.SLOW_DOWN: (503, "SlowDown")}
+
+
+class FaultyS3:
+    """Relays to the server behind `endpoint`. While a fault is set, requests of the `methods` meet it, and with them
+    each look at a bucket, which is how a daemon asks whether S3 works.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        parts = urlsplit(endpoint)
+        self.upstream = (parts.hostname or "", parts.port or 80)
+        # Requests for objects that met the fault.
+        self.met = 0
+        self.lock = threading.Lock()
+        self._fault, self._methods = Fault.NONE, frozenset[str]()
+        self._server = _Server(("127.0.0.1", 0), self)
+        self.port: int = self._server.server_address[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def break_down(self, fault: Fault, *methods: str) -> None:
+        with self.lock:
+            self._fault, self._methods = fault, frozenset(methods)
+            self.met = 0
+
+    def work_again(self) -> None:
+        self.break_down(Fault.NONE)
+
+    def fault_of(self, method: str, target: str) -> Fault:
+        with self.lock:
+            of_object = target.partition("?")[0].strip("/").count("/") > 0
+            if of_object and method not in self._methods:
+                return Fault.NONE
+            self.met += of_object
+            return self._fault
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], relay: FaultyS3) -> None:
+        self.relay = relay
+        self.closing = threading.Event()
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Broken connections are what it is for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def do_PUT(self) -> None:
+        self._meet(self.server.relay.fault_of(self.command, self.path))
+
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT
+
+    def _meet(self, fault: Fault) -> None:
+        size = int(self.headers.get("Content-Length", "0"))
+        match fault:
+            case Fault.HANG:
+                self._hang()
+            case Fault.RESET:
+                self._reset()
+            case Fault.CUT_UPLOAD:
+                self.rfile.read(size // 2)
+                self._reset()
+            case Fault.ERROR_500 | Fault.SLOW_DOWN:
+                self.rfile.read(size)
+                status, code = _STATUS[fault]
+                self._answer(status, [], f"<Error><Code>{code}</Code></Error>".encode())
+            case Fault.CUT_BODY:
+                self._carry_out(self.rfile.read(size))
+                self.wfile.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 1000\r\n\r\n<Error><Code>Int")
+                self._end()
+            case Fault.CUT_ANSWER:
+                self._carry_out(self.rfile.read(size))
+                self.wfile.write(b"HTTP/1.1 20")
+                self._end()
+            case Fault.NONE:
+                self._answer(*self._carry_out(self.rfile.read(size)))
+
+    def _carry_out(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        upstream = http.client.HTTPConnection(*self.server.relay.upstream, timeout=30)
+        with contextlib.closing(upstream):
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            upstream.request(self.command, self.path, body, headers)
+            answer = upstream.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            # That of a HEAD says how large the object is.
+            if name.lower() not in ("connection", "transfer-encoding", "content-length") or (
+                name.lower() == "content-length" and self.command == "HEAD"
+            ):
+                self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _hang(self) -> None:
+        """Until the client has had enough."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLRDHUP)
+        while not poll.poll(50) and not self.server.closing.is_set():
+            pass
+        self._end()
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self._end()
+
+    def _end(self) -> None:
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps the test run's output quiet."""
