@@ -3,7 +3,7 @@
 PYTHON_IN_VENV := .venv/bin/python
 # Most tests wait for servers and signals more than they compute; one process a core, and whoever is done first helps.
 PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
-SOURCES := md5s3stash daemon thumbnailer migrate laptop samples aws tests bench setup.py
+SOURCES := md5s3stash daemon thumbnailer migrate laptop samples aws packer tests bench setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-quick check soak soak-urls million lint lint-ops types bench lock clean clean-data setup
