@@ -115,14 +115,12 @@ source "amazon-ebs" "debian" {
     volume_size           = 8
     volume_type           = "gp3"
     delete_on_termination = true
-    # modern-only: begin
+    // From the first byte on, so that no copy has to be made to encrypt the image; encrypt_boot would make one.
     encrypted = true
-    # modern-only: end
     # 1.6.6-only: throughput = 125
     # 1.6.6-only: iops = 3000
   }
-  encrypt_boot = true
-  ena_support  = true
+  ena_support = true
 
   // The key that Packer made for this build is of no use to anybody afterwards.
   ssh_clear_authorized_keys = true

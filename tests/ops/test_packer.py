@@ -26,15 +26,14 @@ def test_the_marks_of_what_an_old_packer_does_not_know_come_in_pairs() -> None:
         r'imds_support = "v2\.0"',
         r'http_tokens\s+= "required"',
         r"http_put_response_hop_limit = 1\n",
-        r"encrypted = true",
     ],
 )
-def test_boxes_and_disks_of_the_image_are_guarded(setting: str) -> None:
+def test_the_metadata_service_of_a_box_is_guarded(setting: str) -> None:
     assert re.search(setting, MODERN)
 
 
 def test_an_image_is_encrypted_on_gp3_and_keeps_no_key_of_the_build() -> None:
-    for setting in (r'volume_type\s+= "gp3"', r"encrypt_boot = true", r"ssh_clear_authorized_keys = true"):
+    for setting in (r'volume_type\s+= "gp3"', r"encrypted = true", r"ssh_clear_authorized_keys = true"):
         assert re.search(setting, TEMPLATE), setting
 
 
