@@ -45,7 +45,7 @@ def test_no_unit_has_failed(host: Any) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_is_installed_and_imports_what_it_needs(host: Any, program: str) -> None:
-    assert output_of(host, f"/opt/md5s3stash/current/bin/{program} --help")
+    output_of(host, f"/opt/md5s3stash/current/bin/{program} --help")
 
 
 @pytest.mark.parametrize(("settings", "unit"), [
