@@ -31,13 +31,23 @@ class PutOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a store says of an object. `md5` and `sha256` (hex) are None where it does not know them."""
+    """What a store says of an object. `md5` and `sha256` (hex) are None where it does not know them.
+
+    `last_modified` is in seconds since the epoch; a download tells it, where the store does.
+    """
 
     size_bytes: int
     md5: str | None
     sha256: str | None
     content_type: str | None = None
     cache_control: str | None = None
+    last_modified: float | None = None
+
+
+class Sink(Protocol):
+    """Takes bytes as they come: a file, or what counts and hashes them on the way into one."""
+
+    def write(self, data: bytes, /) -> object: ...
 
 
 class ObjectStore(Protocol):
@@ -59,6 +69,13 @@ class ObjectStore(Protocol):
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
         """The bytes at the address; None where nothing stands there. Raises SourceTooLarge above `max_bytes`."""
+        ...
+
+    def download(self, address: ObjectAddress, sink: Sink, max_bytes: int) -> StoredObject | None:
+        """Writes the bytes at the address in pieces; None, and nothing written, where nothing stands there.
+
+        Raises SourceTooLarge above `max_bytes`, and what `sink` raises. The bytes are not compared with any digest.
+        """
         ...
 
     def check(self, bucket: str) -> None:
@@ -124,6 +141,13 @@ class MemoryObjectStore:
             return None
         require_at_most(address, len(entry[0]), max_bytes)
         return entry[0]
+
+    def download(self, address: ObjectAddress, sink: Sink, max_bytes: int) -> StoredObject | None:
+        data = self.get(address, max_bytes)
+        if data is None:
+            return None
+        sink.write(data)
+        return self.objects[address][1]
 
     def check(self, bucket: str) -> None:
         pass

@@ -1,16 +1,21 @@
-"""A progress bar on a terminal, nothing anywhere else."""
+"""A progress bar on a terminal. Anywhere else nothing, or for what runs for hours a line a minute."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
 # What is over sooner than this needs no bar.
 _DELAY_SECONDS = 0.5
 _USUAL_COLUMNS = 80
+
+_BAR_SECONDS = 0.5
+LINE_SECONDS = 60.0
 
 
 class Display(Protocol):
@@ -52,6 +57,16 @@ class _Bar:
             with self._bar.external_write_mode(file=self._bar.fp) if shown else contextlib.nullcontext():
                 yield
 
+    def move_to(self, standing: Standing) -> None:
+        with self._lock:
+            self._bar.total = round(standing.done / standing.fraction) if standing.fraction else None
+            self._bar.set_postfix_str(standing.note, refresh=False)
+            # A second pass begins anew.
+            if standing.done < self._bar.n:
+                self._bar.reset(self._bar.total)
+            self._bar.update(standing.done - self._bar.n)
+            self._bar.refresh()
+
 
 class _ByteBar(_Bar):
     """One source: the bytes that were read and sent."""
@@ -90,9 +105,7 @@ def progress_display(names: Sequence[str], stream: TextIO) -> Iterator[Display]:
         return
     from tqdm import tqdm
 
-    # A terminal that does not know its width (a serial console, an expect script) says 0, and tqdm then shows nothing.
-    width = os.get_terminal_size(stream.fileno()).columns
-    common = {"file": stream, "delay": _DELAY_SECONDS, "leave": False, "ncols": None if width else _USUAL_COLUMNS}
+    common = {"file": stream, "delay": _DELAY_SECONDS, "leave": False, "ncols": _columns(stream)}
     if len(names) == 1 and names[0] != "-":
         # Each byte goes by twice: once to be hashed, once to be sent.
         total = 2 * os.path.getsize(names[0]) if os.path.isfile(names[0]) else None
@@ -101,3 +114,67 @@ def progress_display(names: Sequence[str], stream: TextIO) -> Iterator[Display]:
         return
     with tqdm(total=None if "-" in names else len(names), unit=" files", **common) as bar:
         yield _SourceBar(bar)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a long run is: objects done, the share of all that they are (0 to 1), and words."""
+
+    done: int
+    fraction: float
+    note: str
+
+
+@contextlib.contextmanager
+def standing_display(
+    look: Callable[[], Standing], stream: TextIO, line_seconds: float = LINE_SECONDS
+) -> Iterator[Pause]:
+    """Shows what `look` returns: as a bar with rate and time left on a terminal, else as a line now and then.
+
+    Yields what gets the bar out of the way of other lines.
+    """
+    if stream.isatty():
+        from tqdm import tqdm
+
+        with tqdm(unit=" objects", file=stream, leave=False, ncols=_columns(stream)) as bar:
+            shown = _Bar(bar)
+            with _every(_BAR_SECONDS, lambda: shown.move_to(look())):
+                yield shown.paused
+        return
+    began = time.monotonic()
+    with _every(line_seconds, lambda: print(as_line(look(), time.monotonic() - began), file=stream, flush=True)):
+        yield contextlib.nullcontext
+
+
+Pause = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+def as_line(standing: Standing, seconds: float) -> str:
+    """The standing after so many seconds, with rate and the time that is left."""
+    rate = standing.done / seconds if seconds > 0 else 0.0
+    left = f", {seconds * (1 - standing.fraction) / standing.fraction / 60:,.0f} min left" if standing.fraction else ""
+    return f"{standing.done:,} objects, {standing.fraction:.0%}, {rate:,.0f} a second{left}; {standing.note}"
+
+
+@contextlib.contextmanager
+def _every(seconds: float, show: Callable[[], None]) -> Iterator[None]:
+    stopping = threading.Event()
+
+    def run() -> None:
+        while not stopping.wait(seconds):
+            # Nobody may be listening any more; the work goes on.
+            with contextlib.suppress(OSError, ValueError):
+                show()
+
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def _columns(stream: TextIO) -> int | None:
+    # A terminal that does not know its width (a serial console, an expect script) says 0, and tqdm then shows nothing.
+    return None if os.get_terminal_size(stream.fileno()).columns else _USUAL_COLUMNS

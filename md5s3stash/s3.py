@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from botocore.parsers import ResponseParserError
+from botocore.session import Session as BotocoreSession
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import Digest, digest_of_stream, is_md5
@@ -37,6 +39,7 @@ from md5s3stash.objectstore import (
     IMMUTABLE,
     SHA256_METADATA,
     PutOutcome,
+    Sink,
     StoredObject,
     require_at_most,
     require_same_content,
@@ -52,12 +55,14 @@ SINGLE_PUT_MAX_BYTES = 5 * 1024**3
 MAX_PARTS = 10_000
 PART_BYTES = 32 * 1024 * 1024
 
+_DOWNLOAD_BYTES = 256 * 1024
+
 _AWS_HOST = re.compile(r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?")
 _AWS_NAME = re.compile(r"https?://[A-Za-z0-9.-]+\.amazonaws\.com(?:\.cn)?")
-_WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
 
 # A role's credentials that could not be renewed come as a RuntimeError, an answer that is no XML as the parser's error.
-_BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
+BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,29 @@ class S3ObjectStore:
         return _stored_object(answer)
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
+        buffer = io.BytesIO()
+        return None if self.download(address, buffer, max_bytes) is None else buffer.getvalue()
+
+    def download(self, address: ObjectAddress, sink: Sink, max_bytes: int) -> StoredObject | None:
+        with _translating(address):
+            try:
+                answer = self._client.get_object(Bucket=address.bucket, Key=address.key)
+            except ClientError as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+            # Not `with answer["Body"]`: that gives urllib3's stream, whose errors botocore has not translated.
+            with closing(answer["Body"]) as body:
+                require_at_most(address, answer["ContentLength"], max_bytes)
+                size_bytes = 0
+                for piece in body.iter_chunks(_DOWNLOAD_BYTES):
+                    size_bytes += len(piece)
+                    require_at_most(address, size_bytes, max_bytes)
+                    sink.write(piece)
+        return _stored_object(answer)
+
+    def digest_at(self, address: ObjectAddress) -> Digest | None:
+        """The digest of the bytes at the address, read to the last; None where nothing stands there."""
         with _translating(address):
             try:
                 answer = self._client.get_object(Bucket=address.bucket, Key=address.key)
@@ -138,10 +166,7 @@ class S3ObjectStore:
                     return None
                 raise
             with answer["Body"] as body:
-                require_at_most(address, answer["ContentLength"], max_bytes)
-                data: bytes = body.read(max_bytes + 1)
-        require_at_most(address, len(data), max_bytes)
-        return data
+                return digest_of_stream(body)
 
     def check(self, bucket: str) -> None:
         address = ObjectAddress(bucket, "")
@@ -199,7 +224,7 @@ class S3ObjectStore:
             f"x-amz-meta-{SHA256_METADATA}": digest.sha256,
         }
         answer = curl.put(address, data, headers)
-        if answer.status in (301, 307) or answer.code in _WRONG_REGION_CODES:
+        if answer.status in (301, 307) or answer.code in WRONG_REGION_CODES:
             # The bucket lives in another region; boto3 knows how to find it.
             self._put_by_boto(address, data, digest, mime_type)
             self._boto_buckets.add(address.bucket)
@@ -269,7 +294,7 @@ class S3ObjectStore:
     def _abort(self, target: Mapping[str, str]) -> None:
         try:
             self._client.abort_multipart_upload(**target)
-        except _BOTO_ERRORS as error:
+        except BOTO_ERRORS as error:
             # The error that brought us here matters more; the bucket's lifecycle rule removes stale parts.
             log.warning(
                 "abort of a multipart upload failed bucket=%s key=%s: %s", target["Bucket"], target["Key"], error
@@ -293,9 +318,8 @@ class S3ObjectStore:
 
     def _reads_back(self, address: ObjectAddress, digest: Digest) -> bool:
         try:
-            with self._client.get_object(Bucket=address.bucket, Key=address.key)["Body"] as body:
-                return digest_of_stream(body) == digest
-        except _BOTO_ERRORS as error:
+            return self.digest_at(address) == digest
+        except StashError as error:
             log.warning("%s could not be read back: %s", address.s3_url, error)
             return False
 
@@ -319,7 +343,7 @@ class S3ObjectStore:
         try:
             self._client.delete_object(Bucket=address.bucket, Key=address.key)
             log.error("removed wrong bytes from %s, which the store had taken without a check", address.s3_url)
-        except _BOTO_ERRORS as error:
+        except BOTO_ERRORS as error:
             log.critical("%s holds wrong bytes and could not be removed: %s", address.s3_url, error)
 
     def _warn_once(self, bucket: str, message: str) -> None:
@@ -353,10 +377,14 @@ def connect(
     `attempts` are those of boto3's requests; libcurl's have one.
     """
     timeouts = timeouts or Timeouts()
-    session = session or _new_session()
-    client = _new_client(endpoint, session, timeouts, attempts)
-    curl = CurlClient(endpoint_of(client), lambda: _credentials(session), timeouts)
-    return S3ObjectStore(client, curl, limits)
+    session = session or new_session()
+    client = new_client(endpoint, session, timeouts, attempts)
+    return S3ObjectStore(client, curl_for(client, session, timeouts), limits)
+
+
+def curl_for(client: Any, session: boto3.Session, timeouts: Timeouts | None = None) -> CurlClient:
+    """libcurl beside a boto3 client: the same endpoint, and the credentials of the same session."""
+    return CurlClient(endpoint_of(client), lambda: _credentials(session), timeouts)
 
 
 def endpoint_of(client: Any) -> Endpoint:
@@ -371,14 +399,21 @@ def endpoint_of(client: Any) -> Endpoint:
     )
 
 
-def _new_session() -> boto3.Session:
+def new_session(core: BotocoreSession | None = None) -> boto3.Session:
+    """A session of the ordinary chain, on a botocore session if one was prepared. Raises SettingsError where the AWS
+    settings cannot be read.
+    """
     try:
-        return boto3.Session()
+        return boto3.Session(botocore_session=core)
     except BotoCoreError as error:
         raise SettingsError(f"the AWS settings are wrong: {error}") from error
 
 
-def _new_client(endpoint: str | None, session: boto3.Session, timeouts: Timeouts, attempts: int = 4) -> Any:
+def new_client(
+    endpoint: str | None, session: boto3.Session, timeouts: Timeouts | None = None, attempts: int = 4
+) -> Any:
+    """A boto3 S3 client for many threads; `endpoint` as for `connect`, `attempts` for each request in all."""
+    timeouts = timeouts or Timeouts()
     url, region = parse_endpoint(endpoint)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": attempts},
@@ -401,7 +436,7 @@ def store_for(conn: Any = None, endpoint: str | None = None) -> S3ObjectStore:
     callers' tests put in place of boto3's transport (moto's mock_aws) is never gone round.
     """
     if conn is None or isinstance(conn, boto3.Session):
-        return S3ObjectStore(_new_client(endpoint, conn or _new_session(), Timeouts()))
+        return S3ObjectStore(new_client(endpoint, conn or new_session()))
     if not hasattr(conn, "put_object"):
         raise SettingsError(f"conn is a {type(conn).__name__}: pass a boto3 S3 client, a boto3 session, or nothing")
     return S3ObjectStore(conn)
@@ -432,7 +467,7 @@ def _credentials(session: boto3.Session) -> Credentials:
         frozen = found.get_frozen_credentials()
     except PartialCredentialsError as error:
         raise StoreRefused(_NO_CREDENTIALS) from error
-    except _BOTO_ERRORS as error:
+    except BOTO_ERRORS as error:
         raise StoreUnavailable(f"the AWS credentials could not be had: {error}") from error
     return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
@@ -466,6 +501,7 @@ def _stored_object(answer: Mapping[str, Any]) -> StoredObject:
         sha256=base64.b64decode(checksum).hex() if checksum and "-" not in checksum else metadata.get(SHA256_METADATA),
         content_type=answer.get("ContentType"),
         cache_control=answer.get("CacheControl"),
+        last_modified=modified.timestamp() if (modified := answer.get("LastModified")) else None,
     )
 
 
@@ -506,22 +542,23 @@ def _translating(address: ObjectAddress) -> Iterator[None]:
     """Errors of boto3: 412 becomes `_Taken`, the rest one of ours."""
     try:
         yield
-    except _BOTO_ERRORS as error:
+    except BOTO_ERRORS as error:
         if isinstance(error, ClientError) and _status(error) == 412:
             raise _Taken from error
-        raise _translated(error, address) from error
+        raise translated(error, address.s3_url) from error
 
 
-def _translated(error: Exception, address: ObjectAddress) -> StashError:
+def translated(error: Exception, s3_url: str) -> StashError:
+    """The error of our tree for one of `BOTO_ERRORS`."""
     if isinstance(error, ClientError):
-        return store_error(address.s3_url, _status(error), _code(error))
+        return store_error(s3_url, _status(error), _code(error))
     # botocore wraps what the reader of a body raises.
     of_source = _source_error(error)
     if of_source is not None:
         return of_source
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return StoreRefused(_NO_CREDENTIALS)
-    return StoreUnavailable(f"{address.s3_url}: no answer from the store: {error}")
+    return StoreUnavailable(f"{s3_url}: no answer from the store: {error}")
 
 
 def _source_error(error: BaseException) -> SourceError | None:

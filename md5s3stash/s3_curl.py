@@ -49,11 +49,12 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The status, the headers (names in lower case) and S3's error code, if there was one."""
+    """The status, the headers (names in lower case), S3's error code, if there was one, and the body's beginning."""
 
     status: int
     headers: Mapping[str, str]
     code: str
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ class CurlClient:
         if last_line.strip():
             raise StoreUnavailable(f"{address.s3_url}: the answer of the store was cut off")
         code = _ERROR_CODE.search(answer_body)
-        return Answer(curl.getinfo(pycurl.RESPONSE_CODE), answer_headers, code[1].decode() if code else "")
+        status: int = curl.getinfo(pycurl.RESPONSE_CODE)
+        return Answer(status, answer_headers, code[1].decode() if code else "", bytes(answer_body))
 
     def _handle(self, method: str, prepare: Callable[[pycurl.Curl], None]) -> pycurl.Curl:
         """This thread's handle for the method; each keeps one connection."""

@@ -1,28 +1,25 @@
-"""Does a bucket hold what its keys promise? Judged from what a LIST tells of each object; pure.
-
-A key is the md5 of the content, and so is the ETag of an object that was put in one request. Where S3 made the object
-of several parts, its ETag is another digest: those are counted as not checkable. A bucket that encrypts with KMS has
-ETags that look like md5s and are none, which a LIST does not tell either.
+"""The audit of one bucket: each object by LIST, those that LIST cannot prove by a closer look, and all of them against
+what is recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 
-from md5s3stash.digest import is_md5
-from md5s3stash.s3_list import ListedObject
-from md5s3stash.scheme import BucketBase, BucketScheme, ObjectAddress
+from md5s3stash.audit import Fault, FaultKind, fault_of, is_of_parts, prefix_of
+from md5s3stash.errors import StoreError
+from md5s3stash.inspection import Proof, inspect
+from md5s3stash.s3 import S3ObjectStore
+from md5s3stash.s3_list import ListedObject, Lister
+from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash_daemon.recorded import Checklist, RecordedDigests
 
-EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
-
-
-class Fault(NamedTuple):
-    """An object that is not what its key says, and why."""
-
-    address: ObjectAddress
-    reason: str
+_LEDGER_REASONS = {
+    FaultKind.NOT_RECORDED: "it is stored and not recorded",
+    FaultKind.NOT_STORED: "it is recorded and not stored",
+}
 
 
 @dataclass(slots=True)
@@ -33,67 +30,87 @@ class Tally:
     size_bytes: int = 0
     faults: int = 0
     wrong_etags: int = 0
+    by_sha256: int = 0
+    by_reading: int = 0
     not_checkable: int = 0
 
     def add(self, other: Tally) -> None:
-        for name in ("objects", "size_bytes", "faults", "wrong_etags", "not_checkable"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     @property
     def looks_encrypted(self) -> bool:
         """No single ETag is its key: then it is rather the bucket's encryption than all of its objects."""
-        return self.wrong_etags > 0 and self.wrong_etags == self.objects - self.not_checkable
+        without_md5 = self.by_sha256 + self.not_checkable
+        return self.wrong_etags > 0 and self.wrong_etags == self.objects - without_md5
 
 
-def prefix_of(base: BucketBase) -> str:
-    """What the keys of a base begin with."""
-    return base.address(EMPTY_MD5).key.removesuffix(EMPTY_MD5)
+@dataclass(frozen=True, slots=True)
+class Auditor:
+    """What an audit needs. `deep` reads each object that LIST cannot prove; `recorded` is compared with if given;
+    `stopping` ends all of them with their page.
+    """
 
+    lister: Lister
+    store: S3ObjectStore
+    deep: bool = False
+    recorded: RecordedDigests | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
 
-def nested_prefixes(base: BucketBase, bases: Iterable[BucketBase]) -> tuple[str, ...]:
-    """Where in the bucket of a base other bases have their objects: those are judged on their own."""
-    mine = prefix_of(base)
-    return tuple(
-        prefix
-        for other in bases
-        if base.scheme is BucketScheme.SIMPLE and other.buckets() == base.buckets()
-        if (prefix := prefix_of(other)) != mine and prefix.startswith(mine)
-    )
+    def faults(self, base: BucketBase, bucket: str, others: tuple[str, ...], tally: Tally) -> Iterator[Fault]:
+        """The faults of a bucket, as they are found; everything is counted in the tally.
 
-
-def audit(
-    base: BucketBase, bucket: str, objects: Iterable[ListedObject], others: tuple[str, ...], tally: Tally
-) -> Iterator[Fault]:
-    """The faults among the objects; each object is counted in the tally."""
-    for found in objects:
-        if others and found.key.startswith(others):
-            continue
-        tally.objects += 1
-        tally.size_bytes += found.size_bytes
-        tally.not_checkable += _is_of_parts(found)
-        reason = _fault(base, bucket, found)
-        if reason is not None:
+        `others` are key prefixes that belong to other bases. Raises StoreError where the bucket cannot be listed.
+        """
+        checklist = self.recorded.of_bucket(base, bucket) if self.recorded else None
+        for fault in self._all_faults(base, bucket, others, checklist, tally):
             tally.faults += 1
-            tally.wrong_etags += reason.startswith(_WRONG_ETAG)
-            yield Fault(ObjectAddress(bucket, found.key), reason)
+            tally.wrong_etags += fault.kind is FaultKind.WRONG_ETAG
+            yield fault
+
+    def _all_faults(
+        self, base: BucketBase, bucket: str, others: tuple[str, ...], checklist: Checklist | None, tally: Tally
+    ) -> Iterator[Fault]:
+        for page in self.lister.pages(bucket, prefix_of(base)):
+            if self.stopping.is_set():
+                return
+            for found in page:
+                if others and found.key.startswith(others):
+                    continue
+                tally.objects += 1
+                tally.size_bytes += found.size_bytes
+                fault = self._proven(base, fault_of(base, bucket, found), bucket, found, tally)
+                if fault is not None:
+                    yield fault
+                if checklist is not None and _is_in_place(fault):
+                    yield from _of_ledger(base, checklist.stored(found.key.removeprefix(prefix_of(base))))
+        if checklist is not None:
+            yield from _of_ledger(base, checklist.end())
+
+    def _proven(
+        self, base: BucketBase, fault: Fault | None, bucket: str, found: ListedObject, tally: Tally
+    ) -> Fault | None:
+        """The fault that remains after a closer look, where one is called for."""
+        if fault is None and not is_of_parts(found.etag):
+            return None
+        if fault is not None and not (self.deep and fault.kind is FaultKind.WRONG_ETAG):
+            return fault
+        address = ObjectAddress(bucket, found.key)
+        try:
+            proof = inspect(self.store, address, found.key.removeprefix(prefix_of(base)), self.deep)
+        except StoreError as error:
+            return Fault(address, FaultKind.UNREADABLE, str(error))
+        tally.by_sha256 += proof is Proof.BY_SHA256
+        tally.by_reading += proof is Proof.BY_READING
+        tally.not_checkable += proof is Proof.NONE
+        if proof is Proof.WRONG:
+            return Fault(address, FaultKind.WRONG_BYTES, "its bytes are not those of its key")
+        return None
 
 
-_WRONG_ETAG = "its ETag"
+def _is_in_place(fault: Fault | None) -> bool:
+    return fault is None or fault.kind not in (FaultKind.FOREIGN_KEY, FaultKind.WRONG_SHARD)
 
 
-def _fault(base: BucketBase, bucket: str, found: ListedObject) -> str | None:
-    md5 = found.key.removeprefix(prefix_of(base))
-    if not is_md5(md5) or md5 != md5.lower():
-        return "its key is not an md5 in lower-case hex"
-    right_bucket = base.address(md5).bucket
-    if right_bucket != bucket:
-        return f"it belongs into the bucket {right_bucket}"
-    if (found.size_bytes == 0) != (md5 == EMPTY_MD5):
-        return f"it has {found.size_bytes} bytes, and its key is {'' if md5 == EMPTY_MD5 else 'not '}that of none"
-    if not _is_of_parts(found) and found.etag != md5:
-        return f"{_WRONG_ETAG} is {found.etag or 'missing'}"
-    return None
-
-
-def _is_of_parts(found: ListedObject) -> bool:
-    return "-" in found.etag
+def _of_ledger(base: BucketBase, differences: Iterator[tuple[str, FaultKind]]) -> Iterator[Fault]:
+    return (Fault(base.address(md5), kind, _LEDGER_REASONS[kind]) for md5, kind in differences)

@@ -5,6 +5,7 @@ not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -111,7 +112,11 @@ def build_parser() -> argparse.ArgumentParser:
     export = command("export", _export, "print every recorded mapping")
     export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="jsonl is the default")
 
-    _add_json(command("verify", _verify, "audit the buckets by LIST alone: does each object have its key's md5"))
+    verify = command("verify", _verify, "audit the buckets by LIST: does each object have its key's md5")
+    verify.add_argument("--deep", action="store_true", help="read those whose ETag is no proof")
+    verify.add_argument("--ledger", action="store_true", help="compare with what is recorded")
+    verify.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
+    _add_json(verify)
     return parser
 
 
@@ -129,6 +134,13 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 15):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
+
+
+def _jobs(text: str) -> int:
+    number = _count(text)
+    if not 1 <= number <= 36:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 36")
+    return number
 
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
@@ -201,11 +213,19 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 
 def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash.s3 import connect
     from md5s3stash.s3_list import Lister
+    from md5s3stash_daemon.audit import Auditor
     from md5s3stash_daemon.ctl_verify import verify
+    from md5s3stash_daemon.recorded import recorded_digests
 
     bases = settings[StashSettings].bases()
-    return verify(Lister(settings[S3Settings].endpoint), bases, arguments.json)
+    endpoint = settings[S3Settings].endpoint
+    ledger = _ledger(settings) if arguments.ledger else None
+    # The ledger first: what it has by now was stored before.
+    with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
+        auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
+        return verify(auditor, bases, arguments.jobs, arguments.json)
 
 
 def _spool(settings: Settings) -> Spool:

@@ -1,56 +1,81 @@
-"""`md5s3stashctl verify`: every bucket of every base, by LIST alone."""
+"""`md5s3stashctl verify`: every bucket of every base, several at a time."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+from md5s3stash.audit import Fault, nested_prefixes
 from md5s3stash.errors import StoreError
-from md5s3stash.s3_list import Lister
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon import ctl_output as output
-from md5s3stash_daemon.audit import Tally, audit, nested_prefixes, prefix_of
+from md5s3stash_daemon.audit import Auditor, Tally
 
 
-def verify(lister: Lister, bases: Sequence[BucketBase], as_json: bool) -> bool:
+def verify(auditor: Auditor, bases: Sequence[BucketBase], jobs: int, as_json: bool) -> bool:
     """Prints each fault as it is found, and the count of all; whether there was none and every bucket was read."""
+    printing = threading.Lock()
+
+    def audit(base: BucketBase, bucket: str) -> Tally | None:
+        """What was seen of a bucket; None where it could not be read."""
+        tally = Tally()
+        try:
+            for fault in auditor.faults(base, bucket, nested_prefixes(base, bases), tally):
+                with printing:
+                    _print_fault(fault, as_json)
+        except StoreError as error:
+            output.complain(str(error))
+            return None
+        return tally
+
+    with ThreadPoolExecutor(jobs, thread_name_prefix="verify") as pool:
+        try:
+            work = [(bucket, pool.submit(audit, base, bucket)) for base in bases for bucket in base.buckets()]
+            tallies = [(bucket, future.result()) for bucket, future in work]
+        except BaseException:
+            # Nobody reads on, or Redis is gone.
+            auditor.stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return _sum_up(tallies, as_json)
+
+
+def _sum_up(tallies: Sequence[tuple[str, Tally | None]], as_json: bool) -> bool:
     total = Tally()
-    unread = 0
-    for base in bases:
-        others = nested_prefixes(base, bases)
-        for bucket in base.buckets():
-            tally = Tally()
-            try:
-                for page in lister.pages(bucket, prefix_of(base)):
-                    for fault in audit(base, bucket, page, others, tally):
-                        _print_fault(fault.address.s3_url, fault.reason, as_json)
-            except StoreError as error:
-                output.complain(str(error))
-                unread += 1
-            total.add(tally)
-            if tally.looks_encrypted:
-                output.complain(
-                    f"s3://{bucket}: no ETag is its key: a bucket that encrypts with KMS has such ETags, and LIST "
-                    "cannot check it"
-                )
+    for bucket, tally in tallies:
+        if tally is None:
+            continue
+        total.add(tally)
+        if tally.looks_encrypted:
+            output.complain(
+                f"s3://{bucket}: no ETag is its key: a bucket that encrypts with KMS has such ETags, and LIST "
+                "cannot check it (--deep reads its objects)"
+            )
+    unread = sum(tally is None for _, tally in tallies)
     _print_total(total, unread, as_json)
     return total.faults == 0 and unread == 0
 
 
-def _print_fault(s3_url: str, reason: str, as_json: bool) -> None:
-    output.write(
-        json.dumps({"s3_url": s3_url, "fault": reason}) if as_json else output.printable(f"{s3_url}: {reason}")
-    )
+def _print_fault(fault: Fault, as_json: bool) -> None:
+    s3_url = fault.address.s3_url
+    told = {"s3_url": s3_url, "kind": fault.kind.value, "fault": fault.reason}
+    output.write(json.dumps(told) if as_json else output.printable(f"{s3_url}: {fault.reason}"))
 
 
 def _print_total(total: Tally, unread: int, as_json: bool) -> None:
     if as_json:
         output.write(json.dumps({**asdict(total), "unread_buckets": unread}))
         return
-    told = f"{total.objects} objects, {output.size(total.size_bytes)} bytes, {total.faults} faults"
+    told = [f"{total.objects} objects", f"{output.size(total.size_bytes)} bytes", f"{total.faults} faults"]
+    if total.by_sha256:
+        told.append(f"{total.by_sha256} stored in several parts and checked by their SHA-256")
+    if total.by_reading:
+        told.append(f"{total.by_reading} read")
     if total.not_checkable:
-        told += f", {total.not_checkable} not checkable by LIST (stored in several parts)"
+        told.append(f"{total.not_checkable} not checkable by LIST (stored in several parts; --deep reads them)")
     if unread:
-        told += f", {unread} buckets not read"
-    output.write(told)
+        told.append(f"{unread} buckets not read")
+    output.write(", ".join(told))

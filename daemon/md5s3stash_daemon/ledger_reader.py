@@ -88,6 +88,11 @@ class LedgerReader:
         with _translating():
             return bool(self._client.hexists(self._key("hash_cache"), md5))
 
+    def digests(self) -> Iterator[list[str]]:
+        """The md5 of every recorded content, about a thousand at a time, in no order; one may come twice."""
+        for found in self._scan("hash_cache"):
+            yield [_text(md5) for md5 in found]
+
     def names_of(self, md5: str) -> Iterator[str]:
         """The names of a content. All names are looked through, for they are kept by name; one may come twice."""
         for pairs in self._names():
@@ -118,12 +123,16 @@ class LedgerReader:
         return [entry for entries in streams for entry in _entries(_pages(entries))]
 
     def _names(self) -> Iterator[list[tuple[str, str]]]:
+        for found in self._scan("names"):
+            yield [(_text(name), _text(md5)) for name, md5 in found.items()]
+
+    def _scan(self, name: str) -> Iterator[dict[bytes, bytes]]:
         cursor = 0
         while True:
             with _translating():
-                cursor, found = self._client.hscan(self._key("names"), cursor, count=SCAN_COUNT)
+                cursor, found = self._client.hscan(self._key(name), cursor, count=SCAN_COUNT)
             # A small hash comes in one piece, whatever the count.
-            yield [(_text(name), _text(md5)) for name, md5 in found.items()]
+            yield found
             if cursor == 0:
                 return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -142,6 +143,22 @@ def test_nothing_there_is_none_and_too_much_is_refused(bench: Bench) -> None:
     with pytest.raises(SourceTooLarge):
         bench.store.get(address, max_bytes=9)
     assert bench.store.get(address, max_bytes=10) == b"0123456789"
+
+
+def test_a_download_writes_what_stands_there_and_nothing_else(bench: Bench) -> None:
+    content = content_of(os.urandom(1_000_000))
+    address = bench.address(content)
+    sink = io.BytesIO()
+    assert bench.store.download(address, sink, max_bytes=1_000_000) is None
+    bench.store.put(address, content, "image/x-test")
+
+    with pytest.raises(SourceTooLarge):
+        bench.store.download(address, sink, max_bytes=999_999)
+    assert sink.getvalue() == b""
+
+    stored = bench.store.download(address, sink, max_bytes=1_000_000)
+    assert stored is not None
+    assert (stored.size_bytes, sink.getvalue()) == (1_000_000, content.data)
 
 
 def test_many_at_once_with_the_same_content_all_succeed(bench: Bench) -> None:

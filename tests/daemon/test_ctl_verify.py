@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from md5s3stash.audit import EMPTY_MD5, fault_of
 from md5s3stash.s3_list import ListedObject
 from md5s3stash.scheme import BucketBase
-from md5s3stash_daemon.audit import EMPTY_MD5, Tally, audit
-from tests.daemon.test_ctl import run
+from md5s3stash_daemon.ledger_reader import LedgerReader
+from md5s3stash_daemon.recorded import recorded_digests
+from tests.daemon.test_ctl import PROGRAM, run
 from tests.support import servers
 from tests.support.daemon import Site
-from tests.support.servers import RcloneS3
+from tests.support.digest_s3 import DigestS3, Silence
+from tests.support.servers import RcloneS3, wait_until
 from tests.support.stores import Keys, new_bucket
 
 
@@ -25,6 +31,10 @@ def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
 
 def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def put(site: Site, key: str, data: bytes, bucket: str = "") -> None:
@@ -85,17 +95,113 @@ def test_more_objects_than_a_page_holds_are_all_looked_at(
     assert total["objects"] == 1002
 
 
-def test_an_object_of_several_parts_is_counted_as_not_checkable(site: Site) -> None:
-    target = {"Bucket": site.bucket, "Key": md5(b"parts")}
-    upload = site.client.create_multipart_upload(**target)["UploadId"]
-    part = site.client.upload_part(**target, UploadId=upload, PartNumber=1, Body=b"parts")
+def put_in_parts(site: Site, key: str, data: bytes, **more: Any) -> None:
+    target = {"Bucket": site.bucket, "Key": key}
+    upload = site.client.create_multipart_upload(**target, **more)["UploadId"]
+    part = site.client.upload_part(**target, UploadId=upload, PartNumber=1, Body=data)
     parts = [{"PartNumber": 1, "ETag": part["ETag"]}]
     site.client.complete_multipart_upload(**target, UploadId=upload, MultipartUpload={"Parts": parts})
+
+
+def test_an_object_of_several_parts_is_checked_by_its_stored_sha256_or_counted(site: Site) -> None:
+    put_in_parts(site, md5(b"parts"), b"parts")
+    put_in_parts(site, md5(b"known"), b"known", Metadata={"sha256": sha256(b"known")})
 
     done = run(site, "verify")
 
     assert done.returncode == 0
-    assert "1 objects, 5 bytes, 0 faults, 1 not checkable by LIST" in done.stdout
+    assert done.stdout == (
+        "2 objects, 10 bytes, 0 faults, 1 stored in several parts and checked by their SHA-256, "
+        "1 not checkable by LIST (stored in several parts; --deep reads them)\n"
+    )
+
+
+def test_deep_reads_what_list_cannot_prove(site: Site) -> None:
+    put_good(site, b"good")
+    put_in_parts(site, md5(b"parts"), b"parts")
+    put_in_parts(site, md5(b"expected"), b"other bytes", Metadata={"sha256": sha256(b"expected")})
+    put_in_parts(site, md5(b"sums differ"), b"sums differ", Metadata={"sha256": sha256(b"else")})
+    put(site, md5(b"wrong"), b"wrong bytes")
+
+    done = run(site, "verify", "--deep", "--json")
+
+    *faults, total = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert {(fault["s3_url"].rpartition("/")[2], fault["kind"]) for fault in faults} == {
+        (md5(b"expected"), "wrong-bytes"),
+        (md5(b"sums differ"), "wrong-bytes"),
+        (md5(b"wrong"), "wrong-bytes"),
+    }
+    assert (total["objects"], total["by_reading"], total["not_checkable"]) == (5, 1, 0)
+
+
+def record(site: Site, *md5s: str) -> None:
+    known = json.dumps([f"s3://{site.bucket}/x", "text/plain", [0, 0]])
+    site.redis.hset(f"{site.prefix}:hash_cache", mapping=dict.fromkeys(md5s, known))
+
+
+def test_the_ledger_is_compared_both_ways(site: Site) -> None:
+    put_good(site, b"both", b"stored only")
+    put(site, "notes.txt", b"x")
+    record(site, md5(b"both"), md5(b"recorded only"), "no md5 at all")
+
+    done = run(site, "verify", "--ledger", "--json")
+
+    *faults, _ = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert {fault["s3_url"].rpartition("/")[2]: fault["kind"] for fault in faults} == {
+        md5(b"stored only"): "not-recorded",
+        md5(b"recorded only"): "not-stored",
+        "notes.txt": "foreign-key",
+    }
+
+
+def test_ledger_and_36_buckets_agree_when_nothing_is_lost(site: Site) -> None:
+    base = BucketBase.parse(site.bucket, "multibucket")
+    contents = [b"%d" % number for number in range(100)]
+    for bucket in base.buckets():
+        site.client.create_bucket(Bucket=bucket)
+    for data in contents:
+        put(site, md5(data), data, base.address(md5(data)).bucket)
+    record(site, *map(md5, contents))
+
+    good = run(site, "verify", "--ledger", BUCKET_SCHEME="multibucket")
+    site.client.delete_object(Bucket=base.address(md5(b"7")).bucket, Key=md5(b"7"))
+    bad = run(site, "verify", "--ledger", "--jobs", "36", BUCKET_SCHEME="multibucket")
+
+    assert (good.returncode, good.stdout) == (0, "100 objects, 190 bytes, 0 faults\n")
+    assert bad.returncode == 1
+    assert bad.stdout.splitlines()[0] == f"{base.address(md5(b'7')).s3_url}: it is recorded and not stored"
+
+
+def test_what_is_recorded_while_the_audit_runs_is_no_fault(site: Site) -> None:
+    put_good(site, b"just stored")
+    reader = LedgerReader(site.redis, site.prefix)
+    with recorded_digests(reader) as recorded:
+        record(site, md5(b"just stored"))
+        checklist = recorded.of_bucket(BucketBase.parse(site.bucket), site.bucket)
+
+        assert list(checklist.stored(md5(b"just stored"))) == []
+        assert list(checklist.end()) == []
+
+
+def test_the_shards_are_read_side_by_side(tmp_path: Path, redis_server: str) -> None:
+    with DigestS3() as server:
+        site = Site(tmp_path, redis_server, server.endpoint)
+        server.buckets.update(BucketBase.parse(site.bucket, "multibucket").buckets())
+        # Whoever reads one after the other never gets to the second.
+        server.always("LIST", Silence())
+        process = subprocess.Popen(
+            [*PROGRAM, "verify", "--jobs", "5"],
+            env={**os.environ, **site.environment(), "BUCKET_SCHEME": "multibucket"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: sum("list-type" in asked.target for asked in server.requests) == 5, "five LISTs")
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_every_base_is_audited_below_its_prefix_and_once(site: Site) -> None:
@@ -169,8 +275,7 @@ def test_rclones_server_can_be_audited(tmp_path: Path, redis_server: str, rclone
 
 
 def test_an_object_without_an_etag_is_a_fault() -> None:
-    tally = Tally()
-    [fault] = audit(BucketBase.parse("bucket"), "bucket", [ListedObject(md5(b"x"), 1, "")], (), tally)
+    fault = fault_of(BucketBase.parse("bucket"), "bucket", ListedObject(md5(b"x"), 1, ""))
 
+    assert fault is not None
     assert fault.reason == "its ETag is missing"
-    assert (tally.objects, tally.faults, tally.size_bytes) == (1, 1, 1)

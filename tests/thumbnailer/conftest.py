@@ -90,7 +90,9 @@ def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> I
     """A server of its own for a test that needs other options or ends it."""
     port = servers.free_port()
     log_path = directory / f"thumbnailer-{port}.log"
-    arguments = command("--address=127.0.0.1", f"--port={port}", "--workers=2", *options)
+    arguments = command(
+        "--address=127.0.0.1", f"--port={port}", "--workers=2", f"--cache_dir={directory / f'cache-{port}'}", *options
+    )
     with servers.running(arguments, port, log_path, environment(endpoint, **more)) as process:
         yield Thumbnailer(port, process, log_path)
 

@@ -191,7 +191,7 @@ def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path) -> 
 
 def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path: Path) -> None:
     md5 = put(picture((400, 300), "PNG"))
-    with thumbnailer(tmp_path, s3_server, "--render_timeout=0.5") as server:
+    with thumbnailer(tmp_path, s3_server, "--render_timeout=1") as server:
         answer = server.get(f"/scale/4096x4096/{md5}?opt=1")
         assert (answer.status, answer.json["error_code"]) == (422, 205)
         # A worker that went on would hand its late answer to a later request.

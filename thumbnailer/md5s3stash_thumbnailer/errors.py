@@ -7,6 +7,7 @@
         ├── FetchTimedOut        S3 did not give the original in time
         ├── NotAnImage           the original is no picture, a broken one, or of a kind that pilbox does not know
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
+        ├── Overloaded           more is asked than can be done: later, please
         ├── RenderTimedOut       the picture took longer to draw than is allowed
         └── WorkerDied           the render worker ended in the middle, killed from outside or by the picture
 
@@ -39,6 +40,12 @@ class OriginalNotFound(ThumbnailError):
 
 class FetchTimedOut(ThumbnailError):
     """S3 is reachable but slow; another try may go better."""
+
+    retryable = True
+
+
+class Overloaded(ThumbnailError):
+    """Nothing is wrong with the request; it was not begun."""
 
     retryable = True
 

@@ -1,4 +1,4 @@
-"""HTTP: the thumbnail handler on pilbox's, health, and one table from error to status.
+"""HTTP: the thumbnail handler on pilbox's, health, metrics, and one table from error to status.
 
 Every error has pilbox's JSON body, `{"status_code": …, "error_code": …, "error": …}`, and is not to be cached: a digest
 that is not known now may be stashed in a minute.
@@ -6,26 +6,33 @@ that is not known now may be stashed in a minute.
 
 from __future__ import annotations
 
+import asyncio
+import email.utils
 import http
+import ipaddress
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import tornado.iostream
 import tornado.web
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from md5s3stash.errors import SourceTooLarge, StoreRefused, StoreUnavailable
+from md5s3stash.errors import DigestMismatch, SourceTooLarge, StoreError, StoreRefused, StoreUnavailable
 from md5s3stash.objectstore import IMMUTABLE
 from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, PilboxError
+from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.originals import Originals
 from md5s3stash_thumbnailer.request import (
     OPTION_OF_QUERY_NAME,
     Bounds,
     ThumbnailRequest,
+    accepts_webp,
     is_fresh,
     parse_request,
 )
@@ -44,8 +51,19 @@ STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
     errors.WorkerDied: (500, 206),
     StoreRefused: (502, 302),
     StoreUnavailable: (502, 303),
+    DigestMismatch: (502, 305),
     errors.FetchTimedOut: (504, 304),
+    errors.Overloaded: (503, 401),
 }
+
+RETRY_AFTER_SECONDS = 2
+# nginx's name for a request whose client did not wait for the answer.
+CLIENT_GONE = 499
+# What is missing now may be stashed in a minute.
+_PLACEHOLDER_CACHE_CONTROL = "public, max-age=60"
+# Who reads more slowly than this is not waited for: his thumbnail lies in our memory.
+_SEND_SECONDS = 60.0
+_PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")
 
 
 class Activity:
@@ -66,18 +84,33 @@ class Activity:
 
 @dataclass(frozen=True)
 class Services:
-    """What the thumbnail handler works with. `url_of` gives the http URL of an original, for pilbox's allowed_hosts."""
+    """What the handlers work with. `url_of` gives the http URL of an original, for pilbox's allowed_hosts;
+    `placeholder` is an md5 or empty.
+    """
 
     originals: Originals
     pool: RenderPool
+    metrics: Metrics
     activity: Activity
     bounds: Bounds
-    defaults: dict[str, str]
+    defaults: Mapping[str, str]
     url_of: Callable[[str], str]
+    placeholder: str
+    webp: bool
 
 
 class JsonErrors(tornado.web.RequestHandler):
     """Every error as pilbox writes its own, whichever handler or part of tornado raised it."""
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.settings["services"]
+        return services
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
+        if self.services.activity.stopping:
+            self.set_header("Connection", "close")
+        return super().finish(chunk)
 
     def set_default_headers(self) -> None:
         self.set_header("Server", "md5s3stash-thumbnailer")
@@ -90,6 +123,10 @@ class JsonErrors(tornado.web.RequestHandler):
         self.set_status(status)
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Type", "application/json; charset=UTF-8")
+        if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            self.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+        if status == http.HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", "GET, HEAD")
         self.finish({"status_code": status, "error_code": code, "error": message})
 
     def log_exception(
@@ -113,17 +150,28 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
     query without its `sig`: it says that the caller knows the key, and does not bind him to a path.
     """
 
-    def initialize(self, services: Services) -> None:
-        self._services = services
+    def initialize(self) -> None:
         self._thumbnail: ThumbnailRequest | None = None
+        self._task: asyncio.Task[Any] | None = None
 
     async def get(self, mode: str, width: str, height: str, md5: str) -> None:
-        with self._services.activity.request():
-            if self._services.activity.stopping:
-                self.set_header("Connection", "close")
-            await self._answer(self._parse(mode, width, height, md5))
+        with self.services.activity.request():
+            self._task = asyncio.current_task()
+            try:
+                await self._answer(self._parse(mode, width, height, md5))
+            except asyncio.CancelledError:
+                # For the log and the metrics alone: nobody is there to read it.
+                raise tornado.web.HTTPError(CLIENT_GONE, "The client closed the connection") from None
 
     head = get
+
+    def on_connection_close(self) -> None:
+        # Whoever asked has gone: a request in line leaves it, and nothing is drawn for nobody.
+        if self._task is not None:
+            self._task.cancel()
+
+    def on_finish(self) -> None:
+        self.services.metrics.answered(self.get_status(), self.request.request_time())
 
     async def _answer(self, thumbnail: ThumbnailRequest) -> None:
         etag = thumbnail.etag(RENDERER)
@@ -132,27 +180,58 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
             self._set_validators(etag)
             await self._send()
             return
-        original = await self._services.originals.fetch(thumbnail.md5)
-        picture = await self._services.pool.render(original, thumbnail)
+        try:
+            original = await self._original(thumbnail.md5)
+        except errors.OriginalNotFound:
+            if not self.services.placeholder:
+                raise
+            await self._answer_with_placeholder(thumbnail)
+            return
+        modified = os.fstat(original.fileno()).st_mtime
+        picture = await self.services.pool.render(original, thumbnail)
         self._set_validators(etag)
+        self.set_header("Last-Modified", email.utils.formatdate(modified, usegmt=True))
         self.set_header("Content-Type", picture.mime_type)
         await self._send(picture.body)
+
+    async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
+        original = await self._original(self.services.placeholder)
+        picture = await self.services.pool.render(original, replace(thumbnail, md5=self.services.placeholder))
+        # Browsers show the body of a 404 too, and nobody takes it for the picture that was asked for.
+        self.set_status(http.HTTPStatus.NOT_FOUND)
+        self.set_header("Cache-Control", _PLACEHOLDER_CACHE_CONTROL)
+        self.set_header("Content-Type", picture.mime_type)
+        await self._send(picture.body)
+
+    async def _original(self, md5: str) -> BinaryIO:
+        try:
+            return await self.services.originals.open(md5)
+        except (StoreError, errors.FetchTimedOut) as error:
+            self.services.metrics.s3_failed(error)
+            raise
 
     async def _send(self, body: bytes | None = None) -> None:
         # Until the last byte is handed to the kernel the request counts as being answered. A reader who went away
         # meanwhile has nobody left to tell.
         with suppress(tornado.iostream.StreamClosedError):
-            await self.finish(body)
+            try:
+                await asyncio.wait_for(self.finish(body), _SEND_SECONDS)
+            except TimeoutError:
+                self.detach().close()
 
     def _parse(self, mode: str, width: str, height: str, md5: str) -> ThumbnailRequest:
         query = {name: self.get_query_argument(name, "") for name in OPTION_OF_QUERY_NAME}
-        services = self._services
+        services = self.services
         self._thumbnail = parse_request(mode, width, height, md5, query, services.defaults, services.bounds)
         self.validate_request()
+        if services.webp and accepts_webp(self.request.headers.get("Accept", "")):
+            self._thumbnail = self._thumbnail.in_format("webp")
         return self._thumbnail
 
     def _set_validators(self, etag: str) -> None:
         self.set_header("Etag", etag)
+        if self.services.webp:
+            self.set_header("Vary", "Accept")
         self.set_header("Cache-Control", IMMUTABLE)
 
     def get_argument(self, name: str, default: Any = None, strip: bool = True) -> Any:
@@ -160,7 +239,7 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
         thumbnail = self._thumbnail
         assert thumbnail is not None, "the request is parsed first"
         if name == "url":
-            return self._services.url_of(thumbnail.md5)
+            return self.services.url_of(thumbnail.md5)
         if name in ("w", "h"):
             return str({"w": thumbnail.width, "h": thumbnail.height}[name])
         if name == "mode":
@@ -185,11 +264,28 @@ class HealthHandler(JsonErrors):
     head = get
 
 
+class MetricsHandler(JsonErrors):
+    """`GET /metrics`, for a scraper on this box: whoever came through a proxy or from elsewhere sees no such page."""
+
+    def get(self) -> None:
+        is_local = ipaddress.ip_address(self.request.remote_ip or "::").is_loopback
+        if not is_local or any(name in self.request.headers for name in _PROXY_HEADERS):
+            raise unknown_path()
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.finish(self.services.metrics.exposition())
+
+
 class UnknownPathHandler(JsonErrors):
     """Every other path."""
 
     def prepare(self) -> None:
-        raise tornado.web.HTTPError(404, "No such page: the paths are /{mode}/{width}x{height}/{md5}")
+        raise unknown_path()
+
+
+def unknown_path() -> tornado.web.HTTPError:
+    """For every path that is not ours."""
+    return tornado.web.HTTPError(404, "No such page: the paths are /{mode}/{width}x{height}/{md5}")
 
 
 def describe(error: BaseException | None, status_code: int) -> tuple[int, int, str]:

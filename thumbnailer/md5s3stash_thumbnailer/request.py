@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from md5s3stash.digest import is_md5
 from md5s3stash_thumbnailer.errors import RequestRefused
@@ -41,6 +41,7 @@ _BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5
 
 _BACKGROUND_COLOUR = re.compile(r"[0-9a-fA-F]{3,8}")
 _SMALL_NUMBER = re.compile(r"[0-9]{1,9}")
+_WEIGHT_ZERO = re.compile(r"q\s*=\s*0(\.0*)?")
 _ENTITY_TAG = re.compile(r'"[^"]*"')
 
 
@@ -74,6 +75,12 @@ class ThumbnailRequest:
     def option(self, name: str) -> str | None:
         """The value of one of pilbox's options; None leaves it to pilbox."""
         return dict(self.options).get(name)
+
+    def in_format(self, name: str) -> ThumbnailRequest:
+        """The same in a format that was not asked for; one that was stays, and so does an original as it is (noop)."""
+        if self.option("format") or "noop" in self.operations:
+            return self
+        return replace(self, options=tuple(sorted((*self.options, ("format", name)))))
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -129,6 +136,18 @@ def is_fresh(if_none_match: str, etag: str) -> bool:
     `*` does not count: whether anything stands under the digest is not known before S3 was asked.
     """
     return etag in _ENTITY_TAG.findall(if_none_match)
+
+
+def accepts_webp(accept: str) -> bool:
+    """Whether an Accept header names WebP itself, with a weight above 0 (RFC 9110, 12.5.1).
+
+    `image/*` does not count: it comes from whoever knew of no WebP when it was written.
+    """
+    for element in accept.split(","):
+        media_type, *parameters = (part.strip().lower() for part in element.split(";"))
+        if media_type == "image/webp":
+            return not any(_WEIGHT_ZERO.fullmatch(parameter) for parameter in parameters)
+    return False
 
 
 def thumbnail_size(original: tuple[int, int], request: ThumbnailRequest) -> tuple[int, int]:

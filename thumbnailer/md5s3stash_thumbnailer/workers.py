@@ -8,45 +8,86 @@ server, however that one ended.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import multiprocessing
-import queue
+import multiprocessing.reduction
+import multiprocessing.resource_tracker
+import os
+import resource
 import signal
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import BinaryIO
 
 from md5s3stash_thumbnailer._pilbox import PilboxError
-from md5s3stash_thumbnailer.errors import RenderTimedOut, ThumbnailError, WorkerDied
+from md5s3stash_thumbnailer.errors import Overloaded, RenderTimedOut, ThumbnailError, TooManyPixels, WorkerDied
 from md5s3stash_thumbnailer.render import RenderLimits, Thumbnail, prepare_process, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 
 log = logging.getLogger(__name__)
 
+REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "timeout", "idle")
+
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
+# The event loop answers health checks while all workers compute; above it the kernel would share the cores evenly.
+_NICENESS = 10
+# Who is to go first where the box runs out of memory.
+_OOM_SCORE = 500
 
 # A fork of a process with threads may inherit a lock that nobody will ever release.
 _context = multiprocessing.get_context("spawn")
 
 
-class RenderPool:
-    """`count` workers behind one coroutine. Requests beyond them wait in line."""
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Seconds for one picture, bytes that a worker may have beyond what it starts with, requests that may wait for a
+    worker, and for how long.
+    """
 
-    def __init__(self, count: int, limits: RenderLimits, timeout_seconds: float) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._workers = [_Worker(limits) for _ in range(count)]
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    timeout_seconds: float
+    memory_bytes: int
+    max_waiting: int
+    wait_seconds: float
+
+
+class RenderPool:
+    """`count` workers behind one coroutine."""
+
+    def __init__(self, count: int, render_limits: RenderLimits, limits: PoolLimits) -> None:
+        self.waiting = 0
+        self.replacements: Counter[str] = Counter()
+        self._limits = limits
+        self._workers = [_Worker(render_limits, limits, self.replacements) for _ in range(count)]
+        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         for worker in self._workers:
-            self._idle.put(worker)
-        # A thread per worker, to wait on its pipe; so a thread always finds an idle worker.
+            self._idle.put_nowait(worker)
+        # A thread per worker, to wait on its pipe.
         self._threads = ThreadPoolExecutor(count, "render")
 
-    async def render(self, original: bytes, request: ThumbnailRequest) -> Thumbnail:
-        """The thumbnail. Raises ThumbnailError or PilboxError."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._render, original, request)
+    @property
+    def busy(self) -> int:
+        return len(self._workers) - self._idle.qsize()
+
+    async def render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
+        """The thumbnail; closes the original. Raises Overloaded, ThumbnailError or PilboxError.
+
+        A caller who is cancelled leaves the line. What a worker has begun it finishes.
+        """
+        try:
+            worker = await self._worker()
+        except BaseException:
+            original.close()
+            raise
+        call = asyncio.get_running_loop().run_in_executor(self._threads, worker.render, original, request)
+        call.add_done_callback(lambda done: self._release(worker, done))
+        return await asyncio.shield(call)
 
     def close(self) -> None:
         """Ends every worker, in the middle of its work if it must be."""
@@ -54,38 +95,37 @@ class RenderPool:
         for worker in self._workers:
             worker.close()
 
-    def _render(self, original: bytes, request: ThumbnailRequest) -> Thumbnail:
-        worker = self._idle.get()
+    async def _worker(self) -> _Worker:
+        if self._idle.empty() and self.waiting >= self._limits.max_waiting:
+            raise Overloaded("Too many requests wait to be rendered")
+        self.waiting += 1
         try:
-            return worker.render(original, request, self._timeout_seconds)
+            return await asyncio.wait_for(self._idle.get(), self._limits.wait_seconds)
+        except TimeoutError:
+            raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
         finally:
-            self._idle.put(worker)
+            self.waiting -= 1
+
+    def _release(self, worker: _Worker, call: asyncio.Future[Thumbnail]) -> None:
+        self._idle.put_nowait(worker)
+        if not call.cancelled():
+            call.exception()  # Nobody else may ask, where the caller has gone.
 
 
 class _Worker:
     """One process and our end of its pipe; a process that is lost is followed by a new one."""
 
-    def __init__(self, limits: RenderLimits) -> None:
+    def __init__(self, render_limits: RenderLimits, limits: PoolLimits, replacements: Counter[str]) -> None:
+        self._render_limits = render_limits
         self._limits = limits
+        self._replacements = replacements
         self._closed = False
         self._start()
 
-    def render(self, original: bytes, request: ThumbnailRequest, timeout_seconds: float) -> Thumbnail:
-        if not self._process.is_alive():
-            self._replace("ended while idle")
-        try:
-            self._await_ready()
-            self._pipe.send((original, request))
-            if not self._pipe.poll(timeout_seconds):
-                self._replace(f"took more than {timeout_seconds:g} seconds")
-                raise RenderTimedOut(f"The image took more than {timeout_seconds:g} seconds to render")
-            answer: Thumbnail | Exception = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            self._replace("ended while rendering")
-            raise WorkerDied("The image could not be rendered: the worker process ended") from error
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
+        """Closes the original. Blocks until there is an answer, or until the time is over."""
+        with original:
+            return self._render(original, request)
 
     def close(self) -> None:
         self._closed = True
@@ -95,12 +135,34 @@ class _Worker:
             self._process.kill()
             self._process.join(_STOP_SECONDS)
 
+    def _render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
+        if not self._process.is_alive():
+            self._replace(REPLACED_IDLE)
+        seconds = self._limits.timeout_seconds
+        try:
+            self._await_ready()
+            self._pipe.send(request)
+            multiprocessing.reduction.send_handle(self._pipe, original.fileno(), self._process.pid or 0)
+            if not self._pipe.poll(seconds):
+                self._replace(REPLACED_TIMEOUT)
+                raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
+            answer: Thumbnail | Exception = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._replace(REPLACED_ENDED)
+            raise WorkerDied("The image could not be rendered: the worker process ended") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
     def _start(self) -> None:
         self._pipe, workers_end = _context.Pipe()
         self._process: SpawnProcess = _context.Process(
-            target=_work, args=(workers_end, self._limits), name="render", daemon=True
+            target=_work, args=(workers_end, self._render_limits, self._limits.memory_bytes), name="render", daemon=True
         )
-        self._process.start()
+        # Its first start would unblock the signals again, just before the worker is made.
+        multiprocessing.resource_tracker.ensure_running()
+        with _signals_blocked():
+            self._process.start()
         self._ready = False
         # Only the worker may hold its end, or we would never see it close.
         workers_end.close()
@@ -117,28 +179,54 @@ class _Worker:
     def _replace(self, reason: str) -> None:
         if self._closed:
             return
-        log.warning("event=worker_replaced pid=%s reason=%r", self._process.pid, reason)
+        self._replacements[reason] += 1
+        log.warning("event=worker_replaced pid=%s reason=%s", self._process.pid, reason)
         self._process.kill()
         self._process.join()
         self._pipe.close()
         self._start()
 
 
-def _work(pipe: Connection, limits: RenderLimits) -> None:
-    # A signal to the whole group or unit stops the server, which lets us finish and then closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    prepare_process(limits)
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A child inherits what is blocked: a signal to the whole group or unit stops the server, which lets its workers
+    finish and then closes their pipes. A handler in the child would come too late for the time of its imports.
+    """
+    stopping = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int) -> None:
+    prepare_process(render_limits)
+    _bound_process(memory_bytes)
     # The other end closes when the server stops, or when it is no more.
     with suppress(EOFError, ConnectionError):
         pipe.send("ready")
         while True:
-            original, request = pipe.recv()
-            pipe.send(_answer(original, request, limits))
+            request = pipe.recv()
+            with os.fdopen(multiprocessing.reduction.recv_handle(pipe), "rb") as original:
+                answer = _answer(original, request, render_limits)
+            pipe.send(answer)
 
 
-def _answer(original: bytes, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail | Exception:
+def _bound_process(memory_bytes: int) -> None:
+    os.nice(_NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    # Address space is what a limit can be set on; libraries and threads have reserved much more of it than they use.
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    bound = pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+
+def _answer(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail | Exception:
     try:
-        return render(io.BytesIO(original), request, limits)
+        return render(original, request, limits)
+    except MemoryError:
+        return TooManyPixels("Too many pixels: the image does not fit in the memory of a worker")
     except (PilboxError, ThumbnailError) as error:
         return error

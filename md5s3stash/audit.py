@@ -1,0 +1,82 @@
+"""Does a bucket hold what its keys promise? Judged from what a LIST tells of each object; pure.
+
+A key is the md5 of the content, and so is the ETag of an object that was put in one request. Where S3 made the object
+of several parts, its ETag is another digest, and in a bucket that encrypts with KMS the ETags look like md5s and are
+none. A LIST tells neither: such objects are for `inspection` to prove.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from md5s3stash.digest import is_md5
+from md5s3stash.s3_list import ListedObject
+from md5s3stash.scheme import BucketBase, BucketScheme, ObjectAddress
+
+EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
+
+
+class FaultKind(StrEnum):
+    """What can be wrong with an object, by the names that reports use."""
+
+    FOREIGN_KEY = "foreign-key"
+    WRONG_SIZE = "wrong-size"
+    WRONG_ETAG = "wrong-etag"
+    WRONG_SHARD = "wrong-shard"
+    WRONG_BYTES = "wrong-bytes"
+    UNREADABLE = "unreadable"
+    NOT_RECORDED = "not-recorded"
+    NOT_STORED = "not-stored"
+
+
+class Fault(NamedTuple):
+    """An object that is not what its key says, and why."""
+
+    address: ObjectAddress
+    kind: FaultKind
+    reason: str
+
+
+def fault_of(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None:
+    """What LIST shows to be wrong with an object of this bucket. The shard comes last: an object that is only there in
+    the wrong one has the right content.
+    """
+
+    def fault(kind: FaultKind, reason: str) -> Fault:
+        return Fault(ObjectAddress(bucket, found.key), kind, reason)
+
+    md5 = found.key.removeprefix(prefix_of(base))
+    if not is_md5(md5) or md5 != md5.lower():
+        return fault(FaultKind.FOREIGN_KEY, "its key is not an md5 in lower-case hex")
+    if (found.size_bytes == 0) != (md5 == EMPTY_MD5):
+        that_of_none = "that of none" if md5 == EMPTY_MD5 else "not that of none"
+        return fault(FaultKind.WRONG_SIZE, f"it has {found.size_bytes} bytes, and its key is {that_of_none}")
+    if not is_of_parts(found.etag) and found.etag != md5:
+        return fault(FaultKind.WRONG_ETAG, f"its ETag is {found.etag or 'missing'}")
+    right_bucket = base.address(md5).bucket
+    if right_bucket != bucket:
+        return fault(FaultKind.WRONG_SHARD, f"it belongs into the bucket {right_bucket}")
+    return None
+
+
+def is_of_parts(etag: str) -> bool:
+    """Whether it is the ETag of an object that was made of several parts: `{md5 of md5s}-{number of parts}`."""
+    return "-" in etag
+
+
+def prefix_of(base: BucketBase) -> str:
+    """What the keys of a base begin with."""
+    return base.address(EMPTY_MD5).key.removesuffix(EMPTY_MD5)
+
+
+def nested_prefixes(base: BucketBase, bases: Iterable[BucketBase]) -> tuple[str, ...]:
+    """Where in the bucket of a base other bases have their objects: those are judged on their own."""
+    mine = prefix_of(base)
+    return tuple(
+        prefix
+        for other in bases
+        if base.scheme is BucketScheme.SIMPLE and other.buckets() == base.buckets()
+        if (prefix := prefix_of(other)) != mine and prefix.startswith(mine)
+    )

@@ -1,0 +1,46 @@
+"""What the requests of a migration cost; pure.
+
+The prices are those of S3 Standard in us-east-1 as AWS published them in 2025 (aws.amazon.com/s3/pricing): COPY and
+LIST 0.005 USD a thousand, and nothing for bytes that stay within a region. Between regions a gigabyte costs about 0.02.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from md5s3stash.s3_list import LISTED_AT_ONCE
+from md5s3stash_migrate.tally import Count
+
+PRICE_PER_1000 = 0.005
+PRICE_PER_GB = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """In US dollars: a thousand COPY or LIST requests, and a gigabyte that is moved."""
+
+    per_1000: float = PRICE_PER_1000
+    per_gb: float = PRICE_PER_GB
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The requests that a run would make and what they cost. HEADs, a handful, are left out."""
+
+    copy_requests: int
+    list_requests: int
+    dollars: float
+
+    def __str__(self) -> str:
+        requests = f"{self.copy_requests:,} COPY and {self.list_requests:,} LIST requests"
+        return f"{requests}, about {self.dollars:,.2f} US dollars"
+
+
+def estimate(to_copy: Count, part_requests: int, pages: int, prices: Prices) -> Estimate:
+    """`pages`: the LISTs that this survey took; a run takes them at the start and, with what it copied, at the end.
+    `part_requests`: what copies in parts need besides one request an object.
+    """
+    copies = to_copy.objects + part_requests
+    lists = 2 * pages + -(-to_copy.objects // LISTED_AT_ONCE) if to_copy.objects else pages
+    dollars = (copies + lists) * prices.per_1000 / 1000 + to_copy.size_bytes / 1e9 * prices.per_gb
+    return Estimate(copies, lists, dollars)

@@ -1,0 +1,100 @@
+"""The manifests of S3 Batch Operations: CSV, a line an object, `bucket,key` with the key URL-encoded.
+
+A copy job takes its objects from one bucket, puts them into one, overwrites what stands there, and takes none above
+5 GB (AWS, "Copy objects", restrictions). So there is a manifest for each pair of buckets, and only what is missing in
+the target is in it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from md5s3stash.audit import prefix_of
+from md5s3stash.errors import SettingsError
+from md5s3stash.s3 import SINGLE_PUT_MAX_BYTES
+from md5s3stash.scheme import BucketBase
+from md5s3stash_migrate.listing import Stored
+
+
+@dataclass(slots=True)
+class Manifest:
+    """A file, and the pair of buckets that it is for."""
+
+    path: Path
+    source_bucket: str
+    target_bucket: str
+    objects: int = 0
+
+
+class Manifests:
+    """Writes them: one is the path itself, several have their buckets in their names. `too_large` counts what a job
+    would not take.
+    """
+
+    def __init__(self, path: Path, source: BucketBase, target: BucketBase) -> None:
+        self._path = path
+        self._target = target
+        self._one = len(source.buckets()) == len(target.buckets()) == 1
+        self._stack = ExitStack()
+        self._writers: dict[tuple[str, str], tuple[Manifest, Any]] = {}
+        self.too_large = 0
+
+    def add(self, source: Stored) -> None:
+        """Raises OSError."""
+        if source.size_bytes > SINGLE_PUT_MAX_BYTES:
+            self.too_large += 1
+            return
+        manifest, write_row = self._writer(source.address.bucket, self._target.address(source.md5).bucket)
+        write_row([source.address.bucket, quote(source.address.key)])
+        manifest.objects += 1
+
+    def all(self) -> list[Manifest]:
+        """Those with objects in them."""
+        return [manifest for manifest, _ in self._writers.values()]
+
+    def __enter__(self) -> Self:
+        if self._one:
+            # Where nothing is missing the file that was asked for is there and empty.
+            self._path.write_bytes(b"")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _writer(self, source_bucket: str, target_bucket: str) -> tuple[Manifest, Callable[[list[str]], Any]]:
+        pair = (source_bucket, target_bucket)
+        if pair not in self._writers:
+            path = self._path if self._one else _named(self._path, f"{source_bucket}-to-{target_bucket}")
+            file = self._stack.enter_context(path.open("w", encoding="ascii", newline=""))
+            self._writers[pair] = (Manifest(path, *pair), csv.writer(file, lineterminator="\n").writerow)
+        return self._writers[pair]
+
+
+def _named(path: Path, pair: str) -> Path:
+    return path.with_name(f"{path.stem}.{pair}{path.suffix}")
+
+
+def target_key_prefix(source: BucketBase, target: BucketBase) -> str | None:
+    """The folder that a job has to put before the source's keys to make the target's. Raises SettingsError where it
+    would have to take something away.
+    """
+    theirs, ours = prefix_of(target).rstrip("/"), prefix_of(source).rstrip("/")
+    if theirs == ours:
+        return None
+    if not ours:
+        return theirs
+    if theirs.endswith(f"/{ours}"):
+        return theirs.removesuffix(f"/{ours}")
+    raise SettingsError(
+        f"S3 Batch Operations can only put a folder before the keys: {ours!r} cannot become {theirs!r}; "
+        "migrate without --batch-manifest"
+    )

@@ -1,0 +1,259 @@
+"""The run: list both sides, copy what is missing, list both sides again to prove that nothing is.
+
+Nothing is remembered between runs. What stands in the target is the state, so that a run which was killed, or ended
+with faults, goes on where it was when it is started again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from md5s3stash.audit import Fault
+from md5s3stash.errors import StashError, StoreError, StoreUnavailable
+from md5s3stash.progress import Standing
+from md5s3stash.retry import RetryPolicy, retrying
+from md5s3stash.s3 import S3ObjectStore
+from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash_migrate.listing import Listing, Stored, join
+from md5s3stash_migrate.pace import Pace
+from md5s3stash_migrate.plan import Comparison, Step, compare, step_for
+from md5s3stash_migrate.pool import BoundedPool
+from md5s3stash_migrate.report import Entry, Kind, Report
+from md5s3stash_migrate.s3_copy import Copied, Copier, Throttled
+from md5s3stash_migrate.sides import not_of_source
+from md5s3stash_migrate.tally import Count, Tallied
+
+T = TypeVar("T")
+
+# A missing permission fails them all; nobody wants to hear it a hundred million times.
+MAX_FAILURES_IN_A_ROW = 1000
+
+_KEY_SPACE = 16**8
+
+
+class GivenUp(StashError):
+    """So many copies in a row failed that the next ones would too."""
+
+
+class Stopped(StashError):
+    """The run is being ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a migration works with."""
+
+    listing: Listing
+    store: S3ObjectStore
+    copier: Copier
+    report: Report
+    policy: RetryPolicy
+    jobs: int
+
+
+@dataclass(slots=True)
+class _Position:
+    """Where the run is, for the progress display."""
+
+    md5: str = "0" * 8
+    done: int = 0
+    word: str = "copying"
+
+
+class Migration:
+    """One run from a base to another one."""
+
+    def __init__(self, source: BucketBase, target: BucketBase, tools: Tools) -> None:
+        self._source = source
+        self._target = target
+        self._tools = tools
+        self._tallied = Tallied()
+        self.tally = self._tallied.tally
+        self._pace = Pace(tools.jobs)
+        self._position = _Position()
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        # Digests of objects that are reported already: as many as there are faults.
+        self._told: set[str] = set()
+        self._failures_in_a_row = 0
+
+    def run(self) -> bool:
+        """Copies and verifies; whether every object of the source is in the target and nothing was wrong."""
+        with self._pool() as pool:
+            for source, standing in self._pairs(self._tell_fault, self._tell_unread):
+                self._take(pool, source, standing)
+        if self.tally.copied.objects:
+            self._verify()
+        else:
+            # Nothing has changed since that LIST.
+            self.tally.verified = self.tally.present
+        return self._tools.report.faults == 0 and self.tally.verified.objects >= self.tally.source.objects
+
+    def survey(self, missing: Callable[[Stored], None] = lambda source: None) -> bool:
+        """Only looks: counts, tells what is wrong, and hands over what `run` would copy. Whether nothing was wrong."""
+        with self._pool() as pool:
+            for source, standing in self._pairs(self._tell_fault, self._tell_unread):
+                self.tally.source.add(source)
+                step = step_for(source, standing)
+                if step is Step.COPY:
+                    self.tally.to_copy.add(source)
+                    missing(source)
+                elif step is Step.PRESENT:
+                    self._tallied.add(self.tally.present, source)
+                else:
+                    pool.submit(partial(self._compare, source, self.tally.present))
+        return self._tools.report.faults == 0
+
+    def standing(self) -> Standing:
+        """How far the run is. The md5s of contents are spread evenly, so that the current one tells the share."""
+        position = self._position
+        return Standing(
+            done=position.done,
+            fraction=int(position.md5[:8], 16) / _KEY_SPACE,
+            note=f"{position.word}, {self.tally.copied.size_bytes / 1e9:,.2f} GB copied, "
+            f"{self._tools.report.faults} faults, {self._pace.limit} at once",
+        )
+
+    def _pairs(
+        self, on_fault: Callable[[Fault], None], on_unread: Callable[[str, StoreError], None]
+    ) -> Iterator[tuple[Stored, Stored | None]]:
+        listing = self._tools.listing
+        others = not_of_source(self._source, self._target)
+        sources = listing.of_source(self._source, others, on_fault, on_unread)
+        for source, standing in join(sources, listing.of_target(self._target), self._source):
+            self._position.md5 = source.md5
+            self._position.done += 1
+            yield source, standing
+
+    def _take(self, pool: BoundedPool, source: Stored, standing: Stored | None) -> None:
+        self.tally.source.add(source)
+        step = step_for(source, standing)
+        if step is Step.PRESENT:
+            self._tallied.add(self.tally.present, source)
+        elif step is Step.COMPARE:
+            pool.submit(partial(self._compare, source, self.tally.present))
+        else:
+            self.tally.to_copy.add(source)
+            pool.submit(partial(self._copy, source))
+
+    def _verify(self) -> None:
+        self._position = _Position(word="verifying")
+        with self._pool() as pool:
+            for source, standing in self._pairs(lambda fault: None, lambda bucket, error: None):
+                step = step_for(source, standing)
+                if step is Step.PRESENT:
+                    self._tallied.add(self.tally.verified, source)
+                elif source.md5 in self._told:
+                    continue
+                elif step is Step.COMPARE:
+                    pool.submit(partial(self._compare, source, self.tally.verified))
+                else:
+                    self._tell(source, Kind.MISSING, "it is not in the target: it came during the run, run again")
+
+    def _copy(self, source: Stored) -> None:
+        target = self._target.address(source.md5)
+        faults: list[str] = []
+        try:
+            copied = self._retrying(lambda: self._tools.copier.copy(source, target), faults)
+        except StoreError as error:
+            self._tell(source, Kind.FAILED, _with_earlier(str(error), faults))
+            self._count_failure(error)
+            return
+        self._failures_in_a_row = 0
+        if copied is Copied.DONE:
+            self._tallied.add(self.tally.copied, source)
+            self._tell_retried(source, faults)
+        elif copied is Copied.TAKEN:
+            # By somebody else, or by a try of ours whose answer did not come through.
+            self._tell_retried(source, faults)
+            self._compare(source, self.tally.copied if faults else self.tally.present)
+        elif copied is Copied.SOURCE_GONE:
+            self._tell(source, Kind.SOURCE_GONE, "it was listed and is there no more")
+        else:
+            self._tell(source, Kind.WRONG_COPY, "the md5 of the copy is not its key: look at both")
+
+    def _compare(self, source: Stored, count: Count) -> None:
+        """Counts the object where the target has it, by a HEAD of each side; else it is told."""
+        target = self._target.address(source.md5)
+        try:
+            there = self._retrying(lambda: self._tools.store.head(target), [])
+            here = self._retrying(lambda: self._tools.store.head(source.address), [])
+        except StoreError as error:
+            self._tell(source, Kind.FAILED, str(error))
+            return
+        if here is None:
+            self._tell(source, Kind.SOURCE_GONE, "it was listed and is there no more")
+        elif there is None:
+            self._tell(source, Kind.SOURCE_CHANGED, "it is not what was listed any more: run again")
+        else:
+            self._judge(source, compare(source.md5, here, there), count)
+
+    def _judge(self, source: Stored, comparison: Comparison, count: Count) -> None:
+        if comparison is Comparison.SAME:
+            self._tallied.add(count, source)
+        elif comparison is Comparison.DIFFERENT:
+            self._tell(source, Kind.CONFLICT, "another content stands in the target; it was not overwritten")
+        else:
+            self._tell(
+                source, Kind.UNPROVEN, "an object of the same size stands in the target, and no SHA-256 tells more"
+            )
+
+    def _retrying(self, request: Callable[[], T], faults: list[str]) -> T:
+        """The result of a request, which waits for its turn. What its failed tries said goes to `faults`."""
+
+        def attempt() -> T:
+            if self._stopping.is_set():
+                raise Stopped("the run is being ended")
+            with self._pace.turn() as turn:
+                try:
+                    return request()
+                except StoreUnavailable as error:
+                    turn.throttled = isinstance(error, Throttled)
+                    faults.append(str(error))
+                    raise
+
+        return retrying(attempt, self._tools.policy, sleep=self._stopping.wait, only=(StoreUnavailable,))
+
+    def _count_failure(self, error: StoreError) -> None:
+        with self._lock:
+            self._failures_in_a_row += 1
+            too_many = self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW
+        if too_many:
+            raise GivenUp(f"{MAX_FAILURES_IN_A_ROW} copies in a row failed, the last one: {error}")
+
+    def _tell(self, source: Stored, kind: Kind, reason: str) -> None:
+        with self._lock:
+            self._told.add(source.md5)
+        target = self._target.address(source.md5).s3_url
+        self._tools.report.add(Entry(kind, source.address.s3_url, reason, target))
+
+    def _tell_retried(self, source: Stored, faults: list[str]) -> None:
+        if faults:
+            target = self._target.address(source.md5).s3_url
+            reason = f"{len(faults)} tries failed, the last one: {faults[-1]}"
+            self._tools.report.add(Entry(Kind.RETRIED, source.address.s3_url, reason, target))
+
+    def _tell_fault(self, fault: Fault) -> None:
+        self._tools.report.add(Entry(fault.kind, fault.address.s3_url, fault.reason))
+
+    def _tell_unread(self, bucket: str, error: StoreError) -> None:
+        self._tools.report.add(Entry(Kind.UNREAD_BUCKET, ObjectAddress(bucket, "").s3_url, str(error)))
+
+    @contextmanager
+    def _pool(self) -> Iterator[BoundedPool]:
+        with BoundedPool(self._tools.jobs) as pool:
+            try:
+                yield pool
+            except BaseException:
+                # Before the pool waits for what is under way.
+                self._stopping.set()
+                raise
+
+
+def _with_earlier(message: str, faults: list[str]) -> str:
+    return f"{message} ({len(faults)} tries)" if len(faults) > 1 else message

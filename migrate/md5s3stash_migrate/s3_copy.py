@@ -1,0 +1,172 @@
+"""Copies an object inside the store, through libcurl where it can and in parts where one request cannot.
+
+Two conditions go with each copy: the source is still the object that was listed (x-amz-copy-source-if-match), and
+nothing stands at the target (If-None-Match, which S3 knows for copies since October 2025; where a store answers 501 to
+it, what LIST told has to do). Content-Type, Cache-Control and metadata are kept, and S3 is asked to store the SHA-256.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from urllib.parse import quote
+
+from botocore.exceptions import ClientError
+
+from md5s3stash.digest import digest_of
+from md5s3stash.errors import StoreUnavailable
+from md5s3stash.s3 import (
+    BOTO_ERRORS,
+    SINGLE_PUT_MAX_BYTES,
+    WRONG_REGION_CODES,
+    curl_for,
+    is_kms,
+    new_client,
+    translated,
+)
+from md5s3stash.s3_curl import CurlClient
+from md5s3stash.s3_errors import store_error
+from md5s3stash.scheme import ObjectAddress
+from md5s3stash_migrate.listing import Stored
+from md5s3stash_migrate.s3_parts import PartLimits, copy_in_parts
+
+_ETAG = re.compile(rb"<ETag>(?:&quot;|&#34;|\")?([^<&\"]+)")
+_THROTTLED_STATUSES = frozenset({429, 503})
+_THROTTLED_CODES = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"})
+_EMPTY = digest_of(b"")
+
+
+class Throttled(StoreUnavailable):
+    """The store asks to slow down."""
+
+
+class Copied(StrEnum):
+    """How a copy ended. `TAKEN`: something stands at the target, or the source is not what was listed: S3's 412 does
+    not tell which. `WRONG`: the store made something else of it.
+    """
+
+    DONE = "done"
+    TAKEN = "taken"
+    SOURCE_GONE = "source gone"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    code: str
+    etag: str = ""
+    kms: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLimits:
+    """`single_copy_max_bytes`: above it an object is copied in parts. Tests lower them; nobody else should need to."""
+
+    single_copy_max_bytes: int = SINGLE_PUT_MAX_BYTES
+    parts: PartLimits = field(default_factory=PartLimits)
+
+
+class Copier:
+    """Copies, each object once; trying again is the caller's. Safe to share between threads.
+
+    `endpoint` is what S3_ENDPOINT may be, `session` a boto3 session.
+    """
+
+    def __init__(self, endpoint: str | None, session: Any, limits: CopyLimits | None = None) -> None:
+        self._client: Any = new_client(endpoint, session)
+        self._curl: CurlClient = curl_for(self._client, session)
+        self._limits = limits or CopyLimits()
+        # In another region than the endpoint's: boto3 finds the way there.
+        self._boto_buckets: set[str] = set()
+        self._conditional = True
+
+    def copy(self, source: Stored, target: ObjectAddress) -> Copied:
+        """Raises Throttled, StoreUnavailable and StoreRefused."""
+        if source.size_bytes > self._limits.single_copy_max_bytes:
+            answer = self._in_parts(source, target)
+        else:
+            answer = self._in_one(source, target)
+        return _outcome(answer, source, target)
+
+    def _in_one(self, source: Stored, target: ObjectAddress) -> _Answer:
+        conditional = self._conditional
+        answer = self._ask(source, target, conditional)
+        if answer.status == 501 and conditional:
+            self._conditional = False
+            answer = self._ask(source, target, conditional=False)
+        return answer
+
+    def _ask(self, source: Stored, target: ObjectAddress, conditional: bool) -> _Answer:
+        if target.bucket not in self._boto_buckets:
+            answer = self._by_curl(source, target, conditional)
+            if answer.status not in (301, 307) and answer.code not in WRONG_REGION_CODES:
+                return answer
+            self._boto_buckets.add(target.bucket)
+        return self._by_boto(source, target, conditional)
+
+    def _by_curl(self, source: Stored, target: ObjectAddress, conditional: bool) -> _Answer:
+        headers = {
+            # libcurl would send that of a form.
+            "Content-Type": "",
+            "x-amz-content-sha256": _EMPTY.sha256,
+            "x-amz-copy-source": quote(f"{source.address.bucket}/{source.address.key}", safe="/-_.~"),
+            "x-amz-copy-source-if-match": f'"{source.etag}"',
+            "x-amz-metadata-directive": "COPY",
+            "x-amz-checksum-algorithm": "SHA256",
+        }
+        if conditional:
+            headers["If-None-Match"] = "*"
+        answer = self._curl.put(target, b"", headers)
+        etag = _ETAG.search(answer.body)
+        encryption = {"ServerSideEncryption": answer.headers.get("x-amz-server-side-encryption", "")}
+        return _Answer(answer.status, answer.code, etag[1].decode() if etag else "", is_kms(encryption))
+
+    def _by_boto(self, source: Stored, target: ObjectAddress, conditional: bool) -> _Answer:
+        try:
+            answer = self._client.copy_object(
+                Bucket=target.bucket,
+                Key=target.key,
+                CopySource={"Bucket": source.address.bucket, "Key": source.address.key},
+                CopySourceIfMatch=f'"{source.etag}"',
+                MetadataDirective="COPY",
+                ChecksumAlgorithm="SHA256",
+                **({"IfNoneMatch": "*"} if conditional else {}),
+            )
+        except BOTO_ERRORS as error:
+            return _refused(error, target)
+        return _Answer(200, "", answer["CopyObjectResult"].get("ETag", "").strip('"'), is_kms(answer))
+
+    def _in_parts(self, source: Stored, target: ObjectAddress) -> _Answer:
+        try:
+            answer = copy_in_parts(self._client, source, target, self._limits.parts)
+        except BOTO_ERRORS as error:
+            return _refused(error, target)
+        # Its ETag is one of parts, which was checked against the parts; only a copy in one request has the md5.
+        return _Answer(200, "", source.etag, is_kms(answer))
+
+
+def _refused(error: Exception, target: ObjectAddress) -> _Answer:
+    if not isinstance(error, ClientError):
+        raise translated(error, target.s3_url) from error
+    told: Mapping[str, Any] = error.response
+    status = int(told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return _Answer(status, str(told.get("Error", {}).get("Code", "")))
+
+
+def _outcome(answer: _Answer, source: Stored, target: ObjectAddress) -> Copied:
+    if answer.status == 200 and not answer.code:
+        # Stores other than S3 may keep the ETag of parts. In a bucket that encrypts with KMS it is no md5.
+        right = answer.kms or answer.etag.lower() in (source.md5, source.etag)
+        return Copied.DONE if right else Copied.WRONG
+    if answer.status == 412:
+        return Copied.TAKEN
+    if answer.status == 404 and answer.code in ("NoSuchKey", "404"):
+        return Copied.SOURCE_GONE
+    if answer.status in _THROTTLED_STATUSES or answer.code in _THROTTLED_CODES:
+        raise Throttled(f"{target.s3_url}: the store answered {answer.status} {answer.code}".rstrip())
+    # A copy that fails after it began is told in the body of a 200 (AWS, "CopyObject").
+    raise store_error(target.s3_url, 500 if answer.status == 200 else answer.status, answer.code)

@@ -1,0 +1,143 @@
+"""What goes wrong around a request has its status, and the next request is fine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.support import servers
+from tests.support.digest_s3 import DigestS3, Silence
+from tests.support.origin import RawReply, Reply
+from tests.thumbnailer.conftest import BUCKET_BASE, Thumbnailer, command, environment, picture, thumbnailer
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[DigestS3]:
+    with DigestS3() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def faulty(s3: DigestS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
+    options = ("--timeout=2", "--max_original_bytes=1000000", "--cache_bytes=1000000")
+    with thumbnailer(tmp_path_factory.mktemp("faulty"), s3.endpoint, *options) as server:
+        yield server
+
+
+def stash(s3: DigestS3, data: bytes, md5: str | None = None) -> str:
+    """Puts the bytes under their md5, or under another one."""
+    bucket, _, prefix = BUCKET_BASE.partition("/")
+    s3.buckets.add(bucket)
+    md5 = md5 or hashlib.md5(data).hexdigest()
+    _client(s3.endpoint).put_object(Bucket=bucket, Key=f"{prefix}/{md5}", Body=data)
+    return md5
+
+
+@functools.cache
+def _client(endpoint: str) -> Any:
+    return boto3.client("s3", endpoint_url=endpoint)
+
+
+def new_picture() -> bytes:
+    """Bytes after the end of a JPEG change its md5 and nothing else."""
+    return picture() + os.urandom(8)
+
+
+def gets(s3: DigestS3) -> int:
+    return s3.methods().count("GET")
+
+
+def test_a_hundred_requests_for_a_new_digest_ask_s3_once(s3: DigestS3, faulty: Thumbnailer) -> None:
+    md5 = stash(s3, new_picture())
+    before = gets(s3)
+    with ThreadPoolExecutor(100) as threads:
+        answers = list(threads.map(faulty.get, [f"/clip/100x100/{md5}"] * 100))
+    assert {answer.status for answer in answers} == {200}
+    assert gets(s3) - before == 1
+    assert faulty.get(f"/crop/50x50/{md5}").status == 200
+    assert gets(s3) - before == 1
+
+
+def test_bytes_with_another_md5_are_502_and_not_kept(s3: DigestS3, faulty: Thumbnailer) -> None:
+    data = new_picture()
+    md5 = hashlib.md5(data).hexdigest()
+    stash(s3, new_picture(), md5)
+    answer = faulty.get(f"/clip/100x100/{md5}")
+    assert (answer.status, answer.json["error_code"]) == (502, 305)
+    s3.objects.clear()
+    stash(s3, data)
+    assert faulty.get(f"/clip/100x100/{md5}").status == 200
+
+
+def test_a_body_that_breaks_off_is_502_and_the_next_try_is_fine(s3: DigestS3, faulty: Thumbnailer) -> None:
+    md5 = stash(s3, new_picture())
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
+    s3.script("GET", RawReply([head, b"x" * 1000]))
+    assert faulty.get(f"/clip/100x100/{md5}").status == 502
+    assert faulty.get(f"/clip/100x100/{md5}").status == 200
+
+
+def test_s3_that_hangs_is_504_and_the_next_try_is_fine(s3: DigestS3, faulty: Thumbnailer) -> None:
+    md5 = stash(s3, new_picture())
+    s3.script("GET", Silence())
+    assert faulty.get(f"/clip/100x100/{md5}").status == 504
+    assert faulty.get(f"/clip/100x100/{md5}").status == 200
+
+
+def test_s3_that_denies_is_502_and_unknown_is_404_and_too_large_is_413(s3: DigestS3, faulty: Thumbnailer) -> None:
+    md5 = stash(s3, new_picture())
+    s3.script("GET", Reply(403))
+    assert faulty.get(f"/clip/100x100/{md5}").status == 502
+    assert faulty.get(f"/clip/100x100/{'0' * 32}").status == 404
+    assert faulty.get(f"/clip/100x100/{stash(s3, bytes(1_000_001))}").status == 413
+    assert faulty.get(f"/clip/100x100/{md5}").status == 200
+
+
+def test_cache_that_is_gone_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
+    with thumbnailer(tmp_path, s3.endpoint) as server:
+        directory = tmp_path / f"cache-{server.port}"
+        shutil.rmtree(directory)
+        directory.write_bytes(b"a file in its place")
+        md5 = stash(s3, new_picture())
+        assert [server.get(f"/clip/100x100/{md5}").status for _ in range(2)] == [200, 200]
+        directory.unlink()
+        directory.mkdir(mode=0o700)
+        assert server.get(f"/clip/100x100/{md5}").status == 200
+        assert {path.name for path in directory.iterdir()} == {md5}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_full_disk_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
+    with _on_a_tiny_disk(tmp_path, s3.endpoint) as server:
+        large, small = stash(s3, os.urandom(200_000)), stash(s3, new_picture())
+        # No picture, but it was fetched, checked and looked at.
+        assert server.get(f"/clip/100x100/{large}").status == 415
+        assert server.get(f"/clip/100x100/{small}").status == 200
+        assert "cache_fault" in server.log
+
+
+@contextmanager
+def _on_a_tiny_disk(directory: Path, endpoint: str) -> Iterator[Thumbnailer]:
+    """A server whose cache lies on a disk of 64 KiB that nobody else sees."""
+    disk = directory / "disk"
+    disk.mkdir()
+    port = servers.free_port()
+    serve = shlex.join(command("--address=127.0.0.1", f"--port={port}", "--workers=1", f"--cache_dir={disk}"))
+    script = f"mount -t tmpfs -o size=64k,mode=700 none {shlex.quote(str(disk))} && exec {serve}"
+    if subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "none", disk], check=False).returncode:
+        pytest.skip("mounts are not allowed here")
+    log_path = directory / "tiny.log"
+    with servers.running(["unshare", "--mount", "sh", "-c", script], port, log_path, environment(endpoint)) as process:
+        yield Thumbnailer(port, process, log_path)

@@ -1,0 +1,237 @@
+"""A directory of originals by digest, bounded in bytes, that several processes of one user share.
+
+A file appears by a rename, whole and checked, or not at all; it goes when it was used last longest ago. Readers hold it
+open, so an eviction takes nothing from them. Every process looks at the directory itself before it evicts: none has to
+know of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from md5s3stash.digest import is_md5
+from md5s3stash.errors import SettingsError
+
+log = logging.getLogger(__name__)
+
+_PART_SUFFIX = ".part"
+# What an eviction leaves, so that not every new file brings the next one.
+_KEPT_SHARE = 0.9
+# Of the bound; what others have added is not known before the directory was looked at.
+_ADDED_BETWEEN_LOOKS = 1 / 16
+# Nobody has written to the file for so long.
+_LEFT_SECONDS = 60.0
+# While the disk does not take a file, an original is held in memory: all of them together in no more than this.
+MEMORY_BYTES = 64 * 1024 * 1024
+
+
+class NoRoom(OSError):
+    """More is being downloaded at this moment than the bound allows."""
+
+
+@dataclass
+class CacheCounts:
+    """Since the start; for the metrics."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    faults: int = 0
+    bytes: int = 0
+
+
+class DiskCache:
+    """At most about `max_bytes` in `directory`; safe to share between threads and between processes."""
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        self.counts = CacheCounts()
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._on_disk = _Room(max_bytes)
+        self._in_memory = _Room(MEMORY_BYTES)
+        self._added_bytes = 0
+        self._evict()
+
+    def open(self, md5: str) -> BinaryIO | None:
+        """The cached original, which counts as a use; None where there is none, or where it cannot be read."""
+        try:
+            file = open(self._directory / md5, "rb")  # noqa: SIM115 - the caller closes it
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                self.fault(error)
+            self.counts.misses += 1
+            return None
+        self.counts.hits += 1
+        with contextlib.suppress(OSError):
+            # By hand, because disks are mounted with relatime. The mtime is the date of the object in S3.
+            os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
+        return file
+
+    def incoming(self) -> Incoming:
+        """A place for the bytes of a new original. Raises OSError where the disk does not give one."""
+        path = self._directory / f".{secrets.token_hex(8)}{_PART_SUFFIX}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # Who finds the file without the lock knows that its writer is dead.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return Incoming(os.fdopen(descriptor, "w+b"), self._on_disk, path)
+
+    def in_memory(self) -> Incoming:
+        """A place for an original that the disk does not take; it is served once and not kept."""
+        return Incoming(os.fdopen(os.memfd_create("original"), "w+b"), self._in_memory)
+
+    def keep(self, incoming: Incoming, md5: str, modified: float | None) -> None:
+        """Gives a checked original its name. What goes wrong here is logged: the file is open and can be served."""
+        if incoming.path is None:
+            return
+        try:
+            if modified is not None:
+                os.utime(incoming.file.fileno(), (time.time(), modified))
+            # A power cut may otherwise leave the name on an empty file.
+            os.fdatasync(incoming.file.fileno())
+            os.rename(incoming.path, self._directory / md5)
+        except OSError as error:
+            self.fault(error)
+            return
+        with self._lock:
+            self._added_bytes += incoming.size_bytes
+            self.counts.bytes += incoming.size_bytes
+            is_due = self._added_bytes > self._max_bytes * _ADDED_BETWEEN_LOOKS or self.counts.bytes > self._max_bytes
+            if is_due:
+                self._evict()
+
+    def fault(self, error: OSError) -> None:
+        """The disk did not do what it should; the request that found out is served all the same."""
+        self.counts.faults += 1
+        log.warning("event=cache_fault directory=%s reason=%r", self._directory, str(error))
+
+    def _evict(self) -> None:
+        """Removes what was used last longest ago until the rest fits, and what writers left that died."""
+        entries = sorted(self._entries(), key=lambda entry: entry.used_ns)
+        total = sum(entry.size_bytes for entry in entries)
+        keep_bytes = self._max_bytes * _KEPT_SHARE if total > self._max_bytes else self._max_bytes
+        for entry in entries:
+            if total <= keep_bytes:
+                break
+            # Another process may have been faster.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._directory / entry.name)
+                self.counts.evictions += 1
+            total -= entry.size_bytes
+        self.counts.bytes, self._added_bytes = total, 0
+
+    def _entries(self) -> Iterator[_Entry]:
+        with contextlib.suppress(OSError), os.scandir(self._directory) as found:
+            for item in found:
+                with contextlib.suppress(OSError):
+                    if item.name.endswith(_PART_SUFFIX):
+                        _remove_if_left(item.path)
+                    elif is_md5(item.name) and item.is_file(follow_symlinks=False):
+                        status = item.stat(follow_symlinks=False)
+                        yield _Entry(item.name, status.st_size, status.st_atime_ns)
+
+
+class Incoming:
+    """The bytes of one original while they arrive: written, counted, hashed. Closing it gives the room back."""
+
+    def __init__(self, file: BinaryIO, room: _Room, path: Path | None = None) -> None:
+        self.file = file
+        self.path = path
+        self.size_bytes = 0
+        self._room = room
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def write(self, data: bytes) -> None:
+        """Raises NoRoom, or the OSError of the disk."""
+        self._room.take(len(data))
+        self.size_bytes += len(data)
+        self._md5.update(data)
+        self.file.write(data)
+
+    @property
+    def md5(self) -> str:
+        return self._md5.hexdigest()
+
+    def reader(self) -> BinaryIO:
+        """The same bytes, opened once more from their beginning, under whatever name or none."""
+        self.file.flush()
+        return open(f"/proc/self/fd/{self.file.fileno()}", "rb")
+
+    def close(self) -> None:
+        if self.path is not None:
+            # Gone already, where it was kept: then it has its other name.
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        with contextlib.suppress(OSError):
+            self.file.close()
+        self._room.give_back(self.size_bytes)
+        self.size_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Room:
+    """Bytes that are written at this moment, by all threads together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._taken_bytes = 0
+        self._lock = threading.Lock()
+
+    def take(self, size_bytes: int) -> None:
+        with self._lock:
+            if self._taken_bytes + size_bytes > self._max_bytes:
+                raise NoRoom(f"more than {self._max_bytes} bytes of originals are under way")
+            self._taken_bytes += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        with self._lock:
+            self._taken_bytes -= size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    size_bytes: int
+    used_ns: int
+
+
+def open_cache(directory: Path, max_bytes: int) -> DiskCache:
+    """The cache in a directory that is made if need be. Raises SettingsError where others could put files into it: a
+    cached original is not hashed again.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise SettingsError(f"cache_dir {directory} must be a directory that only this user can write to")
+        return DiskCache(directory, max_bytes)
+    except OSError as error:
+        raise SettingsError(f"cache_dir {directory} cannot be used: {error.strerror}") from error
+
+
+def _remove_if_left(path: str) -> None:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # Its writer is alive.
+        # Between making a file and locking it a writer has no lock either.
+        if os.fstat(file.fileno()).st_mtime < time.time() - _LEFT_SECONDS:
+            os.unlink(path)

@@ -1,0 +1,79 @@
+"""What Prometheus is told: counts made as requests end, and the state of pool, lines and cache when it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from md5s3stash_thumbnailer.originals import Originals
+from md5s3stash_thumbnailer.workers import REPLACEMENTS, RenderPool
+
+_PREFIX = "md5s3stash_thumbnailer_"
+# A 304 takes a millisecond, a cached small picture ten, a large TIFF from S3 seconds.
+_LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Belongs to the event loop."""
+
+    def __init__(self, originals: Originals, pool: RenderPool) -> None:
+        self._originals = originals
+        self._pool = pool
+        # A registry of our own: the global one would take what any library puts there.
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._requests = Counter(
+            f"{_PREFIX}requests", "Thumbnails asked for, by status", ["status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            f"{_PREFIX}seconds", "From request to answer", buckets=_LATENCY_BUCKETS, registry=self._registry
+        )
+        self._s3_errors = Counter(
+            f"{_PREFIX}s3_errors", "Originals that S3 did not give", ["error"], registry=self._registry
+        )
+        self._registry.register(_State(self._state))
+
+    def answered(self, status: int, seconds: float) -> None:
+        """A request for a thumbnail ended."""
+        self._requests.labels(str(status)).inc()
+        self._seconds.observe(seconds)
+
+    def s3_failed(self, error: BaseException) -> None:
+        """An original could not be had."""
+        self._s3_errors.labels(type(error).__name__).inc()
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+    def _state(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily(f"{_PREFIX}waiting", "Requests that wait, by what for", labels=["stage"])
+        waiting.add_metric(["original"], self._originals.waiting)
+        waiting.add_metric(["worker"], self._pool.waiting)
+        yield waiting
+        yield GaugeMetricFamily(f"{_PREFIX}workers_busy", "Workers that render", value=self._pool.busy)
+        replaced = CounterMetricFamily(f"{_PREFIX}workers_replaced", "Workers that were lost", labels=["reason"])
+        for reason in REPLACEMENTS:
+            replaced.add_metric([reason], self._pool.replacements[reason])
+        yield replaced
+        counts = self._originals.cache.counts
+        lookups = CounterMetricFamily(f"{_PREFIX}cache_lookups", "Originals looked for", labels=["result"])
+        lookups.add_metric(["hit"], counts.hits)
+        lookups.add_metric(["miss"], counts.misses)
+        yield lookups
+        yield CounterMetricFamily(f"{_PREFIX}cache_evictions", "Originals removed for others", value=counts.evictions)
+        yield CounterMetricFamily(f"{_PREFIX}cache_faults", "Times the disk refused", value=counts.faults)
+        yield GaugeMetricFamily(f"{_PREFIX}cache_bytes", "Size at the last look and what was added", value=counts.bytes)
+
+
+class _State(Collector):
+    """A function as a collector."""
+
+    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterator[Metric]:
+        return self._collect()

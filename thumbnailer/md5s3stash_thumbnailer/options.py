@@ -1,0 +1,208 @@
+"""The command line and the environment -> one checked `Settings`.
+
+Options are pilbox's and tornado's and a few of our own. pilbox's `workers` is the number of render processes behind the
+one that serves. `implicit_base_url`, `ca_certs`, `validate_cert`, `user_agent` and the proxy options belong to pilbox's
+fetching from URLs, which does not happen: they are accepted without effect. `content_type_from_image` is always done.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import tornado.options
+from tornado.options import define, options
+
+from md5s3stash.digest import is_md5
+from md5s3stash.errors import SettingsError
+from md5s3stash.scheme import DEFAULT_ENDPOINT, BucketBase, BucketScheme, md5_to_http_url
+from md5s3stash_thumbnailer._pilbox import Image, ImageHandler, PilboxError
+from md5s3stash_thumbnailer.errors import RequestRefused
+from md5s3stash_thumbnailer.handlers import message_of
+from md5s3stash_thumbnailer.originals import FetchLimits
+from md5s3stash_thumbnailer.render import RenderLimits
+from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
+from md5s3stash_thumbnailer.workers import PoolLimits
+
+_MIB = 1024 * 1024
+
+define("address", default="", help="listen on the given address; empty: on all of them")
+define(
+    "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
+)
+define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals in cache_dir")
+define("max_original_bytes", type=int, default=256 * _MIB, help="largest original, in bytes")
+define("max_original_pixels", type=int, default=100_000_000, help="largest original, in pixels")
+define("max_queue", type=int, default=128, help="requests that may wait for an original, and as many for a worker")
+define("placeholder", default="", help="md5 of the picture to show, with status 404, where nothing is stashed")
+define("queue_timeout", type=float, default=10, help="longest wait for a worker, in seconds")
+define("render_timeout", type=float, default=30, help="rendering timeout in seconds")
+define("stop_timeout", type=float, default=30, help="seconds to let running requests finish on SIGTERM or SIGINT")
+define("webp", type=bool, default=False, help="answer in WebP where the Accept header asks for it and no format is set")
+define("worker_memory", type=int, default=1024 * _MIB, help="bytes that a worker may take for one picture")
+
+_AT_LEAST_ONE = (
+    "max_operations",
+    "max_original_bytes",
+    "max_original_pixels",
+    "max_queue",
+    "max_requests",
+    "max_resize_height",
+    "max_resize_width",
+)
+_SECONDS = ("queue_timeout", "render_timeout", "stop_timeout", "timeout")
+# Below this a worker cannot even draw what it is asked for most.
+_LEAST_WORKER_MEMORY = 64 * _MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Stash:
+    """Where the originals lie."""
+
+    base: BucketBase
+    endpoint: str | None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """BUCKET_BASE, BUCKET_SCHEME and S3_ENDPOINT. Raises SettingsError."""
+        base = environment.get("BUCKET_BASE")
+        if not base:
+            raise SettingsError(
+                "BUCKET_BASE is not set: it names the bucket of the originals, for example my-bucket/prefix"
+            )
+        scheme = environment.get("BUCKET_SCHEME") or BucketScheme.SIMPLE
+        return cls(BucketBase.parse(base, scheme), environment.get("S3_ENDPOINT") or None)
+
+    def url_of(self, md5: str) -> str:
+        """The http URL of an original, as the stash names it."""
+        return md5_to_http_url(md5, self.base.base, self.base.scheme, self.endpoint or DEFAULT_ENDPOINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the server runs with. `defaults` are pilbox's options for every request."""
+
+    stash: Stash
+    address: str
+    port: int
+    workers: int
+    cache_directory: Path
+    cache_bytes: int
+    bounds: Bounds
+    defaults: Mapping[str, str]
+    fetch_limits: FetchLimits
+    render_limits: RenderLimits
+    pool_limits: PoolLimits
+    stop_timeout_seconds: float
+    placeholder: str
+    webp: bool
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Raises SettingsError on the first value that is wrong. `arguments` begin with the name of the program."""
+    _parse(arguments)
+    _check()
+    bounds = Bounds(options.max_resize_width, options.max_resize_height, options.max_operations)
+    return Settings(
+        stash=Stash.from_environment(environment),
+        address=options.address,
+        port=options.port,
+        workers=options.workers or os.cpu_count() or 1,
+        cache_directory=_cache_directory(environment),
+        cache_bytes=options.cache_bytes,
+        bounds=bounds,
+        defaults=_defaults(bounds),
+        fetch_limits=FetchLimits(
+            options.max_original_bytes, options.timeout, options.max_requests, max_waiting=options.max_queue
+        ),
+        render_limits=RenderLimits(options.max_original_pixels, bounds.max_pixels),
+        pool_limits=PoolLimits(options.render_timeout, options.worker_memory, options.max_queue, options.queue_timeout),
+        stop_timeout_seconds=options.stop_timeout,
+        placeholder=options.placeholder.lower(),
+        webp=options.webp,
+    )
+
+
+def _parse(arguments: Sequence[str]) -> None:
+    for name in ("max_resize_width", "max_resize_height"):
+        # pilbox's 15,000 would let one request ask for 900 MB. Its option stays; tornado has no public way to give an
+        # option another default that --help shows as well.
+        options._options[name.replace("_", "-")].default = 4096
+    program, *given = arguments
+    for argument in given:
+        # One by one, because tornado's errors do not say which it was.
+        _parse_one(program, argument)
+    try:
+        options.run_parse_callbacks()
+    except AttributeError as error:
+        raise SettingsError(f"logging: {options.logging!r} is none of debug, info, warning, error, none") from error
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the log options: {error}") from error
+
+
+def _parse_one(program: str, argument: str) -> None:
+    try:
+        rest = tornado.options.parse_command_line([program, argument], final=False)
+    except Exception as error:
+        # The file that --config names is Python, which can be wrong in every way.
+        name = argument.partition("=")[0]
+        raise SettingsError(f"{name}: {' '.join(str(error).split())} (--help lists the options)") from error
+    if rest:
+        raise SettingsError(f"{rest[0]!r} is no option (--help lists the options)")
+
+
+def _check() -> None:
+    for name in _AT_LEAST_ONE:
+        _require(getattr(options, name) >= 1, name, "must be at least 1")
+    for name in _SECONDS:
+        seconds = getattr(options, name)
+        _require(math.isfinite(seconds) and seconds > 0, name, "must be a number of seconds above 0")
+    _require(0 <= options.port <= 65535, "port", "must be between 0 and 65535")
+    _require(options.workers >= 0, "workers", "must be 0, for one a core, or more")
+    _require(options.worker_memory >= _LEAST_WORKER_MEMORY, "worker_memory", f"must be at least {_LEAST_WORKER_MEMORY}")
+    _require(
+        options.cache_bytes >= options.max_original_bytes,
+        "cache_bytes",
+        f"must hold the largest original, max_original_bytes={options.max_original_bytes}",
+    )
+    _require(not options.placeholder or is_md5(options.placeholder), "placeholder", "must be 32 hexadecimal digits")
+    _require(options.mode is None or options.mode in MODES, "mode", f"must be one of {', '.join(sorted(MODES))}")
+    unknown = set(options.allowed_operations) - set(ImageHandler.OPERATIONS)
+    _require(not unknown, "allowed_operations", f"must be of {', '.join(ImageHandler.OPERATIONS)}")
+    allowed = set(options.allowed_operations or ImageHandler.OPERATIONS)
+    _require(
+        set((options.operation or "resize").split(",")) <= allowed,
+        "operation" if options.operation else "allowed_operations",
+        "must leave the default operation allowed",
+    )
+
+
+def _require(holds: bool, name: str, rule: str) -> None:
+    if not holds:
+        value = getattr(options, name)
+        raise SettingsError(f"{name} {rule}, not {','.join(value) if isinstance(value, list) else value}")
+
+
+def _defaults(bounds: Bounds) -> dict[str, str]:
+    """The server's values of pilbox's options, checked now, so that a wrong one does not fail every request later."""
+    values = {name: getattr(options, name, None) for name in OPTION_OF_QUERY_NAME.values()}
+    defaults = {name: str(value) for name, value in values.items() if value is not None}
+    try:
+        parse_options({}, defaults, bounds)
+        Image.validate_options(defaults)
+    except RequestRefused as error:
+        raise SettingsError(str(error)) from error
+    except PilboxError as error:
+        raise SettingsError(message_of(error)) from error
+    return defaults
+
+
+def _cache_directory(environment: Mapping[str, str]) -> Path:
+    # systemd's name for the directory of CacheDirectory=.
+    given = options.cache_dir or environment.get("CACHE_DIRECTORY")
+    return Path(given) if given else Path(tempfile.gettempdir()) / f"md5s3stash-thumbnailer-{os.geteuid()}"
