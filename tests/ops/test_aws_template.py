@@ -67,8 +67,10 @@ def of_type(kind: str) -> dict[str, dict[str, Any]]:
 def stated(value: Any) -> Any:
     """The value with what it substitutes filled in."""
     if isinstance(value, dict) and set(value) == {"Fn::Sub"}:
-        text = value["Fn::Sub"]
-        for name, given in STATED.items():
+        text, names = value["Fn::Sub"] if isinstance(value["Fn::Sub"], list) else (value["Fn::Sub"], {})
+        # Of a choice, what holds where its condition does.
+        chosen = {name: choice["Fn::If"][1] for name, choice in names.items()}
+        for name, given in {**STATED, **chosen}.items():
             text = text.replace(f"${{{name}}}", given)
         assert "${" not in text, text
         return text
@@ -216,6 +218,7 @@ def test_each_box_is_told_what_its_first_boot_needs() -> None:
     assert "SPOOL_VOLUME_ID=vol-0123456789abcdef0\n" in files_of("SpoolLaunchTemplate")["/etc/md5s3stash/aws.env"]
     thumbnails = files_of("ThumbnailLaunchTemplate")
     assert "BUCKET_BASE=BUCKET/PREFIX\n" in thumbnails["/etc/md5s3stash/thumbnailer.env"]
+    assert "THUMBNAILER_OPTIONS=--webp --quality=85\n" in thumbnails["/etc/md5s3stash/thumbnailer.env"]
     assert "THUMBNAILER_SECRET_NAME=/md5s3stash/thumbnailer\n" in thumbnails["/etc/md5s3stash/aws.env"]
 
 
