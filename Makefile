@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples aws packer tests bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick check soak soak-urls million lint lint-ops types bench lock clean clean-data setup
+.PHONY: help run test test-quick check soak soak-urls million lint lint-ops types bench bench-thumbnails lock clean clean-data setup
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,8 +43,11 @@ lint-ops: ## the CloudFormation template and the Packer template
 types: setup ## mypy, strict
 	@$(PYTHON_IN_VENV) -m mypy
 
-bench: setup ## side by side with the peers; takes minutes
+bench: setup ## side by side with the peers; takes a quarter of an hour
 	@$(PYTHON_IN_VENV) bench/run.py
+
+bench-thumbnails: setup ## thumbnails alone, beside pilbox, thumbor and sharp
+	@$(PYTHON_IN_VENV) bench/run.py --only thumbnails
 
 lock: ## write requirements/*.txt anew from pyproject.toml (newest releases: tools/lock --upgrade)
 	@tools/lock

@@ -1,4 +1,7 @@
-"""Runs every benchmark and writes docs/benchmarks.md: the machine, a table each, and the command that repeats it."""
+"""Runs the benchmarks and writes docs/benchmarks.md: for each the machine, the tables, and the command that repeats it.
+
+`--only NAME` measures one anew and leaves the other sections of the page as they are.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import upload_clients  # noqa: E402 after the path that makes it importable
+from bench import thumbnails, upload_clients  # noqa: E402 after the path that makes it importable
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 _INTRODUCTION = """\
 # Benchmarks
 
-Written by `make bench`; do not edit by hand. Absolute figures belong to the machine below, which client and server
-share. What carries over is how the rows of a table compare.
+Written by `make bench`; do not edit by hand. Absolute figures belong to the machine that is named, which client and
+server share. What carries over is how the rows of a table compare.
 """
+_HEADING = "## "
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,22 @@ def upload_benchmark(files: int, rounds: int) -> Benchmark:
     )
 
 
+def thumbnail_benchmark(rounds: int) -> Benchmark:
+    """Thumbnails, server beside server."""
+    return Benchmark(
+        title="Thumbnails",
+        explanation=thumbnails.explanation(rounds),
+        command="make bench-thumbnails",
+        run=lambda: thumbnails.report(thumbnails.measure_all(rounds)),
+    )
+
+
 def machine() -> str:
     """What the figures belong to."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
     return (
         f"Machine: {_processor()}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()} "
-        f"{platform.release()}, Python {platform.python_version()}. Measured on {time.strftime('%Y-%m-%d')}.\n"
+        f"{platform.release()}, Python {platform.python_version()}. Measured on {time.strftime('%Y-%m-%d')}."
     )
 
 
@@ -74,17 +88,32 @@ def _processor() -> str:
 
 def section(benchmark: Benchmark) -> str:
     """The benchmark's part of the page; runs it."""
-    return f"## {benchmark.title}\n\n{benchmark.explanation}\n\n{benchmark.run()}\n\n    {benchmark.command}\n"
+    parts = (benchmark.explanation, machine(), benchmark.run(), f"    {benchmark.command}")
+    return "\n\n".join([f"{_HEADING}{benchmark.title}", *parts]) + "\n"
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """Title -> section of a page that was written before."""
+    _, *sections = f"\n{page}".split(f"\n{_HEADING}")
+    return {text.partition("\n")[0]: f"{_HEADING}{text.strip()}\n" for text in sections}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="all benchmarks; writes docs/benchmarks.md")
-    parser.add_argument("--files", type=int, default=upload_clients.FILES)
+    parser = argparse.ArgumentParser(description="the benchmarks; writes docs/benchmarks.md")
+    parser.add_argument("--only", choices=("uploads", "thumbnails"), help="default: all")
+    parser.add_argument("--files", type=int, default=upload_clients.FILES, help="for uploads")
     parser.add_argument("--rounds", type=int, default=upload_clients.ROUNDS)
     parser.add_argument("--output", type=Path, default=PAGE)
     arguments = parser.parse_args(argv)
-    sections = [section(benchmark) for benchmark in (upload_benchmark(arguments.files, arguments.rounds),)]
-    arguments.output.write_text("\n".join([_INTRODUCTION, machine(), *sections]))
+    benchmarks = {
+        "uploads": upload_benchmark(arguments.files, arguments.rounds),
+        "thumbnails": thumbnail_benchmark(arguments.rounds),
+    }
+    old = sections_of(arguments.output.read_text()) if arguments.output.exists() else {}
+    measured = {
+        benchmark.title: section(benchmark) for name, benchmark in benchmarks.items() if arguments.only in (None, name)
+    }
+    arguments.output.write_text("\n".join([_INTRODUCTION, *{**old, **measured}.values()]))
     print(arguments.output.read_text())
 
 

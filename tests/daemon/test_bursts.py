@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -56,7 +58,16 @@ def drop_all(folder: Path, first: int, count: int) -> None:
 
 def wait_until_stashed(site: Site, count: int) -> None:
     names, log = (f"{site.prefix}:{key}" for key in ("names", "log"))
-    wait_until(lambda: int(site.redis.hlen(names)) >= count, f"{count} recorded", BURST_SECONDS)
+    moments = [time.monotonic()]
+
+    def all_recorded() -> bool:
+        recorded = int(site.redis.hlen(names))
+        if recorded >= count * len(moments) // 10:
+            moments.append(time.monotonic())
+        return recorded >= count
+
+    wait_until(all_recorded, f"{count} recorded", BURST_SECONDS)
+    print(f"{count} files, seconds for each tenth:", *(f"{b - a:.1f}" for a, b in itertools.pairwise(moments)))
     wait_until(lambda: site.files() == [], "all gone")
     assert site.redis.xlen(log) == count, "each once"
 
@@ -83,6 +94,7 @@ def test_a_burst_while_the_daemon_is_stopped_is_stashed_in_bounded_memory(site: 
 
     with Daemon(site) as daemon:
         wait_until_stashed(site, BURST_FILES)
+        print(f"peak memory: {peak_memory_mib(daemon):.0f} MiB")
         assert peak_memory_mib(daemon) < MAX_MEMORY_MIB
 
     assert_all_stashed(site, {str(number): content(str(number)) for number in range(BURST_FILES)})

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
+from tests.support.mounts import tiny_disk
 from tests.support.origin import Reply
 from tests.support.servers import wait_until
 
@@ -80,23 +78,15 @@ def test_a_full_spool_disk_frees_itself_by_stashing(tmp_path: Path, redis_server
     mount_point = tmp_path / "disk"
     mount_point.mkdir()
     site = Site(tmp_path, redis_server, s3_server)
-    mount = f"mount -t tmpfs -o size=256k,nr_inodes=40 none {mount_point}"
-    script = f"{mount} && exec {sys.executable} -m md5s3stash_daemon"
-    unshare = shutil.which("unshare")
-    assert unshare, "util-linux is part of every Debian"
-    private = [unshare, "--mount"] if os.geteuid() == 0 else [unshare, "--user", "--map-root-user", "--mount"]
-    log_path = tmp_path / "daemon.log"
-    environment = {**os.environ, **site.environment(), "SPOOL_DIR": str(mount_point / "spool")}
     # A bucket that is not there: everything waits, and the disk fills up.
-    environment["BUCKET_BASE"] = missing = f"{site.bucket}-later"
-    with open(log_path, "wb") as log:
-        process = subprocess.Popen([*private, "sh", "-c", script], env=environment, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: b"started spool=" in log_path.read_bytes(), "started")
-        incoming = Path(f"/proc/{process.pid}/root{mount_point}/spool/incoming")
+    missing = f"{site.bucket}-later"
+    environment = {"SPOOL_DIR": str(mount_point / "spool"), "BUCKET_BASE": missing}
+    with Daemon(site, environment, mounts=[tiny_disk(mount_point, "256k,nr_inodes=40")]) as daemon:
+        daemon.wait_until_started()
+        incoming = Path(f"/proc/{daemon.process.pid}/root{mount_point}/spool/incoming")
         dropped = _fill(incoming)
         assert len(dropped) > 5
-        wait_until(lambda: b"paused service=s3" in log_path.read_bytes(), "paused")
+        wait_until(lambda: "paused service=s3" in daemon.output(), "paused")
 
         site.client.create_bucket(Bucket=missing)
 
@@ -105,9 +95,6 @@ def test_a_full_spool_disk_frees_itself_by_stashing(tmp_path: Path, redis_server
         # There is room again.
         (incoming / "after").write_bytes(b"after")
         wait_until(lambda: "after" in site.names(), "the next one stashed")
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _fill(incoming: Path) -> dict[str, bytes]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.fast_origin import fast_origin
 from tests.support.faulty_s3 import Fault, FaultyS3
+from tests.support.mounts import in_the_place_of
 from tests.support.servers import free_port, wait_until
 from tests.support.stores import Keys
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
@@ -144,7 +144,8 @@ def test_files_wait_while_the_name_of_the_store_does_not_resolve(tmp_path: Path,
         site = Site(tmp_path, redis_server, server.endpoint, keys=Keys.of(server))
         endpoint = server.endpoint.replace("127.0.0.1", "store.example")
         environment = {**IMPATIENT, "MD5S3STASH_HTTP_PORT": str(port), "S3_ENDPOINT": endpoint, "no_proxy": "*"}
-        with Daemon(site, environment, _with_files({"/etc/hosts": hosts, "/etc/resolv.conf": resolver})) as daemon:
+        mounts = [in_the_place_of("/etc/hosts", hosts), in_the_place_of("/etc/resolv.conf", resolver)]
+        with Daemon(site, environment, mounts=mounts) as daemon:
             daemon.wait_until_started()
             for name, data in CONTENTS.items():
                 site.drop(name, data)
@@ -156,16 +157,6 @@ def test_files_wait_while_the_name_of_the_store_does_not_resolve(tmp_path: Path,
 
             assert_all_stashed(site, daemon, CONTENTS)
             assert reasons(port) == []
-
-
-def _with_files(files: dict[str, Path]) -> tuple[str, ...]:
-    """The daemon in a mount namespace of its own, where these files stand in place of the machine's."""
-    unshare = shutil.which("unshare")
-    assert unshare, "util-linux is part of every Debian"
-    private = [unshare, "--mount"] if os.geteuid() == 0 else [unshare, "--user", "--map-root-user", "--mount"]
-    mounts = " && ".join(f"mount --bind {file} {path}" for path, file in files.items())
-    script = f'{mounts} && exec "$0" -m md5s3stash_daemon'
-    return "-c", f"import os, sys; os.execv({unshare!r}, [*{private!r}, 'sh', '-c', {script!r}, sys.executable])"
 
 
 def test_a_redis_that_hangs_is_waited_for_and_told_and_each_drop_is_logged_once(

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import redis
 
+from tests.support.mounts import with_mounts
 from tests.support.servers import REPOSITORY, wait_until
 from tests.support.stores import Keys, new_bucket, plain_client
 
@@ -120,12 +121,14 @@ class Daemon:
         site: Site,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = ("-m", "md5s3stash_daemon"),
+        mounts: Sequence[str] = (),
     ) -> None:
         self.site = site
         self.log_path = site.directory / f"daemon-{uuid.uuid4().hex[:6]}.log"
+        python = [sys.executable, *command]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *command],
+                with_mounts(mounts, python) if mounts else python,
                 env={**os.environ, **site.environment(), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import pytest
 
 from tests.support import servers
 from tests.support.digest_s3 import DigestS3, Silence
+from tests.support.mounts import tiny_disk, with_mounts
 from tests.support.origin import RawReply, Reply
 from tests.thumbnailer.conftest import BUCKET_BASE, Thumbnailer, command, environment, picture, thumbnailer
 
@@ -118,7 +117,6 @@ def test_cache_that_is_gone_costs_no_request(s3: DigestS3, tmp_path: Path) -> No
         assert {path.name for path in directory.iterdir()} == {md5}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_full_disk_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
     with _on_a_tiny_disk(tmp_path, s3.endpoint) as server:
         large, small = stash(s3, os.urandom(200_000)), stash(s3, new_picture())
@@ -134,10 +132,9 @@ def _on_a_tiny_disk(directory: Path, endpoint: str) -> Iterator[Thumbnailer]:
     disk = directory / "disk"
     disk.mkdir()
     port = servers.free_port()
-    serve = shlex.join(command("--address=127.0.0.1", f"--port={port}", "--workers=1", f"--cache_dir={disk}"))
-    script = f"mount -t tmpfs -o size=64k,mode=700 none {shlex.quote(str(disk))} && exec {serve}"
-    if subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "none", disk], check=False).returncode:
-        pytest.skip("mounts are not allowed here")
+    serve = command("--address=127.0.0.1", f"--port={port}", "--workers=1", f"--cache_dir={disk}")
     log_path = directory / "tiny.log"
-    with servers.running(["unshare", "--mount", "sh", "-c", script], port, log_path, environment(endpoint)) as process:
+    with servers.running(
+        with_mounts([tiny_disk(disk, "64k")], serve), port, log_path, environment(endpoint)
+    ) as process:
         yield Thumbnailer(port, process, log_path)

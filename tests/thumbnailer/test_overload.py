@@ -18,7 +18,7 @@ from tests.thumbnailer.load import health_watched, rss_bytes
 Put = Callable[[bytes], str]
 
 # `OVERLOAD_SECONDS=600 pytest tests/thumbnailer/test_overload.py` for longer.
-SECONDS = float(os.environ.get("OVERLOAD_SECONDS", "10"))
+SECONDS = float(os.environ.get("OVERLOAD_SECONDS", "30"))
 MAX_QUEUE = 4
 WORKERS = 2
 # Who is told to come later waits for this long; without it the clients alone would need all of the machine.
@@ -39,9 +39,7 @@ def test_ten_times_its_capacity_gives_200_or_503_and_nothing_else(s3_server: str
             loads = [threads.submit(_ask_until, deadline, server, path) for _ in range(clients)]
             statuses = sum((load.result() for load in loads), Counter[int]())
         assert set(statuses) == {200, 503}
-        begun = time.monotonic()
-        servers.wait_until(lambda: server.get(path).status == 200, "well again", seconds=5)
-        assert time.monotonic() - begun < 2
+        servers.wait_until(lambda: server.get(path).status == 200, "well again", seconds=1)
         assert rss_bytes(server) < before + 100 * 1024 * 1024
 
 

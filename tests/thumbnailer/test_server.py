@@ -189,6 +189,32 @@ def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path) -> 
         assert not set(before) & set(_render_workers(server))
 
 
+def test_worker_killed_while_it_renders_costs_that_request_alone(s3_server: str, put: Put, tmp_path: Path) -> None:
+    slow = f"/scale/4096x4096/{put(picture((400, 300), 'PNG'))}?opt=1"
+    quick = f"/clip/100x100/{put(picture())}"
+    with thumbnailer(tmp_path, s3_server) as server, ThreadPoolExecutor() as threads:
+        assert server.get(quick).status == 200
+        running = threads.submit(server.get, slow)
+        servers.wait_until(lambda: "md5s3stash_thumbnailer_workers_busy 1.0" in _metrics(server), "a worker busy")
+        for pid in _render_workers(server):
+            os.kill(pid, signal.SIGKILL)
+        assert (running.result().status, running.result().json["error_code"]) == (500, 206)
+        assert {server.get(quick).status for _ in range(4)} == {200}
+
+
+def test_picture_that_outgrows_the_memory_of_a_worker_is_422(s3_server: str, put: Put, tmp_path: Path) -> None:
+    large = put(picture((9000, 9000), "PNG", "L"))
+    with thumbnailer(tmp_path, s3_server, f"--worker_memory={64 * 1024 * 1024}") as server:
+        assert server.get(f"/clip/100x100/{large}").status == 422
+        assert server.get(f"/clip/100x100/{put(picture())}").status == 200
+        # It was the worker's own end of the request, and not its end.
+        assert "worker_replaced" not in server.log
+
+
+def _metrics(server: Thumbnailer) -> str:
+    return server.get("/metrics").body.decode()
+
+
 def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path: Path) -> None:
     md5 = put(picture((400, 300), "PNG"))
     with thumbnailer(tmp_path, s3_server, "--render_timeout=1") as server:

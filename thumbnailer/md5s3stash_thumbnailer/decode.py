@@ -5,6 +5,7 @@ Formats are an explicit list: Pillow knows three dozen more, some of which start
 
 from __future__ import annotations
 
+import io
 from typing import BinaryIO
 
 import PIL.Image
@@ -24,6 +25,7 @@ from PIL import (
 
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
 from md5s3stash_thumbnailer.geometry import Box, Cut, Size, whole
+from md5s3stash_thumbnailer.jpeg_scans import means_alone
 
 MIME_TYPES = {
     AvifImagePlugin.AvifImageFile.format: "image/avif",
@@ -57,11 +59,14 @@ _MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
 _MIRRORED_DOWN = frozenset({3, 4, 7, 8})
 
 # What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
-# Measured against a decode of everything, on hard edges, where it is seen first: libjpeg's DCT scaling is good from 2
-# on, the wavelets of JPEG 2000 and plain averages from 3.
+# Measured against a decode of everything, on hard edges, where it is seen first: the means of a JPEG's blocks are good
+# from 1.75 on, the other reductions by libjpeg, which are no true means, from 2, the wavelets of JPEG 2000 and plain
+# averages from 3.
+_OVERSAMPLING_AFTER_MEANS = 1.75
 _OVERSAMPLING_AFTER_DCT = 2.0
 _OVERSAMPLING_AFTER_OTHERS = 3.0
-_LARGEST_JPEG_POWER = 3
+_JPEG_BLOCK_PX = 8
+_LARGEST_PARTIAL_JPEG_POWER = 2
 _LARGEST_JPEG2000_POWER = 5
 
 
@@ -101,7 +106,7 @@ class Original:
         if self._shrink is not None:
             return
         if isinstance(self._image, JpegImagePlugin.JpegImageFile):
-            self._shrink = _reduce_jpeg(self._image, reduction)
+            self._shrink = self._reduce_jpeg(reduction)
         elif isinstance(self._image, Jpeg2KImagePlugin.Jpeg2KImageFile):
             self._shrink = self._decode_jpeg2000(self._image, reduction)
         else:
@@ -124,6 +129,17 @@ class Original:
         # Decoders round a reduced size in their own ways.
         shrunk = (left, top, min(ends[0], right), min(ends[1], bottom))
         return Cut(shrunk, cut.size[::-1] if self._orientation in _LYING else cut.size)
+
+    def _reduce_jpeg(self, reduction: float) -> float:
+        """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
+        divisor = _jpeg_divisor(reduction)
+        if divisor == _JPEG_BLOCK_PX and self.format == "JPEG" and "progressive" in self._image.info:
+            self._file.seek(0)
+            self._image = _open(io.BytesIO(means_alone(self._file.read())))
+        width, height = self._image.size
+        # Rounded down: Pillow divides by it, in whole numbers, and takes the next reduction that is not greater.
+        drafted = self._image.draft(None, (max(1, width // divisor), max(1, height // divisor)))
+        return 1.0 if drafted is None else width / drafted[1][2]
 
     def _decode_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, reduction: float) -> float:
         """Decodes the resolution that is just large enough. How many a file holds is not known before."""
@@ -180,12 +196,11 @@ def _stored_box(box: Box, upright: Size, orientation: int) -> Box:
     return (top, left, bottom, right) if orientation in _LYING else (left, top, right, bottom)
 
 
-def _reduce_jpeg(image: JpegImagePlugin.JpegImageFile, reduction: float) -> float:
-    """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
-    divisor = 2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_JPEG_POWER)
-    width, height = image.size
-    drafted = image.draft(None, (-(-width // divisor), -(-height // divisor)))
-    return 1.0 if drafted is None else width / drafted[1][2]
+def _jpeg_divisor(reduction: float) -> int:
+    """An eighth where that leaves enough, else a quarter, half or nothing."""
+    if reduction >= _JPEG_BLOCK_PX * _OVERSAMPLING_AFTER_MEANS:
+        return _JPEG_BLOCK_PX
+    return int(2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_PARTIAL_JPEG_POWER))
 
 
 def _power_of_two_within(ratio: float, largest: int) -> int:

@@ -23,6 +23,7 @@ from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import DEFAULT_ENDPOINT, BucketBase, BucketScheme, md5_to_http_url
 from md5s3stash_thumbnailer._pilbox import Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.errors import RequestRefused
+from md5s3stash_thumbnailer.faces import require_detector
 from md5s3stash_thumbnailer.handlers import message_of
 from md5s3stash_thumbnailer.originals import FetchLimits
 from md5s3stash_thumbnailer.render import RenderLimits
@@ -199,6 +200,8 @@ def _defaults(bounds: Bounds) -> dict[str, str]:
         raise SettingsError(str(error)) from error
     except PilboxError as error:
         raise SettingsError(message_of(error)) from error
+    if defaults.get("position") == "face":
+        require_detector()
     return defaults
 
 

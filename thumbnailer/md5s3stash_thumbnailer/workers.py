@@ -15,6 +15,7 @@ import multiprocessing.resource_tracker
 import os
 import resource
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +95,9 @@ class RenderPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.close()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for worker in self._workers:
+            worker.end(deadline)
 
     async def _worker(self) -> _Worker:
         if self._idle.empty() and self.waiting >= self._limits.max_waiting:
@@ -128,12 +132,16 @@ class _Worker:
             return self._render(original, request)
 
     def close(self) -> None:
+        """Tells the process to end once it has done what it is at."""
         self._closed = True
         self._pipe.close()
-        self._process.join(_STOP_SECONDS)
+
+    def end(self, deadline: float) -> None:
+        """Waits for the end of the process until that moment of the monotonic clock, and then brings it about."""
+        self._process.join(max(0.0, deadline - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()
-            self._process.join(_STOP_SECONDS)
+            self._process.join()
 
     def _render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
         if not self._process.is_alive():

@@ -1,0 +1,81 @@
+"""What a process and all its descendants have used, and the whole machine, from Linux's /proc."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+# Of the fields of /proc/PID/stat that follow the name.
+_PARENT, _CPU_TIMES = 1, slice(11, 15)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSeconds:
+    """The time of all processors since the start."""
+
+    busy: float
+    total: float
+
+    def __sub__(self, earlier: MachineSeconds) -> MachineSeconds:
+        return MachineSeconds(self.busy - earlier.busy, self.total - earlier.total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    pid: int
+    parent: int
+    ticks: int
+
+
+def tree(root: int) -> list[int]:
+    """The process and its descendants, parents first."""
+    return [process.pid for process in _tree(root)]
+
+
+def cpu_seconds(root: int) -> float:
+    """User and system time of the tree, with that of children who have ended and were waited for."""
+    return sum(process.ticks for process in _tree(root)) / _TICKS_PER_SECOND
+
+
+def peak_mib(root: int) -> float:
+    """The sum of the processes' peaks: an upper bound, for they need not coincide, and shared pages count in each."""
+    return sum(_peak_kib(pid) for pid in tree(root)) / 1024
+
+
+def machine_seconds() -> MachineSeconds:
+    """What all processes together have used, and what there was."""
+    user, nice, system, idle, iowait, irq, softirq, steal = _machine_ticks()
+    busy = user + nice + system + irq + softirq + steal
+    return MachineSeconds(busy / _TICKS_PER_SECOND, (busy + idle + iowait) / _TICKS_PER_SECOND)
+
+
+def _machine_ticks() -> list[int]:
+    # What follows the first eight is part of them.
+    return [int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+
+
+def _tree(root: int) -> list[_Process]:
+    processes = [process for pid in os.listdir("/proc") if pid.isdigit() and (process := _read(int(pid)))]
+    found = [process for process in processes if process.pid == root]
+    for process in found:  # grows while it is walked
+        found += [child for child in processes if child.parent == process.pid]
+    return found
+
+
+def _read(pid: int) -> _Process | None:
+    with suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        # The name, in parentheses, may itself hold blanks and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return _Process(pid, int(fields[_PARENT]), sum(int(ticks) for ticks in fields[_CPU_TIMES]))
+    return None
+
+
+def _peak_kib(pid: int) -> int:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,101 @@
+"""The parts of the thumbnail benchmark that its figures stand on; the benchmark itself is `make bench-thumbnails`."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+
+from bench import process_tree, run
+from bench.http_load import Job
+from bench.http_load import run as run_load
+from bench.picture_corpus import photograph
+from bench.thumbnail_quality import quality, reference, ssim
+from bench.thumbnail_servers import Shape
+
+
+class _Pictures(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b"\xff\xd8 a picture" if self.path == "/picture" else b"none"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pictures) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_load_asks_for_each_path_once_and_names_what_was_no_picture(port: int) -> None:
+    load = run_load(Job(port, ["/picture"] * 20 + ["/other"], clients=4))
+    assert len(load.milliseconds) == 21
+    assert min(load.milliseconds) > 0
+    assert load.requests_per_second > 0
+    assert [failure.partition(":")[0] for failure in load.failures] == ["/other"]
+
+
+def test_cpu_time_and_memory_of_children_count() -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nx = b'1' * (64 << 20)\nprint(1, flush=True)\ninput()"
+    start = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    with subprocess.Popen(
+        [sys.executable, "-c", start, burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert len(process_tree.tree(process.pid)) == 2
+        assert process_tree.cpu_seconds(process.pid) >= 0.3
+        assert process_tree.peak_mib(process.pid) > 64
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    assert process.pid not in process_tree.tree(os.getpid())
+
+
+def test_ssim_is_1_for_the_same_and_less_the_more_is_lost() -> None:
+    picture = photograph((400, 300), seed="ssim")
+    halved = picture.resize((200, 150)).resize(picture.size)
+    quartered = picture.resize((100, 75)).resize(picture.size)
+    assert ssim(picture, picture) == pytest.approx(1)
+    assert 1 > ssim(picture, halved) > ssim(picture, quartered) > 0
+
+
+def test_thumbnail_of_another_size_is_no_comparison() -> None:
+    wanted = reference(photograph((400, 300), seed="size"), Shape("crop", 64))
+    assert wanted.size == (64, 64)
+    with pytest.raises(ValueError, match="was asked for"):
+        quality([_jpeg(wanted.resize((32, 32)))], [wanted])
+    assert quality([_jpeg(wanted)], [wanted]).least_ssim > 0.8
+
+
+def test_photograph_is_the_same_each_time_and_costs_what_a_photograph_does() -> None:
+    picture = photograph((1200, 800), seed="a")
+    assert picture.tobytes() == photograph((1200, 800), seed="a").tobytes()
+    assert 1.5 < 8 * len(_jpeg(picture, quality=90)) / (1200 * 800) < 3
+
+
+def test_a_section_of_the_page_is_kept_when_another_one_is_measured() -> None:
+    sections = run.sections_of(run.PAGE.read_text())
+    assert sections["Uploading small files"].startswith("## Uploading small files\n")
+
+
+def _jpeg(picture: Image.Image, quality: int = 95) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return out.getvalue()

@@ -1,0 +1,27 @@
+"""A program that sees other files and disks than this machine has, in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def tiny_disk(directory: Path, size: str) -> str:
+    """The mount of a disk in memory; `size` as mount(8) has it for tmpfs, perhaps with more options behind it."""
+    return f"mount -t tmpfs -o mode=700,size={size} none {shlex.quote(str(directory))}"
+
+
+def in_the_place_of(path: str, file: Path) -> str:
+    """The mount that shows the file where another one is."""
+    return f"mount --bind {shlex.quote(str(file))} {shlex.quote(path)}"
+
+
+def with_mounts(mounts: Sequence[str], command: Sequence[str]) -> list[str]:
+    """The command behind its mounts. They are its own, and go when it goes; it keeps the process id."""
+    unshare = shutil.which("unshare")
+    assert unshare, "util-linux is part of every Debian"
+    private = [unshare, "--mount"] if os.geteuid() == 0 else [unshare, "--user", "--map-root-user", "--mount"]
+    return [*private, "sh", "-c", f'{" && ".join(mounts)} && exec "$@"', "sh", *command]
