@@ -3,10 +3,10 @@
 PYTHON_IN_VENV := .venv/bin/python
 # Most tests wait for servers and signals more than they compute; one process a core, and whoever is done first helps.
 PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
-SOURCES := md5s3stash daemon thumbnailer migrate laptop samples tests bench setup.py
+SOURCES := md5s3stash daemon thumbnailer migrate laptop samples aws packer tests bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick check soak soak-urls million lint types bench bench-thumbnails lock clean clean-data setup
+.PHONY: help run test test-quick check soak soak-urls million lint lint-ops types bench bench-thumbnails lock clean clean-data setup
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,11 @@ million: setup ## a million files through the daemon, its memory and time bounde
 lint: setup ## ruff: rules and format
 	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)
 	@$(PYTHON_IN_VENV) -m ruff format --check $(SOURCES)
+
+lint-ops: ## the CloudFormation template and the Packer template
+	@tools/ops-venv
+	@build/ops-venv/bin/cfn-lint
+	@packer/rehearse validate -only=amazon-ebs.debian
 
 types: setup ## mypy, strict
 	@$(PYTHON_IN_VENV) -m mypy

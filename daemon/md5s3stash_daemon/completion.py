@@ -7,6 +7,8 @@ import fcntl
 import os
 import threading
 
+from md5s3stash_daemon.filesystem import filesystem_type, is_network
+
 # Paths that are remembered from events. What is beyond that is left to settle.
 MAX_COMPLETED = 20_000
 
@@ -52,13 +54,26 @@ def is_complete(path: str, status: os.stat_result, settle_seconds: float, now: f
     """Whether nobody holds the file open for writing.
 
     The kernel grants a read lease only then (fcntl(2), F_SETLEASE), to the file's owner or with CAP_LEASE. Where
-    leases do not work (NFS, somebody else's file), an event (`told`) or stillness has to do: size and time stamps
-    untouched for `settle_seconds`.
+    leases do not work (a network file system, somebody else's file), an event (`told`) or stillness has to do: size and
+    time stamps untouched for `settle_seconds`.
     """
-    by_lease = _granted_read_lease(path)
+    by_lease = _granted_read_lease(path) if _leases_tell(path, status.st_dev) else None
     if by_lease is not None:
         return by_lease
     return told or now - max(status.st_mtime, status.st_ctime) >= settle_seconds
+
+
+# device number -> whether a lease on it says anything
+_LEASES_TELL: dict[int, bool] = {}
+
+
+def _leases_tell(path: str, device: int) -> bool:
+    """Not on a network file system. NFSv4 refuses one, as if somebody were writing, where the server gave no
+    delegation; EFS never does. FUSE grants one whatever other machines do.
+    """
+    if device not in _LEASES_TELL:
+        _LEASES_TELL[device] = not is_network(filesystem_type(path))
+    return _LEASES_TELL[device]
 
 
 def _granted_read_lease(path: str) -> bool | None:

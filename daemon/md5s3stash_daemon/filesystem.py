@@ -24,7 +24,12 @@ def by_inotify(setting: str, filesystem: str) -> bool:
     """Whether the directory is watched with inotify, by the setting `spool.watch` and its file system's type."""
     if setting != AUTO:
         return setting == INOTIFY
-    return filesystem not in _NETWORK and not filesystem.startswith("fuse.")
+    return not is_network(filesystem)
+
+
+def is_network(filesystem: str) -> bool:
+    """Whether other machines may write to a file system of this type, as far as the kernel's tables tell."""
+    return filesystem in _NETWORK or filesystem.startswith("fuse.")
 
 
 def filesystem_of(path: str, mountinfo: str) -> str:

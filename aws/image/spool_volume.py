@@ -1,0 +1,152 @@
+"""Brings the spool's volume and address to this box, before anything is dropped or recorded on it.
+
+The volume outlives the box, and with it what no other place has: dropped files, the ledger, and the host keys that
+producers know this spool by. Does nothing on a box whose settings name no volume. Safe to run again at each boot.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+# The name that EC2 wants; on NVMe the kernel gives another one, and by-id finds the disk by the volume.
+DEVICE = "/dev/sdf"
+DISKS = Path("/dev/disk/by-id")
+INSTANCE_ID = Path("/var/lib/cloud/data/instance-id")
+MOUNT_POINT = Path("/var/lib/md5s3stash-volume")
+# directory of the volume -> where the programs expect it
+BOUND = {"spool": Path("/var/spool/md5s3stash"), "redis": Path("/var/lib/redis")}
+OWNERS = {"spool": "md5s3stash:md5s3stash-drop", "redis": "redis:redis"}
+HOST_KEYS = Path("/etc/ssh")
+
+BLANK_BYTES = 1024 * 1024
+
+# A box that is being terminated keeps the volume for some minutes.
+WAIT_SECONDS = 600.0
+POLL_SECONDS = 5.0
+
+
+class VolumeError(Exception):
+    """Why the volume cannot be had; the message says what to look at."""
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """0 when the spool is in its place or none is wanted, 1 when it cannot be had."""
+    volume_id = environment.get("SPOOL_VOLUME_ID")
+    if not volume_id:
+        return 0
+    try:
+        ec2 = boto3.client("ec2")
+        instance_id = INSTANCE_ID.read_text().strip()
+        attach(ec2, volume_id, instance_id)
+        take_address(ec2, environment.get("SPOOL_ADDRESS_ID"), instance_id)
+        mount(wait_for_disk(volume_id))
+        keep_host_keys(MOUNT_POINT / "ssh", HOST_KEYS)
+    except (VolumeError, OSError, BotoCoreError, ClientError, subprocess.CalledProcessError) as error:
+        print(f"the spool's volume {volume_id} is not in its place: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def attach(ec2: Any, volume_id: str, instance_id: str, wait: Callable[[float], None] = time.sleep) -> None:
+    """Attaches the volume to this box, once the box before has let go of it. Raises VolumeError when it does not."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        volume = ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
+        holders = [holder["InstanceId"] for holder in volume["Attachments"] if holder["State"] != "detached"]
+        if instance_id in holders:
+            return
+        if volume["State"] == "available":
+            ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=DEVICE)
+            return
+        if time.monotonic() > deadline:
+            raise VolumeError(f"it is {volume['State']}, attached to {', '.join(holders) or 'nothing'}")
+        wait(POLL_SECONDS)
+
+
+def take_address(ec2: Any, allocation_id: str | None, instance_id: str) -> None:
+    """Moves the address that producers know to this box."""
+    if allocation_id:
+        ec2.associate_address(AllocationId=allocation_id, InstanceId=instance_id, AllowReassociation=True)
+
+
+def wait_for_disk(volume_id: str, disks: Path = DISKS, wait: Callable[[float], None] = time.sleep) -> Path:
+    """The disk of a volume, once the kernel shows it. Raises VolumeError when it does not."""
+    disk = disks / f"nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not disk.exists():
+        if time.monotonic() > deadline:
+            raise VolumeError(f"the kernel shows no {disk}: is this an instance type without NVMe?")
+        wait(1)
+    return disk
+
+
+def mount(disk: Path) -> None:
+    """Mounts the disk, and its directories where the programs expect them."""
+    if is_blank(disk):
+        _run("mkfs.ext4", "-q", "-L", "md5s3stash", disk)
+    MOUNT_POINT.mkdir(mode=0o755, exist_ok=True)
+    if not MOUNT_POINT.is_mount():
+        _run("mount", "-o", "nosuid,nodev,noexec", disk, MOUNT_POINT)
+    # The volume may have grown since.
+    _run("resize2fs", disk)
+    for name, place in BOUND.items():
+        bind(MOUNT_POINT / name, place, OWNERS[name])
+    # The states within the spool, each with its owner and mode.
+    _run("systemd-tmpfiles", "--create", "md5s3stash.conf")
+
+
+def is_blank(disk: Path) -> bool:
+    """Whether nothing was ever written where each file system has its marks. Only such a disk may be formatted: what
+    blkid does not know may still be somebody's."""
+    with open(disk, "rb") as content:
+        return not any(content.read(BLANK_BYTES))
+
+
+def bind(directory: Path, place: Path, owner: str) -> None:
+    """Lets a directory of the volume stand where the programs expect it."""
+    if not directory.exists():
+        # With the mode of the one whose place it takes.
+        _run("cp", "--archive", "--no-target-directory", place, directory)
+    if not is_owned_by(directory, owner.partition(":")[0]):
+        # Each image numbers its users anew.
+        _run("chown", "--recursive", owner, directory)
+    if not place.is_mount():
+        _run("mount", "--bind", directory, place)
+
+
+def is_owned_by(directory: Path, user: str) -> bool:
+    try:
+        return directory.owner() == user
+    except KeyError:
+        return False
+
+
+def keep_host_keys(kept: Path, in_use: Path) -> None:
+    """The first box leaves its host keys on the volume; each later one takes them over."""
+    if not kept.exists():
+        kept.mkdir(mode=0o700)
+        _copy_keys(in_use, kept)
+    else:
+        _copy_keys(kept, in_use)
+        _run("systemctl", "--no-block", "try-reload-or-restart", "ssh.service")
+
+
+def _copy_keys(source: Path, target: Path) -> None:
+    _run("cp", "--preserve=mode", *sorted(source.glob("ssh_host_*")), target)
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run([str(word) for word in command], check=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

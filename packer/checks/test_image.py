@@ -1,0 +1,149 @@
+"""What holds on every box that was booted from the image, with settings or without. Run by packer/verify."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+ENABLED = (
+    "chrony.service",
+    "redis-server.service",
+    "md5s3stash.target",
+    "md5s3stashd.service",
+    "md5s3stash-thumbnailer.socket",
+    "md5s3stash-thumbnailer@1.service",
+    "md5s3stash-thumbnailer@2.service",
+    "md5s3stash-secret.service",
+    "md5s3stash-volume.service",
+    "srv-md5s3stash-incoming.mount",
+)
+PROGRAMS = ("md5s3stash", "md5s3stashd", "md5s3stashctl", "md5s3stash-thumbnailer")
+# sshd, and the thumbnailer. Everything else listens on loopback or on a socket file.
+PUBLIC_TCP_PORTS = {22, 8888}
+METADATA = "http://169.254.169.254/latest/meta-data/"
+
+
+def output_of(host: Any, command: str) -> str:
+    done = host.run(command)
+    assert done.rc == 0, f"{command}: {done.stderr}"
+    return str(done.stdout)
+
+
+# --- it runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", ENABLED)
+def test_a_unit_starts_at_every_boot(host: Any, unit: str) -> None:
+    assert output_of(host, f"systemctl is-enabled '{unit}'").strip() in ("enabled", "static")
+
+
+def test_no_unit_has_failed(host: Any) -> None:
+    assert output_of(host, "systemctl list-units --failed --plain --no-legend") == ""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_is_installed_and_imports_what_it_needs(host: Any, program: str) -> None:
+    output_of(host, f"/opt/md5s3stash/current/bin/{program} --help")
+
+
+@pytest.mark.parametrize(("settings", "unit"), [
+    ("/etc/md5s3stash/md5s3stash.toml", "md5s3stashd.service"),
+    ("/etc/md5s3stash/thumbnailer.env", "md5s3stash-thumbnailer@1.service"),
+])  # fmt: skip
+def test_a_program_runs_where_it_has_settings_and_nowhere_else(host: Any, settings: str, unit: str) -> None:
+    state = host.run(f"systemctl is-active '{unit}'").stdout.strip()
+
+    assert state == ("active" if host.file(settings).exists else "inactive")
+
+
+def test_the_ledger_is_on_disk_before_it_says_so(host: Any) -> None:
+    redis = "redis-cli -s /run/redis/redis-server.sock config get"
+
+    assert output_of(host, f"{redis} appendonly").split() == ["appendonly", "yes"]
+    assert output_of(host, f"{redis} appendfsync").split() == ["appendfsync", "always"]
+    assert output_of(host, f"{redis} maxmemory-policy").split() == ["maxmemory-policy", "noeviction"]
+
+
+def test_each_state_of_the_spool_is_a_directory_of_one_filesystem(host: Any) -> None:
+    states = "incoming active deferred hold failed"
+    devices = output_of(host, f"cd /var/spool/md5s3stash && stat --format=%d {states}").split()
+
+    assert len(devices) == 5
+    assert len(set(devices)) == 1
+
+
+def test_producers_may_drop_and_the_daemon_may_take(host: Any) -> None:
+    incoming = host.file("/var/spool/md5s3stash/incoming")
+
+    assert (incoming.user, incoming.group, oct(incoming.mode)) == ("md5s3stash", "md5s3stash-drop", "0o2770")
+
+
+# --- it is locked down ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_ours_runs_as_root(host: Any) -> None:
+    lines = output_of(host, "ps -eo user:32=,args=").splitlines()
+    ours = [line.split(maxsplit=1) for line in lines if re.search(r"/opt/md5s3stash/|redis-server", line)]
+
+    assert [args for user, args in ours if user == "root"] == []
+
+
+def test_only_the_intended_ports_are_open(host: Any) -> None:
+    listening = output_of(host, "ss --no-header --listening --tcp --numeric")
+    addresses = [line.split()[3] for line in listening.splitlines()]
+    public = {int(address.rpartition(":")[2]) for address in addresses if not re.match(r"127\.|\[::1\]", address)}
+
+    assert public <= PUBLIC_TCP_PORTS
+
+
+def test_nobody_logs_in_with_a_password(host: Any) -> None:
+    settings = output_of(host, "sshd -T").splitlines()
+
+    assert "passwordauthentication no" in settings
+    assert "kbdinteractiveauthentication no" in settings
+    assert re.search(r"^[^:]+:\$", output_of(host, "cat /etc/shadow"), re.MULTILINE) is None
+
+
+def test_security_updates_install_themselves(host: Any) -> None:
+    settings = output_of(host, "apt-config dump APT::Periodic::Unattended-Upgrade")
+
+    assert settings.strip() == 'APT::Periodic::Unattended-Upgrade "1";'
+
+
+def test_the_metadata_service_answers_nobody_without_a_token(host: Any) -> None:
+    code = f"""
+import urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen({METADATA!r}, timeout=5).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+    assert output_of(host, f"python3 -c '{code.replace(chr(39), chr(34))}'").strip() == "401"
+
+
+# --- it is nobody else's ----------------------------------------------------------------------------------------------
+
+
+def test_machine_id_and_host_keys_were_made_on_this_box(host: Any) -> None:
+    machine_id = output_of(host, "cat /etc/machine-id").strip()
+    image_is_of = int(output_of(host, "stat --format=%Y /usr/local/lib/md5s3stash-aws/spool_volume.py"))
+    keys = output_of(host, "sh -c 'stat --format=%Y /etc/ssh/ssh_host_*_key'").split()
+
+    assert re.fullmatch("[0-9a-f]{32}", machine_id)
+    assert keys
+    assert all(int(made) > image_is_of for made in keys)
+
+
+def test_no_key_of_the_build_lets_anybody_in(host: Any) -> None:
+    keys = host.run("sh -c 'cat /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys'").stdout
+
+    assert "packer" not in keys
+
+
+def test_nothing_is_left_of_the_build(host: Any) -> None:
+    places = "/tmp/image /root/.ansible /home/*/.ansible /root/.bash_history"
+
+    assert output_of(host, f"sh -c 'ls -d {places} 2>/dev/null; true'") == ""

@@ -1,0 +1,185 @@
+// The appliance's image: Debian, the playbook that a running host gets as well, and what a box on EC2 needs beyond it.
+// Run it in the root of the project, after tools/build-wheels and tools/ops-venv; docs/deploy.md has each step.
+//
+// Debian's packer 1.6.6 knows neither plugins nor IMDSv2: packer/rehearse takes out what stands between the marks
+// "modern-only", and runs the rest.
+
+# modern-only: begin
+packer {
+  required_version = ">= 1.10.0"
+  required_plugins {
+    amazon = {
+      source  = "github.com/hashicorp/amazon"
+      version = ">= 1.3.0, < 2.0.0"
+    }
+    ansible = {
+      source  = "github.com/hashicorp/ansible"
+      version = ">= 1.1.0, < 2.0.0"
+    }
+  }
+}
+# modern-only: end
+
+variable "region" {
+  type        = string
+  default     = "us-west-2"
+  description = "Where the image is built, and where it can be used."
+}
+
+variable "debian" {
+  type        = string
+  default     = "13"
+  description = "Debian's release: 13, or 12."
+}
+
+variable "architecture" {
+  type        = string
+  default     = "amd64"
+  description = "The amd64 or arm64 of Debian's images; instance_type must be of the same."
+}
+
+variable "instance_type" {
+  type        = string
+  default     = "t3.medium"
+  description = "The box that the image is built on."
+}
+
+variable "release" {
+  type        = string
+  default     = "unnamed"
+  description = "What the image is called by, such as the output of git describe."
+}
+
+variable "ansible_playbook" {
+  type        = string
+  default     = "build/ops-venv/bin/ansible-playbook"
+  description = "The ansible-playbook of the hash-locked environment."
+}
+
+variable "ansible_arguments" {
+  type        = list(string)
+  default     = []
+  description = "More arguments of ansible-playbook, such as --extra-vars."
+}
+
+variable "guest_host" {
+  type        = string
+  default     = "127.0.0.1"
+  description = "For the rehearsal: where the guest's sshd listens."
+}
+
+variable "guest_port" {
+  type        = number
+  default     = 2222
+  description = "For the rehearsal: the port of the guest's sshd."
+}
+
+variable "guest_key_file" {
+  type        = string
+  default     = ""
+  description = "For the rehearsal: the private key that lets root into the guest."
+}
+
+locals {
+  built_at = formatdate("YYYYMMDD-hhmmss", timestamp())
+  tags = {
+    Name    = "md5s3stash ${var.release}"
+    release = var.release
+    debian  = var.debian
+  }
+}
+
+source "amazon-ebs" "debian" {
+  region          = var.region
+  instance_type   = var.instance_type
+  ssh_username    = "admin"
+  ami_name        = "md5s3stash-${var.release}-debian-${var.debian}-${var.architecture}-${local.built_at}"
+  ami_description = "md5s3stash ${var.release} on Debian ${var.debian}"
+  tags            = local.tags
+  run_tags        = local.tags
+  snapshot_tags   = local.tags
+
+  source_ami_filter {
+    filters = {
+      name                = "debian-${var.debian}-${var.architecture}-*"
+      root-device-type    = "ebs"
+      virtualization-type = "hvm"
+    }
+    // Debian's own account: https://wiki.debian.org/Cloud/AmazonEC2Image
+    owners      = ["136693071363"]
+    most_recent = true
+  }
+
+  launch_block_device_mappings {
+    device_name           = "/dev/xvda"
+    volume_size           = 8
+    volume_type           = "gp3"
+    delete_on_termination = true
+    // From the first byte on, so that no copy has to be made to encrypt the image; encrypt_boot would make one.
+    encrypted = true
+    # 1.6.6-only: throughput = 125
+    # 1.6.6-only: iops = 3000
+  }
+  ena_support = true
+
+  // The key that Packer made for this build is of no use to anybody afterwards.
+  ssh_clear_authorized_keys = true
+
+  # modern-only: begin
+  temporary_key_pair_type = "ed25519"
+  // For boxes that are launched from the image; imds_support alone would give them two hops, and no way to say one.
+  // The launch templates of aws/template.yaml say one.
+  imds_support = "v2.0"
+  // For the box that it is built on.
+  metadata_options {
+    http_endpoint               = "enabled"
+    http_tokens                 = "required"
+    http_put_response_hop_limit = 1
+  }
+  # modern-only: end
+}
+
+// The rehearsal: a guest that is booted already. The acceptance test builds in one.
+source "null" "guest" {
+  ssh_host             = var.guest_host
+  ssh_port             = var.guest_port
+  ssh_username         = "root"
+  ssh_private_key_file = var.guest_key_file
+}
+
+build {
+  sources = ["source.amazon-ebs.debian", "source.null.guest"]
+
+  // cloud-init writes and installs in the first minute of a box; two apts at once fail.
+  provisioner "shell" {
+    inline = ["if command -v cloud-init >/dev/null; then cloud-init status --wait >/dev/null || test $? -eq 2; fi"]
+  }
+
+  provisioner "ansible" {
+    command          = var.ansible_playbook
+    playbook_file    = "ansible/site.yml"
+    use_proxy        = false
+    ansible_env_vars = ["ANSIBLE_CONFIG=ansible/ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False"]
+    extra_arguments  = var.ansible_arguments
+  }
+
+  provisioner "file" {
+    source      = "aws/image"
+    destination = "/tmp"
+  }
+
+  provisioner "shell" {
+    execute_command = "{{ .Vars }} sudo --preserve-env sh '{{ .Path }}'"
+    inline          = ["cd /tmp/image", "sh ./install", "cd /", "rm -r /tmp/image"]
+  }
+
+  provisioner "shell" {
+    execute_command = "{{ .Vars }} sudo --preserve-env sh '{{ .Path }}'"
+    script          = "packer/clean-image"
+  }
+
+  post-processor "manifest" {
+    output     = "build/packer-manifest.json"
+    strip_path = true
+  }
+}

@@ -1,0 +1,200 @@
+"""The appliance as those see it who use it: drops, thumbnails, the ledger, its units."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import secrets
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import PIL.Image
+
+from tests.acceptance.cloud import Cloud
+from tests.acceptance.guest import Guest
+from tests.acceptance.image import Login
+from tests.acceptance.network import BOX
+from tests.support.servers import wait_until
+
+DAEMON = "md5s3stashd.service"
+THUMBNAILERS = ("md5s3stash-thumbnailer@1.service", "md5s3stash-thumbnailer@2.service")
+REDIS = "redis-server.service"
+UNITS = (REDIS, DAEMON, "md5s3stash-thumbnailer.socket", *THUMBNAILERS, "srv-md5s3stash-incoming.mount", "ssh.service")
+THUMBNAIL_PORT = 8888
+
+SETTLED_SECONDS = 90.0
+
+
+def picture(width: int = 320, height: int = 240) -> bytes:
+    """A JPEG that nobody has seen before: noise, which no encoder makes small."""
+    data = io.BytesIO()
+    noise = random.Random(secrets.token_bytes(8)).randbytes(width * height * 3)
+    PIL.Image.frombytes("RGB", (width, height), noise).save(data, "JPEG")
+    return data.getvalue()
+
+
+def md5_of(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@dataclass(slots=True)
+class Box:
+    """A launched box, and all that was ever dropped into it: `dropped` is name -> md5."""
+
+    guest: Guest
+    cloud: Cloud
+    login: Login
+    sftp_user: str
+    sftp_key: Path
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    # --- units ----------------------------------------------------------------------------------------------------
+
+    def is_active(self, *units: str) -> bool:
+        states = self.guest.run("systemctl", "is-active", *units, check=False).split()
+        return states == ["active"] * len(units)
+
+    def main_pid(self, unit: str) -> int:
+        return int(self.guest.run("systemctl", "show", "--property=MainPID", "--value", unit))
+
+    def is_back(self, unit: str, before: int) -> bool:
+        """Whether the unit runs in another process than before."""
+        return self.main_pid(unit) not in (0, before) and self.is_active(unit)
+
+    def all_active(self) -> None:
+        wait_until(lambda: self.is_active(*UNITS), f"active: {', '.join(UNITS)}", SETTLED_SECONDS)
+
+    # --- drops ----------------------------------------------------------------------------------------------------
+
+    def drop(self, label: str, count: int, width: int = 320) -> Mapping[str, str]:
+        """Drops new pictures as a local program of the drop group does: under a temporary name, then renamed."""
+        files = {f"{label}-{number}.jpg": picture(width) for number in range(count)}
+        incoming = self.guest.root / "var/spool/md5s3stash/incoming"
+        for name, data in files.items():
+            temporary = incoming / f".{name}"
+            temporary.write_bytes(data)
+            temporary.chmod(0o664)
+            os.rename(temporary, incoming / name)
+        return self._remember(files)
+
+    def drop_by_sftp(self, directory: Path, label: str, count: int) -> Mapping[str, str]:
+        """Puts new pictures into a new folder with OpenSSH's client."""
+        files = {f"{label}/{number}.jpg": picture() for number in range(count)}
+        commands = [f"mkdir {label}"]
+        for number, data in enumerate(files.values()):
+            source = directory / f"{number}.jpg"
+            source.write_bytes(data)
+            commands.append(f"put {source} {label}/{number}.jpg")
+        done = self.sftp("\n".join(commands))
+        assert done.returncode == 0, done.stderr
+        return self._remember(files)
+
+    def sftp(self, commands: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sftp", "-q", "-b", "-", *self._ssh_options(), f"{self.sftp_user}@{BOX}"],
+            input=commands,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def ssh(self, user: str, key: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        options = [*self._ssh_options(), "-i", str(key)]
+        return subprocess.run(
+            ["ssh", *options, f"{user}@{BOX}", *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def _ssh_options(self) -> list[str]:
+        options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        options += [f"IdentityFile={self.sftp_key}", "IdentitiesOnly=yes"]
+        return [word for option in options for word in ("-o", option)]
+
+    def _remember(self, files: Mapping[str, bytes]) -> Mapping[str, str]:
+        new = {name: md5_of(data) for name, data in files.items()}
+        self.dropped.update(new)
+        return new
+
+    # --- what became of them --------------------------------------------------------------------------------------
+
+    def ledger(self) -> Mapping[str, str]:
+        """Name -> md5, as Redis has it."""
+        lines = self.guest.run("redis-cli", "-s", "/run/redis/redis-server.sock", "hgetall", "md5s3stash:names")
+        words = lines.splitlines()
+        return dict(zip(words[::2], words[1::2], strict=True))
+
+    def waiting(self) -> set[str]:
+        """The files that are still somewhere in the spool."""
+        spool = self.guest.root / "var/spool/md5s3stash"
+        states = ("incoming", "active", "deferred", "hold", "failed")
+        return {
+            str(path.relative_to(spool)) for state in states for path in (spool / state).rglob("*") if path.is_file()
+        }
+
+    def nothing_is_lost(self) -> None:
+        """Whatever was ever dropped is recorded and stored, once the daemon has had its time; nothing has failed."""
+        wait_until(lambda: not self.waiting(), "an empty spool", SETTLED_SECONDS)
+        recorded, stored = self.ledger(), self.cloud.objects()
+        missing = {name for name, md5 in self.dropped.items() if recorded.get(name) != md5 or stored.get(md5) != md5}
+        assert not missing
+
+    # --- thumbnails -----------------------------------------------------------------------------------------------
+
+    def thumbnail(self, md5: str, size: str = "100x100") -> PIL.Image.Image:
+        """Raises OSError where there is none."""
+        with urllib.request.urlopen(f"http://{BOX}:{THUMBNAIL_PORT}/clip/{size}/{md5}", timeout=30) as answer:
+            return PIL.Image.open(io.BytesIO(answer.read()))
+
+    def answers(self, md5: str) -> bool:
+        try:
+            return self.thumbnail(md5).size[0] == 100
+        except OSError:
+            return False
+
+
+class ThumbnailLoad:
+    """Asks for thumbnails without a pause, on a connection for each, while the context lasts; keeps what went wrong."""
+
+    def __init__(self, box: Box, md5s: Iterable[str], clients: int = 2) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._box = box
+        self._md5s = list(md5s)
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=[number]) for number in range(clients)]
+
+    def __enter__(self) -> ThumbnailLoad:
+        for thread in self._threads:
+            thread.start()
+        wait_until(lambda: self.answered >= len(self._threads) or bool(self.failures), "the first answers", 60)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, client: int) -> None:
+        turn = client
+        while not self._ended.is_set():
+            turn += 1
+            try:
+                # Of another size each time, so that it is made and not remembered.
+                self._box.thumbnail(self._md5s[turn % len(self._md5s)], f"{20 + turn % 200}x{20 + turn % 150}")
+                self.answered += 1
+            except OSError as error:
+                self.failures.append(f"{time.strftime('%T')} {error!r}")
+                self._ended.wait(0.1)

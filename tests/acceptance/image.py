@@ -1,0 +1,189 @@
+"""From nothing to an image: Debian from its mirror, made into the appliance by the real playbook."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.servers import accepts_connections, wait_until
+
+PROJECT = Path(__file__).resolve().parents[2]
+OPS_BIN = PROJECT / "build/ops-venv/bin"
+# Kept between runs; `make clean` takes it away.
+KEPT = PROJECT / "build/acceptance"
+
+# Another Debian takes another python; systemd from 256 on refuses the cgroups (v1) that many build machines still have.
+SUITE = "bookworm"
+# What Debian's image for the cloud has as well, and nothing of ours.
+PACKAGES = (
+    "systemd,systemd-sysv,libpam-systemd,dbus,python3,python3-apt,python3-venv,ca-certificates,openssh-server,sudo,"
+    "iproute2,procps,kmod"
+)
+_WHEELS_IN_GUEST = "/mnt/wheels"
+_ROOM_BYTES = 4 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How Ansible gets into the guest: root, with a key."""
+
+    port: int
+    key: Path
+    host: str = "127.0.0.1"
+
+
+def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None, seconds: float = 600) -> str:
+    """What it prints. Raises AssertionError with all of it where it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(environment or {})},
+        cwd=PROJECT,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout[-8000:]}"
+    return done.stdout
+
+
+def room_for_guests() -> Path:
+    """A new directory for root file systems: in memory where there is room, which is several times as fast."""
+    memory = Path("/dev/shm")
+    enough = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
+    return Path(tempfile.mkdtemp(prefix="md5s3stash-acceptance-", dir=memory if enough else "/var/tmp"))
+
+
+def debian() -> Path:
+    """An archive of a fresh Debian, made once."""
+    archive = KEPT / f"debian-{SUITE}.tar"
+    if not archive.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        unfinished = archive.with_suffix(".new.tar")
+        leaner = ["path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"]
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"]
+        command += ['--aptopt=Acquire::Languages "none"', *(f"--dpkgopt={option}" for option in leaner)]
+        run([*command, SUITE, unfinished])
+        unfinished.rename(archive)
+    return archive
+
+
+def wheelhouse() -> Path:
+    """The wheels of the lock, whatever they are for, downloaded once: a guest that is cut off from the world can be
+    upgraded too. The guest's pip checks their hashes all the same."""
+    house = KEPT / "wheels"
+    stamp = house / ".stamp"
+    lock = (PROJECT / "requirements/appliance.txt").read_text()
+    if not stamp.exists() or stamp.read_text() != lock:
+        shutil.rmtree(house, ignore_errors=True)
+        house.mkdir(parents=True)
+        # pip judges markers by the Python that runs it, which is not the guest's.
+        unconditional = house / "requirements.txt"
+        unconditional.write_text(re.sub(r" ; [^\\\n]*", "", lock))
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp"]
+        machine = os.uname().machine
+        command += [f"--platform={kind}_{machine}" for kind in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")]
+        run([*command, "--require-hashes", "--requirement", unconditional, "--dest", house])
+        stamp.write_text(lock)
+    return house
+
+
+def unpack(archive: Path, root: Path) -> None:
+    root.mkdir()
+    run(["tar", "--directory", root, "--extract", "--file", archive])
+    # mmdebstrap leaves an empty list of packages that looks fresh.
+    os.utime(root / "var/lib/apt/lists", (0, 0))
+    (root / "etc/hostname").write_text("appliance\n")
+
+
+def let_in(root: Path, login: Login) -> None:
+    """What a cloud does for a new instance: a key for root, here on a port that this machine has to spare."""
+    public = login.key.with_suffix(".pub").read_text()
+    authorized = root / "root/.ssh/authorized_keys"
+    authorized.parent.mkdir(mode=0o700, exist_ok=True)
+    authorized.write_text(public)
+    authorized.chmod(0o600)
+    (root / "etc/ssh/sshd_config.d/acceptance.conf").write_text(f"Port {login.port}\nListenAddress {login.host}\n")
+
+
+def give_network(root: Path) -> None:
+    """The guest shares this machine's network while it is baked: its names, and its way to Debian's mirror."""
+    resolver = root / "etc/resolv.conf"
+    resolver.unlink(missing_ok=True)
+    shutil.copy("/etc/resolv.conf", resolver)
+    # The release's list lacks the security updates.
+    sources = root / "etc/apt/sources.list"
+    main = sources.read_text().split()[1]
+    security = main.removesuffix("/debian") + "/debian-security"
+    sources.write_text(f"deb {main} {SUITE} main\ndeb {security} {SUITE}-security main\n")
+    (root / "etc/pip.conf").write_text(f"[install]\nno-index = true\nfind-links = {_WHEELS_IN_GUEST}\n")
+
+
+def make_key(directory: Path, name: str) -> Path:
+    """A private key; the public one is beside it, with .pub."""
+    key = directory / name
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key])
+    return key
+
+
+def wait_for_ssh(login: Login) -> None:
+    wait_until(lambda: accepts_connections(login.port), f"sshd on port {login.port}", 30)
+
+
+def playbook(login: Login, *options: str) -> str:
+    """Runs ansible/site.yml; what it prints."""
+    inventory = login.key.with_suffix(".inventory")
+    # Not named by its address: Ansible would take 127.0.0.1 for the side that it runs on.
+    inventory.write_text(f"guest ansible_host={login.host} ansible_port={login.port} ansible_user=root\n")
+    command: list[str | Path] = [
+        OPS_BIN / "ansible-playbook",
+        "--inventory",
+        inventory,
+        "--private-key",
+        login.key,
+        *options,
+    ]
+    return run([*command, PROJECT / "ansible/site.yml"], ansible_environment())
+
+
+def bake(login: Login, *options: str) -> str:
+    """Runs packer/'s template against the booted guest; what it prints."""
+    command: list[str | Path] = [PROJECT / "packer/rehearse", "build", "-color=false", "-only=null.guest"]
+    command += ["-var", f"guest_port={login.port}", "-var", f"guest_key_file={login.key}"]
+    command += ["-var", f"ansible_arguments={json.dumps(options)}"]
+    return run(command, ansible_environment())
+
+
+def guest_options(wheels: Path) -> list[str]:
+    """What systemd-nspawn(1) is told beyond the usual: the wheels are at hand."""
+    return [f"--bind-ro={wheels}:{_WHEELS_IN_GUEST}"]
+
+
+def ansible_environment() -> Mapping[str, str]:
+    return {
+        "ANSIBLE_CONFIG": str(PROJECT / "ansible/ansible.cfg"),
+        # The guest was made a moment ago; nobody has its key.
+        "ANSIBLE_HOST_KEY_CHECKING": "false",
+        "ANSIBLE_NOCOLOR": "true",
+        "PATH": f"{OPS_BIN}:{os.environ['PATH']}",
+    }
+
+
+@contextlib.contextmanager
+def removed_at_the_end(directory: Path) -> Iterator[Path]:
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)

@@ -1,0 +1,73 @@
+"""Two network namespaces of our own, joined by a cable, with no way out: the appliance's, and what surrounds it.
+
+around    10.99.0.1, 169.254.169.254    S3, IAM, STS, the metadata service; and this process, as load balancer
+box       10.99.0.2                     the appliance
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+AROUND = "10.99.0.1"
+METADATA = "169.254.169.254"
+BOX = "10.99.0.2"
+
+_CLONE_NEWNET = 0x40000000
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The names of the two namespaces, as files that nsenter(1) takes."""
+
+    around: Path
+    box: Path
+
+
+@contextlib.contextmanager
+def cut_off_network() -> Iterator[Network]:
+    """Both namespaces, while the context lasts. Their names are this process's own."""
+    names = [f"md5s3stash-{side}-{os.getpid()}" for side in ("around", "box")]
+    around, box = names
+    try:
+        for name in names:
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("link", "add", "cable", "netns", around, "type", "veth", "peer", "name", "host0", "netns", box)
+        _ip("-n", around, "address", "add", f"{METADATA}/32", "dev", "lo")
+        _ip("-n", around, "address", "add", f"{AROUND}/24", "dev", "cable")
+        _ip("-n", around, "link", "set", "cable", "up")
+        _ip("-n", box, "address", "add", f"{BOX}/24", "dev", "host0")
+        _ip("-n", box, "link", "set", "host0", "up")
+        _ip("-n", box, "route", "add", "default", "via", AROUND)
+        yield Network(*(Path("/run/netns") / name for name in names))
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def inside(namespace: Path) -> Iterator[None]:
+    """This thread is in the namespace, and so is every thread and process that it starts meanwhile."""
+    with open("/proc/thread-self/ns/net", "rb") as home, open(namespace, "rb") as there:
+        _set_network(there.fileno())
+        try:
+            yield
+        finally:
+            _set_network(home.fileno())
+
+
+def _set_network(descriptor: int) -> None:
+    # os.setns came with Python 3.12.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], capture_output=True, check=True)

@@ -1,0 +1,142 @@
+"""What goes wrong on a box: nothing that was dropped is lost, and everything comes back by itself.
+
+Each test leaves a box that works; `nothing_is_lost` counts all drops since the launch.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.acceptance.box import DAEMON, REDIS, THUMBNAILERS, Box, ThumbnailLoad
+from tests.support.servers import wait_until
+
+# WatchdogSec=30, and the time that a restart takes.
+WATCHDOG_SECONDS = 60.0
+
+
+def under_load(box: Box, label: str, count: int = 40) -> None:
+    """Drops files, and comes back while the daemon is at work on them."""
+    before = len(box.cloud.objects())
+    box.drop(label, count)
+    wait_until(lambda: len(box.cloud.objects()) > before, "the first file of many in S3", 60)
+    assert box.waiting(), "the daemon was done before anything could go wrong: drop more"
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_files_survive_the_end_of_the_daemon(box: Box, signal: str) -> None:
+    before = box.main_pid(DAEMON)
+    under_load(box, f"daemon-{signal}")
+
+    box.guest.run("kill", f"-{signal}", str(before))
+
+    wait_until(lambda: box.is_back(DAEMON, before), f"{DAEMON} after SIG{signal}", 60)
+    box.nothing_is_lost()
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_files_survive_the_end_of_redis(box: Box, signal: str) -> None:
+    before = box.main_pid(REDIS)
+    under_load(box, f"redis-{signal}")
+
+    box.guest.run("kill", f"-{signal}", str(before))
+
+    wait_until(lambda: box.is_back(REDIS, before), f"{REDIS} after SIG{signal}", 60)
+    box.nothing_is_lost()
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_thumbnails_survive_the_end_of_an_instance(box: Box, signal: str) -> None:
+    before = box.main_pid(THUMBNAILERS[0])
+    md5s = list(box.drop(f"thumbnailer-{signal}", 3).values())
+    box.nothing_is_lost()
+
+    with ThumbnailLoad(box, md5s) as load:
+        box.guest.run("kill", f"-{signal}", str(before))
+        wait_until(lambda: box.is_back(THUMBNAILERS[0], before), f"{THUMBNAILERS[0]} after SIG{signal}", 60)
+        answered = load.answered
+        wait_until(lambda: load.answered > answered + 10, "answers afterwards", 60)
+
+    # What a killed one had in hand is lost; what came later is not.
+    assert len(load.failures) <= (2 if signal == "KILL" else 0), load.failures
+
+
+def test_a_reload_of_the_thumbnailer_drops_no_request(box: Box) -> None:
+    md5s = list(box.drop("reload", 3).values())
+    box.nothing_is_lost()
+
+    with ThumbnailLoad(box, md5s) as load:
+        for unit in THUMBNAILERS:
+            before = box.main_pid(unit)
+            box.guest.run("systemctl", "reload", unit)
+            wait_until(lambda unit=unit, before=before: box.is_back(unit, before), f"{unit} reloaded", 60)  # type: ignore[misc]
+
+    assert load.failures == []
+
+
+def test_a_daemon_that_hangs_is_replaced(box: Box) -> None:
+    before = box.main_pid(DAEMON)
+
+    box.guest.run("kill", "-STOP", str(before))
+
+    box.drop("hung", 5)
+    wait_until(lambda: box.is_back(DAEMON, before), f"{DAEMON} replaced by its watchdog", WATCHDOG_SECONDS)
+    box.nothing_is_lost()
+
+
+def test_files_survive_a_memory_limit_that_is_hit(box: Box) -> None:
+    # Less than the daemon needs with pictures in its hands.
+    limit = f"/run/systemd/system/{DAEMON}.d/limit.conf"
+    box.guest.run("install", "-D", "/dev/stdin", limit, text="[Service]\nMemoryMax=64M\n")
+    box.guest.run("systemctl", "daemon-reload")
+    box.guest.run("systemctl", "--no-block", "restart", DAEMON)
+    box.drop("memory", 12, width=1600)
+    wait_until(lambda: killed_for_memory(box), "a daemon that the kernel killed", 90)
+
+    box.guest.run("rm", limit)
+    box.guest.run("systemctl", "daemon-reload")
+    box.guest.run("systemctl", "restart", DAEMON)
+
+    box.nothing_is_lost()
+
+
+def killed_for_memory(box: Box) -> bool:
+    said = box.guest.run(
+        "journalctl", "--boot", "--unit", DAEMON, "--output=cat", "--no-pager", "--grep=oom-kill", check=False
+    )
+    return bool(said)
+
+
+def test_files_survive_a_minute_without_s3(box: Box) -> None:
+    with box.cloud.s3_away():
+        box.drop("s3-away", 20)
+        wait_until(lambda: "paused" in box.guest.run("systemctl", "status", DAEMON), "a daemon that waits", 60)
+        away_for_a_minute(box)
+        assert box.is_active(DAEMON)
+
+    box.nothing_is_lost()
+
+
+def away_for_a_minute(box: Box) -> None:
+    """Watches that the daemon stays the same one all the while."""
+    before = box.main_pid(DAEMON)
+    with pytest.raises(TimeoutError):
+        wait_until(lambda: box.is_back(DAEMON, before), "another daemon", 60)
+
+
+@pytest.mark.parametrize("how", ["reboot", "power cut"])
+def test_everything_survives(box: Box, how: str) -> None:
+    under_load(box, how.replace(" ", "-"))
+
+    if how == "reboot":
+        box.guest.reboot()
+    else:
+        box.guest.cut_the_power()
+        box.guest.boot()
+
+    box.all_active()
+    box.nothing_is_lost()
+    assert box.answers(next(iter(box.dropped.values())))
+
+
+def test_the_metadata_service_was_never_asked_without_a_token(box: Box) -> None:
+    assert box.cloud.metadata.without_token == 0

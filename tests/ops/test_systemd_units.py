@@ -1,0 +1,102 @@
+"""The units of systemd/, and what an image for EC2 adds to them, judged by systemd's own tools without being started.
+tests/acceptance starts them.
+"""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "systemd"
+UNITS_OF_EC2 = Path(__file__).parents[2] / "aws/image/systemd"
+SERVICES = ("md5s3stashd.service", "md5s3stash-thumbnailer@.service")
+MOST_EXPOSED = 1.5
+
+# What the units name and other packages bring.
+STUB_PROGRAMS = (
+    "bin/kill",
+    "bin/systemctl",
+    "usr/bin/redis-server",
+    "opt/md5s3stash/current/bin/python",
+    "opt/md5s3stash/current/bin/md5s3stashd",
+    "opt/md5s3stash/current/bin/md5s3stash-thumbnailer",
+)
+STUB_UNITS = (
+    "basic.target",
+    "local-fs.target",
+    "multi-user.target",
+    "network-online.target",
+    "shutdown.target",
+    "sockets.target",
+    "sysinit.target",
+    "umount.target",
+)
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root directory with our units in it, and as much of an operating system as systemd's tools want to see."""
+    shutil.copytree(UNITS, tmp_path / "etc/systemd/system", ignore=shutil.ignore_patterns("sysusers.d", "tmpfiles.d"))
+    shutil.copytree(UNITS_OF_EC2, tmp_path / "etc/systemd/system", dirs_exist_ok=True)
+    for name in STUB_PROGRAMS:
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    system = tmp_path / "usr/lib/systemd/system"
+    system.mkdir(parents=True)
+    for name in STUB_UNITS:
+        (system / name).write_text("[Unit]\nDescription=stub\n")
+    (system / "redis-server.service").write_text("[Service]\nExecStart=/usr/bin/redis-server\n")
+    return tmp_path
+
+
+def units_to_verify() -> Sequence[str]:
+    return [path.name for units in (UNITS, UNITS_OF_EC2) for path in sorted(units.iterdir()) if path.is_file()]
+
+
+@pytest.mark.parametrize("unit", units_to_verify())
+def test_systemd_has_nothing_to_say_about_a_unit(root: Path, unit: str) -> None:
+    instance = unit.replace("@.", "@1.")
+    verified = run("systemd-analyze", "verify", "--man=no", f"--root={root}", root / "etc/systemd/system" / instance)
+    # A misspelt key is a warning, with status 0.
+    assert (verified.stdout + verified.stderr, verified.returncode) == ("", 0)
+
+
+def test_a_misspelt_key_is_noticed(root: Path) -> None:
+    unit = root / "etc/systemd/system/md5s3stashd.service"
+    unit.write_text(unit.read_text().replace("MemoryMax=", "MemoryMx="))
+    verified = run("systemd-analyze", "verify", "--man=no", f"--root={root}", unit)
+    assert "MemoryMx" in verified.stderr
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_is_exposed_to_1_5_at_most(unit: str) -> None:
+    threshold = f"--threshold={MOST_EXPOSED * 10:g}"
+    judged = run("systemd-analyze", "security", "--offline=true", threshold, "--no-pager", UNITS / unit)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_is_bounded_and_comes_back_for_ever(unit: str) -> None:
+    settings = parsed(unit)
+    assert settings["Unit"]["StartLimitIntervalSec"] == "0"
+    assert settings["Service"]["Restart"] == "always"
+    assert settings["Service"].keys() >= {"MemoryMax", "TasksMax", "TimeoutStopSec", "User"}
+
+
+def parsed(unit: str) -> configparser.ConfigParser:
+    """The unit's settings; of one that is given several times, the last value."""
+    parser = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(UNITS / unit)
+    return parser
