@@ -20,7 +20,7 @@ from md5s3stash.logs import set_up_logging
 from md5s3stash.netguard import NetGuard
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.retry import RetryPolicy
-from md5s3stash.s3 import connect
+from md5s3stash.s3 import connect, new_session
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash.stash import Stasher
@@ -158,10 +158,13 @@ def build(settings: Settings) -> Daemon:
     bases = settings[StashSettings].bases()
     client = redis_client(settings)
     timeouts = s3_timeouts(settings[S3Settings])
-    store = connect(settings[S3Settings].endpoint, timeouts=timeouts)
+    # Shared, for it keeps the description of S3 in memory.
+    session = new_session()
+    store = connect(settings[S3Settings].endpoint, session, timeouts=timeouts)
     # Asks once and not for long: as soon as it is known that the store is down, everything else pauses.
     probe = connect(
         settings[S3Settings].endpoint,
+        session,
         timeouts=replace(timeouts, stall_seconds=min(timeouts.stall_seconds, PROBE_SECONDS)),
         attempts=1,
     )
