@@ -16,13 +16,13 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from tests.support.http_server import HttpServer, OwnedServer
 from tests.support.origin import RawReply, Reply
 
 KEPT_BYTES = 64 * 1024 * 1024
@@ -86,7 +86,7 @@ class _Upload:
     copied: dict[int, bytes] = field(default_factory=dict)
 
 
-class DigestS3:
+class DigestS3(HttpServer):
     """Serves until it is closed."""
 
     def __init__(self) -> None:
@@ -94,15 +94,12 @@ class DigestS3:
         self.objects: dict[str, Kept] = {}
         self.buckets: set[str] = set()
         self.uploads: dict[str, _Upload] = {}
-        self.closing = threading.Event()
         self.lock = threading.Lock()
         self._script: defaultdict[str, deque[Scripted]] = defaultdict(deque)
         self._always: dict[str, Scripted] = {}
         self._upload_ids = (f"upload-{number}" for number in itertools.count(1))
-        self._server = _Server(("127.0.0.1", 0), self)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
+        super().__init__(_Handler)
+        self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def script(self, method: str, *answers: Scripted) -> None:
         """The answers to the next requests for objects by this method, or LIST, in turn; afterwards it serves again."""
@@ -129,21 +126,6 @@ class DigestS3:
         """The methods of all requests for objects, in order."""
         return [asked.method for asked in self.requests if asked.target.count("/") > 1]
 
-    def close(self) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.break_connections()
-        self._server.server_close()
-        self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def next_answer(self, method: str) -> Scripted:
         with self.lock:
             script = self._script[method]
@@ -156,46 +138,14 @@ class DigestS3:
         return upload_id
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # server_close() waits for the handlers, so that no test leaks a thread
-
-    def __init__(self, address: tuple[str, int], store: DigestS3) -> None:
-        self.store = store
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        super().__init__(address, _Handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        with self._lock:
-            self._open.add(connection)
-        return connection, address
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def break_connections(self) -> None:
-        with self._lock:
-            for connection in self._open:
-                try:
-                    connection.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue  # the client was faster
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Broken connections are part of many tests."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: _Server
+    server: OwnedServer
 
     def setup(self) -> None:
         super().setup()
-        self._store = self.server.store
+        self._store: DigestS3 = self.server.owner
         self._sent_headers: Mapping[str, str] = {}
 
     def _serve(self) -> None:

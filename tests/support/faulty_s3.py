@@ -9,10 +9,10 @@ import socket
 import struct
 import threading
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.support.http_server import HttpServer, OwnedServer
 
 
 class Fault(Enum):
@@ -31,7 +31,7 @@ class Fault(Enum):
 _STATUS = {Fault.ERROR_500: (500, "InternalError"), Fault.SLOW_DOWN: (503, "SlowDown")}
 
 
-class FaultyS3:
+class FaultyS3(HttpServer):
     """Relays to the server behind `endpoint`. While a fault is set, requests of the `methods` meet it, and with them
     each look at a bucket, which is how a daemon asks whether S3 works.
     """
@@ -43,11 +43,8 @@ class FaultyS3:
         self.met = 0
         self.lock = threading.Lock()
         self._fault, self._methods = Fault.NONE, frozenset[str]()
-        self._server = _Server(("127.0.0.1", 0), self)
-        self.port: int = self._server.server_address[1]
+        super().__init__(_Handler)
         self.endpoint = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
 
     def break_down(self, fault: Fault, *methods: str) -> None:
         with self.lock:
@@ -65,37 +62,14 @@ class FaultyS3:
             self.met += of_object
             return self._fault
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], relay: FaultyS3) -> None:
-        self.relay = relay
-        self.closing = threading.Event()
-        super().__init__(address, _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Broken connections are what it is for."""
-
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: _Server
+    server: OwnedServer
 
     def do_PUT(self) -> None:
-        self._meet(self.server.relay.fault_of(self.command, self.path))
+        self._meet(self.server.owner.fault_of(self.command, self.path))
 
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT
 
@@ -125,7 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(*self._carry_out(self.rfile.read(size)))
 
     def _carry_out(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        upstream = http.client.HTTPConnection(*self.server.relay.upstream, timeout=30)
+        relay: FaultyS3 = self.server.owner
+        upstream = http.client.HTTPConnection(*relay.upstream, timeout=30)
         with contextlib.closing(upstream):
             headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
             upstream.request(self.command, self.path, body, headers)
@@ -150,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Until the client has had enough."""
         poll = select.poll()
         poll.register(self.connection, select.POLLRDHUP)
-        while not poll.poll(50) and not self.server.closing.is_set():
+        while not poll.poll(50) and not self.server.owner.closing.is_set():
             pass
         self._end()
 

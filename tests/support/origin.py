@@ -8,12 +8,12 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import trustme
+
+from tests.support.http_server import HttpServer, OwnedServer
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,13 @@ class Authority:
         return context
 
 
-class Origin:
+class Origin(HttpServer):
     """Serves until it is closed. A path gives its answers in turn, the last of them again and again; any other, 404."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self.server_names: list[str | None] = []
-        self.connections = 0
-        self.closing = threading.Event()
+        self._tls = tls
         self._host = host
         self._scheme = "http" if tls is None else "https"
         self._answers: dict[str, Sequence[Answer]] = {}
@@ -73,10 +72,7 @@ class Origin:
         self._lock = threading.Lock()
         if tls is not None:
             tls.sni_callback = lambda _socket, name, _context: self.server_names.append(name)
-        self._server = _Server((host, port), self, tls)
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
+        super().__init__(_Handler, (host, port))
 
     def url(self, path: str = "/", host: str | None = None) -> str:
         """The URL of a path; `host` is another way to spell this origin's host."""
@@ -97,20 +93,12 @@ class Origin:
 
         return RawReply(pieces())
 
-    def close(self) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.break_connections()
-        self._server.server_close()
-        self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def accepted(self, connection: socket.socket) -> socket.socket:
+        connection = super().accepted(connection)
+        if self._tls is None:
+            return connection
+        # The handshake waits for the first read, in the handler's thread: here it would hold up the others.
+        return self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def _reply(self, request: Request) -> Reply | RawReply:
         with self._lock:
@@ -122,52 +110,13 @@ class Origin:
         return answer(request) if callable(answer) else answer
 
 
-class _Server(ThreadingHTTPServer):
-    # server_close() waits for the handlers, so that no test leaks a thread.
-    daemon_threads = False
-
-    def __init__(self, address: tuple[str, int], origin: Origin, tls: ssl.SSLContext | None) -> None:
-        self.origin = origin
-        self._tls = tls
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        super().__init__(address, _Handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        self.origin.connections += 1
-        if self._tls is not None:
-            # The handshake waits for the first read, in the handler's thread: here it would hold up the others.
-            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        with self._lock:
-            self._open.add(connection)
-        return connection, address
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def break_connections(self) -> None:
-        """Ends the handlers that wait for the next request of a connection that is kept alive."""
-        with self._lock:
-            for connection in self._open:
-                try:
-                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
-                except OSError:
-                    continue  # the client was faster
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up in the middle are what many tests are about."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: OwnedServer
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        reply = self.server.origin._reply(Request(self.command, self.path, headers))
+        reply = self.server.owner._reply(Request(self.command, self.path, headers))
         if isinstance(reply, RawReply):
             self.close_connection = True
             for piece in reply.pieces:

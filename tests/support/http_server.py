@@ -1,0 +1,79 @@
+"""What the HTTP servers of the tests share: they serve from a thread of their own, and leave none behind."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+
+class HttpServer:
+    """Serves from its making until it is closed. A subclass first sets what its handler, which finds it as
+    `server.owner`, asks for.
+    """
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        self.connections = 0
+        self.closing = threading.Event()
+        self._server = OwnedServer(address, self, handler)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def accepted(self, connection: socket.socket) -> socket.socket:
+        """The connection to be served, which may be another one around it."""
+        self.connections += 1
+        return connection
+
+    def close(self) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.break_connections()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OwnedServer(ThreadingHTTPServer):
+    # server_close() waits for the handlers, so that no test leaks a thread.
+    daemon_threads = False
+
+    def __init__(self, address: tuple[str, int], owner: HttpServer, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.owner: Any = owner
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        connection = self.owner.accepted(connection)
+        with self._lock:
+            self._open.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def break_connections(self) -> None:
+        """Ends the handlers that wait for the next request of a connection that is kept alive."""
+        with self._lock:
+            for connection in self._open:
+                try:
+                    # Not TLS's own, which would wait for the other side.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+                except OSError:
+                    continue  # the client was faster
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up in the middle are what many tests are about."""
