@@ -35,10 +35,11 @@ lint: setup ## ruff: rules and format
 	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)
 	@$(PYTHON_IN_VENV) -m ruff format --check $(SOURCES)
 
-lint-ops: ## the CloudFormation template and the Packer template
+lint-ops: ## the CloudFormation and Packer templates, and the playbook
 	@tools/ops-venv
 	@build/ops-venv/bin/cfn-lint
 	@packer/rehearse validate -only=amazon-ebs.debian
+	@cd ansible && PATH=$(CURDIR)/build/ops-venv/bin:$$PATH ansible-lint --offline --profile production
 
 types: setup ## mypy, strict
 	@$(PYTHON_IN_VENV) -m mypy
