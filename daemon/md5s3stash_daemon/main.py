@@ -18,6 +18,7 @@ from md5s3stash.errors import StashError
 from md5s3stash.fetch import Fetcher
 from md5s3stash.logs import set_up_logging
 from md5s3stash.netguard import NetGuard
+from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3 import connect, new_session
@@ -32,7 +33,7 @@ from md5s3stash_daemon.http_status import serving
 from md5s3stash_daemon.journal import set_line_format
 from md5s3stash_daemon.ledger import RedisLedger
 from md5s3stash_daemon.metrics import CountedLedger, Metrics
-from md5s3stash_daemon.notify import Notifier, Reporter, reporting, watchdog_seconds
+from md5s3stash_daemon.notify import Reporter, reporting
 from md5s3stash_daemon.reload import Reload
 from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings

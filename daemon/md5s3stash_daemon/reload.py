@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from md5s3stash.errors import SettingsError
+from md5s3stash.notify import Notifier
 from md5s3stash.settings import Settings
-from md5s3stash_daemon.notify import Notifier
 from md5s3stash_daemon.settings import SECTIONS
 
 log = logging.getLogger(__name__)

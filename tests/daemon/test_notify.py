@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash_daemon.notify import watchdog_seconds
+from md5s3stash.notify import watchdog_seconds
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.notify_socket import NotifySocket, notify_socket

@@ -22,6 +22,7 @@ from tornado.iostream import IOStream
 from tornado.web import Application
 
 from md5s3stash.errors import SettingsError
+from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash_thumbnailer.handlers import Activity
 
 log = logging.getLogger(__name__)
@@ -99,8 +100,20 @@ async def serve(
     server.add_sockets(sockets)
     for each in sockets:
         log.info("event=listening address=%s", each.getsockname())
+    notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
+    notifier.ready()
+    pings = asyncio.create_task(_keep_quiet(notifier, watchdog_seconds(os.environ, os.getpid())))
     await stop.wait()
+    notifier.stopping()
+    pings.cancel()
     await _finish(server, activity, stop_timeout_seconds)
+
+
+async def _keep_quiet(notifier: Notifier, watchdog: float | None) -> None:
+    """Tells systemd's watchdog that the loop still turns, at half of the time, as sd_watchdog_enabled(3) advises."""
+    while watchdog:
+        notifier.alive()
+        await asyncio.sleep(watchdog / 2)
 
 
 async def _finish(server: Server, activity: Activity, timeout_seconds: float) -> None:
