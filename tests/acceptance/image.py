@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.markers import Marker
+
 from tests.support.servers import accepts_connections, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -28,6 +30,8 @@ PACKAGES = (
     "systemd,systemd-sysv,libpam-systemd,dbus,python3,python3-apt,python3-venv,ca-certificates,openssh-server,sudo,"
     "iproute2,procps,kmod"
 )
+# SUITE's.
+_GUESTS_PYTHON = {"python_version": "3.11", "python_full_version": "3.11.2"}
 _WHEELS_IN_GUEST = "/mnt/wheels"
 _ROOM_BYTES = 4 * 1024**3
 
@@ -80,7 +84,7 @@ def debian() -> Path:
 
 
 def wheelhouse() -> Path:
-    """The wheels of the lock, whatever they are for, downloaded once: a guest that is cut off from the world can be
+    """The wheels of the lock, downloaded once: a guest that is cut off from the world can be
     upgraded too. The guest's pip checks their hashes all the same."""
     house = KEPT / "wheels"
     stamp = house / ".stamp"
@@ -88,16 +92,25 @@ def wheelhouse() -> Path:
     if not stamp.exists() or stamp.read_text() != lock:
         shutil.rmtree(house, ignore_errors=True)
         house.mkdir(parents=True)
-        # pip judges markers by the Python that runs it, which is not the guest's.
-        unconditional = house / "requirements.txt"
-        unconditional.write_text(re.sub(r" ; [^\\\n]*", "", lock))
+        requirements = house / "requirements.txt"
+        requirements.write_text(as_the_guest_reads_it(lock))
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp"]
-        machine = os.uname().machine
-        command += [f"--platform={kind}_{machine}" for kind in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")]
-        run([*command, "--require-hashes", "--requirement", unconditional, "--dest", house])
+        # Every glibc up to the guest's.
+        command += [f"--platform=manylinux_2_{minor}_{os.uname().machine}" for minor in range(5, 37)]
+        run([*command, "--require-hashes", "--requirement", requirements, "--dest", house])
         stamp.write_text(lock)
     return house
+
+
+def as_the_guest_reads_it(lock: str) -> str:
+    """What of the lock is for the guest's Python: pip judges markers by the one that runs it."""
+    wanted = []
+    for requirement in re.split(r"^(?=[^\s#])", lock, flags=re.MULTILINE):
+        marker = re.search(r" ; ([^\\\n]+)", requirement)
+        if not marker or Marker(marker[1].strip()).evaluate(_GUESTS_PYTHON):
+            wanted.append(requirement.replace(marker[0], " ") if marker else requirement)
+    return "".join(wanted)
 
 
 def unpack(archive: Path, root: Path) -> None:
@@ -106,6 +119,8 @@ def unpack(archive: Path, root: Path) -> None:
     # mmdebstrap leaves an empty list of packages that looks fresh.
     os.utime(root / "var/lib/apt/lists", (0, 0))
     (root / "etc/hostname").write_text("appliance\n")
+    # sudo looks its own name up, once for each task of the playbook.
+    (root / "etc/hosts").write_text("127.0.0.1 localhost appliance\n")
 
 
 def let_in(root: Path, login: Login) -> None:
