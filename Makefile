@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples aws packer tests bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick check soak soak-urls million lint lint-ops types bench bench-thumbnails lock clean clean-data setup
+.PHONY: help run test test-quick acceptance check soak soak-urls million lint lint-ops types bench bench-thumbnails lock clean clean-data setup
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,6 +19,9 @@ test: setup ## all tests, against a real redis-server and real S3 servers
 
 test-quick: setup ## the tests that do not take minutes
 	@$(PYTEST) -m "not slow"
+
+acceptance: ## bake the image in a guest on this machine, as root, and put it through what can go wrong
+	@tools/acceptance
 
 check: lint types test-quick ## before each commit: lint, types, quick tests
 
