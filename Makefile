@@ -20,7 +20,7 @@ test: setup ## all tests, against a real redis-server and real S3 servers
 test-quick: setup ## the tests that do not take minutes
 	@$(PYTEST) -m "not slow"
 
-acceptance: ## bake the image in a guest on this machine, as root, and put it through what can go wrong
+acceptance: setup ## bake the image in a guest on this machine, as root, and put it through what can go wrong
 	@tools/acceptance
 
 check: lint types test-quick ## before each commit: lint, types, quick tests
