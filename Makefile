@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples aws packer tests bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick acceptance check soak soak-urls million lint lint-ops types bench bench-thumbnails lock clean clean-data setup
+.PHONY: help run test test-quick acceptance check soak million lint lint-ops types bench bench-thumbnails lock clean clean-data setup
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,9 +27,6 @@ check: lint types test-quick ## before each commit: lint, types, quick tests
 
 soak: setup ## a thousand kills of the daemon under load; takes many minutes
 	@CRASH_KILLS=1000 $(PYTHON_IN_VENV) -m pytest tests/crash/test_kill.py
-
-soak-urls: setup ## a list of 100,000 URLs, the daemon killed three times; takes some minutes
-	@MD5S3STASH_TEST_LINES=100000 $(PYTHON_IN_VENV) -m pytest tests/daemon/test_url_lists_killed.py
 
 million: setup ## a million files through the daemon, its memory and time bounded; takes half an hour
 	@BURST_FILES=1000000 $(PYTHON_IN_VENV) -m pytest -n0 -s -k while_the_daemon_is_stopped tests/daemon/test_bursts.py
