@@ -190,16 +190,19 @@ def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path) -> 
 
 
 def test_worker_killed_while_it_renders_costs_that_request_alone(s3_server: str, put: Put, tmp_path: Path) -> None:
-    slow = f"/scale/4096x4096/{put(picture((400, 300), 'PNG'))}?opt=1"
-    quick = f"/clip/100x100/{put(picture())}"
+    path = f"/clip/100x100/{put(picture())}"
     with thumbnailer(tmp_path, s3_server) as server, ThreadPoolExecutor() as threads:
-        assert server.get(quick).status == 200
-        running = threads.submit(server.get, slow)
+        assert server.get(path).status == 200
+        # Stopped, a worker is at its picture for as long as we need.
+        workers = _render_workers(server)
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        running = threads.submit(server.get, path)
         servers.wait_until(lambda: "md5s3stash_thumbnailer_workers_busy 1.0" in _metrics(server), "a worker busy")
-        for pid in _render_workers(server):
+        for pid in workers:
             os.kill(pid, signal.SIGKILL)
         assert (running.result().status, running.result().json["error_code"]) == (500, 206)
-        assert {server.get(quick).status for _ in range(4)} == {200}
+        assert {server.get(path).status for _ in range(4)} == {200}
 
 
 def test_picture_that_outgrows_the_memory_of_a_worker_is_422(s3_server: str, put: Put, tmp_path: Path) -> None:
@@ -218,10 +221,18 @@ def _metrics(server: Thumbnailer) -> str:
 def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path: Path) -> None:
     md5 = put(picture((400, 300), "PNG"))
     with thumbnailer(tmp_path, s3_server, "--render_timeout=1") as server:
-        answer = server.get(f"/scale/4096x4096/{md5}?opt=1")
-        assert (answer.status, answer.json["error_code"]) == (422, 205)
+        # Both workers have answered once, so that it is the pictures that take too long.
+        with ThreadPoolExecutor(2) as threads:
+            assert {answer.status for answer in threads.map(server.get, [f"/scale/40x40/{md5}"] * 8)} == {200}
+        hung = _render_workers(server)
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
+        for _ in hung:
+            answer = server.get(f"/scale/50x50/{md5}")
+            assert (answer.status, answer.json["error_code"]) == (422, 205)
         # A worker that went on would hand its late answer to a later request.
         assert {server.get(f"/scale/40x40/{md5}").image.size for _ in range(4)} == {(40, 40)}
+        assert not set(hung) & set(_render_workers(server))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
