@@ -190,19 +190,25 @@ def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path) -> 
 
 
 def test_worker_killed_while_it_renders_costs_that_request_alone(s3_server: str, put: Put, tmp_path: Path) -> None:
-    path = f"/clip/100x100/{put(picture())}"
+    quick = f"/clip/100x100/{put(picture())}"
+    slow = f"/scale/4096x4096/{put(picture((400, 300), 'PNG'))}?opt=1"
     with thumbnailer(tmp_path, s3_server) as server, ThreadPoolExecutor() as threads:
-        assert server.get(path).status == 200
-        # Stopped, a worker is at its picture for as long as we need.
+        assert {server.get(quick).status for _ in range(4)} == {200}
         workers = _render_workers(server)
-        for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
-        running = threads.submit(server.get, path)
-        servers.wait_until(lambda: "md5s3stash_thumbnailer_workers_busy 1.0" in _metrics(server), "a worker busy")
+        before = _cpu_ticks(workers)
+        running = threads.submit(server.get, slow)
+        servers.wait_until(lambda: _cpu_ticks(workers) > before + 10, "a worker at its picture")
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
         assert (running.result().status, running.result().json["error_code"]) == (500, 206)
-        assert {server.get(path).status for _ in range(4)} == {200}
+        servers.wait_until(lambda: not any(map(servers.is_alive, workers)), "workers dead")
+        assert {server.get(quick).status for _ in range(4)} == {200}
+
+
+def _cpu_ticks(pids: list[int]) -> int:
+    """The hundredths of a second that the processes have computed."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(each[11]) for each in fields)
 
 
 def test_picture_that_outgrows_the_memory_of_a_worker_is_422(s3_server: str, put: Put, tmp_path: Path) -> None:
@@ -214,19 +220,13 @@ def test_picture_that_outgrows_the_memory_of_a_worker_is_422(s3_server: str, put
         assert "worker_replaced" not in server.log
 
 
-def _metrics(server: Thumbnailer) -> str:
-    return server.get("/metrics").body.decode()
-
-
 def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path: Path) -> None:
     md5 = put(picture((400, 300), "PNG"))
     with thumbnailer(tmp_path, s3_server, "--render_timeout=1") as server:
         # Both workers have answered once, so that it is the pictures that take too long.
         with ThreadPoolExecutor(2) as threads:
             assert {answer.status for answer in threads.map(server.get, [f"/scale/40x40/{md5}"] * 8)} == {200}
-        hung = _render_workers(server)
-        for pid in hung:
-            os.kill(pid, signal.SIGSTOP)
+        hung = _stop_workers(server)
         for _ in hung:
             answer = server.get(f"/scale/50x50/{md5}")
             assert (answer.status, answer.json["error_code"]) == (422, 205)
@@ -289,6 +289,19 @@ def test_stop_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
                 server.process.send_signal(signal.SIGTERM)
                 assert server.process.wait(5) == 0
             assert isinstance(running.exception(10), http.client.HTTPException | OSError)
+
+
+def _stop_workers(server: Thumbnailer) -> list[int]:
+    """Both workers, at a standstill."""
+    servers.wait_until(lambda: len(_render_workers(server)) == 2, "two workers")
+    workers = _render_workers(server)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    servers.wait_until(
+        lambda: all(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" for pid in workers),
+        "workers stopped",
+    )
+    return workers
 
 
 def _render_workers(server: Thumbnailer) -> list[int]:
