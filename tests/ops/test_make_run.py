@@ -22,7 +22,7 @@ import requests
 from botocore.exceptions import ClientError
 from PIL import Image
 
-from tests.support.servers import free_port, is_alive, wait_until
+from tests.support.servers import free_port, is_alive, stat_fields, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
@@ -364,7 +364,7 @@ def test_program_that_is_killed_once_comes_back(appliance: Appliance) -> None:
 
 def _is_the_front_of_the_thumbnailer(pid: int, appliance: Appliance) -> bool:
     with contextlib.suppress(OSError):
-        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        parent = int(stat_fields(pid)[1])
         return parent == appliance.supervisord() and "md5s3stash_thumbnailer" in command_line(pid)
     return False
 

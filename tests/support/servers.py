@@ -158,11 +158,15 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def is_alive(pid: int) -> bool:
     """Whether a process has this id and has not ended; a zombie has."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat_fields(pid)[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def stat_fields(pid: int) -> list[str]:
+    """/proc/PID/stat (proc(5)) from its third field on, the state. Raises FileNotFoundError or ProcessLookupError."""
     # The second field, the name in parentheses, may itself hold blanks and parentheses.
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _wait_for_port(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:

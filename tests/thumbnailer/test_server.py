@@ -207,8 +207,7 @@ def test_worker_killed_while_it_renders_costs_that_request_alone(s3_server: str,
 
 def _cpu_ticks(pids: list[int]) -> int:
     """The hundredths of a second that the processes have computed."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(each[11]) for each in fields)
+    return sum(int(servers.stat_fields(pid)[11]) for pid in pids)
 
 
 def test_picture_that_outgrows_the_memory_of_a_worker_is_422(s3_server: str, put: Put, tmp_path: Path) -> None:
@@ -297,10 +296,7 @@ def _stop_workers(server: Thumbnailer) -> list[int]:
     workers = _render_workers(server)
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
-    servers.wait_until(
-        lambda: all(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" for pid in workers),
-        "workers stopped",
-    )
+    servers.wait_until(lambda: all(servers.stat_fields(pid)[0] == "T" for pid in workers), "workers stopped")
     return workers
 
 
