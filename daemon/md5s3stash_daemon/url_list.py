@@ -55,10 +55,11 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
         text = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
         text = text.strip(b" \t\r\n")
         if text and not text.startswith(b"#"):
-            yield _too_long(number, text) if cut else _line(number, text)
+            yield _too_long(number, text) if cut else line_of(number, text)
 
 
-def _line(number: int, text: bytes) -> Line:
+def line_of(number: int, text: bytes) -> Line:
+    """The line that holds this text, which is neither blank nor a comment."""
     url = text.decode("utf-8", "surrogateescape")
     try:
         text.decode("utf-8")
