@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import boto3
 import redis
 
 from md5s3stash.objectstore import ObjectStore
@@ -17,7 +16,7 @@ from md5s3stash_daemon.queue_ledger import QueueLedger
 from md5s3stash_daemon.queue_service import QueueIntake, QueueParts
 from md5s3stash_daemon.queue_work import Drops, MessageWorker, read_profiles
 from md5s3stash_daemon.settings import QueueSettings, SpoolSettings
-from md5s3stash_daemon.sqs import connect_queue
+from md5s3stash_daemon.sqs import Session, connect_queue
 from md5s3stash_daemon.url_work import ListParts, Stop
 
 
@@ -25,7 +24,7 @@ def build_queue_intake(
     settings: Settings,
     shared: ListParts,
     client: redis.Redis,
-    session: boto3.Session,
+    session: Session,
     store: ObjectStore,
     pulse: Pulse,
 ) -> QueueIntake | None:

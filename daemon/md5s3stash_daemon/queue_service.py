@@ -31,11 +31,15 @@ from md5s3stash_daemon.url_work import TICK_SECONDS, ListParts, Pending, Stop
 
 log = logging.getLogger(__name__)
 
-# What others have handled while a host was left alone must not come back all at once.
-_PAUSE_SPREAD = 0.25
+# Of the window, what a host may hold that has asked to be left alone. More of its messages are given back, which counts
+# as a delivery, and a dead-letter queue takes what was delivered too often.
+_PAUSED_SHARE = 1 / 4
 
-# Every so often the messages that wait for their host's turn are looked through for those that have waited too long.
-_LOOK_SECONDS = 60.0
+# Every so often the messages that wait for their host's turn are looked through for those that will wait too long.
+_LOOK_SECONDS = 5.0
+
+# The longest until an unreadable message is delivered again.
+_UNREADABLE_SECONDS = 60.0
 
 # Beyond the daemon's own time: what gives messages back, so that others need not wait for their visibility to end.
 _GRACE_SECONDS = 3.0
@@ -161,13 +165,13 @@ class QueueIntake:
             self._events.put(lambda held=held: self._begin(held))  # type: ignore[misc]
 
     def _leave_to_redrive(self, message: Message, reason: str) -> None:
-        """A later version of us may understand it; until then it comes ever more seldom, and ends in the dead-letter
-        queue if there is one.
+        """A later version of us may understand it. Until then it comes again, and it ends in the dead-letter queue if
+        there is one.
         """
         self._parts.shared.metrics.queue_event("unreadable")
         log.error("unreadable message=%s deliveries=%d reason=%r", message.id, message.deliveries, reason)
-        seconds = self._parts.worker.lines.delays.delay_seconds(message.deliveries, 1.0)
-        self._parts.hand.give_back([(Held(message, (), ""), seconds)])
+        seconds = self._parts.worker.lines.delays.delay_seconds(message.deliveries, random.random())
+        self._parts.hand.give_back([(Held(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
 
     def _look_at_queue(self) -> None:
         """Says what is wrong with the queue, once."""
@@ -219,19 +223,31 @@ class QueueIntake:
 
     def _begin(self, held: Held) -> None:
         """The turn of a message that was received a moment ago."""
-        parts = self._parts.shared
-        paused = parts.politeness.paused_seconds(held.host)
         if self._ending.is_set():
             self._parts.hand.give_back([(held, 0.0)])
         elif not held.jobs:
             self._settle(held, [])
-        elif paused:
-            # It would stand in the way of other hosts' messages.
-            self._parts.hand.give_back([(held, paused * (1 + _PAUSE_SPREAD * random.random()))])
-        elif held.host:
-            self._pending.add(held)
-        else:
+        elif not held.host:
             self._free.append(held)
+        elif self._stands_in_the_way(held) or (
+            self._paused_seconds(held)
+            and self._pending.of_host(held.host) >= self._parts.settings.window * _PAUSED_SHARE
+        ):
+            self._put_off(held)
+        else:
+            self._pending.add(held)
+
+    def _paused_seconds(self, held: Held) -> float:
+        return self._parts.shared.politeness.paused_seconds(held.host)
+
+    def _stands_in_the_way(self, held: Held) -> bool:
+        """Whether its turn comes so late that others should have its place in the window."""
+        return self._paused_seconds(held) > self._parts.settings.visibility_seconds
+
+    def _put_off(self, held: Held) -> None:
+        """Given back without a try: for as long as its host wants, and ever longer."""
+        delay = self._parts.worker.lines.delays.delay_seconds(held.message.deliveries, random.random())
+        self._parts.hand.give_back([(held, self._paused_seconds(held) + delay)])
 
     def _start_downloads(self) -> float:
         """The seconds until one more may start."""
@@ -256,8 +272,8 @@ class QueueIntake:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_SECONDS
-        late = self._pending.remove(lambda held: too_long_in_hand(held, now))
-        self._parts.hand.give_back([(held, 0.0) for held in late])
+        for held in self._pending.remove(lambda held: too_long_in_hand(held, now) or self._stands_in_the_way(held)):
+            self._put_off(held)
 
     def _download(self, held: Held) -> None:
         """In a thread of the pool."""

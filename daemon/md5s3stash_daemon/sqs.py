@@ -1,4 +1,4 @@
-"""An SQS queue, as little of it as the daemon needs; beside the core's S3 adapter the only importer of boto3's errors.
+"""An SQS queue, as little of it as the daemon needs; the only importer of boto3 in the daemon.
 
 What SQS promises is at-least-once: a message may come twice, to two boxes, after it was deleted even. Whoever uses this
 has to bear with that.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
+from boto3 import Session as Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -131,7 +131,7 @@ class Queue:
             raise QueueUnavailable(f"SQS does not answer: {error}") from error
 
 
-def connect_queue(url: str, session: boto3.Session, max_connections: int = 16) -> Queue:
+def connect_queue(url: str, session: Session, max_connections: int = 16) -> Queue:
     """The queue behind a URL as `aws sqs get-queue-url` tells it; nothing is sent yet. Raises SettingsError."""
     parts = urlsplit(url)
     amazon = _AMAZON.fullmatch(parts.hostname or "")

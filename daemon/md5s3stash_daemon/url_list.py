@@ -75,7 +75,7 @@ def check(url: str) -> None:
     """Raises SourceRefused for anything that is not an http or https URL with a host."""
     # Not by its scheme alone: what is taken for a URL with `http:x` is a path to others.
     if _HTTP.match(url) is None:
-        raise SourceRefused("only http:// and https:// URLs are fetched from a list")
+        raise SourceRefused("only http:// and https:// URLs are fetched")
     NetGuard.check_url(url)
 
 

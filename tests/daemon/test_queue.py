@@ -66,7 +66,7 @@ def test_messages_are_stashed_recorded_and_deleted(
     failed = {entry["name"]: entry["reason"] for entry in site.log() if entry["outcome"] == "failed"}
     assert failed == {
         missing: "the origin answered 404",
-        "ftp://example.org/x": "only http:// and https:// URLs are fetched from a list",
+        "ftp://example.org/x": "only http:// and https:// URLs are fetched",
     }
     assert urls_of(site.log()) == sorted([*urls, "box 7/a.tif", missing, "ftp://example.org/x"])
     assert queue.dead() == []
@@ -143,8 +143,11 @@ def test_a_message_that_is_delivered_twice_is_one_outcome(
         wait_until(lambda: len(origin.requests) == 1, "first asked")
         # As if a box hung: its heartbeats stop with it.
         first.process.send_signal(19)
-        with Daemon(Site(site.directory / "b", site.redis_url, site.s3_endpoint, prefix=site.prefix, bucket=site.bucket),
-                    queue.environment()) as second:
+        (site.directory / "b").mkdir()
+        with Daemon(
+            Site(site.directory / "b", site.redis_url, site.s3_endpoint, prefix=site.prefix, bucket=site.bucket),
+            queue.environment(),
+        ) as second:
             wait_until(lambda: len(origin.requests) == 2, "second asked")
             first.process.send_signal(18)
             release.set()
@@ -278,7 +281,12 @@ def test_a_profile_sends_its_password_to_its_host_over_https_and_to_nobody_else(
         in_the_clear = plain.answer("/a", Reply(body=b"x"))
         environment = queue.environment(auth_profiles=f"museum={netrc}")
         with Daemon(site, {**environment, "REQUESTS_CA_BUNDLE": str(authority.ca_file)}) as daemon:
-            for url, profile in [(by_name, "museum"), (good, "museum"), (in_the_clear, "museum"), (by_name + "?2", "no")]:
+            for url, profile in [
+                (by_name, "museum"),
+                (good, "museum"),
+                (in_the_clear, "museum"),
+                (by_name + "?2", "no"),
+            ]:
                 queue.send(json.dumps({"url": url, "auth-profile": profile}))
             wait_until(queue.is_empty, "queue empty")
             assert daemon.terminate() == 0
@@ -354,7 +362,9 @@ def test_metrics_tell_what_becomes_of_messages(site: Site, queue: TestQueue, ori
         ("metadata_url", "169.254.169.254", "a URL such as"),
     ],
 )
-def test_a_wrong_setting_is_told_in_one_line(site: Site, queue: TestQueue, setting: str, value: str, fault: str) -> None:
+def test_a_wrong_setting_is_told_in_one_line(
+    site: Site, queue: TestQueue, setting: str, value: str, fault: str
+) -> None:
     with Daemon(site, queue.environment(**{setting: value})) as daemon:
         assert daemon.process.wait(30) == 2
         assert fault in daemon.output()

@@ -19,12 +19,17 @@ class TestQueue:
 
     def __init__(self, endpoint: str, max_deliveries: int = 20) -> None:
         self.client: Any = boto3.client(
-            "sqs", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="testing",
+            "sqs",
+            endpoint_url=endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="testing",
             aws_secret_access_key="testing",
         )
         name = f"queue-{uuid.uuid4().hex[:12]}"
         self._dead = self.client.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
-        arn = self.client.get_queue_attributes(QueueUrl=self._dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        arn = self.client.get_queue_attributes(QueueUrl=self._dead, AttributeNames=["QueueArn"])["Attributes"][
+            "QueueArn"
+        ]
         policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": max_deliveries})
         self.url = self.client.create_queue(QueueName=name, Attributes={"RedrivePolicy": policy})["QueueUrl"]
 
