@@ -68,6 +68,10 @@ class Place:
         return self.run / "supervisor.sock"
 
     @property
+    def shell_environment(self) -> Path:
+        return self.run / "env.sh"
+
+    @property
     def s3_url(self) -> str:
         return f"http://{ADDRESS}:{self.s3.number}"
 
