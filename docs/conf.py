@@ -1,10 +1,11 @@
 """How Sphinx makes the site. The pages are Markdown, readable where they lie; `make docs` builds them into build/docs."""
 
-from importlib.metadata import version as version_of
+import tomllib
+from pathlib import Path
 
 project = "md5s3stash"
 author = "the contributors of md5s3stash"
-version = release = version_of("md5s3stash")
+version = release = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_enable_extensions = ["colon_fence"]
@@ -12,6 +13,8 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 # A block without a language is what stands in a terminal: no colours are better than wrong ones.
 highlight_language = "text"
+# In a docstring `name` is code, as in the Markdown.
+default_role = "code"
 nitpicky = True
 # Types of the standard library and of others, whose documentation cannot be reached from everywhere.
 nitpick_ignore_regex = [("py:.*", r"(?!md5s3stash).*")]
