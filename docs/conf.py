@@ -1,4 +1,4 @@
-"""How Sphinx makes the site. The pages are Markdown, readable where they lie; `make docs` builds them into build/docs."""
+"""How Sphinx makes the site of the Markdown in this folder, which is readable where it lies: see tools/docs."""
 
 import tomllib
 from pathlib import Path

@@ -48,7 +48,6 @@ def supervisor_configuration(place: Place) -> str:
         "thumbnailer_port": place.thumbnailer.number,
         "redis_data": place.redis_data,
         "objects": place.objects,
-        "control_socket": place.control_socket,
     }
     # supervisord splits a command as a shell does, after it has expanded %(name)s.
     texts = {name: shlex.quote(str(value)).replace("%", "%%") for name, value in words.items()}

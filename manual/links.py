@@ -74,7 +74,9 @@ def main() -> int:
     found = list(faults(site))
     for fault in found:
         print(fault, file=sys.stderr)
-    print(f"{len(list(site.rglob('*.html')))} pages in {site}, {len(found) or 'no'} broken links; links to other sites by form")
+    print(
+        f"{len(list(site.rglob('*.html')))} pages in {site}, {len(found) or 'no'} broken links; links to other sites by form"
+    )
     return 1 if found else 0
 
 
