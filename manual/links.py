@@ -74,9 +74,8 @@ def main() -> int:
     found = list(faults(site))
     for fault in found:
         print(fault, file=sys.stderr)
-    print(
-        f"{len(list(site.rglob('*.html')))} pages in {site}, {len(found) or 'no'} broken links; links to other sites by form"
-    )
+    pages = len(list(site.rglob("*.html")))
+    print(f"{pages} pages in {site}, {len(found) or 'no'} broken links; of links to other sites the form was checked")
     return 1 if found else 0
 
 

@@ -56,10 +56,11 @@ examples:
 Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. /healthz and /metrics are on
 http://127.0.0.1:9108.
 
-exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are wrong.
+exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
+wrong.
 
-environment: BUCKET_BASE, REDIS_URL, SPOOL_DIR, S3_ENDPOINT, BUCKET_SCHEME, and MD5S3STASH_<SECTION>_<KEY> for every key of
-the settings file; the AWS_... variables of boto3.
+environment: BUCKET_BASE, REDIS_URL, SPOOL_DIR, S3_ENDPOINT, BUCKET_SCHEME, and MD5S3STASH_<SECTION>_<KEY> for every key
+of the settings file; the AWS_... variables of boto3.
 
 files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the spool.
 """

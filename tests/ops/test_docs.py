@@ -1,4 +1,4 @@
-"""The pages of the documentation: each is in the navigation, each picture is there, and the link check finds what is broken."""
+"""The documentation: each page is in the navigation, each picture is there, the link check finds what is broken."""
 
 from __future__ import annotations
 

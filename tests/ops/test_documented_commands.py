@@ -1,7 +1,7 @@
 """Every block of README.md and of the five-minute start, run in order as a reader would, and what it prints compared.
 
-The blocks run in a copy of the working tree, in one shell, beside a `make run` of that copy. What differs from a reader's
-machine is in `Reader` and nowhere else: other ports, another path, and the packages of this checkout's .venv.
+The blocks run in a copy of the working tree, in one shell, beside a `make run` of that copy. What differs from a
+reader's machine is in `Reader` and nowhere else: other ports, another path, and the packages of this checkout's .venv.
 
 A block is of one of these kinds; a comment above it that begins so says which it is, where its language does not:
 
@@ -70,8 +70,8 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self.checkout = directory / "checkout"
         _copy_working_tree(self.checkout)
-        # What make begins with would make another .venv, in a minute and through the network; tests/ops/test_bootstrap.py
-        # is about that. Here it is the one of this checkout.
+        # What make begins with would make another .venv, in a minute and through the network; test_bootstrap.py tests
+        # that. Here it is the one of this checkout.
         (self.checkout / ".venv").symlink_to(REPOSITORY / ".venv")
         (self.checkout / "tools" / "bootstrap").write_text("#!/bin/sh\n")
         ports = {
@@ -93,7 +93,7 @@ class Reader:
         self._second = self._open("bash", "--norc", "--noprofile")
 
     def run(self, block: Block) -> str:
-        """What the block prints. `make run` goes on in a terminal of its own, and is through when it says how to stop."""
+        """What the block prints. `make run` has a terminal of its own, and is through when it says how to stop."""
         text = self.substituted(block.text)
         if text.strip() == "make run":
             self._first = self._open("make", "run")
@@ -147,9 +147,7 @@ class Terminal:
         self._reader.start()
 
     def wait_for(self, text: str) -> None:
-        wait_until(
-            lambda: text in self.text or not self._reader.is_alive(), f"{text!r}; there was: {self.text}", _SECONDS
-        )
+        wait_until(lambda: text in self.text or not self._reader.is_alive(), f"{text!r}", _SECONDS)
         assert text in self.text, self.text
 
     def run(self, script: str) -> str:

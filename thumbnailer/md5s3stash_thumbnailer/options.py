@@ -40,9 +40,9 @@ examples:
   BUCKET_BASE=my-bucket/originals md5s3stash-thumbnailer --port=8888 --cache-dir=/var/cache/thumbnailer
   curl -o small.jpg http://127.0.0.1:8888/clip/300x300/3e25960a79dbc69b674cd4ec67a72c62
 
-Runs until SIGTERM or SIGINT, finishing what is under way. A value stands behind an equals sign: --port=8888; a switch may
-have one, too: --webp=false. Underscores in a name may be written for dashes. --config=FILE reads a file of lines such as
-port = 8888.
+Runs until SIGTERM or SIGINT, finishing what is under way. A value stands behind an equals sign: --port=8888; a switch
+may have one, too: --webp=false. Underscores in a name may be written for dashes. --config=FILE reads a file of lines
+such as port = 8888.
 
 exit status: 0 stopped as told, 1 the port cannot be had, 2 the options or settings are wrong.
 
@@ -66,8 +66,8 @@ define("webp", type=bool, default=False, help="answer in WebP where the Accept h
 define("worker_memory", type=int, default=1024 * _MIB, help="bytes that a worker may take for one picture")
 
 for _name in ("max-resize-width", "max-resize-height"):
-    # pilbox's 15,000 would let one request ask for 900 MB. Its option stays; tornado has no public way to give an option
-    # another default that --help shows as well.
+    # pilbox's 15,000 would let one request ask for 900 MB. Its option stays; tornado has no public way to give an
+    # option another default that --help shows as well.
     options._options[_name].default = 4096
 
 _AT_LEAST_ONE = (
