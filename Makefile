@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick acceptance check soak million lint lint-ops types bench bench-thumbnails docs manual lock clean clean-data setup
+.PHONY: help run test test-quick acceptance acceptance-sabotage check soak million lint lint-ops types bench bench-thumbnails docs manual lock clean clean-data setup
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,7 +21,10 @@ test-quick: setup ## the tests that do not take minutes
 	@$(PYTEST) -m "not slow"
 
 acceptance: setup ## bake the image in a guest on this machine, as root, and put it through what can go wrong
-	@tools/acceptance
+	@tools/acceptance $(if $(RELEASE),--release=$(RELEASE))
+
+acceptance-sabotage: setup ## is each acceptance test able to fail? half an hour; ONLY="ports reload" tries some
+	@tools/acceptance --sabotages $(ONLY)
 
 check: lint types test-quick ## before each commit: lint, types, quick tests
 
@@ -38,6 +41,7 @@ lint: setup ## ruff: rules and format
 lint-ops: ## the CloudFormation and Packer templates, and the playbook
 	@tools/ops-venv
 	@build/ops-venv/bin/cfn-lint
+	@packer fmt -check -diff packer/md5s3stash.pkr.hcl
 	@packer/rehearse validate -only=amazon-ebs.debian
 	@cd ansible && PATH=$(CURDIR)/build/ops-venv/bin:$$PATH ansible-lint --offline --profile production
 

@@ -15,7 +15,8 @@
     │   ├── StoreRefused              yes         1      no such bucket, access denied: an operator can mend it
     │   ├── DigestMismatch            yes         1      the store holds other bytes than were sent
     │   └── DigestCollision           no          1      another content already stands under this md5
-    └── CacheUnavailable              yes         1      Redis is down
+    ├── CacheUnavailable              yes         1      Redis is down
+    └── QueueUnavailable              yes         1      SQS is down, or refuses
 
 `retryable` is the whole decision between trying again later and giving up for good. A message says what happened and
 what to do, and never holds a credential or a signed URL.
@@ -107,5 +108,11 @@ class DigestCollision(StoreError):
 
 class CacheUnavailable(StashError):
     """The cache did not answer."""
+
+    retryable = True
+
+
+class QueueUnavailable(StashError):
+    """The queue did not answer, or refused."""
 
     retryable = True

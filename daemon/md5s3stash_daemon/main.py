@@ -34,6 +34,8 @@ from md5s3stash_daemon.journal import set_line_format
 from md5s3stash_daemon.ledger import RedisLedger
 from md5s3stash_daemon.metrics import CountedLedger, Metrics
 from md5s3stash_daemon.notify import Reporter, reporting
+from md5s3stash_daemon.queue_build import build_queue_intake
+from md5s3stash_daemon.queue_service import QueueIntake
 from md5s3stash_daemon.reload import Reload
 from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
@@ -76,6 +78,7 @@ class Daemon:
     service: Service
     worker: Worker
     lists: UrlLists
+    queue: QueueIntake | None
     gate: Gate
     metrics: Metrics
     health: Health
@@ -85,6 +88,8 @@ class Daemon:
         spool_settings = settings[SpoolSettings]
         self.worker.set_delays(delays_of(spool_settings))
         self.lists.apply(delays_of(spool_settings), spool_settings.stop_seconds)
+        if self.queue is not None:
+            self.queue.apply(delays_of(spool_settings), spool_settings.stop_seconds)
         self.gate.set_delays(probe_delays_of(spool_settings))
         self.health.stuck_seconds = spool_settings.stuck_seconds
         self.service.apply(spool_settings)
@@ -163,9 +168,12 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
     with serving(settings[HttpSettings], daemon.health, daemon.metrics), handled(actions), reporting(reporter):
+        if daemon.queue is not None:
+            daemon.queue.start()
         complete = daemon.service.run(notifier.ready)
-        # Lists stop along with the files, so this waits for what is left of the same time.
-        return daemon.lists.finish() and complete
+        # Lists and the queue stop along with the files, so this waits for what is left of the same time.
+        drained = daemon.queue is None or daemon.queue.finish()
+        return daemon.lists.finish() and complete and drained
 
 
 def delays_of(settings: SpoolSettings) -> RetryPolicy:
@@ -232,10 +240,13 @@ def build(settings: Settings) -> Daemon:
         metrics,
         pulse,
     )
+    queue = build_queue_intake(settings, lists.parts, client, session, store, pulse)
     worker = Worker(spool, stashers, gate, delays_of(spool_settings), stopping, metrics, lists.hand_over)
     committer = Committer(spool, ledger, gate, stopping, pulse)
     service = Service(spool, worker, committer, gate, spool_settings, stopping, metrics, pulse)
-    return Daemon(service, worker, lists, gate, metrics, Health(pulse, gate, metrics, spool_settings.stuck_seconds))
+    return Daemon(
+        service, worker, lists, queue, gate, metrics, Health(pulse, gate, metrics, spool_settings.stuck_seconds)
+    )
 
 
 def _check_buckets(store: ObjectStore, bases: Sequence[BucketBase]) -> None:

@@ -55,10 +55,11 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
         text = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
         text = text.strip(b" \t\r\n")
         if text and not text.startswith(b"#"):
-            yield _too_long(number, text) if cut else _line(number, text)
+            yield _too_long(number, text) if cut else line_of(number, text)
 
 
-def _line(number: int, text: bytes) -> Line:
+def line_of(number: int, text: bytes) -> Line:
+    """The line that holds this text, which is neither blank nor a comment."""
     url = text.decode("utf-8", "surrogateescape")
     try:
         text.decode("utf-8")
@@ -74,7 +75,7 @@ def check(url: str) -> None:
     """Raises SourceRefused for anything that is not an http or https URL with a host."""
     # Not by its scheme alone: what is taken for a URL with `http:x` is a path to others.
     if _HTTP.match(url) is None:
-        raise SourceRefused("only http:// and https:// URLs are fetched from a list")
+        raise SourceRefused("only http:// and https:// URLs are fetched")
     NetGuard.check_url(url)
 
 
