@@ -71,11 +71,11 @@ class OutputClosed(OutputFailed):
     """Nobody reads standard output any more."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Tells a fault of the arguments in one line, as all others are told."""
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} (md5s3stash --help tells more)")
+        raise SettingsError(f"{message} ({self.prog} --help tells more)")
 
 
 class _Version(argparse.Action):
@@ -93,7 +93,7 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The seed's options, and ours."""
-    parser = _Parser(
+    parser = Parser(
         prog="md5s3stash",
         description="content addressable storage in AWS S3",
         epilog=_EPILOG,

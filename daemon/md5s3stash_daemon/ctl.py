@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from md5s3stash.cli import Parser
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
@@ -68,16 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells a fault of the arguments in one line, as all others are told."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} ({self.prog} --help tells more)")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = _Parser(
+    parser = Parser(
         prog=output.PROGRAM,
         description="looks after the spool, the ledger and the buckets of md5s3stashd",
         epilog=_EPILOG,

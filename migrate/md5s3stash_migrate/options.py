@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from md5s3stash.cli import Parser
 from md5s3stash.errors import SettingsError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase, ObjectAddress
@@ -58,15 +58,8 @@ class Options:
     prices: Prices
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells a fault of the arguments in one line, as all others are told."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} ({PROGRAM} --help tells more)")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description="copies a stash from one set of buckets to another, inside S3",
         epilog=_EPILOG,

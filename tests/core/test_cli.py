@@ -452,7 +452,7 @@ def test_redis_is_imported_only_where_it_is_used(cli: Cli, tmp_path: Path) -> No
     result = cli(file(tmp_path, "a"), environ={"PYTHONPATH": f"{hook}:{REPOSITORY}"})
 
     assert result.status == 0
-    assert b"'boto3'" in result.out
+    assert b"'botocore'" in result.out
     assert b"'redis'" not in result.out
     assert b"'tqdm'" not in result.out
 
