@@ -260,7 +260,7 @@ def text(full: bool) -> str:
     return page.paragraphs(explanation, table(measure_all(BENCH_FILES, BENCH_ROUNDS)), command)
 
 
-SECTIONS = (page.Section("uploads", "Uploading small files: the clients that the adapter could be built on", text),)
+SECTIONS = (page.Section("uploads", "Uploading small files", text),)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

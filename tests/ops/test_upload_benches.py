@@ -114,6 +114,7 @@ def test_drops_are_measured(tls: bool) -> None:
     results = drops.measure(drops.Plan(20, 1, [RCLONE], tls=tls))
     assert names_in(drops.table(results)) == [OURS, "rclone copy"]
     assert "s5cmd: not measured" in drops.aims(results)
+    assert [name for name, _ in drops.plot(results).bars] == [OURS, "rclone copy"]
 
 
 def test_drops_are_measured_against_a_real_server() -> None:
@@ -127,7 +128,7 @@ def test_known_content_is_measured_near_and_far_and_beside_many_objects() -> Non
     assert names_in(known_content.table(results)) == [OURS, known_content.BY_CONTENT, known_content.LIMIT]
     assert names_in(known_content.growth_table(results)) == [OURS, known_content.BY_CONTENT]
     assert len(known_content.plot(results).lines) == 2
-    assert known_content.aims(results).count("\n") == 3
+    assert known_content.aims(results).count("\n") == 5
 
 
 def test_large_files_are_measured() -> None:
