@@ -61,7 +61,8 @@ def timed(command: Command) -> Cost:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             output.seek(0)
-            said = output.read().decode(errors="replace").strip()[-500:]
+            # s5cmd has a line for each file; the last will do.
+            said = output.read().decode(errors="replace").strip().rpartition("\n")[2][-200:]
             raise RunFailed(f"`{Path(command.arguments[0]).name}` ended with {process.returncode}: {said}")
     return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 

@@ -168,10 +168,16 @@ def in_order(
     # None ends the queue.
     ahead: Queue[Future[Done] | None] = Queue(jobs * _AHEAD)
 
+    def begin(source: Item) -> Done:
+        # What ends the work under way lets the threads take up what has not been cancelled yet.
+        if stopping.is_set():
+            raise _Stopped
+        return work(source)
+
     def read() -> None:
         try:
             for source in sources:
-                ahead.put(executor.submit(work, source))
+                ahead.put(executor.submit(begin, source))
         except Exception as error:
             if stopping.is_set():
                 return  # the executor takes no more, and nobody listens

@@ -33,10 +33,13 @@ examples:
   find /data -name '*.tif' | md5s3stash -b my-bucket --jobs 8 --json -
 
 Prints one line a source: url, md5, s3_url and MIME type, with tabs between them. Errors go to standard error.
-Exit status: 0 all were stashed, 1 some failed, 2 the arguments or settings are wrong, 130 interrupted.
+
+exit status: 0 all were stashed, 1 some failed, 2 the arguments or settings are wrong, 130 interrupted.
 
 environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT, REDIS_URL (mappings are looked up and recorded there), the AWS_...
-variables of boto3, and MD5S3STASH_PASSWORD for -u. Settings are also read from /etc/md5s3stash/md5s3stash.toml.
+variables of boto3, and MD5S3STASH_PASSWORD for -u.
+
+files: /etc/md5s3stash/md5s3stash.toml, the settings.
 """
 
 

@@ -51,6 +51,23 @@ log = logging.getLogger(__name__)
 # A store that answers a HEAD of a bucket later than this is down.
 PROBE_SECONDS = 10.0
 
+_EPILOG = """\
+examples:
+  BUCKET_BASE=my-bucket/originals REDIS_URL=redis://127.0.0.1:6379/0 SPOOL_DIR=/srv/spool md5s3stashd
+  md5s3stashd --config /etc/md5s3stash/md5s3stash.toml --check-config
+
+Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. /healthz and /metrics are on
+http://127.0.0.1:9108.
+
+exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
+wrong.
+
+environment: BUCKET_BASE, REDIS_URL, SPOOL_DIR, S3_ENDPOINT, BUCKET_SCHEME, and MD5S3STASH_<SECTION>_<KEY> for every key
+of the settings file; the AWS_... variables of boto3.
+
+files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the spool.
+"""
+
 # The spool is what tries again.
 NO_RETRY = RetryPolicy(attempts=1)
 
@@ -82,15 +99,7 @@ class Daemon:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until SIGTERM or SIGINT; the exit status."""
-    parser = argparse.ArgumentParser(prog="md5s3stashd", description="stashes in S3 what is dropped into the spool")
-    parser.add_argument("--config", type=Path, help="settings file (default: /etc/md5s3stash/md5s3stash.toml)")
-    parser.add_argument(
-        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
-    )
-    parser.add_argument(
-        "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = build_parser().parse_args(argv)
 
     def read() -> Settings:
         return read_settings(os.environ, arguments.config, {"log.level": arguments.loglevel})
@@ -124,6 +133,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.shutdown()
     sys.stderr.flush()
     os._exit(status)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="md5s3stashd",
+        description="stashes in S3 what is dropped into the spool",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings file (default: /etc/md5s3stash/md5s3stash.toml)"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
+    )
+    parser.add_argument(
+        "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
+    )
+    return parser
 
 
 def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:

@@ -24,9 +24,11 @@ examples:
   md5s3stash-migrate --from multibucket:my-base --to simple:my-bucket/originals --dry-run
   md5s3stash-migrate --from multibucket:my-base --to simple:my-bucket/originals --report report.jsonl
 
-Copies inside S3, never deletes and never overwrites. Stopped and started again it goes on where it was. Exit status:
-0 every object of the source is in the target, verified, and nothing was wrong; 1 something was, by name; 2 the
-arguments or settings are wrong; 130 interrupted. With --dry-run or --batch-manifest, 0 says that nothing was wrong.
+Copies inside S3, never deletes and never overwrites. Stopped and started again it goes on where it was.
+
+exit status: 0 every object of the source is in the target, verified, and nothing was wrong; 1 something was, by name;
+2 the arguments or settings are wrong; 130 interrupted. With --dry-run or --batch-manifest, 0 says that nothing was
+wrong.
 
 environment: S3_ENDPOINT and the AWS_... variables of boto3.
 """
