@@ -148,7 +148,7 @@ def text(full: bool) -> str:
         f"Medians of {ROUNDS}.",
         aims(usual),
         REMARKS,
-        draw(plot(usual), "drops.svg"),
+        draw(plot(usual), "drops"),
         table(usual),
         usual.plan.command(),
         "### Over TLS",

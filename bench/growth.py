@@ -101,7 +101,7 @@ def text(full: bool) -> str:
         aims(costs),
         REMARKS,
         table(costs),
-        draw(plot(costs), "growth.svg"),
+        draw(plot(costs), "growth"),
         page.command(f"python bench/growth.py --files {' '.join(map(str, counts))}"),
     )
 

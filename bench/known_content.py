@@ -291,7 +291,7 @@ def aims(results: Results) -> str:
 def text(full: bool) -> str:
     """The section of the page."""
     results = measure(FILES, ROUNDS, BUCKET_OBJECTS)
-    picture = draw(plot(results), "known-content.svg")
+    picture = draw(plot(results), "known-content")
     command = page.command(f"python bench/known_content.py --files {FILES} --rounds {ROUNDS}")
     return page.paragraphs(
         f"The {FILES:,} files of {FILE_BYTES:,} bytes once more, after each client has stored them: dropped under "
