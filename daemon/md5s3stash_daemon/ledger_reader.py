@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 
+from md5s3stash.digest import is_md5
 from md5s3stash.errors import CacheUnavailable, StashError
 
 # Fields a request: Redis serves nobody else while it collects them.
@@ -95,8 +96,15 @@ class LedgerReader:
 
     def names_of(self, md5: str) -> Iterator[str]:
         """The names of a content. All names are looked through, for they are kept by name; one may come twice."""
-        for pairs in self._names():
+        for pairs in self.names_like():
             yield from (name for name, its_md5 in pairs if its_md5 == md5)
+
+    def names_like(self, pattern: str | None = None) -> Iterator[list[tuple[str, str]]]:
+        """The names that fit a pattern of SCAN, and their digests: a list for each thousand names that were looked at,
+        mostly empty, so that whoever asks can stop.
+        """
+        for found in self._scan("names", pattern):
+            yield [(_text(name), _text(md5)) for name, md5 in found.items()]
 
     def mappings(self) -> Iterator[list[Mapped]]:
         """Everything, about a thousand at a time and in no order.
@@ -104,7 +112,7 @@ class LedgerReader:
         What is recorded meanwhile may be in it or not. Redis may show a name twice while its table is resized (SCAN's
         guarantees); within a batch none is.
         """
-        for pairs in self._names():
+        for pairs in self.names_like():
             yield self.with_content(pairs)
 
     def last(self, count: int) -> list[LogEntry]:
@@ -122,15 +130,13 @@ class LedgerReader:
         streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or []]
         return [entry for entries in streams for entry in _entries(_pages(entries))]
 
-    def _names(self) -> Iterator[list[tuple[str, str]]]:
-        for found in self._scan("names"):
-            yield [(_text(name), _text(md5)) for name, md5 in found.items()]
-
-    def _scan(self, name: str) -> Iterator[dict[bytes, bytes]]:
+    def _scan(self, name: str, pattern: str | None = None) -> Iterator[dict[bytes, bytes]]:
         cursor = 0
         while True:
             with _translating():
-                cursor, found = self._client.hscan(self._key(name), cursor, count=SCAN_COUNT)
+                cursor, found = self._client.hscan(
+                    self._key(name), cursor, match=None if pattern is None else _bytes(pattern), count=SCAN_COUNT
+                )
             # A small hash comes in one piece, whatever the count.
             yield found
             if cursor == 0:
@@ -138,6 +144,12 @@ class LedgerReader:
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{name}"
+
+
+def digest_in(word: str) -> str | None:
+    """The md5 that a word is, or that stands at the end of it as in an S3 or thumbnail URL."""
+    md5 = word.rstrip("/").rpartition("/")[2].lower()
+    return md5 if is_md5(md5) else None
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.signals import handled
 from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.status_page import StatusPage
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS, S3, Worker
@@ -133,7 +134,8 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         signal.SIGHUP: Reload(settings, read, daemon.apply, notifier),
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
-    with serving(settings[HttpSettings], daemon.health, daemon.metrics), handled(actions), reporting(reporter):
+    page = StatusPage(settings, daemon.health, daemon.metrics)
+    with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
         complete = daemon.service.run(notifier.ready)
         # Lists stop along with the files, so this waits for what is left of the same time.
         return daemon.lists.finish() and complete
