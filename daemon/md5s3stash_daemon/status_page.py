@@ -163,6 +163,8 @@ def _environment(thumbnails_url: str | None) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_shown,
+        # A release that is replaced under a running daemon must not change half of its page.
+        auto_reload=False,
     )
     environment.filters |= {
         "thousands": lambda number: f"{number:,}",

@@ -124,6 +124,7 @@
   remember(document);
   localise();
   toggle.hidden = false;
+  document.getElementById("plain").remove();
   isLive.addEventListener("change", () => plan(0));
   document.addEventListener("visibilitychange", () => plan(0));
   setInterval(() => document.hidden || localise(), 5000);
