@@ -81,6 +81,10 @@ class StatusPage:
         self._gatherer = Gatherer(spool, self._ledger, health, metrics)
         self._hosts = frozenset({"localhost", *http.hosts})
         self._page = _environment(http.thumbnails_url).get_template("page.html")
+        self._static = {
+            path: Answer(HTTPStatus.OK, content_type, files(__package__).joinpath("status", path[1:]).read_bytes())
+            for path, content_type in _STATIC.items()
+        }
         self._facts = {
             "bases": [_place(base) for base in settings[StashSettings].bases()],
             "incoming": spool.path_of(INCOMING),
@@ -96,15 +100,14 @@ class StatusPage:
 
     def answer(self, path: str, query: str, host: str | None) -> Answer | None:
         """None where there is no such page."""
-        if path != "/" and path not in _STATIC:
+        if path != "/" and path not in self._static:
             return None
         if not self._is_ours(host):
             return _refused(
                 HTTPStatus.FORBIDDEN, "This page is not served under this name: see http.hosts in the settings."
             )
-        if path in _STATIC:
-            body = files(__package__).joinpath("status", path[1:]).read_bytes()
-            return Answer(HTTPStatus.OK, _STATIC[path], body)
+        if path in self._static:
+            return self._static[path]
         try:
             wanted = parse_qs(query, max_num_fields=10, errors="surrogateescape").get("q", [""])[0]
         except ValueError:
@@ -163,7 +166,8 @@ def _environment(thumbnails_url: str | None) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_shown,
-        # A release that is replaced under a running daemon must not change half of its page.
+        # Nor are the other files read again: a release that is replaced under a running daemon must not change half of
+        # its page.
         auto_reload=False,
     )
     environment.filters |= {
