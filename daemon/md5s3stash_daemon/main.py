@@ -56,8 +56,8 @@ examples:
   BUCKET_BASE=my-bucket/originals REDIS_URL=redis://127.0.0.1:6379/0 SPOOL_DIR=/srv/spool md5s3stashd
   md5s3stashd --config /etc/md5s3stash/md5s3stash.toml --check-config
 
-Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. The status page, /healthz and
-/metrics are on http://127.0.0.1:9108.
+Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. The status page, /healthz
+and /metrics are on http://127.0.0.1:9108.
 
 exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
 wrong.
