@@ -60,7 +60,7 @@ bench-thumbnails: setup ## thumbnails alone, beside pilbox, thumbor and sharp
 docs: ## the documentation as a site, in build/docs
 	@tools/docs
 
-manual: setup ## man pages, completions, the reference of the commands and its pictures, written anew
+manual: setup ## man pages, completions and the reference of the commands, written anew
 	@tools/manual
 
 lock: ## write requirements/*.txt anew from pyproject.toml (newest releases: tools/lock --upgrade)

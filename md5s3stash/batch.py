@@ -168,9 +168,11 @@ def in_order(
     # None ends the queue.
     ahead: Queue[Future[Done] | None] = Queue(jobs * _AHEAD)
 
-    def begin(source: str) -> list[Outcome]:
+    def begin(source: Item) -> Done:
         # What ends the work under way lets the threads take up what has not been cancelled yet.
-        return [] if stopping.is_set() else work(source)
+        if stopping.is_set():
+            raise _Stopped
+        return work(source)
 
     def read() -> None:
         try:
