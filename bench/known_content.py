@@ -211,7 +211,7 @@ def table(results: Results) -> str:
     rows = [
         (
             name,
-            results.versions.get(name, "this checkout" if name == OURS else "-"),
+            results.versions.get(name, "-"),
             COMPARES[name],
             f"{results.requests.get(name, 0):,}",
             f"{files / near.seconds(name):,.0f}",
