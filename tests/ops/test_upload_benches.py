@@ -115,6 +115,8 @@ def test_row_that_fails_is_left_out_and_named() -> None:
     assert rounds.times_as_fast("a", "b") == 4
     assert rounds.times_as_fast("a", "c") is None
     assert page.not_measured(rounds.missing) == "Not measured: c: it broke"
+    with pytest.raises(RunFailed, match="c: it broke"):
+        rounds.times_as_fast("c", "a")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "tls"])
