@@ -39,7 +39,17 @@ class Plot:
     second_y: str = ""
 
 
-def draw(plot: Plot, name: str, directory: Path = PICTURES) -> str:
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A bar for each name, from the top down."""
+
+    title: str
+    x: str
+    bars: Sequence[tuple[str, float]]
+    ours: str
+
+
+def draw(plot: Plot | Bars, name: str, directory: Path = PICTURES) -> str:
     """Draws it into the file of this name; the Markdown that shows it, or says why there is none."""
     try:
         python = python_environment("uploads", ROOT / "build" / "peers") / "bin/python"

@@ -97,7 +97,8 @@ def connect_redis(url: str, timeout_seconds: float = 30.0) -> redis.Redis:
             socket_connect_timeout=min(5.0, timeout_seconds),
             socket_timeout=timeout_seconds,
             health_check_interval=30,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            # After a failover the name leads to another server; the one that we are connected to refuses writes.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError, redis.ReadOnlyError)),
         )
     except (TypeError, ValueError, redis.RedisError):
         # The error may quote what it could not read, which is the password where that holds a slash.

@@ -43,7 +43,20 @@ matplotlib.rcParams.update(
 )
 
 
-def draw(plot: dict[str, Any], target: Path) -> None:
+def draw_bars(plot: dict[str, Any]) -> Any:
+    figure, axes = plt.subplots(figsize=(7, 0.6 + 0.32 * len(plot["bars"])))
+    names, values = zip(*plot["bars"], strict=True)
+    drawn = axes.barh(names, values, color=[OURS if name == plot["ours"] else OTHERS[0] for name in names])
+    axes.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.xaxis.set_visible(False)
+    axes.spines[["right", "bottom"]].set_visible(False)
+    axes.set_title(f"{plot['title']}: {plot['x']}", fontsize=11)
+    return figure
+
+
+def draw_lines(plot: dict[str, Any]) -> Any:
     figure, axes = plt.subplots(figsize=(7, 4))
     second = axes.twinx() if plot["second_y"] else None
     colours = iter(OTHERS)
@@ -57,11 +70,19 @@ def draw(plot: dict[str, Any], target: Path) -> None:
             each.set_xscale("log" if plot["log_x"] else "linear")
             each.set_yscale("log" if plot["log_y"] else "linear")
             if not plot["log_y"]:
-                each.set_ylim(bottom=0)
+                each.set_ylim(0, 1.1 * each.get_ylim()[1])
+            for axis in (each.xaxis, each.yaxis):
+                axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
+            each.spines["right"].set_visible(second is not None)
     axes.set_xlabel(plot["x"])
     axes.set_title(plot["title"], fontsize=11)
     axes.grid(visible=True)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def draw(plot: dict[str, Any], target: Path) -> None:
+    figure = draw_bars(plot) if "bars" in plot else draw_lines(plot)
     figure.set_layout_engine("constrained")
     figure.savefig(target, transparent=True, metadata={"Date": None, "Creator": None})
     drawn = re.sub(rf"(fill|stroke): ?{INK}", r"\1: var(--ink)", target.read_text())

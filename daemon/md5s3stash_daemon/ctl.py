@@ -19,7 +19,7 @@ from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon import ctl_moves, ctl_queue
 from md5s3stash_daemon import ctl_output as output
-from md5s3stash_daemon.settings import SECTIONS, SpoolSettings
+from md5s3stash_daemon.settings import SECTIONS, HttpSettings, SpoolSettings
 from md5s3stash_daemon.spool import STATES, Spool
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _jobs(text: str) -> int:
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    status = ctl_queue.read_status(spool, _ledger(settings))
+    status = ctl_queue.read_status(spool, _ledger(settings), settings[HttpSettings])
     now = time.time()
     if arguments.json:
         output.write(ctl_queue.status_as_json(spool, status, now))

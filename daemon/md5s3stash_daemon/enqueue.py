@@ -48,7 +48,8 @@ examples:
 
 One URL a line; blank lines and lines that begin with # say nothing. How far it has come is kept in LIST.cursor (or
 where --cursor says) until all is sent: begun again with the same list, it goes on where it was.
-Exit status: 0 all is in the queue, 1 some lines are no URLs or the queue did not take all, 2 the arguments or settings
+
+exit status: 0 all is in the queue, 1 some lines are no URLs or the queue did not take all, 2 the arguments or settings
 are wrong, 130 interrupted.
 """
 

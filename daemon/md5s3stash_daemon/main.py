@@ -39,6 +39,7 @@ from md5s3stash_daemon.queue_service import QueueIntake
 from md5s3stash_daemon.reload import Reload
 from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.shared_politeness import politeness_of
 from md5s3stash_daemon.signals import handled
 from md5s3stash_daemon.spool import Spool
 from md5s3stash_daemon.status_page import StatusPage
@@ -211,7 +212,7 @@ def build(settings: Settings) -> Daemon:
     spool = Spool(spool_settings.dir)
     spool.create()
     spool.lock()
-    redis_ledger = RedisLedger(client, redis_settings.prefix, spool.identity())
+    redis_ledger = RedisLedger(client, redis_settings.prefix, spool.identity(), redis_settings.replicas)
     metrics, pulse = Metrics(), Pulse()
     ledger = CountedLedger(redis_ledger, metrics)
     fault = redis_ledger.durability_fault()
@@ -229,13 +230,15 @@ def build(settings: Settings) -> Daemon:
     )
     metrics.watch_spool(spool, gate)
     caches = UrlCaches(client, redis_settings.prefix, bases)
+    of_urls = settings[UrlSettings]
     lists = UrlLists(
         spool,
         ledger,
         gate,
         url_stashers(bases, store, fetcher, caches, settings[UrlSettings].images_only),
         caches,
-        settings[UrlSettings],
+        politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, redis_settings.prefix),
+        of_urls,
         spool_settings,
         delays_of(spool_settings),
         stopping,

@@ -141,6 +141,9 @@ class UrlSettings:
     lists: int = setting(2, whole_number(1, 32), "lists worked on at once; the others wait")
     per_host: int = setting(2, whole_number(1, 64), "requests to one host at once")
     host_delay_seconds: float = setting(0.1, seconds(0, 3600), "from one request to a host to the next")
+    shared: bool = setting(
+        False, yes_or_no, "whether host_delay_seconds and Retry-After hold for all daemons on this Redis together"
+    )
     attempts: int = setting(5, whole_number(1, 100), "how often a URL is tried that may work later")
     images_only: bool = setting(False, yes_or_no, "whether contents that are no pictures are refused")
     allowed_networks: tuple[str, ...] = setting(

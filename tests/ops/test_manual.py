@@ -7,6 +7,7 @@ import os
 import re
 import select
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,12 @@ _SHELL_SECONDS = 20.0
 @pytest.fixture(scope="module")
 def made() -> dict[str, str]:
     return generated()
+
+
+def test_every_program_of_the_project_is_among_them() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+    assert set(COMMANDS) == set(project["scripts"]), "name it in manual/commands.py"
 
 
 def test_what_is_generated_is_what_the_commands_say_now(made: dict[str, str]) -> None:
