@@ -2,84 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support import servers
-from tests.support.daemon import Daemon, Site
-from tests.support.fast_origin import FastOrigin, fast_origin, own_body_of
-from tests.support.fast_sqs import fast_sqs
-from tests.support.namespaces import HUB, NETWORK, Namespace, wired
-from tests.support.queues import TestQueue
-from tests.support.servers import REPOSITORY, RcloneS3, wait_until
-from tests.support.stores import Keys
+from tests.support.fast_origin import own_body_of
+from tests.support.fleet import fleet
+from tests.support.servers import REPOSITORY, wait_until
 
 # MD5S3STASH_TEST_FLEET_URLS=20000 is the acceptance test; what every run does is smaller.
 URLS = int(os.environ.get("MD5S3STASH_TEST_FLEET_URLS", "1500"))
 POISON = ["not a url", '{"url": "https://a.example/", "password": "x"}', "{"]
 SECONDS = 60 + URLS / 20
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """Boxes with one daemon each, and what they share."""
-
-    sites: list[Site]
-    daemons: list[Daemon]
-    queue: TestQueue
-    store: RcloneS3
-    origin: FastOrigin
-
-    @property
-    def ledger(self) -> Site:
-        return self.sites[0]
-
-    def outcomes(self) -> int:
-        found: int = self.ledger.redis.xlen(f"{self.ledger.prefix}:log")
-        return found
-
-
-@contextlib.contextmanager
-def fleet(directory: Path, size: int, answer_seconds: float = 0, **settings: str) -> Iterator[Fleet]:
-    """For as long as the context lasts, this thread is where the shared servers are."""
-    with contextlib.ExitStack() as stack:
-        hub, boxes = stack.enter_context(wired(size))
-        stack.enter_context(hub.inside())
-        redis_url = stack.enter_context(servers.redis_server(directory, address=HUB))
-        store = stack.enter_context(servers.rclone_s3(directory, address=HUB))
-        queue = TestQueue(stack.enter_context(fast_sqs(directory, HUB)), max_deliveries=10)
-        origin = stack.enter_context(fast_origin(directory, HUB, answer_seconds))
-        sites: list[Site] = []
-        daemons: list[Daemon] = []
-        for number, box in enumerate(boxes):
-            place = directory / f"box{number}"
-            place.mkdir()
-            shared = {"prefix": sites[0].prefix, "bucket": sites[0].bucket} if sites else {}
-            sites.append(Site(place, redis_url, store.endpoint, keys=Keys.of(store), **shared))
-            daemons.append(stack.enter_context(_daemon(box, sites[-1], queue, settings)))
-        for daemon in daemons:
-            daemon.wait_until_started()
-        yield Fleet(sites, daemons, queue, store, origin)
-
-
-def _daemon(box: Namespace, site: Site, queue: TestQueue, settings: dict[str, str]) -> Daemon:
-    environment = {
-        **queue.environment(visibility_seconds="8"),
-        "MD5S3STASH_URLS_ALLOWED_NETWORKS": NETWORK,
-        "MD5S3STASH_URLS_PER_HOST": "16",
-        "no_proxy": "*",
-        **settings,
-    }
-    with box.inside():
-        return Daemon(site, environment)
 
 
 def test_two_of_four_daemons_killed_and_each_url_has_one_outcome(tmp_path: Path) -> None:
