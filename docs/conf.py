@@ -1,7 +1,10 @@
 """How Sphinx makes the site of the Markdown in this folder, which is readable where it lies: see tools/docs."""
 
+from __future__ import annotations
+
 import tomllib
 from pathlib import Path
+from typing import Any
 
 project = "md5s3stash"
 author = "the contributors of md5s3stash"
@@ -33,3 +36,16 @@ html_theme_options = {"sidebar_hide_name": False}
 # Written by hand and by tools; nothing of the site is fetched from elsewhere.
 pygments_style = "default"
 pygments_dark_style = "github-dark"
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", _indented_is_literal)
+
+
+def _indented_is_literal(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """An indented block of a docstring is a picture or code, as in Markdown; reStructuredText would make it a quote."""
+    for index in reversed(range(1, len(lines))):
+        if lines[index].startswith("    ") and not lines[index - 1].strip() and not lines[index].isspace():
+            start = next((line for line in reversed(lines[:index]) if line.strip()), "")
+            if not start.startswith("    "):
+                lines[index:index] = ["::", ""]

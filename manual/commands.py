@@ -1,4 +1,4 @@
-"""The six commands as argparse parsers, and what stands below their options, by headings.
+"""The commands as argparse parsers, and what stands below their options, by headings.
 
 An epilog is blocks with blank lines between them. One that begins with `heading:` belongs under that heading (examples,
 exit status, environment, files); the others go on with the description.
@@ -55,7 +55,7 @@ def commands() -> list[Command]:
         Command(md5s3stash.cli.build_parser(), 1, "stash files and URLs in S3 under the md5 of their bytes"),
         Command(md5s3stash_daemon.main.build_parser(), 8, "stash what is dropped into a spool directory"),
         Command(md5s3stash_daemon.ctl.build_parser(), 8, "look after the spool, the ledger and the buckets"),
-        Command(md5s3stash_daemon.enqueue.build_parser(), 1, "put a list of URLs into the daemon's queue"),
+        Command(md5s3stash_daemon.enqueue.build_parser(), 1, "put a list of URLs into the queue of md5s3stashd"),
         Command(_thumbnailer(), 8, "serve thumbnails of what is stashed"),
         Command(md5s3stash_migrate.options.build_parser(), 1, "copy a stash between buckets, inside S3"),
     ]

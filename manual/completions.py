@@ -11,7 +11,7 @@ from manual.commands import Command, shown_actions, subcommands
 # What --help tells in words, and argparse does not check: the settings do, with better messages.
 _CHOICES = {"bucket_scheme": ["simple", "multibucket"], "loglevel": ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]}
 _DIRECTORIES = ("tempdir",)
-_FILES = ("url", "netrc")
+_FILES = ("url", "netrc", "list")
 
 
 def completion(command: Command, shell: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from manual.commands import Command, blocks, help_of, shown_actions, subcommands, usage, words_of
 
 _MADE = "<!-- Made by tools/manual from the command itself: change its help there. -->"
-_CODE_WIDTH = 100
+# What fits beside the navigation.
+_CODE_WIDTH = 80
 
 
 def reference(command: Command) -> str:
@@ -62,6 +63,7 @@ def _section(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield ""
     for block in blocks(parser):
         if block.heading == "examples":
+            yield from ("For example:", "")
             yield from _code(textwrap.dedent("\n".join(block.lines)))
         elif block.heading:
             yield from (f"**{block.heading[:1].upper()}{block.heading[1:]}:** {_prose(block.text)}", "")

@@ -4,7 +4,7 @@ The stash takes *any* object with the dictionary's `get` and `[]=` for its cache
 holds
 
     url_cache[url]  = {"md5": ..., "If-None-Match": etag, "If-Modified-Since": date}    (what of it the origin sent)
-    hash_cache[md5] = (s3_url, mime_type, (width, height))
+    hash_cache[md5] = (s3_url, mime_type, (width, height))      (None for what nobody knows: then it is no hit)
 
 `RedisDict` keeps each as JSON in one Redis hash; never pickle, which would run whatever somebody writes into Redis.
 """

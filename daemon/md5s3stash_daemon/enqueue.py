@@ -50,7 +50,7 @@ One URL a line; blank lines and lines that begin with # say nothing. How far it 
 where --cursor says) until all is sent: begun again with the same list, it goes on where it was.
 
 exit status: 0 all is in the queue, 1 some lines are no URLs or the queue did not take all, 2 the arguments or settings
-are wrong, 130 interrupted
+are wrong, 130 interrupted.
 """
 
 

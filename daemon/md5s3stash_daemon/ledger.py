@@ -1,6 +1,6 @@
 """Where it is recorded what was dropped and what became of it: in Redis, under a configurable prefix.
 
-    {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]
+    {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]; null for what `restore` could not know
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
     {prefix}:names        dropped path or URL -> md5
     {prefix}:log          stream, one entry an outcome, for XREAD

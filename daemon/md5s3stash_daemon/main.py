@@ -42,6 +42,7 @@ from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings,
 from md5s3stash_daemon.shared_politeness import politeness_of
 from md5s3stash_daemon.signals import handled
 from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.status_page import StatusPage
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS, S3, Worker
@@ -56,8 +57,8 @@ examples:
   BUCKET_BASE=my-bucket/originals REDIS_URL=redis://127.0.0.1:6379/0 SPOOL_DIR=/srv/spool md5s3stashd
   md5s3stashd --config /etc/md5s3stash/md5s3stash.toml --check-config
 
-Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. /healthz and /metrics are on
-http://127.0.0.1:9108.
+Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. The status page, /healthz
+and /metrics are on http://127.0.0.1:9108.
 
 exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
 wrong.
@@ -168,7 +169,8 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         signal.SIGHUP: Reload(settings, read, daemon.apply, notifier),
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
-    with serving(settings[HttpSettings], daemon.health, daemon.metrics), handled(actions), reporting(reporter):
+    page = StatusPage(settings, daemon.health, daemon.metrics)
+    with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
         complete = daemon.service.run(notifier.ready)

@@ -15,7 +15,7 @@ import pytest
 import requests
 from PIL import Image
 
-from bench import cli_startup, drops, growth, known_content, large_files, latency, page, run, stack
+from bench import cli_startup, drops, growth, known_content, large_files, latency, page, run, stack, upload_clients
 from bench.jpeg_files import FILE_BYTES, make_files
 from bench.page import Section
 from bench.sink_store import Bucket, Stored
@@ -114,6 +114,7 @@ def test_drops_are_measured(tls: bool) -> None:
     results = drops.measure(drops.Plan(20, 1, [RCLONE], tls=tls))
     assert names_in(drops.table(results)) == [OURS, "rclone copy"]
     assert "s5cmd: not measured" in drops.aims(results)
+    assert [name for name, _ in drops.plot(results).bars] == [OURS, "rclone copy"]
 
 
 def test_drops_are_measured_against_a_real_server() -> None:
@@ -127,7 +128,7 @@ def test_known_content_is_measured_near_and_far_and_beside_many_objects() -> Non
     assert names_in(known_content.table(results)) == [OURS, known_content.BY_CONTENT, known_content.LIMIT]
     assert names_in(known_content.growth_table(results)) == [OURS, known_content.BY_CONTENT]
     assert len(known_content.plot(results).lines) == 2
-    assert known_content.aims(results).count("\n") == 3
+    assert known_content.aims(results).count("\n") == 5
 
 
 def test_large_files_are_measured() -> None:
@@ -154,6 +155,12 @@ def test_start_of_the_command_is_measured() -> None:
     results = cli_startup.measure(1, peers=[])
     assert names_in(cli_startup.table(results)) == [cli_startup.HELP, cli_startup.STASH]
     assert "Ahead of `aws s3 cp`: not measured" in cli_startup.aims(results)
+
+
+def test_clients_of_the_adapter_are_measured() -> None:
+    rows = upload_clients.measure_all(10, 1, clients=["boto3", "libcurl"])
+    assert [row.client for row in rows] == ["boto3", "libcurl"]
+    assert rows[1].package.startswith("PycURL/")
 
 
 def test_a_section_that_fails_leaves_the_page_what_it_had_and_stops_no_other(tmp_path: Path) -> None:
