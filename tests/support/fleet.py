@@ -16,6 +16,9 @@ from tests.support.queues import TestQueue
 from tests.support.servers import RcloneS3
 from tests.support.stores import Keys
 
+# Several start at once, on a machine that has other tests to run.
+_START_SECONDS = 90.0
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -57,7 +60,7 @@ def fleet(
             sites.append(Site(place, redis_url, store.endpoint, keys=Keys.of(store), **shared))
             daemons.append(stack.enter_context(_daemon(box, sites[-1], queue, settings or {})))
         for daemon in daemons:
-            daemon.wait_until_started()
+            daemon.wait_until_started(_START_SECONDS)
         yield Fleet(sites, daemons, queue, store, origin)
 
 
