@@ -49,6 +49,8 @@ class Box:
     """A launched box, and all that was ever dropped into it: `dropped` is name -> md5."""
 
     guest: Guest
+    # As this machine sees it.
+    spool: Path
     cloud: Cloud
     login: Login
     sftp_user: str
@@ -76,7 +78,7 @@ class Box:
     def drop(self, label: str, count: int, width: int = 320) -> Mapping[str, str]:
         """Drops new pictures as a local program of the drop group does: under a temporary name, then renamed."""
         files = {f"{label}-{number}.jpg": picture(width) for number in range(count)}
-        incoming = self.guest.root / "var/spool/md5s3stash/incoming"
+        incoming = self.spool / "incoming"
         for name, data in files.items():
             temporary = incoming / f".{name}"
             temporary.write_bytes(data)
@@ -145,10 +147,9 @@ class Box:
 
     def waiting(self) -> set[str]:
         """The files that are still somewhere in the spool."""
-        spool = self.guest.root / "var/spool/md5s3stash"
         states = ("incoming", "active", "deferred", "hold", "failed")
         # os.walk does not mind that the daemon takes a directory away meanwhile.
-        return {name for state in states for _, _, names in os.walk(spool / state) for name in names}
+        return {name for state in states for _, _, names in os.walk(self.spool / state) for name in names}
 
     def nothing_is_lost(self) -> None:
         """Whatever was ever dropped is recorded and stored, once the daemon has had its time; nothing has failed."""
