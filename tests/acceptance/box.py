@@ -156,7 +156,7 @@ class Box:
         wait_until(lambda: not self.waiting(), "an empty spool", SETTLED_SECONDS)
         recorded, stored = self.ledger(), self.cloud.objects()
         missing = {name for name, md5 in self.dropped.items() if recorded.get(name) != md5 or stored.get(md5) != md5}
-        assert not missing
+        assert not missing, f"lost: {', '.join(sorted(missing))}"
 
     # --- thumbnails -----------------------------------------------------------------------------------------------
 
