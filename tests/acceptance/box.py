@@ -173,6 +173,30 @@ class Box:
             return False
 
 
+class DropLoad:
+    """Drops files all the while that the context lasts, also while nobody is there to take them."""
+
+    def __init__(self, box: Box, label: str) -> None:
+        self._box = box
+        self._label = label
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._drop)
+
+    def __enter__(self) -> DropLoad:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _drop(self) -> None:
+        turn = 0
+        while not self._ended.wait(0.2):
+            turn += 1
+            self._box.drop(f"{self._label}-{turn}", 2, width=80)
+
+
 class ThumbnailLoad:
     """Asks for thumbnails without a pause, on a connection for each, while the context lasts; keeps what went wrong."""
 

@@ -123,7 +123,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {"etc/ssh/sshd_config.d/15-sabotage.conf": "Match Group md5s3stash-drop\n    ForceCommand internal-sftp\n"},
     ),
     "chroot": Sabotage(
-        {f"{_LAUNCHED}::test_the_sftp_user_sees_nothing_but_the_spool_and_gets_no_shell": "/etc"},
+        {f"{_LAUNCHED}::test_the_sftp_user_sees_nothing_but_the_spool_and_gets_no_shell": "!= '/incoming'"},
         {"etc/ssh/sshd_config.d/15-sabotage.conf": "Match Group md5s3stash-sftp\n    ChrootDirectory none\n"},
     ),
     "right-to-write-elsewhere": Sabotage(
@@ -141,7 +141,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
     ),
     # --- a box for thumbnails alone --------------------------------------------------------------------------------
     "thumbnail-box-runs-all": Sabotage(
-        {f"{_THUMBNAILS}::test_a_box_without_settings_for_a_spool_runs_no_daemon": "'active' == 'inactive'"},
+        {f"{_THUMBNAILS}::test_a_box_without_settings_for_a_spool_runs_no_daemon": "'failed' == 'inactive'"},
         {"etc/md5s3stash/md5s3stash.toml": "[stash]\nbucket_base = ['x']\n"},
     ),
     "thumbnailer-rights": Sabotage(
