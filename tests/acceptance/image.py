@@ -29,8 +29,8 @@ PACKAGES = (
     "iproute2,procps,kmod"
 )
 _WHEELS_IN_GUEST = "/mnt/wheels"
-# An image, and two boxes that were launched from it.
 _ROOM = "md5s3stash-acceptance-"
+# An image, and two boxes that were launched from it.
 _ROOM_BYTES = 6 * 1024**3
 # What an image is made of.
 _INGREDIENTS = (

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from tests.acceptance.box import DAEMON, REDIS, THUMBNAILERS, Box, ThumbnailLoad
+from tests.acceptance.box import DAEMON, REDIS, THUMBNAILERS, Box, DropLoad, ThumbnailLoad
 from tests.support.servers import wait_until
 
 # WatchdogSec=30, and the time that a restart takes.
@@ -122,13 +122,16 @@ def away_for_a_minute(box: Box) -> None:
 
 @pytest.mark.parametrize("how", ["reboot", "power cut"])
 def test_everything_survives(box: Box, how: str) -> None:
-    under_load(box, how.replace(" ", "-"))
+    label = how.replace(" ", "-")
+    under_load(box, label)
 
-    if how == "reboot":
-        box.guest.reboot()
-    else:
-        box.guest.cut_the_power()
-        box.guest.boot()
+    # Whoever drops does not look whether somebody is there to take it.
+    with DropLoad(box, f"{label}-meanwhile"):
+        if how == "reboot":
+            box.guest.reboot()
+        else:
+            box.guest.cut_the_power()
+            box.guest.boot()
 
     box.all_active()
     box.nothing_is_lost()
