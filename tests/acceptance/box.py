@@ -66,6 +66,14 @@ class Box:
     def main_pid(self, unit: str) -> int:
         return int(self.guest.run("systemctl", "show", "--property=MainPID", "--value", unit))
 
+    def send(self, signal: str, unit: str) -> int:
+        """Sends a signal to the unit's process; its process id."""
+        pid = self.main_pid(unit)
+        # 0 would be everybody in our own process group.
+        assert pid, f"{unit} does not run"
+        self.guest.run("kill", f"-{signal}", str(pid))
+        return pid
+
     def is_back(self, unit: str, before: int) -> bool:
         """Whether the unit runs in another process than before."""
         return self.main_pid(unit) not in (0, before) and self.is_active(unit)

@@ -60,7 +60,7 @@ _CUT_OFF = "RemoteDisconnected|Connection reset|IncompleteRead"
 # The command of the unit, but it waits for no request when it ends.
 _ABRUPT = (
     "ExecStart=",
-    "ExecStart=/opt/md5s3stash/current/bin/md5s3stash-thumbnailer --config=%d/thumbnailer.conf --stop_timeout=0"
+    "ExecStart=/opt/md5s3stash/current/bin/md5s3stash-thumbnailer --config=%d/thumbnailer.conf --stop_timeout=0.001"
     " $THUMBNAILER_OPTIONS",
 )
 
