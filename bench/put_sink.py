@@ -9,6 +9,7 @@ figures against a real store are marked as such.
     GET /-/counts            how often each method was asked for, since the last time
     GET /-/objects           how many objects each bucket holds
     PUT /BUCKET?made-up=N    from now on a LIST of the bucket shows N objects more
+    PUT /-/delay?ms=N        from now on each answer comes N milliseconds later, as if from further away
 """
 
 from __future__ import annotations
@@ -157,10 +158,12 @@ class Responder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.delay_seconds = 0.0
 
     def answer(self, head: Head, hashes: Hashes) -> bytes:
         """The whole response."""
-        self._store.counts[head.method] += 1
+        if not head.path.startswith("/-/"):
+            self._store.counts[head.method] += 1
         if head.path.count("/") > 1 and not head.path.startswith("/-/"):
             _, bucket, key = head.path.split("/", 2)
             if head.method == "PUT" and key and "uploadId=" not in head.query:
@@ -215,6 +218,9 @@ class Responder:
 
     def _other(self, head: Head) -> bytes:
         parameters = head.parameters()
+        if head.path == "/-/delay":
+            self.delay_seconds = float(parameters["ms"]) / 1000
+            return _answer(200)
         if head.path == "/-/counts":
             counts = json.dumps(self._store.counts).encode()
             self._store.counts.clear()
@@ -246,11 +252,10 @@ class Responder:
 class SinkProtocol(asyncio.Protocol):
     """One HTTP/1.1 connection; requests one after the other."""
 
-    def __init__(self, responder: Responder, delay_seconds: float) -> None:
+    def __init__(self, responder: Responder) -> None:
         self._responder = responder
-        self._delay_seconds = delay_seconds
         # A connection costs a round trip before its first request can be sent.
-        self._handshake_seconds = delay_seconds
+        self._handshake_seconds = responder.delay_seconds
         self._rest = b""
         self._head: Head | None = None
         self._body: FixedBody | ChunkedBody
@@ -289,17 +294,21 @@ class SinkProtocol(asyncio.Protocol):
 
     def _finish(self) -> None:
         assert self._head is not None
-        self._send(self._responder.answer(self._head, self._hashes))
-        if self._head.value(b"connection").lower() == "close":
-            self._transport.close()
+        answer = self._responder.answer(self._head, self._hashes)
+        self._send(answer, last=self._head.value(b"connection").lower() == "close")
         self._head = None
 
-    def _send(self, response: bytes) -> None:
-        seconds, self._handshake_seconds = self._delay_seconds + self._handshake_seconds, 0.0
+    def _send(self, response: bytes, last: bool = False) -> None:
+        seconds, self._handshake_seconds = self._responder.delay_seconds + self._handshake_seconds, 0.0
         if seconds:
-            asyncio.get_running_loop().call_later(seconds, self._transport.write, response)
+            asyncio.get_running_loop().call_later(seconds, self._write, response, last)
         else:
-            self._transport.write(response)
+            self._write(response, last)
+
+    def _write(self, response: bytes, last: bool) -> None:
+        self._transport.write(response)
+        if last:
+            self._transport.close()
 
 
 def _intact(head: Head, hashes: Hashes) -> bool:
@@ -328,10 +337,10 @@ def _told(stored: Stored) -> bytes:
     return b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (lines, stored.size)
 
 
-async def serve(port: int, context: ssl.SSLContext | None, delay_seconds: float) -> None:
+async def serve(port: int, context: ssl.SSLContext | None) -> None:
     responder = Responder(Store())
     server = await asyncio.get_running_loop().create_server(
-        lambda: SinkProtocol(responder, delay_seconds), "127.0.0.1", port, ssl=context, backlog=512
+        lambda: SinkProtocol(responder), "127.0.0.1", port, ssl=context, backlog=512
     )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
@@ -342,14 +351,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one; it is printed on the first line")
     parser.add_argument("--certificate", help="PEM file: serve over TLS")
     parser.add_argument("--key", help="PEM file of the certificate's private key")
-    parser.add_argument("--delay-ms", type=float, default=0, help="the round trip that each answer seems to have")
     arguments = parser.parse_args()
     context: Any = None
     if arguments.certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(arguments.certificate, arguments.key)
     try:
-        asyncio.run(serve(arguments.port, context, arguments.delay_ms / 1000))
+        asyncio.run(serve(arguments.port, context))
     except KeyboardInterrupt:
         sys.exit(0)
 

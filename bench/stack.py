@@ -1,8 +1,4 @@
-"""What the upload benchmarks run against and with: the sink or another S3 server, a redis-server, the daemon.
-
-The daemon is started as its users start it: the program that pip installed, with settings from the environment and
-every default as it is.
-"""
+"""What the upload benchmarks run against and with: the sink, a redis-server, directories that go away again."""
 
 from __future__ import annotations
 
@@ -14,23 +10,18 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import redis
 import trustme
 
-from bench import process_tree
-from bench.timing import Cost, RunFailed
 from tests.support import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 DIRECTORY = ROOT / "build" / "bench"
-_POLL_SECONDS = 0.005
-_START_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +68,10 @@ class Sink:
         found: dict[str, int] = json.loads(self._open("GET", "/-/objects"))
         return found.get(bucket, 0)
 
+    def delay(self, milliseconds: float) -> None:
+        """From now on each answer comes so much later, as from a server that is further away."""
+        self._open("PUT", f"/-/delay?ms={milliseconds}")
+
     def make_up(self, bucket: str, objects: int) -> None:
         """From now on a LIST of the bucket shows so many objects more."""
         self._open("PUT", f"/{bucket}?made-up={objects}")
@@ -100,11 +95,10 @@ def workspace() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def sink(directory: Path, delay_ms: float = 0, tls: bool = False) -> Iterator[Sink]:
-    """A sink that answers after a delay, if any."""
+def sink(directory: Path, tls: bool = False) -> Iterator[Sink]:
+    """A sink that is empty."""
     port = servers.free_port()
     command: list[str | Path] = [sys.executable, ROOT / "bench/put_sink.py", "--port", str(port)]
-    command += ["--delay-ms", str(delay_ms)]
     authority = None
     context = None
     if tls:
@@ -157,86 +151,6 @@ def _answers(client: redis.Redis) -> bool:
         return bool(client.ping())
     except redis.ConnectionError:
         return False
-
-
-class Daemon:
-    """A running md5s3stashd with a spool and a Redis of its own."""
-
-    def __init__(self, directory: Path, endpoint: Endpoint, bucket: str, settings: Mapping[str, str]) -> None:
-        self.spool = directory / "spool"
-        self._log_path = directory / "daemon.log"
-        self._stack = contextlib.ExitStack()
-        server = self._stack.enter_context(redis_server(directory / "redis"))
-        self.redis = server.client
-        environment = {
-            **endpoint.environment(),
-            "BUCKET_BASE": bucket,
-            "SPOOL_DIR": str(self.spool),
-            "REDIS_URL": server.url,
-            "MD5S3STASH_HTTP_PORT": str(servers.free_port()),
-            **settings,
-        }
-        with open(self._log_path, "wb") as log:
-            self._process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "md5s3stashd")],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        self._stack.callback(servers.stop, self._process)
-        self._pids = (self._process.pid, server.pid)
-
-    def __enter__(self) -> Daemon:
-        try:
-            self._wait(lambda: b"started spool=" in self._log_path.read_bytes(), _START_SECONDS, "started")
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def recorded(self) -> int:
-        """How many drops Redis has a name for."""
-        count: int = self.redis.hlen("md5s3stash:names")
-        return count
-
-    def peak_mib(self) -> float:
-        """Of all processes of the daemon."""
-        return process_tree.peak_mib(self._process.pid)
-
-    def drop_and_wait(self, staged: Path, count: int, seconds: float) -> Cost:
-        """Renames every file of a directory into incoming/ and waits until each is recorded and the spool is empty.
-        The time begins before the first rename; the CPU time is that of the daemon and of its Redis.
-        """
-        names = os.listdir(staged)
-        folder = self.spool / "incoming" / staged.name
-        folder.mkdir()
-        recorded, cpu_before = self.recorded(), self._cpu_seconds()
-        started = time.perf_counter()
-        for name in names:
-            os.rename(staged / name, folder / name)
-        self._wait(lambda: self.recorded() >= recorded + count, seconds, f"{count} recorded")
-        self._wait(self._is_empty, seconds, "spool empty")
-        elapsed = time.perf_counter() - started
-        return Cost(elapsed, self._cpu_seconds() - cpu_before, self.peak_mib())
-
-    def _cpu_seconds(self) -> float:
-        return sum(process_tree.cpu_seconds(pid) for pid in self._pids)
-
-    def _is_empty(self) -> bool:
-        places = (self.spool / "incoming", self.spool / "active")
-        return not any(files for place in places for _, _, files in os.walk(place))
-
-    def _wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                tail = self._log_path.read_text(errors="replace")[-500:]
-                raise RunFailed(f"md5s3stashd: not {what} after {seconds:g} seconds, or ended: {tail}")
-            time.sleep(_POLL_SECONDS)
 
 
 def link_all(source: Path, target: Path) -> None:

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -96,7 +95,6 @@ class Results:
     quality: Mapping[tuple[str, Shape], Quality]
     phases: Mapping[Case, Sequence[Phase]]
     peak_mib: Mapping[str, float]
-    busy_elsewhere: float
     originals: Sequence[Original]
     rounds: int
 
@@ -124,19 +122,13 @@ def measure_all(rounds: int, peers: Sequence[str] = PEERS) -> Results:
         site = stack.enter_context(site_for(originals, DIRECTORY))
         servers, missing = _started([OURS, *peers], site, stack)
         quality = _quality(servers, originals)
-        machine_before, own_before = process_tree.machine_seconds(), process_tree.cpu_seconds(os.getpid())
         phases: dict[Case, list[Phase]] = {}
         for number, shape, level, server in itertools.product(range(rounds), SHAPES, LEVELS, servers):
             phase = _phase(server, shape, level, originals, number)
             phases.setdefault(Case(server.name, shape, level), []).append(phase)
-        machine, own = (
-            process_tree.machine_seconds() - machine_before,
-            process_tree.cpu_seconds(os.getpid()) - own_before,
-        )
         peak_mib = {server.name: process_tree.peak_mib(server.pid) for server in servers}
     versions = {server.name: server.versions for server in servers}
-    busy_elsewhere = max(0.0, machine.busy - own) / machine.total
-    return Results(versions, missing, quality, phases, peak_mib, busy_elsewhere, originals, rounds)
+    return Results(versions, missing, quality, phases, peak_mib, originals, rounds)
 
 
 def _started(names: Sequence[str], site: Site, stack: contextlib.ExitStack) -> tuple[list[Running], dict[str, str]]:
@@ -214,7 +206,6 @@ def report(results: Results) -> str:
         *(_shape_table(results, shape) for shape in SHAPES),
         _kind_table(results),
         _server_table(results),
-        f"Other processes took {results.busy_elsewhere:.0%} of the machine's time meanwhile.",
         *(f"{name} is missing from the tables: {reason}" for name, reason in results.missing.items()),
     ]
     return "\n\n".join(parts)

@@ -13,7 +13,8 @@ BUCKET = "md5s3stash-laptop"
 ADDRESS = "127.0.0.1"
 
 # sun_path of unix(7) holds 108 bytes, the closing zero among them.
-_LONGEST_SOCKET_PATH = 107
+# supervisord makes its socket with its own process id behind the name (".4194304"), and links it to the name then.
+_LONGEST_SOCKET_PATH = 107 - 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,10 @@ class Place:
         return self.run / "supervisor.sock"
 
     @property
+    def shell_environment(self) -> Path:
+        return self.run / "env.sh"
+
+    @property
     def s3_url(self) -> str:
         return f"http://{ADDRESS}:{self.s3.number}"
 
@@ -78,6 +83,10 @@ class Place:
     @property
     def thumbnailer_url(self) -> str:
         return f"http://{ADDRESS}:{self.thumbnailer.number}"
+
+    @property
+    def status_url(self) -> str:
+        return f"http://{ADDRESS}:{self.metrics.number}/"
 
     def thumbnail_url(self, md5: str) -> str:
         """A thumbnail that shows the whole picture."""

@@ -39,8 +39,10 @@ from md5s3stash_daemon.queue_service import QueueIntake
 from md5s3stash_daemon.reload import Reload
 from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.shared_politeness import politeness_of
 from md5s3stash_daemon.signals import handled
 from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.status_page import StatusPage
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS, S3, Worker
@@ -49,6 +51,23 @@ log = logging.getLogger(__name__)
 
 # A store that answers a HEAD of a bucket later than this is down.
 PROBE_SECONDS = 10.0
+
+_EPILOG = """\
+examples:
+  BUCKET_BASE=my-bucket/originals REDIS_URL=redis://127.0.0.1:6379/0 SPOOL_DIR=/srv/spool md5s3stashd
+  md5s3stashd --config /etc/md5s3stash/md5s3stash.toml --check-config
+
+Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. The status page, /healthz
+and /metrics are on http://127.0.0.1:9108.
+
+exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
+wrong.
+
+environment: BUCKET_BASE, REDIS_URL, SPOOL_DIR, S3_ENDPOINT, BUCKET_SCHEME, and MD5S3STASH_<SECTION>_<KEY> for every key
+of the settings file; the AWS_... variables of boto3.
+
+files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the spool.
+"""
 
 # The spool is what tries again.
 NO_RETRY = RetryPolicy(attempts=1)
@@ -81,15 +100,7 @@ class Daemon:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until SIGTERM or SIGINT; the exit status."""
-    parser = argparse.ArgumentParser(prog="md5s3stashd", description="stashes in S3 what is dropped into the spool")
-    parser.add_argument("--config", type=Path, help="settings file (default: /etc/md5s3stash/md5s3stash.toml)")
-    parser.add_argument(
-        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
-    )
-    parser.add_argument(
-        "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = build_parser().parse_args(argv)
 
     def read() -> Settings:
         return read_settings(os.environ, arguments.config, {"log.level": arguments.loglevel})
@@ -125,6 +136,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     os._exit(status)
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="md5s3stashd",
+        description="stashes in S3 what is dropped into the spool",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings file (default: /etc/md5s3stash/md5s3stash.toml)"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
+    )
+    parser.add_argument(
+        "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
+    )
+    return parser
+
+
 def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
     """Whether everything under way was finished in the end."""
 
@@ -138,7 +169,8 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         signal.SIGHUP: Reload(settings, read, daemon.apply, notifier),
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
-    with serving(settings[HttpSettings], daemon.health, daemon.metrics), handled(actions), reporting(reporter):
+    page = StatusPage(settings, daemon.health, daemon.metrics)
+    with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
         complete = daemon.service.run(notifier.ready)
@@ -180,7 +212,7 @@ def build(settings: Settings) -> Daemon:
     spool = Spool(spool_settings.dir)
     spool.create()
     spool.lock()
-    redis_ledger = RedisLedger(client, redis_settings.prefix, spool.identity())
+    redis_ledger = RedisLedger(client, redis_settings.prefix, spool.identity(), redis_settings.replicas)
     metrics, pulse = Metrics(), Pulse()
     ledger = CountedLedger(redis_ledger, metrics)
     fault = redis_ledger.durability_fault()
@@ -198,13 +230,15 @@ def build(settings: Settings) -> Daemon:
     )
     metrics.watch_spool(spool, gate)
     caches = UrlCaches(client, redis_settings.prefix, bases)
+    of_urls = settings[UrlSettings]
     lists = UrlLists(
         spool,
         ledger,
         gate,
         url_stashers(bases, store, fetcher, caches, settings[UrlSettings].images_only),
         caches,
-        settings[UrlSettings],
+        politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, redis_settings.prefix),
+        of_urls,
         spool_settings,
         delays_of(spool_settings),
         stopping,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from md5s3stash.errors import CacheUnavailable, QueueUnavailable
+from md5s3stash.errors import CacheUnavailable, QueueError
 from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.metrics import QUEUE, Metrics
 from md5s3stash_daemon.queue_ledger import QueueLedger
@@ -105,7 +105,7 @@ class InHand:
             try:
                 with self._visibility_lock:
                     self._queue.set_visibility([(held.message.receipt, seconds) for held, seconds in batch])
-            except QueueUnavailable as error:
+            except QueueError as error:
                 self._metrics.service_error(QUEUE)
                 log.warning("not given back messages=%d error=%r", len(batch), str(error))
 
@@ -136,7 +136,7 @@ class InHand:
         asked_at = self._clock()
         try:
             self._queue.set_visibility([(receipt, self._visibility_seconds) for receipt in receipts])
-        except QueueUnavailable as error:
+        except QueueError as error:
             self._metrics.service_error(QUEUE)
             log.warning("no heartbeat messages=%d error=%r", len(receipts), str(error))
             return
@@ -150,7 +150,7 @@ class InHand:
             try:
                 self._queue.delete(receipts)
                 return True
-            except QueueUnavailable as error:
+            except QueueError as error:
                 self._metrics.service_error(QUEUE)
                 # They come again, and the ledger then knows them.
                 log.warning("not deleted messages=%d attempt=%d error=%r", len(receipts), attempt, str(error))

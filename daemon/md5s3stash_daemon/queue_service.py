@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from md5s3stash.errors import QueueUnavailable
+from md5s3stash.errors import QueueError
 from md5s3stash.netguard import printable_url
 from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.health import Pulse, ThreadPulse
@@ -132,7 +132,7 @@ class QueueIntake:
                     messages = self._parts.queue.receive(
                         BATCH, self._parts.settings.wait_seconds, self._parts.settings.visibility_seconds
                     )
-            except QueueUnavailable as error:
+            except QueueError as error:
                 self._parts.shared.metrics.service_error(QUEUE)
                 if not failures:
                     log.error("no messages are received error=%r", str(error))
@@ -177,7 +177,7 @@ class QueueIntake:
         """Says what is wrong with the queue, once."""
         try:
             facts = self._parts.queue.facts()
-        except QueueUnavailable as error:
+        except QueueError as error:
             log.error("the queue cannot be asked how it is set up error=%r", str(error))
             return
         log.info("receiving from the queue messages=%d", facts.messages)

@@ -19,12 +19,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from md5s3stash.errors import QueueUnavailable, SettingsError
+from md5s3stash.errors import QueueError, QueueRefused, QueueUnavailable, SettingsError
 
-# Of SQS: messages of one request, the bytes of all of them (the older bound, which every emulator keeps), and the
-# longest time that a message can be invisible, counted from its receipt.
+# Of SQS: messages of one request, and the longest time that a message can be invisible, counted from its receipt.
 BATCH = 10
-MAX_BATCH_BYTES = 256 * 1024
 MAX_INVISIBLE_SECONDS = 12 * 3600
 # The longest that a message can stay in a queue.
 MAX_RETENTION_SECONDS = 14 * 86_400
@@ -58,7 +56,7 @@ class QueueFacts:
 
 
 class Queue:
-    """Safe to share between threads. Each call raises QueueUnavailable where SQS does not do it."""
+    """Safe to share between threads. Each call raises a QueueError where SQS does not do it."""
 
     def __init__(self, client: Any, url: str) -> None:
         self._client = client
@@ -107,8 +105,8 @@ class Queue:
         _refuse_passing(answer)
 
     def send(self, bodies: Sequence[str]) -> list[str]:
-        """Puts up to BATCH messages in; returns those that SQS did not take. Raises ValueError for what it never
-        will.
+        """Puts up to BATCH messages in; returns those that SQS did not take this time. Raises QueueRefused for what it
+        never takes.
         """
         entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)]
         with self._translating():
@@ -116,7 +114,7 @@ class Queue:
         failed = answer.get("Failed", [])
         for each in failed:
             if each.get("SenderFault"):
-                raise ValueError(f"SQS takes no such message: {each.get('Code')}: {each.get('Message', '')}")
+                raise QueueRefused(f"SQS takes no such message: {each.get('Code')}")
         return [bodies[int(each["Id"])] for each in failed]
 
     @contextlib.contextmanager
@@ -124,9 +122,7 @@ class Queue:
         try:
             yield
         except ClientError as error:
-            found = error.response.get("Error", {})
-            code = str(found.get("Code", ""))
-            raise QueueUnavailable(f"SQS answered {code}{_hint(code)}") from error
+            raise _answered(error) from error
         except _ERRORS as error:
             raise QueueUnavailable(f"SQS does not answer: {error}") from error
 
@@ -172,6 +168,14 @@ def _refuse_passing(answer: dict[str, Any]) -> None:
     failed = [each for each in answer.get("Failed", []) if not each.get("SenderFault")]
     if failed:
         raise QueueUnavailable(f"SQS did {len(failed)} of a batch not: {failed[0].get('Code')}")
+
+
+def _answered(error: ClientError) -> QueueError:
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    passing = status >= 500 or status in (408, 429) or "Throttl" in code or "RequestTimeout" in code
+    kind = QueueUnavailable if passing else QueueRefused
+    return kind(f"SQS answered {status} {code}{_hint(code)}")
 
 
 def _hint(code: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from bench import process_tree, run
+from bench import process_tree
 from bench.http_load import Job
 from bench.http_load import run as run_load
 from bench.picture_corpus import photograph
@@ -68,6 +68,15 @@ def test_cpu_time_and_memory_of_children_count() -> None:
     assert process.pid not in process_tree.tree(os.getpid())
 
 
+def test_what_others_take_of_the_machine_is_told_apart_from_what_we_do() -> None:
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    others = process_tree.watch_others()
+    before = process_tree.machine_seconds()
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    spent = process_tree.machine_seconds() - before
+    assert 0 <= others() <= (spent.busy - 0.4) / spent.total
+
+
 def test_ssim_is_1_for_the_same_and_less_the_more_is_lost() -> None:
     picture = photograph((400, 300), seed="ssim")
     halved = picture.resize((200, 150)).resize(picture.size)
@@ -88,11 +97,6 @@ def test_photograph_is_the_same_each_time_and_costs_what_a_photograph_does() -> 
     picture = photograph((1200, 800), seed="a")
     assert picture.tobytes() == photograph((1200, 800), seed="a").tobytes()
     assert 1.5 < 8 * len(_jpeg(picture, quality=90)) / (1200 * 800) < 3
-
-
-def test_a_section_of_the_page_is_kept_when_another_one_is_measured() -> None:
-    sections = run.sections_of(run.PAGE.read_text())
-    assert sections["Uploading small files"].startswith("## Uploading small files\n")
 
 
 def _jpeg(picture: Image.Image, quality: int = 95) -> bytes:

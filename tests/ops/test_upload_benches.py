@@ -15,11 +15,18 @@ import pytest
 import requests
 from PIL import Image
 
-from bench import drops, page, stack
+from bench import cli_startup, drops, growth, known_content, large_files, latency, page, run, stack, upload_clients
 from bench.jpeg_files import FILE_BYTES, make_files
+from bench.page import Section
 from bench.sink_store import Bucket, Stored
 from bench.timing import Command, Cost, RunFailed, in_rounds, timed
 from bench.upload_peers import RCLONE
+from bench.uploads import OURS
+
+
+def names_in(table: str) -> list[str]:
+    """The first cells of the rows of a table."""
+    return [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:] if line.startswith("|")]
 
 
 @pytest.fixture
@@ -77,7 +84,7 @@ def test_files_are_pictures_of_one_size_and_no_two_are_alike(tmp_path: Path) -> 
     contents = [path.read_bytes() for path in (tmp_path / "files").iterdir()]
     assert len(set(contents)) == 20
     assert {len(data) for data in contents} == {FILE_BYTES}
-    with Image.open(tmp_path / "files" / "000019.jpg") as picture:
+    with Image.open(tmp_path / "files" / "0000019.jpg") as picture:
         picture.load()
 
 
@@ -102,17 +109,80 @@ def test_row_that_fails_is_left_out_and_named() -> None:
     assert page.not_measured(rounds.missing) == "Not measured: c: it broke"
 
 
-@pytest.mark.parametrize(
-    "plan", [drops.Plan(20, 1, [RCLONE]), drops.Plan(20, 1, [RCLONE], tls=True)], ids=["http", "tls"]
-)
-def test_drops_are_measured(plan: drops.Plan) -> None:
-    table = drops.table(drops.measure(plan))
-    assert [line.split(" |")[0] for line in table.splitlines()[2:]] == [f"| {drops.OURS}", "| rclone copy"]
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "tls"])
+def test_drops_are_measured(tls: bool) -> None:
+    results = drops.measure(drops.Plan(20, 1, [RCLONE], tls=tls))
+    assert names_in(drops.table(results)) == [OURS, "rclone copy"]
+    assert "s5cmd: not measured" in drops.aims(results)
+    assert [name for name, _ in drops.plot(results).bars] == [OURS, "rclone copy"]
 
 
 def test_drops_are_measured_against_a_real_server() -> None:
-    results = drops.measure(drops.Plan(20, 1, [], real_server=True))
-    assert list(results.rounds.costs) == [drops.OURS]
+    results = drops.measure(drops.Plan(20, 1, [RCLONE], real_server=True))
+    assert names_in(drops.table(results)) == [OURS, "rclone copy"]
+
+
+def test_known_content_is_measured_near_and_far_and_beside_many_objects() -> None:
+    peers = [peer for peer in known_content.PEERS if peer.again.name == known_content.BY_CONTENT]
+    results = known_content.measure(20, 1, [0, 2000], peers)
+    assert names_in(known_content.table(results)) == [OURS, known_content.BY_CONTENT, known_content.LIMIT]
+    assert names_in(known_content.growth_table(results)) == [OURS, known_content.BY_CONTENT]
+    assert len(known_content.plot(results).lines) == 2
+    assert known_content.aims(results).count("\n") == 5
+
+
+def test_large_files_are_measured() -> None:
+    results = large_files.measure(large_files.Plan(2, 10, 1, [RCLONE]))
+    assert names_in(large_files.table(results)) == [OURS, "rclone copy", large_files.MD5, large_files.PUT]
+    assert large_files.aims(results).count("\n") == 1
+
+
+def test_latency_is_measured() -> None:
+    results = latency.measure(3)
+    assert len(results.drops) == len(results.round_trips) == 3
+    assert "drop to recorded" in latency.table(results)
+    assert latency.aims(results).count("\n") == 1
+
+
+def test_growth_is_measured() -> None:
+    costs = growth.measure([10, 20])
+    assert names_in(growth.table(costs)) == ["10", "20"]
+    assert growth.aims(costs).count("\n") == 1
+    assert [len(line.points) for line in growth.plot(costs).lines] == [2, 2]
+
+
+def test_start_of_the_command_is_measured() -> None:
+    results = cli_startup.measure(1, peers=[])
+    assert names_in(cli_startup.table(results)) == [cli_startup.HELP, cli_startup.STASH]
+    assert "Ahead of `aws s3 cp`: not measured" in cli_startup.aims(results)
+
+
+def test_clients_of_the_adapter_are_measured() -> None:
+    rows = upload_clients.measure_all(10, 1, clients=["boto3", "libcurl"])
+    assert [row.client for row in rows] == ["boto3", "libcurl"]
+    assert rows[1].package.startswith("PycURL/")
+
+
+def test_a_section_that_fails_leaves_the_page_what_it_had_and_stops_no_other(tmp_path: Path) -> None:
+    def fails(full: bool) -> str:
+        raise RuntimeError("no")
+
+    output = tmp_path / "page.md"
+    output.write_text(f"# Old\n\n## {run.SECTIONS[0].title}\n\nold one\n\n## Given up\n\nold two\n")
+    failing = Section(run.SECTIONS[0].name, run.SECTIONS[0].title, fails)
+    succeeding = Section(run.SECTIONS[1].name, run.SECTIONS[1].title, lambda full: f"new, {full=}")
+    assert not run.measure([failing, succeeding], output, full=True)
+    written = output.read_text()
+    assert "old one" in written
+    assert "new, full=True" in written
+    assert "Machine: " in written
+    assert "Given up" not in written
+    assert run.measure([succeeding], output)
+
+
+def test_every_section_has_a_name_and_a_title_of_its_own() -> None:
+    assert len({section.name for section in run.SECTIONS}) == len({section.title for section in run.SECTIONS})
+    assert len({section.name for section in run.SECTIONS}) == len(run.SECTIONS)
 
 
 def test_s5cmd_by_md5_uploads_each_file_under_its_md5(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ class Request:
     method: str
     target: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,18 @@ class Authority:
     """A certificate authority that lives for one test run."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._authority = trustme.CA()
         self.ca_file = directory / "ca.pem"
         self._authority.cert_pem.write_to_path(str(self.ca_file))
+
+    def issue_files(self, name: str) -> tuple[Path, Path]:
+        """A certificate for the name and its key, as files."""
+        issued = self._authority.issue_cert(name)
+        certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
+        issued.cert_chain_pems[0].write_to_path(str(certificate))
+        issued.private_key_pem.write_to_path(str(key))
+        return certificate, key
 
     def server_context(self, *names: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -116,7 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        reply = self.server.owner._reply(Request(self.command, self.path, headers))
+        body = self.rfile.read(int(headers.get("content-length", "0")))
+        reply = self.server.owner._reply(Request(self.command, self.path, headers, body))
         if isinstance(reply, RawReply):
             self.close_connection = True
             for piece in reply.pieces:

@@ -52,14 +52,21 @@ class TestQueue:
     def is_empty(self) -> bool:
         return self.counts() == (0, 0)
 
+    def bodies(self) -> list[str]:
+        """Takes all out of the queue."""
+        return self._take_all(self.url)
+
     def dead(self) -> list[str]:
-        """The bodies in the dead-letter queue."""
+        """Takes all out of the dead-letter queue."""
+        return sorted(self._take_all(self._dead))
+
+    def _take_all(self, url: str) -> list[str]:
         bodies: list[str] = []
-        while found := self.client.receive_message(QueueUrl=self._dead, MaxNumberOfMessages=10).get("Messages", []):
+        while found := self.client.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
             bodies += [message["Body"] for message in found]
-            for message in found:
-                self.client.delete_message(QueueUrl=self._dead, ReceiptHandle=message["ReceiptHandle"])
-        return sorted(bodies)
+            entries = [{"Id": message["MessageId"], "ReceiptHandle": message["ReceiptHandle"]} for message in found]
+            self.client.delete_message_batch(QueueUrl=url, Entries=entries)
+        return bodies
 
 
 def object_created(bucket: str, *keys: str) -> str:
