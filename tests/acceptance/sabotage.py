@@ -204,9 +204,9 @@ SABOTAGES: Mapping[str, Sabotage] = {
         # The kernel lets it see that the NFS server has a file closed, and it takes that for the end.
         _drop_in(_DAEMON, "PrivateUsers=no", "CapabilityBoundingSet=CAP_LEASE", "AmbientCapabilities=CAP_LEASE"),
     ),
-    "nfs-user-outside-the-group": Sabotage(
+    "polls-too-seldom": Sabotage(
         {f"{_NFS}::test_a_file_that_is_renamed_over_nfs_is_stashed": "an empty spool"},
-        _drop_in(_DAEMON, "SupplementaryGroups=", "SupplementaryGroups=redis"),
+        _drop_in(_DAEMON, "Environment=MD5S3STASH_SPOOL_POLL_SECONDS=600"),
     ),
     "impatient-daemon": Sabotage(
         {f"{_FAULTS}::test_files_survive_a_minute_without_s3": "DID NOT RAISE"},
