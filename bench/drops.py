@@ -148,8 +148,9 @@ def text(full: bool) -> str:
         "the time begins before the first of them is renamed into incoming/ and ends when each is recorded in Redis "
         "and both incoming/ and active/ are empty; its CPU time includes that of redis-server (appendonly, "
         "appendfsync always, on a Unix socket). It runs already, as a service does; the others are started, as a "
-        "command is. All but the two that hash first store under the names of the files, and keep no record. "
-        f"Medians of {ROUNDS}.",
+        "command is. Its peak memory is the sum of its processes' peaks, with what they share counted in each; that of "
+        "a command is of its largest process. All but the two that hash first store under the names of the files, and "
+        f"keep no record. Medians of {ROUNDS}.",
         aims(usual),
         REMARKS,
         draw(plot(usual), "drops"),

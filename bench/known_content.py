@@ -228,7 +228,7 @@ def table(results: Results) -> str:
             f"{1000 * near.cpu_seconds(name) / files:.2f}",
             f"{files / far.seconds(name):,.0f}",
             page.times(far.times_as_fast(OURS, name)),
-            f"{near.peak_mib(name):,.0f}",
+            f"{near.peak_mib(name):,.0f}" if name != LIMIT else "-",
         )
         for name in near.costs
         if name in far.costs

@@ -47,14 +47,18 @@ def at_least(aim: str, reached: float | None, wanted: float, unit: str = "times"
     """An aim, and how far it was reached, as an item of a list."""
     if reached is None:
         return f"- {aim}: not measured."
-    verdict = "reached" if reached >= wanted else f"missed by {100 * (1 - reached / wanted):.0f}%"
+    verdict = "reached" if reached >= wanted else _missed(1 - reached / wanted)
     return f"- {aim}: {times(reached)} {unit}, {verdict}."
 
 
 def at_most(aim: str, reached: float, wanted: float, unit: str) -> str:
     """The same where less is better."""
-    verdict = "reached" if reached <= wanted else f"missed by {100 * (reached / wanted - 1):.0f}%"
+    verdict = "reached" if reached <= wanted else _missed(reached / wanted - 1)
     return f"- {aim}: {times(reached)} {unit}, {verdict}."
+
+
+def _missed(part: float) -> str:
+    return f"missed by {part:.0%}" if part >= 0.01 else "missed by less than 1%"
 
 
 def not_measured(missing: Mapping[str, str]) -> str:

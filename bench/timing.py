@@ -73,20 +73,28 @@ class Rounds:
     missing: Mapping[str, str]
 
     def seconds(self, row: str) -> float:
-        return statistics.median(cost.seconds for cost in self.costs[row])
+        return statistics.median(cost.seconds for cost in self._of(row))
 
     def cpu_seconds(self, row: str) -> float:
-        return statistics.median(cost.cpu_seconds for cost in self.costs[row])
+        return statistics.median(cost.cpu_seconds for cost in self._of(row))
 
     def peak_mib(self, row: str) -> float:
-        return statistics.median(cost.peak_mib for cost in self.costs[row])
+        return statistics.median(cost.peak_mib for cost in self._of(row))
 
     def times_as_fast(self, row: str, other: str) -> float | None:
-        """The median of the rounds' own ratios, each of neighbours in time; None where the other was not measured."""
+        """The median of the rounds' own ratios, each of neighbours in time; None where the other was not measured.
+        Raises RunFailed where the row itself was not: there is nothing to show then.
+        """
+        ours = self._of(row)
         if other not in self.costs:
             return None
-        pairs = zip(self.costs[row], self.costs[other], strict=True)
-        return statistics.median(theirs.seconds / ours.seconds for ours, theirs in pairs)
+        pairs = zip(ours, self.costs[other], strict=True)
+        return statistics.median(theirs.seconds / mine.seconds for mine, theirs in pairs)
+
+    def _of(self, row: str) -> Sequence[Cost]:
+        if row not in self.costs:
+            raise RunFailed(f"{row}: {self.missing.get(row, 'not measured')}")
+        return self.costs[row]
 
 
 def in_rounds(rows: Mapping[str, Callable[[], Cost]], rounds: int, missing: Mapping[str, str] | None = None) -> Rounds:

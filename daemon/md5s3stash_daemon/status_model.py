@@ -142,16 +142,21 @@ class Gatherer:
 
     def _gather(self) -> View:
         now = self._now()
+        recorded = self._recorded()
+        problems = self._health.reasons()
+        # The daemon notices only when it has something to record.
+        if recorded.fault and not any(problem.startswith("paused: redis") for problem in problems):
+            problems.append(f"redis: {recorded.fault}")
         free_bytes = None
         with contextlib.suppress(OSError):
             free_bytes = shutil.disk_usage(self._spool.directory).free
         return View(
             now,
-            tuple(self._health.reasons()),
+            tuple(problems),
             {state: self._depths[state] for state in STATES if state in self._depths},
             tuple(self._history.minutes(now)),
             tuple(newest_failures(self._spool, SHOWN_FAILURES, _LOOKED_AT_FAILURES)),
-            self._recorded(),
+            recorded,
             free_bytes,
         )
 

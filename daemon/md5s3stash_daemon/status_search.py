@@ -34,7 +34,7 @@ def search(ledger: LedgerReader, query: str, clock: Callable[[], float] = time.m
     try:
         return _search(ledger, word, _Deadline(clock() + SECONDS, clock))
     except StashError as error:
-        return Found(word, remark=f"Nothing could be looked up: {error}.")
+        return Found(word, remark=f"Nothing could be looked up: {error}")
 
 
 def _search(ledger: LedgerReader, word: str, deadline: _Deadline) -> Found:

@@ -207,6 +207,7 @@ def test_without_redis_the_page_says_so_and_shows_the_spool(site: Site) -> None:
     assert "The ledger cannot be read: Redis does not answer" in page
     assert "Nothing could be looked up: Redis does not answer" in page
     assert "the reason why" in page
+    assert "are well" not in page
 
 
 def test_a_redis_that_hangs_holds_up_the_page_for_seconds_only_and_once_for_all(site: Site) -> None:

@@ -185,7 +185,7 @@ def _copy_working_tree(target: Path) -> None:
 def told(text: str) -> str:
     """The text without what differs each time: times, ages, numbers of processes, and how wide columns are."""
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", text)
-    text = re.sub(r"(?<= )\d+s(?= )", "AGE", text)
+    text = re.sub(r"(?<= )\d+[sm](?= )", "AGE", text)
     text = re.sub(r"process \d+", "process PID", text)
     return re.sub(r" +", " ", text).strip("\n") + "\n"
 

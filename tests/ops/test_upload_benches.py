@@ -98,6 +98,14 @@ def test_cost_is_that_of_all_children_and_a_failure_says_what_was_said() -> None
         timed(Command([sys.executable, "-c", "import sys; print('oh'); sys.exit(3)"], {}))
 
 
+def test_aim_says_by_how_much_it_is_missed() -> None:
+    assert page.at_least("Fast", 2.0, 2.5) == "- Fast: 2.00 times, missed by 20%."
+    assert page.at_least("Fast", 2.499, 2.5) == "- Fast: 2.50 times, missed by less than 1%."
+    assert page.at_least("Fast", 2.5, 2.5) == "- Fast: 2.50 times, reached."
+    assert page.at_least("Fast", None, 2.5) == "- Fast: not measured."
+    assert page.at_most("Short", 75, 50, "ms") == "- Short: 75.0 ms, missed by 50%."
+
+
 def test_row_that_fails_is_left_out_and_named() -> None:
     def fails() -> Cost:
         raise RunFailed("it broke")
@@ -107,6 +115,8 @@ def test_row_that_fails_is_left_out_and_named() -> None:
     assert rounds.times_as_fast("a", "b") == 4
     assert rounds.times_as_fast("a", "c") is None
     assert page.not_measured(rounds.missing) == "Not measured: c: it broke"
+    with pytest.raises(RunFailed, match="c: it broke"):
+        rounds.times_as_fast("c", "a")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "tls"])

@@ -16,7 +16,7 @@ from typing import Any, Self
 import redis
 
 from tests.support.mounts import with_mounts
-from tests.support.servers import REPOSITORY, wait_until
+from tests.support.servers import REPOSITORY, START_SECONDS, wait_until
 from tests.support.stores import Keys, new_bucket, plain_client
 
 IMPORT_PATH = ":".join(str(REPOSITORY / folder) for folder in ("", "daemon"))
@@ -150,8 +150,10 @@ class Daemon:
     def output(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def wait_until_started(self) -> None:
-        wait_until(lambda: "started spool=" in self.output() or self.process.poll() is not None, "daemon started")
+    def wait_until_started(self, seconds: float = START_SECONDS) -> None:
+        wait_until(
+            lambda: "started spool=" in self.output() or self.process.poll() is not None, "daemon started", seconds
+        )
         assert self.process.poll() is None, self.output()
 
     def terminate(self, seconds: float = 30.0) -> int:

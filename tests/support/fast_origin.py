@@ -1,7 +1,8 @@
 """A web origin that answers tens of thousands of requests a second from a process of its own, and counts them.
 
-`python -m tests.support.fast_origin PORT`: any path is answered with one of `CONTENTS` bodies, chosen by its last
-digits; /stats tells what was asked so far.
+`python -m tests.support.fast_origin PORT ADDRESS SECONDS`: after so many seconds any path is answered with one of
+`CONTENTS` bodies, chosen by its last digits, but /own/... with one of its own, and /missing/... with 404; /stats tells
+what was asked so far.
 """
 
 from __future__ import annotations
@@ -33,26 +34,34 @@ class FastOrigin:
     """A running one."""
 
     port: int
+    address: str = "127.0.0.1"
 
-    def url(self, number: int) -> str:
-        return f"http://127.0.0.1:{self.port}/{number}"
+    def url(self, number: int, folder: str = "") -> str:
+        return f"http://{self.address}:{self.port}/{folder}{number}"
 
     def stats(self) -> tuple[int, int]:
         """(requests, distinct paths among them) since the start."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.address}:{self.port}/stats", timeout=10) as answer:
             requests, paths = json.load(answer)
             return requests, paths
 
 
+def own_body_of(number: int) -> bytes:
+    """What is behind /own/NUMBER."""
+    return b"a content of number %d's own" % number
+
+
 @contextlib.contextmanager
-def fast_origin(directory: Path) -> Iterator[FastOrigin]:
+def fast_origin(directory: Path, address: str = "127.0.0.1", answer_seconds: float = 0) -> Iterator[FastOrigin]:
     port = free_port()
-    with running([sys.executable, "-m", "tests.support.fast_origin", str(port)], port, directory / "origin.log"):
-        yield FastOrigin(port)
+    command = [sys.executable, "-m", "tests.support.fast_origin", str(port), address, str(answer_seconds)]
+    with running(command, port, directory / "origin.log", address=address):
+        yield FastOrigin(port, address)
 
 
 class _Protocol(asyncio.Protocol):
     requests = 0
+    answer_seconds = 0.0
     paths: set[bytes] = set()  # noqa: RUF012 shared by all connections on purpose
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -65,7 +74,11 @@ class _Protocol(asyncio.Protocol):
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             path = self._buffer.split(b" ", 2)[1]
             self._buffer = self._buffer[end + 4 :]
-            self._transport.write(_answer(self._reply(path)))
+            answer = _answer(b"404 Not Found" if path.startswith(b"/missing/") else b"200 OK", self._reply(path))
+            if self.answer_seconds:
+                asyncio.get_running_loop().call_later(self.answer_seconds, self._transport.write, answer)
+            else:
+                self._transport.write(answer)
 
     def _reply(self, path: bytes) -> bytes:
         if path == b"/stats":
@@ -73,17 +86,20 @@ class _Protocol(asyncio.Protocol):
         _Protocol.requests += 1
         self.paths.add(path)
         matched = _DIGITS.search(path)
-        return body_of(int(matched[1]) if matched else 0)
+        number = int(matched[1]) if matched else 0
+        return own_body_of(number) if path.startswith(b"/own/") else body_of(number)
 
 
-def _answer(body: bytes) -> bytes:
-    return b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+def _answer(status: bytes, body: bytes) -> bytes:
+    head = b"HTTP/1.1 %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
+    return head % (status, len(body)) + body
 
 
-async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(_Protocol, "127.0.0.1", port)
+async def _serve(port: int, address: str, answer_seconds: float) -> None:
+    _Protocol.answer_seconds = answer_seconds
+    server = await asyncio.get_running_loop().create_server(_Protocol, address, port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1])))
+    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], float(sys.argv[3])))

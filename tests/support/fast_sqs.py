@@ -1,7 +1,7 @@
 """The part of SQS that we use, in a process of its own, for tens of thousands of messages: moto looks at every message
 of a queue for each request.
 
-`python -m tests.support.fast_sqs PORT [ADDRESS]`. It passes the same contract tests as moto's.
+`python -m tests.support.fast_sqs PORT ADDRESS`. It passes the same contract tests as moto's.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from tests.support.servers import free_port, running
 
 
 @contextlib.contextmanager
-def fast_sqs(directory: Path) -> Iterator[str]:
+def fast_sqs(directory: Path, address: str = "127.0.0.1") -> Iterator[str]:
     """Yields the endpoint URL."""
     port = free_port()
-    with running([sys.executable, "-m", "tests.support.fast_sqs", str(port)], port, directory / "sqs.log"):
-        yield f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "tests.support.fast_sqs", str(port), address]
+    with running(command, port, directory / "sqs.log", address=address):
+        yield f"http://{address}:{port}"
 
 
 class Refused(Exception):
@@ -220,4 +221,4 @@ async def _serve(port: int, address: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"))
+    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2]))

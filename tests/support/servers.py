@@ -52,9 +52,9 @@ def free_port() -> int:
             return port
 
 
-def accepts_connections(port: int) -> bool:
-    """Whether something listens on the port of 127.0.0.1."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+def accepts_connections(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether something listens on the port of an address of this machine."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
         return True
     return False
 
@@ -70,7 +70,11 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str | Path], port: int, log_path: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    port: int,
+    log_path: Path,
+    environment: Mapping[str, str] | None = None,
+    address: str = "127.0.0.1",
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The command as a child process that accepts connections on the port; stopped at the end, killed if it must be."""
     with open(log_path, "wb") as log:
@@ -82,34 +86,36 @@ def running(
             env=None if environment is None else {**os.environ, **environment},
         )
     try:
-        _wait_for_port(process, port, log_path)
+        _wait_for_port(process, port, address, log_path)
         yield process
     finally:
         stop(process)
 
 
 @contextlib.contextmanager
-def redis_server(directory: Path, port: int | None = None) -> Iterator[str]:
+def redis_server(directory: Path, port: int | None = None, address: str = "127.0.0.1") -> Iterator[str]:
     """A redis-server as the appliance runs it, every write synced; yields its URL. Started again on a directory it has
     what was recorded there."""
     port = port or free_port()
-    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory), "--save", ""]
-    command += ["--appendonly", "yes", "--appendfsync", "always"]
-    with running(command, port, directory / "redis.log"):
-        yield f"redis://127.0.0.1:{port}/0"
+    command = ["redis-server", "--bind", address, "--port", str(port), "--dir", str(directory), "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--protected-mode", "no"]
+    with running(command, port, directory / "redis.log", address=address):
+        yield f"redis://{address}:{port}/0"
 
 
 @contextlib.contextmanager
-def rclone_s3(directory: Path, port: int | None = None, keys: tuple[str, str] | None = None) -> Iterator[RcloneS3]:
+def rclone_s3(
+    directory: Path, port: int | None = None, keys: tuple[str, str] | None = None, address: str = "127.0.0.1"
+) -> Iterator[RcloneS3]:
     """rclone's S3 server with one pair of keys, serving `directory`/objects; port and keys of an earlier one bring it
     back."""
     port = port or free_port()
     objects = directory / "objects"
     objects.mkdir(exist_ok=True)
     access_key, secret_key = keys or (secrets.token_hex(10), secrets.token_hex(20))
-    server = RcloneS3(f"http://127.0.0.1:{port}", access_key, secret_key, objects)
+    server = RcloneS3(f"http://{address}:{port}", access_key, secret_key, objects)
     command: list[str | Path] = [_beside_python("rclone"), "serve", "s3"]
-    command += ["--addr", f"127.0.0.1:{port}", "--vfs-cache-mode=off", objects]
+    command += ["--addr", f"{address}:{port}", "--vfs-cache-mode=off", objects]
     environment = {
         # The value is one CSV record that holds "access,secret", hence the quotes within.
         "RCLONE_AUTH_KEY": f'"{server.access_key},{server.secret_key}"',
@@ -117,7 +123,7 @@ def rclone_s3(directory: Path, port: int | None = None, keys: tuple[str, str] | 
         "RCLONE_CONFIG": "",
         "XDG_CACHE_HOME": str(directory / "cache"),
     }
-    with running(command, port, directory / "rclone.log", environment):
+    with running(command, port, directory / "rclone.log", environment, address):
         yield server
 
 
@@ -169,9 +175,9 @@ def stat_fields(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _wait_for_port(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
+def _wait_for_port(process: subprocess.Popen[bytes], port: int, address: str, log_path: Path) -> None:
     def ended_or_listening() -> bool:
-        return process.poll() is not None or accepts_connections(port)
+        return process.poll() is not None or accepts_connections(port, address)
 
     try:
         wait_until(ended_or_listening, f"port {port} open")
