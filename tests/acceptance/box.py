@@ -49,6 +49,8 @@ class Box:
     """A launched box, and all that was ever dropped into it: `dropped` is name -> md5."""
 
     guest: Guest
+    # As this machine sees it.
+    spool: Path
     cloud: Cloud
     login: Login
     sftp_user: str
@@ -64,6 +66,14 @@ class Box:
     def main_pid(self, unit: str) -> int:
         return int(self.guest.run("systemctl", "show", "--property=MainPID", "--value", unit))
 
+    def send(self, signal: str, unit: str) -> int:
+        """Sends a signal to the unit's process; its process id."""
+        pid = self.main_pid(unit)
+        # 0 would be everybody in our own process group.
+        assert pid, f"{unit} does not run"
+        self.guest.run("kill", f"-{signal}", str(pid))
+        return pid
+
     def is_back(self, unit: str, before: int) -> bool:
         """Whether the unit runs in another process than before."""
         return self.main_pid(unit) not in (0, before) and self.is_active(unit)
@@ -76,7 +86,7 @@ class Box:
     def drop(self, label: str, count: int, width: int = 320) -> Mapping[str, str]:
         """Drops new pictures as a local program of the drop group does: under a temporary name, then renamed."""
         files = {f"{label}-{number}.jpg": picture(width) for number in range(count)}
-        incoming = self.guest.root / "var/spool/md5s3stash/incoming"
+        incoming = self.spool / "incoming"
         for name, data in files.items():
             temporary = incoming / f".{name}"
             temporary.write_bytes(data)
@@ -145,17 +155,16 @@ class Box:
 
     def waiting(self) -> set[str]:
         """The files that are still somewhere in the spool."""
-        spool = self.guest.root / "var/spool/md5s3stash"
         states = ("incoming", "active", "deferred", "hold", "failed")
         # os.walk does not mind that the daemon takes a directory away meanwhile.
-        return {name for state in states for _, _, names in os.walk(spool / state) for name in names}
+        return {name for state in states for _, _, names in os.walk(self.spool / state) for name in names}
 
     def nothing_is_lost(self) -> None:
         """Whatever was ever dropped is recorded and stored, once the daemon has had its time; nothing has failed."""
         wait_until(lambda: not self.waiting(), "an empty spool", SETTLED_SECONDS)
         recorded, stored = self.ledger(), self.cloud.objects()
         missing = {name for name, md5 in self.dropped.items() if recorded.get(name) != md5 or stored.get(md5) != md5}
-        assert not missing
+        assert not missing, f"lost: {', '.join(sorted(missing))}"
 
     # --- thumbnails -----------------------------------------------------------------------------------------------
 
@@ -170,6 +179,30 @@ class Box:
             return self.thumbnail(md5).size[0] == 100
         except OSError:
             return False
+
+
+class DropLoad:
+    """Drops files all the while that the context lasts, also while nobody is there to take them."""
+
+    def __init__(self, box: Box, label: str) -> None:
+        self._box = box
+        self._label = label
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._drop)
+
+    def __enter__(self) -> DropLoad:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _drop(self) -> None:
+        turn = 0
+        while not self._ended.wait(0.2):
+            turn += 1
+            self._box.drop(f"{self._label}-{turn}", 2, width=80)
 
 
 class ThumbnailLoad:

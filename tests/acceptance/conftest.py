@@ -55,6 +55,8 @@ class Baked:
     """A directory with the image in it, and the keys that let one into what is launched from it."""
 
     room: Path
+    # For spools: each box has its own on a volume.
+    disk: Path
     wheelhouse: Path
 
     @property
@@ -73,6 +75,11 @@ class Baked:
     @property
     def sftp_key(self) -> Path:
         return self.room / "sftp-key"
+
+    @property
+    def nfs_root(self) -> Path:
+        """A root directory with an NFS server in it."""
+        return self.room / "nfs"
 
     @property
     def variables(self) -> tuple[str, str]:
@@ -103,15 +110,20 @@ def baked(request: pytest.FixtureRequest) -> Iterator[Baked]:
     release = image.RELEASES[request.config.getoption("--release")]
     keep = request.config.getoption("--keep-image")
     kept = image.KEPT / f"image-{release.suite}.tar"
-    archive, wheels = image.debian(release), image.wheelhouse(release)
-    with image.removed_at_the_end(image.room_for_guests()) as room:
-        baked = Baked(room, wheels)
+    # All that is downloaded, while there is a way out.
+    archive, nfs_server, wheels = image.debian(release), image.nfs_server(release), image.wheelhouse(release)
+    with (
+        image.removed_at_the_end(image.room_for_guests()) as room,
+        image.removed_at_the_end(image.room_on_disk()) as disk,
+    ):
+        baked = Baked(room, disk, wheels)
         if keep and image.is_current(kept):
             image.unpack(kept, room)
         else:
             bake(baked, archive, release)
             if keep:
                 image.keep(room, kept)
+        image.unpack(nfs_server, baked.nfs_root)
         yield baked
 
 
@@ -150,7 +162,14 @@ def box(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) -
     network, emulators = surroundings
     settings = {"md5s3stash.toml": SPOOL_SETTINGS, "thumbnailer.env": THUMBNAILER_SETTINGS}
     with launched(baked, "box", BOX, network.box, settings, sabotage) as guest:
-        box = Box(guest, emulators, image.Login(22, baked.key, baked.ssh_config, BOX), SFTP_USER, baked.sftp_key)
+        box = Box(
+            guest,
+            baked.disk / "box",
+            emulators,
+            image.Login(22, baked.key, baked.ssh_config, BOX),
+            SFTP_USER,
+            baked.sftp_key,
+        )
         wait_until(lambda: box.is_active(DAEMON), DAEMON, SETTLED_SECONDS)
         yield box
 
@@ -161,9 +180,8 @@ def thumbnail_box(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: S
     network, emulators = surroundings
     settings = {"thumbnailer.env": THUMBNAILER_SETTINGS}
     with launched(baked, "thumbnails", THUMBNAIL_BOX, network.thumbnails, settings, sabotage) as guest:
-        yield Box(
-            guest, emulators, image.Login(22, baked.key, baked.ssh_config, THUMBNAIL_BOX), SFTP_USER, baked.sftp_key
-        )
+        login = image.Login(22, baked.key, baked.ssh_config, THUMBNAIL_BOX)
+        yield Box(guest, baked.disk / "thumbnails", emulators, login, SFTP_USER, baked.sftp_key)
 
 
 @contextlib.contextmanager
@@ -174,6 +192,8 @@ def launched(
     from user data."""
     root = baked.room / name
     image.copy(baked.root, root)
+    image.copy(root / "var/spool/md5s3stash", baked.disk / name)
+    options = [*baked.options, f"--bind={baked.disk / name}:/var/spool/md5s3stash"]
     image.run(["chroot", root, "ssh-keygen", "-A"])
     image.let_in(root, image.Login(22, baked.key, baked.ssh_config, address))
     # The image was baked with a network; the box has none.
@@ -181,5 +201,5 @@ def launched(
     for file, text in settings.items():
         (root / "etc/md5s3stash" / file).write_text(text)
     sabotage.write_files(root)
-    with booted(Guest(root, f"md5s3stash-{name}-{os.getpid()}", namespace, baked.options)) as guest:
+    with booted(Guest(root, f"md5s3stash-{name}-{os.getpid()}", namespace, options)) as guest:
         yield guest

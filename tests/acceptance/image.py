@@ -29,6 +29,7 @@ PACKAGES = (
     "iproute2,procps,kmod"
 )
 _WHEELS_IN_GUEST = "/mnt/wheels"
+_ROOM = "md5s3stash-acceptance-"
 # An image, and two boxes that were launched from it.
 _ROOM_BYTES = 6 * 1024**3
 # What an image is made of.
@@ -93,17 +94,32 @@ def room_for_guests() -> Path:
     """A new directory for root file systems: in memory where there is room, which is several times as fast."""
     memory = Path("/dev/shm")
     enough = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
-    return Path(tempfile.mkdtemp(prefix="md5s3stash-acceptance-", dir=memory if enough else "/var/tmp"))
+    return Path(tempfile.mkdtemp(prefix=_ROOM, dir=memory if enough else "/var/tmp"))
+
+
+def room_on_disk() -> Path:
+    """A new directory for what must lie on a disk's file system."""
+    return Path(tempfile.mkdtemp(prefix=_ROOM, dir="/var/tmp"))
 
 
 def debian(release: Release) -> Path:
-    """An archive of a fresh Debian, made once."""
-    archive = KEPT / f"debian-{release.suite}.tar"
+    """An archive of a fresh Debian."""
+    return _bootstrapped("debian", PACKAGES, release)
+
+
+def nfs_server(release: Release) -> Path:
+    """An archive of a root directory with an NFS server in it."""
+    return _bootstrapped("nfs", "nfs-ganesha,nfs-ganesha-vfs", release)
+
+
+def _bootstrapped(name: str, packages: str, release: Release) -> Path:
+    """An archive of a Debian with these packages, made once."""
+    archive = KEPT / f"{name}-{release.suite}.tar"
     if not archive.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         unfinished = archive.with_suffix(".new.tar")
         leaner = ["path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"]
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"]
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
         command += ['--aptopt=Acquire::Languages "none"', *(f"--dpkgopt={option}" for option in leaner)]
         run([*command, release.suite, unfinished])
         unfinished.rename(archive)

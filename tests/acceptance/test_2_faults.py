@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from tests.acceptance.box import DAEMON, REDIS, THUMBNAILERS, Box, ThumbnailLoad
+from tests.acceptance.box import DAEMON, REDIS, THUMBNAILERS, Box, DropLoad, ThumbnailLoad
 from tests.support.servers import wait_until
 
 # WatchdogSec=30, and the time that a restart takes.
@@ -27,10 +27,9 @@ def under_load(box: Box, label: str, count: int = 40) -> None:
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
 @pytest.mark.parametrize("unit", [DAEMON, REDIS])
 def test_files_survive_the_end_of_a_service(box: Box, unit: str, signal: str) -> None:
-    before = box.main_pid(unit)
     under_load(box, f"{unit}-{signal}")
 
-    box.guest.run("kill", f"-{signal}", str(before))
+    before = box.send(signal, unit)
 
     wait_until(lambda: box.is_back(unit, before), f"{unit} after SIG{signal}", 60)
     box.nothing_is_lost()
@@ -38,12 +37,11 @@ def test_files_survive_the_end_of_a_service(box: Box, unit: str, signal: str) ->
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
 def test_thumbnails_survive_the_end_of_an_instance(box: Box, signal: str) -> None:
-    before = box.main_pid(THUMBNAILERS[0])
     md5s = list(box.drop(f"thumbnailer-{signal}", 3).values())
     box.nothing_is_lost()
 
     with ThumbnailLoad(box, md5s) as load:
-        box.guest.run("kill", f"-{signal}", str(before))
+        before = box.send(signal, THUMBNAILERS[0])
         wait_until(lambda: box.is_back(THUMBNAILERS[0], before), f"{THUMBNAILERS[0]} after SIG{signal}", 60)
         answered = load.answered
         wait_until(lambda: load.answered > answered + 10, "answers afterwards", 60)
@@ -67,10 +65,7 @@ def test_a_reload_of_the_thumbnailer_drops_no_request(box: Box) -> None:
 
 def test_programs_that_hang_are_replaced(box: Box) -> None:
     # Both at once: the watchdogs take half a minute.
-    before = {unit: box.main_pid(unit) for unit in (DAEMON, THUMBNAILERS[0])}
-
-    for pid in before.values():
-        box.guest.run("kill", "-STOP", str(pid))
+    before = {unit: box.send("STOP", unit) for unit in (DAEMON, THUMBNAILERS[0])}
 
     new = box.drop("hung", 5)
     for unit, pid in before.items():
@@ -122,13 +117,16 @@ def away_for_a_minute(box: Box) -> None:
 
 @pytest.mark.parametrize("how", ["reboot", "power cut"])
 def test_everything_survives(box: Box, how: str) -> None:
-    under_load(box, how.replace(" ", "-"))
+    label = how.replace(" ", "-")
+    under_load(box, label)
 
-    if how == "reboot":
-        box.guest.reboot()
-    else:
-        box.guest.cut_the_power()
-        box.guest.boot()
+    # Whoever drops does not look whether somebody is there to take it.
+    with DropLoad(box, f"{label}-meanwhile"):
+        if how == "reboot":
+            box.guest.reboot()
+        else:
+            box.guest.cut_the_power()
+            box.guest.boot()
 
     box.all_active()
     box.nothing_is_lost()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance import image
-from tests.acceptance.box import THUMBNAILERS, Box, ThumbnailLoad
+from tests.acceptance.box import THUMBNAILERS, Box, DropLoad, ThumbnailLoad
 from tests.acceptance.conftest import Baked
 
 NEXT_VERSION = "99.0.0"
@@ -56,14 +56,12 @@ def test_upgrade_and_rollback_lose_no_request_and_no_file(box: Box, baked: Baked
     box.nothing_is_lost()
     first = current_release(box)
 
-    with ThumbnailLoad(box, md5s) as load:
-        box.drop("upgrade", 40)
+    with ThumbnailLoad(box, md5s) as load, DropLoad(box, "upgrade"):
         image.playbook(box.login, *baked.variables, "--extra-vars", f"md5s3stash_wheels={next_wheels}")
         second = current_release(box)
         assert second.startswith(f"{NEXT_VERSION}-")
         assert running_releases(box) == {second}
 
-        box.drop("rollback", 40)
         image.playbook(box.login, "--tags", "release", "--extra-vars", f"md5s3stash_release={first}")
         assert current_release(box) == first
         assert running_releases(box) == {first}

@@ -22,7 +22,7 @@ import requests
 from botocore.exceptions import ClientError
 from PIL import Image
 
-from tests.support.servers import free_port, is_alive, stat_fields, wait_until
+from tests.support.servers import free_port, is_alive, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
@@ -91,6 +91,10 @@ class Appliance:
     def processes(self) -> set[int]:
         """supervisord and everything below it."""
         return {self.supervisord()} | descendants(self.supervisord())
+
+    def programs(self) -> set[int]:
+        """What supervisord itself has started."""
+        return {pid for pid, parent in _living_processes().items() if parent == self.supervisord()}
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
@@ -360,22 +364,19 @@ def test_program_that_keeps_ending_is_named_with_the_end_of_its_log(appliance: A
     assert "Traceback" not in appliance.output
 
 
-def test_program_that_is_killed_once_comes_back(appliance: Appliance) -> None:
+def test_each_program_that_is_killed_once_comes_back(appliance: Appliance) -> None:
     appliance.start_and_wait()
-    (thumbnailer,) = (pid for pid in appliance.processes() if _is_the_front_of_the_thumbnailer(pid, appliance))
+    programs = appliance.programs()
+    assert len(programs) == 4, "redis, the S3 server, the daemon, the thumbnail server"
 
-    os.kill(thumbnailer, signal.SIGKILL)
-    wait_until(lambda: not is_alive(thumbnailer), "the thumbnailer's end")
+    for pid in programs:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(is_alive(pid) for pid in programs), "their end")
+    wait_until(lambda: len(appliance.programs()) == 4, "four programs again", START_SECONDS)
 
-    url = url_in(appliance.wait_for_line("Open this one"))
-    wait_until(lambda: _answers(url), "the thumbnailer back", START_SECONDS)
-
-
-def _is_the_front_of_the_thumbnailer(pid: int, appliance: Appliance) -> bool:
-    with contextlib.suppress(OSError):
-        parent = int(stat_fields(pid)[1])
-        return parent == appliance.supervisord() and "md5s3stash_thumbnailer" in command_line(pid)
-    return False
+    appliance.drop("afterwards.jpg", picture("tan"))
+    url = url_in(appliance.wait_for_line("afterwards.jpg"))
+    wait_until(lambda: _answers(url), "its thumbnail", START_SECONDS)
 
 
 def _answers(url: str) -> bool:
