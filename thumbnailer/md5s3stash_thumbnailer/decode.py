@@ -6,6 +6,7 @@ Formats are an explicit list: Pillow knows three dozen more, some of which start
 from __future__ import annotations
 
 import io
+import math
 from typing import BinaryIO
 
 import PIL.Image
@@ -25,7 +26,7 @@ from PIL import (
 
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
 from md5s3stash_thumbnailer.geometry import Box, Cut, Size, whole
-from md5s3stash_thumbnailer.jpeg_scans import means_alone
+from md5s3stash_thumbnailer.jpeg_scans import means_alone, upper_rows
 
 MIME_TYPES = {
     AvifImagePlugin.AvifImageFile.format: "image/avif",
@@ -68,6 +69,10 @@ _OVERSAMPLING_AFTER_OTHERS = 3.0
 _JPEG_BLOCK_PX = 8
 _LARGEST_PARTIAL_JPEG_POWER = 2
 _LARGEST_JPEG2000_POWER = 5
+# Below a cut the filter still looks at three pixels of the thumbnail, and the decoder smooths colours over a block.
+_ROWS_BELOW_CUT, _BLOCK_ROWS = 4, 16
+# A cut that leaves out fewer rows is not worth the bytes that are copied for it.
+_LEAST_SHARE_LEFT_OUT = 1 / 16
 
 
 class Original:
@@ -101,12 +106,14 @@ class Original:
         """Pillow's picture, as it is stored: for what a format tells beside the pixels."""
         return self._image
 
-    def decode(self, reduction: float) -> None:
-        """Decodes, at a fraction of the size where the decoder can do that and `reduction` leaves room for it."""
+    def decode(self, reduction: float, bottom: float = math.inf) -> None:
+        """Decodes, at a fraction of the size where the decoder can do that and `reduction` leaves room for it. What is
+        stored below `bottom` may be left out.
+        """
         if self._shrink is not None:
             return
         if isinstance(self._image, JpegImagePlugin.JpegImageFile):
-            self._shrink = self._reduce_jpeg(reduction)
+            self._shrink = self._reduce_jpeg(reduction, bottom)
         elif isinstance(self._image, Jpeg2KImagePlugin.Jpeg2KImageFile):
             self._shrink = self._decode_jpeg2000(self._image, reduction)
         else:
@@ -115,7 +122,8 @@ class Original:
 
     def cut(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
         """The rectangle at its new size, upright, in the original's own colours."""
-        self.decode(1.0 if resampling == PIL.Image.Resampling.NEAREST else cut.reduction)
+        bottom = _stored_box(cut.box, self.size, self._orientation)[3]
+        self.decode(1.0 if resampling == PIL.Image.Resampling.NEAREST else cut.reduction, bottom)
         stored = resample(self._image, self._stored_cut(cut), resampling)
         turn = _TO_UPRIGHT.get(self._orientation)
         return stored if turn is None else stored.transpose(turn)
@@ -130,16 +138,29 @@ class Original:
         shrunk = (left, top, min(ends[0], right), min(ends[1], bottom))
         return Cut(shrunk, cut.size[::-1] if self._orientation in _LYING else cut.size)
 
-    def _reduce_jpeg(self, reduction: float) -> float:
+    def _reduce_jpeg(self, reduction: float, bottom: float) -> float:
         """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
         divisor = _jpeg_divisor(reduction)
-        if divisor == _JPEG_BLOCK_PX and self.format == "JPEG" and "progressive" in self._image.info:
-            self._file.seek(0)
-            self._image = _open(io.BytesIO(means_alone(self._file.read())))
+        self._leave_out(divisor, bottom + (_ROWS_BELOW_CUT * max(1.0, reduction)) + _BLOCK_ROWS)
         width, height = self._image.size
         # Rounded down: Pillow divides by it, in whole numbers, and takes the next reduction that is not greater.
         drafted = self._image.draft(None, (max(1, width // divisor), max(1, height // divisor)))
         return 1.0 if drafted is None else width / drafted[1][2]
+
+    def _leave_out(self, divisor: int, bottom: float) -> None:
+        """Opens the JPEG anew without the rows and the detail that are not needed."""
+        is_progressive = self.format == "JPEG" and "progressive" in self._image.info
+        has_detail = is_progressive and divisor == _JPEG_BLOCK_PX
+        has_rows = bottom < self._image.height * (1 - _LEAST_SHARE_LEFT_OUT)
+        if not (has_detail or has_rows):
+            return
+        self._file.seek(0)
+        jpeg = self._file.read()
+        if has_rows:
+            jpeg = upper_rows(jpeg, math.ceil(bottom / _BLOCK_ROWS) * _BLOCK_ROWS)
+        if has_detail:
+            jpeg = means_alone(jpeg)
+        self._image = _open(io.BytesIO(jpeg))
 
     def _decode_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, reduction: float) -> float:
         """Decodes the resolution that is just large enough. How many a file holds is not known before."""

@@ -13,12 +13,13 @@ import multiprocessing
 import multiprocessing.reduction
 import multiprocessing.resource_tracker
 import os
+import queue
 import resource
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -42,6 +43,10 @@ _NICENESS = 10
 # Who is to go first where the box runs out of memory.
 _OOM_SCORE = 500
 
+# For glibc's malloc, which reads it when a process starts: pictures in huge pages, and up to 128 MiB of what one
+# picture has left kept for the next. To clear new pages of 4 KiB can cost more than to decode (decision 13).
+_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
+
 # A fork of a process with threads may inherit a lock that nobody will ever release.
 _context = multiprocessing.get_context("spawn")
 
@@ -62,33 +67,51 @@ class RenderPool:
     """`count` workers behind one coroutine."""
 
     def __init__(self, count: int, render_limits: RenderLimits, limits: PoolLimits) -> None:
-        self.waiting = 0
         self.replacements: Counter[str] = Counter()
         self._limits = limits
+        # Who starts the server may say something else.
+        os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)
         self._workers = [_Worker(render_limits, limits, self.replacements) for _ in range(count)]
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
-            self._idle.put_nowait(worker)
-        # A thread per worker, to wait on its pipe.
+            self._idle.put(worker)
+        # A thread per worker, to wait on its pipe. It takes the next in line by itself: a worker that waited for the
+        # event loop to do that would be idle for some percent of the time.
         self._threads = ThreadPoolExecutor(count, "render")
+        self._calls: set[Future[Thumbnail]] = set()
 
     @property
     def busy(self) -> int:
+        """Workers that render."""
         return len(self._workers) - self._idle.qsize()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return max(0, len(self._calls) - self.busy)
 
     async def render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
         """The thumbnail; closes the original. Raises Overloaded, ThumbnailError or PilboxError.
 
         A caller who is cancelled leaves the line. What a worker has begun it finishes.
         """
-        try:
-            worker = await self._worker()
-        except BaseException:
+        if len(self._calls) >= len(self._workers) + self._limits.max_waiting:
             original.close()
-            raise
-        call = asyncio.get_running_loop().run_in_executor(self._threads, worker.render, original, request)
-        call.add_done_callback(lambda done: self._release(worker, done))
-        return await asyncio.shield(call)
+            raise Overloaded("Too many requests wait to be rendered")
+        call = self._threads.submit(self._render, original, request)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(lambda _: original.close())
+        # Without effect on what has begun, which has a limit of its own.
+        patience = asyncio.get_running_loop().call_later(self._limits.wait_seconds, call.cancel)
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            if not call.cancelled() or patience.when() > asyncio.get_running_loop().time():
+                raise
+            raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
+        finally:
+            patience.cancel()
 
     def close(self) -> None:
         """Ends every worker, in the middle of its work if it must be."""
@@ -99,21 +122,13 @@ class RenderPool:
         for worker in self._workers:
             worker.end(deadline)
 
-    async def _worker(self) -> _Worker:
-        if self._idle.empty() and self.waiting >= self._limits.max_waiting:
-            raise Overloaded("Too many requests wait to be rendered")
-        self.waiting += 1
+    def _render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
+        # There are as many threads as workers.
+        worker = self._idle.get_nowait()
         try:
-            return await asyncio.wait_for(self._idle.get(), self._limits.wait_seconds)
-        except TimeoutError:
-            raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
+            return worker.render(original, request)
         finally:
-            self.waiting -= 1
-
-    def _release(self, worker: _Worker, call: asyncio.Future[Thumbnail]) -> None:
-        self._idle.put_nowait(worker)
-        if not call.cancelled():
-            call.exception()  # Nobody else may ask, where the caller has gone.
+            self._idle.put(worker)
 
 
 class _Worker:
@@ -127,23 +142,7 @@ class _Worker:
         self._start()
 
     def render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
-        """Closes the original. Blocks until there is an answer, or until the time is over."""
-        with original:
-            return self._render(original, request)
-
-    def close(self) -> None:
-        """Tells the process to end once it has done what it is at."""
-        self._closed = True
-        self._pipe.close()
-
-    def end(self, deadline: float) -> None:
-        """Waits for the end of the process until that moment of the monotonic clock, and then brings it about."""
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def _render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
+        """Blocks until there is an answer, or until the time is over."""
         if not self._process.is_alive():
             self._replace(REPLACED_IDLE)
         seconds = self._limits.timeout_seconds
@@ -161,6 +160,18 @@ class _Worker:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def close(self) -> None:
+        """Tells the process to end once it has done what it is at."""
+        self._closed = True
+        self._pipe.close()
+
+    def end(self, deadline: float) -> None:
+        """Waits for the end of the process until that moment of the monotonic clock, and then brings it about."""
+        self._process.join(max(0.0, deadline - time.monotonic()))
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
     def _start(self) -> None:
         self._pipe, workers_end = _context.Pipe()
