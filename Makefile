@@ -3,10 +3,10 @@
 PYTHON_IN_VENV := .venv/bin/python
 # Most tests wait for servers and signals more than they compute; one process a core, and whoever is done first helps.
 PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
-SOURCES := md5s3stash daemon thumbnailer migrate laptop samples aws packer tests bench setup.py
+SOURCES := md5s3stash daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick acceptance check soak million lint lint-ops types bench bench-thumbnails lock clean clean-data setup
+.PHONY: help run test test-quick acceptance acceptance-sabotage check soak million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,7 +21,10 @@ test-quick: setup ## the tests that do not take minutes
 	@$(PYTEST) -m "not slow"
 
 acceptance: setup ## bake the image in a guest on this machine, as root, and put it through what can go wrong
-	@tools/acceptance
+	@tools/acceptance $(if $(RELEASE),--release=$(RELEASE))
+
+acceptance-sabotage: setup ## is each acceptance test able to fail? half an hour; ONLY="ports reload" tries some
+	@tools/acceptance --sabotages $(ONLY)
 
 check: lint types test-quick ## before each commit: lint, types, quick tests
 
@@ -38,17 +41,27 @@ lint: setup ## ruff: rules and format
 lint-ops: ## the CloudFormation and Packer templates, and the playbook
 	@tools/ops-venv
 	@build/ops-venv/bin/cfn-lint
+	@packer fmt -check -diff packer/md5s3stash.pkr.hcl
 	@packer/rehearse validate -only=amazon-ebs.debian
 	@cd ansible && PATH=$(CURDIR)/build/ops-venv/bin:$$PATH ansible-lint --offline --profile production
 
 types: setup ## mypy, strict
 	@$(PYTHON_IN_VENV) -m mypy
 
-bench: setup ## side by side with the peers; takes a quarter of an hour
+bench: setup ## side by side with the peers; takes the better part of twenty minutes
 	@$(PYTHON_IN_VENV) bench/run.py
+
+bench-full: setup ## the same, with 200,000 files dropped and a million waiting; takes hours
+	@$(PYTHON_IN_VENV) bench/run.py --full
 
 bench-thumbnails: setup ## thumbnails alone, beside pilbox, thumbor and sharp
 	@$(PYTHON_IN_VENV) bench/run.py --only thumbnails
+
+docs: ## the documentation as a site, in build/docs
+	@tools/docs
+
+manual: setup ## man pages, completions and the reference of the commands, written anew
+	@tools/manual
 
 lock: ## write requirements/*.txt anew from pyproject.toml (newest releases: tools/lock --upgrade)
 	@tools/lock

@@ -4,6 +4,8 @@ One distribution holds them all, but each role has a folder of its own at the to
 import package called `daemon` would shadow PyPI's python-daemon.
 """
 
+from pathlib import Path
+
 from setuptools import setup
 
 PACKAGE_DIR = {
@@ -13,4 +15,8 @@ PACKAGE_DIR = {
     "md5s3stash_migrate": "migrate/md5s3stash_migrate",
 }
 
-setup(packages=list(PACKAGE_DIR), package_dir=PACKAGE_DIR)
+# Man pages and completions. In a virtual environment they lie below its share/, where man and the shells look for the
+# commands of its bin/.
+DATA_FILES = [(str(path.parent), [str(path)]) for path in sorted(Path("share").rglob("*")) if path.is_file()]
+
+setup(packages=list(PACKAGE_DIR), package_dir=PACKAGE_DIR, data_files=DATA_FILES)

@@ -1,4 +1,4 @@
-"""Installs the peers of the thumbnail benchmark under build/, at the versions that the locks in bench/peers name."""
+"""Installs the peers of the benchmarks under build/, at the versions that the locks in bench/peers name."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class PeerMissing(Exception):
     """A peer cannot be measured here; the message says why."""
 
 
-def thumbor_environment(directory: Path) -> Path:
-    """A virtual environment with thumbor in it. Raises PeerMissing."""
-    lock = _LOCKS / "thumbor.txt"
+def python_environment(name: str, directory: Path) -> Path:
+    """A virtual environment with what bench/peers/NAME.txt locks. Raises PeerMissing."""
+    lock = _LOCKS / f"{name}.txt"
 
     def install(home: Path) -> None:
         _run([sys.executable, "-m", "venv", str(home)], home)
         _run([str(home / "bin/pip"), "install", "--quiet", "--require-hashes", "-r", str(lock)], home)
 
-    return _installed(directory / "thumbor", [lock], install)
+    return _installed(directory / name, [lock], install)
 
 
 def node_packages(directory: Path) -> Path:

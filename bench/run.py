@@ -1,6 +1,7 @@
-"""Runs the benchmarks and writes docs/benchmarks.md: for each the machine, the tables, and the command that repeats it.
+"""Runs the benchmarks and writes docs/benchmarks.md: for each the machine, the tables, and the commands they come from.
 
-`--only NAME` measures one anew and leaves the other sections of the page as they are.
+`--only NAME` measures one anew, `--full` those as well that take long. The other sections of the page stay as they are,
+and so does one whose measurement failed.
 """
 
 from __future__ import annotations
@@ -10,62 +11,51 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import thumbnails, upload_clients  # noqa: E402 after the path that makes it importable
+from bench import cli_startup, drops, growth, known_content, large_files, latency, thumbnails, upload_clients  # noqa: E402
+from bench.page import Section, command, paragraphs  # noqa: E402
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 _INTRODUCTION = """\
 # Benchmarks
 
-Written by `make bench`; do not edit by hand. Absolute figures belong to the machine that is named, which client and
-server share. What carries over is how the rows of a table compare.
+Written by `make bench`, the sections that take long by `make bench-full`; do not edit by hand. Absolute figures belong
+to the machine that is named, which client and server share. What carries over is how the rows of a table compare.
+
+Unless a section says otherwise, the S3 server is `bench/put_sink.py`, the same for all, over plain HTTP: it checks the
+digests that it is sent and stores nothing, so the figures show what a client costs and not what a store can take. The
+runs of a table are interleaved (A B C A B C), each is a process of its own, medians count, and ratios are taken within
+a round. CPU time is that of the client with all its children.
 """
 _HEADING = "## "
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A section of the page. `run` gives its table."""
-
-    title: str
-    explanation: str
-    command: str
-    run: Callable[[], str]
+# As many as fit in seven minutes.
+THUMBNAIL_ROUNDS = 2
 
 
-def upload_benchmark(files: int, rounds: int) -> Benchmark:
-    """Small uploads, client beside client."""
-    return Benchmark(
-        title="Uploading small files",
-        explanation=(
-            f"{files:,} files of {upload_clients.FILE_BYTES:,} bytes, from memory, {upload_clients.THREADS} at once, "
-            "over TLS to `bench/put_sink.py`, which checks Content-MD5 and stores nothing: the figures show what a "
-            "client costs, not what a store can take. Every client sends SHA-256, If-None-Match and a session token, "
-            "and checks the ETag; boto3 and libcurl run inside the adapter and send Content-MD5 as well, which obstore "
-            f'cannot. Medians of {rounds} interleaved rounds, each a new process. "HEAD first" is the adapter\'s '
-            "default, two requests a file; the other rows send one. `pip install obstore` adds its rows; the project "
-            "does not need it."
-        ),
-        command=f"python bench/upload_clients.py --files {files} --rounds {rounds}",
-        run=lambda: upload_clients.table(upload_clients.measure_all(files, rounds)),
-    )
-
-
-def thumbnail_benchmark(rounds: int) -> Benchmark:
+def thumbnail_text(full: bool) -> str:
     """Thumbnails, server beside server."""
-    return Benchmark(
-        title="Thumbnails",
-        explanation=thumbnails.explanation(rounds),
-        command="make bench-thumbnails",
-        run=lambda: thumbnails.report(thumbnails.measure_all(rounds)),
-    )
+    report = thumbnails.report(thumbnails.measure_all(THUMBNAIL_ROUNDS))
+    return paragraphs(thumbnails.explanation(THUMBNAIL_ROUNDS), report, command("make bench-thumbnails"))
+
+
+SECTIONS = (
+    *drops.SECTIONS,
+    *known_content.SECTIONS,
+    *large_files.SECTIONS,
+    *latency.SECTIONS,
+    *growth.SECTIONS,
+    *cli_startup.SECTIONS,
+    *upload_clients.SECTIONS,
+    Section("thumbnails", "Thumbnails", thumbnail_text),
+)
 
 
 def machine() -> str:
@@ -86,36 +76,50 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def section(benchmark: Benchmark) -> str:
-    """The benchmark's part of the page; runs it."""
-    parts = (benchmark.explanation, machine(), benchmark.run(), f"    {benchmark.command}")
-    return "\n\n".join([f"{_HEADING}{benchmark.title}", *parts]) + "\n"
-
-
 def sections_of(page: str) -> dict[str, str]:
     """Title -> section of a page that was written before."""
     _, *sections = f"\n{page}".split(f"\n{_HEADING}")
     return {text.partition("\n")[0]: f"{_HEADING}{text.strip()}\n" for text in sections}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def page_of(sections: Mapping[str, str]) -> str:
+    """The page with these sections, in their order. A title that is not among SECTIONS is one that was given up."""
+    return "\n".join([_INTRODUCTION, *(sections[each.title] for each in SECTIONS if each.title in sections)])
+
+
+def measure(sections: Sequence[Section], output: Path, full: bool = False) -> bool:
+    """Writes each section as soon as it is measured; whether all were."""
+    all_measured = True
+    for section in sections:
+        print(f"== {section.title}", flush=True)
+        started = time.monotonic()
+        try:
+            text = paragraphs(f"{_HEADING}{section.title}", section.run(full), machine()) + "\n"
+        except Exception:  # whatever it is, the other sections are still worth their time
+            traceback.print_exc()
+            print(f"== {section.title}: failed; the page keeps what it had", flush=True)
+            all_measured = False
+            continue
+        old = sections_of(output.read_text()) if output.exists() else {}
+        output.write_text(page_of({**old, section.title: text}))
+        print(f"{text}\n== {section.title}: {time.monotonic() - started:.0f} seconds", flush=True)
+    return all_measured
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="the benchmarks; writes docs/benchmarks.md")
-    parser.add_argument("--only", choices=("uploads", "thumbnails"), help="default: all")
-    parser.add_argument("--files", type=int, default=upload_clients.FILES, help="for uploads")
-    parser.add_argument("--rounds", type=int, default=upload_clients.ROUNDS)
+    parser.add_argument(
+        "--only", choices=[section.name for section in SECTIONS], action="append", help="may be repeated"
+    )
+    parser.add_argument("--full", action="store_true", help="those as well that take long")
     parser.add_argument("--output", type=Path, default=PAGE)
     arguments = parser.parse_args(argv)
-    benchmarks = {
-        "uploads": upload_benchmark(arguments.files, arguments.rounds),
-        "thumbnails": thumbnail_benchmark(arguments.rounds),
-    }
-    old = sections_of(arguments.output.read_text()) if arguments.output.exists() else {}
-    measured = {
-        benchmark.title: section(benchmark) for name, benchmark in benchmarks.items() if arguments.only in (None, name)
-    }
-    arguments.output.write_text("\n".join([_INTRODUCTION, *{**old, **measured}.values()]))
-    print(arguments.output.read_text())
+    if arguments.only:
+        chosen = [section for section in SECTIONS if section.name in arguments.only]
+    else:
+        chosen = [section for section in SECTIONS if arguments.full or not section.takes_long]
+    return 0 if measure(chosen, arguments.output, arguments.full) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

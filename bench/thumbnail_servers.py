@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from bench import process_tree
-from bench.peer_packages import node_packages, thumbor_environment
+from bench.peer_packages import node_packages, python_environment
 from bench.picture_corpus import Original
 from tests.support import servers
 
@@ -119,7 +119,7 @@ def thumbor_program(site: Site, port: int) -> Program:
         filters = f"filters:quality({QUALITY}):format(jpeg)"
         return f"/unsafe/{fit}{shape.side}x{shape.side}/{filters}/{original.path.name}"
 
-    home = thumbor_environment(site.directory)
+    home = python_environment("thumbor", site.directory)
     configuration = site.directory / "thumbor.conf"
     configuration.write_text(
         "LOADER = 'thumbor.loaders.file_loader'\n"

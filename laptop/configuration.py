@@ -18,6 +18,25 @@ TEMPLATE = Path(__file__).with_name("supervisord.conf.template")
 # A person's own profile, session or endpoint would send the laptop's objects to their account.
 _FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE")
 
+# With these in its environment a person's shell has the commands speak to the laptop's servers.
+_FOR_A_SHELL = (
+    "BUCKET_BASE",
+    "BUCKET_SCHEME",
+    "S3_ENDPOINT",
+    "REDIS_URL",
+    "SPOOL_DIR",
+    "MD5S3STASH_HTTP_ADDRESS",
+    "MD5S3STASH_HTTP_PORT",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "AWS_EC2_METADATA_DISABLED",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "NO_PROXY",
+    "no_proxy",
+)
+
 
 def supervisor_configuration(place: Place) -> str:
     """The text of supervisord.conf."""
@@ -72,6 +91,18 @@ def environment_of_programs(place: Place, keys: KeyPair, ours: Mapping[str, str]
         "PYTHONPATH": ":".join(str(directory) for directory in import_path),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def shell_environment(environment: Mapping[str, str]) -> str:
+    """Lines for a shell that is to reach what runs here: the commands on its path, and their settings."""
+    ours = {name: environment[name] for name in _FOR_A_SHELL if name in environment}
+    return "".join(
+        [
+            f"unset {' '.join(_FOREIGN)}\n",
+            *(f"export {name}={shlex.quote(value)}\n" for name, value in ours.items()),
+            f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n',
+        ]
+    )
 
 
 def _program(name: str) -> str:

@@ -13,7 +13,8 @@ BUCKET = "md5s3stash-laptop"
 ADDRESS = "127.0.0.1"
 
 # sun_path of unix(7) holds 108 bytes, the closing zero among them.
-_LONGEST_SOCKET_PATH = 107
+# supervisord makes its socket with its own process id behind the name (".4194304"), and links it to the name then.
+_LONGEST_SOCKET_PATH = 107 - 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ class Place:
     @property
     def control_socket(self) -> Path:
         return self.run / "supervisor.sock"
+
+    @property
+    def shell_environment(self) -> Path:
+        return self.run / "env.sh"
 
     @property
     def s3_url(self) -> str:

@@ -53,7 +53,11 @@ def how_to_go_on(
     pictures = [outcomes[sample.name] for sample in samples if outcomes[sample.name].is_picture]
     if pictures:
         facts.append(("Open this one", place.thumbnail_url(pictures[0].md5)))
-    facts += [("Logs", str(place.logs)), ("Stop", "Ctrl-C; what was stashed stays")]
+    facts += [
+        ("Commands", f". {shlex.quote(str(place.shell_environment))}; then, for example, md5s3stashctl status"),
+        ("Logs", str(place.logs)),
+        ("Stop", "Ctrl-C; what was stashed stays"),
+    ]
     width = max(len(name) for name, _ in facts)
     return [f"{colours.strong}{name:<{width}}{colours.plain}  {fact}" for name, fact in facts]
 

@@ -25,7 +25,7 @@ import requests
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from laptop.configuration import environment_of_programs, supervisor_configuration
+from laptop.configuration import environment_of_programs, shell_environment, supervisor_configuration
 from laptop.credentials import KeyPair, load_or_make
 from laptop.errors import LaptopError, StopRequested
 from laptop.place import BUCKET, Place, place_from
@@ -66,10 +66,14 @@ def _run(place: Place, colours: Colours) -> None:
         configuration = place.run / "supervisord.conf"
         configuration.write_text(supervisor_configuration(place))
 
+        environment = environment_of_programs(place, keys, os.environ)
+        # The directory is the owner's alone, as the keys in the file ask for.
+        place.shell_environment.write_text(shell_environment(environment))
+
         supervisor = Supervisor(place, configuration)
         try:
             _say(f"Starting redis, an S3 server, the daemon and the thumbnailer; data in {place.data}")
-            supervisor.start(environment_of_programs(place, keys, os.environ))
+            supervisor.start(environment)
             log = _start_programs(place, keys, supervisor)
             _stash_samples(place, log, supervisor, colours)
             _follow(place, log, supervisor, colours)

@@ -7,6 +7,7 @@ none. A LIST tells neither: such objects are for `inspection` to prove.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
@@ -66,6 +67,8 @@ def is_of_parts(etag: str) -> bool:
     return "-" in etag
 
 
+# Asked for each object of a LIST, and an audit has a handful of bases.
+@functools.lru_cache(maxsize=64)
 def prefix_of(base: BucketBase) -> str:
     """What the keys of a base begin with."""
     return base.address(EMPTY_MD5).key.removesuffix(EMPTY_MD5)

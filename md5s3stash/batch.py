@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, TypeVar
 
 from md5s3stash.content import Progress
 from md5s3stash.errors import CacheUnavailable, SourceError, StashError
@@ -152,9 +152,13 @@ class _Stopped(Exception):
     """Breaks off a transfer from within: nobody waits for the outcome any more."""
 
 
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+
 def in_order(
-    work: Callable[[str], list[Outcome]], sources: Iterable[str], jobs: int, stopping: threading.Event
-) -> Generator[list[Outcome], None, None]:
+    work: Callable[[Item], Done], sources: Iterable[Item], jobs: int, stopping: threading.Event
+) -> Generator[Done, None, None]:
     """What `work` makes of each source, in order and as soon as it is there, from `jobs` threads.
 
     The sources are read by a thread of their own, so that a list which comes in slowly holds up no answer; it stays a
@@ -162,30 +166,36 @@ def in_order(
     """
     executor = ThreadPoolExecutor(jobs, thread_name_prefix="stash")
     # None ends the queue.
-    ahead: Queue[Future[list[Outcome]] | None] = Queue(jobs * _AHEAD)
+    ahead: Queue[Future[Done] | None] = Queue(jobs * _AHEAD)
+
+    def begin(source: Item) -> Done:
+        # What ends the work under way lets the threads take up what has not been cancelled yet.
+        if stopping.is_set():
+            raise _Stopped
+        return work(source)
 
     def read() -> None:
         try:
             for source in sources:
-                ahead.put(executor.submit(work, source))
+                ahead.put(executor.submit(begin, source))
         except Exception as error:
             if stopping.is_set():
                 return  # the executor takes no more, and nobody listens
-            failed: Future[list[Outcome]] = Future()
+            failed: Future[Done] = Future()
             failed.set_exception(error)
             ahead.put(failed)
         ahead.put(None)
 
     # A daemon, for a read from a terminal or a pipe cannot be broken off.
     threading.Thread(target=read, name="sources", daemon=True).start()
-    current: Future[list[Outcome]] | None = None
+    current: Future[Done] | None = None
     try:
         while (current := ahead.get()) is not None:
             yield current.result()
     finally:
         stopping.set()
         executor.shutdown(wait=False, cancel_futures=True)
-        left: list[Future[list[Outcome]] | None] = [current]
+        left: list[Future[Done] | None] = [current]
         with contextlib.suppress(Empty):
             while True:
                 left.append(ahead.get_nowait())

@@ -33,10 +33,13 @@ examples:
   find /data -name '*.tif' | md5s3stash -b my-bucket --jobs 8 --json -
 
 Prints one line a source: url, md5, s3_url and MIME type, with tabs between them. Errors go to standard error.
-Exit status: 0 all were stashed, 1 some failed, 2 the arguments or settings are wrong, 130 interrupted.
+
+exit status: 0 all were stashed, 1 some failed, 2 the arguments or settings are wrong, 130 interrupted.
 
 environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT, REDIS_URL (mappings are looked up and recorded there), the AWS_...
-variables of boto3, and MD5S3STASH_PASSWORD for -u. Settings are also read from /etc/md5s3stash/md5s3stash.toml.
+variables of boto3, and MD5S3STASH_PASSWORD for -u.
+
+files: /etc/md5s3stash/md5s3stash.toml, the settings.
 """
 
 
@@ -68,11 +71,11 @@ class OutputClosed(OutputFailed):
     """Nobody reads standard output any more."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Tells a fault of the arguments in one line, as all others are told."""
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} (md5s3stash --help tells more)")
+        raise SettingsError(f"{message} ({self.prog} --help tells more)")
 
 
 class _Version(argparse.Action):
@@ -90,7 +93,7 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The seed's options, and ours."""
-    parser = _Parser(
+    parser = Parser(
         prog="md5s3stash",
         description="content addressable storage in AWS S3",
         epilog=_EPILOG,

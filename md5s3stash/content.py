@@ -112,7 +112,8 @@ def content_of_file(file: BinaryIO, declared_type: str | None = None, progress: 
     before = os.fstat(file.fileno())
     if before.st_size <= IN_MEMORY_BYTES:
         with file:
-            data = file.read(IN_MEMORY_BYTES + 1)
+            # One byte more than there should be shows that it grows. A buffer is made in full before it is read into.
+            data = file.read(before.st_size + 1)
             _refuse_changed(before, os.fstat(file.fileno()), len(data))
         if progress is not None:
             progress(len(data))

@@ -15,7 +15,10 @@
     │   ├── StoreRefused              yes         1      no such bucket, access denied: an operator can mend it
     │   ├── DigestMismatch            yes         1      the store holds other bytes than were sent
     │   └── DigestCollision           no          1      another content already stands under this md5
-    └── CacheUnavailable              yes         1      Redis is down
+    ├── CacheUnavailable              yes         1      Redis is down
+    └── QueueError
+        ├── QueueUnavailable          yes         1      SQS is down, slow or says "slow down"
+        └── QueueRefused              no          1      no such queue, access denied
 
 `retryable` is the whole decision between trying again later and giving up for good. A message says what happened and
 what to do, and never holds a credential or a signed URL.
@@ -109,3 +112,17 @@ class CacheUnavailable(StashError):
     """The cache did not answer."""
 
     retryable = True
+
+
+class QueueError(StashError):
+    """The queue did not do what it was asked for."""
+
+
+class QueueUnavailable(QueueError):
+    """SQS is unreachable, answers 5xx, or asks to slow down."""
+
+    retryable = True
+
+
+class QueueRefused(QueueError):
+    """SQS understood and said no. An operator can mend it; a daemon goes on asking."""

@@ -21,7 +21,7 @@ def md5s3stash(
     hash_cache: MutableMapping[str, Any] | None = None,
     bucket_scheme: str = "simple",
 ) -> StashReport:
-    """Stashes what `url` (a path, or a file://, http:// or https:// URL) gives, under the md5 of its bytes.
+    """Stashes what `url` (a path, or a `file`, `http` or `https` URL) gives, under the md5 of its bytes.
 
     `conn` is a boto3 S3 client, whose region, endpoint and credentials are used, or a boto3 session; None takes the
     ordinary boto3 chain, and S3_ENDPOINT from the environment. `url_auth` is (user name, password) for Basic

@@ -8,24 +8,11 @@ that an HTML page that an origin sends as `image/jpeg` is stored as what it is.
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 from typing import Any, BinaryIO
 
-# Importing a plugin registers its format with Image.OPEN.
-from PIL import (  # noqa: F401
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    IcoImagePlugin,
-    Image,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    PsdImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
 from md5s3stash.content import Content
 
@@ -40,6 +27,7 @@ _PREFIX_BYTES = 16  # what Pillow shows its plugins
 SNIFF_BYTES = 256 * 1024
 
 # Formats whose name Pillow gives reliably from the first bytes. Its other plugins guess more boldly than libmagic does.
+# In the order in which they are tried: a plugin is imported once no format before it fits.
 _PICTURE_TYPES = {
     "JPEG": "image/jpeg",
     "MPO": "image/jpeg",  # a JPEG with a second picture behind it, as phones write
@@ -53,6 +41,8 @@ _PICTURE_TYPES = {
     "ICO": "image/vnd.microsoft.icon",
     "PSD": "image/vnd.adobe.photoshop",
 }
+
+_PLUGINS = {"WEBP": "WebP", "JPEG2000": "Jpeg2K"}
 
 # What libmagic answers where it found nothing more definite. The source's declaration may refine these.
 _VAGUE_TYPES = frozenset({UNKNOWN_TYPE, "text/plain", "inode/x-empty", "application/x-empty"})
@@ -74,6 +64,7 @@ def describe(content: Content) -> tuple[str, tuple[int, int]]:
 def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
     prefix = reader.read(_PREFIX_BYTES)
     for name in _PICTURE_TYPES:
+        _import_plugin(name)
         # The registry instead of Image.open, which refuses to name the size of a picture of more than 179 million
         # pixels: maps and posters have more, and whoever only reads the header is in no danger from them.
         factory, accept = Image.OPEN.get(name, (None, None))
@@ -87,6 +78,12 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
             # Pillow's parsers raise nearly anything on damaged headers. Such a file is stored like any other.
             log.debug("Pillow could not read a header format=%s: %r", name, error)
     return None, NO_DIMENSIONS
+
+
+@functools.cache
+def _import_plugin(name: str) -> None:
+    """Registers a format with Image.OPEN."""
+    importlib.import_module(f"PIL.{_PLUGINS.get(name, name.capitalize())}ImagePlugin")
 
 
 def _sniff(head: bytes) -> str:

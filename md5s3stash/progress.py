@@ -118,7 +118,7 @@ def progress_display(names: Sequence[str], stream: TextIO) -> Iterator[Display]:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a long run is: objects done, the share of all that they are (0 to 1), and words."""
+    """How far a long run is: how many are done, the share of all that they are (0 to 1), and words."""
 
     done: int
     fraction: float
@@ -127,7 +127,7 @@ class Standing:
 
 @contextlib.contextmanager
 def standing_display(
-    look: Callable[[], Standing], stream: TextIO, line_seconds: float = LINE_SECONDS
+    look: Callable[[], Standing], stream: TextIO, line_seconds: float = LINE_SECONDS, unit: str = "objects"
 ) -> Iterator[Pause]:
     """Shows what `look` returns: as a bar with rate and time left on a terminal, else as a line now and then.
 
@@ -136,24 +136,24 @@ def standing_display(
     if stream.isatty():
         from tqdm import tqdm
 
-        with tqdm(unit=" objects", file=stream, leave=False, ncols=_columns(stream)) as bar:
+        with tqdm(unit=f" {unit}", file=stream, leave=False, ncols=_columns(stream)) as bar:
             shown = _Bar(bar)
             with _every(_BAR_SECONDS, lambda: shown.move_to(look())):
                 yield shown.paused
         return
     began = time.monotonic()
-    with _every(line_seconds, lambda: print(as_line(look(), time.monotonic() - began), file=stream, flush=True)):
+    with _every(line_seconds, lambda: print(as_line(look(), time.monotonic() - began, unit), file=stream, flush=True)):
         yield contextlib.nullcontext
 
 
 Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 
-def as_line(standing: Standing, seconds: float) -> str:
+def as_line(standing: Standing, seconds: float, unit: str = "objects") -> str:
     """The standing after so many seconds, with rate and the time that is left."""
     rate = standing.done / seconds if seconds > 0 else 0.0
     left = f", {seconds * (1 - standing.fraction) / standing.fraction / 60:,.0f} min left" if standing.fraction else ""
-    return f"{standing.done:,} objects, {standing.fraction:.0%}, {rate:,.0f} a second{left}; {standing.note}"
+    return f"{standing.done:,} {unit}, {standing.fraction:.0%}, {rate:,.0f} a second{left}; {standing.note}"
 
 
 @contextlib.contextmanager

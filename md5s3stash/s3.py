@@ -17,9 +17,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from botocore.parsers import ResponseParserError
@@ -45,9 +44,16 @@ from md5s3stash.objectstore import (
     require_at_most,
     require_same_content,
 )
+from md5s3stash.s3_conditional import ConditionalPuts
 from md5s3stash.s3_curl import Answer, Credentials, CurlClient, Endpoint, Timeouts
 from md5s3stash.s3_errors import store_error
 from md5s3stash.scheme import ObjectAddress
+
+if TYPE_CHECKING:
+    import boto3
+
+# boto3's session is one of botocore's with more on top, which takes a sixth of the command's start to import.
+Session: TypeAlias = "boto3.Session | BotocoreSession"
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +78,12 @@ class S3Limits:
 
     `head_first_bytes`: contents of at least this size are looked for before their body is sent. 0 always looks, which
     never sends a body twice; a caller that knows its contents to be new saves a request by raising it.
+    `unseen_bytes`: as much is sent without a look where the store has shown that it honours conditional puts (see
+    `s3_conditional`); above that a body costs more than the request which may spare it.
     """
 
     head_first_bytes: int = 0
+    unseen_bytes: int = 256 * 1024
     single_put_max_bytes: int = SINGLE_PUT_MAX_BYTES
     part_bytes: int = PART_BYTES
 
@@ -93,11 +102,12 @@ class S3ObjectStore:
         self._warned_buckets: set[str] = set()
         # In another region than the endpoint's: libcurl would be sent away each time, boto3 remembers where to go.
         self._boto_buckets: set[str] = set()
+        self._conditional = ConditionalPuts()
 
     def put(
         self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None = None
     ) -> PutOutcome:
-        if content.size_bytes >= self._limits.head_first_bytes and self._stands(address, content.digest):
+        if self._looks_first(address, content) and self._stands(address, content.digest):
             return PutOutcome.ALREADY_THERE
         try:
             self._send(address, content, mime_type, progress)
@@ -105,6 +115,7 @@ class S3ObjectStore:
             if self._stands(address, content.digest, strict=True):
                 return PutOutcome.ALREADY_THERE
             raise StoreUnavailable(f"{address.s3_url}: an object stood there and then did not: try again") from None
+        self._ask_for_conditional_puts(address, content, mime_type)
         return PutOutcome.STORED
 
     def head(self, address: ObjectAddress) -> StoredObject | None:
@@ -188,6 +199,29 @@ class S3ObjectStore:
             return False
         require_same_content(address, stored, digest)
         return True
+
+    def _looks_first(self, address: ObjectAddress, content: Content) -> bool:
+        if content.size_bytes < self._limits.unseen_bytes and self._conditional.are_honoured(address.bucket):
+            return False
+        return content.size_bytes >= self._limits.head_first_bytes
+
+    def _ask_for_conditional_puts(self, address: ObjectAddress, content: Content, mime_type: str) -> None:
+        """After a content was stored, which stands there whatever comes of this."""
+        # A caller's client is for one content; to its next one nothing would be known.
+        if self._curl is None or content.size_bytes >= self._limits.unseen_bytes:
+            return
+        if not self._conditional.should_ask(address.bucket):
+            return
+        honoured: bool | None = None
+        try:
+            self._send(address, content, mime_type, None)
+            honoured = False
+        except _Taken:
+            honoured = True
+        except StashError as error:
+            log.debug("bucket=%s did not tell whether it honours conditional puts: %s", address.bucket, error)
+        finally:
+            self._conditional.answered(address.bucket, honoured)
 
     def _send(self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None) -> None:
         if content.data is not None:
@@ -358,7 +392,7 @@ class _Part:
 
 def connect(
     endpoint: str | None = None,
-    session: boto3.Session | None = None,
+    session: Session | None = None,
     limits: S3Limits | None = None,
     timeouts: Timeouts | None = None,
     attempts: int = 4,
@@ -371,12 +405,12 @@ def connect(
     `attempts` are those of boto3's requests; libcurl's have one.
     """
     timeouts = timeouts or Timeouts()
-    session = session or new_session()
+    session = session or BotocoreSession()
     client = new_client(endpoint, session, timeouts, attempts)
     return S3ObjectStore(client, curl_for(client, session, timeouts), limits)
 
 
-def curl_for(client: Any, session: boto3.Session, timeouts: Timeouts | None = None) -> CurlClient:
+def curl_for(client: Any, session: Session, timeouts: Timeouts | None = None) -> CurlClient:
     """libcurl beside a boto3 client: the same endpoint, and the credentials of the same session."""
     return CurlClient(endpoint_of(client), lambda: _credentials(session), timeouts)
 
@@ -397,16 +431,16 @@ def new_session(core: BotocoreSession | None = None) -> boto3.Session:
     """A session of the ordinary chain, on a botocore session if one was prepared. Raises SettingsError where the AWS
     settings cannot be read.
     """
+    import boto3
+
     try:
         return boto3.Session(botocore_session=core)
     except BotoCoreError as error:
         raise SettingsError(f"the AWS settings are wrong: {error}") from error
 
 
-def new_client(
-    endpoint: str | None, session: boto3.Session, timeouts: Timeouts | None = None, attempts: int = 4
-) -> Any:
-    """A boto3 S3 client for many threads; `endpoint` as for `connect`, `attempts` for each request in all."""
+def new_client(endpoint: str | None, session: Session, timeouts: Timeouts | None = None, attempts: int = 4) -> Any:
+    """An S3 client for many threads; `endpoint` as for `connect`, `attempts` for each request in all."""
     timeouts = timeouts or Timeouts()
     url, region = parse_endpoint(endpoint)
     config = Config(
@@ -417,7 +451,8 @@ def new_client(
         s3={"addressing_style": "path"} if url else {},
     )
     try:
-        return session.client("s3", endpoint_url=url, region_name=region, config=config)
+        make = session.create_client if isinstance(session, BotocoreSession) else session.client
+        return make("s3", endpoint_url=url, region_name=region, config=config)
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"no S3 client can be made from the AWS settings: {error}") from error
 
@@ -429,6 +464,8 @@ def store_for(conn: Any = None, endpoint: str | None = None) -> S3ObjectStore:
     it is boto3, whichever they pass: a store for one content gains nothing from a second connection, and what the
     callers' tests put in place of boto3's transport (moto's mock_aws) is never gone round.
     """
+    import boto3
+
     if conn is None or isinstance(conn, boto3.Session):
         return S3ObjectStore(new_client(endpoint, conn or new_session()))
     if not hasattr(conn, "put_object"):
@@ -452,7 +489,7 @@ def parse_endpoint(endpoint: str | None) -> tuple[str | None, str | None]:
     return f"https://{endpoint}", None
 
 
-def _credentials(session: boto3.Session) -> Credentials:
+def _credentials(session: Session) -> Credentials:
     """The chain's credentials of this moment: a role's are renewed by botocore before they expire."""
     try:
         found = session.get_credentials()

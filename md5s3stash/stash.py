@@ -138,7 +138,9 @@ class Stasher:
         outcome = Outcome.STORED if put is PutOutcome.STORED else Outcome.ALREADY_THERE
         self._remember(self._caches.hash_cache, md5, (address.s3_url, mime_type, dimensions))
         report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
-        log.info("stashed outcome=%r md5=%s s3_url=%s bytes=%d", outcome.value, md5, address.s3_url, content.size_bytes)
+        log.debug(
+            "stashed outcome=%r md5=%s s3_url=%s bytes=%d", outcome.value, md5, address.s3_url, content.size_bytes
+        )
         return StashResult(report, outcome, content.size_bytes)
 
     def _check_type(self, mime_type: str) -> None:

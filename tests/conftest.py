@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import servers
+from tests.support import fast_sqs, servers
 
 _CREDENTIAL_VARIABLES = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _SETTINGS_PREFIXES = ("MD5S3STASH_", "BUCKET_", "S3_ENDPOINT", "REDIS_URL", "SPOOL_DIR", "DATA_DIR")
@@ -56,3 +56,10 @@ def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Rclo
     """rclone's S3, which checks credentials and Content-MD5. A test makes its own bucket."""
     with servers.rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def quick_sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint URL of our own small SQS, for more messages than moto's can take. A test makes its own queue."""
+    with fast_sqs.fast_sqs(tmp_path_factory.mktemp("sqs")) as endpoint:
+        yield endpoint

@@ -11,14 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from md5s3stash.cli import Parser
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon import ctl_moves, ctl_queue
 from md5s3stash_daemon import ctl_output as output
-from md5s3stash_daemon.settings import SECTIONS, SpoolSettings
+from md5s3stash_daemon.settings import SECTIONS, HttpSettings, SpoolSettings
 from md5s3stash_daemon.spool import STATES, Spool
 
 if TYPE_CHECKING:
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 _EPILOG = """\
-Names are those that were dropped: paths below incoming/. Exit status: 0 all is well, 1 something is wrong, refused or
-not found, 2 the arguments or settings are wrong, 130 interrupted. The settings are those of md5s3stashd.
+examples:
+  md5s3stashctl status
+  md5s3stashctl COMMAND --help
+
+Names are those that were dropped: paths below incoming/. The settings are those of md5s3stashd.
+
+exit status: 0 all is well, 1 something is wrong, refused or not found, 2 the arguments or settings are wrong,
+130 interrupted.
 """
 
 # Whether all is well.
@@ -62,16 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells a fault of the arguments in one line, as all others are told."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} ({self.prog} --help tells more)")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = _Parser(
+    parser = Parser(
         prog=output.PROGRAM,
         description="looks after the spool, the ledger and the buckets of md5s3stashd",
         epilog=_EPILOG,
@@ -80,39 +80,53 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Run, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=help)
+    def command(name: str, run: Run, help: str, *examples: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog="\n".join(("examples:", *(f"  {output.PROGRAM} {name} {example}".rstrip() for example in examples))),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         # Before or after the command; given after it, it wins.
         added.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         added.set_defaults(run=run)
         return added
 
-    status = command("status", _status, "is the daemon running, what lies in the spool, does Redis answer")
+    status = command("status", _status, "is the daemon running, what lies in the spool, does Redis answer", "--json")
     _add_json(status)
 
-    queue = command("queue", _queue, "list the files in the spool")
+    queue = command("queue", _queue, "list the files in the spool", "--state failed --limit 20")
     queue.add_argument("--state", choices=STATES, action="append", help="only this state; may be given again")
     queue.add_argument("--limit", type=_count, metavar="N", help="at most so many files")
     _add_json(queue)
 
-    _add_names(command("retry", _retry, "drop failed files again, and have deferred ones tried now"))
-    _add_names(command("hold", _hold, "park files that are in incoming/ or deferred/"))
-    _add_names(command("release", _release, "have parked files tried now"))
+    _add_names(
+        command("retry", _retry, "drop failed files again, and have deferred ones tried now", "album/1.tif", "--all")
+    )
+    _add_names(command("hold", _hold, "park files that are in incoming/ or deferred/", "album/1.tif"))
+    _add_names(command("release", _release, "have parked files tried now", "--all"))
 
-    lookup = command("lookup", _lookup, "tell what is recorded of a dropped name, a URL or an md5")
+    lookup = command(
+        "lookup",
+        _lookup,
+        "tell what is recorded of a dropped name, a URL or an md5",
+        "album/1.tif",
+        "3e25960a79dbc69b674cd4ec67a72c62",
+    )
     lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; an S3 or thumbnail URL will do")
     lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many names of an md5 (20)")
     _add_json(lookup)
 
-    log = command("log", _log, "print the newest outcomes")
+    log = command("log", _log, "print the newest outcomes", "--follow")
     log.add_argument("--follow", action="store_true", help="go on with each outcome as it comes")
     log.add_argument("--count", type=_count, default=20, metavar="N", help="how many to begin with (20)")
     _add_json(log)
 
-    export = command("export", _export, "print every recorded mapping")
+    export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
     export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="jsonl is the default")
 
-    verify = command("verify", _verify, "audit the buckets by LIST: does each object have its key's md5")
+    verify = command("verify", _verify, "audit the buckets by LIST: does each object have its key's md5", "--ledger")
     verify.add_argument("--deep", action="store_true", help="read those whose ETag is no proof")
     verify.add_argument("--ledger", action="store_true", help="compare with what is recorded")
     verify.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
@@ -145,7 +159,7 @@ def _jobs(text: str) -> int:
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    status = ctl_queue.read_status(spool, _ledger(settings))
+    status = ctl_queue.read_status(spool, _ledger(settings), settings[HttpSettings])
     now = time.time()
     if arguments.json:
         output.write(ctl_queue.status_as_json(spool, status, now))

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from md5s3stash.errors import StashError
 from md5s3stash_daemon import ctl_output as output
+from md5s3stash_daemon.ctl_health import faults_of_daemon
 from md5s3stash_daemon.failures import failures
+from md5s3stash_daemon.settings import HttpSettings
 from md5s3stash_daemon.spool import DEFERRED, FAILED, INCOMING, STATES, Entry, Spool
 
 if TYPE_CHECKING:
@@ -80,7 +82,9 @@ def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: flo
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `status` tells; `ledger_fault` is why the ledger's sizes are not known."""
+    """What `status` tells; `ledger_fault` is why the ledger's sizes are not known, `daemon_faults` why the daemon
+    stashes nothing, None where it does not say.
+    """
 
     pid: str | None
     free_bytes: int
@@ -89,13 +93,14 @@ class Status:
     oldest: dict[str, float | None]
     ledger_sizes: dict[str, int]
     ledger_fault: str
+    daemon_faults: list[str] | None
 
     @property
     def is_fine(self) -> bool:
-        return self.pid is not None and not self.ledger_fault
+        return self.pid is not None and not self.ledger_fault and not self.daemon_faults
 
 
-def read_status(spool: Spool, ledger: LedgerReader) -> Status:
+def read_status(spool: Spool, ledger: LedgerReader, http: HttpSettings) -> Status:
     """Raises OSError where the spool cannot be read."""
     counts = dict.fromkeys(STATES, 0)
     oldest: dict[str, float | None] = dict.fromkeys(STATES)
@@ -110,7 +115,8 @@ def read_status(spool: Spool, ledger: LedgerReader) -> Status:
     except StashError as error:
         fault = str(error)
     pid = daemon_pid(spool.directory)
-    return Status(pid, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, counts, oldest, sizes, fault)
+    told = None if pid is None else faults_of_daemon(http)
+    return Status(pid, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, counts, oldest, sizes, fault, told)
 
 
 def print_status(spool: Spool, status: Status, now: float) -> None:
@@ -118,6 +124,7 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
     columns = output.terminal_columns()
     lines = [
         f"daemon    {'not running' if status.pid is None else f'running, process {status.pid}'}",
+        *(f"          {output.printable(fault)}" for fault in status.daemon_faults or []),
         f"spool     {output.printable(str(spool.directory))}",
         f"disk      {output.size(status.free_bytes)} free of {output.size(status.total_bytes)}",
         f"redis     {output.printable(status.ledger_fault) or 'answers'}",
@@ -142,6 +149,7 @@ def status_as_json(spool: Spool, status: Status, now: float) -> str:
     return json.dumps(
         {
             "daemon_pid": status.pid,
+            "daemon_faults": status.daemon_faults,
             "spool": str(spool.directory),
             "free_bytes": status.free_bytes,
             "total_bytes": status.total_bytes,

@@ -34,6 +34,8 @@ from md5s3stash_daemon.journal import set_line_format
 from md5s3stash_daemon.ledger import RedisLedger
 from md5s3stash_daemon.metrics import CountedLedger, Metrics
 from md5s3stash_daemon.notify import Reporter, reporting
+from md5s3stash_daemon.queue_build import build_queue_intake
+from md5s3stash_daemon.queue_service import QueueIntake
 from md5s3stash_daemon.reload import Reload
 from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
@@ -48,6 +50,23 @@ log = logging.getLogger(__name__)
 # A store that answers a HEAD of a bucket later than this is down.
 PROBE_SECONDS = 10.0
 
+_EPILOG = """\
+examples:
+  BUCKET_BASE=my-bucket/originals REDIS_URL=redis://127.0.0.1:6379/0 SPOOL_DIR=/srv/spool md5s3stashd
+  md5s3stashd --config /etc/md5s3stash/md5s3stash.toml --check-config
+
+Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. /healthz and /metrics are on
+http://127.0.0.1:9108.
+
+exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
+wrong.
+
+environment: BUCKET_BASE, REDIS_URL, SPOOL_DIR, S3_ENDPOINT, BUCKET_SCHEME, and MD5S3STASH_<SECTION>_<KEY> for every key
+of the settings file; the AWS_... variables of boto3.
+
+files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the spool.
+"""
+
 # The spool is what tries again.
 NO_RETRY = RetryPolicy(attempts=1)
 
@@ -59,6 +78,7 @@ class Daemon:
     service: Service
     worker: Worker
     lists: UrlLists
+    queue: QueueIntake | None
     gate: Gate
     metrics: Metrics
     health: Health
@@ -68,6 +88,8 @@ class Daemon:
         spool_settings = settings[SpoolSettings]
         self.worker.set_delays(delays_of(spool_settings))
         self.lists.apply(delays_of(spool_settings), spool_settings.stop_seconds)
+        if self.queue is not None:
+            self.queue.apply(delays_of(spool_settings), spool_settings.stop_seconds)
         self.gate.set_delays(probe_delays_of(spool_settings))
         self.health.stuck_seconds = spool_settings.stuck_seconds
         self.service.apply(spool_settings)
@@ -76,15 +98,7 @@ class Daemon:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until SIGTERM or SIGINT; the exit status."""
-    parser = argparse.ArgumentParser(prog="md5s3stashd", description="stashes in S3 what is dropped into the spool")
-    parser.add_argument("--config", type=Path, help="settings file (default: /etc/md5s3stash/md5s3stash.toml)")
-    parser.add_argument(
-        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
-    )
-    parser.add_argument(
-        "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = build_parser().parse_args(argv)
 
     def read() -> Settings:
         return read_settings(os.environ, arguments.config, {"log.level": arguments.loglevel})
@@ -120,6 +134,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     os._exit(status)
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="md5s3stashd",
+        description="stashes in S3 what is dropped into the spool",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings file (default: /etc/md5s3stash/md5s3stash.toml)"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
+    )
+    parser.add_argument(
+        "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
+    )
+    return parser
+
+
 def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
     """Whether everything under way was finished in the end."""
 
@@ -134,9 +168,12 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
     with serving(settings[HttpSettings], daemon.health, daemon.metrics), handled(actions), reporting(reporter):
+        if daemon.queue is not None:
+            daemon.queue.start()
         complete = daemon.service.run(notifier.ready)
-        # Lists stop along with the files, so this waits for what is left of the same time.
-        return daemon.lists.finish() and complete
+        # Lists and the queue stop along with the files, so this waits for what is left of the same time.
+        drained = daemon.queue is None or daemon.queue.finish()
+        return daemon.lists.finish() and complete and drained
 
 
 def delays_of(settings: SpoolSettings) -> RetryPolicy:
@@ -203,10 +240,13 @@ def build(settings: Settings) -> Daemon:
         metrics,
         pulse,
     )
+    queue = build_queue_intake(settings, lists.parts, client, session, store, pulse)
     worker = Worker(spool, stashers, gate, delays_of(spool_settings), stopping, metrics, lists.hand_over)
     committer = Committer(spool, ledger, gate, stopping, pulse)
     service = Service(spool, worker, committer, gate, spool_settings, stopping, metrics, pulse)
-    return Daemon(service, worker, lists, gate, metrics, Health(pulse, gate, metrics, spool_settings.stuck_seconds))
+    return Daemon(
+        service, worker, lists, queue, gate, metrics, Health(pulse, gate, metrics, spool_settings.stuck_seconds)
+    )
 
 
 def _check_buckets(store: ObjectStore, bases: Sequence[BucketBase]) -> None:

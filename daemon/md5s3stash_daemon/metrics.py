@@ -27,6 +27,10 @@ FAILED = "failed"
 DEFERRED = "deferred"
 OUTCOMES = (STASHED, ALREADY_THERE, FAILED, DEFERRED)
 
+SERVICES = ("s3", "redis")
+QUEUE = "sqs"
+QUEUE_EVENTS = ("received", "deleted", "given_back", "unreadable")
+
 # Small files take milliseconds, a group commit waits for an fsync, and a file of many gigabytes takes an hour.
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
@@ -47,6 +51,8 @@ class Metrics:
         self._lock = threading.Lock()
         self._outcomes: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._queue_events: Counter[str] = Counter()
+        self._queue_held: Callable[[], int] = lambda: 0
         self._bytes = 0
         # By queue id; bounded, because what is claimed at once is.
         self._claimed: dict[str, float] = {}
@@ -94,8 +100,17 @@ class Metrics:
         with self._lock:
             self._outcomes[DEFERRED] += 1
 
+    def watch_queue(self, held: Callable[[], int]) -> None:
+        """Tells at each scrape how many messages are in hand."""
+        self._queue_held = held
+
+    def queue_event(self, event: str, messages: int = 1) -> None:
+        """One of `QUEUE_EVENTS` happened to messages of the queue."""
+        with self._lock:
+            self._queue_events[event] += messages
+
     def service_error(self, service: str) -> None:
-        """A request to S3 or Redis was not answered as it should have been."""
+        """A request to S3, Redis or SQS was not answered as it should have been."""
         with self._lock:
             self._errors[service] += 1
 
@@ -111,17 +126,23 @@ class Metrics:
     def _collect(self) -> Iterator[Metric]:
         with self._lock:
             outcomes, errors, size = self._outcomes.copy(), self._errors.copy(), self._bytes
+            queue_events = self._queue_events.copy()
         by_outcome = CounterMetricFamily("md5s3stash_outcomes", "What became of the files", labels=["outcome"])
         for outcome in OUTCOMES:
             by_outcome.add_metric([outcome], outcomes[outcome])
         yield by_outcome
         yield CounterMetricFamily("md5s3stash_stashed_bytes", "Size of the files that were stashed", value=size)
         by_service = CounterMetricFamily(
-            "md5s3stash_service_errors", "Requests that S3 or Redis did not answer", labels=["service"]
+            "md5s3stash_service_errors", "Requests that S3, Redis or SQS did not answer", labels=["service"]
         )
-        for service in ("s3", "redis"):
+        for service in (*SERVICES, QUEUE):
             by_service.add_metric([service], errors[service])
         yield by_service
+        by_event = CounterMetricFamily("md5s3stash_queue_messages", "Messages of the queue", labels=["event"])
+        for event in QUEUE_EVENTS:
+            by_event.add_metric([event], queue_events[event])
+        yield by_event
+        yield GaugeMetricFamily("md5s3stash_queue_held", "Messages of the queue in hand", value=self._queue_held())
 
 
 class CountedLedger:
@@ -241,7 +262,7 @@ def _paused(gate: Gate) -> Iterator[Metric]:
     paused = GaugeMetricFamily(
         "md5s3stash_paused", "1 while everything waits for this service to come back", labels=["service"]
     )
-    for service in ("s3", "redis"):
+    for service in SERVICES:
         paused.add_metric([service], float(service in faults))
     yield paused
 

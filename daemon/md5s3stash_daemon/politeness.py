@@ -68,11 +68,11 @@ class Politeness:
             state = self._state(host)
             state.paused_until = max(state.paused_until, self._clock() + seconds)
 
-    def is_paused(self, host: str) -> bool:
-        """Whether the host has asked to be left alone, and that time is not over."""
+    def paused_seconds(self, host: str) -> float:
+        """How long the host still wants to be left alone; 0 where it does not."""
         with self._lock:
             state = self._hosts.get(host)
-            return state is not None and state.paused_until > self._clock()
+            return 0.0 if state is None else max(0.0, state.paused_until - self._clock())
 
     def _state(self, host: str) -> _Host:
         if host not in self._hosts and len(self._hosts) >= self._max_hosts:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from md5s3stash.settings import CORE_SECTIONS, Parse, seconds, setting, text, texts, whole_number
+from md5s3stash.settings import CORE_SECTIONS, Parse, optional_text, seconds, setting, text, texts, whole_number
 
 
 def directory(value: Any) -> Path:
@@ -121,10 +122,62 @@ class UrlSettings:
     )
 
 
+def queue_url(value: Any) -> str | None:
+    """The URL of a standard SQS queue."""
+    url = optional_text(value)
+    if url is not None:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+/[A-Za-z0-9_.\-/]+", url):
+            raise ValueError("a queue's URL, such as https://sqs.us-west-2.amazonaws.com/123456789012/NAME, is needed")
+        if url.endswith(".fifo"):
+            # It hands out no more of a group while one message is in hand, and wants group ids of every producer.
+            raise ValueError("a standard queue is needed, not a FIFO one: order means nothing here")
+    return url
+
+
+def http_url(value: Any) -> str | None:
+    """The start of a URL: scheme, host and perhaps port."""
+    url = optional_text(value)
+    if url is not None and not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+/?", url):
+        raise ValueError("a URL such as http://169.254.169.254 is needed")
+    return url
+
+
+def profile_files(value: Any) -> tuple[str, ...]:
+    """Entries NAME=/PATH."""
+    entries = texts(value)
+    for entry in entries:
+        name, _, file = entry.partition("=")
+        if not name or not file.startswith("/"):
+            raise ValueError("entries such as museum=/etc/md5s3stash/museum.netrc are needed")
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """`[queue]`: the second intake, beside the spool. How URLs are fetched and tried again is in `[urls]`."""
+
+    url: str | None = setting(None, queue_url, "of an SQS queue to take messages from; not set: there is none")
+    window: int = setting(128, whole_number(10, 10_000), "messages in hand at once, fetched or waiting for their host")
+    wait_seconds: float = setting(10.0, seconds(0, 20), "how long SQS waits for a message; an idle stop takes as long")
+    visibility_seconds: float = setting(
+        120.0, seconds(2, 43200), "until others get the messages of a daemon that died; heartbeats renew it"
+    )
+    auth_profiles: tuple[str, ...] = setting(
+        (), profile_files, "passwords that messages may name, as NAME=/PATH of a netrc file each"
+    )
+    drop_buckets: tuple[str, ...] = setting(
+        (), texts, "buckets whose objects S3's event notifications may have stashed"
+    )
+    metadata_url: str | None = setting(
+        None, http_url, "asked whether this instance is to go, http://169.254.169.254 on EC2; not set: nobody is"
+    )
+
+
 SECTIONS: Mapping[str, type] = {
     **CORE_SECTIONS,
     "spool": SpoolSettings,
     "http": HttpSettings,
     "log": LogSettings,
     "urls": UrlSettings,
+    "queue": QueueSettings,
 }

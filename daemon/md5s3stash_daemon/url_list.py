@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from md5s3stash.errors import SourceRefused
@@ -44,9 +44,16 @@ def is_url_list(name: str) -> bool:
     return name.lower().endswith(SUFFIX)
 
 
-def read_lines(file: BinaryIO) -> Iterator[Line]:
-    """The lines of the list, in order, from where the file stands; nothing for blank lines and comments."""
-    number = 0
+class Lines(Protocol):
+    """A file, as far as it is read here."""
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+def read_lines(file: Lines, number: int = 0) -> Iterator[Line]:
+    """The lines of the list, in order, from where the file stands, which is behind so many; nothing for blank lines and
+    comments.
+    """
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         cut = len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n")
@@ -55,10 +62,11 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
         text = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
         text = text.strip(b" \t\r\n")
         if text and not text.startswith(b"#"):
-            yield _too_long(number, text) if cut else _line(number, text)
+            yield _too_long(number, text) if cut else line_of(number, text)
 
 
-def _line(number: int, text: bytes) -> Line:
+def line_of(number: int, text: bytes) -> Line:
+    """The line that holds this text, which is neither blank nor a comment."""
     url = text.decode("utf-8", "surrogateescape")
     try:
         text.decode("utf-8")
@@ -74,7 +82,7 @@ def check(url: str) -> None:
     """Raises SourceRefused for anything that is not an http or https URL with a host."""
     # Not by its scheme alone: what is taken for a URL with `http:x` is a path to others.
     if _HTTP.match(url) is None:
-        raise SourceRefused("only http:// and https:// URLs are fetched from a list")
+        raise SourceRefused("only http:// and https:// URLs are fetched")
     NetGuard.check_url(url)
 
 
@@ -84,6 +92,6 @@ def _too_long(number: int, text: bytes) -> Line:
     return Line(number, f"# {shown}...", f"the line is longer than {MAX_LINE_BYTES} bytes")
 
 
-def _skip_rest(file: BinaryIO) -> None:
+def _skip_rest(file: Lines) -> None:
     while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
         pass

@@ -80,7 +80,7 @@ class UrlLists:
         self._max_threads = settings.lists
         self._lock = threading.Lock()
         self._abandoned = False
-        self._parts = ListParts(
+        self.parts = ListParts(
             spool=spool,
             ledger=ledger,
             gate=gate,
@@ -97,7 +97,7 @@ class UrlLists:
 
     def apply(self, delays: RetryPolicy, stop_seconds: float) -> None:
         """Goes on with these."""
-        self._parts.worker.delays = delays
+        self.parts.worker.delays = delays
         self._stop.seconds = stop_seconds
 
     def hand_over(self, entry: Entry) -> bool:
@@ -119,7 +119,7 @@ class UrlLists:
         """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
         for thread in self._threads:
             thread.join(max(0.1, self._stop.left_seconds()))
-        self._parts.downloads.shutdown(wait=False)
+        self.parts.downloads.shutdown(wait=False)
         return not self._abandoned and not any(thread.is_alive() for thread in self._threads)
 
     def _start_thread(self) -> None:
@@ -153,7 +153,7 @@ class UrlLists:
             journal = Journal(journal_path(self._spool, entry), pulse.beat)
             try:
                 log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
-                run = ListRun(self._parts, entry, journal, pulse)
+                run = ListRun(self.parts, entry, journal, pulse)
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
                 if complete:
@@ -166,7 +166,7 @@ class UrlLists:
         log.info("list finished name=%r stashed=%d failed=%d", entry.name, stashed, failed)
 
     def _defer(self, entry: Entry, reason: str) -> None:
-        delay = self._parts.worker.delays.delay_seconds(entry.attempts + 1, random.random())
+        delay = self.parts.worker.delays.delay_seconds(entry.attempts + 1, random.random())
         log.warning("deferred name=%r seconds=%.0f reason=%r", entry.name, delay, reason)
         if until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._stop.event):
             self._metrics.deferred()

@@ -16,10 +16,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from md5s3stash.errors import (
     SourceChanged,
@@ -31,8 +31,8 @@ from md5s3stash.errors import (
 )
 from md5s3stash.netguard import printable_url
 from md5s3stash.retry import RetryPolicy
+from md5s3stash.stash import Auth, Stasher
 from md5s3stash.stash import Outcome as HowStored
-from md5s3stash.stash import Stasher
 from md5s3stash_daemon.disk import DiskFloor
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import ThreadPulse
@@ -117,11 +117,19 @@ class LineWorker:
         self._stop = stop
         self._metrics = metrics
 
-    def handle(self, line: Line, queue_id: str) -> Outcome | Again | None:
+    def with_stop(self, stop: Stop) -> LineWorker:
+        """One that does the same, and ends at another time."""
+        return LineWorker(self._stashers, self._gate, self._politeness, self.delays, stop, self._metrics)
+
+    def handle(self, line: Line, queue_id: str, auth: Auth | None = None) -> Outcome | Again | None:
         """None where the daemon stops first."""
+        return self.judged(lambda: self.stash(line.url, queue_id, auth), line, queue_id)
+
+    def judged(self, stash: Callable[[], Outcome], line: Line, queue_id: str) -> Outcome | Again | None:
+        """What `stash` makes of the line, or what is to be done about its error; None where the daemon stops first."""
         while self._gate.pass_through(self._stop.event):
             try:
-                return self._stash(line, queue_id)
+                return stash()
             except (StoreUnavailable, StoreRefused) as error:
                 self._metrics.service_error(S3)
                 # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy, for
@@ -139,13 +147,14 @@ class LineWorker:
                 return Again(type(error).__name__, f"unexpected: {error}")
         return None
 
-    def _stash(self, line: Line, queue_id: str) -> Outcome:
-        results = [stasher.stash(line.url, progress=self._stop.check) for stasher in self._stashers]
+    def stash(self, source: str, queue_id: str, auth: Auth | None = None) -> Outcome:
+        """Under every bucket base. Raises StashError, OSError, and Stopped."""
+        results = [stasher.stash(source, auth, progress=self._stop.check) for stasher in self._stashers]
         reports = tuple(result.report for result in results)
         if len({report.md5 for report in reports}) > 1:
             raise SourceChanged("the origin sent one content for the first bucket and another for the next")
         sent = any(result.outcome is HowStored.STORED for result in results)
-        return Outcome(queue_id, line.url, reports, results[0].size_bytes, sent=sent)
+        return Outcome(queue_id, source, reports, results[0].size_bytes, sent=sent)
 
     def _judge(self, line: Line, queue_id: str, error: StashError) -> Outcome | Again:
         if not error.retryable:
@@ -155,21 +164,44 @@ class LineWorker:
         return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))
 
 
-class _Pending:
+class OfHost(Protocol):
+    """Something to fetch from a host."""
+
+    @property
+    def host(self) -> str: ...
+
+
+T = TypeVar("T", bound=OfHost)
+
+
+class Pending(Generic[T]):
     """The lines that were read ahead, by host; the host that was served last comes last."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[Line]] = {}
+        self._lines: dict[str, deque[T]] = {}
         self.count = 0
 
-    def add(self, line: Line) -> None:
+    def add(self, line: T) -> None:
         self._lines.setdefault(line.host, deque()).append(line)
         self.count += 1
 
     def of_host(self, host: str) -> int:
         return len(self._lines.get(host, ()))
 
-    def take_polite(self, politeness: Politeness) -> tuple[Line | None, float]:
+    def remove(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Takes out all of which this is true."""
+        removed: list[T] = []
+        for host, lines in list(self._lines.items()):
+            kept = deque(line for line in lines if not unwanted(line))
+            removed += [line for line in lines if unwanted(line)]
+            if kept:
+                self._lines[host] = kept
+            else:
+                del self._lines[host]
+        self.count -= len(removed)
+        return removed
+
+    def take_polite(self, politeness: Politeness) -> tuple[T | None, float]:
         """A line whose host may be asked now, or None and the seconds until that may be so."""
         wait_seconds = math.inf
         for host, lines in self._lines.items():
@@ -212,7 +244,7 @@ class ListRun:
         self._entry = entry
         self._journal = journal
         self._states = journal.states
-        self._pending = _Pending()
+        self._pending = Pending[Line]()
         self.in_flight = 0
         self._results: queue.SimpleQueue[tuple[Line, Outcome | Again | None]] = queue.SimpleQueue()
         self._committer = LineCommitter(
@@ -266,7 +298,10 @@ class ListRun:
         for line in lines:
             if line.fault:
                 self._settle(line, Outcome(self._queue_id(line), line.url, error="SourceRefused", reason=line.fault))
-            elif self._parts.politeness.is_paused(line.host) and self._pending.of_host(line.host) >= PAUSED_HOST_LINES:
+            elif (
+                self._parts.politeness.paused_seconds(line.host)
+                and self._pending.of_host(line.host) >= PAUSED_HOST_LINES
+            ):
                 self._left += 1
             else:
                 self._pending.add(line)

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from md5s3stash.cli import Parser
 from md5s3stash.errors import SettingsError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase, ObjectAddress
@@ -24,9 +24,11 @@ examples:
   md5s3stash-migrate --from multibucket:my-base --to simple:my-bucket/originals --dry-run
   md5s3stash-migrate --from multibucket:my-base --to simple:my-bucket/originals --report report.jsonl
 
-Copies inside S3, never deletes and never overwrites. Stopped and started again it goes on where it was. Exit status:
-0 every object of the source is in the target, verified, and nothing was wrong; 1 something was, by name; 2 the
-arguments or settings are wrong; 130 interrupted. With --dry-run or --batch-manifest, 0 says that nothing was wrong.
+Copies inside S3, never deletes and never overwrites. Stopped and started again it goes on where it was.
+
+exit status: 0 every object of the source is in the target, verified, and nothing was wrong; 1 something was, by name;
+2 the arguments or settings are wrong; 130 interrupted. With --dry-run or --batch-manifest, 0 says that nothing was
+wrong.
 
 environment: S3_ENDPOINT and the AWS_... variables of boto3.
 """
@@ -56,15 +58,8 @@ class Options:
     prices: Prices
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells a fault of the arguments in one line, as all others are told."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} ({PROGRAM} --help tells more)")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description="copies a stash from one set of buckets to another, inside S3",
         epilog=_EPILOG,

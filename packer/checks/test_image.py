@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 ENABLED = (
+    "apt-daily-upgrade.timer",
     "chrony.service",
     "redis-server.service",
     "md5s3stash.target",
@@ -110,6 +111,19 @@ def test_security_updates_install_themselves(host: Any) -> None:
     settings = output_of(host, "apt-config dump APT::Periodic::Unattended-Upgrade")
 
     assert settings.strip() == 'APT::Periodic::Unattended-Upgrade "1";'
+
+
+def test_the_journal_takes_a_bounded_part_of_the_disk(host: Any) -> None:
+    settings = output_of(host, "systemd-analyze cat-config systemd/journald.conf")
+
+    # The last one counts.
+    assert re.findall(r"^SystemMaxUse=(\w+)", settings, re.MULTILINE)[-1:] == ["1G"]
+
+
+def test_the_clock_is_set_wherever_the_box_has_one_of_its_own(host: Any) -> None:
+    container = host.run("systemd-detect-virt --quiet --container").rc == 0
+
+    assert host.run("systemctl is-active chrony.service").stdout.strip() == ("inactive" if container else "active")
 
 
 def test_the_metadata_service_answers_nobody_without_a_token(host: Any) -> None:

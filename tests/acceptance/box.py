@@ -20,8 +20,7 @@ import PIL.Image
 
 from tests.acceptance.cloud import Cloud
 from tests.acceptance.guest import Guest
-from tests.acceptance.image import Login
-from tests.acceptance.network import BOX
+from tests.acceptance.image import Login, run
 from tests.support.servers import wait_until
 
 DAEMON = "md5s3stashd.service"
@@ -83,7 +82,7 @@ class Box:
             temporary.write_bytes(data)
             temporary.chmod(0o664)
             os.rename(temporary, incoming / name)
-        return self._remember(files)
+        return self.remember(files)
 
     def drop_by_sftp(self, directory: Path, label: str, count: int) -> Mapping[str, str]:
         """Puts new pictures into a new folder with OpenSSH's client."""
@@ -95,11 +94,12 @@ class Box:
             commands.append(f"put {source} {label}/{number}.jpg")
         done = self.sftp("\n".join(commands))
         assert done.returncode == 0, done.stderr
-        return self._remember(files)
+        return self.remember(files)
 
     def sftp(self, commands: str) -> subprocess.CompletedProcess[str]:
+        options = [*self._ssh_options(self.sftp_key), "-q", "-b", "-"]
         return subprocess.run(
-            ["sftp", "-q", "-b", "-", *self._ssh_options(), f"{self.sftp_user}@{BOX}"],
+            ["sftp", *options, f"{self.sftp_user}@{self.login.host}"],
             input=commands,
             capture_output=True,
             text=True,
@@ -108,9 +108,8 @@ class Box:
         )
 
     def ssh(self, user: str, key: Path, *command: str) -> subprocess.CompletedProcess[str]:
-        options = [*self._ssh_options(), "-i", str(key)]
         return subprocess.run(
-            ["ssh", *options, f"{user}@{BOX}", *command],
+            ["ssh", *self._ssh_options(key), f"{user}@{self.login.host}", *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -118,12 +117,20 @@ class Box:
             check=False,
         )
 
-    def _ssh_options(self) -> list[str]:
-        options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
-        options += [f"IdentityFile={self.sftp_key}", "IdentitiesOnly=yes"]
-        return [word for option in options for word in ("-o", option)]
+    def make_account(self, name: str) -> None:
+        """An account with a shell, which the owner's key lets in."""
+        self.guest.run("useradd", "--create-home", "--shell=/bin/sh", name)
+        keys = self.login.key.with_suffix(".pub").read_text()
+        self.guest.run("install", "-D", "-m", "0644", "/dev/stdin", f"/home/{name}/.ssh/authorized_keys", text=keys)
 
-    def _remember(self, files: Mapping[str, bytes]) -> Mapping[str, str]:
+    def rsync(self, *arguments: str, account: str, target: str) -> None:
+        shell = " ".join(["ssh", *self._ssh_options(self.login.key)])
+        run(["rsync", "--rsh", shell, *arguments, f"{account}@{self.login.host}:{target}"])
+
+    def _ssh_options(self, key: Path) -> list[str]:
+        return ["-F", str(self.login.config), "-i", str(key)]
+
+    def remember(self, files: Mapping[str, bytes]) -> Mapping[str, str]:
         new = {name: md5_of(data) for name, data in files.items()}
         self.dropped.update(new)
         return new
@@ -154,7 +161,8 @@ class Box:
 
     def thumbnail(self, md5: str, size: str = "100x100") -> PIL.Image.Image:
         """Raises OSError where there is none."""
-        with urllib.request.urlopen(f"http://{BOX}:{THUMBNAIL_PORT}/clip/{size}/{md5}", timeout=30) as answer:
+        url = f"http://{self.login.host}:{THUMBNAIL_PORT}/clip/{size}/{md5}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return PIL.Image.open(io.BytesIO(answer.read()))
 
     def answers(self, md5: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,54 +18,68 @@ import boto3
 import requests
 from moto.server import ThreadedMotoServer
 
-from tests.acceptance.network import AROUND, METADATA
+from tests.acceptance.network import AROUND, BOX, METADATA, THUMBNAIL_BOX
 from tests.support.policies import for_moto, policy_document
 from tests.support.stores import Keys, plain_client
 
 S3_PORT = 5000
 BUCKET, OTHER_BUCKET = "the-stash", "somebody-elses"
-ROLE = "md5s3stash-spool"
+# The role of each box, by the address that it asks from. A role is called by its policy document in aws/.
+ROLES = {BOX: "policy-spool", THUMBNAIL_BOX: "policy-thumbnails"}
 _TRUST = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
 }
 _TOKEN = "X-aws-ec2-metadata-token"
 _ROLE_PATH = "/latest/meta-data/iam/security-credentials/"
+_ENDPOINT = f"http://{AROUND}:{S3_PORT}"
+
+Credentials = Mapping[str, Any]
 
 
 class MetadataService:
-    """Answers for the role's credentials, to whoever brings a token; counts those who bring none."""
+    """Gives each box the credentials of its role, if it brings a token; counts who asks with one and without.
 
-    def __init__(self, credentials: Mapping[str, Any]) -> None:
+    `only_first_version` is for the sabotage: there are no tokens then, and nobody needs one.
+    """
+
+    def __init__(self, credentials: Mapping[str, Credentials], only_first_version: bool = False) -> None:
         self.with_token = 0
         self.without_token = 0
         self._tokens: set[str] = set()
         self._credentials = credentials
+        self._only_first_version = only_first_version
 
-    def new_token(self) -> str:
+    def put(self) -> tuple[int, str]:
+        """Status and body of a request for a token."""
+        if self._only_first_version:
+            return 404, ""
         token = secrets.token_urlsafe()
         self._tokens.add(token)
-        return token
+        return 200, token
 
-    def get(self, path: str, token: str | None) -> tuple[int, str]:
-        """Status and body."""
-        if token not in self._tokens:
+    def get(self, address: str, path: str, token: str | None) -> tuple[int, str]:
+        """Status and body of a request for anything else."""
+        if token in self._tokens:
+            self.with_token += 1
+        else:
             self.without_token += 1
-            return 401, ""
-        self.with_token += 1
+            if not self._only_first_version:
+                return 401, ""
         if path == _ROLE_PATH:
-            return 200, ROLE
-        return (200, self._document()) if path == _ROLE_PATH + ROLE else (404, "")
+            return 200, ROLES[address]
+        return (200, self._document(address)) if path == _ROLE_PATH + ROLES[address] else (404, "")
 
-    def _document(self) -> str:
+    def _document(self, address: str) -> str:
+        credentials = self._credentials[address]
         ends = time.gmtime(time.time() + 6 * 3600)
         return json.dumps(
             {
                 "Code": "Success",
                 "Type": "AWS-HMAC",
-                "AccessKeyId": self._credentials["AccessKeyId"],
-                "SecretAccessKey": self._credentials["SecretAccessKey"],
-                "Token": self._credentials["SessionToken"],
+                "AccessKeyId": credentials["AccessKeyId"],
+                "SecretAccessKey": credentials["SecretAccessKey"],
+                "Token": credentials["SessionToken"],
                 "Expiration": time.strftime("%Y-%m-%dT%H:%M:%SZ", ends),
             }
         )
@@ -76,12 +90,14 @@ class Cloud:
     """The emulators, in threads of this process."""
 
     metadata: MetadataService
-    role_client: Any
+    _credentials: Mapping[str, Credentials] = field(repr=False)
     _server: ThreadedMotoServer = field(repr=False)
 
-    @property
-    def endpoint(self) -> str:
-        return f"http://{AROUND}:{S3_PORT}"
+    def s3_of(self, address: str) -> Any:
+        """A client of S3 with the credentials of the box at that address."""
+        keys = self._credentials[address]
+        session = boto3.Session(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"], "us-east-1")
+        return session.client("s3", endpoint_url=_ENDPOINT)
 
     def objects(self) -> Mapping[str, str]:
         """Key and ETag of everything in the bucket, past the enforcement of rights."""
@@ -101,21 +117,18 @@ class Cloud:
 
 
 @contextlib.contextmanager
-def cloud() -> Iterator[Cloud]:
-    """The emulators, on the addresses that network.py gave to this process."""
+def cloud(more_rights: Sequence[str] = (), only_first_metadata_version: bool = False) -> Iterator[Cloud]:
+    """The emulators, on the addresses that network.py gave to this process. The sabotage gives each role more rights
+    than its document, to everything."""
     server = _start_moto()
-    endpoint = f"http://{AROUND}:{S3_PORT}"
-    owner = plain_client(endpoint, Keys())
+    owner = plain_client(_ENDPOINT, Keys())
     for bucket in (BUCKET, OTHER_BUCKET):
         owner.create_bucket(Bucket=bucket)
-    credentials = _role_credentials(endpoint)
+    credentials = {address: _credentials_of(role, more_rights) for address, role in ROLES.items()}
     # From now on IAM is asked about every call.
-    requests.post(f"{endpoint}/moto-api/reset-auth", data="0", timeout=10).raise_for_status()
-    role = boto3.Session(
-        credentials["AccessKeyId"], credentials["SecretAccessKey"], credentials["SessionToken"], region_name="us-east-1"
-    )
-    metadata = MetadataService(credentials)
-    surroundings = Cloud(metadata, role.client("s3", endpoint_url=endpoint), server)
+    requests.post(f"{_ENDPOINT}/moto-api/reset-auth", data="0", timeout=10).raise_for_status()
+    metadata = MetadataService(credentials, only_first_metadata_version)
+    surroundings = Cloud(metadata, credentials, server)
     with _serving(metadata):
         try:
             yield surroundings
@@ -129,15 +142,16 @@ def _start_moto() -> ThreadedMotoServer:
     return server
 
 
-def _role_credentials(endpoint: str) -> Mapping[str, Any]:
+def _credentials_of(role: str, more_rights: Sequence[str]) -> Credentials:
+    document = policy_document(role, BUCKET)
+    if more_rights:
+        document["Statement"].append({"Effect": "Allow", "Action": [*more_rights], "Resource": "*"})
     session = Keys().session()
-    iam = session.client("iam", endpoint_url=endpoint)
-    role = iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=json.dumps(_TRUST))["Role"]
-    rights = for_moto(policy_document("policy-spool", BUCKET))
-    iam.put_role_policy(RoleName=ROLE, PolicyName="rights", PolicyDocument=rights)
-    sts = session.client("sts", endpoint_url=endpoint)
-    given = sts.assume_role(RoleArn=role["Arn"], RoleSessionName="i-0123456789abcdef0")
-    credentials: Mapping[str, Any] = given["Credentials"]
+    iam = session.client("iam", endpoint_url=_ENDPOINT)
+    made = iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(_TRUST))["Role"]
+    iam.put_role_policy(RoleName=role, PolicyName="rights", PolicyDocument=for_moto(document))
+    sts = session.client("sts", endpoint_url=_ENDPOINT)
+    credentials: Credentials = sts.assume_role(RoleArn=made["Arn"], RoleSessionName=role)["Credentials"]
     return credentials
 
 
@@ -145,10 +159,10 @@ def _role_credentials(endpoint: str) -> Mapping[str, Any]:
 def _serving(metadata: MetadataService) -> Iterator[None]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_PUT(self) -> None:
-            self._answer(200, metadata.new_token())
+            self._answer(*metadata.put())
 
         def do_GET(self) -> None:
-            self._answer(*metadata.get(self.path, self.headers.get(_TOKEN)))
+            self._answer(*metadata.get(self.client_address[0], self.path, self.headers.get(_TOKEN)))
 
         def _answer(self, status: int, body: str) -> None:
             self.send_response(status)

@@ -1,7 +1,8 @@
-"""The image, baked once, and one box that is launched from it: the tests of this folder follow each other on it."""
+"""The image, baked once, and the boxes that are launched from it: the tests follow each other on them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ import pytest
 
 from tests.acceptance import image
 from tests.acceptance.box import DAEMON, SETTLED_SECONDS, Box
-from tests.acceptance.cloud import BUCKET, S3_PORT, cloud
+from tests.acceptance.cloud import BUCKET, S3_PORT, Cloud, cloud
 from tests.acceptance.guest import CannotBoot, Guest, booted, demand_a_machine_that_can_boot
-from tests.acceptance.network import AROUND, BOX, cut_off_network, inside
+from tests.acceptance.network import AROUND, BOX, THUMBNAIL_BOX, Network, cut_off_network, inside
+from tests.acceptance.sabotage import NOTHING, SABOTAGES, Sabotage
 from tests.support.servers import free_port, wait_until
 
 SFTP_USER = "scanner"
@@ -38,73 +40,146 @@ THUMBNAILER_OPTIONS=--workers=1
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--release", choices=list(image.RELEASES), default=next(iter(image.RELEASES)), help="Debian's, to bake on"
+    )
+    parser.addoption(
+        "--keep-image", action="store_true", help="keep the baked image, and take it again as long as nothing changed"
+    )
+    parser.addoption("--sabotage", choices=list(SABOTAGES), help="break this beforehand, see sabotage.py")
+
+
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """A root directory with the appliance in it, as an image has it, and the keys that let one in."""
+    """A directory with the image in it, and the keys that let one into what is launched from it."""
 
-    root: Path
+    room: Path
     wheelhouse: Path
-    login: image.Login
-    sftp_key: Path
-    # What the playbook was run with.
-    variables: tuple[str, ...]
+
+    @property
+    def root(self) -> Path:
+        return self.room / "image"
+
+    @property
+    def key(self) -> Path:
+        """root's."""
+        return self.room / "root-key"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.room / "ssh-config"
+
+    @property
+    def sftp_key(self) -> Path:
+        return self.room / "sftp-key"
+
+    @property
+    def variables(self) -> tuple[str, str]:
+        """What the playbook was run with."""
+        return "--extra-vars", f"@{self.room / 'variables.json'}"
+
+    @property
+    def options(self) -> list[str]:
+        """systemd-nspawn's."""
+        return image.guest_options(self.wheelhouse)
 
 
 @pytest.fixture(scope="session")
-def baked() -> Iterator[Baked]:
+def sabotage(request: pytest.FixtureRequest) -> Sabotage:
+    """What is broken on purpose; nothing, unless somebody asks for it."""
+    name = request.config.getoption("--sabotage")
+    return SABOTAGES[name] if name else NOTHING
+
+
+@pytest.fixture(scope="session")
+def baked(request: pytest.FixtureRequest) -> Iterator[Baked]:
     """Debian, made into an image by packer and the playbook."""
     try:
         demand_a_machine_that_can_boot()
     except CannotBoot as error:
         # Never a skip: what was not seen does not hold.
         pytest.exit(f"The acceptance test cannot run here: {error}", returncode=1)
-    archive, wheels = image.debian(), image.wheelhouse()
+    release = image.RELEASES[request.config.getoption("--release")]
+    keep = request.config.getoption("--keep-image")
+    kept = image.KEPT / f"image-{release.suite}.tar"
+    archive, wheels = image.debian(release), image.wheelhouse(release)
     with image.removed_at_the_end(image.room_for_guests()) as room:
-        login = image.Login(free_port(), image.make_key(room, "root-key"))
-        sftp_key = image.make_key(room, "sftp-key")
-        variables = room / "variables.json"
-        users = [{"name": SFTP_USER, "keys": [sftp_key.with_suffix(".pub").read_text().strip()]}]
-        variables.write_text(json.dumps({"md5s3stash_sftp_users": users}))
-        root = room / "guest"
-        image.unpack(archive, root)
-        image.let_in(root, login)
-        image.give_network(root)
-        with booted(Guest(root, f"md5s3stash-bake-{os.getpid()}", options=image.guest_options(wheels))):
-            image.wait_for_ssh(login)
-            image.bake(login, "--extra-vars", f"@{variables}")
-        yield Baked(root, wheels, login, sftp_key, ("--extra-vars", f"@{variables}"))
+        baked = Baked(room, wheels)
+        if keep and image.is_current(kept):
+            image.unpack(kept, room)
+        else:
+            bake(baked, archive, release)
+            if keep:
+                image.keep(room, kept)
+        yield baked
+
+
+def bake(baked: Baked, archive: Path, release: image.Release) -> None:
+    for key in (baked.key, baked.sftp_key):
+        image.make_key(key)
+    users = [{"name": SFTP_USER, "keys": [baked.sftp_key.with_suffix(".pub").read_text().strip()]}]
+    (baked.room / "variables.json").write_text(json.dumps({"md5s3stash_sftp_users": users}))
+    image.write_ssh_settings(baked.ssh_config)
+    login = image.Login(free_port(), baked.key, baked.ssh_config)
+    image.unpack(archive, baked.root)
+    image.prepare(baked.root, release)
+    image.let_in(baked.root, login)
+    with booted(Guest(baked.root, f"md5s3stash-bake-{os.getpid()}", options=baked.options)):
+        image.wait_for_ssh(login)
+        image.bake(login, *baked.variables)
 
 
 @pytest.fixture(scope="session")
-def box(baked: Baked) -> Iterator[Box]:
-    """A box in a network of its own, launched from the image as EC2 does it: with a role, and settings as user data.
-
-    From here on this process is in that network, too, on the side of the load balancer.
-    """
-    login = image.Login(22, baked.login.key, BOX)
-    launch(baked.root, login)
+def surroundings(sabotage: Sabotage) -> Iterator[tuple[Network, Cloud]]:
+    """What a box finds around it. From here on this process is in that network, on the side of the load balancer."""
     with (
         cut_off_network() as network,
         inside(network.around),
-        cloud() as surroundings,
+        cloud(sabotage.more_rights, sabotage.only_first_metadata_version) as emulators,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
             patch.delenv(name, raising=False)
-        guest = Guest(
-            baked.root, f"md5s3stash-box-{os.getpid()}", network.box, options=image.guest_options(baked.wheelhouse)
+        yield network, emulators
+
+
+@pytest.fixture(scope="session")
+def box(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) -> Iterator[Box]:
+    """A box with the spool's role, and settings for all that the appliance has."""
+    network, emulators = surroundings
+    settings = {"md5s3stash.toml": SPOOL_SETTINGS, "thumbnailer.env": THUMBNAILER_SETTINGS}
+    with launched(baked, "box", BOX, network.box, settings, sabotage) as guest:
+        box = Box(guest, emulators, image.Login(22, baked.key, baked.ssh_config, BOX), SFTP_USER, baked.sftp_key)
+        wait_until(lambda: box.is_active(DAEMON), DAEMON, SETTLED_SECONDS)
+        yield box
+
+
+@contextlib.contextmanager
+def thumbnail_box(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) -> Iterator[Box]:
+    """A box with the thumbnailers' role and settings, and none for a spool."""
+    network, emulators = surroundings
+    settings = {"thumbnailer.env": THUMBNAILER_SETTINGS}
+    with launched(baked, "thumbnails", THUMBNAIL_BOX, network.thumbnails, settings, sabotage) as guest:
+        yield Box(
+            guest, emulators, image.Login(22, baked.key, baked.ssh_config, THUMBNAIL_BOX), SFTP_USER, baked.sftp_key
         )
-        with booted(guest):
-            launched = Box(guest, surroundings, login, SFTP_USER, baked.sftp_key)
-            wait_until(lambda: launched.is_active(DAEMON), DAEMON, SETTLED_SECONDS)
-            yield launched
 
 
-def launch(root: Path, login: image.Login) -> None:
-    """What cloud-init does at the first boot of a box: host keys, the owner's key, the settings from user data."""
+@contextlib.contextmanager
+def launched(
+    baked: Baked, name: str, address: str, namespace: Path, settings: dict[str, str], sabotage: Sabotage
+) -> Iterator[Guest]:
+    """A box from the image, as EC2 and cloud-init launch it: with an address, host keys, the owner's key, and settings
+    from user data."""
+    root = baked.room / name
+    image.copy(baked.root, root)
     image.run(["chroot", root, "ssh-keygen", "-A"])
-    image.let_in(root, login)
+    image.let_in(root, image.Login(22, baked.key, baked.ssh_config, address))
     # The image was baked with a network; the box has none.
     (root / "etc/resolv.conf").write_text("")
-    for name, text in {"md5s3stash.toml": SPOOL_SETTINGS, "thumbnailer.env": THUMBNAILER_SETTINGS}.items():
-        (root / "etc/md5s3stash" / name).write_text(text)
+    for file, text in settings.items():
+        (root / "etc/md5s3stash" / file).write_text(text)
+    sabotage.write_files(root)
+    with booted(Guest(root, f"md5s3stash-{name}-{os.getpid()}", namespace, baked.options)) as guest:
+        yield guest

@@ -18,7 +18,7 @@ from tests.support.servers import wait_until
 BOOT_SECONDS = 90.0
 STOP_SECONDS = 90.0
 
-_PROGRAMS = ("systemd-nspawn", "mmdebstrap", "packer", "nsenter", "ip", "pgrep", "sftp")
+PROGRAMS = ("systemd-nspawn", "mmdebstrap", "packer", "nsenter", "ip", "pgrep", "sftp", "rsync")
 _ENVIRONMENT = (
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME=/root",
@@ -26,6 +26,14 @@ _ENVIRONMENT = (
 )
 # A process joins its cgroups itself, before it becomes systemd-nspawn.
 _JOIN_AND_EXEC = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
+
+# systemd-nspawn mounts the controllers of cgroup v1 read-only; without this MemoryMax= is a wish.
+_LET_LIMITS_ACT_AND_BOOT = (
+    "for controller in memory pids cpu; do"
+    " test ! -d /sys/fs/cgroup/$controller ||"
+    " mount -o remount,bind,rw,nosuid,nodev,noexec /sys/fs/cgroup/$controller;"
+    " done; exec /sbin/init"
+)
 
 
 class CannotBoot(Exception):
@@ -36,7 +44,7 @@ def demand_a_machine_that_can_boot() -> None:
     """Raises CannotBoot where it is known beforehand that no guest would come up."""
     if os.geteuid() != 0:
         raise CannotBoot("a guest can only be booted by root: run `make acceptance` as root")
-    missing = [program for program in _PROGRAMS if not shutil.which(program)]
+    missing = [program for program in PROGRAMS if not shutil.which(program)]
     if missing:
         raise CannotBoot(f"programs are missing: {', '.join(missing)}")
     tried = subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", "true"], capture_output=True, text=True)
@@ -65,17 +73,17 @@ class Guest:
         if self._namespace:
             # `ip netns exec` would hide /sys/fs/cgroup from systemd-nspawn.
             command += ["nsenter", f"--net={self._namespace}", "--"]
-        command += ["systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}", "--boot"]
+        command += ["systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}"]
         # Nobody on this machine manages it: no machined, no unit of its own, no journal, no clock.
         command += ["--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
         command += ["--console=read-only", "--kill-signal=SIGRTMIN+3", "--notify-ready=no", *self._options]
+        command += ["sh", "-c", _LET_LIMITS_ACT_AND_BOOT]
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         self._wait_for("its first process", self._has_init)
         self._wait_for("every unit started", self._has_booted)
-        self._let_limits_act()
 
     def run(self, *command: str, check: bool = True, text: str | None = None) -> str:
         """What a command in the guest prints, as root. Raises CalledProcessError, with what it printed on both."""
@@ -125,17 +133,6 @@ class Guest:
     def _has_booted(self) -> bool:
         # `degraded` is for the tests to judge, which look at each unit.
         return self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")
-
-    def _let_limits_act(self) -> None:
-        """systemd-nspawn mounts the controllers of cgroup v1 read-only; without this MemoryMax= is a wish."""
-        controllers = [name for name in ("memory", "pids", "cpu") if (Path("/sys/fs/cgroup") / name).is_dir()]
-        for name in controllers:
-            options = "remount,bind,rw,nosuid,nodev,noexec"
-            mount = ["mount", "-o", options, f"/sys/fs/cgroup/{name}"]
-            subprocess.run(["nsenter", "--target", str(self._init), "--mount", "--pid", "--", *mount], check=True)
-        if controllers:
-            self.run("systemctl", "daemon-reexec")
-            self._wait_for("systemd after its re-execution", self._has_booted)
 
     def _ended(self) -> None:
         assert self._process

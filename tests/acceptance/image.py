@@ -23,25 +23,52 @@ OPS_BIN = PROJECT / "build/ops-venv/bin"
 # Kept between runs; `make clean` takes it away.
 KEPT = PROJECT / "build/acceptance"
 
-# Another Debian takes another python; systemd from 256 on refuses the cgroups (v1) that many build machines still have.
-SUITE = "bookworm"
 # What Debian's image for the cloud has as well, and nothing of ours.
 PACKAGES = (
     "systemd,systemd-sysv,libpam-systemd,dbus,python3,python3-apt,python3-venv,ca-certificates,openssh-server,sudo,"
     "iproute2,procps,kmod"
 )
-# SUITE's.
-_GUESTS_PYTHON = {"python_version": "3.11", "python_full_version": "3.11.2"}
 _WHEELS_IN_GUEST = "/mnt/wheels"
-_ROOM_BYTES = 4 * 1024**3
+# An image, and two boxes that were launched from it.
+_ROOM_BYTES = 6 * 1024**3
+# What an image is made of.
+_INGREDIENTS = (
+    "ansible",
+    "aws/image",
+    "daemon",
+    "md5s3stash",
+    "migrate",
+    "packer",
+    "requirements",
+    "systemd",
+    "thumbnailer",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of Debian, and what pip has to know of its Python to download for it on another machine."""
+
+    suite: str
+    python: str
+    glibc_minor: int
+
+    @property
+    def markers(self) -> Mapping[str, str]:
+        return {"python_version": self.python.rpartition(".")[0], "python_full_version": self.python}
+
+
+# The first is what production runs on.
+RELEASES = {release.suite: release for release in (Release("trixie", "3.13.5", 41), Release("bookworm", "3.11.2", 36))}
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How Ansible gets into the guest: root, with a key."""
+    """How Ansible gets into the guest: root, with a key, and OpenSSH's settings."""
 
     port: int
     key: Path
+    config: Path
     host: str = "127.0.0.1"
 
 
@@ -69,58 +96,92 @@ def room_for_guests() -> Path:
     return Path(tempfile.mkdtemp(prefix="md5s3stash-acceptance-", dir=memory if enough else "/var/tmp"))
 
 
-def debian() -> Path:
+def debian(release: Release) -> Path:
     """An archive of a fresh Debian, made once."""
-    archive = KEPT / f"debian-{SUITE}.tar"
+    archive = KEPT / f"debian-{release.suite}.tar"
     if not archive.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         unfinished = archive.with_suffix(".new.tar")
         leaner = ["path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"]
         command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"]
         command += ['--aptopt=Acquire::Languages "none"', *(f"--dpkgopt={option}" for option in leaner)]
-        run([*command, SUITE, unfinished])
+        run([*command, release.suite, unfinished])
         unfinished.rename(archive)
     return archive
 
 
-def wheelhouse() -> Path:
+def wheelhouse(release: Release) -> Path:
     """The wheels of the lock, downloaded once: a guest that is cut off from the world can be
     upgraded too. The guest's pip checks their hashes all the same."""
-    house = KEPT / "wheels"
+    house = KEPT / f"wheels-{release.suite}"
     stamp = house / ".stamp"
     lock = (PROJECT / "requirements/appliance.txt").read_text()
     if not stamp.exists() or stamp.read_text() != lock:
         shutil.rmtree(house, ignore_errors=True)
         house.mkdir(parents=True)
         requirements = house / "requirements.txt"
-        requirements.write_text(as_the_guest_reads_it(lock))
+        requirements.write_text(as_the_guest_reads_it(lock, release))
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp"]
-        # Every glibc up to the guest's.
-        command += [f"--platform=manylinux_2_{minor}_{os.uname().machine}" for minor in range(5, 37)]
+        command += [
+            "--only-binary=:all:",
+            f"--python-version={release.markers['python_version']}",
+            "--implementation=cp",
+        ]
+        minors = range(5, release.glibc_minor + 1)
+        command += [f"--platform=manylinux_2_{minor}_{os.uname().machine}" for minor in minors]
         run([*command, "--require-hashes", "--requirement", requirements, "--dest", house])
         stamp.write_text(lock)
     return house
 
 
-def as_the_guest_reads_it(lock: str) -> str:
+def as_the_guest_reads_it(lock: str, release: Release) -> str:
     """What of the lock is for the guest's Python: pip judges markers by the one that runs it."""
     wanted = []
     for requirement in re.split(r"^(?=[^\s#])", lock, flags=re.MULTILINE):
         marker = re.search(r" ; ([^\\\n]+)", requirement)
-        if not marker or Marker(marker[1].strip()).evaluate(_GUESTS_PYTHON):
+        if not marker or Marker(marker[1].strip()).evaluate(dict(release.markers)):
             wanted.append(requirement.replace(marker[0], " ") if marker else requirement)
     return "".join(wanted)
 
 
-def unpack(archive: Path, root: Path) -> None:
-    root.mkdir()
-    run(["tar", "--directory", root, "--extract", "--file", archive])
+def unpack(archive: Path, directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    run(["tar", "--directory", directory, "--extract", "--numeric-owner", "--file", archive])
+
+
+def keep(directory: Path, archive: Path) -> None:
+    """Packs what is in the directory, so that `unpack` brings it back."""
+    unfinished = archive.with_suffix(".new.tar")
+    run(["tar", "--directory", directory, "--create", "--numeric-owner", "--file", unfinished, "."])
+    unfinished.rename(archive)
+
+
+def is_current(archive: Path) -> bool:
+    """Whether it is there, and nothing that goes into an image has changed since."""
+    files = [path for name in _INGREDIENTS for path in (PROJECT / name).rglob("*") if path.suffix != ".pyc"]
+    return archive.exists() and max(path.stat().st_mtime for path in files if path.is_file()) < archive.stat().st_mtime
+
+
+def prepare(root: Path, release: Release) -> None:
+    """What a fresh Debian lacks before it can be baked: a name, and a network, which is this machine's."""
     # mmdebstrap leaves an empty list of packages that looks fresh.
     os.utime(root / "var/lib/apt/lists", (0, 0))
     (root / "etc/hostname").write_text("appliance\n")
     # sudo looks its own name up, once for each task of the playbook.
     (root / "etc/hosts").write_text("127.0.0.1 localhost appliance\n")
+    resolver = root / "etc/resolv.conf"
+    resolver.unlink(missing_ok=True)
+    shutil.copy("/etc/resolv.conf", resolver)
+    # The release's list lacks the security updates.
+    sources = root / "etc/apt/sources.list"
+    main = sources.read_text().split()[1]
+    security = main.removesuffix("/debian") + "/debian-security"
+    sources.write_text(f"deb {main} {release.suite} main\ndeb {security} {release.suite}-security main\n")
+    (root / "etc/pip.conf").write_text(f"[install]\nno-index = true\nfind-links = {_WHEELS_IN_GUEST}\n")
+
+
+def copy(root: Path, new: Path) -> None:
+    run(["cp", "--archive", root, new])
 
 
 def let_in(root: Path, login: Login) -> None:
@@ -133,24 +194,23 @@ def let_in(root: Path, login: Login) -> None:
     (root / "etc/ssh/sshd_config.d/acceptance.conf").write_text(f"Port {login.port}\nListenAddress {login.host}\n")
 
 
-def give_network(root: Path) -> None:
-    """The guest shares this machine's network while it is baked: its names, and its way to Debian's mirror."""
-    resolver = root / "etc/resolv.conf"
-    resolver.unlink(missing_ok=True)
-    shutil.copy("/etc/resolv.conf", resolver)
-    # The release's list lacks the security updates.
-    sources = root / "etc/apt/sources.list"
-    main = sources.read_text().split()[1]
-    security = main.removesuffix("/debian") + "/debian-security"
-    sources.write_text(f"deb {main} {SUITE} main\ndeb {security} {SUITE}-security main\n")
-    (root / "etc/pip.conf").write_text(f"[install]\nno-index = true\nfind-links = {_WHEELS_IN_GUEST}\n")
+# Nobody has the key of a guest that was made a moment ago, and nobody is to remember it.
+_SSH_SETTINGS = """\
+BatchMode yes
+IdentitiesOnly yes
+StrictHostKeyChecking no
+UserKnownHostsFile /dev/null
+LogLevel ERROR
+"""
 
 
-def make_key(directory: Path, name: str) -> Path:
+def write_ssh_settings(config: Path) -> None:
+    config.write_text(_SSH_SETTINGS)
+
+
+def make_key(key: Path) -> None:
     """A private key; the public one is beside it, with .pub."""
-    key = directory / name
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key])
-    return key
 
 
 def wait_for_ssh(login: Login) -> None:
@@ -170,7 +230,7 @@ def playbook(login: Login, *options: str) -> str:
         login.key,
         *options,
     ]
-    return run([*command, PROJECT / "ansible/site.yml"], ansible_environment())
+    return run([*command, PROJECT / "ansible/site.yml"], ansible_environment(login))
 
 
 def bake(login: Login, *options: str) -> str:
@@ -178,7 +238,7 @@ def bake(login: Login, *options: str) -> str:
     command: list[str | Path] = [PROJECT / "packer/rehearse", "build", "-color=false", "-only=null.guest"]
     command += ["-var", f"guest_port={login.port}", "-var", f"guest_key_file={login.key}"]
     command += ["-var", f"ansible_arguments={json.dumps(options)}"]
-    return run(command, ansible_environment())
+    return run(command, ansible_environment(login))
 
 
 def guest_options(wheels: Path) -> list[str]:
@@ -186,11 +246,12 @@ def guest_options(wheels: Path) -> list[str]:
     return [f"--bind-ro={wheels}:{_WHEELS_IN_GUEST}"]
 
 
-def ansible_environment() -> Mapping[str, str]:
+def ansible_environment(login: Login) -> Mapping[str, str]:
     return {
         "ANSIBLE_CONFIG": str(PROJECT / "ansible/ansible.cfg"),
-        # The guest was made a moment ago; nobody has its key.
-        "ANSIBLE_HOST_KEY_CHECKING": "false",
+        "ANSIBLE_SSH_ARGS": f"-F {login.config} -o ControlMaster=auto -o ControlPersist=60s",
+        # A connection that lasts is this run's own: each run has the same addresses, in another network.
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(login.config.parent),
         "ANSIBLE_NOCOLOR": "true",
         "PATH": f"{OPS_BIN}:{os.environ['PATH']}",
     }

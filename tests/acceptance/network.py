@@ -1,7 +1,8 @@
-"""Two network namespaces of our own, joined by a cable, with no way out: the appliance's, and what surrounds it.
+"""Network namespaces of our own, with no way out: one for each box, and one around them, with a cable to each.
 
-around    10.99.0.1, 169.254.169.254    S3, IAM, STS, the metadata service; and this process, as load balancer
-box       10.99.0.2                     the appliance
+around        10.99.0.1, 169.254.169.254    S3, IAM, STS, the metadata service; and this process, as load balancer
+box           10.99.0.2                     the appliance, as spool
+thumbnails    10.99.1.2                     the appliance, for thumbnails alone
 """
 
 from __future__ import annotations
@@ -17,38 +18,48 @@ from pathlib import Path
 AROUND = "10.99.0.1"
 METADATA = "169.254.169.254"
 BOX = "10.99.0.2"
+THUMBNAIL_BOX = "10.99.1.2"
 
 _CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The names of the two namespaces, as files that nsenter(1) takes."""
+    """The names of the namespaces, as files that nsenter(1) takes."""
 
     around: Path
     box: Path
+    thumbnails: Path
 
 
 @contextlib.contextmanager
 def cut_off_network() -> Iterator[Network]:
-    """Both namespaces, while the context lasts. Their names are this process's own."""
-    names = [f"md5s3stash-{side}-{os.getpid()}" for side in ("around", "box")]
-    around, box = names
+    """The namespaces, while the context lasts. Their names are this process's own."""
+    names = [f"md5s3stash-{side}-{os.getpid()}" for side in ("around", "box", "thumbnails")]
+    around, *boxes = names
     try:
         for name in names:
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
-        _ip("link", "add", "cable", "netns", around, "type", "veth", "peer", "name", "host0", "netns", box)
         _ip("-n", around, "address", "add", f"{METADATA}/32", "dev", "lo")
-        _ip("-n", around, "address", "add", f"{AROUND}/24", "dev", "cable")
-        _ip("-n", around, "link", "set", "cable", "up")
-        _ip("-n", box, "address", "add", f"{BOX}/24", "dev", "host0")
-        _ip("-n", box, "link", "set", "host0", "up")
-        _ip("-n", box, "route", "add", "default", "via", AROUND)
+        for box, address in zip(boxes, (BOX, THUMBNAIL_BOX), strict=True):
+            _lay_cable(around, box, address)
         yield Network(*(Path("/run/netns") / name for name in names))
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def _lay_cable(around: str, box: str, address: str) -> None:
+    """A network of two: the box, and .1 in the namespace around it, which is the way to everything there."""
+    gateway = address.rpartition(".")[0] + ".1"
+    cable = f"cable{address.split('.')[2]}"
+    _ip("link", "add", cable, "netns", around, "type", "veth", "peer", "name", "host0", "netns", box)
+    _ip("-n", around, "address", "add", f"{gateway}/24", "dev", cable)
+    _ip("-n", around, "link", "set", cable, "up")
+    _ip("-n", box, "address", "add", f"{address}/24", "dev", "host0")
+    _ip("-n", box, "link", "set", "host0", "up")
+    _ip("-n", box, "route", "add", "default", "via", gateway)
 
 
 @contextlib.contextmanager

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from tests.acceptance import image
-from tests.acceptance.box import DAEMON, THUMBNAILERS, Box
+from tests.acceptance.box import DAEMON, THUMBNAILERS, Box, picture
 from tests.acceptance.cloud import BUCKET, OTHER_BUCKET
 from tests.acceptance.conftest import Baked
+from tests.acceptance.network import BOX
 from tests.support.servers import wait_until
 
 MOST_EXPOSED = 1.5
@@ -21,6 +25,21 @@ def test_every_unit_is_active(box: Box) -> None:
     box.all_active()
 
     assert box.guest.run("systemctl", "list-units", "--failed", "--no-legend", "--plain") == ""
+
+
+def test_the_checks_of_an_image_pass_on_the_box(box: Box) -> None:
+    # Before a playbook or an account leaves something behind.
+    asked = box.cloud.metadata.without_token
+    command: list[str | Path] = [image.PROJECT / "packer/verify", f"ssh://root@{BOX}", "-rf", "--tb=short"]
+    login = [f"--ssh-identity-file={box.login.key}", f"--ssh-config={box.login.config}"]
+
+    done = subprocess.run([*command, *login], capture_output=True, text=True, check=False)
+
+    failed = re.findall(r"^(?:FAILED|ERROR) .*", done.stdout, re.MULTILINE)
+    assert (done.returncode, failed) == (0, []), done.stdout[:3000] + done.stderr
+    # One of them asks without a token, to see that nobody answers.
+    assert box.cloud.metadata.without_token == asked + 1
+    box.cloud.metadata.without_token = asked
 
 
 @pytest.mark.parametrize("unit", [DAEMON, *THUMBNAILERS])
@@ -53,14 +72,15 @@ def test_only_the_intended_ports_listen(box: Box) -> None:
 
 
 def test_the_memory_limit_is_the_kernels(box: Box) -> None:
-    limit = box.guest.run(
+    (wanted,) = re.findall(r"^MemoryMax=(\d+)G$", (image.PROJECT / "systemd" / DAEMON).read_text(), re.MULTILINE)
+    kernels = box.guest.run(
         "sh",
         "-c",
         "cat /sys/fs/cgroup/memory/system.slice/md5s3stashd.service/memory.limit_in_bytes"
         " || cat /sys/fs/cgroup/system.slice/md5s3stashd.service/memory.max",
     )
 
-    assert int(limit) == 1024**3
+    assert kernels == str(int(wanted) * 1024**3)
 
 
 def test_a_second_run_of_the_playbook_changes_nothing(box: Box, baked: Baked) -> None:
@@ -84,9 +104,29 @@ def test_what_the_sftp_user_drops_becomes_a_thumbnail(box: Box, tmp_path: Path) 
         assert box.thumbnail(md5).size == (100, 75)
 
 
+def test_what_rsync_brings_by_the_recipe_of_the_documentation_is_stashed(box: Box, tmp_path: Path) -> None:
+    page = (image.PROJECT / "docs/spool-over-network.md").read_text()
+    (join,) = re.findall(r"\$ sudo (usermod .*) bob\b", page)
+    (options, target) = re.findall(r"\$ rsync (.+) album bob@box:(\S+)", page)[0]
+    box.make_account("bob")
+    box.guest.run(*join.split(), "bob")
+    album = tmp_path / "album"
+    album.mkdir(mode=0o700)
+
+    files = {"album/one.jpg": picture(), "album/two.jpg": picture()}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        # As private as can be, which the recipe's options change.
+        (tmp_path / name).chmod(0o600)
+    box.rsync(*options.split(), str(album), account="bob", target=target)
+
+    box.remember(files)
+    box.nothing_is_lost()
+
+
 def test_credentials_come_from_the_second_version_of_the_metadata_service_alone(box: Box) -> None:
-    assert box.cloud.metadata.with_token > 0
     assert box.cloud.metadata.without_token == 0
+    assert box.cloud.metadata.with_token > 0
 
 
 def test_the_sftp_user_sees_nothing_but_the_spool_and_gets_no_shell(box: Box) -> None:
@@ -96,30 +136,19 @@ def test_the_sftp_user_sees_nothing_but_the_spool_and_gets_no_shell(box: Box) ->
     assert box.ssh("root", box.sftp_key, "id").returncode != 0
 
 
-def test_nobody_logs_in_with_a_password(box: Box) -> None:
-    settings = box.guest.run("sshd", "-T").splitlines()
+RIGHTS_OF_NOBODY: dict[str, Callable[[Any, str], object]] = {
+    "write to another bucket": lambda s3, key: s3.put_object(Bucket=OTHER_BUCKET, Key="any", Body=b""),
+    "delete": lambda s3, key: s3.delete_object(Bucket=BUCKET, Key=key),
+    "publish": lambda s3, key: s3.put_object_acl(Bucket=BUCKET, Key=key, ACL="public-read"),
+}
 
-    assert {"passwordauthentication no", "kbdinteractiveauthentication no"} <= set(settings)
 
-
-def test_the_role_may_write_to_no_other_bucket_nor_delete_nor_publish(box: Box) -> None:
-    box.drop("to-keep", 1)
-    wait_until(lambda: bool(box.cloud.objects()), "an object", 60)
-    key = next(iter(box.cloud.objects()))
-    role = box.cloud.role_client
+@pytest.mark.parametrize("what", RIGHTS_OF_NOBODY)
+def test_the_role_may_not(box: Box, what: str) -> None:
+    (key,) = box.drop(what.replace(" ", "-"), 1).values()
+    wait_until(lambda: key in box.cloud.objects(), "an object", 60)
 
     with pytest.raises(ClientError, match="AccessDenied"):
-        role.put_object(Bucket=OTHER_BUCKET, Key="any", Body=b"")
-    with pytest.raises(ClientError, match="AccessDenied"):
-        role.delete_object(Bucket=BUCKET, Key=key)
-    with pytest.raises(ClientError, match="AccessDenied"):
-        role.put_object_acl(Bucket=BUCKET, Key=key, ACL="public-read")
+        RIGHTS_OF_NOBODY[what](box.cloud.s3_of(BOX), key)
+
     assert key in box.cloud.objects()
-
-
-def test_security_updates_come_by_themselves_and_the_journal_is_bounded(box: Box) -> None:
-    assert 'APT::Periodic::Unattended-Upgrade "1";' in box.guest.run("apt-config", "dump")
-    assert "SystemMaxUse=1G" in box.guest.run("systemd-analyze", "cat-config", "systemd/journald.conf")
-    assert (
-        box.guest.run("systemctl", "is-enabled", "chrony.service", "apt-daily-upgrade.timer").split() == ["enabled"] * 2
-    )

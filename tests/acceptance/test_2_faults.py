@@ -25,24 +25,14 @@ def under_load(box: Box, label: str, count: int = 40) -> None:
 
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
-def test_files_survive_the_end_of_the_daemon(box: Box, signal: str) -> None:
-    before = box.main_pid(DAEMON)
-    under_load(box, f"daemon-{signal}")
+@pytest.mark.parametrize("unit", [DAEMON, REDIS])
+def test_files_survive_the_end_of_a_service(box: Box, unit: str, signal: str) -> None:
+    before = box.main_pid(unit)
+    under_load(box, f"{unit}-{signal}")
 
     box.guest.run("kill", f"-{signal}", str(before))
 
-    wait_until(lambda: box.is_back(DAEMON, before), f"{DAEMON} after SIG{signal}", 60)
-    box.nothing_is_lost()
-
-
-@pytest.mark.parametrize("signal", ["KILL", "TERM"])
-def test_files_survive_the_end_of_redis(box: Box, signal: str) -> None:
-    before = box.main_pid(REDIS)
-    under_load(box, f"redis-{signal}")
-
-    box.guest.run("kill", f"-{signal}", str(before))
-
-    wait_until(lambda: box.is_back(REDIS, before), f"{REDIS} after SIG{signal}", 60)
+    wait_until(lambda: box.is_back(unit, before), f"{unit} after SIG{signal}", 60)
     box.nothing_is_lost()
 
 

@@ -20,10 +20,11 @@ import pytest
 from botocore.config import Config
 
 from md5s3stash.content import IN_MEMORY_BYTES, Content, content_of_file
-from md5s3stash.errors import DigestMismatch, SettingsError, StashError, StoreRefused, StoreUnavailable
+from md5s3stash.errors import DigestCollision, DigestMismatch, SettingsError, StashError, StoreRefused, StoreUnavailable
 from md5s3stash.objectstore import IMMUTABLE, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3 import S3Limits, S3ObjectStore, connect, endpoint_of, parse_endpoint, store_for
+from md5s3stash.s3_conditional import ASK_AFTER
 from md5s3stash.s3_curl import MAX_ANSWER_BYTES, Endpoint, Timeouts
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash.stash import WORTH_WAITING_FOR
@@ -166,6 +167,76 @@ def test_new_content_is_one_request_where_the_caller_knows_it_to_be_new(
 
     assert put(store, content) is PutOutcome.ALREADY_THERE
     assert server.methods() == ["PUT", "PUT", "HEAD"]
+
+
+def put_new(store: S3ObjectStore, count: int, prefix: str = "new") -> None:
+    for number in range(count):
+        assert put(store, content_of(b"%s %d" % (prefix.encode(), number))) is PutOutcome.STORED
+
+
+def test_store_that_honours_conditional_puts_is_asked_once_and_no_heads_follow(
+    server: DigestS3, session: boto3.Session
+) -> None:
+    store = connect(server.endpoint, session)
+
+    put_new(store, ASK_AFTER)
+    assert server.methods() == ["HEAD", "PUT"] * ASK_AFTER + ["PUT"]
+    put_new(store, 3, "later")
+    assert server.methods()[2 * ASK_AFTER + 1 :] == ["PUT"] * 3
+
+    known = content_of(b"later 1")
+    assert put(store, known) is PutOutcome.ALREADY_THERE
+    assert server.methods()[-2:] == ["PUT", "HEAD"]
+
+
+def test_collision_is_seen_without_a_head_as_well(server: DigestS3, session: boto3.Session) -> None:
+    store = connect(server.endpoint, session)
+    put_new(store, ASK_AFTER)
+    standing, other = content_of(b"this one stands there"), content_of(b"and this one does not")
+    put(store, standing)
+
+    with pytest.raises(DigestCollision):
+        store.put(ObjectAddress("bucket", standing.digest.md5), other, "text/plain")
+
+    assert server.methods()[-2:] == ["PUT", "HEAD"]
+    assert server.objects[f"bucket/{standing.digest.md5}"].data == b"this one stands there"
+
+
+def test_body_that_costs_more_than_a_head_is_looked_for_first_for_ever(
+    server: DigestS3, session: boto3.Session
+) -> None:
+    store = connect(server.endpoint, session)
+    put_new(store, ASK_AFTER)
+
+    put(store, content_of(os.urandom(S3Limits().unseen_bytes)))
+
+    assert server.methods()[-2:] == ["HEAD", "PUT"]
+
+
+def test_store_that_replaces_is_looked_into_first_for_ever(rclone_s3: RcloneS3) -> None:
+    keys = Keys.of(rclone_s3)
+    bucket = new_bucket(plain_client(rclone_s3.endpoint, keys))
+    with Wire(rclone_s3.endpoint) as wire:
+        store = connect(wire.endpoint, keys.session())
+        for number in range(ASK_AFTER + 3):
+            content = content_of(b"content %d" % number)
+            store.put(ObjectAddress(bucket, content.digest.md5), content, "text/plain")
+
+        methods = wire.methods()
+    assert methods == ["HEAD", "PUT"] * ASK_AFTER + ["PUT"] + ["HEAD", "PUT"] * 3
+
+
+def test_question_that_was_not_answered_is_asked_again(server: DigestS3, session: boto3.Session) -> None:
+    store = connect(server.endpoint, session)
+    put_new(store, ASK_AFTER - 1)
+    content, its_md5 = content_of(b"asks"), content_of(b"asks").digest.md5
+    server.script("PUT", Served(), error_reply(503, "SlowDown"))
+
+    put(store, content)
+    assert server.objects[f"bucket/{its_md5}"].data == b"asks"
+    put_new(store, 2, "later")
+
+    assert server.methods()[2 * ASK_AFTER - 2 :] == ["HEAD", "PUT", "PUT", "HEAD", "PUT", "PUT", "PUT"]
 
 
 def test_requests_of_a_thread_share_one_connection(server: DigestS3, session: boto3.Session) -> None:

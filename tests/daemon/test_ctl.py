@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -158,6 +159,28 @@ def test_status_says_that_no_daemon_runs_and_exits_with_one(site: Site) -> None:
 
     assert done.returncode == 1
     assert "daemon    not running" in done.stdout
+
+
+def test_status_says_why_the_daemon_stashes_nothing_and_exits_with_one(site: Site) -> None:
+    port = {"MD5S3STASH_HTTP_PORT": str(servers.free_port())}
+    nowhere = {"S3_ENDPOINT": f"http://127.0.0.1:{servers.free_port()}"}
+    with Daemon(site, port | nowhere) as daemon:
+        daemon.wait_until_started()
+        site.drop("x", b"1")
+        wait_until(lambda: "paused service=s3" in daemon.log_path.read_text(), "a pause")
+        told, for_scripts = run(site, "status", **port), run(site, "status", "--json", **port)
+
+    assert told.returncode == for_scripts.returncode == 1
+    assert "\n          paused: s3: " in told.stdout
+    assert [fault.partition(": ")[0] for fault in json.loads(for_scripts.stdout)["daemon_faults"]] == ["paused"]
+
+
+def test_status_passes_over_somebody_else_on_the_daemon_s_port(site: Site) -> None:
+    with Daemon(site) as daemon, socket.create_server(("127.0.0.1", 0)) as silent:
+        daemon.wait_until_started()
+        done = run(site, "status", "--json", MD5S3STASH_HTTP_PORT=str(silent.getsockname()[1]))
+
+    assert (done.returncode, json.loads(done.stdout)["daemon_faults"]) == (0, None)
 
 
 def test_status_says_that_redis_is_down_and_exits_with_one(site: Site) -> None:

@@ -58,7 +58,7 @@ def test_what_is_no_plain_http_url_is_a_fault_with_a_reason(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["http:passwd", "http:/etc/passwd", "file:///etc/passwd", "/etc/passwd"])
 def test_what_others_would_take_for_a_path_is_refused_by_its_first_characters(url: str) -> None:
-    assert lines_of(url.encode())[0].fault == "only http:// and https:// URLs are fetched from a list"
+    assert lines_of(url.encode())[0].fault == "only http:// and https:// URLs are fetched"
 
 
 def test_a_line_that_is_not_utf_8_is_a_fault_and_can_be_written_out_again() -> None:

@@ -84,7 +84,8 @@ class Checkout:
             (self.bin / name).symlink_to(found)
         self.add_program("python3", f'exec {os.path.realpath(sys.executable)} "$@"')
         self.add_program("redis-server", "exit 0")
-        self.add_program("systemd-analyze", "exit 0")
+        for name in ("systemd-analyze", "mandoc", "man", "zsh"):
+            self.add_program(name, "exit 0")
         self.environment["PATH"] = str(self.bin)
         self.environment.pop("PYTHONPATH", None)
 

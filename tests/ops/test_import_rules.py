@@ -69,6 +69,12 @@ def test_only_the_s3_adapter_of_the_core_imports_a_client_for_s3() -> None:
     assert all(name.startswith("s3") for name in importers), importers
 
 
+def test_the_daemon_knows_boto3_where_it_speaks_to_sqs_and_nowhere_else() -> None:
+    importers = {name for name, imported in imports_of("md5s3stash_daemon").items() if imported & {"boto3", "botocore"}}
+
+    assert importers == {"sqs.py"}
+
+
 def test_only_one_module_of_the_thumbnailer_imports_pilbox() -> None:
     assert {name for name, imported in imports_of("md5s3stash_thumbnailer").items() if "pilbox" in imported} == {
         "_pilbox.py"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from laptop.configuration import environment_of_programs, supervisor_configuration
+from laptop.configuration import environment_of_programs, shell_environment, supervisor_configuration
 from laptop.credentials import KeyPair, load_or_make
 from laptop.errors import LaptopError
 from laptop.place import Place, place_from
@@ -55,7 +58,7 @@ def test_two_programs_cannot_share_a_port() -> None:
 
 def test_data_directory_too_deep_for_a_socket_is_refused() -> None:
     with pytest.raises(LaptopError, match="shorter"):
-        place_from({"DATA_DIR": "/" + "d" * 90})
+        place_from({"DATA_DIR": "/" + "d" * 79})
 
 
 def test_data_directory_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
@@ -134,6 +137,26 @@ def test_programs_are_kept_from_a_persons_own_account_and_proxy(place: Place) ->
     assert environment["RCLONE_AUTH_KEY"] == '"AK,SK"'
     assert "127.0.0.1" in environment["no_proxy"]
     assert environment["BUCKET_BASE"] == "md5s3stash-laptop"
+
+
+def test_a_shell_gets_the_settings_and_the_commands_of_what_runs(place: Place, tmp_path: Path) -> None:
+    keys = KeyPair("AK", "it's secret")
+    file = tmp_path / "env.sh"
+    file.write_text(shell_environment(environment_of_programs(place, keys, {"HOME": "/home/me"})))
+
+    shown = subprocess.run(
+        ["sh", "-c", f". {file}; env; command -v md5s3stashctl"],
+        env={"AWS_PROFILE": "work", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+
+    assert {"AWS_SECRET_ACCESS_KEY=it's secret", f"SPOOL_DIR={place.spool}", f"S3_ENDPOINT={place.s3_url}"} <= set(
+        shown
+    )
+    assert "AWS_PROFILE=work" not in shown
+    assert shown[-1] == str(Path(sys.executable).parent / "md5s3stashctl")
 
 
 def test_sample_is_dropped_under_its_own_name_alone(tmp_path: Path) -> None:

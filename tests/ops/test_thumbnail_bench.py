@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from bench import process_tree, run
+from bench import process_tree
 from bench.http_load import Job
 from bench.http_load import run as run_load
 from bench.picture_corpus import photograph
@@ -88,11 +88,6 @@ def test_photograph_is_the_same_each_time_and_costs_what_a_photograph_does() -> 
     picture = photograph((1200, 800), seed="a")
     assert picture.tobytes() == photograph((1200, 800), seed="a").tobytes()
     assert 1.5 < 8 * len(_jpeg(picture, quality=90)) / (1200 * 800) < 3
-
-
-def test_a_section_of_the_page_is_kept_when_another_one_is_measured() -> None:
-    sections = run.sections_of(run.PAGE.read_text())
-    assert sections["Uploading small files"].startswith("## Uploading small files\n")
 
 
 def _jpeg(picture: Image.Image, quality: int = 95) -> bytes:

@@ -20,6 +20,10 @@ PACKAGES = {
     "md5s3stash_thumbnailer": REPOSITORY / "thumbnailer" / "md5s3stash_thumbnailer",
     "md5s3stash_migrate": REPOSITORY / "migrate" / "md5s3stash_migrate",
 }
+# As pip installs them: below the environment, where man and the shells look.
+MANUAL = {
+    f"share/{path.relative_to(REPOSITORY / 'share')}" for path in (REPOSITORY / "share").rglob("*") if path.is_file()
+}
 SUPPORTED = ("3.11", "3.12", "3.13")
 _INSTALL_SECONDS = 600
 
@@ -74,6 +78,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source / name)
+    shutil.copytree(REPOSITORY / "share", source / "share")
     for package in PACKAGES.values():
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(package, source / package.relative_to(REPOSITORY), ignore=ignore)
@@ -93,7 +98,9 @@ def test_wheel_holds_every_module_and_the_marker_of_a_typed_package(wheel: Path)
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
 
-    assert held == expected
+    data = {name for name in held if ".data/" in name}
+    assert held - data == expected
+    assert {name.partition(".data/data/")[2] for name in data} == MANUAL
     assert {f"{name}/py.typed" for name in PACKAGES} <= held
 
 
@@ -109,10 +116,16 @@ def test_wheel_installs_with_plain_pip(version: str, wheel: Path, tmp_path: Path
     assert "usage" in run(environment / "bin" / "md5s3stash", "--help").lower()
     run(python, "-c", f"import {', '.join(PACKAGES)}")
 
+    assert {name for name in MANUAL if (environment / name).is_file()} == MANUAL
+    # As a shell has it in which the environment is active.
+    look = [f"PATH={environment / 'bin'}:{os.environ['PATH']}", "MANPATH=", "man", "--where"]
+    page = run("env", *look, "md5s3stashctl").strip()
+    assert Path(page) == environment / "share" / "man" / "man8" / "md5s3stashctl.8"
+
     run(*pip_install, f"{wheel}[daemon]")
     run(python, "-m", "pip", "check")
     run(python, "-c", "import md5s3stash_daemon.main")
-    for program in ("md5s3stashd", "md5s3stashctl"):
+    for program in ("md5s3stashd", "md5s3stashctl", "md5s3stash-enqueue"):
         assert f"usage: {program}" in run(environment / "bin" / program, "--help")
 
     run(*pip_install, f"{wheel}[thumbnailer]")

@@ -23,6 +23,7 @@ class Request:
     method: str
     target: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        reply = self.server.owner._reply(Request(self.command, self.path, headers))
+        body = self.rfile.read(int(headers.get("content-length", "0")))
+        reply = self.server.owner._reply(Request(self.command, self.path, headers, body))
         if isinstance(reply, RawReply):
             self.close_connection = True
             for piece in reply.pieces:

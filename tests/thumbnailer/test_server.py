@@ -95,7 +95,7 @@ def test_missing_pilbox_is_one_line_with_the_command_that_installs_it(tmp_path: 
 
 
 def test_help_lists_every_option_of_the_old_server() -> None:
-    listed = start("--help").stderr
+    listed = start("--help").stdout
     assert [name for name in OLD_OPTIONS if f"--{name} " not in listed and f"--{name}=" not in listed] == []
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,23 @@ from md5s3stash_thumbnailer.workers import PoolLimits
 
 _MIB = 1024 * 1024
 
+DESCRIPTION = "serves thumbnails of what is stashed, at /{mode}/{width}x{height}/{md5}"
+
+EPILOG = """\
+examples:
+  BUCKET_BASE=my-bucket/originals md5s3stash-thumbnailer --port=8888 --cache-dir=/var/cache/thumbnailer
+  curl -o small.jpg http://127.0.0.1:8888/clip/300x300/3e25960a79dbc69b674cd4ec67a72c62
+
+Runs until SIGTERM or SIGINT, finishing what is under way. A value stands behind an equals sign: --port=8888; a switch
+may have one, too: --webp=false. Underscores in a name may be written for dashes. --config=FILE reads a file of lines
+such as port = 8888.
+
+exit status: 0 stopped as told, 1 the port cannot be had, 2 the options or settings are wrong.
+
+environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT: where the originals lie; the AWS_... variables of boto3;
+CACHE_DIRECTORY, where --cache-dir is not given.
+"""
+
 define("address", default="", help="listen on the given address; empty: on all of them")
 define(
     "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
@@ -52,6 +70,11 @@ define("render_timeout", type=float, default=30, help="rendering timeout in seco
 define("stop_timeout", type=float, default=30, help="seconds to let running requests finish on SIGTERM or SIGINT")
 define("webp", type=bool, default=False, help="answer in WebP where the Accept header asks for it and no format is set")
 define("worker_memory", type=int, default=1024 * _MIB, help="bytes that a worker may take for one picture")
+
+for _name in ("max-resize-width", "max-resize-height"):
+    # pilbox's 15,000 would let one request ask for 900 MB. Its option stays; tornado has no public way to give an
+    # option another default that --help shows as well.
+    options._options[_name].default = 4096
 
 _AT_LEAST_ONE = (
     "max_operations",
@@ -138,11 +161,11 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
 
 
 def _parse(arguments: Sequence[str]) -> None:
-    for name in ("max_resize_width", "max_resize_height"):
-        # pilbox's 15,000 would let one request ask for 900 MB. Its option stays; tornado has no public way to give an
-        # option another default that --help shows as well.
-        options._options[name.replace("_", "-")].default = 4096
     program, *given = arguments
+    if {"--help", "-h"} & set(given):
+        options.print_help(sys.stdout)
+        print(EPILOG)
+        raise SystemExit(0)
     for argument in given:
         # One by one, because tornado's errors do not say which it was.
         _parse_one(program, argument)

@@ -1,0 +1,62 @@
+"""The plots of docs/benchmarks.md: SVG files beside it, readable on light and dark ground."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench.peer_packages import PeerMissing, python_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "docs" / "benchmarks"
+_SCRIPT = Path(__file__).parent / "peers" / "draw_plot.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points that belong together, from left to right."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    ours: bool = False
+    # In units of their own, on an axis at the right.
+    second: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A plot of lines."""
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line] = field(default_factory=list)
+    log_x: bool = False
+    log_y: bool = False
+    second_y: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A bar for each name, from the top down."""
+
+    title: str
+    x: str
+    bars: Sequence[tuple[str, float]]
+    ours: str
+
+
+def draw(plot: Plot | Bars, name: str, directory: Path = PICTURES) -> str:
+    """Draws it into the file of this name; the Markdown that shows it, or says why there is none."""
+    try:
+        python = python_environment("uploads", ROOT / "build" / "peers") / "bin/python"
+    except PeerMissing as reason:
+        return f"There is no plot: {reason}"
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / name
+    # In the peers' environment: drawing is no business of the project's own.
+    subprocess.run([python, str(_SCRIPT), str(target)], input=json.dumps(asdict(plot)), text=True, check=True)
+    return f"![{plot.title}](benchmarks/{name})"

@@ -1,0 +1,170 @@
+"""What the upload benchmarks run against and with: the sink, a redis-server, directories that go away again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import trustme
+
+from tests.support import servers
+
+ROOT = Path(__file__).resolve().parent.parent
+DIRECTORY = ROOT / "build" / "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An S3 server, and what its clients need to know."""
+
+    url: str
+    access_key: str = "bench"
+    secret_key: str = "bench"
+    authority: Path | None = None
+
+    def environment(self) -> dict[str, str]:
+        """For any of the programs that are compared, and nothing of the user's own."""
+        found = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(DIRECTORY),
+            "S3_ENDPOINT": self.url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "RCLONE_CONFIG": "",
+        }
+        if self.authority:
+            found |= dict.fromkeys(("AWS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), str(self.authority))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A running bench/put_sink.py."""
+
+    endpoint: Endpoint
+    # Plain HTTP, or the same as the endpoint's.
+    _open: Callable[[str, str], bytes]
+
+    def counts(self) -> dict[str, int]:
+        """How often each method was asked for since this was last called."""
+        counts: dict[str, int] = json.loads(self._open("GET", "/-/counts"))
+        return counts
+
+    def objects(self, bucket: str) -> int:
+        found: dict[str, int] = json.loads(self._open("GET", "/-/objects"))
+        return found.get(bucket, 0)
+
+    def delay(self, milliseconds: float) -> None:
+        """From now on each answer comes so much later, as from a server that is further away."""
+        self._open("PUT", f"/-/delay?ms={milliseconds}")
+
+    def make_up(self, bucket: str, objects: int) -> None:
+        """From now on a LIST of the bucket shows so many objects more."""
+        self._open("PUT", f"/{bucket}?made-up={objects}")
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """A running redis-server."""
+
+    url: str
+    client: redis.Redis
+    pid: int
+
+
+@contextlib.contextmanager
+def workspace() -> Iterator[Path]:
+    """A directory on the disk that the checkout is on, gone at the end."""
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=DIRECTORY) as directory:
+        yield Path(directory)
+
+
+@contextlib.contextmanager
+def sink(directory: Path, tls: bool = False) -> Iterator[Sink]:
+    """A sink that is empty."""
+    port = servers.free_port()
+    command: list[str | Path] = [sys.executable, ROOT / "bench/put_sink.py", "--port", str(port)]
+    authority = None
+    context = None
+    if tls:
+        authority, chain, key = certificate(directory)
+        command += ["--certificate", chain, "--key", key]
+        context = ssl.create_default_context(cafile=str(authority))
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+
+    def ask(method: str, path: str) -> bytes:
+        request = urllib.request.Request(url + path, method=method)
+        with urllib.request.urlopen(request, context=context) as answer:
+            body: bytes = answer.read()
+            return body
+
+    with servers.running(command, port, directory / f"sink-{port}.log"):
+        yield Sink(Endpoint(url, authority=authority), ask)
+
+
+def certificate(directory: Path) -> tuple[Path, Path, Path]:
+    """Files of a new authority, and of a certificate and its key that it vouches for."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority_file, chain, key = (directory / name for name in ("ca.pem", "chain.pem", "key.pem"))
+    authority.cert_pem.write_to_path(str(authority_file))
+    certificate.cert_chain_pems[0].write_to_path(str(chain))
+    certificate.private_key_pem.write_to_path(str(key))
+    return authority_file, chain, key
+
+
+@contextlib.contextmanager
+def redis_server(directory: Path) -> Iterator[Redis]:
+    """An empty redis-server that keeps its data in the new directory and syncs each write; on a Unix socket."""
+    directory.mkdir()
+    # Not beside the data: the path of a socket may have no more than 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="bench-") as short, open(directory / "redis.log", "wb") as log:
+        socket = f"{short}/redis.sock"
+        command = ["redis-server", "--port", "0", "--unixsocket", socket, "--dir", str(directory), "--save", ""]
+        command += ["--appendonly", "yes", "--appendfsync", "always"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            client = redis.Redis(unix_socket_path=socket)
+            servers.wait_until(lambda: process.poll() is not None or _answers(client), "redis-server answers")
+            yield Redis(f"unix://{socket}", client, process.pid)
+        finally:
+            servers.stop(process)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def link_all(source: Path, target: Path) -> None:
+    """The same files in another directory, which takes no copy."""
+    target.mkdir(parents=True)
+    for name in os.listdir(source):
+        os.link(source / name, target / name)
+
+
+@contextlib.contextmanager
+def scratch(directory: Path) -> Iterator[Path]:
+    """A directory for one run."""
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)

@@ -1,0 +1,112 @@
+"""What a program costs: wall time, CPU time of it and all that it started, peak memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+# Far beyond what anything here takes: a program that hangs ends the benchmark of that row, and no other.
+_LONGEST_SECONDS = 3600.0
+
+
+class RunFailed(Exception):
+    """A program did not do what was to be measured; the message says what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One run. The memory is that of the largest process, or of all where they run side by side."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program to run, as a user would from a shell."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path | None = None
+
+
+def timed(command: Command) -> Cost:
+    """Runs it to its end. Raises RunFailed where it failed."""
+    with tempfile.TemporaryFile() as output:
+        started = perf_counter()
+        process = subprocess.Popen(
+            command.arguments,
+            env=dict(command.environment),
+            cwd=command.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        overdue = threading.Timer(_LONGEST_SECONDS, os.killpg, (process.pid, signal.SIGKILL))
+        overdue.start()
+        # wait4 and not wait: it tells what this child used, with all children that it waited for.
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = perf_counter() - started
+        overdue.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            # s5cmd has a line for each file; the last will do.
+            said = output.read().decode(errors="replace").strip().rpartition("\n")[2][-200:]
+            raise RunFailed(f"`{Path(command.arguments[0]).name}` ended with {process.returncode}: {said}")
+    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """The runs of each row, round by round, and why a row has none."""
+
+    costs: Mapping[str, Sequence[Cost]]
+    missing: Mapping[str, str]
+
+    def seconds(self, row: str) -> float:
+        return statistics.median(cost.seconds for cost in self.costs[row])
+
+    def cpu_seconds(self, row: str) -> float:
+        return statistics.median(cost.cpu_seconds for cost in self.costs[row])
+
+    def peak_mib(self, row: str) -> float:
+        return statistics.median(cost.peak_mib for cost in self.costs[row])
+
+    def times_as_fast(self, row: str, other: str) -> float | None:
+        """The median of the rounds' own ratios, each of neighbours in time; None where the other was not measured."""
+        if other not in self.costs:
+            return None
+        pairs = zip(self.costs[row], self.costs[other], strict=True)
+        return statistics.median(theirs.seconds / ours.seconds for ours, theirs in pairs)
+
+
+def in_rounds(rows: Mapping[str, Callable[[], Cost]], rounds: int, missing: Mapping[str, str] | None = None) -> Rounds:
+    """Each row once in each round, so that whatever else the machine does hits all alike. A row that fails is left out
+    from then on, and the page says why. Says what it does as it goes.
+    """
+    costs: dict[str, list[Cost]] = {name: [] for name in rows}
+    failed = dict(missing or {})
+    for number in range(rounds):
+        for name, run in rows.items():
+            if name in failed:
+                continue
+            try:
+                cost = run()
+            except RunFailed as error:
+                failed[name] = str(error)
+                print(f"  round {number + 1} of {rounds}: {name}: {error}", flush=True)
+                continue
+            costs[name].append(cost)
+            print(f"  round {number + 1} of {rounds}: {name}: {cost.seconds:.2f} s", flush=True)
+    return Rounds({name: found for name, found in costs.items() if name not in failed}, failed)

@@ -1,0 +1,28 @@
+"""What the running daemon says of itself: its /healthz, as `md5s3stashctl status` shows it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+
+from md5s3stash_daemon.settings import HttpSettings
+
+_ANSWER_SECONDS = 2.0
+_MAX_ANSWER_BYTES = 64 * 1024
+
+
+def faults_of_daemon(settings: HttpSettings) -> list[str] | None:
+    """Why it stashes nothing now, empty while all goes well; None where nobody answers, or it serves no /healthz."""
+    if settings.port == 0:
+        return None
+    # Not urllib: a proxy of the environment does not know this machine's loopback.
+    connection = http.client.HTTPConnection(settings.address, settings.port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/healthz")
+        told = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))
+        return [str(reason) for reason in told["reasons"]]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        # Whoever listens there is no daemon of ours.
+        return None
+    finally:
+        connection.close()

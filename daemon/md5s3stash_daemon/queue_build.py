@@ -1,0 +1,60 @@
+"""The queue's intake from its settings: what main has to call, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+
+import redis
+
+from md5s3stash.objectstore import ObjectStore
+from md5s3stash.settings import FetchSettings, RedisSettings, Settings
+from md5s3stash_daemon.health import Pulse
+from md5s3stash_daemon.leaving import Metadata, watch_for_notice
+from md5s3stash_daemon.metrics import CountedLedger
+from md5s3stash_daemon.queue_hold import InHand
+from md5s3stash_daemon.queue_ledger import QueueLedger
+from md5s3stash_daemon.queue_service import QueueIntake, QueueParts
+from md5s3stash_daemon.queue_work import Drops, MessageWorker, read_profiles
+from md5s3stash_daemon.settings import QueueSettings, SpoolSettings
+from md5s3stash_daemon.sqs import Session, connect_queue
+from md5s3stash_daemon.url_work import ListParts, Stop
+
+
+def build_queue_intake(
+    settings: Settings,
+    shared: ListParts,
+    client: redis.Redis,
+    session: Session,
+    store: ObjectStore,
+    pulse: Pulse,
+) -> QueueIntake | None:
+    """The intake, not yet started; None where the settings name no queue. Nothing is sent. Raises SettingsError."""
+    of_queue = settings[QueueSettings]
+    if of_queue.url is None:
+        return None
+    profiles = read_profiles(of_queue.auth_profiles)
+    queue = connect_queue(of_queue.url, session)
+    ledger = QueueLedger(client, settings[RedisSettings].prefix)
+    # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
+    stop = Stop(threading.Event(), settings[SpoolSettings].stop_seconds)
+    worker = MessageWorker(
+        shared.worker.with_stop(stop),
+        ledger,
+        shared.politeness,
+        profiles,
+        Drops(store, of_queue.drop_buckets, settings[FetchSettings].max_bytes),
+        shared.attempts,
+        stop,
+    )
+    hand = InHand(queue, ledger, of_queue.visibility_seconds, shared.metrics)
+    shared.metrics.watch_queue(lambda: len(hand))
+    counted = CountedLedger(ledger, shared.metrics)
+    intake = QueueIntake(QueueParts(queue, hand, counted, worker, shared, stop, of_queue), pulse)
+    if of_queue.metadata_url is not None:
+        threading.Thread(
+            target=watch_for_notice,
+            args=(Metadata(of_queue.metadata_url), intake.leave, stop.event),
+            name="leaving",
+            daemon=True,
+        ).start()
+    return intake

@@ -1,0 +1,324 @@
+"""The daemon's second intake: an SQS queue, whose messages are URLs and objects to stash.
+
+Three threads and the pool of downloads that URL lists have too: one receives, one gives hosts their turns, one commits.
+Nothing is kept on this box: a message is in the queue until the ledger has what became of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from md5s3stash.errors import QueueError
+from md5s3stash.netguard import printable_url
+from md5s3stash.retry import RetryPolicy
+from md5s3stash_daemon.health import Pulse, ThreadPulse
+from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.metrics import QUEUE
+from md5s3stash_daemon.queue_commit import QueueCommitter
+from md5s3stash_daemon.queue_hold import Held, InHand, too_long_in_hand
+from md5s3stash_daemon.queue_message import Unreadable, UrlJob, parse_body
+from md5s3stash_daemon.queue_work import GiveBack, MessageWorker
+from md5s3stash_daemon.settings import QueueSettings
+from md5s3stash_daemon.sqs import BATCH, Message, Queue
+from md5s3stash_daemon.url_work import TICK_SECONDS, ListParts, Pending, Stop
+
+log = logging.getLogger(__name__)
+
+# Of the window, what a host may hold that has asked to be left alone. More of its messages are given back, which counts
+# as a delivery, and a dead-letter queue takes what was delivered too often.
+_PAUSED_SHARE = 1 / 4
+
+# Every so often the messages that wait for their host's turn are looked through for those that will wait too long.
+_LOOK_SECONDS = 5.0
+
+# The longest until an unreadable message is delivered again.
+_UNREADABLE_SECONDS = 60.0
+
+# Beyond the daemon's own time: what gives messages back, so that others need not wait for their visibility to end.
+_GRACE_SECONDS = 3.0
+
+# Where work on a message came to an unexpected end.
+GIVE_BACK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueParts:
+    """What is the queue's own. `shared` is what it has in common with the lists."""
+
+    queue: Queue
+    hand: InHand
+    ledger: Ledger
+    worker: MessageWorker
+    shared: ListParts
+    stop: Stop
+    settings: QueueSettings
+
+
+class QueueIntake:
+    """Takes messages from `start` until the daemon stops, or `leave`."""
+
+    def __init__(self, parts: QueueParts, pulse: Pulse) -> None:
+        self._parts = parts
+        self._ending = parts.stop.event
+        self._pulse = ThreadPulse(pulse, "queue")
+        self._pending = Pending[Held]()
+        # Those that ask no host anything.
+        self._free: deque[Held] = deque()
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._in_flight = 0
+        self._next_look = 0.0
+        self._complete = False
+        self._ended = threading.Event()
+        self._committer = QueueCommitter(
+            parts.ledger,
+            parts.shared.gate,
+            parts.shared.caches,
+            parts.hand,
+            self._ending,
+            self._pulse.of_helper("committer"),
+        )
+        self._receiver = threading.Thread(target=self._receive, name="queue-receiver", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="queue", daemon=True)
+
+    def start(self) -> None:
+        """Begins to receive."""
+        self._committer.start()
+        threading.Thread(
+            target=self._parts.hand.keep_alive,
+            args=(self._ended, self._pulse.of_helper("heartbeat")),
+            name="queue-heartbeat",
+            daemon=True,
+        ).start()
+        self._thread.start()
+        self._receiver.start()
+
+    def apply(self, delays: RetryPolicy, stop_seconds: float) -> None:
+        """Goes on with these."""
+        self._parts.worker.lines.delays = delays
+        self._parts.stop.seconds = stop_seconds
+
+    def leave(self) -> None:
+        """Takes no more messages; ends those under way, and gives back the others. The spool goes on."""
+        self._ending.set()
+
+    def finish(self) -> bool:
+        """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
+        self._ending.set()
+        self._thread.join(max(0.1, self._parts.stop.left_seconds()) + _GRACE_SECONDS)
+        return self._complete
+
+    # --- the receiver's thread -----------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        pulse = self._pulse.of_helper("receiver")
+        failures = 0
+        with pulse.resting():
+            self._look_at_queue()
+        while self._pass_gate(pulse):
+            if self._parts.settings.window - len(self._parts.hand) < BATCH:
+                pulse.beat()
+                self._ending.wait(TICK_SECONDS)
+                continue
+            asked_at = time.monotonic()
+            try:
+                with pulse.resting():
+                    messages = self._parts.queue.receive(
+                        BATCH, self._parts.settings.wait_seconds, self._parts.settings.visibility_seconds
+                    )
+            except QueueError as error:
+                self._parts.shared.metrics.service_error(QUEUE)
+                if not failures:
+                    log.error("no messages are received error=%r", str(error))
+                failures += 1
+                with pulse.resting():
+                    self._ending.wait(self._parts.worker.lines.delays.delay_seconds(failures, 1.0))
+                continue
+            if failures:
+                log.warning("messages are received again")
+                failures = 0
+            self._take(messages, asked_at)
+        pulse.end()
+
+    def _pass_gate(self, pulse: ThreadPulse) -> bool:
+        # However long S3 or Redis is down: what would be received then would only wait here.
+        with pulse.resting():
+            return self._parts.shared.gate.pass_through(self._ending)
+
+    def _take(self, messages: list[Message], asked_at: float) -> None:
+        self._parts.shared.metrics.queue_event("received", len(messages))
+        for message in messages:
+            try:
+                jobs = parse_body(message.body)
+            except Unreadable as error:
+                self._leave_to_redrive(message, str(error))
+                continue
+            host = jobs[0].line.host if jobs and isinstance(jobs[0], UrlJob) else ""
+            held = Held(message, jobs, host)
+            self._parts.hand.take(held, asked_at)
+            self._events.put(lambda held=held: self._begin(held))  # type: ignore[misc]
+
+    def _leave_to_redrive(self, message: Message, reason: str) -> None:
+        """A later version of us may understand it. Until then it comes again, and it ends in the dead-letter queue if
+        there is one.
+        """
+        self._parts.shared.metrics.queue_event("unreadable")
+        log.error("unreadable message=%s deliveries=%d reason=%r", message.id, message.deliveries, reason)
+        seconds = self._parts.worker.lines.delays.delay_seconds(message.deliveries, random.random())
+        self._parts.hand.give_back([(Held(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
+
+    def _look_at_queue(self) -> None:
+        """Says what is wrong with the queue, once."""
+        try:
+            facts = self._parts.queue.facts()
+        except QueueError as error:
+            log.error("the queue cannot be asked how it is set up error=%r", str(error))
+            return
+        log.info("receiving from the queue messages=%d", facts.messages)
+        if facts.max_deliveries is None:
+            log.warning("the queue has no redrive policy: messages that nobody can read come back until they expire")
+        elif facts.max_deliveries <= self._parts.shared.attempts:
+            log.warning(
+                "the queue's maxReceiveCount is %d: messages go to its dead-letter queue before they have had their "
+                "%d attempts (urls.attempts)",
+                facts.max_deliveries,
+                self._parts.shared.attempts,
+            )
+
+    # --- the queue's own thread ----------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopping():
+                self._work(self._start_downloads())
+            self._drain()
+        except Exception:
+            # Ours to mend. What is in hand goes to others.
+            log.exception("unexpected: the queue is left alone until the next start")
+            self._ending.set()
+            self._give_back_all()
+        finally:
+            self._ended.set()
+            self._pulse.end()
+
+    def _stopping(self) -> bool:
+        if self._parts.shared.stop.event.is_set():
+            self._ending.set()
+        return self._ending.is_set()
+
+    def _work(self, wait_seconds: float) -> None:
+        self._pulse.beat()
+        try:
+            self._events.get(timeout=max(0.001, min(wait_seconds, TICK_SECONDS)))()
+            while True:
+                self._events.get_nowait()()
+        except queue.Empty:
+            return
+
+    def _begin(self, held: Held) -> None:
+        """The turn of a message that was received a moment ago."""
+        if self._ending.is_set():
+            self._parts.hand.give_back([(held, 0.0)])
+        elif not held.jobs:
+            self._settle(held, [])
+        elif not held.host:
+            self._free.append(held)
+        elif self._stands_in_the_way(held) or (
+            self._paused_seconds(held)
+            and self._pending.of_host(held.host) >= self._parts.settings.window * _PAUSED_SHARE
+        ):
+            self._put_off(held)
+        else:
+            self._pending.add(held)
+
+    def _paused_seconds(self, held: Held) -> float:
+        return self._parts.shared.politeness.paused_seconds(held.host)
+
+    def _stands_in_the_way(self, held: Held) -> bool:
+        """Whether its turn comes so late that others should have its place in the window."""
+        return self._paused_seconds(held) > self._parts.settings.visibility_seconds
+
+    def _put_off(self, held: Held) -> None:
+        """Given back without a try: for as long as its host wants, and ever longer."""
+        delay = self._parts.worker.lines.delays.delay_seconds(held.message.deliveries, random.random())
+        self._parts.hand.give_back([(held, self._paused_seconds(held) + delay)])
+
+    def _start_downloads(self) -> float:
+        """The seconds until one more may start."""
+        parts = self._parts.shared
+        self._look_through()
+        while self._in_flight < parts.jobs and (self._free or self._pending.count):
+            if not parts.disk.has_room():
+                break
+            held: Held | None
+            if self._free:
+                held = self._free.popleft()
+            else:
+                held, wait_seconds = self._pending.take_polite(parts.politeness)
+                if held is None:
+                    return wait_seconds
+            self._in_flight += 1
+            parts.downloads.submit(self._download, held)
+        return TICK_SECONDS
+
+    def _look_through(self) -> None:
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_SECONDS
+        for held in self._pending.remove(lambda held: too_long_in_hand(held, now) or self._stands_in_the_way(held)):
+            self._put_off(held)
+
+    def _download(self, held: Held) -> None:
+        """In a thread of the pool."""
+        result: list[Outcome] | GiveBack | None = None
+        try:
+            if not self._ending.is_set():
+                result = self._parts.worker.handle(held)
+        finally:
+            if held.host:
+                self._parts.shared.politeness.finished(held.host)
+            self._events.put(lambda: self._finished(held, result))
+
+    def _finished(self, held: Held, result: list[Outcome] | GiveBack | None) -> None:
+        self._in_flight -= 1
+        if isinstance(result, list):
+            self._settle(held, result)
+        elif result is None:
+            # Stopped, or ours to mend.
+            self._parts.hand.give_back([(held, 0.0 if self._ending.is_set() else GIVE_BACK_SECONDS)])
+        else:
+            name = printable_url(held.jobs[0].name)
+            log.info("put off name=%r seconds=%.0f reason=%r", name, result.seconds, result.reason)
+            self._parts.shared.metrics.deferred()
+            self._parts.hand.give_back([(held, result.seconds)])
+
+    def _settle(self, held: Held, outcomes: list[Outcome]) -> None:
+        # Where the ledger is down this waits for it.
+        with self._pulse.resting():
+            self._committer.put(held, outcomes)
+
+    def _drain(self) -> None:
+        """Nothing new; what is under way has its time, and others get what only waits here."""
+        with self._pulse.resting():
+            waiting = [*self._free, *self._pending.remove(lambda _: True)]
+            self._parts.hand.give_back([(held, 0.0) for held in waiting])
+            log.info("queue drains under_way=%d given_back=%d", self._in_flight, len(waiting))
+            while self._in_flight and self._parts.stop.left_seconds() > 0:
+                self._work(TICK_SECONDS)
+            left = max(1.0, self._parts.stop.left_seconds())
+            recorded = self._committer.finish(left)
+            # A message that it gets now would be hidden from others for as long as a heartbeat lasts.
+            self._receiver.join(max(1.0, self._parts.stop.left_seconds()))
+            self._give_back_all()
+            self._complete = recorded and not self._in_flight
+            log.info("queue drained complete=%s", self._complete)
+
+    def _give_back_all(self) -> None:
+        self._parts.hand.give_back([(held, 0.0) for held in self._parts.hand.all()])

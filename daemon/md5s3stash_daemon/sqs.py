@@ -1,0 +1,189 @@
+"""An SQS queue, as little of it as the daemon needs; the only importer of boto3 in the daemon.
+
+What SQS promises is at-least-once: a message may come twice, to two boxes, after it was deleted even. Whoever uses this
+has to bear with that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from boto3 import Session as Session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+from md5s3stash.errors import QueueError, QueueRefused, QueueUnavailable, SettingsError
+
+# Of SQS: messages of one request, and the longest time that a message can be invisible, counted from its receipt.
+BATCH = 10
+MAX_INVISIBLE_SECONDS = 12 * 3600
+# The longest that a message can stay in a queue.
+MAX_RETENTION_SECONDS = 14 * 86_400
+
+_CONNECT_SECONDS = 10.0
+# Beyond what SQS itself waits for a message to come.
+_ANSWER_SECONDS = 15.0
+_MAX_WAIT_SECONDS = 20.0
+
+_AMAZON = re.compile(r"(?:sqs\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d)(?:\.queue)?\.amazonaws\.com(?:\.cn)?")
+_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One delivery. `receipt` is this delivery's, `id` the message's; `deliveries` counts them, this one included."""
+
+    id: str
+    receipt: str
+    body: str
+    sent_seconds: float
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """How the queue is set up. `max_deliveries` is None where it has no redrive policy."""
+
+    max_deliveries: int | None
+    messages: int
+
+
+class Queue:
+    """Safe to share between threads. Each call raises a QueueError where SQS does not do it."""
+
+    def __init__(self, client: Any, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    def facts(self) -> QueueFacts:
+        names = ["RedrivePolicy", "ApproximateNumberOfMessages"]
+        with self._translating():
+            found = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names).get("Attributes", {})
+        policy = json.loads(found.get("RedrivePolicy") or "{}")
+        most = policy.get("maxReceiveCount")
+        return QueueFacts(int(most) if most else None, int(found.get("ApproximateNumberOfMessages", 0)))
+
+    def receive(self, most: int, wait_seconds: float, visibility_seconds: float) -> list[Message]:
+        """Up to `most` messages (at most BATCH), waited for where there is none."""
+        with self._translating():
+            answer = self._client.receive_message(
+                QueueUrl=self._url,
+                MaxNumberOfMessages=most,
+                WaitTimeSeconds=int(wait_seconds),
+                VisibilityTimeout=int(visibility_seconds),
+                # Its old name, which AWS goes on to take and emulators know.
+                AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+            )
+        return [_message(found) for found in answer.get("Messages", [])]
+
+    def delete(self, receipts: Sequence[str]) -> None:
+        """At most BATCH of them. What SQS no longer knows is as good as deleted."""
+        entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
+        with self._translating():
+            answer = self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        _refuse_passing(answer)
+
+    def set_visibility(self, receipts: Sequence[tuple[str, float]]) -> None:
+        """Of at most BATCH deliveries, each with the seconds from now on in which nobody else is to see it."""
+        entries = [
+            {
+                "Id": str(number),
+                "ReceiptHandle": receipt,
+                "VisibilityTimeout": int(min(seconds, MAX_INVISIBLE_SECONDS)),
+            }
+            for number, (receipt, seconds) in enumerate(receipts)
+        ]
+        with self._translating():
+            answer = self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+        _refuse_passing(answer)
+
+    def send(self, bodies: Sequence[str]) -> list[str]:
+        """Puts up to BATCH messages in; returns those that SQS did not take this time. Raises QueueRefused for what it
+        never takes.
+        """
+        entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)]
+        with self._translating():
+            answer = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
+        failed = answer.get("Failed", [])
+        for each in failed:
+            if each.get("SenderFault"):
+                raise QueueRefused(f"SQS takes no such message: {each.get('Code')}")
+        return [bodies[int(each["Id"])] for each in failed]
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            raise _answered(error) from error
+        except _ERRORS as error:
+            raise QueueUnavailable(f"SQS does not answer: {error}") from error
+
+
+def connect_queue(url: str, session: Session, max_connections: int = 16) -> Queue:
+    """The queue behind a URL as `aws sqs get-queue-url` tells it; nothing is sent yet. Raises SettingsError."""
+    parts = urlsplit(url)
+    amazon = _AMAZON.fullmatch(parts.hostname or "")
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 3},
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_MAX_WAIT_SECONDS + _ANSWER_SECONDS,
+        max_pool_connections=max_connections,
+    )
+    try:
+        client = session.client(
+            "sqs",
+            # Not from the chain: a queue of another region would be looked for in ours.
+            region_name=amazon["region"] if amazon else (session.region_name or "us-east-1"),
+            endpoint_url=None if amazon else f"{parts.scheme}://{parts.netloc}",
+            config=config,
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise SettingsError(f"no SQS client can be made from the AWS settings: {error}") from error
+    return Queue(client, url)
+
+
+def _message(found: dict[str, Any]) -> Message:
+    attributes = found.get("Attributes", {})
+    return Message(
+        id=found["MessageId"],
+        receipt=found["ReceiptHandle"],
+        body=found["Body"],
+        sent_seconds=int(attributes.get("SentTimestamp", 0)) / 1000,
+        deliveries=int(attributes.get("ApproximateReceiveCount", 1)),
+    )
+
+
+def _refuse_passing(answer: dict[str, Any]) -> None:
+    """Raises QueueUnavailable where some of a batch may be done by another try. A fault of the sender is a receipt that
+    has expired: the message is somebody else's by now, or gone.
+    """
+    failed = [each for each in answer.get("Failed", []) if not each.get("SenderFault")]
+    if failed:
+        raise QueueUnavailable(f"SQS did {len(failed)} of a batch not: {failed[0].get('Code')}")
+
+
+def _answered(error: ClientError) -> QueueError:
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    passing = status >= 500 or status in (408, 429) or "Throttl" in code or "RequestTimeout" in code
+    kind = QueueUnavailable if passing else QueueRefused
+    return kind(f"SQS answered {status} {code}{_hint(code)}")
+
+
+def _hint(code: str) -> str:
+    if "NonExistentQueue" in code or "QueueDoesNotExist" in code:
+        return ": there is no such queue: correct queue.url"
+    if "AccessDenied" in code:
+        return (
+            ": the role needs sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, sqs:SendMessage and "
+            "sqs:GetQueueAttributes"
+        )
+    return ""

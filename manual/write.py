@@ -1,0 +1,39 @@
+"""Writes what is generated, but for the pictures: see `pictures`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manual.commands import commands
+from manual.completions import completion
+from manual.man_pages import man_page
+from manual.reference import index, reference
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def generated() -> dict[str, str]:
+    """Each file by its path in the repository, and its text."""
+    # In an order of their own: each reader may change the parsers it gets.
+    files = {}
+    for command in commands():
+        files[f"share/man/man{command.section}/{command.name}.{command.section}"] = man_page(command, commands())
+        files[f"docs/commands/{command.name}.md"] = reference(command)
+    for command in commands():
+        files[f"share/bash-completion/completions/{command.name}"] = completion(command, "bash")
+    for command in commands():
+        files[f"share/zsh/site-functions/_{command.name}"] = completion(command, "zsh")
+    files["docs/commands/index.md"] = index(commands())
+    return files
+
+
+def main() -> None:
+    for name, text in generated().items():
+        path = REPOSITORY / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""Is each acceptance test able to fail? One thing at a time is broken in a box, and what watches it must say so.
+
+    make acceptance-sabotage                      all of them, half an hour
+    make acceptance-sabotage ONLY="ports reload"  some of them
+
+A test of tests/ops demands that every acceptance test is named here.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+_HERE = Path(__file__).parent
+_PROJECT = _HERE.parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Sabotage:
+    """What is broken before a box boots, and which tests notice: test -> what its failure says, as a regular
+    expression."""
+
+    fails: Mapping[str, str]
+    # Path below the box's root -> text.
+    files: Mapping[str, str] = field(default_factory=dict)
+    # Of both roles, to everything.
+    more_rights: Sequence[str] = ()
+    only_first_metadata_version: bool = False
+
+    def write_files(self, root: Path) -> None:
+        for name, text in self.files.items():
+            file = root / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
+            file.write_text(text)
+
+
+def _drop_in(unit: str, *settings: str, section: str = "Service") -> Mapping[str, str]:
+    # The name sorts after those that a test writes.
+    return {f"etc/systemd/system/{unit}.d/sabotage.conf": "\n".join([f"[{section}]", *settings, ""])}
+
+
+_DAEMON = "md5s3stashd.service"
+_THUMBNAILER = "md5s3stash-thumbnailer@.service"
+_LAUNCHED, _THUMBNAILS = "test_1_launched.py", "test_1_thumbnail_box.py"
+_FAULTS, _RELEASES = "test_2_faults.py", "test_3_releases.py"
+# What makes the daemon forget, each time it starts, what it had been given.
+_FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/spool/md5s3stash/active -type f -delete"
+_LOST = r"assert not \{'"
+_CUT_OFF = "RemoteDisconnected|Connection reset|IncompleteRead"
+# The command of the unit, but it waits for no request when it ends.
+_ABRUPT = (
+    "ExecStart=",
+    "ExecStart=/opt/md5s3stash/current/bin/md5s3stash-thumbnailer --config=%d/thumbnailer.conf --stop_timeout=0"
+    " $THUMBNAILER_OPTIONS",
+)
+
+NOTHING = Sabotage({})
+SABOTAGES: Mapping[str, Sabotage] = {
+    # --- a box that was launched -----------------------------------------------------------------------------------
+    "unit": Sabotage(
+        {f"{_LAUNCHED}::test_every_unit_is_active": "active: redis-server.service"},
+        _drop_in("md5s3stash-thumbnailer@2.service", "ExecStart=", "ExecStart=/bin/false", "Restart=no"),
+    ),
+    "exposure": Sabotage(
+        {
+            f"{_LAUNCHED}::test_services_are_exposed_to_1_5_at_most[{unit}]": r"assert \d\.\d <= 1\.5"
+            for unit in (_DAEMON, "md5s3stash-thumbnailer@1.service", "md5s3stash-thumbnailer@2.service")
+        },
+        {
+            **_drop_in(_DAEMON, "SystemCallFilter=", "PrivateUsers=no"),
+            **_drop_in(_THUMBNAILER, "SystemCallFilter=", "PrivateUsers=no"),
+        },
+    ),
+    "root": Sabotage(
+        {f"{_LAUNCHED}::test_no_process_of_ours_is_root_and_none_may_become_it": "'0' not in"},
+        _drop_in(_THUMBNAILER, "User=root", "Group=root"),
+    ),
+    "ports": Sabotage(
+        {f"{_LAUNCHED}::test_only_the_intended_ports_listen": r"10\.99\.0\.2:2022"},
+        {"etc/ssh/sshd_config.d/sabotage.conf": "Port 2022\n"},
+    ),
+    "memory-limit": Sabotage(
+        {
+            f"{_LAUNCHED}::test_the_memory_limit_is_the_kernels": "infinity",
+            f"{_FAULTS}::test_files_survive_a_memory_limit_that_is_hit": "a daemon that the kernel killed",
+        },
+        _drop_in(_DAEMON, "MemoryMax=infinity"),
+    ),
+    "drift": Sabotage(
+        {f"{_LAUNCHED}::test_a_second_run_of_the_playbook_changes_nothing": "changed=1 "},
+        {"etc/apt/apt.conf.d/20auto-upgrades": "// somebody was here\n"},
+    ),
+    "drift-of-the-release": Sabotage(
+        {f"{_LAUNCHED}::test_a_dry_run_finds_nothing_to_change": "changed=1 "},
+        {"usr/local/bin/md5s3stashctl": "#!/bin/sh\n"},
+    ),
+    "group": Sabotage(
+        {
+            f"{_LAUNCHED}::test_what_the_sftp_user_drops_becomes_a_thumbnail": "an empty spool",
+            f"{_LAUNCHED}::test_what_rsync_brings_by_the_recipe_of_the_documentation_is_stashed": "an empty spool",
+        },
+        _drop_in(_DAEMON, "SupplementaryGroups=", "SupplementaryGroups=redis"),
+    ),
+    "metadata-v1": Sabotage(
+        {
+            f"{_LAUNCHED}::test_credentials_come_from_the_second_version_of_the_metadata_service_alone": r"\d+ == 0",
+            f"{_FAULTS}::test_the_metadata_service_was_never_asked_without_a_token": r"\d+ == 0",
+        },
+        only_first_metadata_version=True,
+    ),
+    "chroot": Sabotage(
+        {f"{_LAUNCHED}::test_the_sftp_user_sees_nothing_but_the_spool_and_gets_no_shell": "/etc"},
+        {"etc/ssh/sshd_config.d/15-sabotage.conf": "Match Group md5s3stash-sftp\n    ChrootDirectory none\n"},
+    ),
+    "right-to-write-elsewhere": Sabotage(
+        {f"{_LAUNCHED}::test_the_role_may_not[write to another bucket]": "DID NOT RAISE"}, more_rights=["s3:PutObject"]
+    ),
+    "right-to-delete": Sabotage(
+        {f"{_LAUNCHED}::test_the_role_may_not[delete]": "DID NOT RAISE"}, more_rights=["s3:DeleteObject"]
+    ),
+    "right-to-publish": Sabotage(
+        {f"{_LAUNCHED}::test_the_role_may_not[publish]": "DID NOT RAISE"}, more_rights=["s3:PutObjectAcl"]
+    ),
+    "image": Sabotage(
+        {f"{_LAUNCHED}::test_the_checks_of_an_image_pass_on_the_box": "test_nobody_logs_in_with_a_password"},
+        {"etc/ssh/sshd_config.d/05-sabotage.conf": "PasswordAuthentication yes\n"},
+    ),
+    # --- a box for thumbnails alone --------------------------------------------------------------------------------
+    "thumbnail-box-runs-all": Sabotage(
+        {f"{_THUMBNAILS}::test_a_box_without_settings_for_a_spool_runs_no_daemon": "'active' == 'inactive'"},
+        {"etc/md5s3stash/md5s3stash.toml": "[stash]\nbucket_base = ['x']\n"},
+    ),
+    "thumbnailer-rights": Sabotage(
+        {f"{_THUMBNAILS}::test_its_role_reads_and_does_nothing_else": "DID NOT RAISE"}, more_rights=["s3:PutObject"]
+    ),
+    "thumbnailer-settings": Sabotage(
+        {f"{_THUMBNAILS}::test_it_makes_a_thumbnail_of_what_the_spool_has_stashed": "HTTP Error [45]"},
+        _drop_in(_THUMBNAILER, "EnvironmentFile=", "Environment=BUCKET_BASE=nobodys S3_ENDPOINT=http://10.99.0.1:5000"),
+    ),
+    # --- what goes wrong -------------------------------------------------------------------------------------------
+    "forgetful-daemon": Sabotage(
+        {
+            f"{_FAULTS}::test_files_survive_the_end_of_a_service[{_DAEMON}-KILL]": _LOST,
+            f"{_FAULTS}::test_files_survive_the_end_of_a_service[{_DAEMON}-TERM]": _LOST,
+            f"{_FAULTS}::test_everything_survives[reboot]": _LOST,
+            f"{_FAULTS}::test_everything_survives[power cut]": _LOST,
+            f"{_RELEASES}::test_upgrade_and_rollback_lose_no_request_and_no_file": _LOST,
+        },
+        _drop_in(_DAEMON, _FORGETFUL),
+    ),
+    "forgetful-ledger": Sabotage(
+        {
+            f"{_FAULTS}::test_files_survive_the_end_of_a_service[redis-server.service-KILL]": _LOST,
+            f"{_FAULTS}::test_files_survive_the_end_of_a_service[redis-server.service-TERM]": _LOST,
+            f"{_FAULTS}::test_everything_survives[reboot]": _LOST,
+            f"{_FAULTS}::test_everything_survives[power cut]": _LOST,
+        },
+        {
+            "etc/redis/md5s3stash.conf": "port 0\nunixsocket /run/redis/redis-server.sock\nunixsocketperm 770\n"
+            'appendonly no\nsave ""\n'
+        },
+    ),
+    "not-started-again": Sabotage(
+        {
+            f"{_FAULTS}::test_files_survive_the_end_of_a_service[{_DAEMON}-KILL]": "after SIGKILL",
+            f"{_FAULTS}::test_files_survive_the_end_of_a_service[redis-server.service-KILL]": "after SIGKILL",
+            f"{_FAULTS}::test_thumbnails_survive_the_end_of_an_instance[KILL]": "after SIGKILL",
+            f"{_FAULTS}::test_programs_that_hang_are_replaced": "replaced by its watchdog",
+        },
+        {
+            **_drop_in(_DAEMON, "Restart=no"),
+            **_drop_in(_THUMBNAILER, "Restart=no"),
+            **_drop_in("redis-server.service", "Restart=no"),
+        },
+    ),
+    "no-watchdog": Sabotage(
+        {f"{_FAULTS}::test_programs_that_hang_are_replaced": "replaced by its watchdog"},
+        {**_drop_in(_DAEMON, "WatchdogSec=0"), **_drop_in(_THUMBNAILER, "WatchdogSec=0")},
+    ),
+    "not-enabled": Sabotage(
+        {f"{_FAULTS}::test_everything_survives[reboot]": "active: redis-server.service"},
+        # Comes up once, at the launch.
+        _drop_in("md5s3stash-thumbnailer@2.service", "ExecStartPre=+/usr/bin/mkdir /var/lib/md5s3stash-started"),
+    ),
+    "instance-that-cuts-off": Sabotage(
+        {
+            f"{_FAULTS}::test_thumbnails_survive_the_end_of_an_instance[TERM]": r"assert \d+ <= 0",
+            f"{_FAULTS}::test_a_reload_of_the_thumbnailer_drops_no_request": _CUT_OFF,
+            f"{_RELEASES}::test_upgrade_and_rollback_lose_no_request_and_no_file": _CUT_OFF,
+        },
+        _drop_in(_THUMBNAILER, "ExecReload=", "ExecReload=/bin/kill -KILL $MAINPID", "KillSignal=SIGKILL", *_ABRUPT),
+    ),
+    "impatient-daemon": Sabotage(
+        {f"{_FAULTS}::test_files_survive_a_minute_without_s3": "DID NOT RAISE"},
+        # Gives up, as one would that ends when S3 is away.
+        _drop_in(_DAEMON, "RuntimeMaxSec=20"),
+    ),
+}
+
+
+def main(names: Sequence[str]) -> int:
+    """0 when every test noticed what it must."""
+    unknown = set(names) - set(SABOTAGES)
+    if unknown:
+        print(f"No such sabotage: {', '.join(sorted(unknown))}. There are: {', '.join(SABOTAGES)}", file=sys.stderr)
+        return 2
+    wanted = names or list(SABOTAGES)
+    unnoticed = [what for name in wanted for what in try_out(name, SABOTAGES[name])]
+    print(f"\n{len(wanted)} sabotages, {len(unnoticed)} checks that noticed nothing")
+    return 1 if unnoticed else 0
+
+
+def try_out(name: str, sabotage: Sabotage) -> Sequence[str]:
+    """Runs each test that must fail in a box of its own; comes back with those that did not, or for another reason."""
+    print(f"\n{name}", flush=True)
+    unnoticed = []
+    for test, says in sabotage.fails.items():
+        failure = failure_of(test, name)
+        noticed = failure is not None and re.search(says, failure) is not None
+        print(f"  {'noticed' if noticed else 'NOT NOTICED'}  {test}", flush=True)
+        print(textwrap.indent(textwrap.shorten(failure or "it passed", 300), "    "), flush=True)
+        if not noticed:
+            unnoticed.append(test)
+    return unnoticed
+
+
+def failure_of(test: str, sabotage: str) -> str | None:
+    """What the test says in a sabotaged box. None if it passes. Raises RuntimeError where it could not even begin."""
+    with tempfile.NamedTemporaryFile(suffix=".xml") as results:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--keep-image",
+            f"--sabotage={sabotage}",
+            f"--junitxml={results.name}",
+        ]
+        done = subprocess.run([*command, _HERE / test], cwd=_PROJECT, capture_output=True, text=True, check=False)
+        if done.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
+        case = ElementTree.parse(results.name).find(".//testcase")
+    assert case is not None
+    if (error := case.find("error")) is not None:
+        raise RuntimeError(f"{test} failed before it began or after it had ended:\n{error.text}")
+    failure = case.find("failure")
+    return None if failure is None else failure.get("message", "")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

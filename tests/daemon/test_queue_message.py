@@ -1,0 +1,117 @@
+"""What the bodies of messages ask for, and that no body does harm."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from md5s3stash_daemon.queue_message import ObjectJob, Unreadable, UrlJob, parse_body
+from tests.support.queues import by_sns, object_created
+
+
+def url_job(body: str) -> UrlJob:
+    [job] = parse_body(body)
+    assert isinstance(job, UrlJob)
+    return job
+
+
+def test_a_body_is_a_url() -> None:
+    job = url_job("  https://Example.org/a%20b?c \n")
+
+    assert (job.line.url, job.name, job.line.host, job.line.fault) == (
+        "https://Example.org/a%20b?c",
+        "https://Example.org/a%20b?c",
+        "example.org",
+        "",
+    )
+
+
+def test_json_names_the_url_and_a_profile() -> None:
+    job = url_job('{"url": "https://example.org/a", "name": "box 7/a.tif", "auth-profile": "museum"}')
+
+    assert (job.line.url, job.name, job.auth_profile) == ("https://example.org/a", "box 7/a.tif", "museum")
+    assert url_job('{"url": "https://example.org/a"}').name == "https://example.org/a"
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://example.org/a", "file:///etc/passwd", "https://user:pass@example.org/", "http://"]
+)
+def test_a_url_that_is_never_fetched_is_a_job_with_a_fault(url: str) -> None:
+    assert url_job(url).line.fault
+    assert url_job(json.dumps({"url": url})).line.fault
+
+
+@pytest.mark.parametrize("wrap", [lambda body: body, by_sns])
+def test_an_event_of_s3_names_objects_wrapped_by_sns_or_not(wrap: object) -> None:
+    assert callable(wrap)
+    body = wrap(object_created("drop-box", "a+b/%C3%A9.jpg", "c"))
+
+    assert parse_body(body) == (ObjectJob("drop-box", "a b/é.jpg"), ObjectJob("drop-box", "c"))
+    assert ObjectJob("drop-box", "c").name == "s3://drop-box/c"
+
+
+@pytest.mark.parametrize("wrap", [lambda body: body, by_sns])
+def test_what_s3_sends_when_a_notification_is_set_up_asks_for_nothing(wrap: object) -> None:
+    assert callable(wrap)
+    assert parse_body(wrap('{"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}')) == ()
+
+
+def test_an_object_that_was_removed_asks_for_nothing() -> None:
+    assert parse_body(object_created("drop-box", "a").replace("ObjectCreated:Put", "ObjectRemoved:Delete")) == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "hello",
+        "/etc/passwd",
+        "https://a/\nhttps://b/",
+        "{",
+        "[]",
+        '{"url": 7}',
+        '{"url": ""}',
+        "{}",
+        '{"url": "https://a/", "password": "x"}',
+        '{"url": "https://a/", "name": ["x"]}',
+        '{"url": "https://a/", "name": "' + "x" * 2000 + '"}',
+        '{"url": "https://a/", "name": "\\ud800"}',
+        "https://a/" + "x" * 9000,
+        '{"Records": {}}',
+        '{"Records": [7]}',
+        '{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "../x"}, "object": {"key": "k"}}}]}',
+        '{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "bbb"}, "object": {"key": ""}}}]}',
+        '{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "bbb"}, "object": {"key": "%ff"}}}]}',  # noqa: E501
+        json.dumps({"Records": [{}] * 200}),
+        '{"Type": "Notification", "Message": "no json"}',
+        '{"a":' * 5000,
+    ],
+)
+def test_anything_else_is_unreadable(body: str) -> None:
+    with pytest.raises(Unreadable):
+        parse_body(body)
+
+
+def test_the_reason_shows_nothing_of_a_body_that_may_hold_a_password() -> None:
+    for body in ("https//user:hunter2@example.org", '{"url": "https://a/", "auth": {"password": "hunter2"}}'):
+        with pytest.raises(Unreadable) as caught:
+            parse_body(body)
+        assert "hunter2" not in str(caught.value)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["url", "Records", "s3", "Type", "Message"]), inner)
+    ),
+)
+
+
+@given(st.text() | _JSON.map(json.dumps) | st.dictionaries(st.sampled_from(["url", "Records"]), _JSON).map(json.dumps))
+def test_no_body_raises_anything_but_unreadable(body: str) -> None:
+    with contextlib.suppress(Unreadable):
+        parse_body(body)

@@ -1,0 +1,94 @@
+"""What keeps the acceptance test honest: it never passes where it cannot run, and each of its tests can fail."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.guest import PROGRAMS
+from tests.acceptance.sabotage import SABOTAGES
+
+PROJECT = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+# In a user namespace of its own root may make no network namespace any more, and that is what such a machine answers.
+WITHOUT_NAMESPACES = "echo 0 >/proc/sys/user/max_net_namespaces && exec"
+
+
+def run(command: Sequence[str | Path], programs: Path | None = None) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [str(programs or ""), os.environ["PATH"]]))
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=PROJECT,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Stands in for what a machine that runs no acceptance test lacks; none of them is ever started."""
+    for name in PROGRAMS:
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\nexit 3\n")
+        program.chmod(0o755)
+    return tmp_path
+
+
+def test_who_is_not_root_is_told_so() -> None:
+    dropped = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+    # Not a directory of pytest's, nor the project's own: nobody might not be let in.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        script = shutil.copy(PROJECT / "tools/acceptance", directory)
+
+        done = run([*dropped, script])
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "The acceptance test boots a guest, which only root can: sudo make acceptance\n"
+
+
+def test_a_machine_without_namespaces_is_a_failure_and_no_skip(programs: Path) -> None:
+    inside = f'{WITHOUT_NAMESPACES} "$0" -m pytest tests/acceptance'
+
+    done = run(["unshare", "--user", "--map-root-user", "sh", "-c", inside, sys.executable], programs)
+
+    assert done.returncode == 1
+    assert "The acceptance test cannot run here: this machine lets nobody make namespaces" in done.stdout
+    assert "passed" not in done.stdout
+    assert "skipped" not in done.stdout
+
+
+def test_missing_programs_are_named(programs: Path) -> None:
+    code = "from tests.acceptance.guest import demand_a_machine_that_can_boot as demand; demand()"
+    (programs / "packer").unlink()
+    inside = f'PATH={programs} exec "$0" -c "{code}"'
+
+    done = run(["unshare", "--user", "--map-root-user", "sh", "-c", inside, sys.executable])
+
+    assert done.returncode != 0
+    assert "programs are missing: packer" in done.stderr
+
+
+def test_each_acceptance_test_is_known_to_fail_when_what_it_checks_is_broken() -> None:
+    tests = {
+        f"{file.name}::{node.name}"
+        for file in (PROJECT / "tests/acceptance").glob("test_*.py")
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+    sabotaged = {test.partition("[")[0] for sabotage in SABOTAGES.values() for test in sabotage.fails}
+
+    assert sabotaged == tests

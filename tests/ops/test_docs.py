@@ -1,0 +1,68 @@
+"""The documentation: each page is in the navigation, each picture is there, the link check finds what is broken."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from manual.links import faults
+from manual.pictures import examples
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+_TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def in_navigation(page: Path) -> set[Path]:
+    """The pages that this one's tables of contents name, and those that they name."""
+    found: set[Path] = set()
+    for entries in _TOCTREE.findall(page.read_text(encoding="utf-8")):
+        for entry in entries.splitlines():
+            if entry and not entry.startswith(":"):
+                # `name`, or `a title of its own <name>`.
+                named = sorted(page.parent.glob(f"{entry.rstrip('>').rpartition('<')[2]}.md"))
+                assert named, f"{page.name} names {entry!r}, and there is no such page"
+                found.update(named)
+    return found.union(*map(in_navigation, found))
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    assert in_navigation(DOCS / "index.md") | {DOCS / "index.md"} == set(DOCS.rglob("*.md"))
+
+
+def test_every_picture_is_shown_and_every_one_that_is_shown_is_there() -> None:
+    there = {path.name for path in (DOCS / "pictures").iterdir()}
+    shown = {
+        name
+        for page in DOCS.rglob("*.md")
+        for name in re.findall(r"\]\(pictures/([\w.-]+)\)", page.read_text(encoding="utf-8"))
+    }
+
+    assert shown == there
+    assert {name for name, _, _ in examples()} == {name for name in there if not name.endswith(".svg")}
+
+
+@pytest.mark.parametrize(
+    ("link", "fault"),
+    [
+        ("other.html", ""),
+        ("other.html#here", ""),
+        ("#top", ""),
+        ("folder/", ""),
+        ("https://example.org/page", ""),
+        ("mailto:someone@example.org", ""),
+        ("gone.html", "there is no such page or file"),
+        ("other.html#gone", "there is no such heading"),
+        ("#gone", "there is no such heading"),
+        ("http://example.org/", "not https"),
+        ("https:///page", "not a URL"),
+    ],
+)
+def test_link_check_tells_what_leads_nowhere(link: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "index.html").write_text("<p>")
+    (tmp_path / "other.html").write_text('<h2 id="here">Here</h2>')
+    (tmp_path / "page.html").write_text(f'<h1 id="top">Top</h1><a href="{link}">there</a>')
+
+    assert list(faults(tmp_path)) == ([f"page.html: {link}: {fault}"] if fault else [])
