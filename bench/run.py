@@ -18,7 +18,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import cli_startup, drops, growth, known_content, large_files, latency, thumbnails, upload_clients  # noqa: E402
+from bench import (  # noqa: E402 after the path that makes them importable
+    cli_startup,
+    drops,
+    growth,
+    known_content,
+    large_files,
+    latency,
+    thumbnail_costs,
+    thumbnail_sizes,
+    thumbnails,
+    upload_clients,
+)
 from bench.page import Section, command, paragraphs  # noqa: E402
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -55,6 +66,8 @@ SECTIONS = (
     *cli_startup.SECTIONS,
     *upload_clients.SECTIONS,
     Section("thumbnails", "Thumbnails", thumbnail_text),
+    *thumbnail_costs.SECTIONS,
+    *thumbnail_sizes.SECTIONS,
 )
 
 

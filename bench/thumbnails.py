@@ -37,7 +37,7 @@ DIRECTORY = ROOT / "build" / "bench"
 ROUNDS = 5
 SHAPES = (Shape("crop", 200), Shape("clip", 400))
 OURS, BASE = "md5s3stash", "pilbox"
-PEERS = tuple(name for name in PROGRAMS if name != OURS)
+PEERS = tuple(name for name in PROGRAMS if not name.startswith(OURS))
 
 # By hand: what the figures are held against, and why they are as they are. Look at it again after measuring.
 REMARKS = """\
@@ -170,10 +170,10 @@ def _get(server: Running, original: Original, shape: Shape) -> bytes:
 def _phase(server: Running, shape: Shape, level: Level, originals: Sequence[Original], number: int) -> Phase:
     paths = [server.path(original, shape) for original in _shuffled(originals, level.passes, number)]
     before = process_tree.cpu_seconds(server.pid)
-    load = _load(Job(server.port, paths, level.clients))
-    if load.failures:
-        raise SystemExit(f"{server.name} failed, so there is nothing to compare: {load.failures[0]}")
-    return Phase(load, process_tree.cpu_seconds(server.pid) - before)
+    answered = load(Job(server.port, paths, level.clients))
+    if answered.failures:
+        raise SystemExit(f"{server.name} failed, so there is nothing to compare: {answered.failures[0]}")
+    return Phase(answered, process_tree.cpu_seconds(server.pid) - before)
 
 
 def _shuffled(originals: Sequence[Original], passes: int, number: int) -> list[Original]:
@@ -181,7 +181,8 @@ def _shuffled(originals: Sequence[Original], passes: int, number: int) -> list[O
     return [original for _ in range(passes) for original in order.sample(originals, len(originals))]
 
 
-def _load(job: Job) -> Load:
+def load(job: Job) -> Load:
+    """Asks in a process of its own."""
     command = [sys.executable, str(ROOT / "bench/http_load.py")]
     finished = subprocess.run(command, input=json.dumps(asdict(job)), stdout=subprocess.PIPE, text=True, check=True)
     return Load(**json.loads(finished.stdout))
@@ -195,8 +196,9 @@ def explanation(rounds: int) -> str:
         f"{count} originals that `bench/picture_corpus.py` draws, with the bits a pixel and the mix of sizes that "
         f"photographs have; thumbnails as JPEG of quality {QUALITY}. Each round is {passes} at once, every server "
         f"the same originals in the same order, one server at a time; medians of {rounds} interleaved rounds, times "
-        "over all of them. Nobody keeps results. Originals are on a local disk for all but plain pilbox, which knows "
-        "only URLs and fetches from a server on the same machine; this project's server has them from S3 in its own "
+        "over all of them. Nobody keeps results, nor this project's server its reduced copies of originals. Originals "
+        "are on a local disk for all but plain pilbox, which knows only URLs and fetches from a server on the same "
+        "machine; this project's server has them from S3 in its own "
         f"cache. {WORKERS} worker processes each; node is one process with libuv's and sharp's own default numbers of "
         "threads. Plain pilbox has the same Pillow as this project's server and the one name that it misses there. "
         "Each request has its own connection: kept-alive ones would stay with one of the processes of pilbox and "

@@ -28,6 +28,9 @@ OVERSAMPLING_AFTER_AVERAGES = 3.0
 class Picture:
     """`image` holds the stored pixels: one for every `shrink` of the original, along a side."""
 
+    oversampling = OVERSAMPLING_AFTER_AVERAGES
+    """What averages leave to the filter, at least."""
+
     def __init__(self, image: PIL.Image.Image, stored_size: Size, orientation: int, shrink: float = 1.0) -> None:
         self.image = image
         self.stored_size = stored_size
@@ -51,7 +54,7 @@ class Picture:
 
     def cut(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
         """The rectangle at its new size, upright, in the original's own colours."""
-        stored = resample(self.image, self._stored_cut(cut), resampling)
+        stored = resample(self.image, self._stored_cut(cut), resampling, self.oversampling)
         turn = _TO_UPRIGHT.get(self.orientation)
         return stored if turn is None else stored.transpose(turn)
 
@@ -78,14 +81,19 @@ def upright(size: Size, orientation: int) -> Size:
     return (size[1], size[0]) if orientation in _LYING else size
 
 
-def resample(image: PIL.Image.Image, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
+def resample(
+    image: PIL.Image.Image,
+    cut: Cut,
+    resampling: PIL.Image.Resampling,
+    oversampling: float = OVERSAMPLING_AFTER_AVERAGES,
+) -> PIL.Image.Image:
     """The rectangle at its new size, in one step; what the filter does not need is averaged away first."""
     image = continuous(image)
     if cut == whole(image.size):
         return image
     if resampling == PIL.Image.Resampling.NEAREST:
         return image.resize(cut.size, resampling, cut.box)
-    return image.resize(cut.size, resampling, cut.box, reducing_gap=OVERSAMPLING_AFTER_AVERAGES)
+    return image.resize(cut.size, resampling, cut.box, reducing_gap=oversampling)
 
 
 def continuous(image: PIL.Image.Image) -> PIL.Image.Image:
