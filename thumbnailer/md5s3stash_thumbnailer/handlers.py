@@ -214,9 +214,8 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
             return await self.services.pool.render(source, thumbnail), modified
         except errors.ReducedDamaged:
             log.warning("event=reduced_copy_damaged md5=%s", thumbnail.md5)
-        return await self.services.pool.render(
-            await self._opened(originals.open_whole(thumbnail.md5)), thumbnail
-        ), modified
+        source = await self._opened(originals.open_whole(thumbnail.md5))
+        return await self.services.pool.render(source, thumbnail), modified
 
     async def _opened(self, opening: Awaitable[Source]) -> Source:
         try:

@@ -77,15 +77,12 @@ def upper_rows(jpeg: bytes, rows: int) -> bytes:
     try:
         for marker, start in _markers(jpeg):
             if marker in _START_OF_FRAME:
-                height = slice(start + 5, start + 7)
-                is_less = rows < int.from_bytes(jpeg[height])
-                # That the end is missing is not seen any more by who does not come there.
+                before, after = start + 5, start + 7
+                # Who does not come to the end does not see any more that it is missing.
                 is_whole = jpeg.rfind(_END_OF_IMAGE, start) > 0
-                return (
-                    jpeg[: height.start] + struct.pack(">H", rows) + jpeg[height.stop :]
-                    if is_less and is_whole
-                    else jpeg
-                )
+                if is_whole and rows < int.from_bytes(jpeg[before:after]):
+                    return b"".join((jpeg[:before], struct.pack(">H", rows), jpeg[after:]))
+                break
             if marker == _START_OF_SCAN:
                 break
     except (_Unexpected, IndexError):
