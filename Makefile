@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick acceptance acceptance-sabotage check soak million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup
+.PHONY: help run test test-quick acceptance acceptance-sabotage check soak million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup setup-tests
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -14,10 +14,10 @@ help: ## list the tasks
 run: setup ## bring the appliance up on this machine, with sample files in it
 	@exec $(PYTHON_IN_VENV) -m laptop.run
 
-test: setup ## all tests, against a real redis-server and real S3 servers
+test: setup-tests ## all tests, against a real redis-server and real S3 servers
 	@$(PYTEST)
 
-test-quick: setup ## the tests that do not take minutes
+test-quick: setup-tests ## the tests that do not take minutes
 	@$(PYTEST) -m "not slow"
 
 acceptance: setup ## bake the image in a guest on this machine, as root, and put it through what can go wrong
@@ -75,3 +75,6 @@ clean-data: ## remove var/: everything that `make run` has stashed
 
 setup:
 	@tools/bootstrap
+
+setup-tests:
+	@tools/bootstrap --tests

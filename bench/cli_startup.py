@@ -25,9 +25,6 @@ ROUNDS = 15
 HELP, STASH = "md5s3stash --help", "md5s3stash FILE"
 PEERS = (aws("aws s3 cp FILE", "cp", "--recursive"), s5cmd("s5cmd cp FILE", "cp"))
 
-# By hand: why an aim is missed. Look at it again after measuring.
-REMARKS = ""
-
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -98,7 +95,6 @@ def text(full: bool) -> str:
     return page.paragraphs(
         f"A new process each time, its files in the page cache; one JPEG of 20 kB. Medians of {ROUNDS}.",
         aims(results),
-        REMARKS,
         table(results),
         page.command(f"python bench/cli_startup.py --rounds {ROUNDS}"),
     )

@@ -27,9 +27,6 @@ _LONGEST_SECONDS_A_FILE = 0.05
 # Python, its libraries and a warm allocator are there whatever waits; half as much again is what flat may mean.
 _FLAT = 1.5
 
-# By hand: why an aim is missed. Look at it again after measuring.
-REMARKS = ""
-
 
 def measure(counts: Sequence[int]) -> dict[int, Cost]:
     """Number of files -> cost of all of them."""
@@ -99,9 +96,8 @@ def text(full: bool) -> str:
         f"JPEGs of {FILE_BYTES:,} bytes that wait in one directory as the daemon starts, until all are recorded and "
         "gone; its start is part of the time. One run each. The bound for flat is half as much again.",
         aims(costs),
-        REMARKS,
         table(costs),
-        draw(plot(costs), "growth.svg"),
+        draw(plot(costs), "growth"),
         page.command(f"python bench/growth.py --files {' '.join(map(str, counts))}"),
     )
 

@@ -27,9 +27,6 @@ DROPS = 200
 # So that the daemon is at rest again, as on a box that gets a file now and then.
 _PAUSE_SECONDS = 0.05
 
-# By hand: why an aim is missed. Look at it again after measuring.
-REMARKS = ""
-
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -115,7 +112,6 @@ def text(full: bool) -> str:
         "second after the one before; until its record can be read, synced, from Redis. The round trip is that of a "
         "plain PUT of the same bytes to the same sink on an open connection, measured in between.",
         aims(results),
-        REMARKS,
         table(results),
         page.command(f"python bench/latency.py --drops {DROPS}"),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.peer_packages import PeerMissing, python_environment
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = ROOT / "docs" / "benchmarks"
+PICTURES = ROOT / "docs" / "pictures"
 _SCRIPT = Path(__file__).parent / "peers" / "draw_plot.py"
 
 
@@ -50,13 +50,13 @@ class Bars:
 
 
 def draw(plot: Plot | Bars, name: str, directory: Path = PICTURES) -> str:
-    """Draws it into the file of this name; the Markdown that shows it, or says why there is none."""
+    """Draws it into bench-NAME.svg; the Markdown that shows it, or says why there is none."""
     try:
         python = python_environment("uploads", ROOT / "build" / "peers") / "bin/python"
     except PeerMissing as reason:
         return f"There is no plot: {reason}"
     directory.mkdir(parents=True, exist_ok=True)
-    target = directory / name
+    target = directory / f"bench-{name}.svg"
     # In the peers' environment: drawing is no business of the project's own.
     subprocess.run([python, str(_SCRIPT), str(target)], input=json.dumps(asdict(plot)), text=True, check=True)
-    return f"![{plot.title}](benchmarks/{name})"
+    return f"![{plot.title}](pictures/{target.name})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,17 @@ def peak_mib(root: int) -> float:
 def resident_mib(root: int) -> float:
     """What the processes of the tree hold at this moment; shared pages count in each."""
     return sum(_status_kib(pid, "VmRSS") for pid in tree(root)) / 1024
+
+
+def watch_others() -> Callable[[], float]:
+    """Gives what tells which part of the machine's time others than this process and its children took since."""
+    machine_before, own_before = machine_seconds(), cpu_seconds(os.getpid())
+
+    def part() -> float:
+        machine = machine_seconds() - machine_before
+        return max(0.0, machine.busy - (cpu_seconds(os.getpid()) - own_before)) / max(machine.total, 0.01)
+
+    return part
 
 
 def machine_seconds() -> MachineSeconds:

@@ -18,13 +18,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import (  # noqa: E402 after the path that makes them importable
+from bench import (  # noqa: E402
     cli_startup,
     drops,
     growth,
     known_content,
     large_files,
     latency,
+    process_tree,
     thumbnail_costs,
     thumbnail_sizes,
     thumbnails,
@@ -105,9 +106,11 @@ def measure(sections: Sequence[Section], output: Path, full: bool = False) -> bo
     all_measured = True
     for section in sections:
         print(f"== {section.title}", flush=True)
-        started = time.monotonic()
+        started, others = time.monotonic(), process_tree.watch_others()
         try:
-            text = paragraphs(f"{_HEADING}{section.title}", section.run(full), machine()) + "\n"
+            measured = section.run(full)
+            disturbed = f"Other processes took {others():.0%} of the machine's time meanwhile."
+            text = paragraphs(f"{_HEADING}{section.title}", measured, f"{machine()} {disturbed}") + "\n"
         except Exception:  # whatever it is, the other sections are still worth their time
             traceback.print_exc()
             print(f"== {section.title}: failed; the page keeps what it had", flush=True)

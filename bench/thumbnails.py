@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -42,12 +41,12 @@ PEERS = tuple(name for name in PROGRAMS if not name.startswith(OURS))
 
 # By hand: why the figures are as they are. Look at it again after measuring.
 REMARKS = """\
-What is left of a JPEG at an eighth of its size is the Huffman decoding of every block, which no reduction spares, and PNG
-and WebP are decoded whole by all. In the clip to 400 pixels sharp alone has two advantages. sharp and thumbor let libjpeg
-reduce to barely the size that is asked for; here at least twice the pixels remain (1.75 times at an eighth), which keeps
-the thumbnail within an SSIM of 0.97 of plain pilbox's even for line art, and 12 megapixels are therefore decoded at a
-quarter where sharp takes an eighth. And Pillow's Lanczos filter has no SIMD code. Reduced copies, which the section on
-further sizes is about, are switched off here."""
+What is left of a JPEG at an eighth of its size is the Huffman decoding of every block, which no reduction spares, and
+PNG and WebP are decoded whole by all. In the clip to 400 pixels sharp alone has two advantages. sharp and thumbor let
+libjpeg reduce to barely the size that is asked for; here at least twice the pixels remain (1.75 times at an eighth),
+which keeps the thumbnail within an SSIM of 0.97 of plain pilbox's even for line art, and 12 megapixels are therefore
+decoded at a quarter where sharp takes an eighth. And Pillow's Lanczos filter has no SIMD code. Reduced copies, which
+the section on further sizes is about, are switched off here."""
 TIMES_PILBOX = 4.0
 
 
@@ -93,7 +92,6 @@ class Results:
     quality: Mapping[tuple[str, Shape], Quality]
     phases: Mapping[Case, Sequence[Phase]]
     peak_mib: Mapping[str, float]
-    busy_elsewhere: float
     originals: Sequence[Original]
     rounds: int
 
@@ -121,19 +119,13 @@ def measure_all(rounds: int, peers: Sequence[str] = PEERS) -> Results:
         site = stack.enter_context(site_for(originals, DIRECTORY))
         servers, missing = _started([OURS, *peers], site, stack)
         quality = _quality(servers, originals)
-        machine_before, own_before = process_tree.machine_seconds(), process_tree.cpu_seconds(os.getpid())
         phases: dict[Case, list[Phase]] = {}
         for number, shape, level, server in itertools.product(range(rounds), SHAPES, LEVELS, servers):
             phase = _phase(server, shape, level, originals, number)
             phases.setdefault(Case(server.name, shape, level), []).append(phase)
-        machine, own = (
-            process_tree.machine_seconds() - machine_before,
-            process_tree.cpu_seconds(os.getpid()) - own_before,
-        )
         peak_mib = {server.name: process_tree.peak_mib(server.pid) for server in servers}
     versions = {server.name: server.versions for server in servers}
-    busy_elsewhere = max(0.0, machine.busy - own) / machine.total
-    return Results(versions, missing, quality, phases, peak_mib, busy_elsewhere, originals, rounds)
+    return Results(versions, missing, quality, phases, peak_mib, originals, rounds)
 
 
 def _started(names: Sequence[str], site: Site, stack: contextlib.ExitStack) -> tuple[list[Running], dict[str, str]]:
@@ -214,7 +206,6 @@ def report(results: Results) -> str:
         *(_shape_table(results, shape) for shape in SHAPES),
         _kind_table(results),
         _server_table(results),
-        f"Other processes took {results.busy_elsewhere:.0%} of the machine's time meanwhile.",
         *(f"{name} is missing from the tables: {reason}" for name, reason in results.missing.items()),
     ]
     return "\n\n".join(parts)

@@ -6,15 +6,16 @@ import os
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 # Far beyond what anything here takes: a program that hangs ends the benchmark of that row, and no other.
 _LONGEST_SECONDS = 3600.0
+_LAUNCHER = Path(__file__).parent / "launch.py"
 
 
 class RunFailed(Exception):
@@ -41,10 +42,9 @@ class Command:
 
 def timed(command: Command) -> Cost:
     """Runs it to its end. Raises RunFailed where it failed."""
-    with tempfile.TemporaryFile() as output:
-        started = perf_counter()
+    with tempfile.TemporaryFile() as output, tempfile.NamedTemporaryFile("r") as report:
         process = subprocess.Popen(
-            command.arguments,
+            [sys.executable, "-IS", str(_LAUNCHER), report.name, *command.arguments],
             env=dict(command.environment),
             cwd=command.directory,
             stdin=subprocess.DEVNULL,
@@ -54,17 +54,15 @@ def timed(command: Command) -> Cost:
         )
         overdue = threading.Timer(_LONGEST_SECONDS, os.killpg, (process.pid, signal.SIGKILL))
         overdue.start()
-        # wait4 and not wait: it tells what this child used, with all children that it waited for.
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = perf_counter() - started
+        status = process.wait()
         overdue.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        if status:
             output.seek(0)
             # s5cmd has a line for each file; the last will do.
             said = output.read().decode(errors="replace").strip().rpartition("\n")[2][-200:]
-            raise RunFailed(f"`{Path(command.arguments[0]).name}` ended with {process.returncode}: {said}")
-    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+            raise RunFailed(f"`{Path(command.arguments[0]).name}` ended with {status}: {said}")
+        seconds, cpu_seconds, peak_kib = map(float, report.read().split())
+    return Cost(seconds, cpu_seconds, peak_kib / 1024)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,17 +19,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import page, stack  # noqa: E402 after the path that makes them importable
+from bench import page  # noqa: E402 after the path that makes it importable
+from bench.peer_packages import PeerMissing, python_environment  # noqa: E402
 
 FILES = 2000
 # In `make bench`: boto3 takes its time.
@@ -191,21 +191,32 @@ def measure(client: str, endpoint: str, count: int) -> Measured:
     return Measured(count / seconds, 1000 * cpu_seconds / count, peak_mib)
 
 
-def measure_all(files: int, rounds: int) -> list[Row]:
-    """Every client that is installed, in interleaved rounds."""
-    installed = [name for name, (package, _) in CLIENTS.items() if importlib.util.find_spec(package) is not None]
-    runs: dict[str, list[Measured]] = {name: [] for name in installed}
+def measure_all(files: int, rounds: int, clients: Iterable[str] = CLIENTS) -> list[Row]:
+    """Every client that can be had, in interleaved rounds."""
+    from bench import stack  # in this process alone: a client's environment may lack what it needs
+
+    pythons = {name: python for name in clients if (python := _python_with(CLIENTS[name][0]))}
+    runs: dict[str, list[Measured]] = {name: [] for name in pythons}
     with stack.workspace() as directory, stack.sink(directory, tls=True) as sink:
         environment = {**os.environ, **sink.endpoint.environment()}
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            for name in installed:
-                command = [sys.executable, __file__, "--files", str(files), "--one", name]
-                command += ["--endpoint", sink.endpoint.url]
+            for name, python in pythons.items():
+                command = [python, __file__, "--files", str(files), "--one", name, "--endpoint", sink.endpoint.url]
                 finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
                 runs[name].append(Measured(**json.loads(finished.stdout)))
     base = statistics.median(run.files_per_second for run in runs["boto3"])
     return [_row(name, measured, base) for name, measured in runs.items()]
+
+
+def _python_with(package: str) -> str | None:
+    """This one, or that of the peers, which has what the project does without."""
+    if importlib.util.find_spec(package) is not None:
+        return sys.executable
+    try:
+        return str(python_environment("uploads", ROOT / "build" / "peers") / "bin/python")
+    except PeerMissing:
+        return None
 
 
 def _row(name: str, runs: Sequence[Measured], base: float) -> Row:
@@ -226,7 +237,9 @@ def describe_package(package: str) -> str:
         import pycurl
 
         return " ".join(pycurl.version.split()[:3])
-    return f"{package}/{version(package)}"
+    ask = f"from importlib.metadata import version; print(version('{package}'))"
+    found = subprocess.run([_python_with(package) or sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True)
+    return f"{package}/{found.stdout.strip()}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -240,10 +253,8 @@ def table(rows: Sequence[Row]) -> str:
         f"{row.cpu_seconds_per_thousand:.2f} | {row.peak_mib:.0f} |"
         for row in rows
     ]
-    missing = sorted({package for package, _ in CLIENTS.values() if importlib.util.find_spec(package) is None})
-    lines += [
-        f"\n{package} is not installed, so it is not in the table: `pip install {package}`" for package in missing
-    ]
+    missing = sorted({package for package, _ in CLIENTS.values() if _python_with(package) is None})
+    lines += [f"\nNot measured: {package}: it could not be installed." for package in missing]
     return "\n".join(lines)
 
 
@@ -253,8 +264,7 @@ def text(full: bool) -> str:
         f"{BENCH_FILES:,} files of {FILE_BYTES:,} bytes, from memory, {THREADS} at once, over TLS. Every client sends "
         "SHA-256, If-None-Match and a session token, and checks the ETag; boto3 and libcurl run inside the adapter and "
         f'send Content-MD5 as well, which obstore cannot. Medians of {BENCH_ROUNDS}, start-up not counted. "HEAD '
-        "first\" is the adapter's default, two requests a file; the other rows send one. `pip install obstore` adds "
-        "its rows; the project does not need it."
+        "first\" is the adapter's default, two requests a file; the other rows send one."
     )
     command = page.command(f"python bench/upload_clients.py --files {BENCH_FILES} --rounds {BENCH_ROUNDS}")
     return page.paragraphs(explanation, table(measure_all(BENCH_FILES, BENCH_ROUNDS)), command)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,7 @@ class Uploads:
 
 def installed(peers: Sequence[Peer]) -> tuple[dict[str, str], dict[str, str]]:
     """Peer -> version, with the daemon's own; and for those who cannot be had the reason."""
-    versions, missing = {OURS: "this checkout"}, {}
+    versions, missing = {OURS: f"md5s3stash {version('md5s3stash')}, redis {_redis_version()}"}, {}
     for peer in peers:
         try:
             versions[peer.name] = peer.version()
@@ -114,6 +116,11 @@ def installed(peers: Sequence[Peer]) -> tuple[dict[str, str], dict[str, str]]:
     return versions, missing
 
 
+def _redis_version() -> str:
+    said = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
+    return said.partition("v=")[2].split()[0]
+
+
 def versions_line(versions: Mapping[str, str]) -> str:
     """What was measured, for tables that have no room for it."""
-    return f"Versions: {', '.join(sorted(set(versions.values()) - {versions[OURS]}))}."
+    return f"Versions: {', '.join(sorted(set(versions.values())))}."

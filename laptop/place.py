@@ -84,6 +84,10 @@ class Place:
     def thumbnailer_url(self) -> str:
         return f"http://{ADDRESS}:{self.thumbnailer.number}"
 
+    @property
+    def status_url(self) -> str:
+        return f"http://{ADDRESS}:{self.metrics.number}/"
+
     def thumbnail_url(self, md5: str) -> str:
         """A thumbnail that shows the whole picture."""
         return f"{self.thumbnailer_url}/clip/480x480/{md5}"

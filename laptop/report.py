@@ -48,6 +48,7 @@ def how_to_go_on(
     facts = [
         ("Drop files here", str(place.incoming)),
         ("for example", f"cp picture.jpg {shlex.quote(str(place.incoming))}/"),
+        ("Look at it all", place.status_url),
         ("Thumbnails", f"{place.thumbnailer_url}/{{clip,crop,fill,scale}}/{{width}}x{{height}}/{{md5}}"),
     ]
     pictures = [outcomes[sample.name] for sample in samples if outcomes[sample.name].is_picture]

@@ -4,7 +4,7 @@ The stash takes *any* object with the dictionary's `get` and `[]=` for its cache
 holds
 
     url_cache[url]  = {"md5": ..., "If-None-Match": etag, "If-Modified-Since": date}    (what of it the origin sent)
-    hash_cache[md5] = (s3_url, mime_type, (width, height))
+    hash_cache[md5] = (s3_url, mime_type, (width, height))      (None for what nobody knows: then it is no hit)
 
 `RedisDict` keeps each as JSON in one Redis hash; never pickle, which would run whatever somebody writes into Redis.
 """
@@ -97,7 +97,8 @@ def connect_redis(url: str, timeout_seconds: float = 30.0) -> redis.Redis:
             socket_connect_timeout=min(5.0, timeout_seconds),
             socket_timeout=timeout_seconds,
             health_check_interval=30,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            # After a failover the name leads to another server; the one that we are connected to refuses writes.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError, redis.ReadOnlyError)),
         )
     except (TypeError, ValueError, redis.RedisError):
         # The error may quote what it could not read, which is the password where that holds a slash.

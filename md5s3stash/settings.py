@@ -153,9 +153,15 @@ class S3Settings:
 class RedisSettings:
     """`[redis]`: where mappings are recorded."""
 
-    url: str | None = setting(None, optional_text, "redis://host:port/database, or unix:///path", "REDIS_URL")
+    url: str | None = setting(
+        None,
+        optional_text,
+        "redis://host:port/database, rediss://user:password@host:port, or unix:///path",
+        "REDIS_URL",
+    )
     prefix: str = setting("md5s3stash", text, "what the names of all keys begin with")
     timeout_seconds: float = setting(30.0, seconds(0.1, 300), "for each answer of Redis")
+    replicas: int = setting(0, whole_number(0, 10), "how many replicas must have a record before it counts")
 
 
 @dataclass(frozen=True, slots=True)

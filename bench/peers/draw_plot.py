@@ -1,7 +1,7 @@
 """Draws a plot that bench/plots.py describes in JSON on standard input, as the SVG file that is named.
 
-Runs in the environment of bench/peers/uploads.txt. Ink is one colour that a style sheet in the file turns light where
-the page is dark; matplotlib itself knows of no such thing.
+Runs in the environment of bench/peers/uploads.txt. Ink and ground are one colour each, which a style sheet in the file
+exchanges where the page is dark; matplotlib itself knows of no such thing.
 """
 
 import json
@@ -15,8 +15,10 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-INK = "#1b1f24"
-STYLE = "<style>:root { --ink: #1b1f24 } @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed } }</style>"
+# Of the pictures of the documentation, light and dark. What is drawn in the light ones changes with the style sheet.
+INK, GROUND = "#1b2430", "#fefefe"
+STYLE = f"""<style>:root {{ --ink: {INK}; --ground: {GROUND} }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #eef2f7; --ground: #161a20 }} }}</style>"""
 # Okabe and Ito's, without black and yellow: told apart by those who see few colours, on either ground.
 OURS = "#d55e00"
 OTHERS = ("#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -29,6 +31,8 @@ matplotlib.rcParams.update(
         "svg.hashsalt": "bench",
         "font.family": "sans-serif",
         "font.size": 10,
+        "figure.facecolor": GROUND,
+        "axes.facecolor": GROUND,
         "text.color": INK,
         "axes.edgecolor": INK,
         "axes.labelcolor": INK,
@@ -84,8 +88,9 @@ def draw_lines(plot: dict[str, Any]) -> Any:
 def draw(plot: dict[str, Any], target: Path) -> None:
     figure = draw_bars(plot) if "bars" in plot else draw_lines(plot)
     figure.set_layout_engine("constrained")
-    figure.savefig(target, transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(target, metadata={"Date": None, "Creator": None})
     drawn = re.sub(rf"(fill|stroke): ?{INK}", r"\1: var(--ink)", target.read_text())
+    drawn = re.sub(rf"fill: ?{GROUND}", "fill: var(--ground)", drawn)
     target.write_text(re.sub(r"(<svg[^>]*>)", rf"\1{STYLE}", drawn, count=1))
 
 

@@ -23,6 +23,8 @@ from md5s3stash_daemon.settings import SECTIONS, HttpSettings, SpoolSettings
 from md5s3stash_daemon.spool import STATES, Spool
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from md5s3stash_daemon.ledger_reader import LedgerReader
 
 # Redis and boto3 each take half a second to import, so that only the commands that ask them do.
@@ -126,6 +128,20 @@ def build_parser() -> argparse.ArgumentParser:
     export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
     export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="jsonl is the default")
 
+    rebuild = command(
+        "rebuild",
+        _rebuild,
+        "record anew what Redis has lost, from the buckets or from an export",
+        "--from-export mappings.jsonl",
+    )
+    rebuild.add_argument(
+        "--from-export", type=Path, metavar="FILE", help="what an earlier export printed as jsonl, names and all"
+    )
+    rebuild.add_argument("--head", action="store_true", help="ask for the type of each object, a request each")
+    rebuild.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
+    rebuild.add_argument("--dry-run", action="store_true", help="only tell what would be recorded")
+    _add_json(rebuild)
+
     verify = command("verify", _verify, "audit the buckets by LIST: does each object have its key's md5", "--ledger")
     verify.add_argument("--deep", action="store_true", help="read those whose ETag is no proof")
     verify.add_argument("--ledger", action="store_true", help="compare with what is recorded")
@@ -226,6 +242,27 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
     return True
 
 
+def _rebuild(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from md5s3stash.s3 import connect
+    from md5s3stash.s3_list import Lister
+    from md5s3stash_daemon.ctl_rebuild import HEADS, rebuild, rebuild_from_export
+    from md5s3stash_daemon.rebuild import Rebuilder
+    from md5s3stash_daemon.restore import Restorer
+
+    restorer = Restorer(*_redis(settings), arguments.dry_run)
+    if arguments.from_export is not None:
+        if arguments.head:
+            raise SettingsError("--head asks about objects in the buckets: it does not go with --from-export")
+        return rebuild_from_export(arguments.from_export, restorer, arguments.dry_run, arguments.json)
+    bases = settings[StashSettings].bases()
+    endpoint = settings[S3Settings].endpoint
+    with ThreadPoolExecutor(HEADS, thread_name_prefix="head") as heads:
+        rebuilder = Rebuilder(Lister(endpoint), connect(endpoint), restorer, heads, arguments.head)
+        return rebuild(rebuilder, bases, arguments.jobs, arguments.dry_run, arguments.json)
+
+
 def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash.s3 import connect
     from md5s3stash.s3_list import Lister
@@ -251,13 +288,19 @@ def _spool(settings: Settings) -> Spool:
 
 
 def _ledger(settings: Settings) -> LedgerReader:
-    from md5s3stash.cache import connect_redis
     from md5s3stash_daemon.ledger_reader import LedgerReader
+
+    return LedgerReader(*_redis(settings))
+
+
+def _redis(settings: Settings) -> tuple[Redis, str]:
+    """The client of the ledger, and its prefix there."""
+    from md5s3stash.cache import connect_redis
 
     redis = settings[RedisSettings]
     if redis.url is None:
         raise SettingsError("REDIS_URL is not set: the ledger is in Redis")
-    return LedgerReader(connect_redis(redis.url, redis.timeout_seconds), redis.prefix)
+    return connect_redis(redis.url, redis.timeout_seconds), redis.prefix
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from md5s3stash.digest import is_md5
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon import ctl_output as output
-from md5s3stash_daemon.ledger_reader import LedgerReader, LogEntry, Mapped
+from md5s3stash_daemon.ledger_reader import LedgerReader, LogEntry, Mapped, digest_in
 
 # How long Redis is asked to wait for the next entry, and so how soon we see that nobody reads any more.
 FOLLOW_SECONDS = 1.0
@@ -32,8 +31,8 @@ def lookup(ledger: LedgerReader, word: str, bases: Sequence[BucketBase], limit: 
     if md5 is not None:
         _print_found(ledger, md5, [word], False, bases, as_json)
         return True
-    md5 = word.rstrip("/").rpartition("/")[2].lower()
-    if not is_md5(md5):
+    md5 = digest_in(word)
+    if md5 is None:
         return False
     # One more than is shown, to tell that there are more.
     names = list(itertools.islice(_each_once(ledger.names_of(md5)), limit + 1))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import heapq
 import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ class NameTaken(Exception):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed file: `name` as it was dropped, `path` where it stands, which may have a number behind it; `attempts` 0
-    and `reason` empty where no report tells them.
+    and `reason` empty where no report tells them; `since` when it came there, where somebody looked.
     """
 
     name: str
     path: str
     attempts: int = 0
     reason: str = ""
+    since: float = 0.0
 
 
 def failures(spool: Spool) -> Iterator[Failure]:
@@ -44,6 +46,15 @@ def failures(spool: Spool) -> Iterator[Failure]:
     for path in spool.failed_paths():
         if not _is_report(path):
             yield _failure(spool, path)
+
+
+def newest_failures(spool: Spool, count: int, max_looked_at: int) -> list[Failure]:
+    """The latest of those that are met first, a bounded number however many lie there; the newest of them first."""
+    found: list[tuple[float, str]] = []
+    for path, status in _some_files(spool.path_of(FAILED), max_looked_at):
+        if not _is_report(path):
+            found.append((status.st_ctime, path))
+    return [replace(_failure(spool, path), since=since) for since, path in heapq.nlargest(count, found)]
 
 
 def failures_of(spool: Spool, name: str) -> list[Failure]:
@@ -89,6 +100,26 @@ def drop_again(spool: Spool, failure: Failure) -> bool:
         os.unlink(failure.path + ERROR_SUFFIX)
     _remove_empty_folders(Path(failure.path).parent, Path(spool.path_of(FAILED)))
     return True
+
+
+def _some_files(root: str, max_entries: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Files below, and what lstat(2) tells of them. Every entry counts against the bound: a million empty folders would
+    take as long as a million files.
+    """
+    folders = [root]
+    left = max_entries
+    while folders and left > 0:
+        # What vanishes meanwhile, or may not be read, is passed over.
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                left -= 1
+                if left < 0:
+                    return
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        yield entry.path, entry.stat(follow_symlinks=False)
 
 
 def _is_report(path: str) -> bool:

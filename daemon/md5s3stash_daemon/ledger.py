@@ -1,6 +1,6 @@
 """Where it is recorded what was dropped and what became of it: in Redis, under a configurable prefix.
 
-    {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]
+    {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]; null for what `restore` could not know
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
     {prefix}:names        dropped path or URL -> md5
     {prefix}:log          stream, one entry an outcome, for XREAD
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import redis
+from redis.exceptions import ClusterCrossSlotError
 
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
@@ -44,6 +45,10 @@ while at <= #ARGV do
   at = at + 5 + count
 end
 """
+
+
+# How long replicas may take for a group before it is recorded again.
+_REPLICA_MS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +86,15 @@ class Ledger(Protocol):
 
 
 class RedisLedger:
-    """A `Ledger` in a Redis that syncs each write (`appendonly yes`, `appendfsync always`)."""
+    """A `Ledger` in a Redis that syncs each write (`appendonly yes`, `appendfsync always`). With `replicas`, a record
+    counts once so many have it: what only a primary has is gone when a replica takes its place.
+    """
 
-    def __init__(self, client: redis.Redis, prefix: str, spool_id: str) -> None:
+    def __init__(self, client: redis.Redis, prefix: str, spool_id: str, replicas: int = 0) -> None:
         self._client = client
         self._prefix = prefix
         self._open = f"{prefix}:open:{spool_id}"
+        self._replicas = replicas
         self._record = client.register_script(_RECORD)
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
@@ -98,9 +106,21 @@ class RedisLedger:
             arguments += map(_bytes, head + fields)
         try:
             # One script call is one write to the append-only file, and so one fsync for all of them.
-            self._record([*(self._key(name) for name in ("names", "hash_cache", "log")), self._open], arguments)
+            self._run([*(self._key(name) for name in ("names", "hash_cache", "log")), self._open], arguments)
         except redis.RedisError as error:
             raise _unavailable(error) from error
+
+    def _run(self, keys: list[str], arguments: list[Any]) -> None:
+        if not self._replicas:
+            self._record(keys, arguments)
+            return
+        # In one pipeline, for WAIT is about the writes of its own connection.
+        pipeline = self._client.pipeline(transaction=False)
+        self._record(keys, arguments, client=pipeline)
+        pipeline.wait(self._replicas, _REPLICA_MS)
+        acknowledged = pipeline.execute()[-1]
+        if acknowledged < self._replicas:
+            raise CacheUnavailable(f"only {acknowledged} replicas of Redis have it, {self._replicas} are wanted")
 
     def forget(self, queue_ids: Sequence[str]) -> None:
         try:
@@ -157,7 +177,8 @@ def _known(outcome: Outcome) -> str:
 
 
 def _unavailable(error: redis.RedisError) -> CacheUnavailable:
-    return CacheUnavailable(f"Redis does not answer: {error}")
+    hint = " (give redis.prefix braces, as in {md5s3stash})" if isinstance(error, ClusterCrossSlotError) else ""
+    return CacheUnavailable(f"Redis does not answer: {error}{hint}")
 
 
 def _bytes(text: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 
+from md5s3stash.digest import is_md5
 from md5s3stash.errors import CacheUnavailable, StashError
 
 # Fields a request: Redis serves nobody else while it collects them.
@@ -59,7 +60,7 @@ class LedgerReader:
 
     def sizes(self) -> dict[str, int]:
         """How many names, contents and log entries there are."""
-        with _translating():
+        with translating():
             return {
                 "names": self._client.hlen(self._key("names")),
                 "contents": self._client.hlen(self._key("hash_cache")),
@@ -68,7 +69,7 @@ class LedgerReader:
 
     def md5_of(self, name: str) -> str | None:
         """The digest under a dropped name or a URL."""
-        with _translating():
+        with translating():
             found = self._client.hget(self._key("names"), _bytes(name))
             if found is None:
                 validators = self._client.hget(self._key("url_cache"), _bytes(name))
@@ -79,13 +80,13 @@ class LedgerReader:
         """Names and digests, completed with what is known of the contents."""
         if not pairs:
             return []
-        with _translating():
+        with translating():
             known = self._client.hmget(self._key("hash_cache"), [md5 for _, md5 in pairs])
-        return [_mapped(name, md5, content) for (name, md5), content in zip(pairs, known, strict=True)]
+        return [mapped(name, md5, content) for (name, md5), content in zip(pairs, known, strict=True)]
 
     def knows(self, md5: str) -> bool:
         """Whether a content of this digest was recorded."""
-        with _translating():
+        with translating():
             return bool(self._client.hexists(self._key("hash_cache"), md5))
 
     def digests(self) -> Iterator[list[str]]:
@@ -95,26 +96,36 @@ class LedgerReader:
 
     def names_of(self, md5: str) -> Iterator[str]:
         """The names of a content. All names are looked through, for they are kept by name; one may come twice."""
-        for pairs in self._names():
+        for pairs in self.names_like():
             yield from (name for name, its_md5 in pairs if its_md5 == md5)
 
+    def names_like(self, pattern: str | None = None) -> Iterator[list[tuple[str, str]]]:
+        """The names that fit a pattern of SCAN, and their digests: a list for each thousand names that were looked at,
+        mostly empty, so that whoever asks can stop.
+        """
+        for found in self._scan("names", pattern):
+            yield [(_text(name), _text(md5)) for name, md5 in found.items()]
+
     def mappings(self) -> Iterator[list[Mapped]]:
-        """Everything, about a thousand at a time and in no order.
+        """Everything, about a thousand at a time and in no order: the names, then the URLs that the command or the
+        library has stashed, which are no names.
 
         What is recorded meanwhile may be in it or not. Redis may show a name twice while its table is resized (SCAN's
         guarantees); within a batch none is.
         """
-        for pairs in self._names():
+        for pairs in self.names_like():
             yield self.with_content(pairs)
+        for found in self._scan("url_cache"):
+            yield self.with_content(self._unnamed(found))
 
     def last(self, count: int) -> list[LogEntry]:
         """The newest entries of the log, the oldest of them first."""
-        with _translating():
+        with translating():
             return _entries(reversed(self._client.xrevrange(self._key("log"), count=count)))
 
     def after(self, entry_id: str, wait_seconds: float) -> list[LogEntry]:
         """What was logged after an entry; waits so long for the next one if there is none."""
-        with _translating():
+        with translating():
             found = self._client.xread(
                 {self._key("log"): entry_id}, count=SCAN_COUNT, block=max(1, int(wait_seconds * 1000))
             )
@@ -122,15 +133,24 @@ class LedgerReader:
         streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or []]
         return [entry for entries in streams for entry in _entries(_pages(entries))]
 
-    def _names(self) -> Iterator[list[tuple[str, str]]]:
-        for found in self._scan("names"):
-            yield [(_text(name), _text(md5)) for name, md5 in found.items()]
+    def _unnamed(self, validators: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
+        """URLs and their digests, but for those that are names."""
+        digests = {url: md5 for url, entry in validators.items() if (md5 := _md5_in(entry)) is not None}
+        if not digests:
+            return []
+        with translating():
+            named = self._client.hmget(self._key("names"), list(digests))
+        return [
+            (_text(url), _text(md5)) for (url, md5), name in zip(digests.items(), named, strict=True) if name is None
+        ]
 
-    def _scan(self, name: str) -> Iterator[dict[bytes, bytes]]:
+    def _scan(self, name: str, pattern: str | None = None) -> Iterator[dict[bytes, bytes]]:
         cursor = 0
         while True:
-            with _translating():
-                cursor, found = self._client.hscan(self._key(name), cursor, count=SCAN_COUNT)
+            with translating():
+                cursor, found = self._client.hscan(
+                    self._key(name), cursor, match=None if pattern is None else _bytes(pattern), count=SCAN_COUNT
+                )
             # A small hash comes in one piece, whatever the count.
             yield found
             if cursor == 0:
@@ -140,8 +160,15 @@ class LedgerReader:
         return f"{self._prefix}:{name}"
 
 
+def digest_in(word: str) -> str | None:
+    """The md5 that a word is, or that stands at the end of it as in an S3 or thumbnail URL."""
+    md5 = word.rstrip("/").rpartition("/")[2].lower()
+    return md5 if is_md5(md5) else None
+
+
 @contextmanager
-def _translating() -> Iterator[None]:
+def translating() -> Iterator[None]:
+    """Redis' errors as ours."""
     try:
         yield
     except redis.ResponseError as error:
@@ -165,10 +192,12 @@ def _entries(found: Iterable[Any]) -> list[LogEntry]:
     ]
 
 
-def _mapped(name: str, md5: str, content: bytes | None) -> Mapped:
+def mapped(name: str, md5: str, content: bytes | None) -> Mapped:
+    """What an entry of the hash_cache says; null in it is what nobody knows (see `restore`)."""
     try:
-        s3_url, mime_type, (width, height) = json.loads(content or b"")
-        return Mapped(name, md5, str(s3_url), str(mime_type), int(width), int(height))
+        s3_url, mime_type, dimensions = json.loads(content or b"")
+        width, height = (None, None) if dimensions is None else map(int, dimensions)
+        return Mapped(name, md5, str(s3_url), "" if mime_type is None else str(mime_type), width, height)
     except (ValueError, TypeError, RecursionError):
         # Nothing there, or somebody else's entry. The name and its digest stand.
         return Mapped(name, md5)

@@ -39,8 +39,10 @@ from md5s3stash_daemon.queue_service import QueueIntake
 from md5s3stash_daemon.reload import Reload
 from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.shared_politeness import politeness_of
 from md5s3stash_daemon.signals import handled
 from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.status_page import StatusPage
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS, S3, Worker
@@ -55,8 +57,8 @@ examples:
   BUCKET_BASE=my-bucket/originals REDIS_URL=redis://127.0.0.1:6379/0 SPOOL_DIR=/srv/spool md5s3stashd
   md5s3stashd --config /etc/md5s3stash/md5s3stash.toml --check-config
 
-Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. /healthz and /metrics are on
-http://127.0.0.1:9108.
+Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. The status page, /healthz
+and /metrics are on http://127.0.0.1:9108.
 
 exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
 wrong.
@@ -167,7 +169,8 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         signal.SIGHUP: Reload(settings, read, daemon.apply, notifier),
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
-    with serving(settings[HttpSettings], daemon.health, daemon.metrics), handled(actions), reporting(reporter):
+    page = StatusPage(settings, daemon.health, daemon.metrics)
+    with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
         complete = daemon.service.run(notifier.ready)
@@ -209,7 +212,7 @@ def build(settings: Settings) -> Daemon:
     spool = Spool(spool_settings.dir)
     spool.create()
     spool.lock()
-    redis_ledger = RedisLedger(client, redis_settings.prefix, spool.identity())
+    redis_ledger = RedisLedger(client, redis_settings.prefix, spool.identity(), redis_settings.replicas)
     metrics, pulse = Metrics(), Pulse()
     ledger = CountedLedger(redis_ledger, metrics)
     fault = redis_ledger.durability_fault()
@@ -227,13 +230,15 @@ def build(settings: Settings) -> Daemon:
     )
     metrics.watch_spool(spool, gate)
     caches = UrlCaches(client, redis_settings.prefix, bases)
+    of_urls = settings[UrlSettings]
     lists = UrlLists(
         spool,
         ledger,
         gate,
         url_stashers(bases, store, fetcher, caches, settings[UrlSettings].images_only),
         caches,
-        settings[UrlSettings],
+        politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, redis_settings.prefix),
+        of_urls,
         spool_settings,
         delays_of(spool_settings),
         stopping,

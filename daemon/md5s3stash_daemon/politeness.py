@@ -62,6 +62,15 @@ class Politeness:
         with self._lock:
             self._state(host).active -= 1
 
+    def postpone(self, host: str, seconds: float, paused: bool) -> None:
+        """Takes back what `try_start` has started a moment ago: it is for later. `paused` where the host wishes so."""
+        with self._lock:
+            state = self._state(host)
+            state.active -= 1
+            state.next_at = self._clock() + seconds
+            if paused:
+                state.paused_until = max(state.paused_until, state.next_at)
+
     def pause(self, host: str, seconds: float) -> None:
         """The host asked for this much time; a shorter wish does not shorten an earlier one."""
         with self._lock:

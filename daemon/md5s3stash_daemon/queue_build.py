@@ -34,7 +34,7 @@ def build_queue_intake(
         return None
     profiles = read_profiles(of_queue.auth_profiles)
     queue = connect_queue(of_queue.url, session)
-    ledger = QueueLedger(client, settings[RedisSettings].prefix)
+    ledger = QueueLedger(client, settings[RedisSettings].prefix, settings[RedisSettings].replicas)
     # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
     stop = Stop(threading.Event(), settings[SpoolSettings].stop_seconds)
     worker = MessageWorker(

@@ -27,15 +27,16 @@ def message_queue_id(message: Message, job: int) -> str:
 class QueueLedger:
     """A `Ledger` for outcomes whose queue ids are `message_queue_id`s."""
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
+    def __init__(self, client: redis.Redis, prefix: str, replicas: int = 0) -> None:
         self._client = client
         self._prefix = prefix
+        self._replicas = replicas
         self._days: dict[str, RedisLedger] = {}
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         for day, of_day in itertools.groupby(sorted(outcomes, key=_day), key=_day):
             known = day in self._days
-            ledger = self._days.get(day) or RedisLedger(self._client, self._prefix, f"queue-{day}")
+            ledger = self._days.get(day) or RedisLedger(self._client, self._prefix, f"queue-{day}", self._replicas)
             ledger.record(list(of_day))
             if not known:
                 self._call("EXPIREAT", f"{self._prefix}:open:queue-{day}", (int(day) + _KEPT_DAYS) * _DAY_SECONDS)

@@ -11,6 +11,9 @@ from typing import Any
 
 from md5s3stash.settings import CORE_SECTIONS, Parse, optional_text, seconds, setting, text, texts, whole_number
 
+_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,252})", re.ASCII)
+_WEB_URL = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", re.ASCII)
+
 
 def directory(value: Any) -> Path:
     """An absolute path."""
@@ -45,6 +48,23 @@ def networks(value: Any) -> tuple[str, ...]:
         return tuple(str(ipaddress.ip_network(part)) for part in texts(value))
     except ValueError as error:
         raise ValueError(f"networks such as 10.1.0.0/16 or fd00:1::/64 are needed: {error}") from None
+
+
+def host_names(value: Any) -> tuple[str, ...]:
+    """Names of hosts, in lower case."""
+    names = tuple(name.lower() for name in texts(value))
+    if not all(_HOST_NAME.fullmatch(name) for name in names):
+        raise ValueError("host names such as stash.example.org are needed, without a port")
+    return names
+
+
+def web_url(value: Any) -> str | None:
+    """An http or https URL to put paths behind, or nothing."""
+    url = text(value).rstrip("/")
+    # It stands in a header that separates its words by blanks and semicolons.
+    if url and not _WEB_URL.fullmatch(url):
+        raise ValueError("a URL such as https://thumbs.example.org is needed, without a query")
+    return url or None
 
 
 def yes_or_no(value: Any) -> bool:
@@ -94,10 +114,16 @@ class SpoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """`[http]`: /healthz and /metrics."""
+    """`[http]`: the status page, /healthz and /metrics."""
 
-    address: str = setting("127.0.0.1", ip_address, "where /healthz and /metrics are served")
+    address: str = setting("127.0.0.1", ip_address, "where the status page, /healthz and /metrics are served")
     port: int = setting(9108, whole_number(0, 65535), "the port of these; 0 serves nothing")
+    hosts: tuple[str, ...] = setting(
+        (), host_names, "names by which browsers may ask for the status page, besides localhost and addresses"
+    )
+    thumbnails_url: str | None = setting(
+        None, web_url, "where browsers find the thumbnail server, such as https://thumbs.example.org"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +141,9 @@ class UrlSettings:
     lists: int = setting(2, whole_number(1, 32), "lists worked on at once; the others wait")
     per_host: int = setting(2, whole_number(1, 64), "requests to one host at once")
     host_delay_seconds: float = setting(0.1, seconds(0, 3600), "from one request to a host to the next")
+    shared: bool = setting(
+        False, yes_or_no, "whether host_delay_seconds and Retry-After hold for all daemons on this Redis together"
+    )
     attempts: int = setting(5, whole_number(1, 100), "how often a URL is tried that may work later")
     images_only: bool = setting(False, yes_or_no, "whether contents that are no pictures are refused")
     allowed_networks: tuple[str, ...] = setting(

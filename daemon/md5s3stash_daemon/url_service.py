@@ -58,6 +58,7 @@ class UrlLists:
         gate: Gate,
         stashers: Sequence[Stasher],
         caches: UrlCaches,
+        politeness: Politeness,
         settings: UrlSettings,
         spool_settings: SpoolSettings,
         delays: RetryPolicy,
@@ -70,7 +71,6 @@ class UrlLists:
             os.makedirs(spool.path_of(state), exist_ok=True)
         remove_orphans(spool)
         stop = Stop(stopping, spool_settings.stop_seconds)
-        politeness = Politeness(settings.per_host, settings.host_delay_seconds)
         self._spool = spool
         self._stop = stop
         self._metrics = metrics

@@ -15,13 +15,13 @@ from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import Health, Pulse
-from md5s3stash_daemon.http_status import MAX_REQUESTS_AT_ONCE, StatusServer, serving
+from md5s3stash_daemon.http_status import MAX_REQUESTS_AT_ONCE, StatusServer
 from md5s3stash_daemon.metrics import Metrics
-from md5s3stash_daemon.settings import HttpSettings
 from tests.daemon.test_notify import STUCK_ON_TRAP
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
+from tests.support.status import status_server
 from tests.support.stores import Keys
 
 
@@ -36,11 +36,15 @@ def port() -> int:
 
 
 @pytest.fixture
-def server(port: int) -> Iterator[StatusServer]:
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a server that nobody asks about what is recorded."""
+    return {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.0.1:9/0", "SPOOL_DIR": str(tmp_path)}
+
+
+@pytest.fixture
+def server(environment: dict[str, str], port: int) -> Iterator[StatusServer]:
     """The server without a daemon around it."""
-    metrics = Metrics()
-    health = Health(Pulse(), Gate({}, RetryPolicy()), metrics, stuck_seconds=60)
-    with serving(HttpSettings(port=port), health, metrics) as running:
+    with status_server({**environment, "MD5S3STASH_HTTP_PORT": str(port)}) as running:
         assert running is not None
         yield running
 
@@ -110,14 +114,15 @@ def test_a_taken_port_ends_the_start_with_one_clear_line(site: Site) -> None:
         ("GET", "/healthz?verbose", 200),
         ("HEAD", "/healthz", 200),
         ("HEAD", "/metrics", 200),
-        ("GET", "/", 404),
+        ("GET", "/", 200),
+        ("GET", "/status/page.html", 404),
         ("GET", "/healthz/", 404),
         ("GET", "/../etc/passwd", 404),
         ("POST", "/healthz", 501),
         ("DELETE", "/metrics", 501),
     ],
 )
-def test_only_two_pages_are_served_and_only_to_be_read(
+def test_only_three_pages_are_served_and_only_to_be_read(
     server: StatusServer, port: int, method: str, path: str, status: int
 ) -> None:
     answer = requests.request(method, f"http://127.0.0.1:{port}{path}", timeout=10)
@@ -145,9 +150,8 @@ def test_silent_clients_take_no_more_than_their_slots_and_leave_by_themselves(
     assert health_of(port)[0] == 200
 
 
-def test_no_port_serves_nothing() -> None:
-    metrics = Metrics()
-    with serving(HttpSettings(port=0), Health(Pulse(), Gate({}, RetryPolicy()), metrics, 1), metrics) as nothing:
+def test_no_port_serves_nothing(environment: dict[str, str]) -> None:
+    with status_server({**environment, "MD5S3STASH_HTTP_PORT": "0"}) as nothing:
         assert nothing is None
 
 

@@ -55,9 +55,9 @@ class Checkout:
         (self.root / "requirements" / "dev.txt").write_text(entry(lock, "setuptools") + entry(lock, "iniconfig"))
         self._make_path()
 
-    def bootstrap(self) -> subprocess.CompletedProcess[str]:
+    def bootstrap(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.root / "tools" / "bootstrap"],
+            [self.root / "tools" / "bootstrap", *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -179,6 +179,16 @@ def test_missing_system_package_without_apt_is_one_line_that_names_it_and_the_co
     (line,) = done.stdout.splitlines()
     assert "redis-server" in line
     assert "sudo apt-get install -y redis-server" in line
+
+
+def test_only_the_tests_need_a_browser(checkout: Checkout) -> None:
+    (checkout.bin / "redis-server").unlink()
+
+    assert "apt-get install -y redis-server\n" in checkout.bootstrap().stdout
+    assert "apt-get install -y redis-server chromium\n" in checkout.bootstrap("--tests").stdout
+
+    checkout.add_program("google-chrome", "exit 0")
+    assert "chromium" not in checkout.bootstrap("--tests").stdout
 
 
 def test_failing_apt_ends_with_the_same_line(checkout: Checkout) -> None:

@@ -40,7 +40,7 @@ def test_every_picture_is_shown_and_every_one_that_is_shown_is_there() -> None:
     }
 
     assert shown == there
-    assert {name for name, _, _ in examples()} == {name for name in there if not name.endswith(".svg")}
+    assert there > {name for name, _, _ in examples()} > {"clip.jpg"}
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ PAGES = ("README.md", "docs/start.md")
 NOT_RUN = {
     "README.md": [
         "not run: the test that runs these blocks is one of those tests",
-        "not compared: the numbers grow with each test, and the minutes are the machine's",
+        "not compared: the number grows with each test, and the minutes are the machine's",
     ],
     "docs/start.md": [],
 }

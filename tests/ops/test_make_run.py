@@ -223,6 +223,15 @@ def test_what_was_said_tells_where_to_drop_what_to_open_and_how_to_stop(up: Appl
     assert "Ctrl-C" in up.wait_for_line("Stop ")
 
 
+def test_status_page_is_named_and_shows_the_samples_by_their_thumbnails(up: Appliance) -> None:
+    page = requests.get(url_in(up.wait_for_line("Look at it all")), timeout=10).text
+    pictures = re.findall(r'<img src="([^"]*)"', page)
+
+    assert len(pictures) >= 8
+    assert "samples/notes.txt" in page
+    assert max(thumbnail(pictures[0]).size) <= 320
+
+
 def test_output_that_goes_to_no_terminal_has_no_escape_sequences_even_for_a_name_with_one(up: Appliance) -> None:
     up.drop("evil\033[2J.txt", b"a name that would clear the screen\n")
 

@@ -11,7 +11,14 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 TEMPLATE = (PROJECT / "packer" / "md5s3stash.pkr.hcl").read_text()
 MODERN = "".join(re.findall(r"# modern-only: begin\n(.*?)# modern-only: end\n", TEMPLATE, re.DOTALL))
-SCRIPTS = ("packer/clean-image", "packer/rehearse", "packer/verify", "aws/image/install", "tools/ops-venv")
+SCRIPTS = (
+    "packer/clean-image",
+    "packer/rehearse",
+    "packer/verify",
+    "aws/image/install",
+    "tools/locked-venv",
+    "tools/ops-venv",
+)
 
 
 def test_the_marks_of_what_an_old_packer_does_not_know_come_in_pairs() -> None:

@@ -5,12 +5,16 @@ tests/acceptance starts them.
 from __future__ import annotations
 
 import configparser
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from md5s3stash_daemon.config import read_settings
+from md5s3stash_daemon.settings import HttpSettings
 
 UNITS = Path(__file__).parents[2] / "systemd"
 UNITS_OF_EC2 = Path(__file__).parents[2] / "aws/image/systemd"
@@ -70,6 +74,20 @@ def test_systemd_has_nothing_to_say_about_a_unit(root: Path, unit: str) -> None:
     verified = run("systemd-analyze", "verify", "--man=no", f"--root={root}", root / "etc/systemd/system" / instance)
     # A misspelt key is a warning, with status 0.
     assert (verified.stdout + verified.stderr, verified.returncode) == ("", 0)
+
+
+def test_the_drop_in_that_opens_the_status_page_is_understood_and_leaves_the_port_on_loopback(root: Path) -> None:
+    drop_in = root / "etc/systemd/system/md5s3stashd.service.d/status-page.conf"
+    drop_in.parent.mkdir(exist_ok=True)
+    shutil.copy(UNITS / "examples/status-page.conf", drop_in)
+    unit = root / "etc/systemd/system/md5s3stashd.service"
+    verified = run("systemd-analyze", "verify", "--man=no", f"--root={root}", unit)
+    assert (verified.stdout + verified.stderr, verified.returncode) == ("", 0)
+
+    environment = dict(re.findall(r"^Environment=(\w+)=(.*)$", drop_in.read_text(), re.MULTILINE))
+    needed = {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.0.1"}
+    http = read_settings({**needed, **environment}, None)[HttpSettings]
+    assert http == HttpSettings(hosts=("stash.example.org",), thumbnails_url="https://thumbs.example.org")
 
 
 def test_a_misspelt_key_is_noticed(root: Path) -> None:

@@ -68,6 +68,15 @@ def test_cpu_time_and_memory_of_children_count() -> None:
     assert process.pid not in process_tree.tree(os.getpid())
 
 
+def test_what_others_take_of_the_machine_is_told_apart_from_what_we_do() -> None:
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    others = process_tree.watch_others()
+    before = process_tree.machine_seconds()
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    spent = process_tree.machine_seconds() - before
+    assert 0 <= others() <= (spent.busy - 0.4) / spent.total
+
+
 def test_ssim_is_1_for_the_same_and_less_the_more_is_lost() -> None:
     picture = photograph((400, 300), seed="ssim")
     halved = picture.resize((200, 150)).resize(picture.size)

@@ -15,7 +15,7 @@ import pytest
 import requests
 from PIL import Image
 
-from bench import cli_startup, drops, growth, known_content, large_files, latency, page, run, stack
+from bench import cli_startup, drops, growth, known_content, large_files, latency, page, run, stack, upload_clients
 from bench.jpeg_files import FILE_BYTES, make_files
 from bench.page import Section
 from bench.sink_store import Bucket, Stored
@@ -155,6 +155,12 @@ def test_start_of_the_command_is_measured() -> None:
     results = cli_startup.measure(1, peers=[])
     assert names_in(cli_startup.table(results)) == [cli_startup.HELP, cli_startup.STASH]
     assert "Ahead of `aws s3 cp`: not measured" in cli_startup.aims(results)
+
+
+def test_clients_of_the_adapter_are_measured() -> None:
+    rows = upload_clients.measure_all(10, 1, clients=["boto3", "libcurl"])
+    assert [row.client for row in rows] == ["boto3", "libcurl"]
+    assert rows[1].package.startswith("PycURL/")
 
 
 def test_a_section_that_fails_leaves_the_page_what_it_had_and_stops_no_other(tmp_path: Path) -> None:

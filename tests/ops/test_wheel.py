@@ -88,11 +88,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_holds_every_module_and_the_marker_of_a_typed_package(wheel: Path) -> None:
+def test_wheel_holds_every_module_the_status_page_and_the_marker_of_a_typed_package(wheel: Path) -> None:
     expected = {
         f"{name}/{path.relative_to(directory)}"
         for name, directory in PACKAGES.items()
-        for pattern in ("*.py", "py.typed")
+        for pattern in ("*.py", "py.typed", "status/*")
         for path in directory.rglob(pattern)
     }
     with zipfile.ZipFile(wheel) as archive:

@@ -49,9 +49,18 @@ class Authority:
     """A certificate authority that lives for one test run."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._authority = trustme.CA()
         self.ca_file = directory / "ca.pem"
         self._authority.cert_pem.write_to_path(str(self.ca_file))
+
+    def issue_files(self, name: str) -> tuple[Path, Path]:
+        """A certificate for the name and its key, as files."""
+        issued = self._authority.issue_cert(name)
+        certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
+        issued.cert_chain_pems[0].write_to_path(str(certificate))
+        issued.private_key_pem.write_to_path(str(key))
+        return certificate, key
 
     def server_context(self, *names: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

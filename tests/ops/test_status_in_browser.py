@@ -1,0 +1,285 @@
+"""The status page in a real browser: of the appliance that `make run` brings up, so that daemon, ledger, S3 and
+thumbnails are real as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
+
+from tests.ops.test_make_run import Appliance, picture
+from tests.support.browser import chromium
+from tests.support.servers import wait_until
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>.txt",
+    "\"'><b>bold.txt",
+    "\u202egpj.exe",
+    "line\nbreak\x1b[31m.txt",
+    "n" * 251 + ".txt",
+    "\udcff\udcfe.txt",
+]
+HOSTILE_AS_SHOWN = [
+    "<img src=x onerror=alert(1)>.txt",
+    "\"'><b>bold.txt",
+    r"\u202egpj.exe",
+    r"line\nbreak\x1b[31m.txt",
+    "nnnn…nnnn",
+    r"\xff\xfe.txt",
+]
+DESK = (1280, 900)
+PHONE = (390, 844)
+SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+    """With the samples, a few failures, and files of hostile names."""
+    appliance = Appliance(tmp_path_factory.mktemp("browser") / "data")
+    appliance.start_and_wait()
+    try:
+        (appliance.incoming / "link to nowhere.tif").symlink_to("/nowhere")
+        os.mkfifo(appliance.incoming / "-pipe\n")
+        for number, name in enumerate(HOSTILE):
+            # One that is as long as names may be has no room for a temporary one beside it.
+            (appliance.data / "new").write_bytes(b"hostile %d" % number)
+            (appliance.data / "new").rename(appliance.incoming / name)
+        for name in ("\ufffd.txt", "link to nowhere.tif", r"-pipe\n"):
+            appliance.wait_for_line(name)
+        yield appliance
+    finally:
+        appliance.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+class Visit:
+    """A page in the browser, and everything that went wrong in it. Leaving it fails the test if anything did."""
+
+    def __init__(self, browser: Browser, appliance: Appliance) -> None:
+        self.url = f"http://127.0.0.1:{appliance.ports['METRICS_PORT']}/"
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+
+    def open(
+        self, path: str = "", scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True
+    ) -> Page:
+        context = self._browser.new_context(
+            color_scheme="dark" if scheme == "dark" else "light",
+            viewport={"width": size[0], "height": size[1]},
+            java_script_enabled=javascript,
+        )
+        self._contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(SECONDS * 1000)
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        page.on("request", self._on_request)
+        page.goto(self.url + path)
+        return page
+
+    def pages_asked_for(self) -> int:
+        return self.requests.count(self.url)
+
+    def has_asked_since(self, pages: int) -> bool:
+        return self.pages_asked_for() > pages
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        self.complaints.append(message.text)
+
+    def _on_request(self, request: Request) -> None:
+        self.requests.append(request.url)
+
+
+@pytest.fixture
+def visit(browser: Browser, appliance: Appliance) -> Iterator[Visit]:
+    visit = Visit(browser, appliance)
+    yield visit
+    visit.close()
+    assert visit.complaints == []
+
+
+def test_a_dropped_picture_appears_with_its_thumbnail_without_a_reload(visit: Visit, appliance: Appliance) -> None:
+    page = visit.open()
+    page.evaluate("window.sameDocument = true")
+
+    appliance.drop("live/teal.jpg", picture("teal"))
+
+    tile = page.locator("#stashes > li").filter(has_text="live/teal.jpg")
+    expect(tile).to_be_visible(timeout=SECONDS * 1000)
+    image = tile.locator("img")
+    image.scroll_into_view_if_needed()
+    page.wait_for_function("image => image.complete && image.naturalWidth > 100", arg=image.element_handle())
+    expect(page.locator("#stashes > li").first).to_contain_text("live/teal.jpg")
+    expect(page.locator("#hour figcaption")).to_contain_text(re.compile(r"[1-9]\d* stashed"))
+    assert page.evaluate("window.sameDocument")
+
+
+def test_it_is_searched_by_name_by_a_part_of_one_and_by_digest_with_the_keyboard_alone(visit: Visit) -> None:
+    page = visit.open()
+    found = page.locator("section.found")
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_text("Skip to the content")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_attribute("type", "search")
+
+    page.keyboard.type("FRACT")
+    page.keyboard.press("Enter")
+    expect(found).to_contain_text("samples/fractal.png")
+    expect(found).to_contain_text("8655335b961447cf127e1c78eeea0a9f")
+    expect(found).to_contain_text("480 \N{MULTIPLICATION SIGN} 360 pixels")
+
+    for word in (
+        "samples/scan.tif",
+        "c0d429b298365c71ca9cc0ebfce0cd46",
+        "http://t.example/clip/9x9/c0d429b298365c71ca9cc0ebfce0cd46",
+    ):
+        page.get_by_role("searchbox").fill(word)
+        page.keyboard.press("Enter")
+        expect(found).to_contain_text("samples/scan.tif")
+        assert page.get_by_role("searchbox").input_value() == word
+
+    page.get_by_role("searchbox").fill("<b>nobody</b>")
+    page.get_by_role("button", name="Search").click()
+    expect(found).to_contain_text("Nothing is recorded under <b>nobody</b>")
+
+
+def test_a_tile_leads_to_what_is_known_of_the_content(visit: Visit) -> None:
+    page = visit.open()
+
+    page.get_by_role("link", name="samples/portrait.jpg").click()
+
+    expect(page.locator("section.found")).to_contain_text("s3://md5s3stash-laptop/54524a535b0f91e359b98e00cc5d5a0a")
+
+
+def test_hostile_names_are_text(visit: Visit) -> None:
+    page = visit.open()
+
+    shown = page.locator("#stashes .name").all_inner_texts()
+    for name in HOSTILE_AS_SHOWN:
+        assert any(name.replace("…", "n…n") in text or name in text for text in shown), (name, shown)
+    assert page.locator("#stashes b, #failures b, img[src=x]").count() == 0
+    expect(page.locator("#failures")).to_contain_text(r"md5s3stashctl retry -- $'-pipe\x0a'")
+    expect(page.locator("#failures")).to_contain_text("md5s3stashctl retry 'link to nowhere.tif'")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("path", "size"), [("", DESK), ("", PHONE), ("?q=samples", DESK), ("?q=nothing+such", PHONE)])
+def test_axe_finds_nothing_serious_and_nothing_sticks_out(
+    visit: Visit, path: str, size: tuple[int, int], scheme: str
+) -> None:
+    page = visit.open(path, scheme, size)
+    expect(page.locator("#live")).to_be_visible()
+    # The arrival of a tile is drawn for three seconds, and its colours are not those that are read.
+    page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
+
+    violations = Axe().run(page).response["violations"]
+
+    assert [(found["id"], found["impact"], [node["html"] for node in found["nodes"]]) for found in violations] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_each_colour_scheme_has_its_own_colours(visit: Visit) -> None:
+    colour = "getComputedStyle(document.body).backgroundColor"
+
+    assert visit.open(scheme="light").evaluate(colour) == "rgb(248, 248, 246)"
+    assert visit.open(scheme="dark").evaluate(colour) == "rgb(18, 20, 22)"
+
+
+def test_without_javascript_the_page_is_complete(visit: Visit) -> None:
+    plain, scripted = visit.open(javascript=False), visit.open()
+
+    for selector in ("#stashes .name", "#failures code", ".states h3", "h2"):
+        assert plain.locator(selector).all_inner_texts() == scripted.locator(selector).all_inner_texts()
+    expect(plain.locator("#hour .key")).to_have_count(3)
+    expect(plain.locator("#live")).to_be_hidden()
+    expect(plain.locator("footer")).to_contain_text("Reload the page for news")
+    plain.get_by_role("searchbox").fill("fractal")
+    plain.get_by_role("button", name="Search").click()
+    expect(plain.locator("section.found")).to_contain_text("samples/fractal.png")
+
+
+def test_whoever_stands_on_a_link_or_copies_a_command_is_not_disturbed(visit: Visit, appliance: Appliance) -> None:
+    page = visit.open()
+    page.get_by_role("link", name="samples/notes.txt").focus()
+    command = page.locator("#failures code").filter(has_text="nowhere")
+    command.click()
+    selected = page.evaluate("String(getSelection())")
+    page.get_by_role("link", name="samples/notes.txt").focus()
+
+    appliance.drop("live/undisturbed.jpg", picture("navy"))
+
+    expect(page.locator("#stashes")).to_contain_text("live/undisturbed.jpg", timeout=SECONDS * 1000)
+    assert selected.strip() == "md5s3stashctl retry 'link to nowhere.tif'", "one click selects all of it"
+    assert page.evaluate("String(getSelection())") == selected
+    expect(page.get_by_role("link", name="samples/notes.txt")).to_be_focused()
+
+
+def test_a_page_that_nobody_sees_or_that_is_not_live_asks_nothing(visit: Visit) -> None:
+    page = visit.open()
+    page.clock.install()
+    page.reload()
+    page.clock.run_for(5000)
+    wait_until(lambda: visit.pages_asked_for() >= 3, "looks of its own")
+
+    def turn(hidden: bool) -> None:
+        page.evaluate(
+            "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+            " document.dispatchEvent(new Event('visibilitychange')); }",
+            hidden,
+        )
+
+    def live(checked: bool) -> None:
+        page.get_by_label("Live").set_checked(checked)
+
+    for switch, stopped in ((turn, True), (live, False)):
+        switch(stopped)
+        page.wait_for_load_state("networkidle")
+        before = visit.pages_asked_for()
+        page.clock.run_for(60_000)
+        assert visit.pages_asked_for() == before
+        switch(not stopped)
+        page.clock.run_for(100)
+        wait_until(functools.partial(visit.has_asked_since, before), "a look at once")
+
+
+def test_a_daemon_that_does_not_answer_is_told_until_it_does(visit: Visit) -> None:
+    page = visit.open()
+    page.route(visit.url, lambda route: route.abort())
+    told = page.locator("#connection")
+    expect(told).to_contain_text("No answer since", timeout=SECONDS * 1000)
+    expect(page.locator("#stashes")).to_contain_text("samples/notes.txt")
+
+    page.unroute(visit.url)
+
+    expect(told).to_be_hidden(timeout=SECONDS * 1000)
+    # The browser's own words about the requests that were broken off.
+    assert all("ERR_FAILED" in complaint for complaint in visit.complaints)
+    visit.complaints.clear()
+
+
+def test_nothing_is_loaded_from_elsewhere(visit: Visit, appliance: Appliance) -> None:
+    visit.open().wait_for_load_state("networkidle")
+
+    ours = {f"127.0.0.1:{appliance.ports[name]}" for name in ("METRICS_PORT", "THUMBNAILER_PORT")}
+    assert {urlsplit(url).netloc for url in visit.requests} == ours

@@ -1,0 +1,107 @@
+"""A Redis primary and its replica, behind one address that can be moved from one to the other: what a failover is."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import redis
+
+from tests.support.servers import free_port, running, wait_until
+
+
+class Node:
+    """One redis-server, every write synced."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.port = port
+        self.client = redis.Redis(port=port)
+        self._process = process
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def follow(self, primary: Node | None) -> None:
+        """Becomes the replica of another one, or a primary."""
+        self.client.replicaof(*(("NO", "ONE") if primary is None else ("127.0.0.1", str(primary.port))))
+
+    def lose_touch(self) -> None:
+        """The replica of a primary that it does not reach."""
+        self.client.replicaof("127.0.0.1", "1")
+
+    def is_in_step(self) -> bool:
+        """A replica that has all of its primary."""
+        return self.client.info("replication").get("master_link_status") == "up"
+
+
+@contextlib.contextmanager
+def node(directory: Path) -> Iterator[Node]:
+    directory.mkdir()
+    port = free_port()
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory), "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"]
+    with running(command, port, directory / "redis.log") as process:
+        yield Node(process, port)
+
+
+@contextlib.contextmanager
+def primary_and_replica(directory: Path) -> Iterator[tuple[Node, Node]]:
+    with node(directory / "a") as primary, node(directory / "b") as replica:
+        replica.follow(primary)
+        wait_until(replica.is_in_step, "the replica has all")
+        yield primary, replica
+
+
+class Address:
+    """Connections to it lead to `node`, as new ones to a name in the DNS would; open ones stay where they are."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self._sockets: list[socket.socket] = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self.node.port))
+            except OSError:
+                client.close()
+                continue
+            self._sockets += [client, server]
+            for source, target in ((client, server), (server, client)):
+                thread = threading.Thread(target=_relay, args=(source, target))
+                self._threads.append(thread)
+                thread.start()
+
+
+def _relay(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for each in (source, target):
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
