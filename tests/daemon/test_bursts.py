@@ -180,7 +180,7 @@ def calls_for_first_batches(directory: Path, waiting: int, calls: Counter[str]) 
     intake.start_pass()
     for _ in range(4):
         for entry in intake.take(250):
-            spool.remove(entry)
+            spool.remove([entry])
     return +calls
 
 
