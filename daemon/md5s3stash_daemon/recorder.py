@@ -95,16 +95,15 @@ def next_group(waiting: queue.Queue[T | None], idle: Waiting = contextlib.nullco
 
 
 def forget_gone(ledger: Ledger, spool: Spool) -> None:
-    """At the start: an earlier daemon may have died right after it had let a file go."""
-    holds = functools.lru_cache(spool.holds)
+    """At the start, and when a worker died: that may have been right after it had let a file go."""
     try:
-        gone = [
-            queue_id
-            for queue_id in ledger.remembered()
+        gone = ledger.remembered()
+        # Twice, for one look may miss a file that moves from a state not yet looked at to one already looked at.
+        for _ in range(2):
+            holds = functools.lru_cache(spool.holds)
             # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of them
             # are one question to the spool.
-            if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id)
-        ]
+            gone = [queue_id for queue_id in gone if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id)]
         if gone:
             ledger.forget(gone)
     except CacheUnavailable as error:
