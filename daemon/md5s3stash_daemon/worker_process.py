@@ -138,7 +138,7 @@ class WorkerProcess:
                 entry = self._waiting.get()
 
     def _chunk(self, first: Entry) -> tuple[list[Entry], Entry | None]:
-        """This thread's share of what waits, up to the bounds, and what comes after it if that was taken out already."""
+        """This thread's share of what waits, up to the bounds, and what comes after it if that was taken out."""
         chunk, size_bytes = [first], _size_of(first)
         share = min(CHUNK_FILES, 1 + self._waiting.qsize() // len(self._threads))
         while len(chunk) < share and size_bytes < CHUNK_BYTES:
