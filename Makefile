@@ -55,7 +55,7 @@ bench-full: setup ## the same, with 200,000 files dropped and a million waiting;
 	@$(PYTHON_IN_VENV) bench/run.py --full
 
 bench-thumbnails: setup ## thumbnails alone, beside pilbox, thumbor and sharp
-	@$(PYTHON_IN_VENV) bench/run.py --only thumbnails
+	@$(PYTHON_IN_VENV) bench/run.py --only thumbnails --only thumbnail-costs --only thumbnail-sizes
 
 docs: ## the documentation as a site, in build/docs
 	@tools/docs

@@ -6,6 +6,8 @@ size: 2 to 3 bits a pixel as JPEG. The same seed gives the same pixels everywher
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,10 @@ class Original:
     kind: Kind
     path: Path
 
+    @property
+    def md5(self) -> str:
+        return _md5(self.path)
+
 
 # Four in five a photograph or scan as plain JPEG, most of them of 12 megapixels; the rest what else people stash.
 KINDS = (
@@ -58,6 +64,11 @@ KINDS = (
     Kind("WebP 4 MP", "webp", 2448, 1632, 1),
     Kind("TIFF 4 MP", "tif", 2448, 1632, 1),
 )
+
+
+@functools.cache
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def make_corpus(directory: Path) -> list[Original]:

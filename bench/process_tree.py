@@ -43,7 +43,12 @@ def cpu_seconds(root: int) -> float:
 
 def peak_mib(root: int) -> float:
     """The sum of the processes' peaks: an upper bound, for they need not coincide, and shared pages count in each."""
-    return sum(_peak_kib(pid) for pid in tree(root)) / 1024
+    return sum(_status_kib(pid, "VmHWM") for pid in tree(root)) / 1024
+
+
+def resident_mib(root: int) -> float:
+    """What the processes of the tree hold at this moment; shared pages count in each."""
+    return sum(_status_kib(pid, "VmRSS") for pid in tree(root)) / 1024
 
 
 def watch_others() -> Callable[[], float]:
@@ -85,9 +90,9 @@ def _read(pid: int) -> _Process | None:
     return None
 
 
-def _peak_kib(pid: int) -> int:
+def _status_kib(pid: int, name: str) -> int:
     with suppress(FileNotFoundError, ProcessLookupError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1])
     return 0

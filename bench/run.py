@@ -26,6 +26,8 @@ from bench import (  # noqa: E402
     large_files,
     latency,
     process_tree,
+    thumbnail_costs,
+    thumbnail_sizes,
     thumbnails,
     upload_clients,
 )
@@ -65,6 +67,8 @@ SECTIONS = (
     *cli_startup.SECTIONS,
     *upload_clients.SECTIONS,
     Section("thumbnails", "Thumbnails", thumbnail_text),
+    *thumbnail_costs.SECTIONS,
+    *thumbnail_sizes.SECTIONS,
 )
 
 

@@ -7,8 +7,6 @@ this machine: that is pilbox as its users run it. Nobody keeps results.
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import os
 import shutil
 import subprocess
@@ -26,6 +24,7 @@ from tests.support import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = os.cpu_count() or 1
+OURS_WITH_COPIES = "md5s3stash with reduced copies"
 _BUCKET = "originals"
 # Pillow's default is 75, sharp's and thumbor's 80, pilbox's 90.
 QUALITY = 80
@@ -76,14 +75,24 @@ class Running:
 
 
 def md5s3stash_program(site: Site, port: int) -> Program:
+    """Every thumbnail from its original."""
+    return _md5s3stash(site, port, site.directory / "cache", "--reduced_side=0")
+
+
+def with_copies_program(site: Site, port: int) -> Program:
+    """As it is set up by default. The copies of before are gone."""
+    return _md5s3stash(site, port, _fresh(site.directory / "cache-with-copies"))
+
+
+def _md5s3stash(site: Site, port: int, cache: Path, *options: str) -> Program:
     def path(original: Original, shape: Shape) -> str:
-        return f"/{shape.mode}/{shape.side}x{shape.side}/{_md5(original.path)}?fmt=jpg&q={QUALITY}"
+        return f"/{shape.mode}/{shape.side}x{shape.side}/{original.md5}?fmt=jpg&q={QUALITY}"
 
     return Program(
         [
             *(sys.executable, "-m", "md5s3stash_thumbnailer", "--address=127.0.0.1", f"--port={port}"),
             *(f"--workers={WORKERS}", f"--timeout={_PATIENCE_SECONDS}", f"--queue_timeout={_PATIENCE_SECONDS}"),
-            *(f"--cache_dir={site.directory / 'cache'}", "--logging=warning"),
+            *(f"--cache_dir={cache}", "--logging=warning", *options),
         ],
         f"md5s3stash {version('md5s3stash')}, {_python_versions('pilbox', 'pillow', 'tornado')}",
         path,
@@ -159,6 +168,7 @@ def sharp_program(site: Site, port: int) -> Program:
 
 PROGRAMS: dict[str, Callable[[Site, int], Program]] = {
     "md5s3stash": md5s3stash_program,
+    OURS_WITH_COPIES: with_copies_program,
     "pilbox": pilbox_program,
     "thumbor": thumbor_program,
     "sharp through ipx": ipx_program,
@@ -179,7 +189,7 @@ def site_for(originals: Sequence[Original], directory: Path) -> Iterator[Site]:
         bucket = s3.directory / _BUCKET
         bucket.mkdir()
         for original in originals:
-            os.link(original.path, bucket / _md5(original.path))
+            os.link(original.path, bucket / original.md5)
         yield Site(directory, corpus, s3, port)
 
 
@@ -203,14 +213,9 @@ def _end_children(pid: int) -> None:
             os.kill(child, 15)
 
 
-@functools.cache
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
 def _fresh(directory: Path) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    directory.mkdir(mode=0o700, parents=True)
     return directory
 
 

@@ -7,6 +7,7 @@ the last byte where the two passes differ.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tempfile
@@ -179,20 +180,26 @@ class VerifyingReader(FileReader):
         super().__init__(descriptor, digest.size_bytes)
         self._expected = digest
         self._progress = progress
-        self._hasher = Hasher()
+        self._begin()
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         start = self.tell()
         if start == 0:
-            self._hasher = Hasher()
-        elif start != self._hasher.size_bytes and start < len(self):
+            self._begin()
+        elif start != self._hashed_bytes and start < len(self):
             raise io.UnsupportedOperation("only a whole pass from the first byte can be verified")
         count = super().readinto(buffer)
         if start == len(self):
             return count
-        self._hasher.update(memoryview(buffer).cast("B")[:count])
-        if count == 0 or (self.tell() == len(self) and self._hasher.digest() != self._expected):
+        self._sha256.update(memoryview(buffer).cast("B")[:count])
+        self._hashed_bytes += count
+        if count == 0 or (self.tell() == len(self) and self._sha256.hexdigest() != self._expected.sha256):
             raise SourceChanged("the file changed between hashing and upload: nothing was stored, stash it again")
         if self._progress is not None:
             self._progress(count)
         return count
+
+    def _begin(self) -> None:
+        # Bytes with this SHA-256 have the md5 that went with it, so the second pass need not take both.
+        self._sha256 = hashlib.sha256()
+        self._hashed_bytes = 0

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 # boto3's session is one of botocore's with more on top, which takes a sixth of the command's start to import.
 Session: TypeAlias = "boto3.Session | BotocoreSession"
+CoreSession: TypeAlias = BotocoreSession
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,11 @@ class S3ObjectStore:
         # In another region than the endpoint's: libcurl would be sent away each time, boto3 remembers where to go.
         self._boto_buckets: set[str] = set()
         self._conditional = ConditionalPuts()
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where requests go; of another endpoint nothing is known that is known of this one."""
+        return str(self._client.meta.endpoint_url)
 
     def put(
         self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None = None
@@ -302,7 +308,7 @@ class S3ObjectStore:
         self, target: Mapping[str, str], address: ObjectAddress, content: Content, progress: Progress | None
     ) -> list[_Part]:
         part_bytes = max(self._limits.part_bytes, -(-content.size_bytes // MAX_PARTS))
-        whole = hashlib.md5(usedforsecurity=False)
+        whole = hashlib.sha256()
         parts: list[_Part] = []
         with content.reader() as reader:
             while data := reader.read(part_bytes):
@@ -315,7 +321,7 @@ class S3ObjectStore:
                 parts.append(_Part(len(parts) + 1, md5, answer["ETag"]))
                 if progress is not None:
                     progress(len(data))
-        if whole.hexdigest() != content.digest.md5:
+        if whole.hexdigest() != content.digest.sha256:
             raise SourceChanged("the file changed between hashing and upload: nothing was stored, stash it again")
         return parts
 
@@ -405,7 +411,7 @@ def connect(
     `attempts` are those of boto3's requests; libcurl's have one.
     """
     timeouts = timeouts or Timeouts()
-    session = session or BotocoreSession()
+    session = session or core_session()
     client = new_client(endpoint, session, timeouts, attempts)
     return S3ObjectStore(client, curl_for(client, session, timeouts), limits)
 
@@ -439,6 +445,11 @@ def new_session(core: BotocoreSession | None = None) -> boto3.Session:
         raise SettingsError(f"the AWS settings are wrong: {error}") from error
 
 
+def core_session() -> CoreSession:
+    """The same chain without what boto3 has on top, for stores of our own."""
+    return BotocoreSession()
+
+
 def new_client(endpoint: str | None, session: Session, timeouts: Timeouts | None = None, attempts: int = 4) -> Any:
     """An S3 client for many threads; `endpoint` as for `connect`, `attempts` for each request in all."""
     timeouts = timeouts or Timeouts()
@@ -448,7 +459,8 @@ def new_client(endpoint: str | None, session: Session, timeouts: Timeouts | None
         connect_timeout=timeouts.connect_seconds,
         read_timeout=timeouts.stall_seconds,
         max_pool_connections=64,
-        s3={"addressing_style": "path"} if url else {},
+        # Content-MD5 and SHA-256 are headers, and signed: to hash a body once more for the signature proves nothing.
+        s3={"payload_signing_enabled": False, **({"addressing_style": "path"} if url else {})},
     )
     try:
         make = session.create_client if isinstance(session, BotocoreSession) else session.client

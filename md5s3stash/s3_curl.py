@@ -93,12 +93,13 @@ class CurlClient:
 
     def put(self, address: ObjectAddress, data: bytes, headers: Mapping[str, str]) -> Answer:
         """The answer to a PUT. Raises StoreUnavailable where none came."""
-        curl = self._handle("put", _prepare_put)
+        handle = self._handle("put", _prepare_put)
+        curl = handle.curl
         curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(data))
         curl.setopt(pycurl.POSTFIELDS, data)
         try:
             # An empty Expect spares the round trip that libcurl would make before a body of more than a megabyte.
-            return self._perform(curl, address, {**headers, "Expect": ""})
+            return self._perform(handle, address, {**headers, "Expect": ""})
         finally:
             # The handle outlives this call; the buffer need not.
             curl.setopt(pycurl.POSTFIELDSIZE_LARGE, 0)
@@ -108,36 +109,16 @@ class CurlClient:
         """The answer to a HEAD. Raises StoreUnavailable where none came."""
         return self._perform(self._handle("head", _prepare_head), address, headers)
 
-    def _perform(self, curl: pycurl.Curl, address: ObjectAddress, headers: Mapping[str, str]) -> Answer:
-        credentials = self._credentials()
-        answer_headers: dict[str, str] = {}
-        answer_body = bytearray()
-        last_line = b""
-
-        def take_header(line: bytes) -> None:
-            nonlocal last_line
-            last_line = line
-            name, colon, value = line.decode("iso-8859-1").partition(":")
-            if colon:
-                answer_headers[name.strip().lower()] = value.strip()
-
-        def take_body(chunk: bytes) -> int:
-            # Only the error code is wanted, and it stands at the beginning. Taking less than what came ends the
-            # transfer: an answer without an end is not read to it.
-            taken = chunk[: MAX_ANSWER_BYTES - len(answer_body)]
-            answer_body.extend(taken)
-            return len(taken)
-
+    def _perform(self, handle: _Handle, address: ObjectAddress, headers: Mapping[str, str]) -> Answer:
+        curl, credentials = handle.curl, self._credentials()
         lines = [f"{name}: {value}" if value else f"{name}:" for name, value in headers.items()]
         if credentials.token:
             lines.append(f"x-amz-security-token: {credentials.token}")
-        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._endpoint.region}:s3")
-        curl.setopt(pycurl.USERNAME, credentials.access_key)
-        curl.setopt(pycurl.PASSWORD, credentials.secret_key)
+        handle.sign_as(credentials)
+        handle.head.clear()
+        handle.body.clear()
         curl.setopt(pycurl.URL, self._endpoint.url_of(address))
         curl.setopt(pycurl.HTTPHEADER, lines)
-        curl.setopt(pycurl.HEADERFUNCTION, take_header)
-        curl.setopt(pycurl.WRITEFUNCTION, take_body)
         try:
             curl.perform()
         except pycurl.error as error:
@@ -147,26 +128,62 @@ class CurlClient:
                     f"{address.s3_url}: no answer from the store: {message} (curl {number})"
                 ) from error
         # libcurl takes a connection that ends within the headers for the end of the answer.
-        if last_line.strip():
+        if handle.head and handle.head[-1].strip():
             raise StoreUnavailable(f"{address.s3_url}: the answer of the store was cut off")
-        code = _ERROR_CODE.search(answer_body)
+        code = _ERROR_CODE.search(handle.body) if handle.body else None
         status: int = curl.getinfo(pycurl.RESPONSE_CODE)
-        return Answer(status, answer_headers, code[1].decode() if code else "", bytes(answer_body))
+        return Answer(status, handle.headers(), code[1].decode() if code else "", bytes(handle.body))
 
-    def _handle(self, method: str, prepare: Callable[[pycurl.Curl], None]) -> pycurl.Curl:
+    def _handle(self, method: str, prepare: Callable[[pycurl.Curl], None]) -> _Handle:
         """This thread's handle for the method; each keeps one connection."""
-        curl = getattr(self._local, method, None)
-        if curl is None:
-            curl = _new_handle(self._timeouts)
-            prepare(curl)
+        handle: _Handle | None = getattr(self._local, method, None)
+        if handle is None:
+            handle = _Handle(_new_handle(self._timeouts), self._endpoint.region)
+            prepare(handle.curl)
             # Both methods of a thread go over the same connection.
             share = getattr(self._local, "share", None)
             if share is None:
                 share = self._local.share = pycurl.CurlShare()
                 share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_CONNECT)
-            curl.setopt(pycurl.SHARE, share)
-            setattr(self._local, method, curl)
-        return curl
+            handle.curl.setopt(pycurl.SHARE, share)
+            setattr(self._local, method, handle)
+        return handle
+
+
+class _Handle:
+    """A handle of libcurl's, set up once for many requests, and what came back for the last of them."""
+
+    def __init__(self, curl: pycurl.Curl, region: str) -> None:
+        self.curl = curl
+        self.head: list[bytes] = []
+        self.body = bytearray()
+        self._credentials: Credentials | None = None
+        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{region}:s3")
+        curl.setopt(pycurl.HEADERFUNCTION, self.head.append)
+        curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
+
+    def sign_as(self, credentials: Credentials) -> None:
+        """These sign from now on."""
+        if credentials != self._credentials:
+            self._credentials = credentials
+            self.curl.setopt(pycurl.USERNAME, credentials.access_key)
+            self.curl.setopt(pycurl.PASSWORD, credentials.secret_key)
+
+    def headers(self) -> dict[str, str]:
+        """The headers of the answer, their names in lower case."""
+        found = {}
+        for line in b"".join(self.head).decode("iso-8859-1").split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon:
+                found[name.strip().lower()] = value.strip()
+        return found
+
+    def _take_body(self, chunk: bytes) -> int:
+        # Only the error code is wanted, and it stands at the beginning. Taking less than what came ends the transfer:
+        # an answer without an end is not read to it.
+        taken = chunk[: MAX_ANSWER_BYTES - len(self.body)]
+        self.body.extend(taken)
+        return len(taken)
 
 
 def _prepare_put(curl: pycurl.Curl) -> None:

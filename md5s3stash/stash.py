@@ -16,9 +16,9 @@ from md5s3stash.errors import CacheUnavailable, DigestMismatch, SourceUnreadable
 from md5s3stash.fetch import Fetched, Fetcher, Validators
 from md5s3stash.media import describe
 from md5s3stash.netguard import printable_url
-from md5s3stash.objectstore import ObjectStore, PutOutcome
+from md5s3stash.objectstore import ObjectStore, PutOutcome, require_same_content
 from md5s3stash.retry import RetryPolicy, retrying
-from md5s3stash.scheme import BucketBase
+from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash.source import LocalFile, RemoteUrl, open_local, parse_source
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,15 @@ class Outcome(StrEnum):
 
     STORED = "stored"
     ALREADY_THERE = "already there"
-    KNOWN = "known"  # the hash_cache answered; the store was not asked
+    KNOWN = "known"  # the caller or the hash_cache knew it; the store was not asked
+
+
+class Standing(StrEnum):
+    """What the caller knows of a content in the store."""
+
+    UNKNOWN = "unknown"
+    TO_CONFIRM = "to confirm"  # it stood there once: a look before the body is sent
+    CONFIRMED = "confirmed"  # it stood there just now
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,7 @@ class Stasher:
         source = parse_source(url)
         if isinstance(source, LocalFile):
             with open_local(source, self._fetcher.limits.max_bytes, progress) as content:
-                return self._store_content(url, content, progress)
+                return self.store(url, content, progress)
         return self._stash_remote(url, source, auth, progress)
 
     def _stash_remote(self, url: str, source: RemoteUrl, auth: Auth | None, progress: Progress | None) -> StashResult:
@@ -115,11 +123,14 @@ class Stasher:
             fetched = self._fetcher.fetch(source.url, auth, None, progress)
             assert isinstance(fetched, Fetched)
         with fetched.content as content:
-            result = self._store_content(url, content, progress)
+            result = self.store(url, content, progress)
         self._remember(self._caches.url_cache, url, _url_entry(result.report.md5, fetched.validators))
         return result
 
-    def _store_content(self, url: str, content: Content, progress: Progress | None) -> StashResult:
+    def store(
+        self, url: str, content: Content, progress: Progress | None = None, standing: Standing = Standing.UNKNOWN
+    ) -> StashResult:
+        """Stashes a content that was opened already; its source is called `url` in the report. Raises as `stash`."""
         md5 = content.digest.md5
         known = self._known_hash(url, md5)
         if known is not None:
@@ -129,8 +140,14 @@ class Stasher:
         try:
             mime_type, dimensions = describe(content)
             self._check_type(mime_type)
+            if standing is Standing.CONFIRMED:
+                return StashResult(
+                    StashReport(url, md5, address.s3_url, mime_type, dimensions), Outcome.KNOWN, content.size_bytes
+                )
             put = retrying(
-                lambda: self._store.put(address, content, mime_type, progress), self._retry, only=WORTH_WAITING_FOR
+                lambda: self._put(address, content, mime_type, progress, standing),
+                self._retry,
+                only=WORTH_WAITING_FOR,
             )
         except OSError as error:
             # The store speaks our tree alone, so this is the file: a disk that fails, an NFS server that forgot it.
@@ -142,6 +159,19 @@ class Stasher:
             "stashed outcome=%r md5=%s s3_url=%s bytes=%d", outcome.value, md5, address.s3_url, content.size_bytes
         )
         return StashResult(report, outcome, content.size_bytes)
+
+    def _put(
+        self,
+        address: ObjectAddress,
+        content: Content,
+        mime_type: str,
+        progress: Progress | None,
+        standing: Standing,
+    ) -> PutOutcome:
+        if standing is Standing.TO_CONFIRM and (stored := self._store.head(address)) is not None:
+            require_same_content(address, stored, content.digest)
+            return PutOutcome.ALREADY_THERE
+        return self._store.put(address, content, mime_type, progress)
 
     def _check_type(self, mime_type: str) -> None:
         if self._accept is not None:

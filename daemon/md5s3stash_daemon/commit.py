@@ -5,13 +5,11 @@ spool.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from md5s3stash.errors import CacheUnavailable
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import COMMITTER, Pulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
@@ -25,32 +23,29 @@ Finished = tuple[Entry, Outcome]
 
 
 class Committer:
-    """A thread that commits in groups: while one commit waits for its fsync, the next one gathers."""
+    """A thread that commits in groups: while one commit waits for its fsync, the next one gathers. `ended` is told what
+    has left active/ and the ledger's memory of what is under way.
+    """
 
-    def __init__(self, spool: Spool, ledger: Ledger, gate: Gate, stopping: threading.Event, pulse: Pulse) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        ledger: Ledger,
+        gate: Gate,
+        stopping: threading.Event,
+        pulse: Pulse,
+        ended: Callable[[Sequence[Entry]], object],
+    ) -> None:
         self._spool = spool
-        self._ledger = ledger
         self._recorder = Recorder(ledger, gate, stopping, self._resting)
         self._stopping = stopping
         self._pulse = pulse
+        self._ended = ended
         self._queue: queue.Queue[Finished | None] = queue.Queue(maxsize=QUEUE_SIZE)
-        self._thread = threading.Thread(target=self._run, name="committer")
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
-
-    def forget_gone(self) -> None:
-        """At the start: an earlier daemon may have died right after it had let a file go."""
-        try:
-            holds = functools.lru_cache(self._spool.holds)
-            for queue_id in self._ledger.remembered():
-                # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of
-                # them are one question to the spool.
-                if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id):
-                    self._recorder.forget_later([queue_id])
-            self._recorder.forget()
-        except CacheUnavailable as error:
-            log.debug("not forgotten: %s", error)
 
     def finish(self) -> None:
         """Commits what was put, and ends. Where the ledger is down and the daemon stops, the files stay claimed."""
@@ -67,19 +62,42 @@ class Committer:
             group, more = next_group(self._queue, self._resting)
             self._pulse.beat(COMMITTER)
             if group and self._recorder.record([outcome for _, outcome in group]):
-                for entry, outcome in group:
-                    self._let_go(entry, outcome)
+                self._let_go(group)
         self._recorder.forget()
         self._pulse.end(COMMITTER)
 
     def _resting(self) -> contextlib.AbstractContextManager[None]:
         return self._pulse.resting(COMMITTER)
 
-    def _let_go(self, entry: Entry, outcome: Outcome) -> None:
-        if outcome.reports:
+    def _let_go(self, group: Sequence[Finished]) -> None:
+        stashed = [(entry, outcome) for entry, outcome in group if outcome.reports]
+        if stashed and self._moved(lambda: self._spool.remove([entry for entry, _ in stashed])):
+            self._log_stashed(stashed)
+            self._end([entry for entry, _ in stashed])
+        for entry, outcome in group:
+            if not outcome.reports:
+                self._fail(entry, outcome)
+
+    def _fail(self, entry: Entry, outcome: Outcome) -> None:
+        log.error("failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason)
+        if self._moved(lambda: self._spool.fail(entry, outcome.error, outcome.reason)):
+            self._end([entry])
+
+    def _end(self, entries: Sequence[Entry]) -> None:
+        self._recorder.forget_later(entry.queue_id for entry in entries)
+        self._ended(entries)
+
+    def _log_stashed(self, stashed: Sequence[Finished]) -> None:
+        """A line for a group. The ledger's log has one a file; so many lines a second the journal would not take, and
+        drop with them those that matter.
+        """
+        size_bytes = sum(outcome.size_bytes or 0 for _, outcome in stashed)
+        log.info("stashed files=%d bytes=%d last=%r", len(stashed), size_bytes, stashed[-1][0].name)
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        for entry, outcome in stashed:
             first = outcome.reports[0]
-            done = self._moved(lambda: self._spool.remove(entry))
-            log.info(
+            log.debug(
                 "stashed name=%r batch=%s md5=%s s3_url=%s bytes=%s",
                 entry.name,
                 entry.batch,
@@ -87,13 +105,6 @@ class Committer:
                 first.s3_url,
                 outcome.size_bytes,
             )
-        else:
-            done = self._moved(lambda: self._spool.fail(entry, outcome.error, outcome.reason))
-            log.error(
-                "failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason
-            )
-        if done:
-            self._recorder.forget_later([entry.queue_id])
 
     def _moved(self, move: Callable[[], object]) -> bool:
         def beat_and_move() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from md5s3stash.cli import Parser
+from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
@@ -127,6 +129,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
     export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="jsonl is the default")
+
+    forget = command(
+        "forget",
+        _forget,
+        "have S3 asked about contents when they come again, since their objects were deleted",
+        "3e25960a79dbc69b674cd4ec67a72c62",
+        "--all",
+    )
+    forget.add_argument("md5s", nargs="*", metavar="MD5", help="the md5 of a content")
+    forget.add_argument("--all", action="store_true", help="every content")
 
     rebuild = command(
         "rebuild",
@@ -242,6 +254,19 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
     return True
 
 
+def _forget(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.confirmed import drop_confirmations
+
+    if arguments.all == bool(arguments.md5s):
+        raise SettingsError("give either md5s or --all")
+    wrong = [md5 for md5 in arguments.md5s if not is_md5(md5)]
+    if wrong:
+        raise SettingsError(f"{wrong[0]!r} is not an md5 of 32 hexadecimal digits")
+    dropped = drop_confirmations(*_redis(settings), arguments.md5s or None)
+    output.write(f"{dropped} confirmations dropped")
+    return True
+
+
 def _rebuild(arguments: argparse.Namespace, settings: Settings) -> bool:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -273,10 +298,21 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
     bases = settings[StashSettings].bases()
     endpoint = settings[S3Settings].endpoint
     ledger = _ledger(settings) if arguments.ledger else None
+    distrust = functools.partial(_distrust, *_redis(settings)) if settings[RedisSettings].url else None
     # The ledger first: what it has by now was stored before.
     with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
         auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
-        return verify(auditor, bases, arguments.jobs, arguments.json)
+        return verify(auditor, bases, arguments.jobs, arguments.json, distrust)
+
+
+def _distrust(client: Redis, prefix: str, md5: str) -> None:
+    """A content whose object is missing or wrong must not pass for confirmed."""
+    from md5s3stash_daemon.confirmed import drop_confirmations
+
+    try:
+        drop_confirmations(client, prefix, [md5])
+    except StashError as error:
+        output.complain(f"{md5}: what S3 has confirmed of it is still believed: {error}")
 
 
 def _spool(settings: Settings) -> Spool:

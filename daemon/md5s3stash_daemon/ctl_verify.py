@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from md5s3stash.audit import Fault, nested_prefixes
+from md5s3stash.digest import is_md5
 from md5s3stash.errors import StoreError
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon import ctl_output as output
 from md5s3stash_daemon.audit import Auditor, Tally
 
 
-def verify(auditor: Auditor, bases: Sequence[BucketBase], jobs: int, as_json: bool) -> bool:
-    """Prints each fault as it is found, and the count of all; whether there was none and every bucket was read."""
+def verify(
+    auditor: Auditor,
+    bases: Sequence[BucketBase],
+    jobs: int,
+    as_json: bool,
+    distrust: Callable[[str], object] | None = None,
+) -> bool:
+    """Prints each fault as it is found, and the count of all; whether there was none and every bucket was read.
+
+    `distrust` is called with the md5 of each fault whose key is one.
+    """
     printing = threading.Lock()
 
     def audit(base: BucketBase, bucket: str) -> Tally | None:
@@ -24,8 +34,11 @@ def verify(auditor: Auditor, bases: Sequence[BucketBase], jobs: int, as_json: bo
         tally = Tally()
         try:
             for fault in auditor.faults(base, bucket, nested_prefixes(base, bases), tally):
+                md5 = fault.address.key.rpartition("/")[2]
                 with printing:
                     _print_fault(fault, as_json)
+                    if distrust is not None and is_md5(md5):
+                        distrust(md5)
         except StoreError as error:
             output.complain(str(error))
             return None

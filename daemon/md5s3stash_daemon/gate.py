@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from md5s3stash.errors import StashError
 from md5s3stash.retry import RetryPolicy
@@ -14,6 +15,12 @@ log = logging.getLogger(__name__)
 
 # Raises a StashError while the service it stands for is down.
 Probe = Callable[[], object]
+
+
+class Faulty(Protocol):
+    """Whoever can tell which services are down, and what each said last."""
+
+    def faults(self) -> dict[str, str]: ...
 
 
 class Gate:
@@ -47,7 +54,7 @@ class Gate:
         try:
             self._probes[service]()
         except StashError as error:
-            self._close(service, str(error))
+            self.close(service, str(error))
             return True
         return False
 
@@ -68,7 +75,8 @@ class Gate:
                 stopping.wait(min(wait_seconds, 1.0))
         return False
 
-    def _close(self, service: str, reason: str) -> None:
+    def close(self, service: str, reason: str) -> None:
+        """Somebody else has found the service down."""
         with self._lock:
             if service not in self._faults:
                 log.error("paused service=%s reason=%r", service, reason)
@@ -86,7 +94,7 @@ class Gate:
             try:
                 self._probes[service]()
             except StashError as error:
-                self._close(service, str(error))
+                self.close(service, str(error))
                 continue
             with self._lock:
                 self._faults.pop(service, None)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.metrics import DEFERRED, FAILED, Metrics
+from md5s3stash_daemon.gate import Faulty
+from md5s3stash_daemon.metrics import Metrics
+from md5s3stash_daemon.tally import DEFERRED, FAILED
 
 LOOP = "loop"
 COMMITTER = "committer"
@@ -23,10 +24,10 @@ class Pulse:
         self._last: dict[str, float | None] = {}
         self._lock = threading.Lock()
 
-    def beat(self, thread: str) -> None:
-        """The thread got on just now."""
+    def beat(self, thread: str, seconds_ago: float = 0.0) -> None:
+        """The thread got on just now, or so long ago."""
         with self._lock:
-            self._last[thread] = self._clock()
+            self._last[thread] = self._clock() - seconds_ago
 
     @contextlib.contextmanager
     def resting(self, thread: str) -> Iterator[None]:
@@ -47,11 +48,15 @@ class Pulse:
         with self._lock:
             return self._last.get(thread) is None
 
-    def silent(self, seconds: float) -> list[str]:
-        """The threads that should have got on, and have not for so long."""
+    def silences(self) -> dict[str, float]:
+        """How long ago each thread got on, those that rest left out."""
         with self._lock:
             now = self._clock()
-            return [thread for thread, last in self._last.items() if last is not None and now - last >= seconds]
+            return {thread: now - last for thread, last in self._last.items() if last is not None}
+
+    def silent(self, seconds: float) -> list[str]:
+        """The threads that should have got on, and have not for so long."""
+        return [thread for thread, silence in self.silences().items() if silence >= seconds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ class ThreadPulse:
 class Health:
     """What is told to systemd, to a load balancer and to the operator."""
 
-    def __init__(self, pulse: Pulse, gate: Gate, metrics: Metrics, stuck_seconds: float) -> None:
+    def __init__(self, pulse: Pulse, gate: Faulty, metrics: Metrics, stuck_seconds: float) -> None:
         self.stuck_seconds = stuck_seconds
         self._pulse = pulse
         self._gate = gate

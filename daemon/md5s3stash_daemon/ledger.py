@@ -4,6 +4,7 @@
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
     {prefix}:names        dropped path or URL -> md5
     {prefix}:log          stream, one entry an outcome, for XREAD
+    {prefix}:confirmed:…  md5 -> when the store confirmed the content, see `confirmed`
     {prefix}:open         queue id -> 1, for drops whose outcome is recorded while their file is still in the spool
 
 The last makes the log idempotent: a daemon that dies between the record and the removal of the file does the work
@@ -23,14 +24,16 @@ from redis.exceptions import ClusterCrossSlotError
 
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
+from md5s3stash_daemon.confirmed import Confirmation
 
 log = logging.getLogger(__name__)
 
 # A stream that nobody trims would end up as the largest thing in Redis. Trimmed in whole nodes, hence "about".
 LOG_MAX_ENTRIES = 1_000_000
 
-# KEYS: names, hash_cache, log, open. ARGV: the log's bound, then for each outcome: queue id, name, md5 (empty for a
-# failure), the hash_cache's JSON, the number of the log's fields and values, and these.
+# KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, then for each outcome:
+# queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's fields and values, they;
+# the number of confirmations, and for each of them the number of its key, field and value.
 _RECORD = """
 local at = 2
 while at <= #ARGV do
@@ -43,6 +46,11 @@ while at <= #ARGV do
     redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, at + 5, at + 4 + count))
   end
   at = at + 5 + count
+  for _ = 1, tonumber(ARGV[at]) do
+    redis.call('HSET', KEYS[tonumber(ARGV[at + 1])], ARGV[at + 2], ARGV[at + 3])
+    at = at + 3
+  end
+  at = at + 1
 end
 """
 
@@ -63,6 +71,8 @@ class Outcome:
     reason: str = ""
     # Whether a store was sent the bytes, or each had them already.
     sent: bool = True
+    # What the stores have confirmed just now.
+    confirmed: tuple[Confirmation, ...] = ()
 
 
 class Ledger(Protocol):
@@ -98,15 +108,21 @@ class RedisLedger:
         self._record = client.register_script(_RECORD)
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
+        keys = [*(self._key(name) for name in ("names", "hash_cache", "log")), self._open]
         arguments: list[Any] = [LOG_MAX_ENTRIES]
         for outcome in outcomes:
             fields = [part for pair in _log_entry(outcome).items() for part in pair]
             md5 = outcome.reports[0].md5 if outcome.reports else ""
             head = [outcome.queue_id, outcome.name, md5, _known(outcome), str(len(fields))]
             arguments += map(_bytes, head + fields)
+            arguments.append(len(outcome.confirmed))
+            for confirmation in outcome.confirmed:
+                if confirmation.name not in keys:
+                    keys.append(confirmation.name)
+                arguments += (keys.index(confirmation.name) + 1, confirmation.field, confirmation.value)
         try:
             # One script call is one write to the append-only file, and so one fsync for all of them.
-            self._run([*(self._key(name) for name in ("names", "hash_cache", "log")), self._open], arguments)
+            self._run(keys, arguments)
         except redis.RedisError as error:
             raise _unavailable(error) from error
 

@@ -3,54 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from md5s3stash.batch import fetch_limits, s3_timeouts
 from md5s3stash.errors import StashError
 from md5s3stash.fetch import Fetcher
-from md5s3stash.logs import set_up_logging
 from md5s3stash.netguard import NetGuard
 from md5s3stash.notify import Notifier, watchdog_seconds
-from md5s3stash.objectstore import ObjectStore
-from md5s3stash.retry import RetryPolicy
-from md5s3stash.s3 import connect, new_session
-from md5s3stash.scheme import BucketBase
-from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
-from md5s3stash.stash import Stasher
-from md5s3stash_daemon.commit import Committer
-from md5s3stash_daemon.config import as_toml, read_settings, redis_client
+from md5s3stash.settings import RedisSettings, Settings
+from md5s3stash_daemon import worker_process
+from md5s3stash_daemon.config import as_toml, read_settings
+from md5s3stash_daemon.crew import Crew
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import Health, Pulse
 from md5s3stash_daemon.http_status import serving
 from md5s3stash_daemon.journal import set_line_format
-from md5s3stash_daemon.ledger import RedisLedger
-from md5s3stash_daemon.metrics import CountedLedger, Metrics
+from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.notify import Reporter, reporting
+from md5s3stash_daemon.nursery import Nursery
+from md5s3stash_daemon.parts import NO_RETRY, delays_of, parts_of, probe_delays_of, set_log_level
 from md5s3stash_daemon.queue_build import build_queue_intake
 from md5s3stash_daemon.queue_service import QueueIntake
 from md5s3stash_daemon.reload import Reload
 from md5s3stash_daemon.service import Service
-from md5s3stash_daemon.settings import HttpSettings, LogSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.settings import HttpSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.shared_politeness import politeness_of
 from md5s3stash_daemon.signals import handled
-from md5s3stash_daemon.spool import Spool
 from md5s3stash_daemon.status_page import StatusPage
+from md5s3stash_daemon.tally import CountedLedger
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
-from md5s3stash_daemon.work import REDIS, S3, Worker
 
 log = logging.getLogger(__name__)
-
-# A store that answers a HEAD of a bucket later than this is down.
-PROBE_SECONDS = 10.0
 
 _EPILOG = """\
 examples:
@@ -69,16 +61,14 @@ of the settings file; the AWS_... variables of boto3.
 files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the spool.
 """
 
-# The spool is what tries again.
-NO_RETRY = RetryPolicy(attempts=1)
-
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """Everything that main has to do with."""
 
+    nursery: Nursery
     service: Service
-    worker: Worker
+    crew: Crew
     lists: UrlLists
     queue: QueueIntake | None
     gate: Gate
@@ -88,14 +78,14 @@ class Daemon:
     def apply(self, settings: Settings) -> None:
         """Goes on with these settings, as far as they are `reload.LIVE`."""
         spool_settings = settings[SpoolSettings]
-        self.worker.set_delays(delays_of(spool_settings))
+        self.crew.apply(settings, delays_of(spool_settings))
         self.lists.apply(delays_of(spool_settings), spool_settings.stop_seconds)
         if self.queue is not None:
             self.queue.apply(delays_of(spool_settings), spool_settings.stop_seconds)
         self.gate.set_delays(probe_delays_of(spool_settings))
         self.health.stuck_seconds = spool_settings.stuck_seconds
         self.service.apply(spool_settings)
-        _set_log_level(settings)
+        set_log_level(settings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check_config:
             print(as_toml(settings), end="")
             return 0
-        _set_log_level(settings)
+        set_log_level(settings)
         set_line_format(os.environ, sys.stderr.fileno())
         daemon = build(settings)
     except StashError as error:
@@ -179,65 +169,32 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         return daemon.lists.finish() and complete and drained
 
 
-def delays_of(settings: SpoolSettings) -> RetryPolicy:
-    """Between the tries of a file. Chance decides half, so that files that failed together do not come together."""
-    return RetryPolicy(
-        first_delay_seconds=settings.first_delay_seconds, max_delay_seconds=settings.max_delay_seconds, jitter=0.5
-    )
-
-
-def probe_delays_of(settings: SpoolSettings) -> RetryPolicy:
-    """Between the questions to a service that is down."""
-    return RetryPolicy(
-        first_delay_seconds=settings.probe_seconds, max_delay_seconds=settings.max_probe_seconds, jitter=0.1
-    )
-
-
 def build(settings: Settings) -> Daemon:
     """The daemon of these settings, with its spool made and locked. Raises SettingsError, SpoolTaken or OSError."""
-    spool_settings, redis_settings = settings[SpoolSettings], settings[RedisSettings]
-    bases = settings[StashSettings].bases()
-    client = redis_client(settings)
-    timeouts = s3_timeouts(settings[S3Settings])
-    # Shared, for it keeps the description of S3 in memory.
-    session = new_session()
-    store = connect(settings[S3Settings].endpoint, session, timeouts=timeouts)
-    # Asks once and not for long: as soon as it is known that the store is down, everything else pauses.
-    probe = connect(
-        settings[S3Settings].endpoint,
-        session,
-        timeouts=replace(timeouts, stall_seconds=min(timeouts.stall_seconds, PROBE_SECONDS)),
-        attempts=1,
-    )
-    spool = Spool(spool_settings.dir)
-    spool.create()
-    spool.lock()
-    redis_ledger = RedisLedger(client, redis_settings.prefix, spool.identity(), redis_settings.replicas)
-    metrics, pulse = Metrics(), Pulse()
+    parts = parts_of(settings)
+    # Before anything here connects to anything, or starts a thread.
+    nursery = Nursery(functools.partial(worker_process.work, parts))
+    spool_settings, prefix = settings[SpoolSettings], settings[RedisSettings].prefix
+    metrics, pulse, stopping = Metrics(), Pulse(), threading.Event()
+    client = parts.redis_client()
+    redis_ledger = parts.ledger(client)
     ledger = CountedLedger(redis_ledger, metrics)
     fault = redis_ledger.durability_fault()
     if fault is not None:
         log.warning("redis may forget what it confirmed: %s", fault)
     # Nothing that is dropped may make this box read its own network.
     guard = NetGuard(tuple(map(ip_network, settings[UrlSettings].allowed_networks)))
-    fetcher = Fetcher(fetch_limits(settings[FetchSettings]), guard, retry=NO_RETRY)
-    # Without caches: a file is removed only after the store itself has confirmed the object.
-    stashers = [Stasher(base, store, fetcher, retry=NO_RETRY) for base in bases]
-    stopping = threading.Event()
-    gate = Gate(
-        {S3: lambda: _check_buckets(probe, bases), REDIS: ledger.ping},
-        probe_delays_of(spool_settings),
-    )
-    metrics.watch_spool(spool, gate)
-    caches = UrlCaches(client, redis_settings.prefix, bases)
+    fetcher = Fetcher(parts.fetch_limits, guard, retry=NO_RETRY)
+    gate = Gate(parts.probes(ledger), probe_delays_of(spool_settings))
+    caches = UrlCaches(client, prefix, parts.bases)
     of_urls = settings[UrlSettings]
     lists = UrlLists(
-        spool,
+        parts.spool,
         ledger,
         gate,
-        url_stashers(bases, store, fetcher, caches, settings[UrlSettings].images_only),
+        url_stashers(parts.bases, parts.store, fetcher, caches, of_urls.images_only),
         caches,
-        politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, redis_settings.prefix),
+        politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix),
         of_urls,
         spool_settings,
         delays_of(spool_settings),
@@ -245,23 +202,23 @@ def build(settings: Settings) -> Daemon:
         metrics,
         pulse,
     )
-    queue = build_queue_intake(settings, lists.parts, client, session, store, pulse)
-    worker = Worker(spool, stashers, gate, delays_of(spool_settings), stopping, metrics, lists.hand_over)
-    committer = Committer(spool, ledger, gate, stopping, pulse)
-    service = Service(spool, worker, committer, gate, spool_settings, stopping, metrics, pulse)
-    return Daemon(
-        service, worker, lists, queue, gate, metrics, Health(pulse, gate, metrics, spool_settings.stuck_seconds)
+    crew = Crew(
+        nursery,
+        parts.processes,
+        parts.spool,
+        ledger,
+        gate,
+        delays_of(spool_settings),
+        lists.take,
+        stopping,
+        metrics,
+        pulse,
     )
-
-
-def _check_buckets(store: ObjectStore, bases: Sequence[BucketBase]) -> None:
-    for base in bases:
-        # One of the 36 stands for all: they are made and granted together.
-        store.check(base.buckets()[0])
-
-
-def _set_log_level(settings: Settings) -> None:
-    set_up_logging(logging.getLevelNamesMapping()[settings[LogSettings].level])
+    queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, pulse)
+    metrics.watch_spool(parts.spool, crew)
+    service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
+    health = Health(pulse, crew, metrics, spool_settings.stuck_seconds)
+    return Daemon(nursery, service, crew, lists, queue, gate, metrics, health)
 
 
 def _say(message: str, status: int) -> int:

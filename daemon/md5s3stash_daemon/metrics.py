@@ -9,23 +9,16 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from md5s3stash.errors import CacheUnavailable
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.gate import Faulty
 from md5s3stash_daemon.spool import ERROR_SUFFIX, STATES, Spool
-
-STASHED = "stashed"
-ALREADY_THERE = "already_there"
-FAILED = "failed"
-DEFERRED = "deferred"
-OUTCOMES = (STASHED, ALREADY_THERE, FAILED, DEFERRED)
+from md5s3stash_daemon.tally import OUTCOMES, Counts, Tally
 
 SERVICES = ("s3", "redis")
 QUEUE = "sqs"
@@ -43,19 +36,14 @@ COUNT_SECONDS = 15.0
 _REST_FACTOR = 20.0
 
 
-class Metrics:
-    """Counts and times what happens; safe to share between threads."""
+class Metrics(Tally):
+    """What was counted here and by others (`add`), as Prometheus wants it; safe to share between threads."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._outcomes: Counter[str] = Counter()
-        self._errors: Counter[str] = Counter()
+    def __init__(self) -> None:
+        super().__init__()
+        self._total = Counts()
         self._queue_events: Counter[str] = Counter()
         self._queue_held: Callable[[], int] = lambda: 0
-        self._bytes = 0
-        # By queue id; bounded, because what is claimed at once is.
-        self._claimed: dict[str, float] = {}
         # A registry of our own: the global one would take what any library puts there.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -67,38 +55,20 @@ class Metrics:
         )
         self._registry.register(_Collected(self._collect))
 
-    def watch_spool(self, spool: Spool, gate: Gate) -> None:
+    def watch_spool(self, spool: Spool, gate: Faulty) -> None:
         """Adds what is read from them at each scrape. Once."""
         queue = QueueDepth(spool)
         self._registry.register(_Collected(lambda: _paused(gate)))
         self._registry.register(_Collected(lambda: itertools.chain(queue.metrics(), _free_disk(spool))))
 
-    def claimed(self, queue_id: str) -> None:
-        """Work on a file begins."""
+    def add(self, counts: Counts) -> None:
+        """What somebody else has counted."""
         with self._lock:
-            self._claimed[queue_id] = self._clock()
-
-    def recorded(self, outcome: Outcome) -> None:
-        """The outcome stands in the ledger."""
-        with self._lock:
-            begun = self._claimed.pop(outcome.queue_id, None)
-            if not outcome.reports:
-                self._outcomes[FAILED] += 1
-                return
-            self._outcomes[STASHED if outcome.sent else ALREADY_THERE] += 1
-            self._bytes += outcome.size_bytes or 0
-        if begun is not None:
-            self._latency.observe(self._clock() - begun)
-
-    def unclaimed(self, queue_id: str) -> None:
-        """Work on a file ended without anything to record."""
-        with self._lock:
-            self._claimed.pop(queue_id, None)
-
-    def deferred(self) -> None:
-        """A file is to be tried again."""
-        with self._lock:
-            self._outcomes[DEFERRED] += 1
+            self._total.outcomes.update(counts.outcomes)
+            self._total.errors.update(counts.errors)
+            self._total.size_bytes += counts.size_bytes
+        for seconds in counts.latencies:
+            self._latency.observe(seconds)
 
     def watch_queue(self, held: Callable[[], int]) -> None:
         """Tells at each scrape how many messages are in hand."""
@@ -109,23 +79,21 @@ class Metrics:
         with self._lock:
             self._queue_events[event] += messages
 
-    def service_error(self, service: str) -> None:
-        """A request to S3, Redis or SQS was not answered as it should have been."""
-        with self._lock:
-            self._errors[service] += 1
-
     def counts(self) -> Counter[str]:
         """How often each outcome was, since the start."""
+        self.add(self.take())
         with self._lock:
-            return self._outcomes.copy()
+            return self._total.outcomes.copy()
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
+        self.add(self.take())
         return generate_latest(self._registry)
 
     def _collect(self) -> Iterator[Metric]:
         with self._lock:
-            outcomes, errors, size = self._outcomes.copy(), self._errors.copy(), self._bytes
+            outcomes, errors = self._total.outcomes.copy(), self._total.errors.copy()
+            size = self._total.size_bytes
             queue_events = self._queue_events.copy()
         by_outcome = CounterMetricFamily("md5s3stash_outcomes", "What became of the files", labels=["outcome"])
         for outcome in OUTCOMES:
@@ -143,40 +111,6 @@ class Metrics:
             by_event.add_metric([event], queue_events[event])
         yield by_event
         yield GaugeMetricFamily("md5s3stash_queue_held", "Messages of the queue in hand", value=self._queue_held())
-
-
-class CountedLedger:
-    """A `Ledger` that counts what the one behind it has taken: of files and of URLs, whoever hands them over."""
-
-    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
-        self._ledger = ledger
-        self._metrics = metrics
-
-    def record(self, outcomes: Sequence[Outcome]) -> None:
-        with self._errors():
-            self._ledger.record(outcomes)
-        for outcome in outcomes:
-            self._metrics.recorded(outcome)
-
-    def forget(self, queue_ids: Sequence[str]) -> None:
-        with self._errors():
-            self._ledger.forget(queue_ids)
-
-    def remembered(self) -> list[str]:
-        with self._errors():
-            return self._ledger.remembered()
-
-    def ping(self) -> None:
-        with self._errors():
-            self._ledger.ping()
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except CacheUnavailable:
-            self._metrics.service_error("redis")
-            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +191,7 @@ def _arrivals(folder: str) -> Iterator[float]:
                         yield item.stat(follow_symlinks=False).st_ctime
 
 
-def _paused(gate: Gate) -> Iterator[Metric]:
+def _paused(gate: Faulty) -> Iterator[Metric]:
     faults = gate.faults()
     paused = GaugeMetricFamily(
         "md5s3stash_paused", "1 while everything waits for this service to come back", labels=["service"]

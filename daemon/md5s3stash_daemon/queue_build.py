@@ -7,16 +7,17 @@ import threading
 import redis
 
 from md5s3stash.objectstore import ObjectStore
+from md5s3stash.s3 import CoreSession, new_session
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.health import Pulse
 from md5s3stash_daemon.leaving import Metadata, watch_for_notice
-from md5s3stash_daemon.metrics import CountedLedger
 from md5s3stash_daemon.queue_hold import InHand
 from md5s3stash_daemon.queue_ledger import QueueLedger
 from md5s3stash_daemon.queue_service import QueueIntake, QueueParts
 from md5s3stash_daemon.queue_work import Drops, MessageWorker, read_profiles
 from md5s3stash_daemon.settings import QueueSettings, SpoolSettings
-from md5s3stash_daemon.sqs import Session, connect_queue
+from md5s3stash_daemon.sqs import connect_queue
+from md5s3stash_daemon.tally import CountedLedger
 from md5s3stash_daemon.url_work import ListParts, Stop
 
 
@@ -24,7 +25,7 @@ def build_queue_intake(
     settings: Settings,
     shared: ListParts,
     client: redis.Redis,
-    session: Session,
+    session: CoreSession,
     store: ObjectStore,
     pulse: Pulse,
 ) -> QueueIntake | None:
@@ -33,7 +34,7 @@ def build_queue_intake(
     if of_queue.url is None:
         return None
     profiles = read_profiles(of_queue.auth_profiles)
-    queue = connect_queue(of_queue.url, session)
+    queue = connect_queue(of_queue.url, new_session(session))
     ledger = QueueLedger(client, settings[RedisSettings].prefix, settings[RedisSettings].replicas)
     # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
     stop = Stop(threading.Event(), settings[SpoolSettings].stop_seconds)

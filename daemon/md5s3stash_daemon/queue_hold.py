@@ -111,20 +111,18 @@ class InHand:
 
     def keep_alive(self, ended: threading.Event, pulse: ThreadPulse) -> None:
         """Heartbeats, until `ended`."""
-        while True:
-            with pulse.resting():
-                if ended.wait(self._visibility_seconds / _BEATS):
-                    break
-            self.beat(pulse)
+        # At rest all the time: it waits for the clock and for SQS, and each request has its limit.
+        with pulse.resting():
+            while not ended.wait(self._visibility_seconds / _BEATS):
+                self.beat()
         pulse.end()
 
-    def beat(self, pulse: ThreadPulse) -> None:
+    def beat(self) -> None:
         """Renews what is soon to become visible."""
         soon = self._clock() + self._visibility_seconds * _RENEW_SHARE
         with self._lock:
             due = [receipt for receipt, until in self._until.items() if until <= soon]
         for batch in _batches(due):
-            pulse.beat()
             with self._visibility_lock:
                 with self._lock:
                     # What has been let go meanwhile is not ours to hide.

@@ -143,7 +143,8 @@ class QueueIntake:
             if failures:
                 log.warning("messages are received again")
                 failures = 0
-            self._take(messages, asked_at)
+            with pulse.resting():
+                self._take(messages, asked_at)
         pulse.end()
 
     def _pass_gate(self, pulse: ThreadPulse) -> bool:
@@ -224,7 +225,7 @@ class QueueIntake:
     def _begin(self, held: Held) -> None:
         """The turn of a message that was received a moment ago."""
         if self._ending.is_set():
-            self._parts.hand.give_back([(held, 0.0)])
+            self._give_back([(held, 0.0)])
         elif not held.jobs:
             self._settle(held, [])
         elif not held.host:
@@ -247,7 +248,7 @@ class QueueIntake:
     def _put_off(self, held: Held) -> None:
         """Given back without a try: for as long as its host wants, and ever longer."""
         delay = self._parts.worker.lines.delays.delay_seconds(held.message.deliveries, random.random())
-        self._parts.hand.give_back([(held, self._paused_seconds(held) + delay)])
+        self._give_back([(held, self._paused_seconds(held) + delay)])
 
     def _start_downloads(self) -> float:
         """The seconds until one more may start."""
@@ -292,12 +293,12 @@ class QueueIntake:
             self._settle(held, result)
         elif result is None:
             # Stopped, or ours to mend.
-            self._parts.hand.give_back([(held, 0.0 if self._ending.is_set() else GIVE_BACK_SECONDS)])
+            self._give_back([(held, 0.0 if self._ending.is_set() else GIVE_BACK_SECONDS)])
         else:
             name = printable_url(held.jobs[0].name)
             log.info("put off name=%r seconds=%.0f reason=%r", name, result.seconds, result.reason)
             self._parts.shared.metrics.deferred()
-            self._parts.hand.give_back([(held, result.seconds)])
+            self._give_back([(held, result.seconds)])
 
     def _settle(self, held: Held, outcomes: list[Outcome]) -> None:
         # Where the ledger is down this waits for it.
@@ -308,7 +309,7 @@ class QueueIntake:
         """Nothing new; what is under way has its time, and others get what only waits here."""
         with self._pulse.resting():
             waiting = [*self._free, *self._pending.remove(lambda _: True)]
-            self._parts.hand.give_back([(held, 0.0) for held in waiting])
+            self._give_back([(held, 0.0) for held in waiting])
             log.info("queue drains under_way=%d given_back=%d", self._in_flight, len(waiting))
             while self._in_flight and self._parts.stop.left_seconds() > 0:
                 self._work(TICK_SECONDS)
@@ -320,5 +321,10 @@ class QueueIntake:
             self._complete = recorded and not self._in_flight
             log.info("queue drained complete=%s", self._complete)
 
+    def _give_back(self, some: list[tuple[Held, float]]) -> None:
+        # SQS may take its time, and that is no reason to take the daemon for stuck.
+        with self._pulse.resting():
+            self._parts.hand.give_back(some)
+
     def _give_back_all(self) -> None:
-        self._parts.hand.give_back([(held, 0.0) for held in self._parts.hand.all()])
+        self._give_back([(held, 0.0) for held in self._parts.hand.all()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
@@ -12,6 +13,7 @@ from typing import TypeVar
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.spool import Spool
 from md5s3stash_daemon.work import REDIS
 
 log = logging.getLogger(__name__)
@@ -90,3 +92,20 @@ def next_group(waiting: queue.Queue[T | None], idle: Waiting = contextlib.nullco
         except queue.Empty:
             return group, True
     return group, False
+
+
+def forget_gone(ledger: Ledger, spool: Spool) -> None:
+    """At the start: an earlier daemon may have died right after it had let a file go."""
+    holds = functools.lru_cache(spool.holds)
+    try:
+        gone = [
+            queue_id
+            for queue_id in ledger.remembered()
+            # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of them
+            # are one question to the spool.
+            if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id)
+        ]
+        if gone:
+            ledger.forget(gone)
+    except CacheUnavailable as error:
+        log.debug("not forgotten: %s", error)

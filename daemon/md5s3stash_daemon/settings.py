@@ -84,7 +84,15 @@ class SpoolSettings:
     dir: Path = setting(
         Path("/var/spool/md5s3stash"), directory, "where incoming/ and the other states are", "SPOOL_DIR"
     )
-    jobs: int = setting(4, whole_number(1, 64), "files stashed at once")
+    jobs: int = setting(16, whole_number(1, 64), "files stashed at once, by all processes together")
+    processes: int = setting(
+        0, whole_number(0, 64), "worker processes, at most one a job; 0 takes one for each core, up to four"
+    )
+    confirmed_seconds: float = setting(
+        3600.0,
+        seconds(0, 30 * 86400),
+        "how long S3's word that it holds a content is taken for another file of that content; 0 asks each time",
+    )
     rescan_seconds: float = setting(10.0, seconds(0.1, 3600), "between scans when no event wakes the daemon")
     stop_seconds: float = setting(60.0, seconds(0, 3600), "for what is under way when the daemon is told to stop")
     probe_seconds: float = setting(1.0, seconds(0.01, 300), "before S3 or Redis is asked again after a fault; doubles")

@@ -27,7 +27,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class Spool:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._root = str(directory)
+        self._root = os.fspath(directory).rstrip("/")
         self._spare_batch = ""
 
     def create(self) -> None:
@@ -133,7 +133,7 @@ class Spool:
 
     def path_of(self, state: str) -> str:
         """The directory of a state."""
-        return os.path.join(self._root, state)
+        return f"{self._root}/{state}"
 
     def incoming(self) -> Iterator[Entry]:
         """What producers have dropped, at any depth, but for what still has a temporary name."""
@@ -192,21 +192,28 @@ class Spool:
 
     def claim(self, entry: Entry, batch: str) -> Entry | None:
         """Takes a file out of the producers' reach; None where it has gone. Raises OSError where it cannot."""
-        longest = os.path.join(self.path_of(DEFERRED), "0" * _LONGEST_BOX_NAME, entry.name)
-        if len(os.fsencode(longest)) > _LONGEST_PATH:
+        # In UTF-8 a character is four bytes at most, so that the exact length is seldom worth its price.
+        longest = len(self._root) + len(DEFERRED) + _LONGEST_BOX_NAME + len(entry.name) + 3
+        if 4 * longest > _LONGEST_PATH and self._longest_path(entry) > _LONGEST_PATH:
             # Better left where it is than stuck half-way.
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), entry.path)
-        owned = replace(entry, batch=entry.batch or batch)
-        moved = self._move(owned, ACTIVE, f"{owned.batch}.{owned.attempts}")
+        moved = self._move(entry, ACTIVE, f"{entry.batch or batch}.{entry.attempts}")
         if moved is not None and entry.batch:
             self._prune(entry.path, DEFERRED)
         return moved
 
-    def remove(self, entry: Entry) -> None:
-        """The end of a file that is stashed and recorded."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(entry.path)
-        self._prune(entry.path, ACTIVE)
+    def _longest_path(self, entry: Entry) -> int:
+        """In bytes, of all places where the file may come to stand."""
+        return len(os.fsencode(os.path.join(self.path_of(DEFERRED), "0" * _LONGEST_BOX_NAME, entry.name)))
+
+    def remove(self, entries: Sequence[Entry]) -> None:
+        """The end of files that are stashed and recorded. May be repeated."""
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)
+        # One of each folder: the others are as empty.
+        for path in {os.path.dirname(entry.path): entry.path for entry in entries}.values():
+            self._prune(path, ACTIVE)
 
     def defer(self, entry: Entry, until: float) -> Entry | None:
         """To be tried again at `until`, in seconds since the epoch: see `due_after`."""
@@ -270,7 +277,8 @@ class Spool:
                         os.rmdir(folder)
 
     def _move(self, entry: Entry, state: str, box: str) -> Entry | None:
-        target = os.path.join(self.path_of(state), box, entry.name)
+        # os.path.join looks at each character of each name, for each of a million files.
+        target = f"{self._root}/{state}/{box}/{entry.name}"
         batch, attempts, due = _parse_box(box)
         return Entry(entry.name, target, batch, attempts, due) if _rename(entry.path, target) else None
 

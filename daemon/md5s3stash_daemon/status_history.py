@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from md5s3stash_daemon.metrics import ALREADY_THERE, FAILED, STASHED
+from md5s3stash_daemon.tally import ALREADY_THERE, FAILED, STASHED
 
 MINUTES = 60
 _SECONDS = 60

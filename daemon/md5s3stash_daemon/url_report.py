@@ -42,7 +42,7 @@ def finish(spool: Spool, entry: Entry, journal: Journal) -> tuple[int, int]:
     if failed:
         path = _publish(spool, entry, journal, FAILED, "", _write_failed)
         _explain(path, entry, failed, stashed + failed)
-    spool.remove(entry)
+    spool.remove([entry])
     journal.remove()
     return stashed, failed
 

@@ -1,4 +1,4 @@
-"""The lists that were dropped: taken over from the files' workers, each served by a thread, a few at a time."""
+"""The lists that were dropped: taken over from the worker processes, each served by a thread, a few at a time."""
 
 from __future__ import annotations
 
@@ -100,20 +100,13 @@ class UrlLists:
         self.parts.worker.delays = delays
         self._stop.seconds = stop_seconds
 
-    def hand_over(self, entry: Entry) -> bool:
-        """Takes a claimed entry where it is a list; False leaves it to the caller. Raises SourceUnreadable."""
-        if not is_url_list(entry.name) or not stat.S_ISREG(os.lstat(entry.path).st_mode):
-            return False
-        try:
-            _open(entry.path).close()
-        except PermissionError as error:
-            raise SourceUnreadable("permission denied: make the file readable for this user") from error
+    def take(self, entry: Entry) -> None:
+        """Takes over a claimed list: see `is_list`."""
         if self._waiting.qsize() >= MAX_WAITING:
             until_it_works(lambda: self._spool.defer(entry, time.time() + FULL_DELAY_SECONDS), self._stop.event)
-            return True
+            return
         self._waiting.put(entry)
         self._start_thread()
-        return True
 
     def finish(self) -> bool:
         """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
@@ -170,6 +163,17 @@ class UrlLists:
         log.warning("deferred name=%r seconds=%.0f reason=%r", entry.name, delay, reason)
         if until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._stop.event):
             self._metrics.deferred()
+
+
+def is_list(entry: Entry) -> bool:
+    """Whether a claimed entry is a list that can be read. Raises SourceUnreadable where it is one that cannot."""
+    if not is_url_list(entry.name) or not stat.S_ISREG(os.lstat(entry.path).st_mode):
+        return False
+    try:
+        _open(entry.path).close()
+    except PermissionError as error:
+        raise SourceUnreadable("permission denied: make the file readable for this user") from error
+    return True
 
 
 def url_stashers(

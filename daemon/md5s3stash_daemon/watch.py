@@ -19,8 +19,7 @@ from watchdog.events import (
 )
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyFullEmitter
-from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
-from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
+from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD, Mask
 
 from md5s3stash_daemon.completion import Completed
 from md5s3stash_daemon.spool import is_partial
@@ -39,7 +38,7 @@ class _Waker(FileSystemEventHandler):
         self._completed = completed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        # For a rename it is the new name that counts. Out of the directory, as each of our own claims is, it has none.
+        # For a rename it is the new name that counts.
         path = os.fsdecode(event.dest_path if event.event_type == EVENT_TYPE_MOVED else event.src_path)
         if not path:
             return
@@ -64,13 +63,22 @@ class Inotify(InotifyFD):
             self._wake.set()
 
 
+class _Emitter(InotifyFullEmitter):
+    """Without the events of what moves out of a watched folder. Each of our own claims is one, tells us nothing, and
+    has watchdog hold back what follows for half a second, in case it moved within.
+    """
+
+    def get_event_mask_from_filter(self) -> Mask:
+        return Mask(super().get_event_mask_from_filter() & ~InotifyConstants.IN_MOVED_FROM)
+
+
 class _Observer(BaseObserver):
     """watchdog's InotifyObserver, but for the class of its descriptor. Raises OSError where there is none left."""
 
     def __init__(self, wake: threading.Event) -> None:
         self._inotify = Inotify(wake)
         # Unpaired, a move inside arrives as one from outside, which with full events means the same to us.
-        super().__init__(InotifyFullEmitter, inotify_fd=self._inotify)
+        super().__init__(_Emitter, inotify_fd=self._inotify)
         self._inotify.start()
 
     def on_thread_stop(self) -> None:
@@ -99,9 +107,6 @@ def waking(directory: str, wake: threading.Event, completed: Completed) -> Itera
 
 
 def _started(directory: str, wake: threading.Event, completed: Completed) -> BaseObserver:
-    # watchdog holds back what follows a file's move out of the directory for half a second, in case it moved within.
-    # Each of our own claims is such a move, so every second drop would be seen half a second late.
-    InotifyMoveEventGrouper.delay = 0.0
     observer = _Observer(wake)
     observer.schedule(_Waker(wake, completed), directory, recursive=True, event_filter=_EVENTS)
     try:

@@ -5,26 +5,34 @@ Nothing is decided here about the record and the removal; see `commit`.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
+from md5s3stash.content import Content
 from md5s3stash.errors import SourceRefused, StashError, StoreRefused, StoreUnavailable
 from md5s3stash.retry import RetryPolicy
+from md5s3stash.source import LocalFile, open_local
 from md5s3stash.stash import Outcome as HowStored
-from md5s3stash.stash import Stasher
+from md5s3stash.stash import Standing, Stasher
+from md5s3stash_daemon.confirmed import Confirmations
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.ledger import Outcome
-from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.spool import Entry, Spool, due_after, refusal
+from md5s3stash_daemon.tally import Tally
 
 log = logging.getLogger(__name__)
 
 S3 = "s3"
 REDIS = "redis"
+
+T = TypeVar("T")
 
 # How long to wait where the spool's own disk does not work: somebody has to free it.
 DISK_RETRY_SECONDS = 5.0
@@ -39,19 +47,23 @@ class Worker:
         self,
         spool: Spool,
         stashers: Sequence[Stasher],
+        confirmations: Confirmations,
         gate: Gate,
         delays: RetryPolicy,
+        max_bytes: int,
         stopping: threading.Event,
-        metrics: Metrics,
-        hand_over: Callable[[Entry], bool] = lambda _: False,
+        tally: Tally,
+        hand_over: Callable[[Entry], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._spool = spool
         self._stashers = stashers
+        self._confirmations = confirmations
         self._gate = gate
         self._delays = delays
+        self._max_bytes = max_bytes
         self._stopping = stopping
-        self._metrics = metrics
+        self._tally = tally
         self._hand_over = hand_over
         self._clock = clock
 
@@ -59,13 +71,29 @@ class Worker:
         """From the next failure on."""
         self._delays = delays
 
-    def handle(self, entry: Entry) -> Outcome | None:
-        """The outcome to be recorded; None where the file was put off, or stays claimed because the daemon stops."""
+    def handle(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Outcome | None]]:
+        """The outcome of each file, to be recorded; None where it was put off or handed over, or stays claimed because
+        the daemon stops. All of them are opened first, so that the ledger is asked once what it knows of them.
+        """
+        with contextlib.ExitStack() as contents:
+            opened: list[tuple[Entry, Content]] = []
+            for entry in entries:
+                content = self._judged(entry, lambda entry=entry: self._open(entry))  # type: ignore[misc]
+                if isinstance(content, Content):
+                    opened.append((entry, contents.enter_context(content)))
+                else:
+                    yield entry, content
+            standings = self._confirmations.standings([content.digest for _, content in opened])
+            for (entry, content), standing in zip(opened, standings, strict=True):
+                yield entry, self._judged(entry, functools.partial(self._stash, entry, content, standing))
+
+    def _judged(self, entry: Entry, step: Callable[[], T | None]) -> T | Outcome | None:
+        """What a step gives, or what becomes of the file where it fails."""
         while self._gate.pass_through(self._stopping):
             try:
-                return None if self._hand_over(entry) else self._stash(entry)
+                return step()
             except (StoreUnavailable, StoreRefused) as error:
-                self._metrics.service_error(S3)
+                self._tally.service_error(S3)
                 # While the store itself is down the file has not failed, and waits here.
                 if not self._gate.is_down(S3):
                     self._defer(entry, str(error))
@@ -82,14 +110,29 @@ class Worker:
                 return None
         return None
 
-    def _stash(self, entry: Entry) -> Outcome:
+    def _open(self, entry: Entry) -> Content | None:
+        if self._hand_over(entry):
+            return None
         reason = refusal(os.lstat(entry.path).st_mode)
         if reason is not None:
             raise SourceRefused(reason)
-        results = [stasher.stash(entry.path) for stasher in self._stashers]
-        reports = tuple(result.report._replace(url=entry.name) for result in results)
-        sent = any(result.outcome is HowStored.STORED for result in results)
-        return Outcome(entry.queue_id, entry.name, reports, results[0].size_bytes, sent=sent)
+        return open_local(LocalFile(entry.path), self._max_bytes)
+
+    def _stash(self, entry: Entry, content: Content, standings: Sequence[Standing]) -> Outcome:
+        results = [
+            stasher.store(entry.name, content, standing=standing)
+            for stasher, standing in zip(self._stashers, standings, strict=True)
+        ]
+        return Outcome(
+            entry.queue_id,
+            entry.name,
+            tuple(result.report for result in results),
+            content.size_bytes,
+            sent=any(result.outcome is HowStored.STORED for result in results),
+            confirmed=self._confirmations.given(
+                content.digest, [result.outcome is not HowStored.KNOWN for result in results]
+            ),
+        )
 
     def _defer(self, entry: Entry, reason: str) -> None:
         delay = self._delays.delay_seconds(entry.attempts + 1, random.random())
@@ -102,7 +145,7 @@ class Worker:
             reason,
         )
         if until_it_works(lambda: self._spool.defer(entry, due_after(self._clock(), delay)), self._stopping):
-            self._metrics.deferred()
+            self._tally.deferred()
 
 
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:

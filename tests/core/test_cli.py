@@ -521,7 +521,7 @@ def test_a_password_opens_an_https_origin_and_shows_nowhere(
 
     assert [line[1] for line in result.lines] == [md5(b"guarded"), md5(bytes(IN_MEMORY_BYTES + 1))]
     shown = result.out + result.err
-    assert b"INFO:md5s3stash.stash:stashed" in shown
+    assert b"DEBUG:md5s3stash.stash:stashed" in shown
     for secret in (SECRET, BASIC.removeprefix("Basic "), "aws-s3cret", "Authorization", "AWS4"):
         assert secret.encode() not in shown
     assert result.status == 1

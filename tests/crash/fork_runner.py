@@ -2,14 +2,16 @@
 
 One JSON object a line. A request holds `environment`, `log`, and perhaps `crash_at` and `stop_when_empty`; it is
 answered by {"pid": ...} and, once the daemon has ended, {"status": ..., "calls": ...}. With `crash_at` the daemon
-gets SIGKILL right before its n-th call that changes a file, the store or the ledger. Between two such calls nothing
-changes that a crash could leave behind, so "before each" is every crash there is.
+gets SIGKILL right before the n-th call of it or its workers that changes a file, the store or the ledger; with
+`of_worker` the worker process alone that is about to make it. Between two such calls nothing changes that a crash could
+leave behind, so "before each" is every crash there is.
 """
 
 from __future__ import annotations
 
 import builtins
-import itertools
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -33,27 +35,44 @@ LEDGER_COMMANDS = ("EVALSHA", "SCRIPT LOAD", "HDEL", "HSET")
 
 
 class CrashPoints:
-    """Counts the calls that change something, and dies at one of them."""
+    """Counts the calls that change something, of the daemon and its worker processes together, and dies at one of
+    them: the daemon with all its processes, or the worker process alone that is about to make the call.
+    """
 
-    def __init__(self, crash_at: int, count_file: str) -> None:
+    def __init__(self, crash_at: int, of_worker: bool, count_file: str) -> None:
         self._crash_at = crash_at
+        self._of_worker = of_worker
         self._count_file = count_file
-        self._numbers = itertools.count(1)
+        self._daemon_pid = os.getpid()
         self._lock = threading.Lock()
 
     def around(self, function: Callable[..., Any], counts: Callable[..., bool] = lambda *_: True) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:
-            if not counts(*arguments):
-                return function(*arguments, **options)
-            with self._lock:
-                number = next(self._numbers)
-                with builtins.open(self._count_file, "w") as file:
-                    file.write(str(number))
-            if number == self._crash_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if counts(*arguments):
+                self._call()
             return function(*arguments, **options)
 
         return wrapped
+
+    def _call(self) -> None:
+        # The lock of a file goes with whoever dies holding it; threads of one process share it.
+        with self._lock, builtins.open(self._count_file, "a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            number = int(file.read() or 0) + 1
+            crashed = self._crash_at and number > self._crash_at
+            if crashed and not self._of_worker:
+                # Between the death of the daemon and that of its workers nothing more may happen.
+                threading.Event().wait()
+            file.truncate(0)
+            file.write(str(number))
+            file.flush()
+            if number != self._crash_at:
+                return
+            if self._of_worker and os.getpid() == self._daemon_pid:
+                return  # a call of the daemon's own: nobody dies
+            os.kill(os.getpid() if self._of_worker else self._daemon_pid, signal.SIGKILL)
+            threading.Event().wait()
 
     def install(self) -> None:
         patched: Any = os
@@ -87,7 +106,7 @@ def stop_when_empty(spool: str) -> None:
 
 def run_daemon(request: dict[str, Any], count_file: str) -> None:
     os.environ.update(request["environment"])
-    CrashPoints(request.get("crash_at", 0), count_file).install()
+    CrashPoints(request.get("crash_at", 0), request.get("of_worker", False), count_file).install()
     if request.get("stop_when_empty"):
         threading.Thread(target=stop_when_empty, args=(os.environ["SPOOL_DIR"],), daemon=True).start()
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -101,6 +120,8 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         count_file = request["log"] + ".calls"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(count_file)
         pid = os.fork()
         if pid == 0:
             try:

@@ -113,6 +113,24 @@ def test_a_crash_at_any_call_loses_nothing(
     assert crashes > 3 * len(FILES)
 
 
+def test_a_worker_process_that_dies_at_any_call_loses_nothing(
+    tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
+) -> None:
+    deaths = 0
+    for number in itertools.count(1):
+        site = new_site(tmp_path / str(number), redis_server, rclone_s3)
+        ended = runner.run(site, crash_at=number, of_worker=True, stop_when_empty=True)
+        output = (site.directory / "daemon.log").read_text()
+        assert ended.status == 0, output
+        assert_nothing_is_lost(site, rclone_s3)
+        deaths += "worker died" in output
+        if ended.calls < number:
+            break
+
+    # Some calls are the daemon's own: the claims, and what the worker was handed.
+    assert deaths > 2 * len(FILES)
+
+
 def test_a_crash_at_any_call_of_a_url_list_leaves_each_line_one_outcome(
     tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
 ) -> None:

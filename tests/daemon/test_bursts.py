@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from bench import process_tree
 from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.completion import Completed
 from md5s3stash_daemon.intake import Intake
@@ -82,20 +83,14 @@ def assert_all_stashed(site: Site, expected: dict[str, bytes]) -> None:
     assert site.files("failed") == []
 
 
-def peak_memory_mib(daemon: Daemon) -> float:
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
-
-
 @pytest.mark.slow
 def test_a_burst_while_the_daemon_is_stopped_is_stashed_in_bounded_memory(site: Site) -> None:
     drop_all(site.incoming, 0, BURST_FILES)
 
     with Daemon(site) as daemon:
         wait_until_stashed(site, BURST_FILES)
-        print(f"peak memory: {peak_memory_mib(daemon):.0f} MiB")
-        assert peak_memory_mib(daemon) < MAX_MEMORY_MIB
+        print(f"peak memory: {process_tree.peak_mib(daemon.process.pid):.0f} MiB")
+        assert process_tree.peak_mib(daemon.process.pid) < MAX_MEMORY_MIB
 
     assert_all_stashed(site, {str(number): content(str(number)) for number in range(BURST_FILES)})
 
@@ -123,7 +118,7 @@ def test_a_burst_that_overflows_inotify_is_stashed_without_the_timer(site: Site)
         # The folder that inotify forgot to tell of is watched by now, or has been tidied away.
         site.drop("new/afterwards", content("new/afterwards"))
         wait_until(lambda: "new/afterwards" in site.names(), "noticed")
-        assert peak_memory_mib(daemon) < MAX_MEMORY_MIB
+        assert process_tree.peak_mib(daemon.process.pid) < MAX_MEMORY_MIB
 
     expected = {str(number): content(str(number)) for number in range(BURST_FILES) if number != unread}
     expected |= {f"new/{unread}": content(str(unread))}
@@ -185,7 +180,7 @@ def calls_for_first_batches(directory: Path, waiting: int, calls: Counter[str]) 
     intake.start_pass()
     for _ in range(4):
         for entry in intake.take(250):
-            spool.remove(entry)
+            spool.remove([entry])
     return +calls
 
 

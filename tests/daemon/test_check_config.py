@@ -125,14 +125,14 @@ def test_each_line_of_a_daemon_under_journald_has_its_priority_and_names_the_dro
         "import os, sys; s = os.fstat(2); os.environ['JOURNAL_STREAM'] = f'{s.st_dev}:{s.st_ino}'; "
         "from md5s3stash_daemon.main import main; sys.exit(main([]))"
     )
-    with Daemon(site, command=("-c", program)) as daemon:
+    with Daemon(site, {"MD5S3STASH_LOG_LEVEL": "DEBUG"}, command=("-c", program)) as daemon:
         daemon.wait_until_started()
         site.drop("two\nlines", b"x")
         wait_until(lambda: bool(site.names()), "stashed")
         assert daemon.terminate() == 0
 
     lines = daemon.output().splitlines()
-    assert all(line.startswith(("<6>level=INFO", "<4>level=WARNING")) for line in lines), lines
+    assert all(line.startswith(("<7>level=DEBUG", "<6>level=INFO", "<4>level=WARNING")) for line in lines), lines
     [line] = [line for line in lines if " stashed name=" in line]
     assert "name='two\\nlines' batch=" in line
     assert "md5=9dd4e461268c8034f5c8564e155c67a6" in line

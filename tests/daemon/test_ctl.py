@@ -328,8 +328,7 @@ def test_a_running_daemon_takes_what_is_due_now_without_waiting_for_its_rescan(
 
         assert run(site, command, "--all").returncode == 0
 
-        wait_until(lambda: "later" in site.names(), "stashed")
-    assert site.files() == []
+        wait_until(lambda: "later" in site.names() and site.files() == [], "stashed")
 
 
 def test_retry_of_a_dropped_file_that_is_named_like_a_report(site: Site, spool: Spool) -> None:

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
 from md5s3stash_daemon.ledger import Outcome
-from md5s3stash_daemon.metrics import CountedLedger, Metrics, QueueDepth, StateDepth
+from md5s3stash_daemon.metrics import Metrics, QueueDepth, StateDepth
 from md5s3stash_daemon.spool import STATES, Spool
+from md5s3stash_daemon.tally import CountedLedger, Tally
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
 
@@ -173,13 +174,14 @@ def test_what_the_ledger_did_not_take_is_an_error_and_no_outcome() -> None:
 
 def test_latency_runs_from_claim_to_record() -> None:
     now = [10.0]
-    metrics = Metrics(clock=lambda: now[0])
-    metrics.claimed("kept")
-    metrics.claimed("put off")
-    metrics.unclaimed("put off")
+    tally, metrics = Tally(clock=lambda: now[0]), Metrics()
+    tally.claimed("kept")
+    tally.claimed("put off")
+    tally.claimed("claimed before it was told", at=9.0)
+    tally.unclaimed("put off")
     now[0] = 12.5
-    metrics.recorded(Outcome("kept", "x", (REPORT,), 5))
-    metrics.recorded(Outcome("put off", "x", (REPORT,), 5))
+    tally.recorded([Outcome(name, "x", (REPORT,), 5) for name in ("kept", "put off", "claimed before it was told")])
+    metrics.add(tally.take())
 
     told = samples(metrics.exposition().decode())
-    assert (told["md5s3stash_latency_seconds_count{}"], told["md5s3stash_latency_seconds_sum{}"]) == (1, 2.5)
+    assert (told["md5s3stash_latency_seconds_count{}"], told["md5s3stash_latency_seconds_sum{}"]) == (2, 6.0)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
+from tests.support.fast_sqs import running_sqs
 from tests.support.origin import Authority, Origin, RawReply, Reply, Request
 from tests.support.queues import TestQueue, by_sns, object_created, urls_of
 from tests.support.servers import wait_until
@@ -335,8 +339,6 @@ def test_an_instance_that_is_to_go_takes_no_more_messages_and_goes_on_with_its_s
 
 
 def test_metrics_tell_what_becomes_of_messages(site: Site, queue: TestQueue, origin: Origin) -> None:
-    import urllib.request
-
     port = servers.free_port()
     queue.send(origin.answer("/1", Reply(body=b"1")), "unreadable")
     with Daemon(site, {**queue.environment(), "MD5S3STASH_HTTP_PORT": str(port)}) as daemon:
@@ -369,3 +371,31 @@ def test_a_wrong_setting_is_told_in_one_line(
         assert daemon.process.wait(30) == 2
         assert fault in daemon.output()
         assert "Traceback" not in daemon.output()
+
+
+def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tmp_path: Path) -> None:
+    with running_sqs(tmp_path) as (endpoint, process):
+        queue = TestQueue(endpoint)
+        environment = {**queue.environment(visibility_seconds="2"), "MD5S3STASH_SPOOL_STUCK_SECONDS": "2"}
+        port = servers.free_port()
+        with (
+            Origin() as origin,
+            Daemon(site, {**environment, "MD5S3STASH_HTTP_PORT": str(port)}) as daemon,
+        ):
+            daemon.wait_until_started()
+
+            def hang(_: Request) -> Reply:
+                process.send_signal(signal.SIGSTOP)
+                return Reply(503)
+
+            # It goes back by a request which nobody answers.
+            queue.send(origin.answer("/late", hang))
+            wait_until(lambda: len(origin.requests) == 1, "asked")
+            begun = time.monotonic()
+            while time.monotonic() - begun < 5:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
+                    assert answer.status == 200
+            site.drop("a.txt", b"spool")
+            wait_until(lambda: "a.txt" in site.names(), "the spool goes on")
+            process.send_signal(signal.SIGCONT)
+            wait_until(lambda: len(origin.requests) > 1, "it came again", seconds=60)

@@ -248,6 +248,15 @@ def test_an_empty_stash_tells_how_to_begin(site: Site) -> None:
     assert "Nothing has failed." in page
 
 
+def test_a_rebuilt_ledger_is_not_taken_for_an_empty_one(site: Site) -> None:
+    site.redis.hset(f"{site.prefix}:hash_cache", MD5, json.dumps(["s3://b/x", None, None]))
+    with page_of(site) as url:
+        page = text_of(f"{url}?q={MD5}")
+    assert "the ledger was rebuilt" in page
+    assert "Nothing has been stashed yet" not in page
+    assert "s3://b/x" in page
+
+
 @pytest.mark.parametrize(
     "query", ["q=%00%ff%0a", "q=" + "x" * 60_000, "q=%", "=&&&q", "q[]=1", "&".join("abcdefghijklmno")]
 )

@@ -12,6 +12,7 @@ import hashlib
 import heapq
 import itertools
 import json
+import subprocess
 import sys
 import time
 import uuid
@@ -26,10 +27,17 @@ from tests.support.servers import free_port, running
 @contextlib.contextmanager
 def fast_sqs(directory: Path, address: str = "127.0.0.1") -> Iterator[str]:
     """Yields the endpoint URL."""
+    with running_sqs(directory, address) as (endpoint, _):
+        yield endpoint
+
+
+@contextlib.contextmanager
+def running_sqs(directory: Path, address: str = "127.0.0.1") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The endpoint URL, and the process behind it."""
     port = free_port()
     command = [sys.executable, "-m", "tests.support.fast_sqs", str(port), address]
-    with running(command, port, directory / "sqs.log", address=address):
-        yield f"http://{address}:{port}"
+    with running(command, port, directory / "sqs.log", address=address) as process:
+        yield f"http://{address}:{port}", process
 
 
 class Refused(Exception):

@@ -1,4 +1,4 @@
-"""What the tests under load share: how fast /healthz answers meanwhile, and how much memory all processes have."""
+"""What the tests under load share: how fast /healthz answers meanwhile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.thumbnailer.conftest import Thumbnailer
 
@@ -36,16 +35,3 @@ def health_watched(server: Thumbnailer) -> Iterator[list[float]]:
         thread.join()
     assert len(seconds) > 5
     assert statistics.median(seconds) < MEDIAN_HEALTH_SECONDS
-
-
-def rss_bytes(server: Thumbnailer) -> int:
-    """Resident memory of the server and its children."""
-    tree = [server.process.pid]
-    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-        tree += [int(pid) for pid in (task / "children").read_text().split()]
-    return sum(_rss_kib(pid) for pid in tree) * 1024
-
-
-def _rss_kib(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)

@@ -1,4 +1,4 @@
-"""What is taken out of progressive JPEGs makes no difference at an eighth of the size."""
+"""What is taken out of JPEGs makes no difference: detail at an eighth of the size, and rows below a crop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from bench.picture_corpus import photograph
-from md5s3stash_thumbnailer.jpeg_scans import means_alone
+from md5s3stash_thumbnailer.jpeg_scans import means_alone, upper_rows
 
 SIZE = (530, 397)
 
@@ -22,8 +22,12 @@ def jpeg(mode: str = "RGB", size: tuple[int, int] = SIZE, **options: Any) -> byt
 
 
 def at_an_eighth(data: bytes) -> PIL.Image.Image:
+    return at_a_part(data, 8)
+
+
+def at_a_part(data: bytes, divisor: int) -> PIL.Image.Image:
     image = PIL.Image.open(io.BytesIO(data))
-    image.draft(None, (image.width // 8, image.height // 8))
+    image.draft(None, (image.width // divisor, image.height // divisor))
     image.load()
     return image
 
@@ -72,3 +76,39 @@ def test_broken_files_raise_nothing() -> None:
             # Mostly in the headers, which lie before the last scan.
             broken[numbers.randrange(len(broken) if numbers.random() < 0.3 else 700)] = numbers.randrange(256)
         assert means_alone(bytes(broken))
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": False}, {"progressive": False, "restart_marker_blocks": 7}], ids=str
+)
+def test_upper_rows_are_the_same_to_the_bit(mode: str, subsampling: str, options: dict[str, Any], divisor: int) -> None:
+    whole = jpeg(mode, subsampling=subsampling, **options)
+    less, more = at_a_part(upper_rows(whole, 208), divisor), at_a_part(whole, divisor)
+    assert less.size == (more.width, 208 // divisor)
+    # Colours are smoothed over the edge of a block, and into what is not there.
+    same = (0, 0, more.width, 192 // divisor)
+    assert less.crop(same).tobytes() == more.crop(same).tobytes()
+
+
+def test_rows_stay_where_no_fewer_are_asked_for_or_the_end_is_missing() -> None:
+    whole = jpeg(progressive=False)
+    for data, rows in (
+        (whole, SIZE[1]),
+        (whole, 5000),
+        (whole[:-2], 200),
+        (whole[:3000], 200),
+        (b"", 8),
+        (b"GIF89a", 8),
+    ):
+        assert upper_rows(data, rows) == data
+
+
+def test_broken_files_raise_nothing_when_rows_are_left_out() -> None:
+    whole, numbers = jpeg(size=(80, 60), progressive=False), random.Random(2)
+    for _ in range(2000):
+        broken = bytearray(whole)
+        broken[numbers.randrange(700)] = numbers.randrange(256)
+        assert len(upper_rows(bytes(broken), 16)) == len(broken)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bench import process_tree
 from tests.support import servers
 from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
-from tests.thumbnailer.load import health_watched, rss_bytes
+from tests.thumbnailer.load import health_watched
 
 Put = Callable[[bytes], str]
 
@@ -32,7 +33,7 @@ def test_ten_times_its_capacity_gives_200_or_503_and_nothing_else(s3_server: str
         # Both workers have seen it, so that what they keep for good is counted before.
         with ThreadPoolExecutor(WORKERS) as threads:
             assert {answer.status for answer in threads.map(server.get, [path] * 8)} == {200}
-        before = rss_bytes(server)
+        before = process_tree.resident_mib(server.process.pid)
         deadline = time.monotonic() + SECONDS
         clients = 10 * (WORKERS + MAX_QUEUE)
         with health_watched(server), ThreadPoolExecutor(clients) as threads:
@@ -40,7 +41,7 @@ def test_ten_times_its_capacity_gives_200_or_503_and_nothing_else(s3_server: str
             statuses = sum((load.result() for load in loads), Counter[int]())
         assert set(statuses) == {200, 503}
         servers.wait_until(lambda: server.get(path).status == 200, "well again", seconds=1)
-        assert rss_bytes(server) < before + 100 * 1024 * 1024
+        assert process_tree.resident_mib(server.process.pid) < before + 100
 
 
 def _ask_until(deadline: float, server: Thumbnailer, path: str) -> Counter[int]:

@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from md5s3stash_thumbnailer._pilbox import Image
@@ -119,3 +120,17 @@ def test_crop_off_the_middle_shows_what_a_whole_decode_shows(orientation: int) -
     left = (1500 - width) * 0.81
     expected = scene.resize((90, 130), PIL.Image.Resampling.LANCZOS, (left, 0, left + width, 1000))
     assert ssim(got, expected) > 0.97
+
+
+@pytest.mark.parametrize("position", ["top", "0.5,0.3", "bottom"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rows_that_a_crop_does_not_need_are_not_missed(orientation: int, position: str) -> None:
+    scene = make_samples.landscape().resize((1000, 1500))
+    data = corpus.held(orientation, scene=scene)
+    whole = PIL.Image.open(io.BytesIO(data))
+    upright = PIL.ImageOps.exif_transpose(whole).convert("RGB")
+    share = {"top": 0.0, "0.5,0.3": 0.3, "bottom": 1.0}[position]
+    for side in (60, 130, 400):
+        got = ours(data, "crop", side, side, {"position": position, "format": "png"})
+        box = (0, 500 * share, 1000, 500 * share + 1000)
+        assert ssim(got, upright.resize((side, side), PIL.Image.Resampling.LANCZOS, box)) > 0.97, side

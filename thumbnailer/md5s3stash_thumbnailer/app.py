@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f"port {settings.port} of {settings.address or 'all addresses'}"
         return _fail(f"cannot listen on {place}: {error.strerror or error}", EXIT_CANNOT_LISTEN)
-    originals = Originals(store, settings.stash.base, cache, settings.fetch_limits)
-    pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits)
+    originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits.reduced_side)
+    pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
     try:
         asyncio.run(_run(settings, originals, pool, sockets))
     finally:
@@ -92,6 +92,7 @@ async def _run(settings: Settings, originals: Originals, pool: RenderPool, socke
         url_of=settings.stash.url_of,
         placeholder=settings.placeholder,
         webp=settings.webp,
+        reduced_side=settings.render_limits.reduced_side,
     )
     await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
 

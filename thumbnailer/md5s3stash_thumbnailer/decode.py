@@ -6,6 +6,7 @@ Formats are an explicit list: Pillow knows three dozen more, some of which start
 from __future__ import annotations
 
 import io
+import math
 from typing import BinaryIO
 
 import PIL.Image
@@ -24,8 +25,9 @@ from PIL import (
 )
 
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
-from md5s3stash_thumbnailer.geometry import Box, Cut, Size, whole
-from md5s3stash_thumbnailer.jpeg_scans import means_alone
+from md5s3stash_thumbnailer.geometry import Cut
+from md5s3stash_thumbnailer.jpeg_scans import means_alone, upper_rows
+from md5s3stash_thumbnailer.picture import OVERSAMPLING_AFTER_AVERAGES, Picture, continuous
 
 MIME_TYPES = {
     AvifImagePlugin.AvifImageFile.format: "image/avif",
@@ -44,125 +46,117 @@ MIME_TYPES = {
 _OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFile.format)
 
 _ORIENTATION = 0x0112
-# EXIF orientation -> what makes the stored picture upright (CIPA DC-008, 4.6.5.1).
-_TO_UPRIGHT = {
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
-_LYING = frozenset({5, 6, 7, 8})
-_MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
-_MIRRORED_DOWN = frozenset({3, 4, 7, 8})
-
 # What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
 # Measured against a decode of everything, on hard edges, where it is seen first: the means of a JPEG's blocks are good
-# from 1.75 on, the other reductions by libjpeg, which are no true means, from 2, the wavelets of JPEG 2000 and plain
-# averages from 3.
+# from 1.75 on, the other reductions by libjpeg, which are no true means, from 2, the wavelets of JPEG 2000 from 3.
 _OVERSAMPLING_AFTER_MEANS = 1.75
 _OVERSAMPLING_AFTER_DCT = 2.0
-_OVERSAMPLING_AFTER_OTHERS = 3.0
+_OVERSAMPLING_AFTER_WAVELETS = OVERSAMPLING_AFTER_AVERAGES
 _JPEG_BLOCK_PX = 8
+_DIVISORS = {"JPEG": (2, 4, 8), "MPO": (2, 4, 8), "JPEG2000": (2, 4, 8, 16, 32)}
 _LARGEST_PARTIAL_JPEG_POWER = 2
 _LARGEST_JPEG2000_POWER = 5
+# Below a cut the filter still looks at three pixels of the thumbnail, and the decoder smooths colours over a block.
+_ROWS_BELOW_CUT, _BLOCK_ROWS = 4, 16
+# A cut that leaves out fewer rows is not worth the bytes that are copied for it.
+_LEAST_SHARE_LEFT_OUT = 1 / 16
 
 
-class Original:
+class Original(Picture):
     """A picture that is open. Its size is the upright one; its pixels are decoded at the first need, once."""
 
     def __init__(self, file: BinaryIO, max_pixels: int) -> None:
         """Reads the header. Raises NotAnImage or TooManyPixels, and whatever Pillow does on broken data."""
+        image = _open(file)
+        if image.width * image.height > max_pixels:
+            raise TooManyPixels(f"Too many pixels: the original has {image.width}x{image.height}, at most {max_pixels}")
+        super().__init__(image, image.size, _orientation(image))
         self._file = file
-        self._image = _open(file)
-        if self._image.width * self._image.height > max_pixels:
-            raise TooManyPixels(
-                f"Too many pixels: the original has {self._image.width}x{self._image.height}, at most {max_pixels}"
-            )
-        self._orientation = _orientation(self._image)
-        self._stored_size = self._image.size
-        self._shrink: float | None = None
+        self._is_decoded = False
 
     @property
-    def size(self) -> Size:
-        """Width and height of the upright picture."""
-        width, height = self._stored_size
-        return (height, width) if self._orientation in _LYING else (width, height)
+    def divisors(self) -> tuple[int, ...]:
+        """By how much the decoder reduces, along a side, where that saves time."""
+        return (_JPEG_BLOCK_PX,) if self._has_detail_apart else _DIVISORS.get(self.format, (1,))
 
     @property
-    def format(self) -> str:
-        """Pillow's name of the format, a key of MIME_TYPES."""
-        return self._image.format or ""
+    def _has_detail_apart(self) -> bool:
+        return self.format == "JPEG" and "progressive" in self.image.info
 
     @property
-    def image(self) -> PIL.Image.Image:
-        """Pillow's picture, as it is stored: for what a format tells beside the pixels."""
-        return self._image
+    def sampling(self) -> int | None:
+        is_jpeg = isinstance(self.image, JpegImagePlugin.JpegImageFile)
+        return JpegImagePlugin.get_sampling(self.image) if is_jpeg else None
 
-    def decode(self, reduction: float) -> None:
-        """Decodes, at a fraction of the size where the decoder can do that and `reduction` leaves room for it."""
-        if self._shrink is not None:
+    def decode(self, reduction: float, bottom: float = math.inf) -> None:
+        """Decodes, at a fraction of the size where the decoder can do that and `reduction` leaves room for it. What is
+        stored below `bottom` may be left out.
+        """
+        if self._is_decoded:
             return
-        if isinstance(self._image, JpegImagePlugin.JpegImageFile):
-            self._shrink = self._reduce_jpeg(reduction)
-        elif isinstance(self._image, Jpeg2KImagePlugin.Jpeg2KImageFile):
-            self._shrink = self._decode_jpeg2000(self._image, reduction)
-        else:
-            self._shrink = 1.0
-        self._image.load()
+        if isinstance(self.image, JpegImagePlugin.JpegImageFile):
+            self._reduce_jpeg(_jpeg_divisor(reduction), bottom + _ROWS_BELOW_CUT * max(1.0, reduction))
+        elif isinstance(self.image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+            self._reduce_jpeg2000(self.image, reduction / _OVERSAMPLING_AFTER_WAVELETS)
+        self._load()
+
+    def reduced(self, divisor: int) -> tuple[PIL.Image.Image, float]:
+        """Everything, as it is stored, and how many of its pixels have become one along a side. That is the divisor,
+        which must be one of `divisors` or a multiple of the largest of them.
+        """
+        if isinstance(self.image, JpegImagePlugin.JpegImageFile):
+            self._reduce_jpeg(min(divisor, _JPEG_BLOCK_PX), math.inf)
+        elif isinstance(self.image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+            # Half of it by averages: from wavelets alone too little would be left for the smallest factor (reduced.py).
+            self._reduce_jpeg2000(self.image, divisor / 2)
+        self._load()
+        image = continuous(self.image)
+        factor = round(divisor / self.shrink)
+        # Called so because a JPEG 2000 has a number of that name.
+        return PIL.Image.Image.reduce(image, factor) if factor > 1 else image, self.shrink * factor
 
     def cut(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
-        """The rectangle at its new size, upright, in the original's own colours."""
-        self.decode(1.0 if resampling == PIL.Image.Resampling.NEAREST else cut.reduction)
-        stored = resample(self._image, self._stored_cut(cut), resampling)
-        turn = _TO_UPRIGHT.get(self._orientation)
-        return stored if turn is None else stored.transpose(turn)
+        bottom = self._stored_box(cut)[3]
+        self.decode(1.0 if resampling == PIL.Image.Resampling.NEAREST else cut.reduction, bottom)
+        return super().cut(cut, resampling)
 
-    def _stored_cut(self, cut: Cut) -> Cut:
-        """The cut in the pixels that were decoded: lying and mirrored as they are stored, and perhaps fewer."""
-        box = _stored_box(cut.box, self.size, self._orientation)
-        shrink = self._shrink or 1.0
-        right, bottom = self._image.size
-        left, top, *ends = (edge / shrink for edge in box)
-        # Decoders round a reduced size in their own ways.
-        shrunk = (left, top, min(ends[0], right), min(ends[1], bottom))
-        return Cut(shrunk, cut.size[::-1] if self._orientation in _LYING else cut.size)
+    def _load(self) -> None:
+        self._is_decoded = True
+        self.image.load()
 
-    def _reduce_jpeg(self, reduction: float) -> float:
+    def _reduce_jpeg(self, divisor: int, bottom: float) -> None:
         """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
-        divisor = _jpeg_divisor(reduction)
-        if divisor == _JPEG_BLOCK_PX and self.format == "JPEG" and "progressive" in self._image.info:
-            self._file.seek(0)
-            self._image = _open(io.BytesIO(means_alone(self._file.read())))
-        width, height = self._image.size
+        self._leave_out(divisor, bottom + _BLOCK_ROWS)
+        width, height = self.image.size
         # Rounded down: Pillow divides by it, in whole numbers, and takes the next reduction that is not greater.
-        drafted = self._image.draft(None, (max(1, width // divisor), max(1, height // divisor)))
-        return 1.0 if drafted is None else width / drafted[1][2]
+        drafted = self.image.draft(None, (max(1, width // divisor), max(1, height // divisor)))
+        self.shrink = 1.0 if drafted is None else width / drafted[1][2]
 
-    def _decode_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, reduction: float) -> float:
+    def _leave_out(self, divisor: int, bottom: float) -> None:
+        """Opens the JPEG anew without the rows and the detail that are not needed."""
+        has_detail = self._has_detail_apart and divisor == _JPEG_BLOCK_PX
+        has_rows = bottom < self.image.height * (1 - _LEAST_SHARE_LEFT_OUT)
+        if not (has_detail or has_rows):
+            return
+        self._file.seek(0)
+        jpeg = self._file.read()
+        if has_rows:
+            jpeg = upper_rows(jpeg, math.ceil(bottom / _BLOCK_ROWS) * _BLOCK_ROWS)
+        if has_detail:
+            jpeg = means_alone(jpeg)
+        self.image = _open(io.BytesIO(jpeg))
+
+    def _reduce_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, divisor: float) -> None:
         """Decodes the resolution that is just large enough. How many a file holds is not known before."""
-        power = _power_of_two_within(reduction / _OVERSAMPLING_AFTER_OTHERS, _LARGEST_JPEG2000_POWER)
+        power = _power_of_two_within(divisor, _LARGEST_JPEG2000_POWER)
         if power:
             image.reduce = power
             try:
                 image.load()
-                return float(2**power)
+                self.shrink = float(2**power)
             except OSError:
                 # The file has fewer resolutions, or is broken, which the whole decode will say.
-                self._image = _open(self._file)
-        return 1.0
-
-
-def resample(image: PIL.Image.Image, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
-    """The rectangle at its new size, in one step; what the filter does not need is averaged away first."""
-    image = _continuous(image)
-    if cut == whole(image.size):
-        return image
-    if resampling == PIL.Image.Resampling.NEAREST:
-        return image.resize(cut.size, resampling, cut.box)
-    return image.resize(cut.size, resampling, cut.box, reducing_gap=_OVERSAMPLING_AFTER_OTHERS)
+                self.image = _open(self._file)
 
 
 def _open(file: BinaryIO) -> PIL.Image.Image:
@@ -186,16 +180,6 @@ def _orientation(image: PIL.Image.Image) -> int:
         return 1
 
 
-def _stored_box(box: Box, upright: Size, orientation: int) -> Box:
-    """A box of the upright picture in the coordinates of the stored one."""
-    left, top, right, bottom = box
-    if orientation in _MIRRORED_ACROSS:
-        left, right = upright[0] - right, upright[0] - left
-    if orientation in _MIRRORED_DOWN:
-        top, bottom = upright[1] - bottom, upright[1] - top
-    return (top, left, bottom, right) if orientation in _LYING else (left, top, right, bottom)
-
-
 def _jpeg_divisor(reduction: float) -> int:
     """An eighth where that leaves enough, else a quarter, half or nothing."""
     if reduction >= _JPEG_BLOCK_PX * _OVERSAMPLING_AFTER_MEANS:
@@ -208,16 +192,3 @@ def _power_of_two_within(ratio: float, largest: int) -> int:
     while power < largest and 2 ** (power + 1) <= ratio:
         power += 1
     return power
-
-
-def _continuous(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture in a mode whose values can be averaged: no palette, no bits, no colour that stands for nothing."""
-    if image.has_transparency_data:
-        return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("P", "PA"):
-        return image.convert("RGB")
-    if image.mode.startswith("I;16"):
-        return image.convert("I")
-    return image

@@ -1,4 +1,5 @@
-"""A directory of originals by digest, bounded in bytes, that several processes of one user share.
+"""A directory of originals and of their reduced copies, by digest and bounded in bytes, that several processes of one
+user share.
 
 A file appears by a rename, whole and checked, or not at all; it goes when it was used last longest ago. Readers hold it
 open, so an eviction takes nothing from them. Every process looks at the directory itself before it evicts: none has to
@@ -16,7 +17,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -27,6 +28,7 @@ from md5s3stash.errors import SettingsError
 log = logging.getLogger(__name__)
 
 _PART_SUFFIX = ".part"
+_REDUCED_SUFFIX = ".reduced"
 # What an eviction leaves, so that not every new file brings the next one.
 _KEPT_SHARE = 0.9
 # Of the bound; what others have added is not known before the directory was looked at.
@@ -46,6 +48,7 @@ class CacheCounts:
     """Since the start; for the metrics."""
 
     hits: int = 0
+    reduced: int = 0
     misses: int = 0
     evictions: int = 0
     faults: int = 0
@@ -57,7 +60,7 @@ class DiskCache:
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.counts = CacheCounts()
-        self._directory = directory
+        self.directory = directory
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._on_disk = _Room(max_bytes)
@@ -67,14 +70,24 @@ class DiskCache:
 
     def open(self, md5: str) -> BinaryIO | None:
         """The cached original, which counts as a use; None where there is none, or where it cannot be read."""
+        file = self._open(md5)
+        if file is None:
+            self.counts.misses += 1
+        else:
+            self.counts.hits += 1
+        return file
+
+    def open_reduced(self, md5: str) -> BinaryIO | None:
+        """The reduced copy of an original, likewise; what is in it is for the caller to judge."""
+        return self._open(md5 + _REDUCED_SUFFIX)
+
+    def _open(self, name: str) -> BinaryIO | None:
         try:
-            file = open(self._directory / md5, "rb")  # noqa: SIM115 - the caller closes it
+            file = open(self.directory / name, "rb")  # noqa: SIM115 - the caller closes it
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 self.fault(error)
-            self.counts.misses += 1
             return None
-        self.counts.hits += 1
         with contextlib.suppress(OSError):
             # By hand, because disks are mounted with relatime. The mtime is the date of the object in S3.
             os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
@@ -82,11 +95,8 @@ class DiskCache:
 
     def incoming(self) -> Incoming:
         """A place for the bytes of a new original. Raises OSError where the disk does not give one."""
-        path = self._directory / f".{secrets.token_hex(8)}{_PART_SUFFIX}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        # Who finds the file without the lock knows that its writer is dead.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return Incoming(os.fdopen(descriptor, "w+b"), self._on_disk, path)
+        file, path = _new_part(self.directory)
+        return Incoming(file, self._on_disk, path)
 
     def in_memory(self) -> Incoming:
         """A place for an original that the disk does not take; it is served once and not kept."""
@@ -101,13 +111,17 @@ class DiskCache:
                 os.utime(incoming.file.fileno(), (time.time(), modified))
             # A power cut may otherwise leave the name on an empty file.
             os.fdatasync(incoming.file.fileno())
-            os.rename(incoming.path, self._directory / md5)
+            os.rename(incoming.path, self.directory / md5)
         except OSError as error:
             self.fault(error)
             return
+        self.added(incoming.size_bytes)
+
+    def added(self, size_bytes: int) -> None:
+        """So much is in the directory now that was not there before; makes room where it is too much."""
         with self._lock:
-            self._added_bytes += incoming.size_bytes
-            self.counts.bytes += incoming.size_bytes
+            self._added_bytes += size_bytes
+            self.counts.bytes += size_bytes
             is_due = self._added_bytes > self._max_bytes * _ADDED_BETWEEN_LOOKS or self.counts.bytes > self._max_bytes
             if is_due:
                 self._evict()
@@ -115,7 +129,7 @@ class DiskCache:
     def fault(self, error: OSError) -> None:
         """The disk did not do what it should; the request that found out is served all the same."""
         self.counts.faults += 1
-        log.warning("event=cache_fault directory=%s reason=%r", self._directory, str(error))
+        log.warning("event=cache_fault directory=%s reason=%r", self.directory, str(error))
 
     def _evict(self) -> None:
         """Removes what was used last longest ago until the rest fits, and what writers left that died."""
@@ -127,18 +141,18 @@ class DiskCache:
                 break
             # Another process may have been faster.
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._directory / entry.name)
+                os.unlink(self.directory / entry.name)
                 self.counts.evictions += 1
             total -= entry.size_bytes
         self.counts.bytes, self._added_bytes = total, 0
 
     def _entries(self) -> Iterator[_Entry]:
-        with contextlib.suppress(OSError), os.scandir(self._directory) as found:
+        with contextlib.suppress(OSError), os.scandir(self.directory) as found:
             for item in found:
                 with contextlib.suppress(OSError):
                     if item.name.endswith(_PART_SUFFIX):
                         _remove_if_left(item.path)
-                    elif is_md5(item.name) and item.is_file(follow_symlinks=False):
+                    elif is_md5(item.name.removesuffix(_REDUCED_SUFFIX)) and item.is_file(follow_symlinks=False):
                         status = item.stat(follow_symlinks=False)
                         yield _Entry(item.name, status.st_size, status.st_atime_ns)
 
@@ -224,6 +238,38 @@ def open_cache(directory: Path, max_bytes: int) -> DiskCache:
         return DiskCache(directory, max_bytes)
     except OSError as error:
         raise SettingsError(f"cache_dir {directory} cannot be used: {error.strerror}") from error
+
+
+def keep_reduced(directory: Path, md5: str, write: Callable[[BinaryIO], None], modified: float) -> None:
+    """Gives a reduced copy its name once it is written, for a process that has no cache of its own. Raises OSError.
+
+    It is not synced: who reads it compares its checksum.
+    """
+    file, path = _new_part(directory)
+    with file:
+        try:
+            write(file)
+            file.flush()
+            os.utime(file.fileno(), (time.time(), modified))
+            os.rename(path, directory / f"{md5}{_REDUCED_SUFFIX}")
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+
+
+def drop_reduced(directory: Path, md5: str) -> None:
+    """Removes a reduced copy that turned out to be damaged."""
+    with contextlib.suppress(OSError):
+        os.unlink(directory / f"{md5}{_REDUCED_SUFFIX}")
+
+
+def _new_part(directory: Path) -> tuple[BinaryIO, Path]:
+    path = directory / f".{secrets.token_hex(8)}{_PART_SUFFIX}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    # Who finds the file without the lock knows that its writer is dead.
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return os.fdopen(descriptor, "w+b"), path
 
 
 def _remove_if_left(path: str) -> None:

@@ -9,7 +9,9 @@
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
         ├── Overloaded           more is asked than can be done: later, please
         ├── RenderTimedOut       the picture took longer to draw than is allowed
-        └── WorkerDied           the render worker ended in the middle, killed from outside or by the picture
+        ├── WorkerDied           the render worker ended in the middle, killed from outside or by the picture
+        ├── RenderFailed         an error of this program, not of the picture
+        └── ReducedDamaged       the cached reduced copy of an original is not what was written; never leaves the server
 
 `handlers` turns each into a status. All of them cross the border between processes, so each can be pickled.
 """
@@ -64,5 +66,22 @@ class RenderTimedOut(ThumbnailError):
 
 class WorkerDied(ThumbnailError):
     """Only this request is lost; the next one has a new worker."""
+
+    retryable = True
+
+
+class RenderFailed(ThumbnailError):
+    """A bug. The worker's traceback is for the log; who asked is not shown it."""
+
+    def __init__(self, traceback: str) -> None:
+        super().__init__(traceback)
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return "The image could not be rendered, through a fault of the server"
+
+
+class ReducedDamaged(ThumbnailError):
+    """The original is to be taken instead, from which the copy is made anew."""
 
     retryable = True

@@ -76,6 +76,18 @@ def adapted_mode(original: Size, size: Size, retain_percent: float) -> str:
     return "crop" if retain_percent <= kept else "fill"
 
 
+def plain_mode(mode: str, original: Size, size: Size, retain_percent: float) -> str:
+    """The mode, or the one that `adapt` stands for."""
+    return adapted_mode(original, size, retain_percent) if mode == "adapt" else mode
+
+
+def fitted(mode: str, original: Size, size: Size, position: Point = CENTRE) -> Cut:
+    """What `crop`, `scale`, `clip` or `fill` cuts."""
+    if mode == "crop":
+        return crop(original, size, position)
+    return scale(original, size) if mode == "scale" else clip(original, size)
+
+
 def margins(inner: Size, outer: Size) -> Size:
     """Left and top margin that put one in the middle of the other."""
     return max((outer[0] - inner[0]) // 2, 0), max((outer[1] - inner[1]) // 2, 0)

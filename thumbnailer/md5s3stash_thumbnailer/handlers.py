@@ -12,11 +12,11 @@ import http
 import ipaddress
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import tornado.iostream
 import tornado.web
@@ -27,7 +27,8 @@ from md5s3stash.objectstore import IMMUTABLE
 from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.metrics import Metrics
-from md5s3stash_thumbnailer.originals import Originals
+from md5s3stash_thumbnailer.originals import Originals, Source
+from md5s3stash_thumbnailer.render import Thumbnail
 from md5s3stash_thumbnailer.request import (
     OPTION_OF_QUERY_NAME,
     Bounds,
@@ -49,6 +50,7 @@ STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
     errors.TooManyPixels: (422, 204),
     errors.RenderTimedOut: (422, 205),
     errors.WorkerDied: (500, 206),
+    errors.RenderFailed: (500, 207),
     StoreRefused: (502, 302),
     StoreUnavailable: (502, 303),
     DigestMismatch: (502, 305),
@@ -97,6 +99,7 @@ class Services:
     url_of: Callable[[str], str]
     placeholder: str
     webp: bool
+    reduced_side: int = 0
 
 
 class JsonErrors(tornado.web.RequestHandler):
@@ -136,7 +139,9 @@ class JsonErrors(tornado.web.RequestHandler):
         tb: TracebackType | None,
     ) -> None:
         # The path without the query, which may hold a signature.
-        if value is None or not is_expected(value):
+        if isinstance(value, errors.RenderFailed):
+            log.error("event=failed path=%s\n%s", self.request.path, value.traceback.rstrip())
+        elif value is None or not is_expected(value):
             log.error("event=failed path=%s", self.request.path, exc_info=value)
         else:
             log.warning("event=refused path=%s error=%s reason=%r", self.request.path, type(value).__name__, str(value))
@@ -174,38 +179,47 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
         self.services.metrics.answered(self.get_status(), self.request.request_time())
 
     async def _answer(self, thumbnail: ThumbnailRequest) -> None:
-        etag = thumbnail.etag(RENDERER)
+        etag = thumbnail.etag(f"{RENDERER}, reduced to {self.services.reduced_side}")
         if is_fresh(self.request.headers.get("If-None-Match", ""), etag):
             self.set_status(http.HTTPStatus.NOT_MODIFIED)
             self._set_validators(etag)
             await self._send()
             return
         try:
-            original = await self._original(thumbnail.md5)
+            picture, modified = await self._draw(thumbnail)
         except errors.OriginalNotFound:
             if not self.services.placeholder:
                 raise
             await self._answer_with_placeholder(thumbnail)
             return
-        modified = os.fstat(original.fileno()).st_mtime
-        picture = await self.services.pool.render(original, thumbnail)
         self._set_validators(etag)
         self.set_header("Last-Modified", email.utils.formatdate(modified, usegmt=True))
         self.set_header("Content-Type", picture.mime_type)
         await self._send(picture.body)
 
     async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
-        original = await self._original(self.services.placeholder)
-        picture = await self.services.pool.render(original, replace(thumbnail, md5=self.services.placeholder))
+        picture, _ = await self._draw(replace(thumbnail, md5=self.services.placeholder))
         # Browsers show the body of a 404 too, and nobody takes it for the picture that was asked for.
         self.set_status(http.HTTPStatus.NOT_FOUND)
         self.set_header("Cache-Control", _PLACEHOLDER_CACHE_CONTROL)
         self.set_header("Content-Type", picture.mime_type)
         await self._send(picture.body)
 
-    async def _original(self, md5: str) -> BinaryIO:
+    async def _draw(self, thumbnail: ThumbnailRequest) -> tuple[Thumbnail, float]:
+        """The picture, and the date of the original."""
+        originals = self.services.originals
+        source = await self._opened(originals.open(thumbnail))
+        modified = os.fstat(source.file.fileno()).st_mtime
         try:
-            return await self.services.originals.open(md5)
+            return await self.services.pool.render(source, thumbnail), modified
+        except errors.ReducedDamaged:
+            log.warning("event=reduced_copy_damaged md5=%s", thumbnail.md5)
+        source = await self._opened(originals.open_whole(thumbnail.md5))
+        return await self.services.pool.render(source, thumbnail), modified
+
+    async def _opened(self, opening: Awaitable[Source]) -> Source:
+        try:
+            return await opening
         except (StoreError, errors.FetchTimedOut) as error:
             self.services.metrics.s3_failed(error)
             raise

@@ -1,4 +1,6 @@
-"""Takes out of a progressive JPEG what decoding at an eighth of the size does not need. Pure; the pixels stay the same.
+"""Takes out of a JPEG what a thumbnail does not need, before libjpeg sees it. Pure; the pixels that stay are the same.
+
+Rows come from the top, so what lies below a crop need not be decoded: the file is given a smaller height.
 
 A progressive JPEG (ITU-T T.81, annex G) holds the mean of each block of 8x8 pixels in scans of their own, and the
 detail within the blocks in others. At an eighth of the size a block becomes one pixel, its mean. libjpeg decodes all
@@ -15,6 +17,8 @@ from dataclasses import dataclass
 _START_OF_IMAGE = b"\xff\xd8"
 _END_OF_IMAGE = b"\xff\xd9"
 _START_OF_PROGRESSIVE_FRAME, _START_OF_SCAN, _END = 0xC2, 0xDA, 0xD9
+# Baseline, extended sequential and progressive, with Huffman codes.
+_START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
 # Within the entropy-coded bytes of a scan 0xFF is followed by 0 or by a restart marker; others come after it.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -65,6 +69,27 @@ class _Frame:
         return -(-self.width // 8) * -(-self.height // 8)
 
 
+def upper_rows(jpeg: bytes, rows: int) -> bytes:
+    """The file as if it had only so many rows; one that has no more, and one that is cut off, as it is.
+
+    After the last row libjpeg looks for the next marker, over the bytes of the rows that it was not told of.
+    """
+    try:
+        for marker, start in _markers(jpeg):
+            if marker in _START_OF_FRAME:
+                before, after = start + 5, start + 7
+                # Who does not come to the end does not see any more that it is missing.
+                is_whole = jpeg.rfind(_END_OF_IMAGE, start) > 0
+                if is_whole and rows < int.from_bytes(jpeg[before:after]):
+                    return b"".join((jpeg[:before], struct.pack(">H", rows), jpeg[after:]))
+                break
+            if marker == _START_OF_SCAN:
+                break
+    except (_Unexpected, IndexError):
+        pass  # For libjpeg to find out.
+    return jpeg
+
+
 def means_alone(jpeg: bytes) -> bytes:
     """The file without the detail that has no effect at an eighth of the size; any other file as it is."""
     try:
@@ -94,23 +119,33 @@ def _needed(jpeg: bytes) -> Iterator[bytes]:
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
     """Each marker with its bytes, a scan's with the entropy-coded ones. Raises where the file ends before its end."""
+    for marker, position in _markers(jpeg):
+        if marker == _END:
+            return
+        yield marker, jpeg[position : _end_of_segment(jpeg, marker, position)]
+
+
+def _markers(jpeg: bytes) -> Iterator[tuple[int, int]]:
+    """Each marker with its place, to the end of the file, where it raises."""
     position = len(_START_OF_IMAGE)
     while True:
         while jpeg[position + 1] == 0xFF:
             position += 1
-        marker = jpeg[position + 1]
         if jpeg[position] != 0xFF:
             raise _Unexpected("no marker")
-        if marker == _END:
-            return
-        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4])
-        if marker == _START_OF_SCAN:
-            following = _MARKER_AFTER_SCAN.search(jpeg, end)
-            if following is None:
-                raise _Unexpected("cut off")
-            end = following.start()
-        yield marker, jpeg[position:end]
-        position = end
+        marker = jpeg[position + 1]
+        yield marker, position
+        position = _end_of_segment(jpeg, marker, position)
+
+
+def _end_of_segment(jpeg: bytes, marker: int, position: int) -> int:
+    end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4])
+    if marker != _START_OF_SCAN:
+        return end
+    following = _MARKER_AFTER_SCAN.search(jpeg, end)
+    if following is None:
+        raise _Unexpected("cut off")
+    return following.start()
 
 
 def _is_detail(scan: bytes, frame: _Frame) -> bool:

@@ -63,6 +63,7 @@ class Metrics:
         lookups = CounterMetricFamily(f"{_PREFIX}cache_lookups", "Originals looked for", labels=["result"])
         lookups.add_metric(["hit"], counts.hits)
         lookups.add_metric(["miss"], counts.misses)
+        lookups.add_metric(["reduced"], counts.reduced)
         yield lookups
         yield CounterMetricFamily(f"{_PREFIX}cache_evictions", "Originals removed for others", value=counts.evictions)
         yield CounterMetricFamily(f"{_PREFIX}cache_faults", "Times the disk refused", value=counts.faults)

@@ -54,12 +54,18 @@ define("address", default="", help="listen on the given address; empty: on all o
 define(
     "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
 )
-define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals in cache_dir")
+define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals and reduced copies in cache_dir")
 define("max_original_bytes", type=int, default=256 * _MIB, help="largest original, in bytes")
 define("max_original_pixels", type=int, default=100_000_000, help="largest original, in pixels")
 define("max_queue", type=int, default=128, help="requests that may wait for an original, and as many for a worker")
 define("placeholder", default="", help="md5 of the picture to show, with status 404, where nothing is stashed")
 define("queue_timeout", type=float, default=10, help="longest wait for a worker, in seconds")
+define(
+    "reduced_side",
+    type=int,
+    default=1024,
+    help="longest side, in pixels, of the reduced copy of a large original that thumbnails are cut from; 0: none",
+)
 define("render_timeout", type=float, default=30, help="rendering timeout in seconds")
 define("stop_timeout", type=float, default=30, help="seconds to let running requests finish on SIGTERM or SIGINT")
 define("webp", type=bool, default=False, help="answer in WebP where the Accept header asks for it and no format is set")
@@ -82,6 +88,8 @@ _AT_LEAST_ONE = (
 _SECONDS = ("queue_timeout", "render_timeout", "stop_timeout", "timeout")
 # Below this a worker cannot even draw what it is asked for most.
 _LEAST_WORKER_MEMORY = 64 * _MIB
+# A copy is held as three or four bytes a pixel, on disk too.
+_LEAST_REDUCED, _LARGEST_REDUCED = 256, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         fetch_limits=FetchLimits(
             options.max_original_bytes, options.timeout, options.max_requests, max_waiting=options.max_queue
         ),
-        render_limits=RenderLimits(options.max_original_pixels, bounds.max_pixels),
+        render_limits=RenderLimits(options.max_original_pixels, bounds.max_pixels, options.reduced_side),
         pool_limits=PoolLimits(options.render_timeout, options.worker_memory, options.max_queue, options.queue_timeout),
         stop_timeout_seconds=options.stop_timeout,
         placeholder=options.placeholder.lower(),
@@ -187,6 +195,8 @@ def _check() -> None:
         seconds = getattr(options, name)
         _require(math.isfinite(seconds) and seconds > 0, name, "must be a number of seconds above 0")
     _require(0 <= options.port <= 65535, "port", "must be between 0 and 65535")
+    reduced_is_sound = options.reduced_side == 0 or _LEAST_REDUCED <= options.reduced_side <= _LARGEST_REDUCED
+    _require(reduced_is_sound, "reduced_side", f"must be 0 or between {_LEAST_REDUCED} and {_LARGEST_REDUCED}")
     _require(options.workers >= 0, "workers", "must be 0, for one a core, or more")
     _require(options.worker_memory >= _LEAST_WORKER_MEMORY, "worker_memory", f"must be at least {_LEAST_WORKER_MEMORY}")
     _require(

@@ -1,4 +1,5 @@
-"""Digest -> the original as an open file, from the cache or from S3 with the box's own credentials.
+"""Request -> the original as an open file, from the cache or from S3 with the box's own credentials; or its reduced
+copy, where that is cached and enough.
 
 However many ask for a new digest at once, S3 is asked once. The bytes go straight to disk and are compared with the
 digest before anybody sees them. The event loop never waits for a disk or for S3.
@@ -10,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -18,9 +19,19 @@ from md5s3stash.errors import DigestMismatch
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.scheme import BucketBase
 from md5s3stash_thumbnailer.diskcache import DiskCache, Incoming, NoRoom
-from md5s3stash_thumbnailer.errors import FetchTimedOut, OriginalNotFound, Overloaded
+from md5s3stash_thumbnailer.errors import FetchTimedOut, OriginalNotFound, Overloaded, ReducedDamaged
+from md5s3stash_thumbnailer.reduced import read_facts
+from md5s3stash_thumbnailer.request import ThumbnailRequest
 
 _CACHE_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a thumbnail is to be drawn from. Who has it closes the file."""
+
+    file: BinaryIO
+    is_reduced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +47,11 @@ class FetchLimits:
 class Originals:
     """The originals of one stash."""
 
-    def __init__(self, store: ObjectStore, base: BucketBase, cache: DiskCache, limits: FetchLimits) -> None:
+    def __init__(
+        self, store: ObjectStore, base: BucketBase, cache: DiskCache, limits: FetchLimits, reduced_side: int = 0
+    ) -> None:
         self.cache = cache
+        self._reduced_side = reduced_side
         self.waiting = 0
         self._store = store
         self._base = base
@@ -47,14 +61,41 @@ class Originals:
         self._fetchers = ThreadPoolExecutor(limits.max_concurrent, "fetch")
         self._cache_threads = ThreadPoolExecutor(_CACHE_THREADS, "cache")
 
-    async def open(self, md5: str) -> BinaryIO:
-        """The original; the caller closes it.
+    async def open(self, request: ThumbnailRequest) -> Source:
+        """What is enough for the request.
 
         Raises OriginalNotFound, FetchTimedOut, Overloaded, SourceTooLarge, or a StoreError.
         """
-        cached = await asyncio.get_running_loop().run_in_executor(self._cache_threads, self.cache.open, md5)
-        if cached is not None:
-            return cached
+        loop, md5 = asyncio.get_running_loop(), request.md5
+        cached = await loop.run_in_executor(self._cache_threads, self._cached, request)
+        return cached or Source(await self._fetched(md5))
+
+    async def open_whole(self, md5: str) -> Source:
+        """The original, whatever else there is."""
+        loop = asyncio.get_running_loop()
+        cached = await loop.run_in_executor(self._cache_threads, self.cache.open, md5)
+        return Source(cached or await self._fetched(md5))
+
+    def _cached(self, request: ThumbnailRequest) -> Source | None:
+        reduced = self._cached_copy(request) if self._reduced_side else None
+        if reduced is not None:
+            self.cache.counts.reduced += 1
+            return Source(reduced, is_reduced=True)
+        original = self.cache.open(request.md5)
+        return None if original is None else Source(original)
+
+    def _cached_copy(self, request: ThumbnailRequest) -> BinaryIO | None:
+        file = self.cache.open_reduced(request.md5)
+        if file is None:
+            return None
+        # Where the head is damaged too the next thumbnail that is cut from a copy writes it anew.
+        with suppress(ReducedDamaged, OSError):
+            if read_facts(file).serves(request, self._reduced_side):
+                return file
+        file.close()
+        return None
+
+    async def _fetched(self, md5: str) -> BinaryIO:
         if self.waiting >= self._limits.max_waiting:
             raise Overloaded("Too many requests wait for originals")
         self.waiting += 1

@@ -9,8 +9,8 @@ import PIL.Image
 from PIL import JpegImagePlugin
 
 from md5s3stash_thumbnailer._pilbox import DrawOptions, ImageSaveError
-from md5s3stash_thumbnailer.decode import Original
 from md5s3stash_thumbnailer.geometry import Size, margins
+from md5s3stash_thumbnailer.picture import Picture
 
 # What every browser shows is answered in its own format; pilbox writes no other that browsers show.
 _KEPT_FORMATS = frozenset({"GIF", "JPEG", "PNG", "WEBP"})
@@ -35,13 +35,13 @@ def compose(image: PIL.Image.Image, size: Size, options: DrawOptions, image_form
     return canvas.convert("RGB") if alpha == _OPAQUE else canvas
 
 
-def encode(image: PIL.Image.Image, original: Original, options: DrawOptions, image_format: str) -> bytes:
+def encode(image: PIL.Image.Image, original: Picture, options: DrawOptions, image_format: str) -> bytes:
     """The bytes of the picture. Raises pilbox's ImageSaveError."""
     parameters: dict[str, Any] = {"optimize": True} if options.optimize else {}
     if image_format in ("JPEG", "WEBP") and options.quality is not None:
         parameters["quality"] = options.quality
     if image_format == "JPEG":
-        parameters |= {"progressive": options.progressive, **_kept_from_jpeg(original.image, options)}
+        parameters |= {"progressive": options.progressive, **_kept_from_jpeg(original, options)}
     if options.preserve_exif and image_format in _FORMATS_WITH_EXIF:
         parameters["exif"] = _upright_exif(original.image)
     out = io.BytesIO()
@@ -52,13 +52,11 @@ def encode(image: PIL.Image.Image, original: Original, options: DrawOptions, ima
     return out.getvalue()
 
 
-def _kept_from_jpeg(stored: PIL.Image.Image, options: DrawOptions) -> dict[str, Any]:
+def _kept_from_jpeg(original: Picture, options: DrawOptions) -> dict[str, Any]:
     """How finely the original stores colours, and with quality=keep everything else as well."""
-    if not isinstance(stored, JpegImagePlugin.JpegImageFile):
-        return {}
-    kept: dict[str, Any] = {"subsampling": JpegImagePlugin.get_sampling(stored)}
-    if options.quality is None:
-        kept["qtables"] = stored.quantization
+    kept: dict[str, Any] = {} if original.sampling is None else {"subsampling": original.sampling}
+    if options.quality is None and isinstance(original.image, JpegImagePlugin.JpegImageFile):
+        kept["qtables"] = original.image.quantization
     return kept
 
 

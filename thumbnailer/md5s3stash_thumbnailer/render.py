@@ -1,11 +1,14 @@
 """An original + request -> bytes of the thumbnail. Runs in a worker process; knows no network and no server.
 
-Whatever is wrong with the picture comes out as NotAnImage, TooManyPixels or one of pilbox's own errors.
+Whatever is wrong with the picture comes out as NotAnImage, TooManyPixels or one of pilbox's own errors. Any other
+exception is an error of this program.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -14,10 +17,12 @@ import PIL.Image
 from md5s3stash_thumbnailer import geometry, output
 from md5s3stash_thumbnailer._pilbox import DrawOptions, PilboxError, RectangleError
 from md5s3stash_thumbnailer.colour import to_srgb
-from md5s3stash_thumbnailer.decode import MIME_TYPES, Original, resample
+from md5s3stash_thumbnailer.decode import MIME_TYPES, Original
 from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError, TooManyPixels
 from md5s3stash_thumbnailer.faces import PREVIEW_PX, position_of_faces
 from md5s3stash_thumbnailer.geometry import Cut, Point, Size
+from md5s3stash_thumbnailer.picture import Picture, resample
+from md5s3stash_thumbnailer.reduced import Reduced, divisor_for, is_cut_from_copies, leaves_enough
 from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
 
 
@@ -27,6 +32,8 @@ class RenderLimits:
 
     max_original_pixels: int = 100_000_000
     max_thumbnail_pixels: int = 4096 * 4096
+    reduced_side: int = 0
+    """The longest side of the reduced copy that thumbnails of large originals are cut from; 0: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +54,75 @@ def prepare_process(limits: RenderLimits) -> None:
 
 def render(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
     """The thumbnail that the request asks for, of a seekable file. Raises ThumbnailError or PilboxError."""
+    return render_and_reduce(original, request, limits)[0]
+
+
+def render_and_reduce(
+    original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits
+) -> tuple[Thumbnail, Reduced | None]:
+    """The same, with the reduced copy that it was cut from, if it was."""
+    with _faults_of_the_picture():
+        return _render(original, request, limits)
+
+
+def render_reduced(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
+    """The same thumbnail from the file of a reduced copy. Raises ReducedDamaged as well."""
+    with _faults_of_the_picture():
+        return _drawn(Reduced.read(file), request, limits)
+
+
+@contextmanager
+def _faults_of_the_picture() -> Iterator[None]:
     with warnings.catch_warnings():
         # About metadata mostly. Up to twice its limit Pillow only warns, and that one is meant.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
-            return _render(original, request, limits)
+            yield
         except (PilboxError, ThumbnailError):
             raise
         except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError) as error:
             raise TooManyPixels(f"Too many pixels: {error}") from error
         except Exception as error:
+            if _is_ours(error):
+                raise
             # The request was checked before; what is left is the picture. On broken data Pillow's readers raise nearly
             # every class there is: OSError, SyntaxError, ValueError, struct.error, IndexError, TypeError, ...
             raise NotAnImage(f"File cannot be read as an image: {type(error).__name__}: {error}") from error
 
 
-def _render(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
+def _is_ours(error: Exception) -> bool:
+    """Whether it was raised in this package, and not in a library that reads pictures."""
+    innermost = error.__traceback__
+    while innermost and innermost.tb_next:
+        innermost = innermost.tb_next
+    return innermost is not None and innermost.tb_frame.f_globals.get("__package__") == __package__
+
+
+def _render(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
     original = Original(file, limits.max_original_pixels)
     if "noop" in request.operations:
         file.seek(0)
-        return Thumbnail(MIME_TYPES[original.format], file.read())
+        return Thumbnail(MIME_TYPES[original.format], file.read()), None
+    reduced = _reduced(original, request, limits)
+    return _drawn(reduced or original, request, limits), reduced
+
+
+def _reduced(original: Original, request: ThumbnailRequest, limits: RenderLimits) -> Reduced | None:
+    """The reduced copy of the original, where this thumbnail is to be cut from one."""
     options = DrawOptions.of(dict(request.options))
-    image_format = output.output_format(options, original.format)
-    drawing = _Drawing(original, options, image_format)
+    divisor = divisor_for(original, limits.reduced_side)
+    if divisor is None or not is_cut_from_copies(request, options):
+        return None
+    if not leaves_enough(original.size, divisor, request, options):
+        return None
+    return Reduced.of(original, limits.reduced_side, divisor)
+
+
+def _drawn(picture: Picture, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
+    options = DrawOptions.of(dict(request.options))
+    image_format = output.output_format(options, picture.format)
+    drawing = _Drawing(picture, options, image_format)
     for operation in request.operations:
         if operation == "resize":
             drawing.resize(request, limits)
@@ -78,13 +130,13 @@ def _render(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> 
             drawing.rotate(request.option("degree") or "")
         elif operation == "region":
             drawing.select(request.option("rectangle") or "")
-    return Thumbnail(MIME_TYPES[image_format], output.encode(drawing.finished(), original, options, image_format))
+    return Thumbnail(MIME_TYPES[image_format], output.encode(drawing.finished(), picture, options, image_format))
 
 
 class _Drawing:
     """What the operations have made of the original so far. The first one decides how much of it is decoded."""
 
-    def __init__(self, original: Original, options: DrawOptions, image_format: str) -> None:
+    def __init__(self, original: Picture, options: DrawOptions, image_format: str) -> None:
         self._original = original
         self._options = options
         self._format = image_format
@@ -104,14 +156,11 @@ class _Drawing:
             raise TooManyPixels(
                 f"Too many pixels: in the proportions of the original the thumbnail would be {size[0]}x{size[1]}"
             )
-        if mode == "adapt":
-            mode = geometry.adapted_mode(self.size, size, self._options.retain_percent)
+        mode = geometry.plain_mode(mode, self.size, size, self._options.retain_percent)
+        cut = geometry.fitted(mode, self.size, size)
         if mode == "crop":
-            self._cut(geometry.crop(self.size, size, self._position(geometry.crop(self.size, size))))
-        elif mode == "scale":
-            self._cut(geometry.scale(self.size, size))
-        else:
-            self._cut(geometry.clip(self.size, size))
+            cut = geometry.crop(self.size, size, self._position(cut))
+        self._cut(cut)
         if mode == "fill":
             self._lay_on_background(size)
 
@@ -152,7 +201,7 @@ class _Drawing:
         if self._options.position is not None:
             return self._options.position
         preview = geometry.clip(self.size, (PREVIEW_PX, PREVIEW_PX))
-        if self._image is None:
+        if self._image is None and isinstance(self._original, Original):
             # One decoding serves the search and the thumbnail after it.
             self._original.decode(min(cut.reduction, preview.reduction))
         return position_of_faces(self._drawn(preview, PIL.Image.Resampling.BILINEAR))

@@ -13,22 +13,40 @@ import multiprocessing
 import multiprocessing.reduction
 import multiprocessing.resource_tracker
 import os
+import queue
 import resource
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import BinaryIO
 
 from md5s3stash_thumbnailer._pilbox import PilboxError
-from md5s3stash_thumbnailer.errors import Overloaded, RenderTimedOut, ThumbnailError, TooManyPixels, WorkerDied
-from md5s3stash_thumbnailer.render import RenderLimits, Thumbnail, prepare_process, render
+from md5s3stash_thumbnailer.diskcache import DiskCache, drop_reduced, keep_reduced
+from md5s3stash_thumbnailer.errors import (
+    Overloaded,
+    ReducedDamaged,
+    RenderFailed,
+    RenderTimedOut,
+    ThumbnailError,
+    TooManyPixels,
+    WorkerDied,
+)
+from md5s3stash_thumbnailer.originals import Source
+from md5s3stash_thumbnailer.reduced import Reduced
+from md5s3stash_thumbnailer.render import (
+    RenderLimits,
+    Thumbnail,
+    prepare_process,
+    render_and_reduce,
+    render_reduced,
+)
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 
 log = logging.getLogger(__name__)
@@ -41,6 +59,10 @@ _STOP_SECONDS = 2.0
 _NICENESS = 10
 # Who is to go first where the box runs out of memory.
 _OOM_SCORE = 500
+
+# For glibc's malloc, which reads it when a process starts: pictures in huge pages, and up to 128 MiB of what one
+# picture has left kept for the next. To clear new pages of 4 KiB can cost more than to decode (decision 13).
+_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
 
 # A fork of a process with threads may inherit a lock that nobody will ever release.
 _context = multiprocessing.get_context("spawn")
@@ -61,34 +83,53 @@ class PoolLimits:
 class RenderPool:
     """`count` workers behind one coroutine."""
 
-    def __init__(self, count: int, render_limits: RenderLimits, limits: PoolLimits) -> None:
-        self.waiting = 0
+    def __init__(self, count: int, render_limits: RenderLimits, limits: PoolLimits, cache: DiskCache) -> None:
         self.replacements: Counter[str] = Counter()
         self._limits = limits
-        self._workers = [_Worker(render_limits, limits, self.replacements) for _ in range(count)]
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._cache = cache
+        # Who starts the server may say something else.
+        os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)
+        self._workers = [_Worker(render_limits, limits, cache.directory, self.replacements) for _ in range(count)]
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
-            self._idle.put_nowait(worker)
-        # A thread per worker, to wait on its pipe.
+            self._idle.put(worker)
+        # A thread per worker, to wait on its pipe. It takes the next in line by itself: a worker that waited for the
+        # event loop to do that would be idle for some percent of the time.
         self._threads = ThreadPoolExecutor(count, "render")
+        self._calls: set[Future[Thumbnail]] = set()
 
     @property
     def busy(self) -> int:
+        """Workers that render."""
         return len(self._workers) - self._idle.qsize()
 
-    async def render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
-        """The thumbnail; closes the original. Raises Overloaded, ThumbnailError or PilboxError.
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return max(0, len(self._calls) - self.busy)
+
+    async def render(self, source: Source, request: ThumbnailRequest) -> Thumbnail:
+        """The thumbnail; closes the source. Raises Overloaded, ThumbnailError or PilboxError.
 
         A caller who is cancelled leaves the line. What a worker has begun it finishes.
         """
+        if len(self._calls) >= len(self._workers) + self._limits.max_waiting:
+            source.file.close()
+            raise Overloaded("Too many requests wait to be rendered")
+        call = self._threads.submit(self._render, source, request)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(lambda _: source.file.close())
+        # Without effect on what has begun, which has a limit of its own.
+        patience = asyncio.get_running_loop().call_later(self._limits.wait_seconds, call.cancel)
         try:
-            worker = await self._worker()
-        except BaseException:
-            original.close()
-            raise
-        call = asyncio.get_running_loop().run_in_executor(self._threads, worker.render, original, request)
-        call.add_done_callback(lambda done: self._release(worker, done))
-        return await asyncio.shield(call)
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            if not call.cancelled() or patience.when() > asyncio.get_running_loop().time():
+                raise
+            raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
+        finally:
+            patience.cancel()
 
     def close(self) -> None:
         """Ends every worker, in the middle of its work if it must be."""
@@ -99,37 +140,52 @@ class RenderPool:
         for worker in self._workers:
             worker.end(deadline)
 
-    async def _worker(self) -> _Worker:
-        if self._idle.empty() and self.waiting >= self._limits.max_waiting:
-            raise Overloaded("Too many requests wait to be rendered")
-        self.waiting += 1
+    def _render(self, source: Source, request: ThumbnailRequest) -> Thumbnail:
+        # There are as many threads as workers.
+        worker = self._idle.get_nowait()
         try:
-            return await asyncio.wait_for(self._idle.get(), self._limits.wait_seconds)
-        except TimeoutError:
-            raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
+            thumbnail, reduced_bytes = worker.render(source, request)
         finally:
-            self.waiting -= 1
-
-    def _release(self, worker: _Worker, call: asyncio.Future[Thumbnail]) -> None:
-        self._idle.put_nowait(worker)
-        if not call.cancelled():
-            call.exception()  # Nobody else may ask, where the caller has gone.
+            self._idle.put(worker)
+        if reduced_bytes:
+            self._cache.added(reduced_bytes)
+        return thumbnail
 
 
 class _Worker:
     """One process and our end of its pipe; a process that is lost is followed by a new one."""
 
-    def __init__(self, render_limits: RenderLimits, limits: PoolLimits, replacements: Counter[str]) -> None:
+    def __init__(
+        self, render_limits: RenderLimits, limits: PoolLimits, directory: Path, replacements: Counter[str]
+    ) -> None:
         self._render_limits = render_limits
+        self._directory = directory
         self._limits = limits
         self._replacements = replacements
         self._closed = False
         self._start()
 
-    def render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
-        """Closes the original. Blocks until there is an answer, or until the time is over."""
-        with original:
-            return self._render(original, request)
+    def render(self, source: Source, request: ThumbnailRequest) -> tuple[Thumbnail, int]:
+        """The thumbnail, and how many bytes of a reduced copy the process adds to the cache. Blocks until there is an
+        answer, or until the time is over.
+        """
+        if not self._process.is_alive():
+            self._replace(REPLACED_IDLE)
+        seconds = self._limits.timeout_seconds
+        try:
+            self._await_ready()
+            self._pipe.send((request, source.is_reduced))
+            multiprocessing.reduction.send_handle(self._pipe, source.file.fileno(), self._process.pid or 0)
+            if not self._pipe.poll(seconds):
+                self._replace(REPLACED_TIMEOUT)
+                raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
+            answer: tuple[Thumbnail, int] | Exception = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._replace(REPLACED_ENDED)
+            raise WorkerDied("The image could not be rendered: the worker process ended") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def close(self) -> None:
         """Tells the process to end once it has done what it is at."""
@@ -143,29 +199,13 @@ class _Worker:
             self._process.kill()
             self._process.join()
 
-    def _render(self, original: BinaryIO, request: ThumbnailRequest) -> Thumbnail:
-        if not self._process.is_alive():
-            self._replace(REPLACED_IDLE)
-        seconds = self._limits.timeout_seconds
-        try:
-            self._await_ready()
-            self._pipe.send(request)
-            multiprocessing.reduction.send_handle(self._pipe, original.fileno(), self._process.pid or 0)
-            if not self._pipe.poll(seconds):
-                self._replace(REPLACED_TIMEOUT)
-                raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
-            answer: Thumbnail | Exception = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            self._replace(REPLACED_ENDED)
-            raise WorkerDied("The image could not be rendered: the worker process ended") from error
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
     def _start(self) -> None:
         self._pipe, workers_end = _context.Pipe()
         self._process: SpawnProcess = _context.Process(
-            target=_work, args=(workers_end, self._render_limits, self._limits.memory_bytes), name="render", daemon=True
+            target=_work,
+            args=(workers_end, self._render_limits, self._limits.memory_bytes, self._directory),
+            name="render",
+            daemon=True,
         )
         # Its first start would unblock the signals again, just before the worker is made.
         multiprocessing.resource_tracker.ensure_running()
@@ -208,17 +248,28 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int) -> None:
+def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, directory: Path) -> None:
     prepare_process(render_limits)
     _bound_process(memory_bytes)
     # The other end closes when the server stops, or when it is no more.
     with suppress(EOFError, ConnectionError):
         pipe.send("ready")
         while True:
-            request = pipe.recv()
-            with os.fdopen(multiprocessing.reduction.recv_handle(pipe), "rb") as original:
-                answer = _answer(original, request, render_limits)
-            pipe.send(answer)
+            request, is_reduced = pipe.recv()
+            with os.fdopen(multiprocessing.reduction.recv_handle(pipe), "rb") as file:
+                source, modified = Source(file, is_reduced), os.fstat(file.fileno()).st_mtime
+                answer = _answer(source, request, render_limits)
+            if isinstance(answer, Exception):
+                if isinstance(answer, ReducedDamaged):
+                    drop_reduced(directory, request.md5)
+                pipe.send(answer)
+                continue
+            thumbnail, reduced = answer
+            pipe.send((thumbnail, reduced.facts.file_bytes if reduced else 0))
+            # Nobody waits for this. Where the disk refuses, the next request makes the copy anew, in memory at least.
+            if reduced:
+                with suppress(OSError, MemoryError):
+                    keep_reduced(directory, request.md5, reduced.write, modified)
 
 
 def _bound_process(memory_bytes: int) -> None:
@@ -231,10 +282,16 @@ def _bound_process(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 
-def _answer(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail | Exception:
+def _answer(
+    source: Source, request: ThumbnailRequest, limits: RenderLimits
+) -> tuple[Thumbnail, Reduced | None] | Exception:
     try:
-        return render(original, request, limits)
+        if source.is_reduced:
+            return render_reduced(source.file, request, limits), None
+        return render_and_reduce(source.file, request, limits)
     except MemoryError:
         return TooManyPixels("Too many pixels: the image does not fit in the memory of a worker")
     except (PilboxError, ThumbnailError) as error:
         return error
+    except Exception:
+        return RenderFailed(traceback.format_exc())

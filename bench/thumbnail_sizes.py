@@ -1,0 +1,173 @@
+"""What the second and further sizes of a picture cost, cut from its reduced copy, beside sharp from the original.
+
+python bench/thumbnail_sizes.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import sys
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import process_tree, thumbnail_quality  # noqa: E402 after the path that makes them importable
+from bench.http_load import Job  # noqa: E402
+from bench.page import Section, at_least, command, not_measured, paragraphs, table  # noqa: E402
+from bench.peer_packages import PeerMissing  # noqa: E402
+from bench.picture_corpus import Original, make_corpus  # noqa: E402
+from bench.thumbnail_servers import OURS_WITH_COPIES, QUALITY, Running, Shape, running, site_for  # noqa: E402
+from bench.thumbnails import DIRECTORY, OURS, load  # noqa: E402
+
+ROUNDS = 5
+# How often each original is asked for in a round, so that the ticks in which the kernel counts do not matter.
+PASSES = 2
+SHARP = "sharp alone"
+KINDS = ("JPEG 12 MP", "JPEG 24 MP")
+SIZES = (Shape("clip", 100), Shape("crop", 200), Shape("clip", 300), Shape("clip", 400))
+LEAST_TIMES, LEAST_SSIM = 5.0, 0.97
+
+# (kind, size, server) -> CPU milliseconds a thumbnail, round by round
+Costs = Mapping[tuple[str, Shape, str], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that the section shows."""
+
+    costs: Costs
+    ssim: Mapping[tuple[str, Shape], float]
+    copy_bytes: Mapping[str, float]
+    missing: Mapping[str, str]
+
+
+def measure(rounds: int) -> Results:
+    """Our server with copies and without, and sharp, in interleaved rounds."""
+    originals = [original for original in make_corpus(DIRECTORY / "corpus") if original.kind.name in KINDS]
+    missing: dict[str, str] = {}
+    costs: dict[tuple[str, Shape, str], list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        site = stack.enter_context(site_for(originals, DIRECTORY))
+        servers = [stack.enter_context(running(name, site)) for name in (OURS_WITH_COPIES, OURS)]
+        try:
+            servers.append(stack.enter_context(running(SHARP, site)))
+        except PeerMissing as error:
+            missing[SHARP] = str(error)
+        for server in servers:
+            for shape in SIZES:
+                _cpu_milliseconds(server, originals, shape, 1)
+        for _ in range(rounds):
+            for kind in KINDS:
+                chosen = [original for original in originals if original.kind.name == kind]
+                for shape in SIZES:
+                    for server in servers:
+                        cost = _cpu_milliseconds(server, chosen, shape, PASSES)
+                        costs.setdefault((kind, shape, server.name), []).append(cost)
+        ssim = {
+            (kind, shape): min(_ssim(servers[0], original, shape) for original in _first(originals, kind))
+            for kind in KINDS
+            for shape in SIZES
+        }
+        sizes = {kind: statistics.mean(_copy_bytes(site.directory, kind, originals)) for kind in KINDS}
+    return Results(costs, ssim, sizes, missing)
+
+
+def _cpu_milliseconds(server: Running, originals: Sequence[Original], shape: Shape, passes: int) -> float:
+    paths = [server.path(original, shape) for original in originals] * passes
+    before = process_tree.cpu_seconds(server.pid)
+    answered = load(Job(server.port, paths, 1))
+    if answered.failures:
+        raise RuntimeError(f"{server.name} failed: {answered.failures[0]}")
+    return 1000 * (process_tree.cpu_seconds(server.pid) - before) / len(paths)
+
+
+def _first(originals: Sequence[Original], kind: str) -> list[Original]:
+    """Some are enough to compare: the full decode of each takes seconds."""
+    return [original for original in originals if original.kind.name == kind][:2]
+
+
+def _ssim(server: Running, original: Original, shape: Shape) -> float:
+    path = server.path(original, shape).replace("fmt=jpg", "fmt=png")
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=60) as answer:
+        thumbnail = Image.open(io.BytesIO(answer.read()))
+    wanted = thumbnail_quality.reference(Image.open(original.path), shape)
+    return thumbnail_quality.ssim(thumbnail, wanted.resize(thumbnail.size) if wanted.size != thumbnail.size else wanted)
+
+
+def _copy_bytes(directory: Path, kind: str, originals: Sequence[Original]) -> list[int]:
+    chosen = [original for original in originals if original.kind.name == kind]
+    names = {f"{original.md5}.reduced" for original in chosen}
+    return [path.stat().st_size for path in (directory / "cache-with-copies").iterdir() if path.name in names]
+
+
+def text(results: Results, rounds: int) -> str:
+    """The section."""
+    explanation = (
+        "CPU milliseconds a thumbnail of all processes of a server, where another size of the same picture was asked "
+        "for before: from the reduced copy (`reduced_side` as it is by default), from the original (`reduced_side=0`), "
+        f"and by sharp from the original. One client, JPEG of quality {QUALITY}, all pictures of the kind {PASSES} "
+        f"times; medians of {rounds} interleaved rounds. SSIM is the least, of thumbnails as PNG, to one of the whole "
+        "original that was resized by Lanczos in one step."
+    )
+    columns = ["original", "thumbnail", ">from the copy", ">from the original", ">sharp", ">sharp to the copy", ">SSIM"]
+    rows, ratios = [], []
+    for kind in KINDS:
+        for shape in SIZES:
+            copy, whole = (_median(results, kind, shape, name) for name in (OURS_WITH_COPIES, OURS))
+            sharp, ratio = _median(results, kind, shape, SHARP), _ratio(results, kind, shape)
+            rows.append([kind, str(shape), _ms(copy), _ms(whole), _ms(sharp), f"{ratio:.1f}" if ratio else "-"])
+            rows[-1].append(f"{results.ssim[kind, shape]:.3f}")
+            ratios.append(ratio)
+    least = min((ratio for ratio in ratios if ratio is not None), default=None)
+    copies = ", ".join(f"{kind}: {size / 1e6:.1f} MB" for kind, size in results.copy_bytes.items())
+    return paragraphs(
+        explanation,
+        table(columns, rows),
+        f"A copy takes on disk: {copies}.",
+        "\n".join(
+            [
+                at_least("sharp's CPU to ours, the least of all sizes", least, LEAST_TIMES),
+                at_least("SSIM, the least of all sizes", min(results.ssim.values()), LEAST_SSIM, ""),
+            ]
+        ),
+        not_measured(results.missing),
+        command("python bench/run.py --only thumbnail-sizes"),
+    )
+
+
+def _median(results: Results, kind: str, shape: Shape, server: str) -> float | None:
+    found = results.costs.get((kind, shape, server))
+    return statistics.median(found) if found else None
+
+
+def _ratio(results: Results, kind: str, shape: Shape) -> float | None:
+    """The median of the rounds' own."""
+    ours, theirs = results.costs[kind, shape, OURS_WITH_COPIES], results.costs.get((kind, shape, SHARP))
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True)) if theirs else None
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:.1f}"
+
+
+SECTIONS = (Section("thumbnail-sizes", "Further sizes of a picture", lambda _: text(measure(ROUNDS), ROUNDS)),)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args(argv)
+    print(text(measure(arguments.rounds), arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()

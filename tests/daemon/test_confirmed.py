@@ -1,0 +1,175 @@
+"""A content that S3 has confirmed of late costs it no request; one that it may have lost does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from md5s3stash.digest import digest_of
+from md5s3stash.scheme import BucketBase
+from md5s3stash.stash import Standing
+from md5s3stash_daemon.confirmed import Confirmations
+from tests.support.daemon import Daemon, Site
+from tests.support.digest_s3 import DigestS3
+from tests.support.servers import REPOSITORY, wait_until
+
+DATA = b"a content that comes again"
+MD5 = hashlib.md5(DATA).hexdigest()
+
+
+@pytest.fixture
+def s3() -> Iterator[DigestS3]:
+    with DigestS3() as server:
+        server.buckets |= {"bucket", "other"}
+        yield server
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_server: str, s3: DigestS3) -> Site:
+    return Site(tmp_path, redis_server, s3.endpoint, bucket="bucket")
+
+
+def stash(site: Site, name: str, **settings: str) -> None:
+    """Dropped, and gone again, by a daemon of its own."""
+    with Daemon(site, settings) as daemon:
+        daemon.wait_until_started()
+        site.drop(name, DATA)
+        wait_until(lambda: name in site.names() and site.files() == [], "stashed")
+        assert daemon.terminate() == 0
+
+
+def change_confirmation(site: Site, change: Callable[[bytes], bytes]) -> None:
+    """Of the one content that was stashed."""
+    redis: Any = site.redis
+    [name] = redis.keys(f"{site.prefix}:confirmed:*")
+    [(field, value)] = redis.hgetall(name).items()
+    redis.hset(name, field, change(value))
+
+
+def asked(s3: DigestS3) -> list[str]:
+    """The requests for the content since the last time."""
+    methods = [request.method for request in s3.requests if MD5 in request.target]
+    s3.requests.clear()
+    return methods
+
+
+def ctl(site: Site, *arguments: str) -> str:
+    command = [sys.executable, "-m", "md5s3stash_daemon.ctl", *arguments]
+    environment = {**os.environ, **site.environment()}
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    return done.stdout + done.stderr
+
+
+def test_a_content_that_was_confirmed_costs_no_request_and_is_recorded_like_any(site: Site, s3: DigestS3) -> None:
+    stash(site, "first.txt")
+    assert asked(s3) == ["HEAD", "PUT"]
+
+    stash(site, "again.txt")
+
+    assert asked(s3) == []
+    assert site.names() == {"first.txt": MD5, "again.txt": MD5}
+    assert [entry["mime_type"] for entry in site.log()] == ["text/plain", "text/plain"]
+
+
+def test_an_old_confirmation_is_renewed_by_a_head_before_the_file_goes(site: Site, s3: DigestS3) -> None:
+    stash(site, "first")
+    change_confirmation(site, lambda value: b"\0\0\0\1" + value[4:])
+    asked(s3)
+
+    stash(site, "again")
+    assert asked(s3) == ["HEAD"]
+    stash(site, "and again")
+    assert asked(s3) == []
+
+
+def test_an_object_that_has_gone_since_an_old_confirmation_is_stored_anew(site: Site, s3: DigestS3) -> None:
+    stash(site, "first")
+    change_confirmation(site, lambda value: b"\0\0\0\1" + value[4:])
+    del s3.objects[f"bucket/{MD5}"]
+    asked(s3)
+
+    stash(site, "again")
+
+    assert "PUT" in asked(s3)
+    assert s3.objects[f"bucket/{MD5}"].data == DATA
+
+
+def test_another_content_of_a_confirmed_md5_is_still_a_collision(site: Site, s3: DigestS3) -> None:
+    stash(site, "first")
+    # As if what stands there were another content of this md5: the same in size, not in SHA-256.
+    change_confirmation(site, lambda value: value[:-32] + bytes(32))
+    s3.put("bucket", MD5, DATA, x_amz_meta_sha256="0" * 64)
+
+    with Daemon(site) as daemon:
+        daemon.wait_until_started()
+        site.drop("again", DATA)
+        wait_until(lambda: (site.spool / "failed" / "again.error.json").exists(), "refused")
+
+    assert "holds another content" in (site.spool / "failed" / "again.error.json").read_text()
+
+
+def test_what_one_base_has_confirmed_says_nothing_of_another(site: Site, s3: DigestS3) -> None:
+    stash(site, "first")
+    asked(s3)
+
+    stash(site, "again", BUCKET_BASE="bucket,other")
+    assert asked(s3) == ["HEAD", "PUT"]
+    assert f"other/{MD5}" in s3.objects
+    stash(site, "and again", BUCKET_BASE="other,bucket")
+    assert asked(s3) == []
+    stash(site, "elsewhere", BUCKET_BASE="bucket/prefix")
+    assert f"bucket/prefix/{MD5}" in s3.objects
+
+
+def test_confirmations_can_be_switched_off(site: Site, s3: DigestS3) -> None:
+    off = {"MD5S3STASH_SPOOL_CONFIRMED_SECONDS": "0"}
+    stash(site, "first", **off)
+    assert site.redis.keys(f"{site.prefix}:confirmed:*") == []
+    asked(s3)
+
+    stash(site, "again", **off)
+
+    assert asked(s3) == ["HEAD"]
+
+
+@pytest.mark.parametrize("arguments", [["forget", MD5], ["forget", "--all"], ["verify", "--ledger"]])
+def test_after_its_object_was_deleted_a_content_is_stored_anew_once_it_is_told(
+    site: Site, s3: DigestS3, arguments: list[str]
+) -> None:
+    stash(site, "first")
+    del s3.objects[f"bucket/{MD5}"]
+
+    told = ctl(site, *arguments)
+    assert "1 confirmations dropped" in told or "nothing" in told or MD5 in told, told
+    stash(site, "again")
+
+    assert s3.objects[f"bucket/{MD5}"].data == DATA
+
+
+def test_forget_refuses_what_is_no_md5(site: Site) -> None:
+    assert "is not an md5" in ctl(site, "forget", "x.jpg")
+    assert "give either md5s or --all" in ctl(site, "forget")
+
+
+def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site: Site) -> None:
+    now = [1_000_000.0]
+    bases = (BucketBase.parse("bucket", "simple"),)
+    confirmations = Confirmations(site.redis, site.prefix, "https://s3", bases, 60, clock=lambda: now[0])
+    digest = digest_of(DATA)
+    assert confirmations.standings([digest]) == [(Standing.UNKNOWN,)]
+    for entry in confirmations.given(digest, [True]):
+        site.redis.hset(entry.name, entry.field, entry.value)
+
+    for seconds, standing in ((0, "confirmed"), (59, "confirmed"), (60, "to confirm"), (-600, "to confirm")):
+        now[0] = 1_000_000.0 + seconds
+        assert confirmations.standings([digest]) == [(Standing(standing),)], seconds
+    assert confirmations.standings([digest_of(b"other")]) == [(Standing.UNKNOWN,)]
+    other = Confirmations(site.redis, site.prefix, "https://elsewhere", bases, 60, clock=lambda: now[0])
+    assert other.standings([digest]) == [(Standing.UNKNOWN,)]

@@ -1,0 +1,189 @@
+"""The reduced copy of an original changes what a thumbnail costs, and nothing that is seen of it."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import PIL.Image
+import PIL.ImageOps
+import pytest
+
+from bench.picture_corpus import photograph
+from md5s3stash_thumbnailer.errors import ReducedDamaged
+from md5s3stash_thumbnailer.reduced import Reduced, read_facts
+from md5s3stash_thumbnailer.render import RenderLimits, Thumbnail, render, render_and_reduce, render_reduced
+from md5s3stash_thumbnailer.request import ThumbnailRequest
+from samples import make_samples
+from tests.thumbnailer import corpus
+from tests.thumbnailer.ssim import ssim
+from tests.thumbnailer.test_render_pictures import assert_corners
+
+SIDE = 120
+LIMITS = RenderLimits(reduced_side=SIDE)
+# What is decided about their colours is decided on the pixels as they are stored.
+WITHOUT_COPY = {
+    "16-bit grey PNG",
+    "16-bit grey TIFF",
+    "CMYK JPEG of Adobe",
+    "CMYK TIFF",
+    "Lab TIFF",
+    "PNG with grey and alpha",
+    "float TIFF",
+    "plain CMYK JPEG",
+}
+
+
+def request_for(mode: str, width: int, height: int, **options: str) -> ThumbnailRequest:
+    return ThumbnailRequest(mode, width, height, "0" * 32, tuple(sorted(options.items())))
+
+
+def drawn(data: bytes, request: ThumbnailRequest, limits: RenderLimits = LIMITS) -> tuple[Thumbnail, Reduced | None]:
+    return render_and_reduce(io.BytesIO(data), request, limits)
+
+
+def stored(copy: Reduced) -> io.BytesIO:
+    file = io.BytesIO()
+    copy.write(file)
+    assert len(file.getvalue()) == copy.facts.file_bytes
+    return file
+
+
+@pytest.mark.parametrize("mode", ["adapt", "clip", "crop", "fill", "scale"])
+@pytest.mark.parametrize("kind", corpus.KINDS)
+def test_thumbnail_is_the_same_with_and_without_a_stored_copy(kind: str, mode: str) -> None:
+    sample, request = corpus.samples()[kind], request_for(mode, 24, 16)
+    first, copy = drawn(sample.data, request)
+    picture = PIL.Image.open(io.BytesIO(first.body))
+    assert (picture.size, picture.format) == ((24, 16), sample.shown_as)
+    assert_corners(picture, sample.corners, 40 if sample.shown_as == "GIF" else 14)
+    assert (copy is None) == (kind in WITHOUT_COPY)
+    if copy:
+        assert render_reduced(stored(copy), request, LIMITS) == first
+        assert copy.facts.pixel_bytes <= 4 * SIDE**2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_copy_stands_as_upright_as_its_original(image_format: str, orientation: int) -> None:
+    data = corpus.held(orientation, image_format=image_format)
+    for request in (request_for("clip", 30, 30), request_for("crop", 15, 30, position="top-right")):
+        first, copy = drawn(data, request)
+        assert copy
+        assert render_reduced(stored(copy), request, LIMITS) == first
+        plain = PIL.Image.open(io.BytesIO(render(io.BytesIO(data), request, RenderLimits()).body))
+        picture = PIL.Image.open(io.BytesIO(first.body))
+        assert picture.size == plain.size
+        assert ssim(picture, plain) > 0.97
+
+
+_PICTURES = {
+    # None of the sizes is a multiple of what it is reduced by.
+    "photo": lambda: make_samples.landscape().resize((1922, 1283), PIL.Image.Resampling.BICUBIC),
+    "scan": lambda: make_samples.scan().resize((1243, 1606), PIL.Image.Resampling.BICUBIC),
+    "lines": lambda: make_samples.colour_card().resize((1601, 1203), PIL.Image.Resampling.NEAREST),
+    "fractal": lambda: make_samples.fractal().resize((1441, 1083), PIL.Image.Resampling.NEAREST),
+    "noise": lambda: photograph((1802, 1201), seed="noise"),
+}
+
+
+@pytest.mark.parametrize("side", [256, 400, 600])
+@pytest.mark.parametrize("image_format", ["JPEG", "progressive", "JPEG2000", "PNG", "WEBP"])
+@pytest.mark.parametrize("name", _PICTURES)
+def test_every_size_that_is_cut_from_a_copy_looks_like_the_original(name: str, image_format: str, side: int) -> None:
+    picture = _PICTURES[name]()
+    data = (
+        corpus.encoded(picture, "JPEG", progressive=True, quality=90)
+        if image_format == "progressive"
+        else corpus.encoded(picture, image_format)
+    )
+    everything = PIL.Image.open(io.BytesIO(data)).convert("RGB")
+    used = 0
+    for width in (40, 64, 100, 128, 145, 200, 228, 260, 330):
+        size = width, round(width * picture.height / picture.width)
+        answer, copy = drawn(data, request_for("scale", *size, format="png"), RenderLimits(reduced_side=side))
+        if copy:
+            used += 1
+            reference = everything.resize(size, PIL.Image.Resampling.LANCZOS)
+            assert ssim(PIL.Image.open(io.BytesIO(answer.body)), reference) > 0.97, (size, copy.image.size)
+    assert used
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        request_for("scale", 90, 60),
+        request_for("scale", 800, 600),
+        request_for("clip", 4000, 4000),
+        request_for("crop", 30, 30, position="face"),
+        request_for("clip", 40, 40, operation="noop"),
+        request_for("clip", 40, 40, operation="region,resize", rectangle="0,0,90,90"),
+        request_for("clip", 40, 40, operation="rotate,resize", degree="90"),
+        request_for("clip", 40, 40, quality="keep"),
+        request_for("clip", 40, 40, preserve_exif="1"),
+        request_for("clip", 40, 40, filter="nearest"),
+    ],
+    ids=lambda request: f"{request.mode} {request.width}x{request.height} {dict(request.options)}",
+)
+def test_what_a_copy_cannot_answer_is_drawn_from_the_original(request_: ThumbnailRequest) -> None:
+    data = corpus.samples()["baseline JPEG"].data
+    answer, copy = drawn(data, request_)
+    assert copy is None
+    assert answer == render(io.BytesIO(data), request_, RenderLimits())
+    _, other = drawn(data, request_for("clip", 40, 40))
+    assert other
+    assert not other.facts.serves(request_, SIDE)
+
+
+def test_no_copy_is_made_of_what_is_decoded_quickly_or_where_it_is_switched_off() -> None:
+    small = corpus.encoded(corpus.card((2 * SIDE - 1, 100)), "JPEG")
+    assert drawn(small, request_for("clip", 20, 20))[1] is None
+    assert drawn(corpus.samples()["PNG"].data, request_for("clip", 20, 20), RenderLimits())[1] is None
+
+
+def test_copy_of_another_setting_or_another_renderer_serves_nobody() -> None:
+    request = request_for("clip", 40, 40)
+    _, copy = drawn(corpus.samples()["PNG"].data, request)
+    assert copy
+    assert copy.facts.serves(request, SIDE)
+    assert not copy.facts.serves(request, SIDE + 1)
+
+
+def test_profile_goes_with_the_copy_unless_it_is_large() -> None:
+    profile = corpus.swapped_profile()
+    _, copy = drawn(corpus.samples()["JPEG with a profile"].data, request_for("clip", 40, 40))
+    assert copy
+    assert Reduced.read(stored(copy)).image.info["icc_profile"] == profile
+    large = corpus.encoded(corpus.card(), "JPEG", icc_profile=profile + bytes(100_000))
+    assert drawn(large, request_for("clip", 40, 40))[1] is None
+
+
+def test_damage_of_any_kind_is_found_out() -> None:
+    request = request_for("clip", 40, 40)
+    _, copy = drawn(corpus.samples()["JPEG with a profile"].data, request)
+    assert copy
+    whole, dice = stored(copy).getvalue(), random.Random(7)
+    damaged = [whole[:end] for end in (0, 3, 100, 511, 512, 513, 700, len(whole) // 2, len(whole) - 1)]
+    damaged += [bytes(len(whole)), whole[:600] + bytes(len(whole) - 600)]
+    for _ in range(500):
+        flipped = bytearray(whole)
+        place = dice.randrange(min(len(whole), dice.choice((520, len(whole)))))
+        flipped[place] ^= 1 << dice.randrange(8)
+        damaged.append(bytes(flipped))
+    for data in damaged:
+        with pytest.raises(ReducedDamaged):
+            render_reduced(io.BytesIO(data), request, LIMITS)
+
+
+def test_head_that_is_damaged_raises_nothing_else() -> None:
+    _, copy = drawn(corpus.samples()["PNG"].data, request_for("clip", 40, 40))
+    assert copy
+    whole, dice = stored(copy).getvalue(), random.Random(8)
+    for _ in range(2000):
+        data = bytearray(whole[:512])
+        for _ in range(dice.randrange(1, 6)):
+            data[dice.randrange(300)] = dice.choice((*b'0123456789-{}[]",.:enul', dice.randrange(256)))
+        try:
+            read_facts(io.BytesIO(data)).serves(request_for("clip", 40, 40), SIDE)
+        except ReducedDamaged:
+            continue
