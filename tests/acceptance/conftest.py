@@ -198,6 +198,10 @@ def launched(
     image.let_in(root, image.Login(22, baked.key, baked.ssh_config, address))
     # The image was baked with a network; the box has none.
     (root / "etc/resolv.conf").write_text("")
+    # The playbook would want new lists of packages an hour after the bake.
+    for stamp in ("var/lib/apt/lists", "var/lib/apt/periodic/update-success-stamp"):
+        if (root / stamp).exists():
+            os.utime(root / stamp)
     for file, text in settings.items():
         (root / "etc/md5s3stash" / file).write_text(text)
     sabotage.write_files(root)

@@ -194,7 +194,6 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {
             f"{_FAULTS}::test_thumbnails_survive_the_end_of_an_instance[TERM]": r"assert \d+ <= 0",
             f"{_FAULTS}::test_a_reload_of_the_thumbnailer_drops_no_request": _CUT_OFF,
-            f"{_RELEASES}::test_upgrade_and_rollback_lose_no_request_and_no_file": _CUT_OFF,
         },
         # One that ends cuts off all that the others have in hand.
         _drop_in(_THUMBNAILER, "ExecStopPost=-+/usr/bin/pkill -KILL -f bin/md5s3stash-thumbnailer"),
