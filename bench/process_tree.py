@@ -43,12 +43,22 @@ def cpu_seconds(root: int) -> float:
 
 def peak_mib(root: int) -> float:
     """The sum of the processes' peaks: an upper bound, for they need not coincide, and shared pages count in each."""
-    return sum(_status_kib(pid, "VmHWM") for pid in tree(root)) / 1024
+    return sum(peaks_mib(root))
+
+
+def peaks_mib(root: int) -> list[float]:
+    """The peak of each process of the tree."""
+    return [_kib(pid, "status", "VmHWM") / 1024 for pid in tree(root)]
 
 
 def resident_mib(root: int) -> float:
     """What the processes of the tree hold at this moment; shared pages count in each."""
-    return sum(_status_kib(pid, "VmRSS") for pid in tree(root)) / 1024
+    return sum(_kib(pid, "status", "VmRSS") for pid in tree(root)) / 1024
+
+
+def proportional_mib(root: int) -> float:
+    """What the tree holds at this moment; a page that several processes share counts once (proc(5), smaps_rollup)."""
+    return sum(_kib(pid, "smaps_rollup", "Pss") for pid in tree(root)) / 1024
 
 
 def watch_others() -> Callable[[], float]:
@@ -90,9 +100,9 @@ def _read(pid: int) -> _Process | None:
     return None
 
 
-def _status_kib(pid: int, name: str) -> int:
+def _kib(pid: int, file: str, name: str) -> int:
     with suppress(FileNotFoundError, ProcessLookupError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1])
     return 0
