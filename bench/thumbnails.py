@@ -31,7 +31,17 @@ from bench.page import at_least  # noqa: E402
 from bench.peer_packages import PeerMissing  # noqa: E402
 from bench.picture_corpus import KINDS, Original, make_corpus  # noqa: E402
 from bench.thumbnail_quality import Quality  # noqa: E402
-from bench.thumbnail_servers import PROGRAMS, QUALITY, WORKERS, Running, Shape, Site, running, site_for  # noqa: E402
+from bench.thumbnail_servers import (  # noqa: E402
+    OURS_WITH_COPIES,
+    PROGRAMS,
+    QUALITY,
+    WORKERS,
+    Running,
+    Shape,
+    Site,
+    running,
+    site_for,
+)
 
 DIRECTORY = ROOT / "build" / "bench"
 ROUNDS = 5
@@ -45,8 +55,8 @@ What is left of a JPEG at an eighth of its size is the Huffman decoding of every
 PNG and WebP are decoded whole by all. In the clip to 400 pixels sharp alone has two advantages. sharp and thumbor let
 libjpeg reduce to barely the size that is asked for; here at least twice the pixels remain (1.75 times at an eighth),
 which keeps the thumbnail within an SSIM of 0.97 of plain pilbox's even for line art, and 12 megapixels are therefore
-decoded at a quarter where sharp takes an eighth. And Pillow's Lanczos filter has no SIMD code. Reduced copies, which
-the section on further sizes is about, are switched off here."""
+decoded at a quarter where sharp takes an eighth. And Pillow's Lanczos filter has no SIMD code. None of this is paid
+again where a reduced copy is there: see the section on further sizes."""
 TIMES_PILBOX = 4.0
 
 
@@ -117,7 +127,7 @@ def measure_all(rounds: int, peers: Sequence[str] = PEERS) -> Results:
     originals = make_corpus(DIRECTORY / "corpus")
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(site_for(originals, DIRECTORY))
-        servers, missing = _started([OURS, *peers], site, stack)
+        servers, missing = _started([OURS, OURS_WITH_COPIES, *peers], site, stack)
         quality = _quality(servers, originals)
         phases: dict[Case, list[Phase]] = {}
         for number, shape, level, server in itertools.product(range(rounds), SHAPES, LEVELS, servers):
@@ -185,12 +195,13 @@ def explanation(rounds: int) -> str:
         f"{count} originals that `bench/picture_corpus.py` draws, with the bits a pixel and the mix of sizes that "
         f"photographs have; thumbnails as JPEG of quality {QUALITY}. Each round is {passes} at once, every server "
         f"the same originals in the same order, one server at a time; medians of {rounds} interleaved rounds, times "
-        "over all of them. Nobody keeps results, nor this project's server its reduced copies of originals. Originals "
-        "are on a local disk for all but plain pilbox, which knows only URLs and fetches from a server on the same "
-        "machine; this project's server has them from S3 in its own "
-        f"cache. {WORKERS} worker processes each; node is one process with libuv's and sharp's own default numbers of "
-        "threads. Plain pilbox has the same Pillow as this project's server and the one name that it misses there. "
-        "Each request has its own connection: kept-alive ones would stay with one of the processes of pilbox and "
+        "over all of them. Nobody keeps results. This project's server is there twice: without its reduced copies of "
+        f"originals, and as it is set up by default ({OURS_WITH_COPIES}), where every original has been asked for once "
+        "before the measurement, as it has of all servers. Originals are on a local disk for all but plain pilbox, "
+        "which knows only URLs and fetches from a server on the same machine; this project's server has them from S3 "
+        f"in its own cache. {WORKERS} worker processes each; node is one process with libuv's and sharp's own default "
+        "numbers of threads. Plain pilbox has the same Pillow as this project's server and the one name that it misses "
+        "there. Each request has its own connection: kept-alive ones would stay with one of the processes of pilbox and "
         "thumbor and leave the other idle. SSIM is against an uncompressed thumbnail of the whole original; p99 is of "
         "a mix, so it is mostly the time of the dearest original. Server CPU counts all processes of the server, not "
         "the web server that pilbox fetches from. Peak memory sums the peaks of the processes."
@@ -215,13 +226,13 @@ def _aims(results: Results) -> str:
     """The crop: four times plain pilbox's rate at 8 clients, and ahead of every other in rate and p99 at all levels."""
     crop = SHAPES[0]
     lines = []
-    for name in results.versions:
-        if name == OURS:
-            continue
+    for name in _others(results):
         pairs = [(Case(OURS, crop, level), Case(name, crop, level)) for level in LEVELS]
         if name == BASE:
             reached = results.rate_to(Case(OURS, crop, EIGHT), Case(name, crop, EIGHT))
             lines.append(at_least(f"{crop}, 8 clients: the rate to {name}'s", reached, TIMES_PILBOX))
+            by_default = results.rate_to(Case(OURS_WITH_COPIES, crop, EIGHT), Case(name, crop, EIGHT))
+            lines.append(at_least(f"The same of {OURS_WITH_COPIES}, the default", by_default, TIMES_PILBOX))
         least = min(results.rate_to(ours, other) for ours, other in pairs)
         lines.append(at_least(f"{crop}, least of all levels: the rate to that of {name}", least, 1.0))
         tail = min(results.percentile(other, 99) / results.percentile(ours, 99) for ours, other in pairs)
@@ -229,12 +240,16 @@ def _aims(results: Results) -> str:
     return "\n".join(lines)
 
 
+def _others(results: Results) -> list[str]:
+    return [name for name in results.versions if not name.startswith(OURS)]
+
+
 def _target_table(results: Results) -> str:
     """Where we want to be, and where we are: above 1 is ahead, for p99 too."""
     lines = [
         f"### {OURS} to the others: rate, and p99 of the other to ours\n",
-        f"| | {' | '.join(other for other in results.versions if other != OURS)} |",
-        f"|---|{'---:|' * (len(results.versions) - 1)}",
+        f"| | {' | '.join(_others(results))} |",
+        f"|---|{'---:|' * len(_others(results))}",
     ]
     for shape in SHAPES:
         for level in LEVELS:
@@ -242,8 +257,7 @@ def _target_table(results: Results) -> str:
             cells = [
                 f"{results.rate_to(ours, other):.2f}, "
                 f"{results.percentile(other, 99) / results.percentile(ours, 99):.2f}"
-                for name in results.versions
-                if (other := Case(name, shape, level)) != ours
+                for other in (Case(name, shape, level) for name in _others(results))
             ]
             lines.append(f"| {shape}, {_clients(level)} | {' | '.join(cells)} |")
     return "\n".join(lines)
