@@ -48,7 +48,7 @@ def at_least(aim: str, reached: float | None, wanted: float, unit: str = "times"
     if reached is None:
         return f"- {aim}: not measured."
     verdict = "reached" if reached >= wanted else _missed(1 - reached / wanted)
-    return f"- {aim}: {times(reached)} {unit}, {verdict}."
+    return f"- {aim}: {f'{times(reached)} {unit}'.strip()}, {verdict}."
 
 
 def at_most(aim: str, reached: float, wanted: float, unit: str) -> str:
