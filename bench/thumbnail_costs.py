@@ -31,7 +31,7 @@ from bench.picture_corpus import KINDS, Kind, Original, make_corpus  # noqa: E40
 from bench.thumbnail_servers import QUALITY, Running, Shape, running, site_for  # noqa: E402
 from bench.thumbnails import DIRECTORY, OURS, SHAPES, load  # noqa: E402
 
-ROUNDS = 5
+ROUNDS = 3
 # Of each kind, one after the other, so that the ticks in which the kernel counts do not matter.
 REQUESTS = 16
 MOST = 1.35
