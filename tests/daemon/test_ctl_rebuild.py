@@ -18,8 +18,9 @@ from md5s3stash_daemon.restore import Restored, Restorer, completed
 from md5s3stash_daemon.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, PROGRAM, run
 from tests.support.daemon import Daemon, Site
-from tests.support.digest_s3 import DigestS3, Silence
+from tests.support.digest_s3 import DigestS3
 from tests.support.servers import RcloneS3, free_port, wait_until
+from tests.support.shards import assert_lists_at_once
 from tests.support.stores import Keys
 
 
@@ -188,20 +189,8 @@ def test_only_the_first_base_is_recorded_and_what_lies_below_it_of_others_is_not
 def test_buckets_are_listed_side_by_side(tmp_path: Path, redis_server: str) -> None:
     with DigestS3() as server:
         site = Site(tmp_path, redis_server, server.endpoint)
-        buckets = BucketBase.parse(site.bucket, "multibucket").buckets()
-        server.buckets.update(buckets)
-        server.always("LIST", Silence())
-        process = subprocess.Popen(
-            [*PROGRAM, "rebuild", "--jobs", "5"],
-            env={**os.environ, **site.environment(), "BUCKET_SCHEME": "multibucket"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_until(lambda: sum("list-type" in asked.target for asked in server.requests) == 5, "five LISTs")
-        finally:
-            process.kill()
-            process.wait()
+
+        assert_lists_at_once([*PROGRAM, "rebuild", "--jobs", "5"], 5, server, site)
 
 
 def test_rclones_server_is_rebuilt_from_by_pages(tmp_path: Path, redis_server: str, rclone_s3: RcloneS3) -> None:

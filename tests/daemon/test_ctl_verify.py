@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ from md5s3stash_daemon.recorded import recorded_digests
 from tests.daemon.test_ctl import PROGRAM, run
 from tests.support import servers
 from tests.support.daemon import Site
-from tests.support.digest_s3 import DigestS3, Silence
-from tests.support.servers import RcloneS3, wait_until
+from tests.support.digest_s3 import DigestS3
+from tests.support.servers import RcloneS3
+from tests.support.shards import assert_lists_at_once
 from tests.support.stores import Keys, new_bucket
 
 
@@ -188,20 +187,8 @@ def test_what_is_recorded_while_the_audit_runs_is_no_fault(site: Site) -> None:
 def test_the_shards_are_read_side_by_side(tmp_path: Path, redis_server: str) -> None:
     with DigestS3() as server:
         site = Site(tmp_path, redis_server, server.endpoint)
-        server.buckets.update(BucketBase.parse(site.bucket, "multibucket").buckets())
-        # Whoever reads one after the other never gets to the second.
-        server.always("LIST", Silence())
-        process = subprocess.Popen(
-            [*PROGRAM, "verify", "--jobs", "5"],
-            env={**os.environ, **site.environment(), "BUCKET_SCHEME": "multibucket"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_until(lambda: sum("list-type" in asked.target for asked in server.requests) == 5, "five LISTs")
-        finally:
-            process.kill()
-            process.wait()
+
+        assert_lists_at_once([*PROGRAM, "verify", "--jobs", "5"], 5, server, site)
 
 
 def test_every_base_is_audited_below_its_prefix_and_once(site: Site) -> None:
