@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
 import random
@@ -12,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,9 +84,9 @@ class Box:
 
     # --- drops ----------------------------------------------------------------------------------------------------
 
-    def drop(self, label: str, count: int, width: int = 320) -> Mapping[str, str]:
+    def drop(self, label: str, count: int, width: int = 320, height: int = 240) -> Mapping[str, str]:
         """Drops new pictures as a local program of the drop group does: under a temporary name, then renamed."""
-        files = {f"{label}-{number}.jpg": picture(width) for number in range(count)}
+        files = {f"{label}-{number}.jpg": picture(width, height) for number in range(count)}
         incoming = self.spool / "incoming"
         for name, data in files.items():
             temporary = incoming / f".{name}"
@@ -206,17 +207,27 @@ class DropLoad:
 
 
 class ThumbnailLoad:
-    """Asks for thumbnails without a pause, on a connection for each, while the context lasts; keeps what went wrong."""
+    """Asks for thumbnails without a pause, on a connection for each, while the context lasts; keeps what went wrong.
 
-    def __init__(self, box: Box, md5s: Iterable[str], clients: int = 2) -> None:
+    Pictures and sizes are such that each takes a tenth of a second to make, and there are more clients than servers:
+    a server always has some in hand, also at the moment when it is stopped.
+    """
+
+    CLIENTS = 5
+
+    def __init__(self, box: Box, label: str) -> None:
         self.answered = 0
         self.failures: list[str] = []
         self._box = box
-        self._md5s = list(md5s)
+        self._label = label
+        self._md5s: list[str] = []
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=[number]) for number in range(clients)]
+        self._threads = [threading.Thread(target=self._ask, args=[number]) for number in range(self.CLIENTS)]
 
     def __enter__(self) -> ThumbnailLoad:
+        # Within what the server keeps of an original, and too small to be read at half of its size.
+        self._md5s = list(self._box.drop(self._label, 2, 1600, 1200).values())
+        self._box.nothing_is_lost()
         for thread in self._threads:
             thread.start()
         wait_until(lambda: self.answered >= len(self._threads) or bool(self.failures), "the first answers", 60)
@@ -230,11 +241,12 @@ class ThumbnailLoad:
     def _ask(self, client: int) -> None:
         turn = client
         while not self._ended.is_set():
-            turn += 1
+            turn += self.CLIENTS
             try:
                 # Of another size each time, so that it is made and not remembered.
-                self._box.thumbnail(self._md5s[turn % len(self._md5s)], f"{20 + turn % 200}x{20 + turn % 150}")
+                self._box.thumbnail(self._md5s[turn % len(self._md5s)], f"{1500 - turn % 500}x1500")
                 self.answered += 1
-            except OSError as error:
+            # The latter is for an answer that breaks off in its body.
+            except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{time.strftime('%T')} {error!r}")
                 self._ended.wait(0.1)

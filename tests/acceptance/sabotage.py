@@ -198,6 +198,10 @@ SABOTAGES: Mapping[str, Sabotage] = {
         # One that ends cuts off all that the others have in hand.
         _drop_in(_THUMBNAILER, "ExecStopPost=-+/usr/bin/pkill -KILL -f bin/md5s3stash-thumbnailer"),
     ),
+    "instance-that-finishes-nothing": Sabotage(
+        {f"{_RELEASES}::test_upgrade_and_rollback_lose_no_request_and_no_file": _CUT_OFF},
+        _drop_in(_THUMBNAILER, "KillSignal=SIGKILL"),
+    ),
     "leases-on-files-of-others": Sabotage(
         {f"{_NFS}::test_a_file_that_grows_over_nfs_with_pauses_is_stashed_whole": "DID NOT RAISE"},
         # The kernel lets it see that the NFS server has a file closed, and it takes that for the end.
