@@ -7,7 +7,9 @@ import http.client
 import io
 import os
 import random
+import re
 import secrets
+import socket
 import subprocess
 import threading
 import time
@@ -209,11 +211,11 @@ class DropLoad:
 class ThumbnailLoad:
     """Asks for thumbnails without a pause, on a connection for each, while the context lasts; keeps what went wrong.
 
-    Pictures and sizes are such that each takes a tenth of a second to make, and there are more clients than servers:
-    a server always has some in hand, also at the moment when it is stopped.
+    The clients read slowly, as behind a thin line: so a server has requests in hand all the time, also at the moment
+    when it is stopped, and neither side is busy.
     """
 
-    CLIENTS = 5
+    CLIENTS = 8
 
     def __init__(self, box: Box, label: str) -> None:
         self.answered = 0
@@ -221,13 +223,15 @@ class ThumbnailLoad:
         self._box = box
         self._label = label
         self._md5s: list[str] = []
+        self._begun = time.time()
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=[number]) for number in range(self.CLIENTS)]
 
     def __enter__(self) -> ThumbnailLoad:
-        # Within what the server keeps of an original, and too small to be read at half of its size.
-        self._md5s = list(self._box.drop(self._label, 2, 1600, 1200).values())
+        # Thumbnails of noise are half a megabyte, more than the kernel takes off a server's hands (network.py).
+        self._md5s = list(self._box.drop(self._label, 2, 1200, 900).values())
         self._box.nothing_is_lost()
+        self._begun = time.time()
         for thread in self._threads:
             thread.start()
         wait_until(lambda: self.answered >= len(self._threads) or bool(self.failures), "the first answers", 60)
@@ -238,15 +242,46 @@ class ThumbnailLoad:
         for thread in self._threads:
             thread.join()
 
+    def nobody_was_cut_off(self) -> None:
+        """Every request was answered, though servers with requests in hand were stopped."""
+        assert self.failures == []
+        said = self._box.guest.run(
+            "journalctl", "--unit=md5s3stash-thumbnailer@*", f"--since=@{self._begun:.0f}", "--output=cat"
+        )
+        in_hand = re.findall(r"event=stopping requests=(\d+)", said)
+        assert any(map(int, in_hand)), f"the load was too light: {in_hand} requests in hand when servers stopped"
+
     def _ask(self, client: int) -> None:
         turn = client
         while not self._ended.is_set():
             turn += self.CLIENTS
+            # Of another size each time, so that it is made and not remembered.
+            path = f"/clip/{1000 - turn % 300}x1000/{self._md5s[turn % len(self._md5s)]}"
             try:
-                # Of another size each time, so that it is made and not remembered.
-                self._box.thumbnail(self._md5s[turn % len(self._md5s)], f"{1500 - turn % 500}x1500")
+                read_slowly(self._box.login.host, path)
                 self.answered += 1
             # The latter is for an answer that breaks off in its body.
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{time.strftime('%T')} {error!r}")
                 self._ended.wait(0.1)
+
+
+def read_slowly(host: str, path: str) -> None:
+    """Takes most of a second for a thumbnail. Raises OSError or HTTPException where one does not come whole."""
+    with socket.socket() as connection:
+        # What is not read stays with the server, and not in this machine's memory.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect((host, THUMBNAIL_PORT))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        if answer.status != 200:
+            raise OSError(f"status {answer.status}")
+        size = int(answer.headers["Content-Length"])
+        received = 0
+        while part := answer.read(size // 10):
+            received += len(part)
+            time.sleep(0.07)
+        if received < size:
+            raise http.client.IncompleteRead(b"", size - received)
