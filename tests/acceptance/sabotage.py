@@ -56,7 +56,7 @@ _FAULTS, _NFS, _RELEASES = "test_2_faults.py", "test_2_nfs.py", "test_3_releases
 # What makes the daemon forget, each time it starts, what it had been given.
 _FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/spool/md5s3stash/active -type f -delete"
 _LOST = r"AssertionError: lost: "
-_CUT_OFF = "Connection reset|RemoteDisconnected|IncompleteRead"
+_CUT_OFF = r"AssertionError: failed: .*(Connection reset|RemoteDisconnected|IncompleteRead)"
 
 NOTHING = Sabotage({})
 SABOTAGES: Mapping[str, Sabotage] = {
