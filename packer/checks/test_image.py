@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +17,15 @@ ENABLED = (
     "md5s3stash-thumbnailer.socket",
     "md5s3stash-thumbnailer@1.service",
     "md5s3stash-thumbnailer@2.service",
+    "md5s3stash-metrics.timer",
     "md5s3stash-secret.service",
     "md5s3stash-volume.service",
     "srv-md5s3stash-incoming.mount",
 )
 PROGRAMS = ("md5s3stash", "md5s3stashd", "md5s3stashctl", "md5s3stash-thumbnailer")
+# On the path, with completions; man pages are for all.
+COMMANDS = ("md5s3stash", "md5s3stashctl", "md5s3stash-enqueue")
+SHARE = Path(__file__).parents[2] / "share"
 # sshd, and the thumbnailer. Everything else listens on loopback or on a socket file.
 PUBLIC_TCP_PORTS = {22, 8888}
 METADATA = "http://169.254.169.254/latest/meta-data/"
@@ -47,6 +52,28 @@ def test_no_unit_has_failed(host: Any) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_is_installed_and_imports_what_it_needs(host: Any, program: str) -> None:
     output_of(host, f"/opt/md5s3stash/current/bin/{program} --help")
+
+
+@pytest.mark.parametrize("page", [page.stem for page in sorted((SHARE / "man").glob("man?/*"))])
+def test_man_shows_the_page_of_the_release_in_use(host: Any, page: str) -> None:
+    found = output_of(host, f"man --where {page}").strip()
+
+    assert output_of(host, f"realpath {found}").startswith(release_in_use(host))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_bash_completes_a_command_by_the_release_in_use(host: Any, command: str) -> None:
+    # The name since bash-completion 2.12, and the one before.
+    load = f"{{ _comp_load {command} || _completion_loader {command}; }} 2>/dev/null"
+    learnt = output_of(host, f"bash -c '. /usr/share/bash-completion/bash_completion; {load}; complete -p {command}'")
+
+    assert re.search(rf" -F \S+ {command}$", learnt.strip())
+    for file in (f"bash-completion/completions/{command}", f"zsh/site-functions/_{command}"):
+        assert output_of(host, f"realpath /usr/local/share/{file}").startswith(release_in_use(host))
+
+
+def release_in_use(host: Any) -> str:
+    return output_of(host, "realpath /opt/md5s3stash/current").strip() + "/"
 
 
 @pytest.mark.parametrize(("settings", "unit"), [

@@ -32,6 +32,7 @@ _INGREDIENTS = (
     "migrate",
     "packer",
     "requirements",
+    "share",
     "systemd",
     "thumbnailer",
 )

@@ -133,6 +133,10 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_LAUNCHED}::test_the_checks_of_an_image_pass_on_the_box": "test_nobody_logs_in_with_a_password"},
         {"etc/ssh/sshd_config.d/05-sabotage.conf": "PasswordAuthentication yes\n"},
     ),
+    "manual-of-another-release": Sabotage(
+        {f"{_LAUNCHED}::test_the_checks_of_an_image_pass_on_the_box": "test_man_shows_the_page_of_the_release_in_use"},
+        {"usr/local/share/man/man8/md5s3stashctl.8": ".TH md5s3stashctl 8\n"},
+    ),
     # --- a box for thumbnails alone --------------------------------------------------------------------------------
     "thumbnail-box-runs-all": Sabotage(
         {f"{_THUMBNAILS}::test_a_box_without_settings_for_a_spool_runs_no_daemon": "'failed' == 'inactive'"},

@@ -57,12 +57,13 @@ def test_no_process_of_ours_is_root_and_none_may_become_it(box: Box) -> None:
     ]
     ours = {pid: uid for uid, pid, command in processes if "md5s3stash" in command or "redis-server" in command}
 
-    # The daemon's, the thumbnail servers' and redis's.
-    assert len(set(ours.values())) == 3
+    # The daemon's, the thumbnail servers' and redis's; and each minute for a moment what speaks to CloudWatch.
+    assert len(set(ours.values())) in (3, 4)
     assert "0" not in ours.values()
     for pid in ours:
-        status = box.guest.run("cat", f"/proc/{pid}/status")
-        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+        status = box.guest.run("cat", f"/proc/{pid}/status", check=False)
+        # It may have ended meanwhile.
+        assert not status or re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
 
 
 def test_only_the_intended_ports_listen(box: Box) -> None:

@@ -34,6 +34,7 @@ def test_upgrade_and_rollback_lose_no_request_and_no_file(box: Box, baked: Baked
         second = current_release(box)
         assert second.startswith(f"{NEXT_VERSION}-")
         assert running_releases(box) == {second}
+        assert f"/{second}/" in box.guest.run("realpath", "/usr/local/share/man/man1/md5s3stash.1")
         kept = box.guest.run("ls", "/opt/md5s3stash/releases").split()
         assert {first, second} < set(kept)
         assert len(kept) == 4
