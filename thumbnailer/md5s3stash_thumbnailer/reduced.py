@@ -2,9 +2,11 @@
 
 Decoding is most of what a thumbnail costs, and sites ask for several sizes of each picture. The copy holds the pixels
 as they are, because decoding another JPEG would cost most of what is saved; where the original stores brightness and
-colours apart, and colours at half the resolution, so does the copy: half as many values are read, resized and kept. A thumbnail that can be cut from the copy
-always is, also while there is none yet: then it is made in memory. So the same request gives the same bytes, whatever
-the cache holds. What is read back is trusted only with its checksum: a copy is not synced to the disk.
+colours apart, and colours at half the resolution, so does the copy: half as many values are read, resized and kept.
+
+A thumbnail that can be cut from the copy always is, also while there is none yet: then it is made in memory. So the
+same request gives the same bytes, whatever the cache holds. What is read back is trusted only with its checksum: a copy
+is not synced to the disk.
 """
 
 from __future__ import annotations
