@@ -4,7 +4,7 @@
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
     {prefix}:names        dropped path or URL -> md5
     {prefix}:log          stream, one entry an outcome, for XREAD
-    {prefix}:confirmed:…  md5 -> when the store confirmed the content, see `confirmed`
+    {prefix}:confirmed:…  md5 -> that the store confirmed the content of late, see `confirmed`
     {prefix}:open         queue id -> 1, for drops whose outcome is recorded while their file is still in the spool
 
 The last makes the log idempotent: a daemon that dies between the record and the removal of the file does the work
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 # A stream that nobody trims would end up as the largest thing in Redis. Trimmed in whole nodes, hence "about".
 LOG_MAX_ENTRIES = 1_000_000
 
-# KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, then for each outcome:
-# queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's fields and values, they;
-# the number of confirmations, and for each of them the number of its key, field and value.
+# KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, when each of those hashes
+# goes, then for each outcome: queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's
+# fields and values, they; the number of confirmations, and for each of them the number of its key, field and value.
 _RECORD = """
-local at = 2
+local at = #KEYS - 2
 while at <= #ARGV do
   local id, name, md5, known, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
   if md5 ~= '' then
@@ -51,6 +51,9 @@ while at <= #ARGV do
     at = at + 3
   end
   at = at + 1
+end
+for key = 5, #KEYS do
+  redis.call('EXPIREAT', KEYS[key], ARGV[key - 3])
 end
 """
 
@@ -109,7 +112,10 @@ class RedisLedger:
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         keys = [*(self._key(name) for name in ("names", "hash_cache", "log")), self._open]
-        arguments: list[Any] = [LOG_MAX_ENTRIES]
+        until = {each.name: each.until for outcome in outcomes for each in outcome.confirmed}
+        number = {name: len(keys) + place for place, name in enumerate(until, 1)}
+        keys += until
+        arguments: list[Any] = [LOG_MAX_ENTRIES, *until.values()]
         for outcome in outcomes:
             fields = [part for pair in _log_entry(outcome).items() for part in pair]
             md5 = outcome.reports[0].md5 if outcome.reports else ""
@@ -117,9 +123,7 @@ class RedisLedger:
             arguments += map(_bytes, head + fields)
             arguments.append(len(outcome.confirmed))
             for confirmation in outcome.confirmed:
-                if confirmation.name not in keys:
-                    keys.append(confirmation.name)
-                arguments += (keys.index(confirmation.name) + 1, confirmation.field, confirmation.value)
+                arguments += (number[confirmation.name], confirmation.field, confirmation.value)
         try:
             # One script call is one write to the append-only file, and so one fsync for all of them.
             self._run(keys, arguments)
