@@ -219,7 +219,8 @@ def test_redis_drops_confirmations_once_nothing_in_their_hash_is_believed_any_mo
 
     ledger.record([Outcome("1", "name", (), error="E", reason="r", confirmed=(confirmation,))])
 
-    [name] = site.redis.keys(f"{site.prefix}:confirmed:*")
-    until = site.redis.expiretime(name)
+    client: Any = site.redis
+    [name] = client.keys(f"{site.prefix}:confirmed:*")
+    until = client.expiretime(name)
     assert started + fresh_seconds <= until <= started + fresh_seconds + max(60, fresh_seconds / 4) + 1, until
-    assert [key for key in site.redis.keys(f"{site.prefix}:*") if site.redis.ttl(key) != -1] == [name]
+    assert [key for key in client.keys(f"{site.prefix}:*") if client.ttl(key) != -1] == [name]
