@@ -13,7 +13,7 @@ import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,67 +50,81 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A ledger of so many entries; `total_bytes` is what all of Redis has grown by."""
+    """A ledger of so many entries, what Redis has grown by for it, and for what of that is no confirmation: those go
+    by themselves.
+    """
 
     entries: int
     keys: list[Key]
     total_bytes: int
+    lasting_bytes: int
 
 
 def measure(entries: int) -> Mapping[str, Filled]:
     """Of files and of URLs."""
-    kinds = {"files": _file, "URLs": _url}
-    return {kind: _fill(entries, name_of) for kind, name_of in kinds.items()}
+    return {"files": _fill(lambda client: of_files(client, entries)), "URLs": _fill(lambda client: _of_urls(entries))}
 
 
-def _fill(entries: int, name_of: Callable[[int, random.Random], str]) -> Filled:
+def _fill(outcomes_for: Callable[[Any], Iterator[Outcome]]) -> Filled:
     with stack.workspace() as directory, stack.redis_server(directory / "redis") as redis:
         # Any: the annotations of redis-py cover every reply that a command has in any protocol.
         client: Any = redis.client
-        empty = int(client.info("memory")["used_memory"])
+        empty = _used(client)
         ledger = RedisLedger(client, DEFAULT_PREFIX, "spool")
-        confirmations = Confirmations(client, DEFAULT_PREFIX, _ENDPOINT, [_BASE], _FRESH_SECONDS)
         caches = UrlCaches(client, DEFAULT_PREFIX, [_BASE])
-        outcomes = _outcomes(entries, name_of, confirmations)
+        outcomes = outcomes_for(client)
+        entries = 0
         while group := list(itertools.islice(outcomes, GROUP_SIZE)):
-            if name_of is _url:
-                _remember(caches, group)
+            _remember(caches, group)
             ledger.record(group)
             ledger.forget([outcome.queue_id for outcome in group])
-        return Filled(entries, _keys(client), int(client.info("memory")["used_memory"]) - empty)
+            entries += len(group)
+        keys, total = _keys(client), _used(client) - empty
+        client.delete(f"{DEFAULT_PREFIX}:none", *client.keys(f"{DEFAULT_PREFIX}:confirmed:*"))
+        return Filled(entries, keys, total, _used(client) - empty)
 
 
-def _outcomes(
-    entries: int, name_of: Callable[[int, random.Random], str], confirmations: Confirmations
-) -> Iterator[Outcome]:
-    chance = random.Random(1)
-    for number in range(entries):
-        name = name_of(number, chance)
-        md5 = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
-        sha256 = hashlib.sha256(name.encode()).hexdigest()
-        size_bytes = chance.randrange(20_000, 40_000_000)
-        mime_type = "image/jpeg" if number % 3 else "image/tiff"
-        dimensions = (chance.randrange(300, 9000), chance.randrange(300, 9000))
-        report = StashReport(name, md5, _BASE.address(md5).s3_url, mime_type, dimensions)
-        # Lists and queues have the caches instead.
-        confirmed = confirmations.given(Digest(md5, sha256, size_bytes), [True]) if name_of is _file else ()
-        yield Outcome(f"{number:016x}", name, (report,), size_bytes, confirmed=confirmed)
+def of_files(client: Any, count: int, first: int = 0) -> Iterator[Outcome]:
+    """Files that were dropped, and that S3 has confirmed."""
+    confirmations = Confirmations(client, DEFAULT_PREFIX, _ENDPOINT, [_BASE], _FRESH_SECONDS)
+    for number in range(first, first + count):
+        outcome = _outcome(number, _file(number))
+        sha256 = hashlib.sha256(outcome.name.encode()).hexdigest()
+        digest = Digest(outcome.reports[0].md5, sha256, outcome.size_bytes or 0)
+        yield replace(outcome, confirmed=confirmations.given(digest, [True]))
 
 
-def _file(number: int, chance: random.Random) -> str:
+def _of_urls(count: int) -> Iterator[Outcome]:
+    return (_outcome(number, _url(number)) for number in range(count))
+
+
+def _outcome(number: int, name: str) -> Outcome:
+    chance = random.Random(number)
+    md5 = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+    mime_type = "image/jpeg" if number % 3 else "image/tiff"
+    dimensions = (chance.randrange(300, 9000), chance.randrange(300, 9000))
+    report = StashReport(name, md5, _BASE.address(md5).s3_url, mime_type, dimensions)
+    return Outcome(f"{number:016x}", name, (report,), chance.randrange(20_000, 40_000_000))
+
+
+def _file(number: int) -> str:
     collection, box = divmod(number // 400, 60)
     return f"uclib_{2014 + collection % 12}_{collection:03}/box_{box:03}/uclib_{collection:03}_{number:07}_a.tif"
 
 
-def _url(number: int, chance: random.Random) -> str:
-    return f"https://repository{number % 7}.library.example.edu/assets/{chance.randbytes(8).hex()}/full/{number:08}.jpg"
+def _url(number: int) -> str:
+    asset = hashlib.sha256(str(number).encode()).hexdigest()[:16]
+    return f"https://repository{number % 7}.library.example.edu/assets/{asset}/full/{number:08}.jpg"
 
 
 def _remember(caches: UrlCaches, group: list[Outcome]) -> None:
+    """As lists and queues do; the names of files are no URLs."""
     [first] = caches
     assert first.url_cache is not None
     assert first.hash_cache is not None
     for outcome in group:
+        if "://" not in outcome.name:
+            continue
         report = outcome.reports[0]
         first.url_cache[outcome.name] = {
             "md5": report.md5,
@@ -119,6 +133,10 @@ def _remember(caches: UrlCaches, group: list[Outcome]) -> None:
         }
         first.hash_cache[report.md5] = (report.s3_url, report.mime_type, report.dimensions)
     caches.flush()
+
+
+def _used(client: Any) -> int:
+    return int(client.info("memory")["used_memory"])
 
 
 def _keys(client: Any) -> list[Key]:
@@ -141,6 +159,8 @@ def table(results: Mapping[str, Filled]) -> str:
         for key in filled.keys:
             rows.append((kind, f"`{key.name}`", f"{key.entries:,}", f"{key.bytes / filled.entries:.0f}"))
         rows.append((kind, "all of Redis", "", f"{filled.total_bytes / filled.entries:.0f}"))
+        if filled.lasting_bytes < filled.total_bytes:
+            rows.append((kind, "the same later", "", f"{filled.lasting_bytes / filled.entries:.0f}"))
     return page.table(("of", "key", ">entries", ">MB a million"), rows)
 
 

@@ -13,7 +13,6 @@ again, and finds that the log has it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 import redis
 from redis.exceptions import ClusterCrossSlotError
 
+from md5s3stash.cache import as_json
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
 from md5s3stash_daemon.confirmed import Confirmation
@@ -180,8 +180,8 @@ def _log_entry(outcome: Outcome) -> dict[str, str]:
     if not outcome.reports:
         return {"name": outcome.name, "outcome": "failed", "error": outcome.error, "reason": outcome.reason}
     first = outcome.reports[0]
-    entry = {"name": outcome.name, "outcome": "stashed", "md5": first.md5, "s3_url": first.s3_url}
-    entry["mime_type"] = first.mime_type
+    # Where it lies is in the hash_cache, which has it for each content once; that knows the first base alone.
+    entry = {"name": outcome.name, "outcome": "stashed", "md5": first.md5, "mime_type": first.mime_type}
     if outcome.size_bytes is not None:
         entry["size_bytes"] = str(outcome.size_bytes)
     if len(outcome.reports) > 1:
@@ -193,7 +193,7 @@ def _known(outcome: Outcome) -> str:
     if not outcome.reports:
         return ""
     report = outcome.reports[0]
-    return json.dumps([report.s3_url, report.mime_type, list(report.dimensions)])
+    return as_json([report.s3_url, report.mime_type, report.dimensions])
 
 
 def _unavailable(error: redis.RedisError) -> CacheUnavailable:
