@@ -45,10 +45,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """URLs a second, and seconds of CPU a URL: of the daemons, and of all that runs on this machine for it."""
+    """URLs a second, and seconds of CPU a URL: of the daemons, of Redis, and of all that this machine runs for it."""
 
     rate: float
     daemon_seconds: float
+    redis_seconds: float
     all_seconds: float
 
 
@@ -60,25 +61,29 @@ def measure(case: Case, urls: int) -> Measured:
     ):
         ours.queue.send(*(ours.origin.url(number, "own/") for number in range(urls)))
         begun, ended = (_when(ours, urls * share) for share in MEASURED)
-        seconds, of_daemons, of_all, done = (after - before for before, after in zip(begun, ended, strict=True))
-        return Measured(done / seconds, of_daemons / done, of_all / done)
+        seconds, done, *cpu = (after - before for before, after in zip(begun, ended, strict=True))
+        return Measured(done / seconds, *(each / done for each in cpu))
 
 
-def _when(ours: Fleet, outcomes: float) -> tuple[float, float, float, int]:
-    """Time, CPU of the daemons and of everything so far, and outcomes, once there are so many."""
+def _when(ours: Fleet, outcomes: float) -> tuple[float, ...]:
+    """Time, outcomes, and CPU of the daemons, of Redis and of everything so far, once there are so many outcomes."""
     wait_until(lambda: ours.outcomes() >= outcomes, f"{outcomes:.0f} outcomes", 600)
     of_daemons = sum(process_tree.cpu_seconds(daemon.process.pid) for daemon in ours.daemons)
-    return time.monotonic(), of_daemons, process_tree.cpu_seconds(os.getpid()), ours.outcomes()
+    redis = ours.ledger.redis.info("cpu")
+    of_redis = redis["used_cpu_user"] + redis["used_cpu_sys"]
+    return time.monotonic(), ours.outcomes(), of_daemons, of_redis, process_tree.cpu_seconds(os.getpid())
 
 
 def expected(case: Case, cost: Measured) -> Prediction:
-    """What the model gives where a URL costs so much CPU. Python computes on one core at a time in each daemon."""
-    cores = os.cpu_count() or 1
-    daemons = Station("a daemon's core", cost.daemon_seconds, case.daemons)
-    everything = Station("the cores of this machine", cost.all_seconds, cores)
-    # They are the same cores: of the two, the one that is busier is queued for.
-    station = min(daemons, everything, key=lambda each: each.most)
-    return predict(case.daemons * JOBS, case.answer_seconds, [station])
+    """What the model gives where a URL costs so much CPU. A daemon, and Redis, compute on one core at a time."""
+    stations = (
+        Station("the cores of this machine", cost.all_seconds, os.cpu_count() or 1),
+        Station("a core of each daemon", cost.daemon_seconds, case.daemons),
+        Station("Redis", cost.redis_seconds),
+    )
+    # They are the same cores, so that only the busiest of the three is queued for.
+    busiest = min(stations, key=lambda each: each.most)
+    return predict(case.daemons * JOBS, case.answer_seconds, [busiest])
 
 
 def rows(cases: Sequence[Case], seconds: float) -> Iterator[tuple[Case, Measured, Prediction]]:
@@ -101,6 +106,7 @@ def table(results: Sequence[tuple[Case, Measured, Prediction]]) -> str:
         ">by Little's law alone",
         "what limits it",
         ">CPU ms a URL: daemons",
+        ">Redis",
         ">all",
     )
     return page.table(
@@ -114,6 +120,7 @@ def table(results: Sequence[tuple[Case, Measured, Prediction]]) -> str:
                 f"{case.little:.0f}",
                 model.limit,
                 f"{1000 * measured.daemon_seconds:.1f}",
+                f"{1000 * measured.redis_seconds:.2f}",
                 f"{1000 * measured.all_seconds:.1f}",
             )
             for case, measured, model in results

@@ -57,7 +57,7 @@ def test_several_servers_are_about_what_a_simulation_of_them_does() -> None:
 
 
 def test_beside_a_measured_figure_stands_what_limits_it() -> None:
-    cost = Measured(rate=30, daemon_seconds=0.004, all_seconds=0.5)
+    cost = Measured(rate=30, daemon_seconds=0.004, redis_seconds=0.001, all_seconds=0.5)
     slow, quick = Case(1, answer_seconds=60), Case(4, answer_seconds=0.01)
 
     lines = table([(case, cost, expected(case, cost)) for case in (slow, quick)]).splitlines()
