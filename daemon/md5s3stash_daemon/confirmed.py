@@ -33,8 +33,9 @@ _ENTRY = struct.Struct(">IQ32s")
 # Boxes that share a Redis have clocks of their own.
 _CLOCK_SECONDS = 60
 
-# A stretch is this part of the time that an entry is believed: so much longer than needed is the oldest kept.
-_STRETCHES = 4
+# Into so many stretches the time is cut that an entry is believed. With more of them the oldest would go sooner after
+# that, and each look would cost a hash more.
+_STRETCHES = 2
 
 
 @dataclass(frozen=True, slots=True)
