@@ -174,7 +174,7 @@ def text(full: bool) -> str:
     )
 
 
-SECTIONS = (page.Section("ledger-memory", "Memory of the ledger", text),)
+SECTIONS = (page.Section("ledger-memory", "Memory of the ledger", text, takes_long=True),)
 
 
 def main() -> None:
