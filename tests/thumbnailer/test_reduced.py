@@ -206,6 +206,17 @@ def test_damage_of_any_kind_is_found_out() -> None:
             render_reduced(io.BytesIO(data), request, LIMITS)
 
 
+@pytest.mark.parametrize("name", ["width", "height", "profile_bytes"])
+def test_number_that_has_become_a_fraction_is_damage(name: str) -> None:
+    _, copy = drawn(corpus.samples()["JPEG with a profile"].data, request_for("clip", 40, 40))
+    assert copy
+    data = stored(copy).getvalue()
+    place = data.index(f'"{name}": '.encode()) + len(name) + 4
+    fraction = data[:place] + data[place : place + 1] + b".5" + data[place + 3 :]
+    with pytest.raises(ReducedDamaged):
+        render_reduced(io.BytesIO(fraction), request_for("clip", 40, 40), LIMITS)
+
+
 def test_head_that_is_damaged_raises_nothing_else() -> None:
     _, copy = drawn(corpus.samples()["PNG"].data, request_for("clip", 40, 40))
     assert copy

@@ -191,6 +191,7 @@ def read_facts(file: BinaryIO) -> Facts:
         magic, _, text = _HEAD.unpack(file.read(_HEAD.size))
         facts = Facts(**json.loads(text))
         is_sound = magic == _MAGIC and facts.format in MIME_TYPES and min(facts.size) > 0 and facts.shrink > 0
+        is_sound = is_sound and {type(n) for n in (facts.width, facts.height, facts.profile_bytes)} == {int}
         # A size beyond this setting's would be read into memory.
         if is_sound and 0 < facts.pixel_bytes <= 4 * facts.side**2 and 0 <= facts.profile_bytes <= _MAX_PROFILE_BYTES:
             return facts
