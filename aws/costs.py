@@ -57,7 +57,7 @@ NODE_SHARE = 0.75
 NODES_PER_LEDGER = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stash:
     """How much there is, and what is done with it in a month."""
 
@@ -211,12 +211,26 @@ def _sum(items: Sequence[Item], stash: Stash) -> str:
     return f"{sum(item.dollars(stash) for item in items):,.2f}"
 
 
+def _between(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least:,} and {most:,}")
+        return value
+
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--objects", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--megabytes", type=float, default=Stash.megabytes, help="of a mean original")
-    parser.add_argument("--views", type=float, default=Stash.views, help="of thumbnails, a month and original")
-    parser.add_argument("--misses", type=float, default=Stash.misses, help="share of the views that CloudFront has not")
+    parser.add_argument("--objects", type=_between(int, 1, 10**12), nargs="+", default=SIZES)
+    parser.add_argument("--megabytes", type=_between(float, 0, 5e6), default=1.0, help="of a mean original")
+    parser.add_argument(
+        "--views", type=_between(float, 0, 1e6), default=5.0, help="of thumbnails, a month and original"
+    )
+    parser.add_argument(
+        "--misses", type=_between(float, 0, 1), default=0.1, help="share of the views that CloudFront has not"
+    )
     given = parser.parse_args(arguments)
     print(table([Stash(objects, given.megabytes, given.views, given.misses) for objects in given.objects]))
 

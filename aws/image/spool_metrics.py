@@ -28,6 +28,7 @@ FIGURES: Mapping[tuple[str, str], tuple[str, Mapping[str, str]]] = {
 }
 
 _ANSWER_SECONDS = 10.0
+_MAX_ANSWER_BYTES = 1024 * 1024
 # No proxy knows the way to loopback.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -39,7 +40,7 @@ def main(environment: Mapping[str, str] = os.environ, url: str = METRICS_URL) ->
         return 0
     try:
         with _OPENER.open(url, timeout=_ANSWER_SECONDS) as answer:
-            told = figures(answer.read().decode())
+            told = figures(answer.read(_MAX_ANSWER_BYTES).decode())
         boto3.client("cloudwatch").put_metric_data(
             Namespace=NAMESPACE,
             MetricData=[

@@ -40,6 +40,14 @@ def test_the_page_on_scale_shows_what_the_command_prints(capsys: pytest.CaptureF
     assert f"\n\n{capsys.readouterr().out}\n" in (DOCS / "scale.md").read_text(), "run python -m aws.costs"
 
 
+@pytest.mark.parametrize("wrong", ["--objects=0", "--objects=many", "--megabytes=nan", "--views=-1", "--misses=2"])
+def test_a_number_that_means_nothing_is_one_line(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        costs.main([wrong])
+
+    assert f"error: argument {wrong.partition('=')[0]}: " in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_both_pages_have_the_same_price_for_the_same_thing() -> None:
     rows = [ROW.match(row) for row in TABLE]
     here = {row[1]: float(row[3]) for row in rows if row}
