@@ -62,7 +62,7 @@ def test_man_shows_the_page_of_the_release_in_use(host: Any, page: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_bash_completes_a_command_by_the_release_in_use(host: Any, command: str) -> None:
+def test_the_shells_complete_a_command_by_the_release_in_use(host: Any, command: str) -> None:
     # The name since bash-completion 2.12, and the one before.
     load = f"{{ _comp_load {command} || _completion_loader {command}; }} 2>/dev/null"
     learnt = output_of(host, f"bash -c '. /usr/share/bash-completion/bash_completion; {load}; complete -p {command}'")
