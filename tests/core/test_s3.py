@@ -130,7 +130,7 @@ def test_object_reads_back_right_and_stashing_it_again_sends_no_body(
         assert answer["ContentType"] == "image/x-test"
         assert answer["CacheControl"] == IMMUTABLE
         assert {name.lower(): value for name, value in answer["Metadata"].items()} == {"sha256": content.digest.sha256}
-        if kind == "moto":
+        if kind == "moto" and (way == "boto3" or not large_body):
             checksum = client.head_object(Bucket=bucket, Key=content.digest.md5, ChecksumMode="ENABLED")
             assert checksum["ChecksumSHA256"] == content.digest.sha256_base64
 
@@ -524,7 +524,10 @@ def test_parts_left_behind_by_a_failure_are_removed_even_if_the_file_is_unreadab
 ) -> None:
     path = tmp_path / "write-only"
     with open(path, "wb") as unreadable, pytest.raises(OSError, match="Bad file descriptor"):
-        put(connect(server.endpoint, session, PARTS), Content(large.digest, file=unreadable))
+        put(
+            connect(server.endpoint, session, PARTS),
+            Content(large.digest, file=unreadable, fingerprints=large.fingerprints),
+        )
 
     assert (server.objects, server.uploads) == ({}, {})
 
