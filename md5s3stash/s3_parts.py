@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import count
 
 from md5s3stash.content import Content, Progress
-from md5s3stash.errors import StashError
 from md5s3stash.fingerprints import BLOCK_BYTES
 
 # The most parts of one upload (AWS, "Multipart upload limits").
@@ -46,8 +45,8 @@ class SentPart:
         return {"PartNumber": self.part.number, "ETag": self.etag}
 
 
-class _BrokenOff(StashError):
-    """Another part has failed, so this one is no longer wanted."""
+class _BrokenOff(BaseException):
+    """Another part has failed, so this one is no longer wanted. No Exception: boto3 would try again."""
 
 
 class PartsSender:
@@ -64,10 +63,11 @@ class PartsSender:
         """Every part, in order. Where one fails the others are broken off, and nothing is on its way any more when it
         raises what that one raised.
         """
-        failed = threading.Event()
+        faults: list[BaseException] = []
+        broken_off = threading.Event()
 
         def go_on(count: int) -> None:
-            if failed.is_set():
+            if broken_off.is_set():
                 raise _BrokenOff
             if progress is not None:
                 progress(count)
@@ -75,8 +75,9 @@ class PartsSender:
         def hash_and_send(number: int, piece: range) -> SentPart:
             try:
                 return send(Part(number, piece, _md5_of(content, piece)), go_on)
-            except BaseException:
-                failed.set()
+            except BaseException as fault:
+                faults.append(fault)
+                broken_off.set()
                 raise
 
         pool = self._started()
@@ -87,13 +88,12 @@ class PartsSender:
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            failed.set()
+            broken_off.set()
             for future in futures:
                 future.cancel()
             wait(futures)
-        faults = [fault for future in futures if not future.cancelled() and (fault := future.exception()) is not None]
         if faults:
-            raise next((fault for fault in faults if not isinstance(fault, _BrokenOff)), faults[0])
+            raise faults[0]
         return [future.result() for future in futures]
 
     def _started(self) -> ThreadPoolExecutor:
