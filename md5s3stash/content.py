@@ -240,7 +240,11 @@ class VerifyingReader(FileReader):
 
     def _load(self, number: int) -> None:
         start = number * BLOCK_BYTES
-        block = os.pread(self._descriptor, min(BLOCK_BYTES, self._file_bytes - start), start)
+        wanted = min(BLOCK_BYTES, self._file_bytes - start)
+        block = os.pread(self._descriptor, wanted, start)
+        # A network file system may give less than there is.
+        while len(block) < wanted and (more := os.pread(self._descriptor, wanted - len(block), start + len(block))):
+            block += more
         if not self._fingerprints.match(number, block):
             raise SourceChanged("the file changed between hashing and upload: nothing was stored, stash it again")
         self._number, self._block = number, block

@@ -129,6 +129,16 @@ def test_a_verified_pass_hands_out_no_byte_of_a_block_that_changed(tmp_path: Pat
         assert b"".join(handed_out) == before[: at // BLOCK_BYTES * BLOCK_BYTES]
 
 
+def test_a_file_system_that_reads_short_does_not_look_like_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data, whole = tmp_path / "file", os.urandom(IN_MEMORY_BYTES + 1), os.pread
+    path.write_bytes(data)
+    monkeypatch.setattr(os, "pread", lambda descriptor, count, at: whole(descriptor, min(count, 300_000), at))
+    with content_of_file(open(path, "rb")) as content, content.verifying_reader() as reader:
+        assert reader.read() == data
+
+
 def test_a_downloaded_file_is_verified_like_any_other(tmp_path: Path) -> None:
     data = os.urandom(3 * BLOCK_BYTES + 3)
     builder = ContentBuilder(str(tmp_path), memory_bytes=1000)
