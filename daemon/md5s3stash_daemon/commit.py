@@ -4,27 +4,26 @@ spool.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 
 from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import COMMITTER, Pulse
+from md5s3stash_daemon.health import COMMITTER, Pulse, ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
-from md5s3stash_daemon.recorder import QUEUE_SIZE, Recorder, next_group
+from md5s3stash_daemon.recorder import GroupCommitter
 from md5s3stash_daemon.spool import Entry, Spool
 from md5s3stash_daemon.work import until_it_works
 
 log = logging.getLogger(__name__)
 
+# A file, and what became of it.
 Finished = tuple[Entry, Outcome]
 
 
-class Committer:
-    """A thread that commits in groups: while one commit waits for its fsync, the next one gathers. `ended` is told what
-    has left active/ and the ledger's memory of what is under way.
+class Committer(GroupCommitter[Finished]):
+    """Where the ledger is down and the daemon stops, the files stay claimed. `ended` is told what has left active/ and
+    the ledger's memory of what is under way.
     """
 
     def __init__(
@@ -36,38 +35,15 @@ class Committer:
         pulse: Pulse,
         ended: Callable[[Sequence[Entry]], object],
     ) -> None:
+        super().__init__("committer", ledger, gate, stopping, ThreadPulse(pulse, COMMITTER))
         self._spool = spool
-        self._recorder = Recorder(ledger, gate, stopping, self._resting)
-        self._stopping = stopping
-        self._pulse = pulse
         self._ended = ended
-        self._queue: queue.Queue[Finished | None] = queue.Queue(maxsize=QUEUE_SIZE)
-        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Commits what was put, and ends. Where the ledger is down and the daemon stops, the files stay claimed."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def put(self, entry: Entry, outcome: Outcome) -> None:
-        """Hands over a finished file; waits while too many are uncommitted."""
-        self._queue.put((entry, outcome))
-
-    def _run(self) -> None:
-        more = True
-        while more:
-            group, more = next_group(self._queue, self._resting)
-            self._pulse.beat(COMMITTER)
-            if group and self._recorder.record([outcome for _, outcome in group]):
-                self._let_go(group)
-        self._recorder.forget()
-        self._pulse.end(COMMITTER)
-
-    def _resting(self) -> contextlib.AbstractContextManager[None]:
-        return self._pulse.resting(COMMITTER)
+    def _commit(self, group: list[Finished]) -> bool:
+        if not self._recorder.record([outcome for _, outcome in group]):
+            return False
+        self._let_go(group)
+        return True
 
     def _let_go(self, group: Sequence[Finished]) -> None:
         stashed = [(entry, outcome) for entry, outcome in group if outcome.reports]
@@ -108,7 +84,7 @@ class Committer:
 
     def _moved(self, move: Callable[[], object]) -> bool:
         def beat_and_move() -> None:
-            self._pulse.beat(COMMITTER)
+            self._pulse.beat()
             move()
 
         return until_it_works(beat_and_move, self._stopping)

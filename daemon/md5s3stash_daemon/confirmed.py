@@ -1,15 +1,17 @@
 """What the store has confirmed of late: a content that comes again then costs it no request.
 
-    {prefix}:confirmed:{endpoint} {scheme}:{base}    md5 (16 bytes) -> when, size and sha-256 (44 bytes)
+    {prefix}:confirmed:{endpoint} {scheme}:{base}:{since}    md5 (16 bytes) -> when, size and sha-256 (44 bytes)
 
-One hash for each place that objects lie in, since what one store holds says nothing of another. A million contents take
-about 120 MB of Redis. Without an entry, or with one of another size or sha-256 (that would be an md5 collision), the
-store decides.
+One hash for each place that objects lie in, since what one store holds says nothing of another, and each stretch of
+time, so that Redis drops it as a whole once nothing in it is believed any more. Without an entry, or with one of
+another size or sha-256 (that would be an md5 collision), the store decides; a content that the hash_cache knows at that
+place is looked for there before its body is sent.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +24,7 @@ from md5s3stash.digest import Digest
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
+from md5s3stash_daemon.ledger_reader import mapped
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +33,19 @@ _ENTRY = struct.Struct(">IQ32s")
 # Boxes that share a Redis have clocks of their own.
 _CLOCK_SECONDS = 60
 
+# Into so many stretches the time is cut that an entry is believed. With more of them the oldest would go sooner after
+# that, and each look would cost a hash more.
+_STRETCHES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """An entry as it is written: the name of the hash, field and value."""
+    """An entry as it is written: the name of the hash, field, value, and when Redis may drop the hash."""
 
     name: str
     field: bytes
     value: bytes
+    until: int
 
 
 class Confirmations:
@@ -53,46 +61,81 @@ class Confirmations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client: Any = client
-        self._names = [f"{_prefix(prefix)}{endpoint} {base.scheme}:{base.base}" for base in bases]
+        self._hash_cache = f"{prefix}:hash_cache"
+        self._bases = bases
+        self._places = [f"{_prefix(prefix)}{endpoint} {base.scheme}:{base.base}" for base in bases]
         self.fresh_seconds = fresh_seconds
+        self._stretch_seconds = max(_CLOCK_SECONDS, int(fresh_seconds / _STRETCHES))
         self._clock = clock
 
     def standings(self, digests: Sequence[Digest]) -> list[tuple[Standing, ...]]:
         """What is known of each content, in the order of the bases. One trip, whatever their number."""
-        unknown = [(Standing.UNKNOWN,) * len(self._names) for _ in digests]
+        unknown = [(Standing.UNKNOWN,) * len(self._places) for _ in digests]
         if not digests or not self.fresh_seconds:
             return unknown
+        now = self._clock()
         fields = [bytes.fromhex(digest.md5) for digest in digests]
+        names = [f"{place}:{since}" for place in self._places for since in self._believed(now)]
         try:
             with self._client.pipeline(transaction=False) as pipeline:
-                for name in self._names:
+                pipeline.hmget(self._hash_cache, [digest.md5 for digest in digests])
+                for name in names:
                     pipeline.hmget(name, fields)
-                found: list[list[bytes | None]] = pipeline.execute()
+                recorded, *found = pipeline.execute()
         except redis.RedisError as error:
             # Then the store is asked, and whoever records will meet the same fault and deal with it.
             log.debug("confirmations not read: %s", error)
             return unknown
-        now = self._clock()
-        return [
-            tuple(self._standing(entry, digest, now) for entry in entries)
-            for digest, entries in zip(digests, zip(*found, strict=True), strict=True)
-        ]
+        standings = []
+        for digest, content, *entries in zip(digests, recorded, *found, strict=True):
+            fresh = [self._is_fresh(entry, digest, now) for entry in entries]
+            of_place = len(fresh) // len(self._places)
+            standings.append(
+                tuple(
+                    self._standing(base, digest, any(fresh[at * of_place : (at + 1) * of_place]), content)
+                    for at, base in enumerate(self._bases)
+                )
+            )
+        return standings
 
     def given(self, digest: Digest, asked: Iterable[bool]) -> tuple[Confirmation, ...]:
         """The entries to write of a content, for each base whether its store has confirmed it just now."""
         if not self.fresh_seconds:
             return ()
+        now = int(self._clock())
+        since = self._since(now)
+        until = since + self._stretch_seconds + math.ceil(self.fresh_seconds)
         field = bytes.fromhex(digest.md5)
-        value = _ENTRY.pack(int(self._clock()), digest.size_bytes, bytes.fromhex(digest.sha256))
-        return tuple(Confirmation(name, field, value) for name, was in zip(self._names, asked, strict=True) if was)
+        value = _ENTRY.pack(now, digest.size_bytes, bytes.fromhex(digest.sha256))
+        return tuple(
+            Confirmation(f"{place}:{since}", field, value, until)
+            for place, was in zip(self._places, asked, strict=True)
+            if was
+        )
 
-    def _standing(self, entry: bytes | None, digest: Digest, now: float) -> Standing:
+    def _since(self, seconds: float) -> int:
+        """When the stretch began that a moment is in."""
+        return int(seconds) // self._stretch_seconds * self._stretch_seconds
+
+    def _believed(self, now: float) -> range:
+        """The stretches that may hold something fresh."""
+        return range(
+            self._since(now - self.fresh_seconds), self._since(now + _CLOCK_SECONDS) + 1, self._stretch_seconds
+        )
+
+    def _is_fresh(self, entry: bytes | None, digest: Digest, now: float) -> bool:
         if entry is None or len(entry) != _ENTRY.size:
-            return Standing.UNKNOWN
+            return False
         at, size_bytes, sha256 = _ENTRY.unpack(entry)
-        if (size_bytes, sha256.hex()) != (digest.size_bytes, digest.sha256):
-            return Standing.UNKNOWN
-        return Standing.CONFIRMED if -_CLOCK_SECONDS <= now - at < self.fresh_seconds else Standing.TO_CONFIRM
+        is_same = (size_bytes, sha256.hex()) == (digest.size_bytes, digest.sha256)
+        return is_same and -_CLOCK_SECONDS <= now - at < self.fresh_seconds
+
+    def _standing(self, base: BucketBase, digest: Digest, fresh: bool, content: bytes | None) -> Standing:
+        if fresh:
+            return Standing.CONFIRMED
+        if content is not None and mapped("", digest.md5, content).s3_url == base.address(digest.md5).s3_url:
+            return Standing.TO_CONFIRM
+        return Standing.UNKNOWN
 
 
 def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | None) -> int:

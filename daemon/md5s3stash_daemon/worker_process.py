@@ -132,7 +132,7 @@ class WorkerProcess:
             chunk, entry = self._chunk(entry)
             for done, outcome in self._worker.handle(chunk):
                 if outcome is not None:
-                    self._committer.put(done, outcome)
+                    self._committer.put((done, outcome))
                 elif not self._stopping.is_set():
                     self._tally.unclaimed(done.queue_id)
                     self._outbox.ended([done])

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 
 from md5s3stash.digest import digest_of
+from md5s3stash.s3_conditional import ASK_AFTER
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
 from md5s3stash_daemon.confirmed import Confirmations
+from md5s3stash_daemon.ledger import Outcome, RedisLedger
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
 from tests.support.servers import REPOSITORY, wait_until
@@ -158,18 +161,77 @@ def test_forget_refuses_what_is_no_md5(site: Site) -> None:
     assert "give either md5s or --all" in ctl(site, "forget")
 
 
+def test_without_a_confirmation_a_recorded_content_is_looked_for_before_it_is_sent(site: Site, s3: DigestS3) -> None:
+    with Daemon(site, {"MD5S3STASH_SPOOL_PROCESSES": "1"}) as daemon:
+        daemon.wait_until_started()
+        # By then the store has shown that it honours conditional puts, so that what is new costs no look.
+        others = [f"other {number}" for number in range(ASK_AFTER)]
+        for name in others:
+            site.drop(name, name.encode())
+        wait_until(lambda: len(site.names()) == len(others) and site.files() == [], "the others stashed")
+        site.drop("first", DATA)
+        wait_until(lambda: "first" in site.names() and site.files() == [], "stashed")
+        assert asked(s3) == ["PUT"]
+        ctl(site, "forget", "--all")
+
+        site.drop("again", DATA)
+        wait_until(lambda: "again" in site.names() and site.files() == [], "stashed again")
+
+        assert asked(s3) == ["HEAD"]
+        assert daemon.terminate() == 0
+
+
+def test_what_was_recorded_of_one_place_says_nothing_of_another(site: Site) -> None:
+    digest = digest_of(DATA)
+    site.redis.hset(f"{site.prefix}:hash_cache", digest.md5, f'["s3://bucket/{digest.md5}", "text/plain", [0, 0]]')
+    standings = [
+        Confirmations(site.redis, site.prefix, "https://s3", (BucketBase.parse(base, "simple"),), 60).standings(
+            [digest]
+        )
+        for base in ("bucket", "other", "bucket/prefix")
+    ]
+    assert standings == [[(Standing.TO_CONFIRM,)], [(Standing.UNKNOWN,)], [(Standing.UNKNOWN,)]]
+
+
 def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site: Site) -> None:
     now = [1_000_000.0]
     bases = (BucketBase.parse("bucket", "simple"),)
-    confirmations = Confirmations(site.redis, site.prefix, "https://s3", bases, 60, clock=lambda: now[0])
+    confirmations = Confirmations(site.redis, site.prefix, "https://s3", bases, 3600, clock=lambda: now[0])
     digest = digest_of(DATA)
     assert confirmations.standings([digest]) == [(Standing.UNKNOWN,)]
     for entry in confirmations.given(digest, [True]):
         site.redis.hset(entry.name, entry.field, entry.value)
 
-    for seconds, standing in ((0, "confirmed"), (59, "confirmed"), (60, "to confirm"), (-600, "to confirm")):
+    for seconds, standing in (
+        (0, "confirmed"),
+        (3599, "confirmed"),
+        (3600, "unknown"),
+        (-59, "confirmed"),
+        (-600, "unknown"),
+    ):
         now[0] = 1_000_000.0 + seconds
         assert confirmations.standings([digest]) == [(Standing(standing),)], seconds
+    now[0] = 1_000_000.0
     assert confirmations.standings([digest_of(b"other")]) == [(Standing.UNKNOWN,)]
-    other = Confirmations(site.redis, site.prefix, "https://elsewhere", bases, 60, clock=lambda: now[0])
+    other = Confirmations(site.redis, site.prefix, "https://elsewhere", bases, 3600, clock=lambda: now[0])
     assert other.standings([digest]) == [(Standing.UNKNOWN,)]
+
+
+@pytest.mark.parametrize("fresh_seconds", [0.5, 60, 3600, 30 * 86400])
+def test_redis_drops_confirmations_once_nothing_in_their_hash_is_believed_any_more(
+    site: Site, fresh_seconds: float
+) -> None:
+    started = time.time()
+    confirmed = Confirmations(
+        site.redis, site.prefix, "https://s3", (BucketBase.parse("bucket", "simple"),), fresh_seconds
+    )
+    [confirmation] = confirmed.given(digest_of(DATA), [True])
+    ledger = RedisLedger(site.redis, site.prefix, "spool")
+
+    ledger.record([Outcome("1", "name", (), error="E", reason="r", confirmed=(confirmation,))])
+
+    client: Any = site.redis
+    [name] = client.keys(f"{site.prefix}:confirmed:*")
+    until = client.expiretime(name)
+    assert started + fresh_seconds <= until <= started + fresh_seconds + max(60, fresh_seconds / 2) + 1, until
+    assert [key for key in client.keys(f"{site.prefix}:*") if client.ttl(key) != -1] == [name]
