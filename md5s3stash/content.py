@@ -1,8 +1,8 @@
 """The local bytes of a source together with their digest: what was hashed is what will be sent.
 
 Up to `IN_MEMORY_BYTES` the bytes are one immutable buffer, so nothing can change between the digest and the upload. A
-larger content is an open file; whoever sends it hashes it again on the way (see `VerifyingReader`) and stops before
-the last byte where the two passes differ.
+larger content is an open file. The pass that hashes it takes a fingerprint of each block as well, and whoever sends it
+reads it through `VerifyingReader`, which hands out no byte of a block that has changed since.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import io
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from md5s3stash.digest import CHUNK_BYTES, Digest, Hasher, digest_of, digest_of_stream
+from md5s3stash.digest import Digest, Hasher, digest_of
 from md5s3stash.errors import SourceChanged
+from md5s3stash.fingerprints import BLOCK_BYTES, Fingerprints
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -31,14 +33,15 @@ Progress = Callable[[int], None]
 class Content:
     """Bytes on this machine, their digest, and the MIME type that their origin declared, if it did.
 
-    Exactly one of `data` and `file` is set. Close it (or use it as a context manager): a downloaded file is unlinked
-    already and its space is free again with the last descriptor.
+    Either `data` is set, or `file` with the fingerprints of its blocks. Close it (or use it as a context manager): a
+    downloaded file is unlinked already and its space is free again with the last descriptor.
     """
 
     digest: Digest
     declared_type: str | None = None
     data: bytes | None = None
     file: BinaryIO | None = None
+    fingerprints: Fingerprints | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -50,10 +53,12 @@ class Content:
             return io.BytesIO(self.data or b"")
         return io.BufferedReader(FileReader(self.file.fileno(), self.size_bytes))
 
-    def verifying_reader(self, progress: Progress | None = None) -> VerifyingReader:
-        """The bytes of the file again, checked against the digest while they are read."""
-        assert self.file is not None, "a buffer cannot change, so nothing verifies it"
-        return VerifyingReader(self.file.fileno(), self.digest, progress)
+    def verifying_reader(self, progress: Progress | None = None, piece: range | None = None) -> VerifyingReader:
+        """The bytes of the file again, or of a piece of it, each block compared with what it was when it was hashed."""
+        assert self.file is not None, "a buffer cannot change"
+        assert self.fingerprints is not None
+        whole = range(self.size_bytes)
+        return VerifyingReader(self.file.fileno(), self.size_bytes, self.fingerprints, piece or whole, progress)
 
     def close(self) -> None:
         if self.file is not None:
@@ -75,6 +80,7 @@ class ContentBuilder:
 
     def __init__(self, temp_dir: str | None = None, memory_bytes: int = IN_MEMORY_BYTES) -> None:
         self._hasher = Hasher()
+        self._fingerprints = Fingerprints()
         # Rolls over to an unlinked file on the disk of `temp_dir` by itself.
         self._spool: tempfile.SpooledTemporaryFile[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
             max_size=memory_bytes, prefix="md5s3_", dir=temp_dir
@@ -89,6 +95,7 @@ class ContentBuilder:
         """Takes the next bytes. Raises OSError where the temporary disk is full."""
         self._spool.write(chunk)
         self._hasher.update(chunk)
+        self._fingerprints.update(chunk)
 
     def finish(self, declared_type: str | None = None) -> Content:
         """Everything written so far as one content; the builder is of no use afterwards."""
@@ -101,7 +108,8 @@ class ContentBuilder:
         self._spool.flush()
         file = open(os.dup(self._spool.fileno()), "rb")  # noqa: SIM115 the content closes it
         self._spool.close()
-        return Content(digest, declared_type, file=file)
+        self._fingerprints.finish()
+        return Content(digest, declared_type, file=file, fingerprints=self._fingerprints)
 
     def discard(self) -> None:
         """Frees what was taken so far."""
@@ -120,10 +128,35 @@ def content_of_file(file: BinaryIO, declared_type: str | None = None, progress: 
             progress(len(data))
         return Content(digest_of(data), declared_type, data=data)
     # Bounded, so that a file which grows faster than it is read comes to an end.
-    with io.BufferedReader(FileReader(file.fileno(), before.st_size)) as reader:
-        digest = digest_of_stream(reader, progress)
+    digest, fingerprints = _first_pass(FileReader(file.fileno(), before.st_size), progress)
     _refuse_changed(before, os.fstat(file.fileno()), digest.size_bytes)
-    return Content(digest, declared_type, file=file)
+    return Content(digest, declared_type, file=file, fingerprints=fingerprints)
+
+
+def _first_pass(reader: FileReader, progress: Progress | None) -> tuple[Digest, Fingerprints]:
+    """Everything that has to be known of a large file before its first byte can be sent, in constant memory."""
+    md5, sha256, fingerprints = hashlib.md5(usedforsecurity=False), hashlib.sha256(), Fingerprints()
+    size_bytes = 0
+
+    def beside(block: memoryview, following: memoryview) -> memoryview:
+        sha256.update(block)
+        fingerprints.update(block)
+        return following[: reader.readinto(following)]
+
+    block, following = memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES))
+    # md5 takes twice as long as all the rest, and hashlib lets go of the interpreter: so the rest is done beside it.
+    with ThreadPoolExecutor(1, thread_name_prefix="sha256") as other:
+        filled = block[: reader.readinto(block)]
+        while filled:
+            rest = other.submit(beside, filled, following)
+            md5.update(filled)
+            size_bytes += len(filled)
+            if progress is not None:
+                progress(len(filled))
+            filled = rest.result()
+            block, following = following, block
+    fingerprints.finish()
+    return Digest(md5.hexdigest(), sha256.hexdigest(), size_bytes), fingerprints
 
 
 def _refuse_changed(before: os.stat_result, after: os.stat_result, read_bytes: int) -> None:
@@ -161,45 +194,57 @@ class FileReader(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        wanted = max(0, min(len(view), self._size_bytes - self._position, CHUNK_BYTES))
-        data = os.pread(self._descriptor, wanted, self._position)
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        wanted = max(0, min(len(view), self._size_bytes - self._position))
+        count = os.preadv(self._descriptor, [view[:wanted]], self._position)
+        self._position += count
+        return count
 
 
 class VerifyingReader(FileReader):
-    """A file that hands out its last byte only if all its bytes had the digest that was promised.
+    """A piece of a file, of which it hands out what it was when it was hashed, and nothing else.
 
-    An HTTP client that takes its body from here can therefore never complete a request with other bytes: the server
-    waits for the rest, the connection breaks, and nothing is stored. `seek(0)` starts over, as clients do for a
-    retry; seeking elsewhere is for asking the length, and reading there is refused.
+    A block is read as a whole and compared before a byte of it goes out. So an HTTP client that takes its body from
+    here can never complete a request with other bytes: the server waits for the rest, the connection breaks, and
+    nothing is stored. It may start over, as clients do for a retry, or anywhere else.
     """
 
-    def __init__(self, descriptor: int, digest: Digest, progress: Progress | None = None) -> None:
-        super().__init__(descriptor, digest.size_bytes)
-        self._expected = digest
+    def __init__(
+        self, descriptor: int, file_bytes: int, fingerprints: Fingerprints, piece: range, progress: Progress | None
+    ) -> None:
+        super().__init__(descriptor, len(piece))
+        self._file_bytes = file_bytes
+        self._fingerprints = fingerprints
+        self._start = piece.start
         self._progress = progress
-        self._begin()
+        self._number = -1
+        self._block = b""
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        start = self.tell()
-        if start == 0:
-            self._begin()
-        elif start != self._hashed_bytes and start < len(self):
-            raise io.UnsupportedOperation("only a whole pass from the first byte can be verified")
-        count = super().readinto(buffer)
-        if start == len(self):
-            return count
-        self._sha256.update(memoryview(buffer).cast("B")[:count])
-        self._hashed_bytes += count
-        if count == 0 or (self.tell() == len(self) and self._sha256.hexdigest() != self._expected.sha256):
-            raise SourceChanged("the file changed between hashing and upload: nothing was stored, stash it again")
+    def take(self, at_most: int) -> bytes:
+        """The next bytes, of one block; none at the end. Raises SourceChanged."""
+        number, offset = divmod(self._start + self._position, BLOCK_BYTES)
+        count = min(at_most, BLOCK_BYTES - offset, len(self) - self._position)
+        if count <= 0:
+            return b""
+        if number != self._number:
+            self._load(number)
+        self._position += count
         if self._progress is not None:
             self._progress(count)
-        return count
+        return self._block[offset : offset + count]
 
-    def _begin(self) -> None:
-        # Bytes with this SHA-256 have the md5 that went with it, so the second pass need not take both.
-        self._sha256 = hashlib.sha256()
-        self._hashed_bytes = 0
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.take(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def _load(self, number: int) -> None:
+        start = number * BLOCK_BYTES
+        wanted = min(BLOCK_BYTES, self._file_bytes - start)
+        block = os.pread(self._descriptor, wanted, start)
+        # A network file system may give less than there is.
+        while len(block) < wanted and (more := os.pread(self._descriptor, wanted - len(block), start + len(block))):
+            block += more
+        if not self._fingerprints.match(number, block):
+            raise SourceChanged("the file changed between hashing and upload: nothing was stored, stash it again")
+        self._number, self._block = number, block

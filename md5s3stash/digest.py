@@ -5,12 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
-
-CHUNK_BYTES = 1024 * 1024
 
 _MD5_HEX = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -60,26 +55,6 @@ def digest_of(data: bytes) -> Digest:
     hasher = Hasher()
     hasher.update(data)
     return hasher.digest()
-
-
-def digest_of_stream(stream: BinaryIO, progress: Callable[[int], None] | None = None) -> Digest:
-    """The digest of everything from the stream's position to its end, in constant memory.
-
-    `progress` is called with the number of bytes of each chunk that was read.
-    """
-    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    size_bytes = 0
-    # hashlib lets go of the interpreter, so the two run side by side; sha-256 is the quicker one where the CPU has
-    # instructions for it.
-    with ThreadPoolExecutor(1, thread_name_prefix="sha256") as other:
-        while chunk := stream.read(CHUNK_BYTES):
-            hashed = other.submit(sha256.update, chunk)
-            md5.update(chunk)
-            hashed.result()
-            size_bytes += len(chunk)
-            if progress is not None:
-                progress(len(chunk))
-    return Digest(md5.hexdigest(), sha256.hexdigest(), size_bytes)
 
 
 def is_md5(text: str) -> bool:

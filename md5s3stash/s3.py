@@ -2,14 +2,13 @@
 
 A put is: look first where that saves a body, then one conditional request with the digests in its headers, so that S3
 itself refuses bytes that are not the ones that were hashed. Stores differ in which of these guards they know (see
-docs/decisions/0004-put-guards.md), so the ETag that comes back is checked as well, and a large file is hashed again
-while it is sent.
+docs/decisions/0004-put-guards.md), so the ETag that comes back is checked as well, and of a large file nothing is sent
+but what was hashed.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import logging
 import re
@@ -18,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import quote
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
@@ -29,7 +29,6 @@ from md5s3stash.digest import Digest, Hasher, is_md5
 from md5s3stash.errors import (
     DigestMismatch,
     SettingsError,
-    SourceChanged,
     SourceError,
     StashError,
     StoreRefused,
@@ -47,6 +46,7 @@ from md5s3stash.objectstore import (
 from md5s3stash.s3_conditional import ConditionalPuts
 from md5s3stash.s3_curl import Answer, Credentials, CurlClient, Endpoint, Timeouts
 from md5s3stash.s3_errors import store_error
+from md5s3stash.s3_parts import Part, PartsSender, SentPart, etag_of_parts
 from md5s3stash.scheme import ObjectAddress
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ CoreSession: TypeAlias = BotocoreSession
 
 log = logging.getLogger(__name__)
 
-# The most that S3 takes in one request, and the most parts of one upload (AWS, "Multipart upload limits").
+# The most that S3 takes in one request (AWS, "Multipart upload limits").
 SINGLE_PUT_MAX_BYTES = 5 * 1024**3
-MAX_PARTS = 10_000
 PART_BYTES = 32 * 1024 * 1024
 
 _DOWNLOAD_BYTES = 256 * 1024
@@ -94,7 +93,7 @@ class _Taken(Exception):
 
 
 class S3ObjectStore:
-    """An `ObjectStore` on a boto3 client, with libcurl for small requests where the connection is our own to make."""
+    """An `ObjectStore` on a boto3 client, with libcurl beside it where the connection is our own to make."""
 
     def __init__(self, client: Any, curl: CurlClient | None = None, limits: S3Limits | None = None) -> None:
         self._client = client
@@ -104,6 +103,7 @@ class S3ObjectStore:
         # In another region than the endpoint's: libcurl would be sent away each time, boto3 remembers where to go.
         self._boto_buckets: set[str] = set()
         self._conditional = ConditionalPuts()
+        self._parts = PartsSender()
 
     @property
     def endpoint_url(self) -> str:
@@ -239,30 +239,53 @@ class S3ObjectStore:
             if progress is not None:
                 progress(content.size_bytes)
         elif content.size_bytes <= self._limits.single_put_max_bytes:
-            with content.verifying_reader(progress) as body:
-                self._put_by_boto(address, body, content.digest, mime_type)
+            self._put_file(address, content, mime_type, progress)
         else:
             self._put_parts(address, content, mime_type, progress)
 
     def _put_by_curl(
         self, curl: CurlClient, address: ObjectAddress, data: bytes, digest: Digest, mime_type: str
     ) -> None:
-        headers = {
-            "Content-Type": mime_type,
-            "Cache-Control": IMMUTABLE,
-            "Content-MD5": digest.md5_base64,
-            "If-None-Match": "*",
-            "x-amz-checksum-sha256": digest.sha256_base64,
-            "x-amz-sdk-checksum-algorithm": "SHA256",
-            "x-amz-content-sha256": digest.sha256,
-            f"x-amz-meta-{SHA256_METADATA}": digest.sha256,
-        }
-        answer = curl.put(address, data, headers)
-        if answer.status in (301, 307) or answer.code in WRONG_REGION_CODES:
-            # The bucket lives in another region; boto3 knows how to find it.
+        checksum = {"x-amz-checksum-sha256": digest.sha256_base64, "x-amz-sdk-checksum-algorithm": "SHA256"}
+        answer = curl.put(address, data, {**_curl_headers(digest, mime_type), **checksum})
+        if self._lives_elsewhere(answer):
             self._put_by_boto(address, data, digest, mime_type)
             self._boto_buckets.add(address.bucket)
             return
+        self._settle(address, answer, digest)
+
+    def _put_file(self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None) -> None:
+        curl = self._curl_for(address)
+        if curl is None or not self._put_file_by_curl(curl, address, content, mime_type, progress):
+            with content.verifying_reader(progress) as body:
+                self._put_by_boto(address, body, content.digest, mime_type)
+
+    def _put_file_by_curl(
+        self, curl: CurlClient, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None
+    ) -> bool:
+        """False where it is boto3's, which knows other regions and tries again."""
+        # S3 compares the body with x-amz-content-sha256. The same digest as a checksum of the object, which it would
+        # keep, has the server hash it all once more; what is kept is in the metadata.
+        headers = _curl_headers(content.digest, mime_type)
+        try:
+            with content.verifying_reader(progress) as body:
+                answer = curl.send(address, body, headers)
+        except StoreUnavailable as error:
+            log.debug("%s", error)
+            return False
+        if self._lives_elsewhere(answer):
+            self._boto_buckets.add(address.bucket)
+            return False
+        if answer.status not in (200, 412) and store_error(address.s3_url, answer.status, answer.code).retryable:
+            return False
+        self._settle(address, answer, content.digest)
+        return True
+
+    def _lives_elsewhere(self, answer: Answer) -> bool:
+        """Whether the bucket is one of another region, which boto3 knows how to find."""
+        return answer.status in (301, 307) or answer.code in WRONG_REGION_CODES
+
+    def _settle(self, address: ObjectAddress, answer: Answer, digest: Digest) -> None:
         if answer.status == 412:
             raise _Taken
         if answer.status != 200:
@@ -285,45 +308,63 @@ class S3ObjectStore:
         self._check_put(address, answer, digest)
 
     def _put_parts(self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None) -> None:
-        """Above what one request may hold. Each part is a buffer, hashed and sent; completed only if all of them
-        together have the digest that was promised.
-        """
+        """Above what one request may hold: completed only if every part is what was hashed."""
         target = {"Bucket": address.bucket, "Key": address.key}
         with _translating(address):
             upload = self._client.create_multipart_upload(**target, **_attributes(content.digest, mime_type))
             target["UploadId"] = upload["UploadId"]
+
+        def send(part: Part, progress: Progress) -> SentPart:
+            return self._send_part(target, address, content, part, progress)
+
         try:
+            parts = self._parts.send(content, self._limits.part_bytes, send, progress)
             with _translating(address):
-                parts = self._send_parts(target, address, content, progress)
                 answer = self._client.complete_multipart_upload(
-                    **target, MultipartUpload={"Parts": [part.as_request() for part in parts]}, IfNoneMatch="*"
+                    **target, MultipartUpload={"Parts": [sent.as_request() for sent in parts]}, IfNoneMatch="*"
                 )
         except BaseException:
             self._abort(target)
             raise
         # S3 hashes the digests of the parts, rclone's server the whole.
-        self._check_put(address, answer, content.digest, _multipart_etag(parts))
+        self._check_put(address, answer, content.digest, etag_of_parts(parts))
 
-    def _send_parts(
-        self, target: Mapping[str, str], address: ObjectAddress, content: Content, progress: Progress | None
-    ) -> list[_Part]:
-        part_bytes = max(self._limits.part_bytes, -(-content.size_bytes // MAX_PARTS))
-        whole = hashlib.sha256()
-        parts: list[_Part] = []
-        with content.reader() as reader:
-            while data := reader.read(part_bytes):
-                whole.update(data)
-                md5 = hashlib.md5(data, usedforsecurity=False).digest()
+    def _send_part(
+        self, target: Mapping[str, str], address: ObjectAddress, content: Content, part: Part, progress: Progress
+    ) -> SentPart:
+        curl = self._curl_for(address)
+        answer = None if curl is None else self._part_by_curl(curl, target, address, content, part, progress)
+        if answer is None:
+            with _translating(address), content.verifying_reader(progress, part.piece) as body:
                 answer = self._client.upload_part(
-                    **target, PartNumber=len(parts) + 1, Body=data, ContentMD5=base64.b64encode(md5).decode("ascii")
+                    **target,
+                    PartNumber=part.number,
+                    Body=body,
+                    ContentLength=len(part.piece),
+                    ContentMD5=part.md5_base64,
                 )
-                self._check_etag(address, answer, {md5.hex()})
-                parts.append(_Part(len(parts) + 1, md5, answer["ETag"]))
-                if progress is not None:
-                    progress(len(data))
-        if whole.hexdigest() != content.digest.sha256:
-            raise SourceChanged("the file changed between hashing and upload: nothing was stored, stash it again")
-        return parts
+        self._check_etag(address, answer, {part.md5.hex()})
+        return SentPart(part, answer["ETag"])
+
+    def _part_by_curl(
+        self,
+        curl: CurlClient,
+        target: Mapping[str, str],
+        address: ObjectAddress,
+        content: Content,
+        part: Part,
+        progress: Progress,
+    ) -> Mapping[str, Any] | None:
+        """None where it is boto3's: another region, another try, or an error to tell."""
+        query = f"?partNumber={part.number}&uploadId={quote(target['UploadId'], safe='')}"
+        headers = {"Content-MD5": part.md5_base64, "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+        try:
+            with content.verifying_reader(progress, part.piece) as body:
+                answer = curl.send(address, body, headers, query)
+        except StoreUnavailable as error:
+            log.debug("part=%d %s", part.number, error)
+            return None
+        return _as_boto(answer) if answer.status == 200 else None
 
     def _abort(self, target: Mapping[str, str]) -> None:
         try:
@@ -384,16 +425,6 @@ class S3ObjectStore:
         if bucket not in self._warned_buckets:
             self._warned_buckets.add(bucket)
             log.warning("bucket=%s %s", bucket, message)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    number: int
-    md5: bytes
-    etag: str
-
-    def as_request(self) -> dict[str, object]:
-        return {"PartNumber": self.number, "ETag": self.etag}
 
 
 def connect(
@@ -525,10 +556,16 @@ def _attributes(digest: Digest, mime_type: str) -> dict[str, Any]:
     return {"ContentType": mime_type, "CacheControl": IMMUTABLE, "Metadata": {SHA256_METADATA: digest.sha256}}
 
 
-def _multipart_etag(parts: list[_Part]) -> str:
-    """What S3 calls a multipart object: the md5 of its parts' binary md5s, a dash, the number of parts."""
-    joined = hashlib.md5(b"".join(part.md5 for part in parts), usedforsecurity=False)
-    return f"{joined.hexdigest()}-{len(parts)}"
+def _curl_headers(digest: Digest, mime_type: str) -> dict[str, str]:
+    """The guards of a put and what the object is to say of itself."""
+    return {
+        "Content-Type": mime_type,
+        "Cache-Control": IMMUTABLE,
+        "Content-MD5": digest.md5_base64,
+        "If-None-Match": "*",
+        "x-amz-content-sha256": digest.sha256,
+        f"x-amz-meta-{SHA256_METADATA}": digest.sha256,
+    }
 
 
 def _stored_object(answer: Mapping[str, Any]) -> StoredObject:

@@ -1,8 +1,9 @@
-"""Small signed requests to S3 through libcurl: a PUT of a buffer, and the HEAD before it; the only importer of pycurl.
+"""Signed requests to S3 through libcurl: a PUT of a buffer or of a file, and the HEAD before it; the only importer of
+pycurl.
 
 libcurl signs (AWS_SIGV4), keeps its connections and sends every guard we have, at several times the rate of boto3: see
-docs/decisions/0003-libcurl-for-small-puts.md and bench/upload_clients.py. What is large, and whatever needs another
-try or another region, goes through boto3.
+docs/decisions/0003-libcurl-for-small-puts.md and bench/upload_clients.py. Whatever needs another try or another region
+goes through boto3.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from urllib.parse import quote, urlsplit
 import certifi
 import pycurl
 
+from md5s3stash.content import VerifyingReader
 from md5s3stash.errors import StoreUnavailable
+from md5s3stash.fingerprints import BLOCK_BYTES
 from md5s3stash.scheme import ObjectAddress
 
 MAX_ANSWER_BYTES = 64 * 1024
 
+_ABORT: int = pycurl.READFUNC_ABORT
+_SOUGHT: int = pycurl.SEEKFUNC_OK
 _ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,100})</Code>")
 
 
@@ -81,7 +86,7 @@ class Endpoint:
 
 
 class CurlClient:
-    """Sends small requests to S3, each of them once. Safe to share: each thread has connections of its own."""
+    """Sends requests to S3, each of them once. Safe to share: each thread has connections of its own."""
 
     def __init__(
         self, endpoint: Endpoint, credentials: Callable[[], Credentials], timeouts: Timeouts | None = None
@@ -105,11 +110,47 @@ class CurlClient:
             curl.setopt(pycurl.POSTFIELDSIZE_LARGE, 0)
             curl.setopt(pycurl.POSTFIELDS, b"")
 
+    def send(
+        self, address: ObjectAddress, body: VerifyingReader, headers: Mapping[str, str], query: str = ""
+    ) -> Answer:
+        """The answer to a PUT of a file or a piece of it. Raises StoreUnavailable where none came, and what reading
+        raises: the request is never completed then.
+        """
+        handle = self._handle("send", _prepare_send)
+        curl, faults = handle.curl, list[BaseException]()
+
+        def read(at_most: int) -> bytes | int:
+            try:
+                return body.take(at_most)
+            except BaseException as fault:
+                # pycurl would print it.
+                faults.append(fault)
+                return _ABORT
+
+        def seek(offset: int, origin: int) -> int:
+            # For the next try, where a kept connection turns out to be closed.
+            body.seek(offset, origin)
+            return _SOUGHT
+
+        curl.setopt(pycurl.INFILESIZE_LARGE, len(body))
+        curl.setopt(pycurl.READFUNCTION, read)
+        curl.setopt(pycurl.SEEKFUNCTION, seek)
+        try:
+            return self._perform(handle, address, headers, query)
+        except StoreUnavailable:
+            if faults:
+                raise faults[0] from None
+            raise
+        finally:
+            # The handle outlives this call; the file need not.
+            curl.unsetopt(pycurl.READFUNCTION)
+            curl.unsetopt(pycurl.SEEKFUNCTION)
+
     def head(self, address: ObjectAddress, headers: Mapping[str, str]) -> Answer:
         """The answer to a HEAD. Raises StoreUnavailable where none came."""
         return self._perform(self._handle("head", _prepare_head), address, headers)
 
-    def _perform(self, handle: _Handle, address: ObjectAddress, headers: Mapping[str, str]) -> Answer:
+    def _perform(self, handle: _Handle, address: ObjectAddress, headers: Mapping[str, str], query: str = "") -> Answer:
         curl, credentials = handle.curl, self._credentials()
         lines = [f"{name}: {value}" if value else f"{name}:" for name, value in headers.items()]
         if credentials.token:
@@ -117,7 +158,7 @@ class CurlClient:
         handle.sign_as(credentials)
         handle.head.clear()
         handle.body.clear()
-        curl.setopt(pycurl.URL, self._endpoint.url_of(address))
+        curl.setopt(pycurl.URL, self._endpoint.url_of(address) + query)
         curl.setopt(pycurl.HTTPHEADER, lines)
         try:
             curl.perform()
@@ -188,6 +229,14 @@ class _Handle:
 
 def _prepare_put(curl: pycurl.Curl) -> None:
     curl.setopt(pycurl.CUSTOMREQUEST, "PUT")
+
+
+def _prepare_send(curl: pycurl.Curl) -> None:
+    curl.setopt(pycurl.UPLOAD, 1)
+    # A block at a time is read, compared and sent.
+    curl.setopt(pycurl.UPLOAD_BUFFERSIZE, BLOCK_BYTES)
+    # A large body takes its time; one that stalls is given up all the same.
+    curl.setopt(pycurl.TIMEOUT_MS, 0)
 
 
 def _prepare_head(curl: pycurl.Curl) -> None:

@@ -56,6 +56,11 @@ class Parts:
     def jobs_of_a_process(self) -> int:
         return -(-self.settings[SpoolSettings].jobs // self.processes)
 
+    @property
+    def large_of_a_process(self) -> int:
+        """How many large files each hashes at once: as many as there are cores, by all processes together."""
+        return -(-len(os.sched_getaffinity(0)) // self.processes)
+
     def redis_client(self) -> redis.Redis:
         """A client of this process's own."""
         return redis_client(self.settings)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from md5s3stash.content import Content
+from md5s3stash.content import IN_MEMORY_BYTES, Content
 from md5s3stash.errors import SourceRefused, StashError, StoreRefused, StoreUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.source import LocalFile, open_local
@@ -23,6 +23,7 @@ from md5s3stash.stash import Outcome as HowStored
 from md5s3stash.stash import Standing, Stasher
 from md5s3stash_daemon.confirmed import Confirmations
 from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.large_files import LargeFiles
 from md5s3stash_daemon.ledger import Outcome
 from md5s3stash_daemon.spool import Entry, Spool, due_after, refusal
 from md5s3stash_daemon.tally import Tally
@@ -51,6 +52,7 @@ class Worker:
         gate: Gate,
         delays: RetryPolicy,
         max_bytes: int,
+        large_files: LargeFiles,
         stopping: threading.Event,
         tally: Tally,
         hand_over: Callable[[Entry], bool],
@@ -62,6 +64,7 @@ class Worker:
         self._gate = gate
         self._delays = delays
         self._max_bytes = max_bytes
+        self._large_files = large_files
         self._stopping = stopping
         self._tally = tally
         self._hand_over = hand_over
@@ -113,9 +116,12 @@ class Worker:
     def _open(self, entry: Entry) -> Content | None:
         if self._hand_over(entry):
             return None
-        reason = refusal(os.lstat(entry.path).st_mode)
+        status = os.lstat(entry.path)
+        reason = refusal(status.st_mode)
         if reason is not None:
             raise SourceRefused(reason)
+        if status.st_size > IN_MEMORY_BYTES:
+            return self._large_files.open(entry.path)
         return open_local(LocalFile(entry.path), self._max_bytes)
 
     def _stash(self, entry: Entry, content: Content, standings: Sequence[Standing]) -> Outcome:

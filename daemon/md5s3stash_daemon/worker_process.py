@@ -19,6 +19,7 @@ from md5s3stash.stash import Stasher
 from md5s3stash_daemon.commit import Committer
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import Pulse
+from md5s3stash_daemon.large_files import LargeFiles
 from md5s3stash_daemon.messages import Apply, Batch, Report, Stop
 from md5s3stash_daemon.parts import NO_RETRY, Parts, delays_of, probe_delays_of, set_log_level
 from md5s3stash_daemon.settings import SpoolSettings
@@ -64,6 +65,7 @@ class WorkerProcess:
             self._gate,
             delays_of(settings),
             parts.fetch_limits.max_bytes,
+            LargeFiles(parts.large_of_a_process, parts.fetch_limits.max_bytes, self._stopping),
             self._stopping,
             self._tally,
             self._hand_over,

@@ -18,7 +18,8 @@ from botocore.exceptions import ClientError
 from md5s3stash.audit import is_of_parts
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import DigestMismatch
-from md5s3stash.s3 import BOTO_ERRORS, MAX_PARTS, SINGLE_PUT_MAX_BYTES, is_kms
+from md5s3stash.s3 import BOTO_ERRORS, SINGLE_PUT_MAX_BYTES, is_kms
+from md5s3stash.s3_parts import MAX_PARTS
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_migrate.listing import Stored
 

@@ -22,6 +22,7 @@ from md5s3stash.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from md5s3stash.fingerprints import Fingerprints
 from md5s3stash.objectstore import IMMUTABLE, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3 import S3Limits
@@ -213,6 +214,19 @@ def test_a_file_changed_between_hashing_and_upload_is_never_stored(
         bench.store.put(bench.address(large), large, "image/tiff")
 
     assert bench.store.head(bench.address(large)) is None
+
+
+def test_what_the_fingerprints_would_miss_the_store_refuses_or_gives_back(
+    server_bench: Bench, large: Content, large_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(large_path, "r+b") as file:
+        file.write(b"!")
+    monkeypatch.setattr(Fingerprints, "match", lambda *_: True)
+
+    with pytest.raises(DigestMismatch):
+        server_bench.store.put(server_bench.address(large), large, "image/tiff")
+
+    assert server_bench.store.head(server_bench.address(large)) is None
 
 
 def test_a_file_that_grew_after_hashing_is_stored_as_it_was_hashed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,7 @@ import requests
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from md5s3stash.content import Content
-from md5s3stash.digest import digest_of
+from md5s3stash.content import Content, ContentBuilder
 from md5s3stash.errors import QueueRefused, StoreRefused
 from md5s3stash.objectstore import PutOutcome
 from md5s3stash.s3 import S3Limits, S3ObjectStore, connect
@@ -122,11 +120,9 @@ def test_the_spool_stores_and_finds_again_what_is_small(account: Account) -> Non
 
 
 def test_the_spool_stores_in_parts_what_is_large(account: Account) -> None:
-    with tempfile.TemporaryFile() as file:
-        data = bytes(PARTS.part_bytes + 1)
-        file.write(data)
-        content = Content(digest_of(data), file=file)
-
+    builder = ContentBuilder(memory_bytes=0)
+    builder.write(bytes(PARTS.part_bytes + 1))
+    with builder.finish() as content:
         outcome = account.spool.store(PARTS).put(account.spool.address(content), content, "application/octet-stream")
 
     assert outcome is PutOutcome.STORED

@@ -28,6 +28,7 @@ from tests.support.origin import RawReply, Reply
 KEPT_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _LISTED_AT_ONCE = 1000
+_TURN_SECONDS = 30
 _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
@@ -84,6 +85,7 @@ class _Upload:
     size_bytes: int = 0
     data: bytes | None = b""
     copied: dict[int, bytes] = field(default_factory=dict)
+    turn: threading.Condition = field(default_factory=threading.Condition)
 
 
 class DigestS3(HttpServer):
@@ -315,15 +317,24 @@ class _Handler(BaseHTTPRequestHandler):
         return Reply(200, kept.data or b"", headers)
 
     def _take_part(self, upload: _Upload) -> Reply:
-        if self._data is None or int(self._query["partNumber"]) != len(upload.etags) + 1:
-            # The md5 of the whole is taken as the parts come, so they must come in their order, and small enough.
+        number, etag = int(self._query["partNumber"]), self._md5.hexdigest()
+        if self._data is None:
             return error_reply(501, "NotImplemented")
-        upload.whole.update(self._data)
-        upload.etags[len(upload.etags) + 1] = self._md5.hexdigest()
-        upload.size_bytes += self._body_bytes
-        fits = upload.data is not None and upload.size_bytes <= KEPT_BYTES
-        upload.data = (upload.data or b"") + self._data if fits else None
-        return Reply(200, headers={"ETag": f'"{self._md5.hexdigest()}"'})
+        # The md5 of the whole is taken as the parts come, so each waits for the one before it.
+        with upload.turn:
+            if not upload.turn.wait_for(lambda: number <= len(upload.etags) + 1, _TURN_SECONDS):
+                return error_reply(503, "SlowDown")
+            if number <= len(upload.etags):
+                # Once more, since the answer was lost.
+                same = upload.etags[number] == etag
+                return Reply(200, headers={"ETag": f'"{etag}"'}) if same else error_reply(501, "NotImplemented")
+            upload.whole.update(self._data)
+            upload.etags[number] = etag
+            upload.size_bytes += self._body_bytes
+            fits = upload.data is not None and upload.size_bytes <= KEPT_BYTES
+            upload.data = (upload.data or b"") + self._data if fits else None
+            upload.turn.notify_all()
+        return Reply(200, headers={"ETag": f'"{etag}"'})
 
     def _complete(self, upload: _Upload) -> Reply:
         stated = [

@@ -1,0 +1,125 @@
+"""A file in parts, several of them on their way at once: which they are, and what becomes of all if one fails.
+
+How a part travels is the adapter's affair. Memory does not grow with the file: a part is read twice, once for its md5
+and once to be sent, by blocks.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import count
+
+from md5s3stash.content import Content, Progress
+from md5s3stash.fingerprints import BLOCK_BYTES
+
+# The most parts of one upload (AWS, "Multipart upload limits").
+MAX_PARTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part and the md5 of what is to be sent; the ETag that S3 gives it is that md5, unless it encrypts."""
+
+    number: int
+    piece: range
+    md5: bytes
+
+    @property
+    def md5_base64(self) -> str:
+        return base64.b64encode(self.md5).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """A part that stands in the store, under the ETag by which the completion names it."""
+
+    part: Part
+    etag: str
+
+    def as_request(self) -> dict[str, object]:
+        return {"PartNumber": self.part.number, "ETag": self.etag}
+
+
+class _BrokenOff(BaseException):
+    """Another part has failed, so this one is no longer wanted. No Exception: boto3 would try again."""
+
+
+class PartsSender:
+    """Sends parts, `at_once` of them for all uploads together."""
+
+    def __init__(self, at_once: int = 4) -> None:
+        self._at_once = at_once
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def send(
+        self, content: Content, part_bytes: int, send: Callable[[Part, Progress], SentPart], progress: Progress | None
+    ) -> list[SentPart]:
+        """Every part, in order. Where one fails the others are broken off, and nothing is on its way any more when it
+        raises what that one raised.
+        """
+        faults: list[BaseException] = []
+        broken_off = threading.Event()
+
+        def go_on(count: int) -> None:
+            if broken_off.is_set():
+                raise _BrokenOff
+            if progress is not None:
+                progress(count)
+
+        def hash_and_send(number: int, piece: range) -> SentPart:
+            try:
+                return send(Part(number, piece, _md5_of(content, piece)), go_on)
+            except BaseException as fault:
+                faults.append(fault)
+                broken_off.set()
+                raise
+
+        pool = self._started()
+        futures = [
+            pool.submit(hash_and_send, number, piece)
+            for number, piece in zip(count(1), pieces(content.size_bytes, part_bytes), strict=False)
+        ]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            broken_off.set()
+            for future in futures:
+                future.cancel()
+            wait(futures)
+        if faults:
+            raise faults[0]
+        return [future.result() for future in futures]
+
+    def _started(self) -> ThreadPoolExecutor:
+        # Not before it is needed: a process with threads does not fork.
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="parts")
+            return self._pool
+
+
+def pieces(size_bytes: int, part_bytes: int) -> list[range]:
+    """Where the parts lie: of at least so many bytes, whole blocks, and not more parts than S3 takes."""
+    step = max(part_bytes, -(-size_bytes // MAX_PARTS))
+    step = -(-step // BLOCK_BYTES) * BLOCK_BYTES
+    return [range(start, min(start + step, size_bytes)) for start in range(0, size_bytes, step)]
+
+
+def etag_of_parts(parts: list[SentPart]) -> str:
+    """What S3 calls a multipart object: the md5 of its parts' binary md5s, a dash, the number of parts."""
+    joined = hashlib.md5(b"".join(sent.part.md5 for sent in parts), usedforsecurity=False)
+    return f"{joined.hexdigest()}-{len(parts)}"
+
+
+def _md5_of(content: Content, piece: range) -> bytes:
+    md5 = hashlib.md5(usedforsecurity=False)
+    with content.verifying_reader(piece=piece) as reader:
+        while block := reader.take(BLOCK_BYTES):
+            md5.update(block)
+    return md5.digest()
