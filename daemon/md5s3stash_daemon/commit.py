@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import COMMITTER, Pulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
-from md5s3stash_daemon.recorder import QUEUE_SIZE, Recorder, next_group
+from md5s3stash_daemon.recorder import Recorder, next_group
 from md5s3stash_daemon.spool import Entry, Spool
 from md5s3stash_daemon.work import until_it_works
 
@@ -41,7 +41,8 @@ class Committer:
         self._stopping = stopping
         self._pulse = pulse
         self._ended = ended
-        self._queue: queue.Queue[Finished | None] = queue.Queue(maxsize=QUEUE_SIZE)
+        # Bounded, because what is claimed at once is.
+        self._queue: queue.SimpleQueue[Sequence[Finished] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -52,14 +53,16 @@ class Committer:
         self._queue.put(None)
         self._thread.join()
 
-    def put(self, entry: Entry, outcome: Outcome) -> None:
-        """Hands over a finished file; waits while too many are uncommitted."""
-        self._queue.put((entry, outcome))
+    def put(self, finished: Sequence[Finished]) -> None:
+        """Hands over files."""
+        if finished:
+            self._queue.put(finished)
 
     def _run(self) -> None:
         more = True
         while more:
-            group, more = next_group(self._queue, self._resting)
+            pieces, more = next_group(self._queue, self._resting)
+            group = [finished for piece in pieces for finished in piece]
             self._pulse.beat(COMMITTER)
             if group and self._recorder.record([outcome for _, outcome in group]):
                 self._let_go(group)

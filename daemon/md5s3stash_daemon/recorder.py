@@ -75,7 +75,9 @@ class Recorder:
             log.debug("not forgotten: %s", error)
 
 
-def next_group(waiting: queue.Queue[T | None], idle: Waiting = contextlib.nullcontext) -> tuple[list[T], bool]:
+def next_group(
+    waiting: queue.Queue[T | None] | queue.SimpleQueue[T | None], idle: Waiting = contextlib.nullcontext
+) -> tuple[list[T], bool]:
     """Everything that waits, at least one thing, and whether more can come: None in the queue ends it.
 
     `idle` is entered while there is nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from md5s3stash.digest import digest_of
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
-from md5s3stash_daemon.confirmed import Confirmations
+from md5s3stash_daemon.confirmed import Confirmations, Known
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
 from tests.support.servers import REPOSITORY, wait_until
@@ -78,6 +79,29 @@ def test_a_content_that_was_confirmed_costs_no_request_and_is_recorded_like_any(
     assert [entry["mime_type"] for entry in site.log()] == ["text/plain", "text/plain"]
 
 
+def test_what_is_known_of_a_confirmed_content_is_not_looked_for_in_its_bytes(site: Site) -> None:
+    stash(site, "first")
+    change_confirmation(site, lambda value: value[:44] + b"3 4 image/x-told")
+
+    stash(site, "again")
+
+    assert [entry["mime_type"] for entry in site.log()] == ["text/plain", "image/x-told"]
+    assert json.loads(site.redis.hget(f"{site.prefix}:hash_cache", MD5))[1:] == ["image/x-told", [3, 4]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("told", [b"", b"3 4", b"-3 4 image/png", b"\xff\xff\xff"])
+def test_a_confirmation_that_does_not_tell_what_a_content_is_is_as_good(site: Site, s3: DigestS3, told: bytes) -> None:
+    stash(site, "first")
+    # That of an earlier version had nothing there.
+    change_confirmation(site, lambda value: value[:44] + told)
+    asked(s3)
+
+    stash(site, "again")
+
+    assert asked(s3) == []
+    assert [entry["mime_type"] for entry in site.log()] == ["text/plain", "text/plain"]
+
+
 def test_an_old_confirmation_is_renewed_by_a_head_before_the_file_goes(site: Site, s3: DigestS3) -> None:
     stash(site, "first")
     change_confirmation(site, lambda value: b"\0\0\0\1" + value[4:])
@@ -104,7 +128,7 @@ def test_an_object_that_has_gone_since_an_old_confirmation_is_stored_anew(site: 
 def test_another_content_of_a_confirmed_md5_is_still_a_collision(site: Site, s3: DigestS3) -> None:
     stash(site, "first")
     # As if what stands there were another content of this md5: the same in size, not in SHA-256.
-    change_confirmation(site, lambda value: value[:-32] + bytes(32))
+    change_confirmation(site, lambda value: value[:12] + bytes(32) + value[44:])
     s3.put("bucket", MD5, DATA, x_amz_meta_sha256="0" * 64)
 
     with Daemon(site) as daemon:
@@ -163,13 +187,14 @@ def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site:
     bases = (BucketBase.parse("bucket", "simple"),)
     confirmations = Confirmations(site.redis, site.prefix, "https://s3", bases, 60, clock=lambda: now[0])
     digest = digest_of(DATA)
-    assert confirmations.standings([digest]) == [(Standing.UNKNOWN,)]
-    for entry in confirmations.given(digest, [True]):
+    kind = ("image/png", (640, 480))
+    assert confirmations.known([digest]) == [Known((Standing.UNKNOWN,))]
+    for entry in confirmations.given(digest, kind, [True]):
         site.redis.hset(entry.name, entry.field, entry.value)
 
     for seconds, standing in ((0, "confirmed"), (59, "confirmed"), (60, "to confirm"), (-600, "to confirm")):
         now[0] = 1_000_000.0 + seconds
-        assert confirmations.standings([digest]) == [(Standing(standing),)], seconds
-    assert confirmations.standings([digest_of(b"other")]) == [(Standing.UNKNOWN,)]
+        assert confirmations.known([digest]) == [Known((Standing(standing),), kind)], seconds
+    assert confirmations.known([digest_of(b"other")]) == [Known((Standing.UNKNOWN,))]
     other = Confirmations(site.redis, site.prefix, "https://elsewhere", bases, 60, clock=lambda: now[0])
-    assert other.standings([digest]) == [(Standing.UNKNOWN,)]
+    assert other.known([digest]) == [Known((Standing.UNKNOWN,))]
