@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 LOG_MAX_ENTRIES = 1_000_000
 
 # KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, then for each outcome:
-# queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's fields and values, they;
-# the number of confirmations, and for each of them the number of its key, field and value.
+# queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's fields and values that these
+# do not tell, they; the number of confirmations, and for each of them the number of its key, field and value.
 _RECORD = """
 local at = 2
 while at <= #ARGV do
@@ -43,7 +43,13 @@ while at <= #ARGV do
     redis.call('HSET', KEYS[2], md5, known)
   end
   if redis.call('HSETNX', KEYS[4], id, 1) == 1 then
-    redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, at + 5, at + 4 + count))
+    if md5 ~= '' then
+      redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 'name', name, 'outcome', 'stashed', 'md5', md5,
+                 unpack(ARGV, at + 5, at + 4 + count))
+    else
+      redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 'name', name, 'outcome', 'failed',
+                 unpack(ARGV, at + 5, at + 4 + count))
+    end
   end
   at = at + 5 + count
   for _ = 1, tonumber(ARGV[at]) do
@@ -111,10 +117,9 @@ class RedisLedger:
         keys = [*(self._key(name) for name in ("names", "hash_cache", "log")), self._open]
         arguments: list[Any] = [LOG_MAX_ENTRIES]
         for outcome in outcomes:
-            fields = [part for pair in _log_entry(outcome).items() for part in pair]
+            told = _told(outcome)
             md5 = outcome.reports[0].md5 if outcome.reports else ""
-            head = [outcome.queue_id, outcome.name, md5, _known(outcome), str(len(fields))]
-            arguments += map(_bytes, head + fields)
+            arguments += map(_bytes, (outcome.queue_id, outcome.name, md5, _known(outcome), str(len(told)), *told))
             arguments.append(len(outcome.confirmed))
             for confirmation in outcome.confirmed:
                 if confirmation.name not in keys:
@@ -172,17 +177,17 @@ class RedisLedger:
         return f"{self._prefix}:{name}"
 
 
-def _log_entry(outcome: Outcome) -> dict[str, str]:
+def _told(outcome: Outcome) -> list[str]:
+    """The log's fields and values beyond name, outcome and md5."""
     if not outcome.reports:
-        return {"name": outcome.name, "outcome": "failed", "error": outcome.error, "reason": outcome.reason}
+        return ["error", outcome.error, "reason", outcome.reason]
     first = outcome.reports[0]
-    entry = {"name": outcome.name, "outcome": "stashed", "md5": first.md5, "s3_url": first.s3_url}
-    entry["mime_type"] = first.mime_type
+    told = ["s3_url", first.s3_url, "mime_type", first.mime_type]
     if outcome.size_bytes is not None:
-        entry["size_bytes"] = str(outcome.size_bytes)
+        told += "size_bytes", str(outcome.size_bytes)
     if len(outcome.reports) > 1:
-        entry["s3_urls"] = " ".join(report.s3_url for report in outcome.reports)
-    return entry
+        told += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
+    return told
 
 
 def _known(outcome: Outcome) -> str:

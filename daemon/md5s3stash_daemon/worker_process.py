@@ -35,7 +35,7 @@ _REPORTS_UNTIL_STUCK = 4
 
 # What a thread takes at once, so that one question to the ledger is for several files: so many, or so many bytes and a
 # file more, all of it in memory.
-CHUNK_FILES = 16
+CHUNK_FILES = 64
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
