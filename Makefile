@@ -1,8 +1,9 @@
 # `make run` and `make test` need nothing done before them: each begins with tools/bootstrap.
 
 PYTHON_IN_VENV := .venv/bin/python
-# Most tests wait for servers and signals more than they compute; one process a core, and whoever is done first helps.
-PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses auto --dist worksteal
+# Tests wait for servers and signals a quarter of their time: half as many processes again as cores, and whoever is done
+# first helps.
+PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) * 3 / 2))) --dist worksteal
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
 .DEFAULT_GOAL := help
