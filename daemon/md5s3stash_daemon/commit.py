@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 Finished = tuple[Entry, Outcome]
 
-# After each commit, for the next group to gather: where the disk syncs quickly, groups would be of a few files, and what
-# a group costs each process is several times what a file does. A file that comes alone finds nobody lingering.
+# After each commit, for the next group to gather: where the disk syncs quickly groups would be of a few files, and one
+# costs each process several times what a file does. A file that comes alone finds nobody lingering.
 LINGER_SECONDS = 0.02
 
 
