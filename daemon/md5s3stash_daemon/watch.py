@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import logging
 import os
 import threading
@@ -31,6 +33,9 @@ _EVENTS = Mask(
     | InotifyConstants.IN_CREATE
     | InotifyConstants.IN_ONLYDIR
 )
+
+# Of watches, instances, memory: another folder fares no better.
+_NOTHING_LEFT = frozenset({errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Inotify(InotifyFD):
@@ -91,16 +96,22 @@ class Inotify(InotifyFD):
         folders = [directory]
         while folders:
             folder = folders.pop()
-            descriptor = inotify_add_watch(self._inotify_fd, os.fsencode(folder), _EVENTS)
-            # What has gone meanwhile, or is not ours to read, is the scan's to tell.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                if descriptor == -1:
-                    self._raise_error()
-                    continue
-                self._folders[descriptor] = folder
+            try:
+                self._watch_folder(folder)
                 # After the watch: a folder made meanwhile is seen here or has an event.
                 with os.scandir(folder) as found:
                     folders += [item.path for item in found if item.is_dir(follow_symlinks=False)]
+            except OSError as error:
+                # Whether one has gone meanwhile, or cannot be looked into, is the scan's to tell.
+                if error.errno in _NOTHING_LEFT:
+                    raise
+
+    def _watch_folder(self, folder: str) -> None:
+        descriptor = inotify_add_watch(self._inotify_fd, os.fsencode(folder), _EVENTS)
+        if descriptor == -1:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._folders[descriptor] = folder
 
 
 @contextlib.contextmanager

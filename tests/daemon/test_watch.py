@@ -143,6 +143,25 @@ def test_a_folder_beyond_the_limit_of_watches_is_told_and_the_others_go_on(
         wait_until(lambda: len(completed) == 1, "the thread still listens")
 
 
+def test_a_folder_that_cannot_be_watched_does_not_keep_the_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    add = inotify_c.inotify_add_watch
+
+    def add_but_b(descriptor: int, path: bytes, mask: int) -> int:
+        return refusing(errno.EACCES)() if path.endswith(b"/b") else int(add(descriptor, path, mask))
+
+    monkeypatch.setattr(watch, "inotify_add_watch", add_but_b)
+    completed = Completed()
+    with waking(str(tmp_path), threading.Event(), completed):
+        for name in ("a", "b", "c"):
+            (tmp_path / name / "x").write_bytes(b"x")
+        wait_until(lambda: len(completed) == 2, "noticed")
+    assert not caplog.messages
+
+
 def test_folders_are_watched_at_any_depth_however_they_come(tmp_path: Path) -> None:
     incoming, outside = tmp_path / "incoming", tmp_path / "outside"
     (incoming / "at the start/deep").mkdir(parents=True)
