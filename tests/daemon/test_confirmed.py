@@ -89,6 +89,20 @@ def test_what_is_known_of_a_confirmed_content_is_not_looked_for_in_its_bytes(sit
     assert json.loads(site.redis.hget(f"{site.prefix}:hash_cache", MD5))[1:] == ["image/x-told", [3, 4]]  # type: ignore[arg-type]
 
 
+def test_known_contents_are_asked_about_many_at_a_time(site: Site) -> None:
+    stash(site, "first")
+    for number in range(1000):
+        site.drop(f"again/{number}", DATA)
+    redis: Any = site.redis
+    before = redis.info("commandstats")["cmdstat_hmget"]["calls"]
+
+    with Daemon(site, {"MD5S3STASH_SPOOL_PROCESSES": "1"}):
+        wait_until(lambda: len(site.names()) == 1001 and site.files() == [], "stashed", 60)
+
+    # Spread over the threads they would be 125 questions and more.
+    assert redis.info("commandstats")["cmdstat_hmget"]["calls"] - before < 80
+
+
 @pytest.mark.parametrize("told", [b"", b"3 4", b"-3 4 image/png", b"\xff\xff\xff"])
 def test_a_confirmation_that_does_not_tell_what_a_content_is_is_as_good(site: Site, s3: DigestS3, told: bytes) -> None:
     stash(site, "first")
