@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from tests.support.servers import wait_until
 
 
 class Groups(RedisLedger):
-    """Remembers how many came at once."""
+    """Remembers how many came at once, and when."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
+        self.moments = [*getattr(self, "moments", []), time.monotonic()]
         super().record(outcomes)
         self.sizes = [*getattr(self, "sizes", []), len(outcomes)]
 
@@ -59,6 +61,7 @@ def test_a_file_that_comes_alone_is_recorded_at_once_and_those_that_follow_it_to
         committer.finish()
 
     assert ledger.sizes == [1, 5]
+    assert ledger.moments[1] - ledger.moments[0] >= linger_seconds
     assert list(spool.entries("active")) == []
 
 
