@@ -1,10 +1,11 @@
-"""How throughput grows with daemons: 1, 2 and 4 of them in network namespaces of their own, on one queue. Needs root.
+"""How throughput grows with daemons: some of them in network namespaces of their own, on one queue. Needs root.
 
     .venv/bin/python -m bench.fleet
 
 The origin takes its time for each answer, as origins do, so that what is measured is how the work is shared and not how
-many cores this machine has: all daemons, Redis, the queue, the store and the origin share it. Beside each figure stands
-what Little's law gives, downloads at once divided by seconds an answer, and the CPU that a URL costs a daemon.
+many cores this machine has: all daemons, Redis, the queue, the store and the origin share it. The last row is of an
+origin so quick that the cores are the limit. Beside each figure stands what `bench.fleet_model` gives for what the
+first row has cost.
 """
 
 from __future__ import annotations
@@ -13,58 +14,136 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-# A run of tests sets these for itself; nobody's own account plays a part here either.
-os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
-
+from bench import page, process_tree
+from bench.fleet_model import Prediction, Station, predict
 from tests.support.fleet import Fleet, fleet
-from tests.support.servers import stat_fields, wait_until
+from tests.support.servers import wait_until
 
 JOBS = 16
+ANSWER_SECONDS = 0.5
+QUICK_SECONDS = 0.01
 # Of the URLs: the beginning, when connections are made, and the end, when some daemons are idle, are left out.
 MEASURED = (0.15, 0.85)
 
 
-def measure(daemons: int, urls: int, answer_seconds: float) -> tuple[float, float]:
-    """(URLs a second, CPU seconds of the daemons a thousand URLs)."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """So many daemons, and an origin that takes so long for an answer."""
+
+    daemons: int
+    answer_seconds: float
+
+    @property
+    def little(self) -> float:
+        """URLs a second by Little's law, if nothing but the origin took any time."""
+        return self.daemons * JOBS / self.answer_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """URLs a second, and seconds of CPU a URL: of the daemons, of Redis, and of all that this machine runs for it."""
+
+    rate: float
+    daemon_seconds: float
+    redis_seconds: float
+    all_seconds: float
+
+
+def measure(case: Case, urls: int) -> Measured:
+    """Of the middle of so many URLs."""
     with (
         tempfile.TemporaryDirectory(prefix="md5s3stash-fleet-") as directory,
-        fleet(Path(directory), daemons, answer_seconds, {"MD5S3STASH_URLS_JOBS": str(JOBS)}) as ours,
+        fleet(Path(directory), case.daemons, case.answer_seconds, {"MD5S3STASH_URLS_JOBS": str(JOBS)}) as ours,
     ):
         ours.queue.send(*(ours.origin.url(number, "own/") for number in range(urls)))
-        first, last = (urls * share for share in MEASURED)
-        begun, cpu_begun, count_begun = _when(ours, first)
-        ended, cpu_ended, count_ended = _when(ours, last)
-        done = count_ended - count_begun
-        return done / (ended - begun), (cpu_ended - cpu_begun) / done * 1000
+        begun, ended = (_when(ours, urls * share) for share in MEASURED)
+        seconds, done, *cpu = (after - before for before, after in zip(begun, ended, strict=True))
+        return Measured(done / seconds, *(each / done for each in cpu))
 
 
-def _when(ours: Fleet, outcomes: float) -> tuple[float, float, int]:
-    """Time, CPU of the daemons so far, and outcomes, once there are so many."""
+def _when(ours: Fleet, outcomes: float) -> tuple[float, ...]:
+    """Time, outcomes, and CPU of the daemons, of Redis and of everything so far, once there are so many outcomes."""
     wait_until(lambda: ours.outcomes() >= outcomes, f"{outcomes:.0f} outcomes", 600)
-    return time.monotonic(), sum(_cpu_seconds(daemon.process.pid) for daemon in ours.daemons), ours.outcomes()
+    of_daemons = sum(process_tree.cpu_seconds(daemon.process.pid) for daemon in ours.daemons)
+    redis = ours.ledger.redis.info("cpu")
+    of_redis = redis["used_cpu_user"] + redis["used_cpu_sys"]
+    return time.monotonic(), ours.outcomes(), of_daemons, of_redis, process_tree.cpu_seconds(os.getpid())
 
 
-def _cpu_seconds(pid: int) -> float:
-    # utime and stime: fields 14 and 15 of proc(5), of which the first two are gone.
-    fields = stat_fields(pid)
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def expected(case: Case, cost: Measured) -> Prediction:
+    """What the model gives where a URL costs so much CPU. A daemon, and Redis, compute on one core at a time."""
+    stations = (
+        Station("the cores of this machine", cost.all_seconds, os.cpu_count() or 1),
+        Station("a core of each daemon", cost.daemon_seconds, case.daemons),
+        Station("Redis", cost.redis_seconds),
+    )
+    # They are the same cores, so that only the busiest of the three is queued for.
+    busiest = min(stations, key=lambda each: each.most)
+    return predict(case.daemons * JOBS, case.answer_seconds, [busiest])
+
+
+def rows(cases: Sequence[Case], seconds: float) -> Iterator[tuple[Case, Measured, Prediction]]:
+    """Each as soon as it is measured, for about so long. The model knows the costs of the first."""
+    first: Measured | None = None
+    for case in cases:
+        likely = expected(case, first).rate if first else case.little
+        measured = measure(case, round(likely * seconds / (MEASURED[1] - MEASURED[0])))
+        first = first or measured
+        yield case, measured, expected(case, first)
+
+
+def table(results: Sequence[tuple[Case, Measured, Prediction]]) -> str:
+    """As it stands in docs/scale.md."""
+    columns = (
+        ">daemons",
+        ">an answer takes, s",
+        ">URLs a second",
+        ">by the model",
+        ">by Little's law alone",
+        "what limits it",
+        ">CPU ms a URL: daemons",
+        ">Redis",
+        ">all",
+    )
+    return page.table(
+        columns,
+        [
+            (
+                str(case.daemons),
+                f"{case.answer_seconds:g}",
+                f"{measured.rate:.0f}",
+                f"{model.rate:.0f}",
+                f"{case.little:.0f}",
+                model.limit,
+                f"{1000 * measured.daemon_seconds:.1f}",
+                f"{1000 * measured.redis_seconds:.2f}",
+                f"{1000 * measured.all_seconds:.1f}",
+            )
+            for case, measured, model in results
+        ],
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--daemons", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each is measured, about")
-    parser.add_argument("--answer-seconds", type=float, default=0.5, help="what the origin takes for an answer")
+    parser.add_argument("--answer-seconds", type=float, default=ANSWER_SECONDS, help="what the origin takes")
     arguments = parser.parse_args()
-    print("daemons  URLs/s  by Little's law  CPU ms a URL")
-    for daemons in arguments.daemons:
-        law = daemons * JOBS / arguments.answer_seconds
-        rate, cpu = measure(
-            daemons, round(law * arguments.seconds / (MEASURED[1] - MEASURED[0])), arguments.answer_seconds
-        )
-        print(f"{daemons:7} {rate:7.0f} {law:16.0f} {cpu:13.2f}", flush=True)
+    # A run of tests sets these for itself; nobody's own account plays a part here either.
+    os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
+    cases = [Case(daemons, arguments.answer_seconds) for daemons in arguments.daemons]
+    cases.append(Case(arguments.daemons[-1], QUICK_SECONDS))
+    results = []
+    others = process_tree.watch_others()
+    for case, measured, model in rows(cases, arguments.seconds):
+        results.append((case, measured, model))
+        print(f"  {case.daemons} daemons, {case.answer_seconds:g} s an answer: {measured.rate:.0f} URLs/s", flush=True)
+    print(f"\n{table(results)}\n\nOther processes took {others():.0%} of the machine's time meanwhile.")
 
 
 if __name__ == "__main__":

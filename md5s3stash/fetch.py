@@ -17,6 +17,7 @@ import importlib.metadata
 import os
 import re
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +26,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 from urllib.parse import urljoin, urlsplit
 
-import requests
-from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError
-from urllib3.response import HTTPResponse
 
 from md5s3stash.content import Content, ContentBuilder, Progress
+from md5s3stash.deadline import Deadline
 from md5s3stash.errors import (
     SourceError,
     SourceFailed,
@@ -42,10 +41,13 @@ from md5s3stash.errors import (
 from md5s3stash.netguard import NetGuard, printable_url
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import is_s3_url
-from md5s3stash.transport import Adapter, Deadline
 
+# The command needs a tenth of its time for one file of this disk to import requests: who fetches does that.
 if TYPE_CHECKING:
-    pass
+    import requests
+    from urllib3.response import HTTPResponse
+
+    from md5s3stash.transport import Adapter
 
 Auth = tuple[str, str]
 
@@ -122,9 +124,8 @@ class Fetcher:
         self._retry = retry
         self._sleep = sleep
         self._deadline = Deadline()
-        # The adapter alone, without a session: it is what is safe to share between threads, and it knows of no netrc
-        # file, keeps no cookie, and never reads the body of a redirect, which a session does without a bound.
-        self._adapter = Adapter(guard, self._deadline)
+        self._lock = threading.Lock()
+        self._opened: Adapter | None = None
         self._user_agent = f"md5s3stash/{_version()}"
 
     def fetch(
@@ -156,7 +157,8 @@ class Fetcher:
 
     def close(self) -> None:
         """Closes the connections that are kept alive."""
-        self._adapter.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -164,10 +166,23 @@ class Fetcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _adapter(self) -> Adapter:
+        """What sends, without a session: it is what is safe to share between threads, and it knows of no netrc file,
+        keeps no cookie, and never reads the body of a redirect, which a session does without a bound.
+        """
+        from md5s3stash.transport import Adapter
+
+        with self._lock:
+            if self._opened is None:
+                self._opened = Adapter(self._guard, self._deadline)
+            return self._opened
+
     def _follow(
         self, url: str, auth: Auth | None, validators: Validators | None, progress: Progress | None
     ) -> Fetched | NotModified:
         """From one redirect to the next, to an answer."""
+        import requests
+
         current = url
         # Some origins set a cookie and redirect until it comes back. It lives no longer than the attempt.
         cookies = requests.cookies.RequestsCookieJar()
@@ -201,6 +216,9 @@ class Fetcher:
     def _send(
         self, url: str, headers: dict[str, str], auth: Auth | None, cookies: requests.cookies.RequestsCookieJar
     ) -> requests.Response:
+        import requests
+        from requests.utils import get_environ_proxies
+
         limits = self.limits
         left_seconds = self._deadline.left_seconds()
         if left_seconds <= 0:
@@ -209,7 +227,7 @@ class Fetcher:
             # As bytes, because requests would encode a str as Latin-1 and fail on anything beyond it.
             basic = None if auth is None else (auth[0].encode(), auth[1].encode())
             prepared = requests.Request("GET", url, headers=headers, auth=basic, cookies=cookies).prepare()
-            return self._adapter.send(
+            return self._adapter().send(
                 prepared,
                 stream=True,
                 timeout=(min(limits.connect_timeout_seconds, left_seconds), limits.read_timeout_seconds),
@@ -225,7 +243,7 @@ class Fetcher:
         # 200 alone: 203 says that somebody on the way changed the bytes, 206 that they are not all of them.
         if response.status_code != 200:
             raise _status_error(response.status_code, response.headers)
-        content = self._content(cast(HTTPResponse, response.raw), _media_type(response.headers), progress)
+        content = self._content(cast("HTTPResponse", response.raw), _media_type(response.headers), progress)
         found = Validators(response.headers.get("ETag"), response.headers.get("Last-Modified"))
         return Fetched(content, found, response.url)
 
@@ -314,6 +332,8 @@ def _media_type(headers: Mapping[str, str]) -> str | None:
 
 def _translated(error: Exception) -> SourceError:
     """The error of our tree for one of requests, urllib3 or the standard library."""
+    import requests
+
     root = _root_cause(error)
     if isinstance(root, ssl.SSLCertVerificationError):
         return SourceFailed(f"the origin's certificate is not valid: {root.verify_message}")

@@ -9,10 +9,6 @@ import http.client
 import io
 import math
 import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +17,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
+from md5s3stash.deadline import Deadline
 from md5s3stash.netguard import NetGuard
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-
-
-class Deadline(threading.local):
-    """When the fetch that this thread is at must be over."""
-
-    at = math.inf
-
-    def left_seconds(self) -> float:
-        return self.at - time.monotonic()
-
-    @contextmanager
-    def in_seconds(self, seconds: float) -> Iterator[None]:
-        self.at = time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self.at = math.inf
 
 
 class _TimedReader(io.RawIOBase):

@@ -4,21 +4,20 @@ spool.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 
 from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import COMMITTER, Pulse
+from md5s3stash_daemon.health import COMMITTER, Pulse, ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
-from md5s3stash_daemon.recorder import Recorder, next_group
+from md5s3stash_daemon.recorder import GroupCommitter
 from md5s3stash_daemon.spool import Entry, Spool
 from md5s3stash_daemon.work import until_it_works
 
 log = logging.getLogger(__name__)
 
+# A file, and what became of it.
 Finished = tuple[Entry, Outcome]
 
 # After each commit, for the next group to gather: where the disk syncs quickly groups would be of a few files, and one
@@ -26,9 +25,9 @@ Finished = tuple[Entry, Outcome]
 LINGER_SECONDS = 0.02
 
 
-class Committer:
-    """A thread that commits in groups: during one commit and shortly after it the next one gathers. `ended` is told
-    what has left active/ and the ledger's memory of what is under way.
+class Committer(GroupCommitter[Sequence[Finished]]):
+    """Takes files in pieces. Where the ledger is down and the daemon stops, they stay claimed. `ended` is told what has
+    left active/ and the ledger's memory of what is under way.
     """
 
     def __init__(
@@ -40,42 +39,16 @@ class Committer:
         pulse: Pulse,
         ended: Callable[[Sequence[Entry]], object],
     ) -> None:
+        super().__init__("committer", ledger, gate, stopping, ThreadPulse(pulse, COMMITTER), LINGER_SECONDS)
         self._spool = spool
-        self._recorder = Recorder(ledger, gate, stopping, self._resting)
-        self._stopping = stopping
-        self._pulse = pulse
         self._ended = ended
-        # Bounded, because what is claimed at once is.
-        self._queue: queue.SimpleQueue[Sequence[Finished] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Commits what was put, and ends. Where the ledger is down and the daemon stops, the files stay claimed."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def put(self, finished: Sequence[Finished]) -> None:
-        """Hands over files."""
-        if finished:
-            self._queue.put(finished)
-
-    def _run(self) -> None:
-        more = True
-        while more:
-            pieces, more = next_group(self._queue, self._resting)
-            group = [finished for piece in pieces for finished in piece]
-            self._pulse.beat(COMMITTER)
-            if group and self._recorder.record([outcome for _, outcome in group]):
-                self._let_go(group)
-            self._stopping.wait(LINGER_SECONDS)
-        self._recorder.forget()
-        self._pulse.end(COMMITTER)
-
-    def _resting(self) -> contextlib.AbstractContextManager[None]:
-        return self._pulse.resting(COMMITTER)
+    def _commit(self, group: list[Sequence[Finished]]) -> bool:
+        files = [finished for piece in group for finished in piece]
+        if not self._recorder.record([outcome for _, outcome in files]):
+            return False
+        self._let_go(files)
+        return True
 
     def _let_go(self, group: Sequence[Finished]) -> None:
         stashed = [(entry, outcome) for entry, outcome in group if outcome.reports]
@@ -116,7 +89,7 @@ class Committer:
 
     def _moved(self, move: Callable[[], object]) -> bool:
         def beat_and_move() -> None:
-            self._pulse.beat(COMMITTER)
+            self._pulse.beat()
             move()
 
         return until_it_works(beat_and_move, self._stopping)

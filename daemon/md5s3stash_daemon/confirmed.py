@@ -1,20 +1,21 @@
 """What the store has confirmed of late: a content that comes again then costs it no request.
 
-    {prefix}:confirmed:{endpoint} {scheme}:{base}    md5 (16 bytes) -> when, size and sha-256 (44 bytes), what it is
+    {prefix}:confirmed:{endpoint} {scheme}:{base}:{since}    md5 (16 bytes) -> when, size and sha-256 (44 bytes)
 
-One hash for each place that objects lie in, since what one store holds says nothing of another. What it is: width,
-height and MIME type, so that a content that is known need not be looked into. A million contents take about 140 MB of
-Redis. Without an entry, or with one of another size or sha-256 (that would be an md5 collision), the
-store decides.
+One hash for each place that objects lie in, since what one store holds says nothing of another, and each stretch of
+time, so that Redis drops it as a whole once nothing in it is believed any more. Without an entry, or with one of
+another size or sha-256 (that would be an md5 collision), the store decides; a content that the hash_cache knows at that
+place is looked for there before its body is sent.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -24,6 +25,7 @@ from md5s3stash.errors import CacheUnavailable
 from md5s3stash.media import Kind
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
+from md5s3stash_daemon.ledger_reader import Mapped, mapped
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +34,24 @@ _ENTRY = struct.Struct(">IQ32s")
 # Boxes that share a Redis have clocks of their own.
 _CLOCK_SECONDS = 60
 
+# Into so many stretches the time is cut that an entry is believed. With more of them the oldest would go sooner after
+# that, and each look would cost a hash more.
+_STRETCHES = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """An entry as it is written: the name of the hash, field and value."""
+    """An entry as it is written: the name of the hash, field, value, and when Redis may drop the hash."""
 
     name: str
     field: bytes
     value: bytes
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Of a content: how it stands with each base, and what it is, if that is known."""
+    """Of a content: how it stands with each base, and what it is, where every store has confirmed it."""
 
     standings: tuple[Standing, ...]
     kind: Kind | None = None
@@ -68,60 +75,92 @@ class Confirmations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client: Any = client
-        self._names = [f"{_prefix(prefix)}{endpoint} {base.scheme}:{base.base}" for base in bases]
+        self._hash_cache = f"{prefix}:hash_cache"
+        self._bases = bases
+        self._places = [f"{_prefix(prefix)}{endpoint} {base.scheme}:{base.base}" for base in bases]
         self.fresh_seconds = fresh_seconds
+        self._stretch_seconds = max(_CLOCK_SECONDS, int(fresh_seconds / _STRETCHES))
         self._clock = clock
 
     def known(self, digests: Sequence[Digest]) -> list[Known]:
         """What is known of each content, in the order of the bases. One trip, whatever their number."""
-        unknown = [Known((Standing.UNKNOWN,) * len(self._names))] * len(digests)
+        unknown = [Known((Standing.UNKNOWN,) * len(self._places))] * len(digests)
         if not digests or not self.fresh_seconds:
             return unknown
+        now = self._clock()
         fields = [bytes.fromhex(digest.md5) for digest in digests]
+        names = [f"{place}:{since}" for place in self._places for since in self._believed(now)]
         try:
             with self._client.pipeline(transaction=False) as pipeline:
-                for name in self._names:
+                pipeline.hmget(self._hash_cache, [digest.md5 for digest in digests])
+                for name in names:
                     pipeline.hmget(name, fields)
-                found: list[list[bytes | None]] = pipeline.execute()
+                recorded, *found = pipeline.execute()
         except redis.RedisError as error:
             # Then the store is asked, and whoever records will meet the same fault and deal with it.
             log.debug("confirmations not read: %s", error)
             return unknown
-        now = self._clock()
         return [
-            self._known(entries, digest, now) for digest, entries in zip(digests, zip(*found, strict=True), strict=True)
+            self._known(digest, [self._is_fresh(entry, digest, now) for entry in entries], content)
+            for digest, content, *entries in zip(digests, recorded, *found, strict=True)
         ]
 
-    def given(self, digest: Digest, kind: Kind, asked: Iterable[bool]) -> tuple[Confirmation, ...]:
+    def given(self, digest: Digest, asked: Iterable[bool]) -> tuple[Confirmation, ...]:
         """The entries to write of a content, for each base whether its store has confirmed it just now."""
         if not self.fresh_seconds:
             return ()
+        now = int(self._clock())
+        since = self._since(now)
+        until = since + self._stretch_seconds + math.ceil(self.fresh_seconds)
         field = bytes.fromhex(digest.md5)
-        value = _ENTRY.pack(int(self._clock()), digest.size_bytes, bytes.fromhex(digest.sha256))
-        mime_type, (width, height) = kind
-        value += f"{width} {height} {mime_type}".encode()
-        return tuple(Confirmation(name, field, value) for name, was in zip(self._names, asked, strict=True) if was)
+        value = _ENTRY.pack(now, digest.size_bytes, bytes.fromhex(digest.sha256))
+        return tuple(
+            Confirmation(f"{place}:{since}", field, value, until)
+            for place, was in zip(self._places, asked, strict=True)
+            if was
+        )
 
-    def _known(self, entries: Sequence[bytes | None], digest: Digest, now: float) -> Known:
-        standings = tuple(self._standing(entry, digest, now) for entry in entries)
-        first = entries[0]
-        return Known(standings, None if first is None or standings[0] is Standing.UNKNOWN else _kind(first))
+    def _since(self, seconds: float) -> int:
+        """When the stretch began that a moment is in."""
+        return int(seconds) // self._stretch_seconds * self._stretch_seconds
 
-    def _standing(self, entry: bytes | None, digest: Digest, now: float) -> Standing:
-        if entry is None or len(entry) < _ENTRY.size:
-            return Standing.UNKNOWN
-        at, size_bytes, sha256 = _ENTRY.unpack_from(entry)
-        if (size_bytes, sha256.hex()) != (digest.size_bytes, digest.sha256):
-            return Standing.UNKNOWN
-        return Standing.CONFIRMED if -_CLOCK_SECONDS <= now - at < self.fresh_seconds else Standing.TO_CONFIRM
+    def _believed(self, now: float) -> range:
+        """The stretches that may hold something fresh."""
+        return range(
+            self._since(now - self.fresh_seconds), self._since(now + _CLOCK_SECONDS) + 1, self._stretch_seconds
+        )
+
+    def _is_fresh(self, entry: bytes | None, digest: Digest, now: float) -> bool:
+        if entry is None or len(entry) != _ENTRY.size:
+            return False
+        at, size_bytes, sha256 = _ENTRY.unpack(entry)
+        is_same = (size_bytes, sha256.hex()) == (digest.size_bytes, digest.sha256)
+        return is_same and -_CLOCK_SECONDS <= now - at < self.fresh_seconds
+
+    def _known(self, digest: Digest, fresh: Sequence[bool], content: bytes | None) -> Known:
+        recorded = mapped("", digest.md5, content) if content is not None else None
+        of_place = len(fresh) // len(self._places)
+        known = Known(
+            tuple(
+                self._standing(base, digest, any(fresh[at * of_place : (at + 1) * of_place]), recorded)
+                for at, base in enumerate(self._bases)
+            )
+        )
+        # Of one that no store has confirmed the hash_cache may know another content of this md5.
+        return replace(known, kind=_kind(recorded)) if known.confirmed else known
+
+    def _standing(self, base: BucketBase, digest: Digest, fresh: bool, recorded: Mapped | None) -> Standing:
+        if fresh:
+            return Standing.CONFIRMED
+        if recorded is not None and recorded.s3_url == base.address(digest.md5).s3_url:
+            return Standing.TO_CONFIRM
+        return Standing.UNKNOWN
 
 
-def _kind(entry: bytes) -> Kind | None:
-    """None of an entry that does not tell, as those of earlier versions."""
-    match entry[_ENTRY.size :].decode("utf-8", "replace").split(" ", 2):
-        case [width, height, mime_type] if width.isdecimal() and height.isdecimal():
-            return mime_type, (int(width), int(height))
-    return None
+def _kind(recorded: Mapped | None) -> Kind | None:
+    if recorded is None or not recorded.mime_type or recorded.width is None or recorded.height is None:
+        return None
+    return recorded.mime_type, (recorded.width, recorded.height)
 
 
 def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 
 from md5s3stash_daemon.settings import HttpSettings
@@ -15,6 +14,9 @@ def faults_of_daemon(settings: HttpSettings) -> list[str] | None:
     """Why it stashes nothing now, empty while all goes well; None where nobody answers, or it serves no /healthz."""
     if settings.port == 0:
         return None
+    # Half of what `md5s3stashctl --help` imported.
+    import http.client
+
     # Not urllib: a proxy of the environment does not know this machine's loopback.
     connection = http.client.HTTPConnection(settings.address, settings.port, timeout=_ANSWER_SECONDS)
     try:

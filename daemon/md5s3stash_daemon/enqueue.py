@@ -18,20 +18,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-from md5s3stash.batch import in_order
 from md5s3stash.cli import INTERRUPTED, Parser, escaped, without_password
 from md5s3stash.errors import QueueUnavailable, SettingsError, StashError
 from md5s3stash.logs import set_up_logging
 from md5s3stash.progress import Pause, Standing, standing_display
 from md5s3stash.retry import RetryPolicy, retrying
-from md5s3stash.s3 import new_session
 from md5s3stash.settings import load, whole_number
 from md5s3stash_daemon.enqueue_cursor import Cursor, CursorFile, ListReader, locked
 from md5s3stash_daemon.settings import QueueSettings
-from md5s3stash_daemon.sqs import BATCH, Queue, connect_queue
 from md5s3stash_daemon.url_list import Line
+
+if TYPE_CHECKING:
+    from md5s3stash_daemon.sqs import Queue
 
 PROGRAM = "md5s3stash-enqueue"
 
@@ -101,6 +101,10 @@ class Batch:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # What these import (boto3, requests) takes half a second, which --help need not wait for.
+    from md5s3stash.s3 import new_session
+    from md5s3stash_daemon.sqs import connect_queue
+
     set_up_logging(logging.WARNING)
     jobs = _jobs(arguments.jobs)
     queue_url = load(
@@ -132,6 +136,8 @@ class Enqueuing:
 
     def run(self, jobs: int, stream: TextIO) -> int:
         """The exit status. Raises StashError where the queue does not take all."""
+        from md5s3stash.batch import in_order
+
         if self._done.lines:
             print(f"{PROGRAM}: goes on after line {self._done.lines:,}", file=stream)
         begun, written = time.monotonic(), time.monotonic()
@@ -157,6 +163,8 @@ class Enqueuing:
         return 1 if self._done.faults else 0
 
     def _batches(self) -> Iterator[Batch]:
+        from md5s3stash_daemon.sqs import BATCH
+
         urls: list[str] = []
         faults: list[Line] = []
         for line in self._reader.lines():

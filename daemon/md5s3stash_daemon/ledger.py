@@ -4,7 +4,7 @@
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
     {prefix}:names        dropped path or URL -> md5
     {prefix}:log          stream, one entry an outcome, for XREAD
-    {prefix}:confirmed:…  md5 -> when the store confirmed the content, see `confirmed`
+    {prefix}:confirmed:…  md5 -> that the store confirmed the content of late, see `confirmed`
     {prefix}:open         queue id -> 1, for drops whose outcome is recorded while their file is still in the spool
 
 The last makes the log idempotent: a daemon that dies between the record and the removal of the file does the work
@@ -13,7 +13,6 @@ again, and finds that the log has it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 import redis
 from redis.exceptions import ClusterCrossSlotError
 
+from md5s3stash.cache import as_json
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
 from md5s3stash_daemon.confirmed import Confirmation
@@ -31,11 +31,12 @@ log = logging.getLogger(__name__)
 # A stream that nobody trims would end up as the largest thing in Redis. Trimmed in whole nodes, hence "about".
 LOG_MAX_ENTRIES = 1_000_000
 
-# KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, then for each outcome:
-# queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's fields and values that these
-# do not tell, they; the number of confirmations, and for each of them the number of its key, field and value.
+# KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, when each of those hashes
+# goes, then for each outcome: queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's
+# fields and values that these do not tell, they; the number of confirmations, and for each of them the number of its
+# key, field and value.
 _RECORD = """
-local at = 2
+local at = #KEYS - 2
 while at <= #ARGV do
   local id, name, md5, known, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
   if md5 ~= '' then
@@ -57,6 +58,9 @@ while at <= #ARGV do
     at = at + 3
   end
   at = at + 1
+end
+for key = 5, #KEYS do
+  redis.call('EXPIREAT', KEYS[key], ARGV[key - 3])
 end
 """
 
@@ -115,16 +119,17 @@ class RedisLedger:
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         keys = [*(self._key(name) for name in ("names", "hash_cache", "log")), self._open]
-        arguments: list[Any] = [LOG_MAX_ENTRIES]
+        until = {each.name: each.until for outcome in outcomes for each in outcome.confirmed}
+        number = {name: len(keys) + place for place, name in enumerate(until, 1)}
+        keys += until
+        arguments: list[Any] = [LOG_MAX_ENTRIES, *until.values()]
         for outcome in outcomes:
             told = _told(outcome)
             md5 = outcome.reports[0].md5 if outcome.reports else ""
             arguments += map(_bytes, (outcome.queue_id, outcome.name, md5, _known(outcome), str(len(told)), *told))
             arguments.append(len(outcome.confirmed))
             for confirmation in outcome.confirmed:
-                if confirmation.name not in keys:
-                    keys.append(confirmation.name)
-                arguments += (keys.index(confirmation.name) + 1, confirmation.field, confirmation.value)
+                arguments += (number[confirmation.name], confirmation.field, confirmation.value)
         try:
             # One script call is one write to the append-only file, and so one fsync for all of them.
             self._run(keys, arguments)
@@ -182,7 +187,8 @@ def _told(outcome: Outcome) -> list[str]:
     if not outcome.reports:
         return ["error", outcome.error, "reason", outcome.reason]
     first = outcome.reports[0]
-    told = ["s3_url", first.s3_url, "mime_type", first.mime_type]
+    # Where it lies is in the hash_cache, which has it for each content once; that knows the first base alone.
+    told = ["mime_type", first.mime_type]
     if outcome.size_bytes is not None:
         told += "size_bytes", str(outcome.size_bytes)
     if len(outcome.reports) > 1:
@@ -194,7 +200,7 @@ def _known(outcome: Outcome) -> str:
     if not outcome.reports:
         return ""
     report = outcome.reports[0]
-    return json.dumps([report.s3_url, report.mime_type, list(report.dimensions)])
+    return as_json([report.s3_url, report.mime_type, report.dimensions])
 
 
 def _unavailable(error: redis.RedisError) -> CacheUnavailable:

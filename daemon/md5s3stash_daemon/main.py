@@ -1,48 +1,10 @@
-"""The program `md5s3stashd`: settings, wiring, signals."""
+"""The program `md5s3stashd`: its arguments."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import logging
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from ipaddress import ip_network
+from collections.abc import Sequence
 from pathlib import Path
-
-from md5s3stash.errors import StashError
-from md5s3stash.fetch import Fetcher
-from md5s3stash.netguard import NetGuard
-from md5s3stash.notify import Notifier, watchdog_seconds
-from md5s3stash.settings import RedisSettings, Settings
-from md5s3stash_daemon import worker_process
-from md5s3stash_daemon.config import as_toml, read_settings
-from md5s3stash_daemon.crew import Crew
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import Health, Pulse
-from md5s3stash_daemon.http_status import serving
-from md5s3stash_daemon.journal import set_line_format
-from md5s3stash_daemon.metrics import Metrics
-from md5s3stash_daemon.notify import Reporter, reporting
-from md5s3stash_daemon.nursery import Nursery
-from md5s3stash_daemon.parts import NO_RETRY, delays_of, parts_of, probe_delays_of, set_log_level
-from md5s3stash_daemon.queue_build import build_queue_intake
-from md5s3stash_daemon.queue_service import QueueIntake
-from md5s3stash_daemon.reload import Reload
-from md5s3stash_daemon.service import Service
-from md5s3stash_daemon.settings import HttpSettings, SpoolSettings, UrlSettings
-from md5s3stash_daemon.shared_politeness import politeness_of
-from md5s3stash_daemon.signals import handled
-from md5s3stash_daemon.status_page import StatusPage
-from md5s3stash_daemon.tally import CountedLedger
-from md5s3stash_daemon.url_cache import UrlCaches
-from md5s3stash_daemon.url_service import UrlLists, url_stashers
-
-log = logging.getLogger(__name__)
 
 _EPILOG = """\
 examples:
@@ -62,68 +24,13 @@ files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Daemon:
-    """Everything that main has to do with."""
-
-    nursery: Nursery
-    service: Service
-    crew: Crew
-    lists: UrlLists
-    queue: QueueIntake | None
-    gate: Gate
-    metrics: Metrics
-    health: Health
-
-    def apply(self, settings: Settings) -> None:
-        """Goes on with these settings, as far as they are `reload.LIVE`."""
-        spool_settings = settings[SpoolSettings]
-        self.crew.apply(settings, delays_of(spool_settings))
-        self.lists.apply(delays_of(spool_settings), spool_settings.stop_seconds)
-        if self.queue is not None:
-            self.queue.apply(delays_of(spool_settings), spool_settings.stop_seconds)
-        self.gate.set_delays(probe_delays_of(spool_settings))
-        self.health.stuck_seconds = spool_settings.stuck_seconds
-        self.service.apply(spool_settings)
-        set_log_level(settings)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until SIGTERM or SIGINT; the exit status."""
     arguments = build_parser().parse_args(argv)
+    # What this imports (boto3, redis, requests) takes half a second, which --help need not wait for.
+    from md5s3stash_daemon import program
 
-    def read() -> Settings:
-        return read_settings(os.environ, arguments.config, {"log.level": arguments.loglevel})
-
-    notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
-    try:
-        settings = read()
-        if arguments.check_config:
-            print(as_toml(settings), end="")
-            return 0
-        set_log_level(settings)
-        set_line_format(os.environ, sys.stderr.fileno())
-        daemon = build(settings)
-    except StashError as error:
-        return _say(str(error), error.exit_code)
-    except OSError as error:
-        return _say(f"the spool cannot be used: {error}", 1)
-    status = 0
-    try:
-        if _run(daemon, settings, read, notifier):
-            return 0
-    except StashError as error:
-        status = _say(str(error), error.exit_code)
-    except OSError as error:
-        status = _say(f"the spool cannot be used any more: {error}", 1)
-    except Exception:
-        log.exception("unexpected")
-        status = 1
-    # Threads that hang, or wait for a main thread that is gone, would hold up the end of the interpreter for ever.
-    # Their files are still claimed, and the next start finds them.
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(status)
+    return program.run(arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -144,84 +51,3 @@ def build_parser() -> argparse.ArgumentParser:
         "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
     )
     return parser
-
-
-def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
-    """Whether everything under way was finished in the end."""
-
-    def stop() -> None:
-        notifier.stopping()
-        daemon.service.stop()
-
-    actions: dict[signal.Signals, Callable[[], object]] = {
-        signal.SIGTERM: stop,
-        signal.SIGINT: stop,
-        signal.SIGHUP: Reload(settings, read, daemon.apply, notifier),
-    }
-    reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
-    page = StatusPage(settings, daemon.health, daemon.metrics)
-    with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
-        if daemon.queue is not None:
-            daemon.queue.start()
-        complete = daemon.service.run(notifier.ready)
-        # Lists and the queue stop along with the files, so this waits for what is left of the same time.
-        drained = daemon.queue is None or daemon.queue.finish()
-        return daemon.lists.finish() and complete and drained
-
-
-def build(settings: Settings) -> Daemon:
-    """The daemon of these settings, with its spool made and locked. Raises SettingsError, SpoolTaken or OSError."""
-    parts = parts_of(settings)
-    # Before anything here connects to anything, or starts a thread.
-    nursery = Nursery(functools.partial(worker_process.work, parts))
-    spool_settings, prefix = settings[SpoolSettings], settings[RedisSettings].prefix
-    metrics, pulse, stopping = Metrics(), Pulse(), threading.Event()
-    client = parts.redis_client()
-    redis_ledger = parts.ledger(client)
-    ledger = CountedLedger(redis_ledger, metrics)
-    fault = redis_ledger.durability_fault()
-    if fault is not None:
-        log.warning("redis may forget what it confirmed: %s", fault)
-    # Nothing that is dropped may make this box read its own network.
-    guard = NetGuard(tuple(map(ip_network, settings[UrlSettings].allowed_networks)))
-    fetcher = Fetcher(parts.fetch_limits, guard, retry=NO_RETRY)
-    gate = Gate(parts.probes(ledger), probe_delays_of(spool_settings))
-    caches = UrlCaches(client, prefix, parts.bases)
-    of_urls = settings[UrlSettings]
-    lists = UrlLists(
-        parts.spool,
-        ledger,
-        gate,
-        url_stashers(parts.bases, parts.store, fetcher, caches, of_urls.images_only),
-        caches,
-        politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix),
-        of_urls,
-        spool_settings,
-        delays_of(spool_settings),
-        stopping,
-        metrics,
-        pulse,
-    )
-    crew = Crew(
-        nursery,
-        parts.processes,
-        parts.spool,
-        ledger,
-        gate,
-        delays_of(spool_settings),
-        lists.take,
-        stopping,
-        metrics,
-        pulse,
-    )
-    queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, pulse)
-    metrics.watch_spool(parts.spool, crew)
-    service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
-    health = Health(pulse, crew, metrics, spool_settings.stuck_seconds)
-    return Daemon(nursery, service, crew, lists, queue, gate, metrics, health)
-
-
-def _say(message: str, status: int) -> int:
-    for line in message.splitlines():
-        print(f"md5s3stashd: {line}", file=sys.stderr)
-    return status

@@ -5,7 +5,6 @@ ledger knows, and loses nothing.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 
 from md5s3stash.netguard import printable_url
@@ -13,17 +12,17 @@ from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.queue_hold import Held, InHand
-from md5s3stash_daemon.recorder import QUEUE_SIZE, Recorder, next_group
+from md5s3stash_daemon.recorder import LINGER_SECONDS, GroupCommitter
 from md5s3stash_daemon.url_cache import UrlCaches
-from md5s3stash_daemon.url_commit import LINGER_SECONDS
 
 log = logging.getLogger(__name__)
 
+# A message with what became of its jobs.
 Finished = tuple[Held, list[Outcome]]
 
 
-class QueueCommitter:
-    """A thread that commits in groups, until `finish`."""
+class QueueCommitter(GroupCommitter[Finished]):
+    """The messages that are not committed at the end are still in hand."""
 
     def __init__(
         self,
@@ -31,40 +30,12 @@ class QueueCommitter:
         gate: Gate,
         caches: UrlCaches,
         hand: InHand,
-        ending: threading.Event,
+        stopping: threading.Event,
         pulse: ThreadPulse,
     ) -> None:
-        self._recorder = Recorder(ledger, gate, ending, pulse.resting)
+        super().__init__("queue-committer", ledger, gate, stopping, pulse, LINGER_SECONDS)
         self._caches = caches
         self._hand = hand
-        self._ending = ending
-        self._pulse = pulse
-        self._queue: queue.Queue[Finished | None] = queue.Queue(maxsize=QUEUE_SIZE)
-        self._complete = True
-        self._thread = threading.Thread(target=self._run, name="queue-committer", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def put(self, held: Held, outcomes: list[Outcome]) -> None:
-        """Hands over a message with what became of its jobs; waits while too many are uncommitted."""
-        self._queue.put((held, outcomes))
-
-    def finish(self, timeout_seconds: float) -> bool:
-        """Whether all that was put is recorded and deleted by then. The rest is still in hand."""
-        self._queue.put(None)
-        self._thread.join(timeout_seconds)
-        return self._complete and not self._thread.is_alive()
-
-    def _run(self) -> None:
-        more = True
-        while more:
-            group, more = next_group(self._queue, self._pulse.resting)
-            self._pulse.beat()
-            if group and self._complete:
-                self._complete = self._commit(group)
-            self._ending.wait(LINGER_SECONDS)
-        self._pulse.end()
 
     def _commit(self, group: list[Finished]) -> bool:
         self._caches.flush()

@@ -303,7 +303,7 @@ class QueueIntake:
     def _settle(self, held: Held, outcomes: list[Outcome]) -> None:
         # Where the ledger is down this waits for it.
         with self._pulse.resting():
-            self._committer.put(held, outcomes)
+            self._committer.put((held, outcomes))
 
     def _drain(self) -> None:
         """Nothing new; what is under way has its time, and others get what only waits here."""

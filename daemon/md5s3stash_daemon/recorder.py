@@ -1,17 +1,18 @@
-"""Outcomes into the ledger in groups, through its outages: what files and the lines of URL lists have in common."""
+"""Outcomes into the ledger in groups, through its outages: what files, the lines of URL lists and messages share."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
 
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.spool import Spool
 from md5s3stash_daemon.work import REDIS
@@ -23,21 +24,21 @@ GROUP_SIZE = 256
 # What may wait to be recorded before those who finish work are held up.
 QUEUE_SIZE = 4 * GROUP_SIZE
 
-T = TypeVar("T")
+# For what is downloaded, between two groups: without it one is as large as what came during two fsyncs, and these cost
+# more than the downloads.
+LINGER_SECONDS = 0.05
 
-Waiting = Callable[[], contextlib.AbstractContextManager[None]]
+T = TypeVar("T")
 
 
 class Recorder:
-    """One thread's way to the ledger. `waiting` is entered for as long as the ledger is down."""
+    """One thread's way to the ledger. Its pulse rests for as long as the ledger is down."""
 
-    def __init__(
-        self, ledger: Ledger, gate: Gate, stopping: threading.Event, waiting: Waiting = contextlib.nullcontext
-    ) -> None:
+    def __init__(self, ledger: Ledger, gate: Gate, stopping: threading.Event, pulse: ThreadPulse) -> None:
         self._ledger = ledger
         self._gate = gate
         self._stopping = stopping
-        self._waiting = waiting
+        self._pulse = pulse
         self._forgettable: list[str] = []
 
     def record(self, outcomes: Sequence[Outcome]) -> bool:
@@ -49,7 +50,7 @@ class Recorder:
                 return True
             except CacheUnavailable as error:
                 down = self._gate.is_down(REDIS)
-                with self._waiting():
+                with self._pulse.resting():
                     if down:
                         go_on = self._gate.pass_through(self._stopping)
                     else:
@@ -75,25 +76,74 @@ class Recorder:
             log.debug("not forgotten: %s", error)
 
 
-def next_group(
-    waiting: queue.Queue[T | None] | queue.SimpleQueue[T | None], idle: Waiting = contextlib.nullcontext
-) -> tuple[list[T], bool]:
-    """Everything that waits, at least one thing, and whether more can come: None in the queue ends it.
+class GroupCommitter(ABC, Generic[T]):
+    """A thread that commits what it is given, in groups, until `finish`: while one waits for the disks, the next one
+    gathers.
 
-    `idle` is entered while there is nothing.
+    After a group that was not taken, because the daemon stops, the others are let drop: their work will be done again.
     """
-    group: list[T] = []
-    with idle():
-        item = waiting.get()
-    while item is not None:
-        group.append(item)
-        if len(group) == GROUP_SIZE:
-            return group, True
-        try:
-            item = waiting.get_nowait()
-        except queue.Empty:
-            return group, True
-    return group, False
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        gate: Gate,
+        stopping: threading.Event,
+        pulse: ThreadPulse,
+        linger_seconds: float = 0.0,
+    ) -> None:
+        self._recorder = Recorder(ledger, gate, stopping, pulse)
+        self._stopping = stopping
+        self._pulse = pulse
+        self._linger_seconds = linger_seconds
+        self._ending = threading.Event()
+        self._queue: queue.Queue[T | None] = queue.Queue(maxsize=QUEUE_SIZE)
+        self._complete = True
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, item: T) -> None:
+        """Hands over what is finished; waits while too much is uncommitted."""
+        self._queue.put(item)
+
+    def finish(self, timeout_seconds: float | None = None) -> bool:
+        """Commits what was put, and ends; whether all of it was taken by then."""
+        self._ending.set()
+        self._queue.put(None)
+        self._thread.join(timeout_seconds)
+        return self._complete and not self._thread.is_alive()
+
+    @abstractmethod
+    def _commit(self, group: list[T]) -> bool:
+        """Whether the group was taken; False where the daemon stops before that."""
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            group, more = self._next_group()
+            self._pulse.beat()
+            if group and self._complete:
+                self._complete = self._commit(group)
+            self._ending.wait(self._linger_seconds)
+        self._recorder.forget()
+        self._pulse.end()
+
+    def _next_group(self) -> tuple[list[T], bool]:
+        """Everything that waits, at least one thing, and whether more can come: None in the queue ends it."""
+        group: list[T] = []
+        with self._pulse.resting():
+            item = self._queue.get()
+        while item is not None:
+            group.append(item)
+            if len(group) == GROUP_SIZE:
+                return group, True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
 
 
 def forget_gone(ledger: Ledger, spool: Spool) -> None:

@@ -8,13 +8,13 @@ know where a digest lies finds it in the first place, as ever. `[0, 0]` would no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
+from md5s3stash.cache import as_json
 from md5s3stash_daemon.ledger_reader import Mapped, mapped, translating
 
 # KEYS: hash_cache, names. ARGV: the number of contents; for each its md5, the entry that was seen (empty for none) and
@@ -109,7 +109,7 @@ def completed(known: Mapped | None, new: Mapped) -> Mapped:
 def as_entry(content: Mapped) -> str:
     """As it stands in the hash_cache."""
     dimensions = None if content.width is None else [content.width, content.height]
-    return json.dumps([content.s3_url, content.mime_type or None, dimensions])
+    return as_json([content.s3_url, content.mime_type or None, dimensions])
 
 
 def _bytes(name: str) -> bytes:

@@ -7,7 +7,6 @@ crash, which costs one look-up or download the next time.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import redis
 
-from md5s3stash.cache import RedisDict
+from md5s3stash.cache import RedisDict, as_json
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Caches
@@ -65,7 +64,7 @@ class BatchedCache(RedisDict):
         return super()._stored(field)
 
     def __setitem__(self, field: str, value: Any) -> None:
-        text = json.dumps(value)
+        text = as_json(value)
         with self._lock:
             self._ahead.pop(field, None)
             self._written[field] = text

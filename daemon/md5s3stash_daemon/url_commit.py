@@ -5,23 +5,19 @@ In this order a crash repeats a line that the ledger knows, which it finds out, 
 
 from __future__ import annotations
 
-import queue
 import threading
 
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
-from md5s3stash_daemon.recorder import QUEUE_SIZE, Recorder, next_group
+from md5s3stash_daemon.recorder import LINGER_SECONDS, GroupCommitter
 from md5s3stash_daemon.spool import Entry
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_progress import Journal, LineOutcome
 from md5s3stash_daemon.work import until_it_works
 
+# The number of a line, and what became of it.
 Settled = tuple[int, Outcome]
-
-# After each commit: without it a group is as large as what was downloaded during two fsyncs, and these cost more than
-# the downloads.
-LINGER_SECONDS = 0.05
 
 
 def line_queue_id(entry: Entry, line: int) -> str:
@@ -29,8 +25,8 @@ def line_queue_id(entry: Entry, line: int) -> str:
     return f"{entry.queue_id}#{line}"
 
 
-class LineCommitter:
-    """A thread that commits in groups: while one waits for the disks, the next one gathers."""
+class LineCommitter(GroupCommitter[Settled]):
+    """The lines of one list."""
 
     def __init__(
         self,
@@ -42,43 +38,11 @@ class LineCommitter:
         stopping: threading.Event,
         pulse: ThreadPulse,
     ) -> None:
-        self._recorder = Recorder(ledger, gate, stopping, pulse.resting)
+        super().__init__("line-committer", ledger, gate, stopping, pulse, LINGER_SECONDS)
         self._caches = caches
         self._journal = journal
-        self._pulse = pulse
-        self._ending = threading.Event()
-        self._stopping = stopping
-        self._queue: queue.Queue[Settled | None] = queue.Queue(maxsize=QUEUE_SIZE)
-        self._complete = True
         # An earlier daemon may have died before it told the ledger about its last lines.
         self._recorder.forget_later(line_queue_id(entry, line) for line in journal.last_lines)
-        self._thread = threading.Thread(target=self._run, name="line-committer", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def put(self, line: int, outcome: Outcome) -> None:
-        """Hands over what became of a line; waits while too many are uncommitted."""
-        self._queue.put((line, outcome))
-
-    def finish(self) -> bool:
-        """Commits what was put; False where the daemon stopped before the ledger and the disk took all of it."""
-        self._ending.set()
-        self._queue.put(None)
-        self._thread.join()
-        return self._complete
-
-    def _run(self) -> None:
-        more = True
-        while more:
-            group, more = next_group(self._queue, self._pulse.resting)
-            self._pulse.beat()
-            # After a group that was not taken the others are let drop: their lines will be done again.
-            if group and self._complete:
-                self._complete = self._commit(group)
-            self._ending.wait(LINGER_SECONDS)
-        self._recorder.forget()
-        self._pulse.end()
 
     def _commit(self, group: list[Settled]) -> bool:
         self._caches.flush()

@@ -365,7 +365,7 @@ class ListRun:
         self._states[line.number] = LineStates.DONE
         # Where the ledger is down this waits for it.
         with self._pulse.resting():
-            self._committer.put(line.number, outcome)
+            self._committer.put((line.number, outcome))
 
     def _wait_between_sweeps(self) -> None:
         """Lines that only made room for others go on at once; failed ones wait, longer each time."""

@@ -137,7 +137,6 @@ class Worker:
             stasher.store(entry.name, content, standing=standing, kind=known.kind)
             for stasher, standing in zip(self._stashers, known.standings, strict=True)
         ]
-        first = results[0].report
         return Outcome(
             entry.queue_id,
             entry.name,
@@ -145,9 +144,7 @@ class Worker:
             content.size_bytes,
             sent=any(result.outcome is HowStored.STORED for result in results),
             confirmed=self._confirmations.given(
-                content.digest,
-                (first.mime_type, first.dimensions),
-                [result.outcome is not HowStored.KNOWN for result in results],
+                content.digest, [result.outcome is not HowStored.KNOWN for result in results]
             ),
         )
 

@@ -134,7 +134,9 @@ class WorkerProcess:
                 entry = self._waiting.get()
 
     def _hand_on(self, handled: Sequence[Handled]) -> None:
-        self._committer.put([(entry, outcome) for entry, outcome in handled if outcome is not None])
+        finished = [(entry, outcome) for entry, outcome in handled if outcome is not None]
+        if finished:
+            self._committer.put(finished)
         over = [entry for entry, outcome in handled if outcome is None]
         if over and not self._stopping.is_set():
             self._tally.unclaimed(entry.queue_id for entry in over)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from md5s3stash.s3_list import LISTED_AT_ONCE
 from md5s3stash_migrate.tally import Count
 
 PRICE_PER_1000 = 0.005
@@ -40,6 +39,9 @@ def estimate(to_copy: Count, part_requests: int, pages: int, prices: Prices) -> 
     """`pages`: the LISTs that this survey took; a run takes them at the start and, with what it copied, at the end.
     `part_requests`: what copies in parts need besides one request an object.
     """
+    # The arguments know the prices, and boto3 takes half a second, which --help need not wait for.
+    from md5s3stash.s3_list import LISTED_AT_ONCE
+
     copies = to_copy.objects + part_requests
     lists = 2 * pages + -(-to_copy.objects // LISTED_AT_ONCE) if to_copy.objects else pages
     dollars = (copies + lists) * prices.per_1000 / 1000 + to_copy.size_bytes / 1e9 * prices.per_gb

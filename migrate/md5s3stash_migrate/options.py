@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from md5s3stash.cli import Parser
+from md5s3stash.cli import Parser, escaped
 from md5s3stash.errors import SettingsError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash.settings import Faults, S3Settings, load
 from md5s3stash_migrate.costs import PRICE_PER_1000, PRICE_PER_GB, Prices
-from md5s3stash_migrate.manifest import target_key_prefix
-from md5s3stash_migrate.s3_batch import Role
 from md5s3stash_migrate.sides import parse_side, require_apart
+
+if TYPE_CHECKING:
+    from md5s3stash_migrate.s3_batch import Role
 
 PROGRAM = "md5s3stash-migrate"
 
@@ -119,6 +124,8 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> O
     faults.tell()
     require_apart(source, target)
     if arguments.batch_manifest:
+        from md5s3stash_migrate.manifest import target_key_prefix
+
         target_key_prefix(source, target)
     return Options(
         source=source,
@@ -139,6 +146,16 @@ def _batch(arguments: argparse.Namespace) -> Batch | None:
         return None
     if not (arguments.batch_manifest and arguments.batch_role and arguments.batch_bucket):
         raise SettingsError("--batch-create needs --batch-manifest, --batch-role and --batch-bucket")
+    from md5s3stash_migrate.s3_batch import Role
+
     base = parse_side("--batch-bucket", f"simple:{arguments.batch_bucket}").base
     bucket, slash, prefix = base.partition("/")
     return Batch(Role.parse(arguments.batch_role), ObjectAddress(bucket, f"{prefix}{slash}"))
+
+
+def complain(message: str) -> None:
+    """A line on standard error."""
+    # Where nobody listens for errors, the exit status has to do.
+    with contextlib.suppress(OSError):
+        sys.stderr.buffer.write(os.fsencode(f"{PROGRAM}: {escaped(message)}\n"))
+        sys.stderr.buffer.flush()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
-from md5s3stash_migrate.listing import Stored
+if TYPE_CHECKING:
+    from md5s3stash_migrate.listing import Stored
 
 
 @dataclass(slots=True)

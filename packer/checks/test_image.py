@@ -16,6 +16,7 @@ ENABLED = (
     "md5s3stash-thumbnailer.socket",
     "md5s3stash-thumbnailer@1.service",
     "md5s3stash-thumbnailer@2.service",
+    "md5s3stash-metrics.timer",
     "md5s3stash-secret.service",
     "md5s3stash-volume.service",
     "srv-md5s3stash-incoming.mount",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
 import random
+import re
 import secrets
+import socket
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,9 +86,9 @@ class Box:
 
     # --- drops ----------------------------------------------------------------------------------------------------
 
-    def drop(self, label: str, count: int, width: int = 320) -> Mapping[str, str]:
+    def drop(self, label: str, count: int, width: int = 320, height: int = 240) -> Mapping[str, str]:
         """Drops new pictures as a local program of the drop group does: under a temporary name, then renamed."""
-        files = {f"{label}-{number}.jpg": picture(width) for number in range(count)}
+        files = {f"{label}-{number}.jpg": picture(width, height) for number in range(count)}
         incoming = self.spool / "incoming"
         for name, data in files.items():
             temporary = incoming / f".{name}"
@@ -206,17 +209,29 @@ class DropLoad:
 
 
 class ThumbnailLoad:
-    """Asks for thumbnails without a pause, on a connection for each, while the context lasts; keeps what went wrong."""
+    """Asks for thumbnails without a pause, on a connection for each, while the context lasts; keeps what went wrong.
 
-    def __init__(self, box: Box, md5s: Iterable[str], clients: int = 2) -> None:
+    The clients read slowly, as behind a thin line: so a server has requests in hand all the time, also at the moment
+    when it is stopped, and neither side is busy.
+    """
+
+    CLIENTS = 8
+
+    def __init__(self, box: Box, label: str) -> None:
         self.answered = 0
         self.failures: list[str] = []
         self._box = box
-        self._md5s = list(md5s)
+        self._label = label
+        self._md5s: list[str] = []
+        self._begun = time.time()
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=[number]) for number in range(clients)]
+        self._threads = [threading.Thread(target=self._ask, args=[number]) for number in range(self.CLIENTS)]
 
     def __enter__(self) -> ThumbnailLoad:
+        # Thumbnails of noise are half a megabyte, more than the kernel takes off a server's hands (network.py).
+        self._md5s = list(self._box.drop(self._label, 2, 1200, 900).values())
+        self._box.nothing_is_lost()
+        self._begun = time.time()
         for thread in self._threads:
             thread.start()
         wait_until(lambda: self.answered >= len(self._threads) or bool(self.failures), "the first answers", 60)
@@ -227,14 +242,46 @@ class ThumbnailLoad:
         for thread in self._threads:
             thread.join()
 
+    def nobody_was_cut_off(self) -> None:
+        """Every request was answered, though servers with requests in hand were stopped."""
+        assert not self.failures, f"failed: {', '.join(self.failures)}"
+        said = self._box.guest.run(
+            "journalctl", "--unit=md5s3stash-thumbnailer@*", f"--since=@{self._begun:.0f}", "--output=cat"
+        )
+        in_hand = re.findall(r"event=stopping requests=(\d+)", said)
+        assert any(map(int, in_hand)), f"the load was too light: {in_hand} requests in hand when servers stopped"
+
     def _ask(self, client: int) -> None:
         turn = client
         while not self._ended.is_set():
-            turn += 1
+            turn += self.CLIENTS
+            # Of another size each time, so that it is made and not remembered.
+            path = f"/clip/{1000 - turn % 300}x1000/{self._md5s[turn % len(self._md5s)]}"
             try:
-                # Of another size each time, so that it is made and not remembered.
-                self._box.thumbnail(self._md5s[turn % len(self._md5s)], f"{20 + turn % 200}x{20 + turn % 150}")
+                read_slowly(self._box.login.host, path)
                 self.answered += 1
-            except OSError as error:
+            # The latter is for an answer that breaks off in its body.
+            except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{time.strftime('%T')} {error!r}")
                 self._ended.wait(0.1)
+
+
+def read_slowly(host: str, path: str) -> None:
+    """Takes most of a second for a thumbnail. Raises OSError or HTTPException where one does not come whole."""
+    with socket.socket() as connection:
+        # What is not read stays with the server, and not in this machine's memory.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect((host, THUMBNAIL_PORT))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        if answer.status != 200:
+            raise OSError(f"status {answer.status}")
+        size = int(answer.headers["Content-Length"])
+        received = 0
+        while part := answer.read(size // 10):
+            received += len(part)
+            time.sleep(0.07)
+        if received < size:
+            raise http.client.IncompleteRead(b"", size - received)

@@ -15,6 +15,7 @@ from tests.acceptance import image
 from tests.acceptance.box import DAEMON, SETTLED_SECONDS, Box
 from tests.acceptance.cloud import BUCKET, S3_PORT, Cloud, cloud
 from tests.acceptance.guest import CannotBoot, Guest, booted, demand_a_machine_that_can_boot
+from tests.acceptance.ingredients import Ingredients, ingredients
 from tests.acceptance.network import AROUND, BOX, THUMBNAIL_BOX, Network, cut_off_network, inside
 from tests.acceptance.sabotage import NOTHING, SABOTAGES, Sabotage
 from tests.support.servers import free_port, wait_until
@@ -55,9 +56,9 @@ class Baked:
     """A directory with the image in it, and the keys that let one into what is launched from it."""
 
     room: Path
-    # For spools: each box has its own on a volume.
+    # For what must not be part of the image: spools, since each box has its own on a volume, and the next version.
     disk: Path
-    wheelhouse: Path
+    ingredients: Ingredients
 
     @property
     def root(self) -> Path:
@@ -77,11 +78,6 @@ class Baked:
         return self.room / "sftp-key"
 
     @property
-    def nfs_root(self) -> Path:
-        """A root directory with an NFS server in it."""
-        return self.room / "nfs"
-
-    @property
     def variables(self) -> tuple[str, str]:
         """What the playbook was run with."""
         return "--extra-vars", f"@{self.room / 'variables.json'}"
@@ -89,7 +85,7 @@ class Baked:
     @property
     def options(self) -> list[str]:
         """systemd-nspawn's."""
-        return image.guest_options(self.wheelhouse)
+        return image.guest_options(self.ingredients.wheelhouse.result())
 
 
 @pytest.fixture(scope="session")
@@ -110,31 +106,32 @@ def baked(request: pytest.FixtureRequest) -> Iterator[Baked]:
     release = image.RELEASES[request.config.getoption("--release")]
     keep = request.config.getoption("--keep-image")
     kept = image.KEPT / f"image-{release.suite}.tar"
-    # All that is downloaded, while there is a way out.
-    archive, nfs_server, wheels = image.debian(release), image.nfs_server(release), image.wheelhouse(release)
     with (
         image.removed_at_the_end(image.room_for_guests()) as room,
         image.removed_at_the_end(image.room_on_disk()) as disk,
+        ingredients(release, disk) as made,
     ):
-        baked = Baked(room, disk, wheels)
+        baked = Baked(room, disk, made)
+        # With these two the playbook runs, also on what was baked before.
+        made.tools.result()
+        made.ours.result()
         if keep and image.is_current(kept):
             image.unpack(kept, room)
         else:
-            bake(baked, archive, release)
+            bake(baked, release)
             if keep:
                 image.keep(room, kept)
-        image.unpack(nfs_server, baked.nfs_root)
         yield baked
 
 
-def bake(baked: Baked, archive: Path, release: image.Release) -> None:
+def bake(baked: Baked, release: image.Release) -> None:
     for key in (baked.key, baked.sftp_key):
         image.make_key(key)
     users = [{"name": SFTP_USER, "keys": [baked.sftp_key.with_suffix(".pub").read_text().strip()]}]
     (baked.room / "variables.json").write_text(json.dumps({"md5s3stash_sftp_users": users}))
     image.write_ssh_settings(baked.ssh_config)
     login = image.Login(free_port(), baked.key, baked.ssh_config)
-    image.unpack(archive, baked.root)
+    image.unpack(baked.ingredients.debian.result(), baked.root)
     image.prepare(baked.root, release)
     image.let_in(baked.root, login)
     with booted(Guest(baked.root, f"md5s3stash-bake-{os.getpid()}", options=baked.options)):

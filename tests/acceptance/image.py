@@ -1,20 +1,16 @@
-"""From nothing to an image: Debian from its mirror, made into the appliance by the real playbook."""
+"""From Debian to an image: made into the appliance by the real playbook."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from packaging.markers import Marker
 
 from tests.support.servers import accepts_connections, wait_until
 
@@ -23,11 +19,6 @@ OPS_BIN = PROJECT / "build/ops-venv/bin"
 # Kept between runs; `make clean` takes it away.
 KEPT = PROJECT / "build/acceptance"
 
-# What Debian's image for the cloud has as well, and nothing of ours.
-PACKAGES = (
-    "systemd,systemd-sysv,libpam-systemd,dbus,python3,python3-apt,python3-venv,ca-certificates,openssh-server,sudo,"
-    "iproute2,procps,kmod"
-)
 _WHEELS_IN_GUEST = "/mnt/wheels"
 _ROOM = "md5s3stash-acceptance-"
 # An image, and two boxes that were launched from it.
@@ -90,74 +81,21 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
     return done.stdout
 
 
-def room_for_guests() -> Path:
-    """A new directory for root file systems: in memory where there is room, which is several times as fast."""
+def fast_directory() -> Path:
+    """For root file systems: in memory where there is room, which is several times as fast."""
     memory = Path("/dev/shm")
     enough = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
-    return Path(tempfile.mkdtemp(prefix=_ROOM, dir=memory if enough else "/var/tmp"))
+    return memory if enough else Path("/var/tmp")
+
+
+def room_for_guests() -> Path:
+    """A new directory for root file systems."""
+    return Path(tempfile.mkdtemp(prefix=_ROOM, dir=fast_directory()))
 
 
 def room_on_disk() -> Path:
     """A new directory for what must lie on a disk's file system."""
     return Path(tempfile.mkdtemp(prefix=_ROOM, dir="/var/tmp"))
-
-
-def debian(release: Release) -> Path:
-    """An archive of a fresh Debian."""
-    return _bootstrapped("debian", PACKAGES, release)
-
-
-def nfs_server(release: Release) -> Path:
-    """An archive of a root directory with an NFS server in it."""
-    return _bootstrapped("nfs", "nfs-ganesha,nfs-ganesha-vfs", release)
-
-
-def _bootstrapped(name: str, packages: str, release: Release) -> Path:
-    """An archive of a Debian with these packages, made once."""
-    archive = KEPT / f"{name}-{release.suite}.tar"
-    if not archive.exists():
-        KEPT.mkdir(parents=True, exist_ok=True)
-        unfinished = archive.with_suffix(".new.tar")
-        leaner = ["path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"]
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
-        command += ['--aptopt=Acquire::Languages "none"', *(f"--dpkgopt={option}" for option in leaner)]
-        run([*command, release.suite, unfinished])
-        unfinished.rename(archive)
-    return archive
-
-
-def wheelhouse(release: Release) -> Path:
-    """The wheels of the lock, downloaded once: a guest that is cut off from the world can be
-    upgraded too. The guest's pip checks their hashes all the same."""
-    house = KEPT / f"wheels-{release.suite}"
-    stamp = house / ".stamp"
-    lock = (PROJECT / "requirements/appliance.txt").read_text()
-    if not stamp.exists() or stamp.read_text() != lock:
-        shutil.rmtree(house, ignore_errors=True)
-        house.mkdir(parents=True)
-        requirements = house / "requirements.txt"
-        requirements.write_text(as_the_guest_reads_it(lock, release))
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-        command += [
-            "--only-binary=:all:",
-            f"--python-version={release.markers['python_version']}",
-            "--implementation=cp",
-        ]
-        minors = range(5, release.glibc_minor + 1)
-        command += [f"--platform=manylinux_2_{minor}_{os.uname().machine}" for minor in minors]
-        run([*command, "--require-hashes", "--requirement", requirements, "--dest", house])
-        stamp.write_text(lock)
-    return house
-
-
-def as_the_guest_reads_it(lock: str, release: Release) -> str:
-    """What of the lock is for the guest's Python: pip judges markers by the one that runs it."""
-    wanted = []
-    for requirement in re.split(r"^(?=[^\s#])", lock, flags=re.MULTILINE):
-        marker = re.search(r" ; ([^\\\n]+)", requirement)
-        if not marker or Marker(marker[1].strip()).evaluate(dict(release.markers)):
-            wanted.append(requirement.replace(marker[0], " ") if marker else requirement)
-    return "".join(wanted)
 
 
 def unpack(archive: Path, directory: Path) -> None:

@@ -44,6 +44,7 @@ def cut_off_network() -> Iterator[Network]:
         _ip("-n", around, "address", "add", f"{METADATA}/32", "dev", "lo")
         for box, address in zip(boxes, (BOX, THUMBNAIL_BOX), strict=True):
             _lay_cable(around, box, address)
+            _leave_answers_with_the_servers(box)
         yield Network(*(Path("/run/netns") / name for name in names))
     finally:
         for name in names:
@@ -60,6 +61,12 @@ def _lay_cable(around: str, box: str, address: str) -> None:
     _ip("-n", box, "address", "add", f"{address}/24", "dev", "host0")
     _ip("-n", box, "link", "set", "host0", "up")
     _ip("-n", box, "route", "add", "default", "via", gateway)
+
+
+def _leave_answers_with_the_servers(box: str) -> None:
+    """As on a thin line: what a client has not read waits in the server that made it, and not in the kernel."""
+    with inside(Path("/run/netns") / box):
+        Path("/proc/sys/net/ipv4/tcp_wmem").write_text("4096 8192 8192")
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ _FAULTS, _NFS, _RELEASES = "test_2_faults.py", "test_2_nfs.py", "test_3_releases
 # What makes the daemon forget, each time it starts, what it had been given.
 _FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/spool/md5s3stash/active -type f -delete"
 _LOST = r"AssertionError: lost: "
-_CUT_OFF = "Connection reset|RemoteDisconnected|IncompleteRead"
+_CUT_OFF = r"AssertionError: failed: .*(Connection reset|RemoteDisconnected|IncompleteRead)"
 
 NOTHING = Sabotage({})
 SABOTAGES: Mapping[str, Sabotage] = {
@@ -190,13 +190,19 @@ SABOTAGES: Mapping[str, Sabotage] = {
         # Comes up once, at the launch.
         _drop_in("md5s3stash-thumbnailer@2.service", "ExecStartPre=+/usr/bin/mkdir /var/lib/md5s3stash-started"),
     ),
-    "instance-that-takes-the-others-along": Sabotage(
+    "instance-that-takes-the-other-along": Sabotage(
+        {f"{_FAULTS}::test_thumbnails_survive_the_end_of_an_instance[TERM]": _CUT_OFF},
+        # When it ends it cuts off all that the other has in hand.
+        _drop_in(
+            "md5s3stash-thumbnailer@1.service", "ExecStopPost=-+/usr/bin/pkill -KILL -f bin/md5s3stash-thumbnailer"
+        ),
+    ),
+    "instances-that-finish-nothing": Sabotage(
         {
-            f"{_FAULTS}::test_thumbnails_survive_the_end_of_an_instance[TERM]": r"assert \d+ <= 0",
             f"{_FAULTS}::test_a_reload_of_the_thumbnailer_drops_no_request": _CUT_OFF,
+            f"{_RELEASES}::test_upgrade_and_rollback_lose_no_request_and_no_file": _CUT_OFF,
         },
-        # One that ends cuts off all that the others have in hand.
-        _drop_in(_THUMBNAILER, "ExecStopPost=-+/usr/bin/pkill -KILL -f bin/md5s3stash-thumbnailer"),
+        _drop_in(_THUMBNAILER, "KillSignal=SIGKILL", "ExecReload=", "ExecReload=/bin/kill -KILL $MAINPID"),
     ),
     "leases-on-files-of-others": Sabotage(
         {f"{_NFS}::test_a_file_that_grows_over_nfs_with_pauses_is_stashed_whole": "DID NOT RAISE"},

@@ -31,7 +31,9 @@ def nfs(box: Box, baked: Baked) -> Iterator[Client]:
     settings = box.guest.root / "etc/md5s3stash/md5s3stash.toml"
     settings.write_text(SPOOL_SETTINGS + POLLED)
     box.guest.run("systemctl", "restart", DAEMON)
-    with exported(baked.nfs_root, box.spool / "incoming", uid, gid):
+    root = baked.room / "nfs"
+    image.unpack(baked.ingredients.nfs_server.result(), root)
+    with exported(root, box.spool / "incoming", uid, gid):
         client = Client()
         yield client
         client.close()

@@ -444,7 +444,7 @@ def test_help_and_version_import_nothing_heavy(option: str, tmp_path: Path) -> N
             assert word in done.stdout, word
 
 
-def test_redis_is_imported_only_where_it_is_used(cli: Cli, tmp_path: Path) -> None:
+def test_redis_and_requests_are_imported_only_where_they_are_used(cli: Cli, tmp_path: Path) -> None:
     hook = tmp_path / "hook"
     hook.mkdir()
     file(hook, "sitecustomize.py", b"import atexit, sys\natexit.register(lambda: print(sorted(sys.modules)))\n")
@@ -454,6 +454,7 @@ def test_redis_is_imported_only_where_it_is_used(cli: Cli, tmp_path: Path) -> No
     assert result.status == 0
     assert b"'botocore'" in result.out
     assert b"'redis'" not in result.out
+    assert b"'requests'" not in result.out
     assert b"'tqdm'" not in result.out
 
 

@@ -27,6 +27,7 @@ import redis
 
 from md5s3stash.s3 import S3ObjectStore
 from md5s3stash_daemon import main as daemon_main
+from md5s3stash_daemon import program as daemon_program
 from md5s3stash_daemon import spool as daemon_spool
 from md5s3stash_daemon import url_report as daemon_url_report
 
@@ -112,7 +113,7 @@ def run_daemon(request: dict[str, Any], count_file: str) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os._exit(daemon_main.main([]))
+    os._exit(daemon_program.run(daemon_main.build_parser().parse_args([])))
 
 
 def serve() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from md5s3stash.digest import digest_of
+from md5s3stash.s3_conditional import ASK_AFTER
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
 from md5s3stash_daemon.confirmed import Confirmations, Known
+from md5s3stash_daemon.ledger import Outcome, RedisLedger
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
 from tests.support.servers import REPOSITORY, wait_until
@@ -79,14 +81,30 @@ def test_a_content_that_was_confirmed_costs_no_request_and_is_recorded_like_any(
     assert [entry["mime_type"] for entry in site.log()] == ["text/plain", "text/plain"]
 
 
-def test_what_is_known_of_a_confirmed_content_is_not_looked_for_in_its_bytes(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("recorded", "mime_type"),
+    [
+        ('["s3://bucket/x", "image/x-told", [3, 4]]', "image/x-told"),
+        ('["s3://bucket/x", null, null]', "text/plain"),
+        ("no JSON", "text/plain"),
+        (None, "text/plain"),
+    ],
+)
+def test_what_is_recorded_of_a_confirmed_content_is_not_looked_for_in_its_bytes(
+    site: Site, s3: DigestS3, recorded: str | None, mime_type: str
+) -> None:
     stash(site, "first")
-    change_confirmation(site, lambda value: value[:44] + b"3 4 image/x-told")
+    redis: Any = site.redis
+    if recorded is None:
+        redis.delete(f"{site.prefix}:hash_cache")
+    else:
+        redis.hset(f"{site.prefix}:hash_cache", MD5, recorded)
+    asked(s3)
 
     stash(site, "again")
 
-    assert [entry["mime_type"] for entry in site.log()] == ["text/plain", "image/x-told"]
-    assert json.loads(site.redis.hget(f"{site.prefix}:hash_cache", MD5))[1:] == ["image/x-told", [3, 4]]  # type: ignore[arg-type]
+    assert asked(s3) == []
+    assert [entry["mime_type"] for entry in site.log()] == ["text/plain", mime_type]
 
 
 def test_known_contents_are_asked_about_many_at_a_time(site: Site) -> None:
@@ -94,26 +112,17 @@ def test_known_contents_are_asked_about_many_at_a_time(site: Site) -> None:
     for number in range(1000):
         site.drop(f"again/{number}", DATA)
     redis: Any = site.redis
-    before = redis.info("commandstats")["cmdstat_hmget"]["calls"]
+    before = hmgets(redis)
 
     with Daemon(site, {"MD5S3STASH_SPOOL_PROCESSES": "1"}):
         wait_until(lambda: len(site.names()) == 1001 and site.files() == [], "stashed", 60)
 
-    # Spread over the threads they would be 125 questions and more.
-    assert redis.info("commandstats")["cmdstat_hmget"]["calls"] - before < 80
+    # Four of each question, for the hash_cache and the stretches; spread over the threads they would be 125 and more.
+    assert (hmgets(redis) - before) / 4 < 80
 
 
-@pytest.mark.parametrize("told", [b"", b"3 4", b"-3 4 image/png", b"\xff\xff\xff"])
-def test_a_confirmation_that_does_not_tell_what_a_content_is_is_as_good(site: Site, s3: DigestS3, told: bytes) -> None:
-    stash(site, "first")
-    # That of an earlier version had nothing there.
-    change_confirmation(site, lambda value: value[:44] + told)
-    asked(s3)
-
-    stash(site, "again")
-
-    assert asked(s3) == []
-    assert [entry["mime_type"] for entry in site.log()] == ["text/plain", "text/plain"]
+def hmgets(redis: Any) -> int:
+    return int(redis.info("commandstats")["cmdstat_hmget"]["calls"])
 
 
 def test_an_old_confirmation_is_renewed_by_a_head_before_the_file_goes(site: Site, s3: DigestS3) -> None:
@@ -142,7 +151,7 @@ def test_an_object_that_has_gone_since_an_old_confirmation_is_stored_anew(site: 
 def test_another_content_of_a_confirmed_md5_is_still_a_collision(site: Site, s3: DigestS3) -> None:
     stash(site, "first")
     # As if what stands there were another content of this md5: the same in size, not in SHA-256.
-    change_confirmation(site, lambda value: value[:12] + bytes(32) + value[44:])
+    change_confirmation(site, lambda value: value[:-32] + bytes(32))
     s3.put("bucket", MD5, DATA, x_amz_meta_sha256="0" * 64)
 
     with Daemon(site) as daemon:
@@ -196,19 +205,75 @@ def test_forget_refuses_what_is_no_md5(site: Site) -> None:
     assert "give either md5s or --all" in ctl(site, "forget")
 
 
+def test_without_a_confirmation_a_recorded_content_is_looked_for_before_it_is_sent(site: Site, s3: DigestS3) -> None:
+    with Daemon(site, {"MD5S3STASH_SPOOL_PROCESSES": "1"}) as daemon:
+        daemon.wait_until_started()
+        # By then the store has shown that it honours conditional puts, so that what is new costs no look.
+        others = [f"other {number}" for number in range(ASK_AFTER)]
+        for name in others:
+            site.drop(name, name.encode())
+        wait_until(lambda: len(site.names()) == len(others) and site.files() == [], "the others stashed")
+        site.drop("first", DATA)
+        wait_until(lambda: "first" in site.names() and site.files() == [], "stashed")
+        assert asked(s3) == ["PUT"]
+        ctl(site, "forget", "--all")
+
+        site.drop("again", DATA)
+        wait_until(lambda: "again" in site.names() and site.files() == [], "stashed again")
+
+        assert asked(s3) == ["HEAD"]
+        assert daemon.terminate() == 0
+
+
+def test_what_was_recorded_of_one_place_says_nothing_of_another(site: Site) -> None:
+    digest = digest_of(DATA)
+    site.redis.hset(f"{site.prefix}:hash_cache", digest.md5, f'["s3://bucket/{digest.md5}", "text/plain", [0, 0]]')
+    standings = [
+        Confirmations(site.redis, site.prefix, "https://s3", (BucketBase.parse(base, "simple"),), 60).known([digest])
+        for base in ("bucket", "other", "bucket/prefix")
+    ]
+    assert standings == [[Known((found,))] for found in (Standing.TO_CONFIRM, Standing.UNKNOWN, Standing.UNKNOWN)]
+
+
 def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site: Site) -> None:
     now = [1_000_000.0]
     bases = (BucketBase.parse("bucket", "simple"),)
-    confirmations = Confirmations(site.redis, site.prefix, "https://s3", bases, 60, clock=lambda: now[0])
+    confirmations = Confirmations(site.redis, site.prefix, "https://s3", bases, 3600, clock=lambda: now[0])
     digest = digest_of(DATA)
-    kind = ("image/png", (640, 480))
     assert confirmations.known([digest]) == [Known((Standing.UNKNOWN,))]
-    for entry in confirmations.given(digest, kind, [True]):
+    for entry in confirmations.given(digest, [True]):
         site.redis.hset(entry.name, entry.field, entry.value)
 
-    for seconds, standing in ((0, "confirmed"), (59, "confirmed"), (60, "to confirm"), (-600, "to confirm")):
+    for seconds, standing in (
+        (0, "confirmed"),
+        (3599, "confirmed"),
+        (3600, "unknown"),
+        (-59, "confirmed"),
+        (-600, "unknown"),
+    ):
         now[0] = 1_000_000.0 + seconds
-        assert confirmations.known([digest]) == [Known((Standing(standing),), kind)], seconds
+        assert confirmations.known([digest]) == [Known((Standing(standing),))], seconds
+    now[0] = 1_000_000.0
     assert confirmations.known([digest_of(b"other")]) == [Known((Standing.UNKNOWN,))]
-    other = Confirmations(site.redis, site.prefix, "https://elsewhere", bases, 60, clock=lambda: now[0])
+    other = Confirmations(site.redis, site.prefix, "https://elsewhere", bases, 3600, clock=lambda: now[0])
     assert other.known([digest]) == [Known((Standing.UNKNOWN,))]
+
+
+@pytest.mark.parametrize("fresh_seconds", [0.5, 60, 3600, 30 * 86400])
+def test_redis_drops_confirmations_once_nothing_in_their_hash_is_believed_any_more(
+    site: Site, fresh_seconds: float
+) -> None:
+    started = time.time()
+    confirmed = Confirmations(
+        site.redis, site.prefix, "https://s3", (BucketBase.parse("bucket", "simple"),), fresh_seconds
+    )
+    [confirmation] = confirmed.given(digest_of(DATA), [True])
+    ledger = RedisLedger(site.redis, site.prefix, "spool")
+
+    ledger.record([Outcome("1", "name", (), error="E", reason="r", confirmed=(confirmation,))])
+
+    client: Any = site.redis
+    [name] = client.keys(f"{site.prefix}:confirmed:*")
+    until = client.expiretime(name)
+    assert started + fresh_seconds <= until <= started + fresh_seconds + max(60, fresh_seconds / 2) + 1, until
+    assert [key for key in client.keys(f"{site.prefix}:*") if client.ttl(key) != -1] == [name]

@@ -1,7 +1,9 @@
-"""What a box on EC2 does at its first boot: the volume, the address, the secret."""
+"""What a box on EC2 does at its first boot: the volume, the address, the secrets; and what it tells CloudWatch."""
 
 from __future__ import annotations
 
+import datetime
+import http.server
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +11,16 @@ from typing import Any
 
 import boto3
 import pytest
+import redis
 from moto import mock_aws
 
-from aws.image import spool_volume, thumbnailer_secret
+from aws.image import box_secrets, spool_metrics, spool_volume
+from md5s3stash.settings import RedisSettings, load
+from md5s3stash_daemon.metrics import Metrics
+from md5s3stash_daemon.settings import SECTIONS
+from md5s3stash_daemon.spool import Spool
+from tests.support.http_server import HttpServer
+from tests.support.servers import free_port
 
 
 @pytest.fixture(scope="module")
@@ -108,27 +117,126 @@ def test_host_keys_stay_the_same_from_box_to_box(tmp_path: Path, monkeypatch: py
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-def test_a_box_without_volume_or_secret_asks_for_none() -> None:
+def test_a_box_whose_settings_name_nothing_asks_for_nothing() -> None:
     assert spool_volume.main({}) == 0
-    assert thumbnailer_secret.main({"THUMBNAILER_SECRET_NAME": ""}) == 0
+    assert box_secrets.main({"THUMBNAILER_SECRET_NAME": "", "LEDGER_URL": "", "LEDGER_SECRET_ARN": ""}) == 0
+    assert spool_metrics.main({"METRICS_STACK": ""}) == 0
 
 
-def test_the_secret_reaches_the_credential_store_for_root_alone(tmp_path: Path) -> None:
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def is_for_its_owner_alone(file: Path) -> bool:
+    return stat.S_IMODE(file.stat().st_mode) == 0o600 and list(file.parent.iterdir()) == [file]
+
+
+def test_the_thumbnailers_options_reach_the_credential_store_for_root_alone(tmp_path: Path) -> None:
     credential = tmp_path / "credstore" / "thumbnailer.conf"
     with mock_aws():
         ssm = boto3.client("ssm", region_name="us-east-1")
         ssm.put_parameter(Name="/md5s3stash/t", Type="SecureString", Value='client_key = "secret"')
 
-        assert thumbnailer_secret.main({"THUMBNAILER_SECRET_NAME": "/md5s3stash/t"}, credential) == 0
+        assert box_secrets.main({"THUMBNAILER_SECRET_NAME": "/md5s3stash/t"}, thumbnailer_options=credential) == 0
 
     assert credential.read_text() == 'client_key = "secret"\n'
-    assert stat.S_IMODE(credential.stat().st_mode) == 0o600
-    assert list(credential.parent.iterdir()) == [credential]
+    assert is_for_its_owner_alone(credential)
 
 
-def test_a_secret_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_password_of_the_ledger_reaches_the_daemons_settings_for_root_alone(tmp_path: Path) -> None:
+    file = tmp_path / "md5s3stash-aws" / "ledger.env"
     with mock_aws():
-        status = thumbnailer_secret.main({"THUMBNAILER_SECRET_NAME": "/md5s3stash/none"}, tmp_path / "credential")
+        secrets = boto3.client("secretsmanager", region_name="us-east-1")
+        arn = secrets.create_secret(Name="ledger", SecretString="a/pass@word\n")["ARN"]
+        wanted = {"LEDGER_URL": "rediss://stash@ledger.example.org:6379/0", "LEDGER_SECRET_ARN": arn}
+
+        assert box_secrets.main(wanted, ledger_environment=file) == 0
+
+    name, _, url = file.read_text().rstrip("\n").partition("=")
+    settings = load(SECTIONS, {name: url, "BUCKET_BASE": "bucket"}, None)
+    assert settings[RedisSettings].url == "rediss://stash:a%2Fpass%40word@ledger.example.org:6379/0"
+    assert redis.Redis.from_url(url).get_connection_kwargs()["password"] == "a/pass@word"
+    assert is_for_its_owner_alone(file)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"THUMBNAILER_SECRET_NAME": "/md5s3stash/none"},
+        {"LEDGER_URL": "rediss://stash@ledger.example.org:6379/0", "LEDGER_SECRET_ARN": "/md5s3stash/none"},
+    ],
+)
+def test_a_secret_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted: dict[str, str]
+) -> None:
+    with mock_aws():
+        status = box_secrets.main(wanted, tmp_path / "options", tmp_path / "environment")
 
     assert status == 1
     assert "/md5s3stash/none" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what CloudWatch is told ------------------------------------------------------------------------------------------
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.server.owner.text)  # type: ignore[attr-defined]
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+class S3IsDown:
+    def faults(self) -> dict[str, str]:
+        return {"s3": "no answer from the store"}
+
+
+class DaemonsPage(HttpServer):
+    """Serves what a daemon on this spool says of it while S3 is down."""
+
+    def __init__(self, spool: Spool) -> None:
+        metrics = Metrics()
+        metrics.watch_spool(spool, S3IsDown())
+        self.text = metrics.exposition()
+        super().__init__(Page)
+
+
+def test_cloudwatch_is_told_what_the_daemon_says_of_its_spool(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.create()
+    (tmp_path / "spool/failed/scan.tif").write_bytes(b"no picture")
+    with DaemonsPage(spool) as page, mock_aws():
+        status = spool_metrics.main({"METRICS_STACK": "stash"}, f"http://127.0.0.1:{page.port}/metrics")
+
+        cloudwatch = boto3.client("cloudwatch", region_name="us-east-1")
+        told = cloudwatch.list_metrics(Namespace="md5s3stash")["Metrics"]
+        now = datetime.datetime.now(datetime.UTC)
+        span = {"StartTime": now - datetime.timedelta(hours=1), "EndTime": now + datetime.timedelta(hours=1)}
+        values = {
+            metric["MetricName"]: cloudwatch.get_metric_statistics(
+                **metric, Period=7200, Statistics=["Maximum"], **span
+            )["Datapoints"][0]["Maximum"]
+            for metric in told
+        }
+
+    assert status == 0
+    assert {dimension["Value"] for metric in told for dimension in metric["Dimensions"]} == {"stash"}
+    assert values.keys() == {name for name, _ in spool_metrics.FIGURES}
+    assert (values["FailedFiles"], values["IncomingFiles"], values["Paused"]) == (1, 0, 1)
+    assert values["FreeDisk"] > 0
+
+
+def test_nothing_is_told_of_a_daemon_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    with mock_aws():
+        status = spool_metrics.main({"METRICS_STACK": "silent"}, f"http://127.0.0.1:{free_port()}/metrics")
+
+        told = boto3.client("cloudwatch", region_name="us-east-1").list_metrics(Namespace="md5s3stash")["Metrics"]
+        assert {"Name": "Stack", "Value": "silent"} not in [
+            dimension for each in told for dimension in each["Dimensions"]
+        ]
+
+    assert status == 1
+    assert "CloudWatch was not told" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The rights of the roles, enforced: what the programs ask of S3 is allowed, and nothing else is."""
+"""The rights of the roles, enforced: what the programs ask of S3 and SQS is allowed, and nothing else is."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from botocore.exceptions import ClientError
 
 from md5s3stash.content import Content
 from md5s3stash.digest import digest_of
-from md5s3stash.errors import StoreRefused
+from md5s3stash.errors import QueueRefused, StoreRefused
 from md5s3stash.objectstore import PutOutcome
 from md5s3stash.s3 import S3Limits, S3ObjectStore, connect
 from md5s3stash.s3_list import Lister
 from md5s3stash.scheme import ObjectAddress
+from md5s3stash_daemon.sqs import connect_queue
 from tests.support import servers
-from tests.support.policies import for_moto, policy_document
+from tests.support.policies import for_moto, policy_document, queue_policy_document
+from tests.support.queues import TestQueue
 from tests.support.stores import Keys, content_of, new_bucket, plain_client
 
 PREFIX = "stash/"
@@ -61,6 +63,9 @@ class Account:
     other_bucket: str
     spool: Role
     thumbnails: Role
+    # Of a box of a fleet: what it may at its queue, beside what the spool may.
+    fleet: Role
+    queue: TestQueue
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +77,13 @@ def account() -> Iterator[Account]:
             Role(endpoint, bucket, session_of_role(endpoint, name, for_moto(policy_document(name, bucket, PREFIX))))
             for name in ("policy-spool", "policy-thumbnails")
         )
+        queue = TestQueue(endpoint)
+        of_queue = for_moto(queue_policy_document(queue.arn))
+        fleet = Role(endpoint, bucket, session_of_role(endpoint, "policy-queue", of_queue))
         # For the whole server, and so for the other tests of this process: it is switched off again.
         enforce_rights(endpoint, after_calls=0)
         try:
-            yield Account(other_bucket, spool, thumbnails)
+            yield Account(other_bucket, spool, thumbnails, fleet, queue)
         finally:
             enforce_rights(endpoint, after_calls=float("inf"))
 
@@ -152,6 +160,20 @@ def test_thumbnails_read_originals_and_learn_that_one_is_missing(account: Accoun
     assert account.thumbnails.store().get(account.spool.address(content_of(b"never stashed")), 100) is None
 
 
+def test_a_box_of_a_fleet_takes_hides_and_deletes_messages_of_its_queue(account: Account) -> None:
+    enforce_rights(account.fleet.endpoint, after_calls=float("inf"))
+    account.queue.send("https://images.example.org/1.jpg")
+    enforce_rights(account.fleet.endpoint, after_calls=0)
+    queue = connect_queue(account.queue.url, account.fleet.session)
+
+    assert queue.facts().max_deliveries == 20
+    (message,) = queue.receive(10, 1, 30)
+    queue.set_visibility([(message.receipt, 60)])
+    queue.delete([message.receipt])
+
+    assert queue.facts().messages == 0
+
+
 # --- what nobody may --------------------------------------------------------------------------------------------------
 
 
@@ -209,3 +231,17 @@ def test_no_box_writes_outside_its_bucket_and_prefix(account: Account) -> None:
     for address in (account.spool.address(content, prefix="other/"), ObjectAddress(account.other_bucket, "any")):
         with pytest.raises(StoreRefused, match="AccessDenied"):
             account.spool.store().put(address, content, "text/plain")
+
+
+def test_a_box_of_a_fleet_sends_and_purges_nothing(account: Account) -> None:
+    purge = account.fleet.session.client("sqs", endpoint_url=account.fleet.endpoint).purge_queue
+
+    with pytest.raises(QueueRefused, match="403"):
+        connect_queue(account.queue.url, account.fleet.session).send(["https://images.example.org/1.jpg"])
+    with pytest.raises(ClientError, match="403"):
+        purge(QueueUrl=account.queue.url)
+
+
+def test_the_spool_has_no_right_to_the_queue(account: Account) -> None:
+    with pytest.raises(QueueRefused, match="403"):
+        connect_queue(account.queue.url, account.spool.session).receive(1, 0, 30)

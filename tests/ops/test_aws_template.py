@@ -4,52 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from aws.image import spool_metrics
+from md5s3stash.errors import SettingsError
 from md5s3stash.s3 import parse_endpoint
 from md5s3stash.settings import RedisSettings, StashSettings, load
+from md5s3stash_daemon.config import read_settings
 from md5s3stash_daemon.settings import SECTIONS
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
+from tests.support.cloudformation import AWS, Stack, read_template
 from tests.support.policies import policy_document
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "aws" / "template.yaml"
-STATED = {
-    "AWS::Partition": "aws",
-    "AWS::Region": "us-west-2",
-    "AWS::StackName": "stash",
-    "AWS::URLSuffix": "amazonaws.com",
-    "Bucket": "BUCKET",
-    "KeyPrefix": "PREFIX",
-    "SpoolVolume": "vol-0123456789abcdef0",
-    "SpoolAddress.AllocationId": "eipalloc-0123456789abcdef0",
-    "ThumbnailerOptions": "--quality=85",
-    "ThumbnailerSecretName": "/md5s3stash/thumbnailer",
-}
-
-
-class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no annotations
-    """YAML with CloudFormation's short forms: `!Ref x` becomes {"Ref": "x"}, `!Sub x` {"Fn::Sub": "x"}."""
-
-
-def _short_form(loader: Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
-    name = suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}"
-    if isinstance(node, yaml.ScalarNode):
-        return {name: loader.construct_scalar(node)}
-    if isinstance(node, yaml.SequenceNode):
-        return {name: loader.construct_sequence(node, deep=True)}
-    assert isinstance(node, yaml.MappingNode)
-    return {name: loader.construct_mapping(node, deep=True)}
-
-
-Loader.add_multi_constructor("!", _short_form)
-
-ALL: dict[str, Any] = yaml.load(TEMPLATE.read_text(), Loader)
+ALL = read_template("template.yaml")
 RESOURCES: dict[str, Any] = ALL["Resources"]
+SHARED_LEDGER = {
+    "LedgerUrl": "rediss://stash@ledger.example.org:6379/0",
+    "LedgerSecretArn": "arn:aws:secretsmanager:us-west-2:123456789012:secret:ledger-AbCdEf",
+}
 
 
 def properties(name: str) -> dict[str, Any]:
@@ -64,36 +39,27 @@ def of_type(kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def stated(value: Any) -> Any:
-    """The value with what it substitutes filled in."""
-    if isinstance(value, dict) and set(value) == {"Fn::Sub"}:
-        text, names = value["Fn::Sub"] if isinstance(value["Fn::Sub"], list) else (value["Fn::Sub"], {})
-        # Of a choice, what holds where its condition does.
-        chosen = {name: choice["Fn::If"][1] for name, choice in names.items()}
-        for name, given in {**STATED, **chosen}.items():
-            text = text.replace(f"${{{name}}}", given)
-        assert "${" not in text, text
-        return text
-    if isinstance(value, dict):
-        return {name: stated(part) for name, part in value.items()}
-    return [stated(part) for part in value] if isinstance(value, list) else value
+def stack(**parameters: str) -> Stack:
+    """With everything switched on that parameters switch on, but for the shared ledger."""
+    given = {
+        "KeyPrefix": "PREFIX",
+        "ThumbnailerOptions": "--quality=85",
+        "ThumbnailerSecretName": "/md5s3stash/thumbnailer",
+        "WebP": "on",
+    }
+    known = {
+        "Bucket": "BUCKET",
+        "SpoolVolume": "vol-0123456789abcdef0",
+        "SpoolAddress.AllocationId": "eipalloc-0123456789abcdef0",
+    }
+    return Stack(ALL, {**given, **parameters}, known)
 
 
-def statements_of(role: str) -> Iterator[dict[str, Any]]:
-    for policy in properties(role)["Policies"]:
-        yield from (policy["Fn::If"][1] if "Fn::If" in policy else policy)["PolicyDocument"]["Statement"]
-
-
-def user_data(name: str) -> dict[str, Any]:
-    text = stated(properties(name)["LaunchTemplateData"]["UserData"]["Fn::Base64"])
-    assert text.startswith("#cloud-config\n")
-    parsed: dict[str, Any] = yaml.safe_load(text)
-    return parsed
+STACK = stack()
 
 
 def files_of(name: str) -> dict[str, str]:
-    """path -> content of what the user data writes"""
-    return {file["path"]: file["content"] for file in user_data(name)["write_files"]}
+    return STACK.files(name)
 
 
 # --- rights -----------------------------------------------------------------------------------------------------------
@@ -101,20 +67,34 @@ def files_of(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("role", "document"), [("SpoolRole", "policy-spool"), ("ThumbnailRole", "policy-thumbnails")])
 def test_a_role_has_the_rights_that_are_tested_with_rights_enforced(role: str, document: str) -> None:
-    stash = next(policy for policy in properties(role)["Policies"] if policy.get("PolicyName") == "stash")
-
-    assert stated(stash["PolicyDocument"]) == policy_document(document, "BUCKET", "PREFIX")
+    assert STACK.policies(role)["stash"] == policy_document(document, "BUCKET", "PREFIX")
 
 
 @pytest.mark.parametrize("role", ["SpoolRole", "ThumbnailRole"])
 def test_a_role_has_no_right_to_s3_beside_these(role: str) -> None:
-    for statement in statements_of(role):
-        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-        assert all("*" not in action for action in actions)
-        if statement["Sid"] not in ("StoreAndLookAtObjects", "FindTheBucketAndWhatIsInIt", "ReadObjects"):
-            assert not any(action.startswith("s3:") for action in actions if action != "s3:ListBucket")
-        if statement["Resource"] == "*":
-            assert actions == ["ec2:DescribeVolumes"]
+    for name, policy in stack(**SHARED_LEDGER).policies(role).items():
+        for statement in policy["Statement"]:
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            assert all("*" not in action for action in actions)
+            assert name == "stash" or not any(action.startswith("s3:") for action in actions)
+            if statement["Resource"] == "*":
+                assert actions in (["ec2:DescribeVolumes"], ["cloudwatch:PutMetricData"])
+
+
+def test_the_spool_may_tell_cloudwatch_of_itself_and_of_nothing_else() -> None:
+    (statement,) = STACK.policies("SpoolRole")["metrics"]["Statement"]
+
+    assert statement["Condition"] == {"StringEquals": {"cloudwatch:namespace": spool_metrics.NAMESPACE}}
+
+
+def test_the_spool_may_read_a_password_only_where_it_shares_a_ledger() -> None:
+    (statement,) = stack(**SHARED_LEDGER).policies("SpoolRole")["ledger"]["Statement"]
+
+    assert (statement["Action"], statement["Resource"]) == (
+        "secretsmanager:GetSecretValue",
+        SHARED_LEDGER["LedgerSecretArn"],
+    )
+    assert "ledger" not in STACK.policies("SpoolRole")
 
 
 # --- the bucket -------------------------------------------------------------------------------------------------------
@@ -186,7 +166,7 @@ def test_there_is_never_more_than_one_spool_box() -> None:
 
 @pytest.mark.parametrize("name", ["SpoolLaunchTemplate", "ThumbnailLaunchTemplate"])
 def test_user_data_writes_settings_and_does_nothing_else(name: str) -> None:
-    assert set(user_data(name)) == {"write_files"}
+    assert set(STACK.user_data(name)) == {"write_files"}
     assert all(path.startswith("/etc/md5s3stash/") for path in files_of(name))
 
 
@@ -199,6 +179,20 @@ def test_the_settings_of_the_spool_are_valid(tmp_path: Path) -> None:
 
     assert settings[StashSettings].bucket_base == ("BUCKET/PREFIX",)
     assert settings[RedisSettings].url == "unix:///run/redis/redis-server.sock"
+
+
+def test_a_spool_with_a_shared_ledger_gets_its_url_from_the_environment_alone(tmp_path: Path) -> None:
+    files = stack(**SHARED_LEDGER).files("SpoolLaunchTemplate")
+    file = tmp_path / "md5s3stash.toml"
+    file.write_text(files["/etc/md5s3stash/md5s3stash.toml"])
+
+    # Whoever reads the file without the environment must not take the box's own Redis for the ledger.
+    with pytest.raises(SettingsError, match="REDIS_URL"):
+        read_settings({}, file)
+    settings = read_settings({"REDIS_URL": "rediss://stash:secret@ledger.example.org:6379/0"}, file)
+    assert settings[RedisSettings].replicas == 1
+    for name, value in SHARED_LEDGER.items():
+        assert value in files["/etc/md5s3stash/aws.env"].splitlines()[-2 if name == "LedgerUrl" else -1]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +209,9 @@ def test_a_box_asks_s3_in_its_own_region(name: str, path: str) -> None:
 
 
 def test_each_box_is_told_what_its_first_boot_needs() -> None:
-    assert "SPOOL_VOLUME_ID=vol-0123456789abcdef0\n" in files_of("SpoolLaunchTemplate")["/etc/md5s3stash/aws.env"]
+    spool = files_of("SpoolLaunchTemplate")["/etc/md5s3stash/aws.env"]
+    assert "SPOOL_VOLUME_ID=vol-0123456789abcdef0\n" in spool
+    assert "METRICS_STACK=stash\n" in spool
     thumbnails = files_of("ThumbnailLaunchTemplate")
     assert "BUCKET_BASE=BUCKET/PREFIX\n" in thumbnails["/etc/md5s3stash/thumbnailer.env"]
     assert "THUMBNAILER_OPTIONS=--webp --quality=85\n" in thumbnails["/etc/md5s3stash/thumbnailer.env"]
@@ -289,15 +285,21 @@ def test_every_parameter_is_described_and_shown_in_a_group() -> None:
 
 def test_the_template_is_small_enough_to_be_sent_without_a_bucket() -> None:
     # AWS, "CloudFormation quotas": what a request may hold.
-    assert len(TEMPLATE.read_bytes()) <= 51_200
-
-
-def test_every_alarm_tells_somebody() -> None:
-    for alarm in of_type("AWS::CloudWatch::Alarm").values():
-        assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopic"}]
+    assert (AWS / "template.yaml").stat().st_size <= 51_200
 
 
 def test_what_exists_nowhere_else_is_never_deleted_with_the_stack() -> None:
     for kind in ("AWS::S3::Bucket", "AWS::EC2::Volume"):
         for name in of_type(kind):
             assert RESOURCES[name]["DeletionPolicy"] in ("Retain", "Snapshot")
+
+
+def test_errors_of_the_load_balancer_itself_count_as_those_of_its_servers() -> None:
+    metrics = {query["Id"]: query for query in properties("ThumbnailErrorsAlarm")["Metrics"]}
+    names = {query["MetricStat"]["Metric"]["MetricName"] for query in metrics.values() if "MetricStat" in query}
+
+    assert names == {"HTTPCode_Target_5XX_Count", "HTTPCode_ELB_5XX_Count", "RequestCount"}
+
+
+def test_a_spool_that_says_nothing_is_one_that_stands_still() -> None:
+    assert properties("SpoolStandsStillAlarm")["TreatMissingData"] == "breaching"

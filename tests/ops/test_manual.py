@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from manual.commands import blocks, commands, shown_actions, subcommands
 from manual.write import generated
@@ -51,6 +52,22 @@ def test_no_page_or_completion_is_left_of_a_command_that_is_gone(made: dict[str,
     }
 
     assert there == set(made)
+
+
+def test_the_appliance_has_each_man_page_and_the_completions_of_each_command_on_its_path() -> None:
+    tasks = yaml.safe_load((REPOSITORY / "ansible/roles/md5s3stash/tasks/release.yml").read_text())
+    links = {
+        task["name"]: set(task["loop"]) for task in tasks if "state: link" in yaml.safe_dump(task) and "loop" in task
+    }
+    on_the_path = links.pop("Put the commands on the path")
+    (linked,) = links.values()
+
+    assert linked == {
+        *(str(page.relative_to(SHARE)) for page in MAN_PAGES),
+        *(f"bash-completion/completions/{name}" for name in on_the_path),
+        *(f"zsh/site-functions/_{name}" for name in on_the_path),
+    }
+    assert all((SHARE / name).is_file() for name in linked)
 
 
 def _is(path: Path, text: str) -> bool:

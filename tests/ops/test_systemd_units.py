@@ -112,6 +112,11 @@ def test_a_service_is_bounded_and_comes_back_for_ever(unit: str) -> None:
     assert settings["Service"].keys() >= {"MemoryMax", "TasksMax", "TimeoutStopSec", "User"}
 
 
+def test_downloads_pass_through_a_disk_and_not_through_memory() -> None:
+    assert "\nEnvironment=TMPDIR=/var/tmp\n" in (UNITS / "md5s3stashd.service").read_text()
+    assert parsed("md5s3stashd.service")["Service"]["PrivateTmp"] == "yes"
+
+
 def parsed(unit: str) -> configparser.ConfigParser:
     """The unit's settings; of one that is given several times, the last value."""
     parser = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",))

@@ -17,12 +17,25 @@ def policy_document(name: str, bucket: str, prefix: str = "") -> dict[str, Any]:
     return document
 
 
+def queue_policy_document(queue_arn: str) -> dict[str, Any]:
+    """What `policy-queue` allows on a queue."""
+    document: dict[str, Any] = json.loads((_AWS / "policy-queue.json").read_text().replace("QUEUE_ARN", queue_arn))
+    return document
+
+
+# Of what AWS counts as one right, moto has several that do not exist: S3's HEAD of a bucket, SQS's requests for many.
+_IN_MOTO = {
+    "s3:ListBucket": ["s3:ListBucket", "s3:HeadBucket"],
+    "sqs:DeleteMessage": ["sqs:DeleteMessage", "sqs:DeleteMessageBatch"],
+    "sqs:ChangeMessageVisibility": ["sqs:ChangeMessageVisibility", "sqs:ChangeMessageVisibilityBatch"],
+}
+
+
 def for_moto(document: dict[str, Any]) -> str:
-    """The document as moto's IAM needs it: S3 counts a HEAD of a bucket as s3:ListBucket, moto has a right for it that
-    does not exist."""
-    buckets = [
-        {**statement, "Sid": "HeadBucket", "Action": "s3:HeadBucket"}
-        for statement in document["Statement"]
-        if statement["Action"] == "s3:ListBucket"
-    ]
-    return json.dumps({**document, "Statement": [*document["Statement"], *buckets]})
+    """The document as moto's IAM needs it."""
+    statements = []
+    for statement in document["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        known = [name for action in actions for name in _IN_MOTO.get(action, [action])]
+        statements.append({**statement, "Action": known})
+    return json.dumps({**document, "Statement": statements})

@@ -32,6 +32,7 @@ class TestQueue:
         ]
         policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": max_deliveries})
         self.url = self.client.create_queue(QueueName=name, Attributes={"RedrivePolicy": policy})["QueueUrl"]
+        self.arn = arn.removesuffix("-dead")
 
     def environment(self, **settings: str) -> dict[str, str]:
         """Quick, where production is patient; `settings` are keys of [queue]."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import redis
 
+from tests.support.relay import Relay
 from tests.support.servers import free_port, running, wait_until
 
 
@@ -58,50 +56,13 @@ def primary_and_replica(directory: Path) -> Iterator[tuple[Node, Node]]:
         yield primary, replica
 
 
-class Address:
+class Address(Relay):
     """Connections to it lead to `node`, as new ones to a name in the DNS would; open ones stay where they are."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
-        self._sockets: list[socket.socket] = [self._listener]
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
+        super().__init__()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-        for thread in self._threads:
-            thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection(("127.0.0.1", self.node.port))
-            except OSError:
-                client.close()
-                continue
-            self._sockets += [client, server]
-            for source, target in ((client, server), (server, client)):
-                thread = threading.Thread(target=_relay, args=(source, target))
-                self._threads.append(thread)
-                thread.start()
-
-
-def _relay(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    for each in (source, target):
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+    def upstream(self) -> tuple[str, int]:
+        return "127.0.0.1", self.node.port

@@ -87,6 +87,15 @@ _PICTURES = {
 }
 
 
+def assert_alike(picture: PIL.Image.Image, reference: PIL.Image.Image, copy: Reduced) -> None:
+    """In brightness, and where the copy has fewer pixels for them in each of the colours."""
+    assert ssim(picture, reference) > 0.97, (picture.size, copy.image.size)
+    if copy.facts.mode == "YCbCr":
+        for name in ("Cb", "Cr"):
+            ours, theirs = (image.convert("YCbCr").getchannel(name) for image in (picture, reference))
+            assert ssim(ours, theirs) > 0.97, (name, picture.size, copy.image.size)
+
+
 @pytest.mark.parametrize("side", [256, 400, 600])
 @pytest.mark.parametrize("image_format", ["JPEG", "progressive", "JPEG2000", "PNG", "WEBP"])
 @pytest.mark.parametrize("name", _PICTURES)
@@ -105,7 +114,7 @@ def test_every_size_that_is_cut_from_a_copy_looks_like_the_original(name: str, i
         if copy:
             used += 1
             reference = everything.resize(size, PIL.Image.Resampling.LANCZOS)
-            assert ssim(PIL.Image.open(io.BytesIO(answer.body)), reference) > 0.97, (size, copy.image.size)
+            assert_alike(PIL.Image.open(io.BytesIO(answer.body)), reference, copy)
     assert used
 
 
@@ -133,6 +142,28 @@ def test_what_a_copy_cannot_answer_is_drawn_from_the_original(request_: Thumbnai
     _, other = drawn(data, request_for("clip", 40, 40))
     assert other
     assert not other.facts.serves(request_, SIDE)
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2"])
+def test_copy_of_a_jpeg_with_colours_at_half_the_resolution_keeps_them_so(subsampling: str) -> None:
+    data = corpus.encoded(corpus.card((601, 401)), "JPEG", subsampling=subsampling)
+    _, copy = drawn(data, request_for("clip", 40, 40))
+    assert copy
+    assert [size for _, size in copy.facts.planes] == [(76, 51), (38, 26), (38, 26)]
+    assert Reduced.read(stored(copy)).facts == copy.facts
+
+
+def test_copy_of_a_jpeg_whose_markers_say_rgb_or_whose_colours_are_at_full_resolution_is_rgb() -> None:
+    half = corpus.encoded(corpus.card(), "JPEG", subsampling="4:2:0")
+    full = corpus.encoded(corpus.card(), "JPEG", subsampling="4:4:4")
+    # In the place of the JFIF marker that of Adobe, with 0 for RGB.
+    jfif = 2 + 2 + int.from_bytes(half[4:6], "big")
+    adobe = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00" + half[jfif:]
+    for data in (full, adobe):
+        answer, copy = drawn(data, request_for("clip", 24, 16))
+        assert copy
+        assert copy.facts.mode == "RGB"
+        assert render_reduced(stored(copy), request_for("clip", 24, 16), LIMITS) == answer
 
 
 def test_no_copy_is_made_of_what_is_decoded_quickly_or_where_it_is_switched_off() -> None:
@@ -173,6 +204,17 @@ def test_damage_of_any_kind_is_found_out() -> None:
     for data in damaged:
         with pytest.raises(ReducedDamaged):
             render_reduced(io.BytesIO(data), request, LIMITS)
+
+
+@pytest.mark.parametrize("name", ["width", "height", "profile_bytes"])
+def test_number_that_has_become_a_fraction_is_damage(name: str) -> None:
+    _, copy = drawn(corpus.samples()["JPEG with a profile"].data, request_for("clip", 40, 40))
+    assert copy
+    data = stored(copy).getvalue()
+    place = data.index(f'"{name}": '.encode()) + len(name) + 4
+    fraction = data[:place] + data[place : place + 1] + b".5" + data[place + 3 :]
+    with pytest.raises(ReducedDamaged):
+        render_reduced(io.BytesIO(fraction), request_for("clip", 40, 40), LIMITS)
 
 
 def test_head_that_is_damaged_raises_nothing_else() -> None:

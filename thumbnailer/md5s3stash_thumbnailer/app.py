@@ -1,57 +1,14 @@
-"""The program `md5s3stash-thumbnailer`: wiring. `options` reads the command line, `serving` listens and stops."""
+"""The program `md5s3stash-thumbnailer`: `options` reads the command line, `program` does what it says."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from md5s3stash.errors import SettingsError
-from md5s3stash.s3 import connect
-from md5s3stash.s3_curl import Timeouts
-from md5s3stash_thumbnailer._pilbox import PilboxApplication
-from md5s3stash_thumbnailer.diskcache import open_cache
-from md5s3stash_thumbnailer.handlers import (
-    Activity,
-    HealthHandler,
-    MetricsHandler,
-    Services,
-    ThumbnailHandler,
-    UnknownPathHandler,
-    log_request,
-)
-from md5s3stash_thumbnailer.metrics import Metrics
-from md5s3stash_thumbnailer.options import Settings, read_settings
-from md5s3stash_thumbnailer.originals import Originals
-from md5s3stash_thumbnailer.serving import listening_sockets, serve
-from md5s3stash_thumbnailer.workers import RenderPool
-
-EXIT_OK, EXIT_CANNOT_LISTEN, EXIT_USAGE = 0, 1, 2
-
-
-class ThumbnailApplication(PilboxApplication):
-    """pilbox's application with our handlers in the place of its one at `/`."""
-
-    def __init__(self, services: Services) -> None:
-        super().__init__(
-            services=services,
-            default_handler_class=UnknownPathHandler,
-            log_function=log_request,
-            # tornado's --debug starts the program anew when a file changes, which would lose workers and requests.
-            autoreload=False,
-        )
-
-    def get_handlers(self) -> list[Any]:
-        return [
-            (r"/([^/]+)/([^/x]*)x([^/x]*)/([^/]+)", ThumbnailHandler),
-            (r"/healthz", HealthHandler),
-            (r"/metrics", MetricsHandler),
-        ]
+from md5s3stash_thumbnailer.options import fail, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,54 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         settings = read_settings([sys.argv[0], *arguments] if arguments is not None else sys.argv, os.environ)
-        cache = open_cache(settings.cache_directory, settings.cache_bytes)
-        sockets = listening_sockets(settings.port, settings.address, os.environ)
-        seconds = settings.fetch_limits.timeout_seconds
-        # A thread that hangs in S3 is lost to other originals: nobody waits longer than `seconds` for what it brings.
-        timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
-        store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
+        # What this imports (boto3) --help need not wait for, nor does a render worker need it.
+        from md5s3stash_thumbnailer import program
+
+        return program.run(settings)
     except SettingsError as error:
-        return _fail(str(error), EXIT_USAGE)
-    except OSError as error:
-        place = f"port {settings.port} of {settings.address or 'all addresses'}"
-        return _fail(f"cannot listen on {place}: {error.strerror or error}", EXIT_CANNOT_LISTEN)
-    originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits.reduced_side)
-    pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
-    try:
-        asyncio.run(_run(settings, originals, pool, sockets))
-    finally:
-        originals.close()
-        pool.close()
-    return _leave()
-
-
-async def _run(settings: Settings, originals: Originals, pool: RenderPool, sockets: list[socket.socket]) -> None:
-    services = Services(
-        originals=originals,
-        pool=pool,
-        metrics=Metrics(originals, pool),
-        activity=Activity(),
-        bounds=settings.bounds,
-        defaults=settings.defaults,
-        url_of=settings.stash.url_of,
-        placeholder=settings.placeholder,
-        webp=settings.webp,
-        reduced_side=settings.render_limits.reduced_side,
-    )
-    await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
-
-
-def _leave() -> NoReturn:
-    """Ends the process at once: the interpreter would wait for every thread, also for one that hangs in S3."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(EXIT_OK)
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"md5s3stash-thumbnailer: {message}", file=sys.stderr)
-    return code
+        return fail(str(error), error.exit_code)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,20 @@ from PIL import ImageChops, ImageCms, JpegImagePlugin
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _SRGB = ImageCms.createProfile("sRGB")
 _LAB = ImageCms.createProfile("LAB")
-_MODES_WITH_PROFILE = frozenset({"L", "RGB", "RGBA", "CMYK"})
+_MODES_WITH_PROFILE = frozenset({"L", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
 def to_srgb(image: PIL.Image.Image, stored: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture in mode L, RGB or RGBA, without metadata. `stored` is the file that it was cut from."""
+    """The picture in mode L, RGB, RGBA or, where that is how it came, YCbCr, without metadata. `stored` is the file
+    that it was cut from.
+    """
     image = _eight_bits(image, stored)
     if image.mode == "LA":
         image = image.convert("RGBA")
     if image.mode == "CMYK" and _is_plain_cmyk_jpeg(stored):
         image = ImageChops.invert(image)
     image = _from_profile(image, stored.info.get("icc_profile"))
-    if image.mode not in ("L", "RGB", "RGBA"):
+    if image.mode not in ("L", "RGB", "RGBA", "YCbCr"):
         image = image.convert("RGB")
     # Encoders write what stands here: profile, comment, resolution, the palette index that was transparent.
     image.info.clear()
@@ -41,6 +43,8 @@ def _from_profile(image: PIL.Image.Image, profile: object) -> PIL.Image.Image:
         return ImageCms.buildTransform(_LAB, _SRGB, "LAB", "RGB").apply(image)
     if not isinstance(profile, bytes) or len(profile) > _MAX_PROFILE_BYTES or image.mode not in _MODES_WITH_PROFILE:
         return image
+    if image.mode == "YCbCr":
+        image = image.convert("RGB")
     transform = _transform(profile, image.mode)
     if transform is None:
         return image

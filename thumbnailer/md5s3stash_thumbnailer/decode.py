@@ -53,6 +53,10 @@ _OVERSAMPLING_AFTER_MEANS = 1.75
 _OVERSAMPLING_AFTER_DCT = 2.0
 _OVERSAMPLING_AFTER_WAVELETS = OVERSAMPLING_AFTER_AVERAGES
 _JPEG_BLOCK_PX = 8
+# Pillow's numbers for 4:2:2 and 4:2:0.
+_HALF_COLOURS = (1, 2)
+# How JFIF numbers brightness and the two colours, and how Adobe's marker says that these are what is stored.
+_JFIF_COMPONENTS, _YCC = (1, 2, 3), 1
 _DIVISORS = {"JPEG": (2, 4, 8), "MPO": (2, 4, 8), "JPEG2000": (2, 4, 8, 16, 32)}
 _LARGEST_PARTIAL_JPEG_POWER = 2
 _LARGEST_JPEG2000_POWER = 5
@@ -88,6 +92,17 @@ class Original(Picture):
         is_jpeg = isinstance(self.image, JpegImagePlugin.JpegImageFile)
         return JpegImagePlugin.get_sampling(self.image) if is_jpeg else None
 
+    @property
+    def has_half_colours(self) -> bool:
+        """Whether it is a JPEG that stores brightness and colours apart, and colours at half the resolution. Where the
+        markers leave room for doubt what is stored (libjpeg, default_decompress_parms) that is no.
+        """
+        if self.image.mode != "RGB" or self.sampling not in _HALF_COLOURS:
+            return False
+        assert isinstance(self.image, JpegImagePlugin.JpegImageFile)
+        components = tuple(layer[0] for layer in self.image.layer)
+        return components == _JFIF_COMPONENTS and self.image.info.get("adobe_transform", _YCC) == _YCC
+
     def decode(self, reduction: float, bottom: float = math.inf) -> None:
         """Decodes, at a fraction of the size where the decoder can do that and `reduction` leaves room for it. What is
         stored below `bottom` may be left out.
@@ -102,10 +117,11 @@ class Original(Picture):
 
     def reduced(self, divisor: int) -> tuple[PIL.Image.Image, float]:
         """Everything, as it is stored, and how many of its pixels have become one along a side. That is the divisor,
-        which must be one of `divisors` or a multiple of the largest of them.
+        which must be one of `divisors` or a multiple of the largest of them. In mode YCbCr if it `has_half_colours`.
         """
         if isinstance(self.image, JpegImagePlugin.JpegImageFile):
-            self._reduce_jpeg(min(divisor, _JPEG_BLOCK_PX), math.inf)
+            mode = "YCbCr" if self.has_half_colours else None
+            self._reduce_jpeg(min(divisor, _JPEG_BLOCK_PX), math.inf, mode)
         elif isinstance(self.image, Jpeg2KImagePlugin.Jpeg2KImageFile):
             # Half of it by averages: from wavelets alone too little would be left for the smallest factor (reduced.py).
             self._reduce_jpeg2000(self.image, divisor / 2)
@@ -124,12 +140,12 @@ class Original(Picture):
         self._is_decoded = True
         self.image.load()
 
-    def _reduce_jpeg(self, divisor: int, bottom: float) -> None:
+    def _reduce_jpeg(self, divisor: int, bottom: float, mode: str | None = None) -> None:
         """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
         self._leave_out(divisor, bottom + _BLOCK_ROWS)
         width, height = self.image.size
         # Rounded down: Pillow divides by it, in whole numbers, and takes the next reduction that is not greater.
-        drafted = self.image.draft(None, (max(1, width // divisor), max(1, height // divisor)))
+        drafted = self.image.draft(mode, (max(1, width // divisor), max(1, height // divisor)))
         self.shrink = 1.0 if drafted is None else width / drafted[1][2]
 
     def _leave_out(self, divisor: int, bottom: float) -> None:

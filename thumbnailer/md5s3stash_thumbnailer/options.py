@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import tornado.options
 from tornado.options import define, options
@@ -24,12 +24,12 @@ from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import DEFAULT_ENDPOINT, BucketBase, BucketScheme, md5_to_http_url
 from md5s3stash_thumbnailer._pilbox import Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.errors import RequestRefused
-from md5s3stash_thumbnailer.faces import require_detector
-from md5s3stash_thumbnailer.handlers import message_of
-from md5s3stash_thumbnailer.originals import FetchLimits
-from md5s3stash_thumbnailer.render import RenderLimits
 from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
-from md5s3stash_thumbnailer.workers import PoolLimits
+
+if TYPE_CHECKING:
+    from md5s3stash_thumbnailer.originals import FetchLimits
+    from md5s3stash_thumbnailer.render import RenderLimits
+    from md5s3stash_thumbnailer.workers import PoolLimits
 
 _MIB = 1024 * 1024
 
@@ -139,6 +139,11 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     """Raises SettingsError on the first value that is wrong. `arguments` begin with the name of the program."""
     _parse(arguments)
     _check()
+    # What these import (Pillow's plugins, the parts of the server) --help need not wait for.
+    from md5s3stash_thumbnailer.originals import FetchLimits
+    from md5s3stash_thumbnailer.render import RenderLimits
+    from md5s3stash_thumbnailer.workers import PoolLimits
+
     bounds = Bounds(options.max_resize_width, options.max_resize_height, options.max_operations)
     return Settings(
         stash=Stash.from_environment(environment),
@@ -224,6 +229,9 @@ def _require(holds: bool, name: str, rule: str) -> None:
 
 def _defaults(bounds: Bounds) -> dict[str, str]:
     """The server's values of pilbox's options, checked now, so that a wrong one does not fail every request later."""
+    from md5s3stash_thumbnailer.faces import require_detector
+    from md5s3stash_thumbnailer.handlers import message_of
+
     values = {name: getattr(options, name, None) for name in OPTION_OF_QUERY_NAME.values()}
     defaults = {name: str(value) for name, value in values.items() if value is not None}
     try:
@@ -242,3 +250,9 @@ def _cache_directory(environment: Mapping[str, str]) -> Path:
     # systemd's name for the directory of CacheDirectory=.
     given = options.cache_dir or environment.get("CACHE_DIRECTORY")
     return Path(given) if given else Path(tempfile.gettempdir()) / f"md5s3stash-thumbnailer-{os.geteuid()}"
+
+
+def fail(message: str, code: int) -> int:
+    """Says why the server cannot be; the exit status."""
+    print(f"md5s3stash-thumbnailer: {message}", file=sys.stderr)
+    return code

@@ -42,6 +42,8 @@ def encode(image: PIL.Image.Image, original: Picture, options: DrawOptions, imag
         parameters["quality"] = options.quality
     if image_format == "JPEG":
         parameters |= {"progressive": options.progressive, **_kept_from_jpeg(original, options)}
+    elif image.mode == "YCbCr":
+        image = image.convert("RGB")
     if options.preserve_exif and image_format in _FORMATS_WITH_EXIF:
         parameters["exif"] = _upright_exif(original.image)
     out = io.BytesIO()

@@ -54,7 +54,13 @@ class Picture:
 
     def cut(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
         """The rectangle at its new size, upright, in the original's own colours."""
-        stored = resample(self.image, self._stored_cut(cut), resampling, self.oversampling)
+        return self._resampled(self.image, cut, resampling, self.shrink)
+
+    def _resampled(
+        self, image: PIL.Image.Image, cut: Cut, resampling: PIL.Image.Resampling, shrink: float
+    ) -> PIL.Image.Image:
+        """The same of an image that has one pixel for every `shrink` of the original, along a side."""
+        stored = resample(image, self._stored_cut(cut, image.size, shrink), resampling, self.oversampling)
         turn = _TO_UPRIGHT.get(self.orientation)
         return stored if turn is None else stored.transpose(turn)
 
@@ -68,10 +74,10 @@ class Picture:
             top, bottom = height - bottom, height - top
         return (top, left, bottom, right) if self.orientation in _LYING else (left, top, right, bottom)
 
-    def _stored_cut(self, cut: Cut) -> Cut:
+    def _stored_cut(self, cut: Cut, pixels: Size, shrink: float) -> Cut:
         """The cut in the pixels that there are."""
-        left, top, *ends = (edge / self.shrink for edge in self._stored_box(cut))
-        right, bottom = self.image.size
+        left, top, *ends = (edge / shrink for edge in self._stored_box(cut))
+        right, bottom = pixels
         # Who shrinks a picture rounds its size in his own way.
         return Cut((left, top, min(ends[0], right), min(ends[1], bottom)), upright(cut.size, self.orientation))
 

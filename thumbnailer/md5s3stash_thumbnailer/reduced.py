@@ -1,9 +1,12 @@
 """A reduced copy of a large original: which thumbnails are cut from it, and how it is stored beside the originals.
 
 Decoding is most of what a thumbnail costs, and sites ask for several sizes of each picture. The copy holds the pixels
-as they are, because decoding another JPEG would cost most of what is saved. A thumbnail that can be cut from the copy
-always is, also while there is none yet: then it is made in memory. So the same request gives the same bytes, whatever
-the cache holds. What is read back is trusted only with its checksum: a copy is not synced to the disk.
+as they are, because decoding another JPEG would cost most of what is saved; where the original stores brightness and
+colours apart, and colours at half the resolution, so does the copy: half as many values are read, resized and kept.
+
+A thumbnail that can be cut from the copy always is, also while there is none yet: then it is made in memory. So the
+same request gives the same bytes, whatever the cache holds. What is read back is trusted only with its checksum: a copy
+is not synced to the disk.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import BinaryIO, Self
 
@@ -29,15 +33,19 @@ from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
 _LEAST_LEFT, _LEFT_TO_FILTER = 1.75, 1.6
 # Bicubic takes two thirds of the time of Lanczos, and is good enough where averages have not come before it.
 _FILTER, _FILTER_AFTER_AVERAGES = PIL.Image.Resampling.BICUBIC, PIL.Image.Resampling.LANCZOS
+# Half the time of bicubic. What it blurs is seen in brightness (SSIM of line art: 0.96), not in colours.
+_FILTER_OF_COLOURS = PIL.Image.Resampling.HAMMING
 # A copy is made of originals that are so many times larger, along a side. Others are decoded quickly enough.
 _LEAST_DIVISOR = 2
 
 _BYTES_A_PIXEL = {"L": 1, "RGB": 3, "RGBA": 4}
+# In Pillow's words. The pixels of such a copy are three planes: brightness, then two of colours at half its sides.
+_PLANES = "YCbCr"
 # Of originals in other modes (16 bits, CMYK, Lab) no copy is made: what becomes of their colours is decided later.
 _MODES_OF_ORIGINALS = frozenset({"L", "P", "RGB", "RGBA"})
 _MAX_PROFILE_BYTES = 64 * 1024
 
-_MAGIC = b"MSR1"
+_MAGIC = b"MSR2"
 # Magic, checksum of all that follows, facts as JSON filled up with blanks. Then the profile and the pixels.
 _HEAD = struct.Struct(">4sI504s")
 
@@ -69,8 +77,20 @@ class Facts:
         return upright(self.stored_size, self.orientation)
 
     @property
+    def planes(self) -> tuple[tuple[str, Size], ...]:
+        """Mode and size of each picture that the copy consists of."""
+        if self.mode != _PLANES:
+            return ((self.mode, (self.width, self.height)),)
+        half = -(-self.width // 2), -(-self.height // 2)
+        return ("L", (self.width, self.height)), ("L", half), ("L", half)
+
+    @property
+    def plane_bytes(self) -> list[int]:
+        return [width * height * _BYTES_A_PIXEL[mode] for mode, (width, height) in self.planes]
+
+    @property
     def pixel_bytes(self) -> int:
-        return self.width * self.height * _BYTES_A_PIXEL[self.mode]
+        return sum(self.plane_bytes)
 
     @property
     def file_bytes(self) -> int:
@@ -89,8 +109,11 @@ class Reduced(Picture):
 
     oversampling = _LEFT_TO_FILTER
 
-    def __init__(self, image: PIL.Image.Image, facts: Facts) -> None:
-        super().__init__(image, facts.stored_size, facts.orientation, facts.shrink)
+    def __init__(self, planes: Sequence[PIL.Image.Image], profile: bytes, facts: Facts) -> None:
+        """`planes` are those of the facts."""
+        super().__init__(planes[0], facts.stored_size, facts.orientation, facts.shrink)
+        self.image.info = {"icc_profile": profile} if profile else {}
+        self._colours = planes[1:]
         self.facts = facts
 
     @property
@@ -103,13 +126,19 @@ class Reduced(Picture):
 
     def cut(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
         has_averages = cut.reduction / self.shrink >= 2 * _LEFT_TO_FILTER
-        return super().cut(cut, _FILTER_AFTER_AVERAGES if has_averages else _FILTER)
+        image = super().cut(cut, _FILTER_AFTER_AVERAGES if has_averages else _FILTER)
+        if not self._colours:
+            return image
+        colours = (self._resampled(plane, cut, _FILTER_OF_COLOURS, 2 * self.shrink) for plane in self._colours)
+        return PIL.Image.merge(_PLANES, (image, *colours))
 
     @classmethod
     def of(cls, original: Original, side: int, divisor: int) -> Self:
         """Decodes the original."""
         image_format, sampling, profile = original.format, original.sampling, _profile(original)
         image, shrink = original.reduced(divisor)
+        brightness, *colours = image.split() if image.mode == _PLANES else (image,)
+        planes = [brightness, *(plane.reduce(2) for plane in colours)]
         facts = Facts(
             side=side,
             renderer=RENDERER,
@@ -124,8 +153,7 @@ class Reduced(Picture):
             height=image.height,
             profile_bytes=len(profile),
         )
-        image.info = {"icc_profile": profile} if profile else {}
-        return cls(image, facts)
+        return cls(planes, profile, facts)
 
     @classmethod
     def read(cls, file: BinaryIO) -> Self:
@@ -134,22 +162,26 @@ class Reduced(Picture):
         try:
             file.seek(0)
             _, checksum, text = _HEAD.unpack(file.read(_HEAD.size))
-            profile, pixels = file.read(facts.profile_bytes), file.read(facts.pixel_bytes)
+            profile, *planes = (file.read(size) for size in (facts.profile_bytes, *facts.plane_bytes))
         except OSError as error:
             raise ReducedDamaged("The reduced copy cannot be read") from error
-        if len(pixels) != facts.pixel_bytes or _checksum(text, profile, pixels) != checksum:
+        if list(map(len, planes)) != facts.plane_bytes or _checksum(text, profile, *planes) != checksum:
             raise ReducedDamaged("The reduced copy is damaged")
-        image = PIL.Image.frombuffer(facts.mode, (facts.width, facts.height), pixels, "raw", facts.mode, 0, 1)
-        image.info = {"icc_profile": profile} if profile else {}
-        return cls(image, facts)
+        # Grey ones are not even moved in memory.
+        images = [
+            PIL.Image.frombuffer(mode, size, pixels, "raw", mode, 0, 1)
+            for (mode, size), pixels in zip(facts.planes, planes, strict=True)
+        ]
+        return cls(images, profile, facts)
 
     def write(self, file: BinaryIO) -> None:
         """Raises the OSError of the disk."""
         text = json.dumps(asdict(self.facts)).encode().ljust(_HEAD.size - 8)
-        profile, pixels = self.image.info.get("icc_profile", b""), self.image.tobytes()
-        file.write(_HEAD.pack(_MAGIC, _checksum(text, profile, pixels), text))
-        file.write(profile)
-        file.write(pixels)
+        parts = [self.image.info.get("icc_profile", b"")]
+        parts += [plane.tobytes() for plane in (self.image, *self._colours)]
+        file.write(_HEAD.pack(_MAGIC, _checksum(text, *parts), text))
+        for part in parts:
+            file.write(part)
 
 
 def read_facts(file: BinaryIO) -> Facts:
@@ -159,6 +191,7 @@ def read_facts(file: BinaryIO) -> Facts:
         magic, _, text = _HEAD.unpack(file.read(_HEAD.size))
         facts = Facts(**json.loads(text))
         is_sound = magic == _MAGIC and facts.format in MIME_TYPES and min(facts.size) > 0 and facts.shrink > 0
+        is_sound = is_sound and {type(n) for n in (facts.width, facts.height, facts.profile_bytes)} == {int}
         # A size beyond this setting's would be read into memory.
         if is_sound and 0 < facts.pixel_bytes <= 4 * facts.side**2 and 0 <= facts.profile_bytes <= _MAX_PROFILE_BYTES:
             return facts

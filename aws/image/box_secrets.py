@@ -1,0 +1,62 @@
+"""Fetches what is secret to where systemd gives it to the programs: the thumbnailer's secret options from SSM Parameter
+Store, and the password of a Redis elsewhere from Secrets Manager.
+
+They are in memory alone, for root alone. Does nothing on a box whose settings name no secret.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+# LoadCredential= of the thumbnailer looks here, EnvironmentFile= of the daemon there.
+THUMBNAILER_OPTIONS = Path("/run/credstore/thumbnailer.conf")
+LEDGER_ENVIRONMENT = Path("/run/md5s3stash-aws/ledger.env")
+
+
+def main(
+    environment: Mapping[str, str] = os.environ,
+    thumbnailer_options: Path = THUMBNAILER_OPTIONS,
+    ledger_environment: Path = LEDGER_ENVIRONMENT,
+) -> int:
+    """0 when each secret is in its place or none is wanted, 1 when one cannot be had."""
+    try:
+        if parameter := environment.get("THUMBNAILER_SECRET_NAME"):
+            answer = boto3.client("ssm").get_parameter(Name=parameter, WithDecryption=True)
+            write_private(thumbnailer_options, answer["Parameter"]["Value"])
+        if url := environment.get("LEDGER_URL"):
+            secret = environment["LEDGER_SECRET_ARN"]
+            answer = boto3.client("secretsmanager").get_secret_value(SecretId=secret)
+            write_private(ledger_environment, f"REDIS_URL={with_password(url, answer['SecretString'])}")
+    except (BotoCoreError, ClientError) as error:
+        wanted = " ".join(f"{name}={value}" for name, value in environment.items() if "_SECRET_" in name and value)
+        print(f"a secret cannot be had ({wanted}): {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def with_password(url: str, password: str) -> str:
+    """`rediss://user@host:port/0` with the password in it. Nothing in the result needs quotes, in a shell either."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{quote(password.strip(), safe='')}@{host}").geturl()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replaces the file in one step; at no moment can anybody else read it."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text.rstrip("\n") + "\n")
+    new.rename(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

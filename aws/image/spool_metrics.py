@@ -1,0 +1,69 @@
+"""Tells CloudWatch how the spool is, for alarms: a few of the figures that the daemon serves on loopback.
+
+Run each minute. While the daemon does not answer there is nothing to tell, and an alarm takes silence for trouble. Does
+nothing on a box whose settings name no stack.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+import urllib.request
+from collections.abc import Mapping
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from prometheus_client.parser import text_string_to_metric_families
+
+NAMESPACE = "md5s3stash"
+METRICS_URL = "http://127.0.0.1:9108/metrics"
+# name in CloudWatch, and its unit -> name and labels in docs/metrics.md; of several samples the largest counts
+FIGURES: Mapping[tuple[str, str], tuple[str, Mapping[str, str]]] = {
+    ("IncomingFiles", "Count"): ("md5s3stash_spool_files", {"state": "incoming"}),
+    ("FailedFiles", "Count"): ("md5s3stash_spool_files", {"state": "failed"}),
+    ("OldestIncoming", "Seconds"): ("md5s3stash_spool_oldest_seconds", {"state": "incoming"}),
+    ("Paused", "None"): ("md5s3stash_paused", {}),
+    ("FreeDisk", "Bytes"): ("md5s3stash_spool_free_bytes", {}),
+}
+
+_ANSWER_SECONDS = 10.0
+_MAX_ANSWER_BYTES = 1024 * 1024
+# No proxy knows the way to loopback.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def main(environment: Mapping[str, str] = os.environ, url: str = METRICS_URL) -> int:
+    """0 when CloudWatch was told or nobody wants to know, 1 when it was not."""
+    stack = environment.get("METRICS_STACK")
+    if not stack:
+        return 0
+    try:
+        with _OPENER.open(url, timeout=_ANSWER_SECONDS) as answer:
+            told = figures(answer.read(_MAX_ANSWER_BYTES).decode())
+        boto3.client("cloudwatch").put_metric_data(
+            Namespace=NAMESPACE,
+            MetricData=[
+                {"MetricName": name, "Unit": unit, "Value": value, "Dimensions": [{"Name": "Stack", "Value": stack}]}
+                for (name, unit), value in told.items()
+            ],
+        )
+    except (OSError, http.client.HTTPException, ValueError, BotoCoreError, ClientError) as error:
+        print(f"CloudWatch was not told how the spool is: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def figures(exposition: str) -> dict[tuple[str, str], float]:
+    """What of `FIGURES` is in a page of metrics. Raises ValueError for a page that is none."""
+    samples = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
+    found = {
+        figure: [sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()]
+        for figure, (name, labels) in FIGURES.items()
+    }
+    # The first scrape after a start may come before the first count of the spool.
+    return {figure: max(values) for figure, values in found.items() if values}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,187 @@
+"""What the ledger takes of Redis' memory, key by key: filled by the code that records, group by group, then measured.
+
+    python bench/ledger_memory.py --entries 1000000
+
+Once with files as they are dropped, once with URLs as they come from lists or a queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "daemon")]
+
+from bench import page, stack  # noqa: E402 after the path that makes them importable
+from md5s3stash.cache import DEFAULT_PREFIX  # noqa: E402
+from md5s3stash.digest import Digest  # noqa: E402
+from md5s3stash.scheme import BucketBase  # noqa: E402
+from md5s3stash.stash import StashReport  # noqa: E402
+from md5s3stash_daemon.confirmed import Confirmations  # noqa: E402
+from md5s3stash_daemon.ledger import Outcome, RedisLedger  # noqa: E402
+from md5s3stash_daemon.recorder import GROUP_SIZE  # noqa: E402
+from md5s3stash_daemon.url_cache import UrlCaches  # noqa: E402
+
+# Just below a power of two, as a million is: Redis' tables double there, so both weigh about the same an entry.
+ENTRIES = 250_000
+MANY = 1_000_000
+
+_BASE = BucketBase.parse("university-library-stash", "simple")
+_ENDPOINT = "https://s3.us-west-2.amazonaws.com"
+_FRESH_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What one kind of key takes."""
+
+    name: str
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A ledger of so many entries, what Redis has grown by for it, and for what of that is no confirmation: those go
+    by themselves.
+    """
+
+    entries: int
+    keys: list[Key]
+    total_bytes: int
+    lasting_bytes: int
+
+
+def measure(entries: int) -> Mapping[str, Filled]:
+    """Of files and of URLs."""
+    return {"files": _fill(lambda client: of_files(client, entries)), "URLs": _fill(lambda client: _of_urls(entries))}
+
+
+def _fill(outcomes_for: Callable[[Any], Iterator[Outcome]]) -> Filled:
+    with stack.workspace() as directory, stack.redis_server(directory / "redis") as redis:
+        # Any: the annotations of redis-py cover every reply that a command has in any protocol.
+        client: Any = redis.client
+        empty = _used(client)
+        ledger = RedisLedger(client, DEFAULT_PREFIX, "spool")
+        caches = UrlCaches(client, DEFAULT_PREFIX, [_BASE])
+        outcomes = outcomes_for(client)
+        entries = 0
+        while group := list(itertools.islice(outcomes, GROUP_SIZE)):
+            _remember(caches, group)
+            ledger.record(group)
+            ledger.forget([outcome.queue_id for outcome in group])
+            entries += len(group)
+        keys, total = _keys(client), _used(client) - empty
+        client.delete(f"{DEFAULT_PREFIX}:none", *client.keys(f"{DEFAULT_PREFIX}:confirmed:*"))
+        return Filled(entries, keys, total, _used(client) - empty)
+
+
+def of_files(client: Any, count: int, first: int = 0) -> Iterator[Outcome]:
+    """Files that were dropped, and that S3 has confirmed."""
+    confirmations = Confirmations(client, DEFAULT_PREFIX, _ENDPOINT, [_BASE], _FRESH_SECONDS)
+    for number in range(first, first + count):
+        outcome = _outcome(number, _file(number))
+        sha256 = hashlib.sha256(outcome.name.encode()).hexdigest()
+        digest = Digest(outcome.reports[0].md5, sha256, outcome.size_bytes or 0)
+        yield replace(outcome, confirmed=confirmations.given(digest, [True]))
+
+
+def _of_urls(count: int) -> Iterator[Outcome]:
+    return (_outcome(number, _url(number)) for number in range(count))
+
+
+def _outcome(number: int, name: str) -> Outcome:
+    chance = random.Random(number)
+    md5 = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+    mime_type = "image/jpeg" if number % 3 else "image/tiff"
+    dimensions = (chance.randrange(300, 9000), chance.randrange(300, 9000))
+    report = StashReport(name, md5, _BASE.address(md5).s3_url, mime_type, dimensions)
+    return Outcome(f"{number:016x}", name, (report,), chance.randrange(20_000, 40_000_000))
+
+
+def _file(number: int) -> str:
+    collection, box = divmod(number // 400, 60)
+    return f"uclib_{2014 + collection % 12}_{collection:03}/box_{box:03}/uclib_{collection:03}_{number:07}_a.tif"
+
+
+def _url(number: int) -> str:
+    asset = hashlib.sha256(str(number).encode()).hexdigest()[:16]
+    return f"https://repository{number % 7}.library.example.edu/assets/{asset}/full/{number:08}.jpg"
+
+
+def _remember(caches: UrlCaches, group: list[Outcome]) -> None:
+    """As lists and queues do; the names of files are no URLs."""
+    [first] = caches
+    assert first.url_cache is not None
+    assert first.hash_cache is not None
+    for outcome in group:
+        if "://" not in outcome.name:
+            continue
+        report = outcome.reports[0]
+        first.url_cache[outcome.name] = {
+            "md5": report.md5,
+            "If-None-Match": f'"{report.md5[:13]}-{report.md5[13:20]}"',
+            "If-Modified-Since": "Tue, 14 Apr 2015 22:13:07 GMT",
+        }
+        first.hash_cache[report.md5] = (report.s3_url, report.mime_type, report.dimensions)
+    caches.flush()
+
+
+def _used(client: Any) -> int:
+    return int(client.info("memory")["used_memory"])
+
+
+def _keys(client: Any) -> list[Key]:
+    """By kind: the part of the name that follows the prefix."""
+    found: dict[str, Key] = {}
+    for name in client.scan_iter(match=f"{DEFAULT_PREFIX}:*"):
+        kind = name.decode().split(":")[1]
+        entries = client.xlen(name) if client.type(name) == b"stream" else client.hlen(name)
+        before = found.get(kind, Key(kind, 0, 0))
+        # Each entry looked at, for an average over five says little.
+        weight = int(client.memory_usage(name, samples=0))
+        found[kind] = Key(kind, before.entries + entries, before.bytes + weight)
+    return sorted(found.values(), key=lambda key: key.bytes, reverse=True)
+
+
+def table(results: Mapping[str, Filled]) -> str:
+    """Bytes an entry are megabytes a million."""
+    rows = []
+    for kind, filled in results.items():
+        for key in filled.keys:
+            rows.append((kind, f"`{key.name}`", f"{key.entries:,}", f"{key.bytes / filled.entries:.0f}"))
+        rows.append((kind, "all of Redis", "", f"{filled.total_bytes / filled.entries:.0f}"))
+        if filled.lasting_bytes < filled.total_bytes:
+            rows.append((kind, "the same later", "", f"{filled.lasting_bytes / filled.entries:.0f}"))
+    return page.table(("of", "key", ">entries", ">MB a million"), rows)
+
+
+def text(full: bool) -> str:
+    """The section of the page."""
+    entries = MANY if full else ENTRIES
+    return page.paragraphs(
+        f"What {entries:,} files, or URLs, take in the ledger; each has a content of its own. See docs/scale.md.",
+        table(measure(entries)),
+        page.command(f"python bench/ledger_memory.py --entries {entries}"),
+    )
+
+
+SECTIONS = (page.Section("ledger-memory", "Memory of the ledger", text, takes_long=True),)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="the memory of the ledger, key by key")
+    parser.add_argument("--entries", type=int, default=ENTRIES)
+    print(table(measure(parser.parse_args().entries)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""How many outcomes a second one Redis takes from several daemons, every write synced, by how many come in one group.
+
+    python bench/ledger_rate.py --daemons 1 2 4
+
+A writer for each daemon, a process of its own, records group after group as the daemon's committer does and does
+nothing else. Groups grow by themselves with what there is to record, up to 256 (decision 5).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "daemon")]
+
+from bench import page, process_tree, stack  # noqa: E402 after the path that makes them importable
+from bench.ledger_memory import of_files  # noqa: E402
+from md5s3stash.cache import DEFAULT_PREFIX, connect_redis  # noqa: E402
+from md5s3stash_daemon.ledger import RedisLedger  # noqa: E402
+from md5s3stash_daemon.recorder import GROUP_SIZE  # noqa: E402
+
+DAEMONS = (1, 2, 4)
+GROUPS = (1, 16, GROUP_SIZE)
+SECONDS = 3.0
+
+
+def measure(daemons: int, group_size: int, seconds: float) -> tuple[float, float]:
+    """(outcomes a second, microseconds of Redis' CPU an outcome)."""
+    with stack.workspace() as directory, stack.redis_server(directory / "redis") as redis:
+        start = time.time() + 1.0
+        with multiprocessing.get_context("spawn").Pool(daemons) as pool:
+            work = [(redis.url, number, group_size, start, seconds) for number in range(daemons)]
+            recorded = sum(pool.starmap(_write, work))
+        return recorded / seconds, process_tree.cpu_seconds(redis.pid) / recorded * 1e6
+
+
+def _write(url: str, number: int, group_size: int, start: float, seconds: float) -> int:
+    """How many outcomes one writer has recorded by the end."""
+    client = connect_redis(url)
+    ledger = RedisLedger(client, DEFAULT_PREFIX, f"spool-{number}")
+    # Again and again the same ones, for to think of new ones takes longer than to record them.
+    outcomes = itertools.cycle(list(of_files(client, 20 * GROUP_SIZE, first=number * 1_000_000)))
+    time.sleep(max(0.0, start - time.time()))
+    end, recorded = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        group = list(itertools.islice(outcomes, group_size))
+        ledger.record(group)
+        ledger.forget([outcome.queue_id for outcome in group])
+        recorded += len(group)
+    return recorded
+
+
+def table(daemons: Sequence[int], groups: Sequence[int], seconds: float) -> str:
+    rows = []
+    for count, size in itertools.product(daemons, groups):
+        rate, cpu = measure(count, size, seconds)
+        rows.append((str(count), str(size), f"{rate:,.0f}", f"{cpu:.0f}"))
+    return page.table((">daemons", ">outcomes a group", ">outcomes a second", ">Redis' CPU, µs an outcome"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="outcomes a second into one Redis")
+    parser.add_argument("--daemons", type=int, nargs="+", default=DAEMONS)
+    parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    arguments = parser.parse_args()
+    print(table(arguments.daemons, arguments.groups, arguments.seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""By when what a thread is at must be over."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Deadline(threading.local):
+    """When the fetch that this thread is at must be over."""
+
+    at = math.inf
+
+    def left_seconds(self) -> float:
+        return self.at - time.monotonic()
+
+    @contextmanager
+    def in_seconds(self, seconds: float) -> Iterator[None]:
+        self.at = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self.at = math.inf

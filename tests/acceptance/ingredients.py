@@ -1,0 +1,139 @@
+"""What a run is made of: Debian from its mirror, wheels, tools.
+
+Each is made beside everything else, since there are two cores and a network to wait for; whoever needs one asks for its
+result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.markers import Marker
+
+from tests.acceptance.image import KEPT, PROJECT, Release, fast_directory, run
+
+# What Debian's image for the cloud has as well, and nothing of ours.
+PACKAGES = (
+    "systemd,systemd-sysv,libpam-systemd,dbus,python3,python3-apt,python3-venv,ca-certificates,openssh-server,sudo,"
+    "iproute2,procps,kmod"
+)
+NEXT_VERSION = "99.0.0"
+# One of them waits for the network.
+_AT_ONCE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """Archives of root directories, and directories of wheels."""
+
+    debian: Future[Path]
+    # The wheels of the lock, for a guest that is cut off from the world.
+    wheelhouse: Future[Path]
+    # Ansible and the like, in build/ops-venv.
+    tools: Future[str]
+    # build/wheels, from which the playbook installs.
+    ours: Future[str]
+    # Of a later version that does the same.
+    next_wheels: Future[Path]
+    nfs_server: Future[Path]
+
+
+@contextlib.contextmanager
+def ingredients(release: Release, room: Path) -> Iterator[Ingredients]:
+    """All of them under way, in the order in which they will be asked for."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        debian = pool.submit(_debian, release)
+        tools = pool.submit(run, [PROJECT / "tools/ops-venv"])
+        wheelhouse = pool.submit(_wheelhouse, release)
+        ours = pool.submit(run, [PROJECT / "tools/build-wheels"])
+        # What nobody has asked for yet when the tests begin is under way by then: later there is no network.
+        nfs_server = pool.submit(_nfs_server, release)
+        next_wheels = pool.submit(_next_wheels, ours, room)
+        try:
+            yield Ingredients(debian, wheelhouse, tools, ours, next_wheels, nfs_server)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _debian(release: Release) -> Path:
+    """An archive of a fresh Debian."""
+    return _bootstrapped("debian", PACKAGES, release)
+
+
+def _nfs_server(release: Release) -> Path:
+    """An archive of a root directory with an NFS server in it."""
+    return _bootstrapped("nfs", "nfs-ganesha,nfs-ganesha-vfs", release)
+
+
+def _bootstrapped(name: str, packages: str, release: Release) -> Path:
+    """An archive of a Debian with these packages, made once."""
+    archive = KEPT / f"{name}-{release.suite}.tar"
+    if not archive.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        unfinished = archive.with_suffix(".new.tar")
+        leaner = ["path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*"]
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
+        command += ['--aptopt=Acquire::Languages "none"', *(f"--dpkgopt={option}" for option in leaner)]
+        run([*command, release.suite, unfinished], {"TMPDIR": str(fast_directory())})
+        unfinished.rename(archive)
+    return archive
+
+
+def _wheelhouse(release: Release) -> Path:
+    """The wheels of the lock, downloaded once: a guest that is cut off from the world can be
+    upgraded too. The guest's pip checks their hashes all the same."""
+    house = KEPT / f"wheels-{release.suite}"
+    stamp = house / ".stamp"
+    lock = (PROJECT / "requirements/appliance.txt").read_text()
+    if not stamp.exists() or stamp.read_text() != lock:
+        shutil.rmtree(house, ignore_errors=True)
+        house.mkdir(parents=True)
+        requirements = house / "requirements.txt"
+        requirements.write_text(as_the_guest_reads_it(lock, release))
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+        command += [
+            "--only-binary=:all:",
+            f"--python-version={release.markers['python_version']}",
+            "--implementation=cp",
+        ]
+        minors = range(5, release.glibc_minor + 1)
+        command += [f"--platform=manylinux_2_{minor}_{os.uname().machine}" for minor in minors]
+        run([*command, "--require-hashes", "--requirement", requirements, "--dest", house])
+        stamp.write_text(lock)
+    return house
+
+
+def as_the_guest_reads_it(lock: str, release: Release) -> str:
+    """What of the lock is for the guest's Python: pip judges markers by the one that runs it."""
+    wanted = []
+    for requirement in re.split(r"^(?=[^\s#])", lock, flags=re.MULTILINE):
+        marker = re.search(r" ; ([^\\\n]+)", requirement)
+        if not marker or Marker(marker[1].strip()).evaluate(dict(release.markers)):
+            wanted.append(requirement.replace(marker[0], " ") if marker else requirement)
+    return "".join(wanted)
+
+
+def _next_wheels(ours: Future[str], room: Path) -> Path:
+    source, wheels = room / "next-source", room / "next-wheels"
+    for name in run(["git", "ls-files"]).splitlines():
+        if (PROJECT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, source / name)
+    project = source / "pyproject.toml"
+    project.write_text(
+        re.sub(r'^version = ".*"', f'version = "{NEXT_VERSION}"', project.read_text(), flags=re.MULTILINE)
+    )
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
+    run([*command, "--no-build-isolation", "--wheel-dir", wheels, source])
+    ours.result()
+    (pilbox,) = (PROJECT / "build/wheels").glob("pilbox-*.whl")
+    shutil.copy(pilbox, wheels)
+    return wheels

@@ -1,0 +1,97 @@
+"""What `md5s3stash-thumbnailer` does once its settings are known: wiring. `serving` listens and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from typing import Any, NoReturn
+
+from md5s3stash.s3 import connect
+from md5s3stash.s3_curl import Timeouts
+from md5s3stash_thumbnailer._pilbox import PilboxApplication
+from md5s3stash_thumbnailer.diskcache import open_cache
+from md5s3stash_thumbnailer.handlers import (
+    Activity,
+    HealthHandler,
+    MetricsHandler,
+    Services,
+    ThumbnailHandler,
+    UnknownPathHandler,
+    log_request,
+)
+from md5s3stash_thumbnailer.metrics import Metrics
+from md5s3stash_thumbnailer.options import Settings, fail
+from md5s3stash_thumbnailer.originals import Originals
+from md5s3stash_thumbnailer.serving import listening_sockets, serve
+from md5s3stash_thumbnailer.workers import RenderPool
+
+_EXIT_OK, _EXIT_CANNOT_LISTEN = 0, 1
+
+
+class ThumbnailApplication(PilboxApplication):
+    """pilbox's application with our handlers in the place of its one at `/`."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(
+            services=services,
+            default_handler_class=UnknownPathHandler,
+            log_function=log_request,
+            # tornado's --debug starts the program anew when a file changes, which would lose workers and requests.
+            autoreload=False,
+        )
+
+    def get_handlers(self) -> list[Any]:
+        return [
+            (r"/([^/]+)/([^/x]*)x([^/x]*)/([^/]+)", ThumbnailHandler),
+            (r"/healthz", HealthHandler),
+            (r"/metrics", MetricsHandler),
+        ]
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT. 0 after an orderly stop, 1 where the port cannot be had. Raises SettingsError."""
+    try:
+        cache = open_cache(settings.cache_directory, settings.cache_bytes)
+        sockets = listening_sockets(settings.port, settings.address, os.environ)
+        seconds = settings.fetch_limits.timeout_seconds
+        # A thread that hangs in S3 is lost to other originals: nobody waits longer than `seconds` for what it brings.
+        timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
+        store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
+    except OSError as error:
+        place = f"port {settings.port} of {settings.address or 'all addresses'}"
+        return fail(f"cannot listen on {place}: {error.strerror or error}", _EXIT_CANNOT_LISTEN)
+    originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits.reduced_side)
+    pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
+    try:
+        asyncio.run(_run(settings, originals, pool, sockets))
+    finally:
+        originals.close()
+        pool.close()
+    return _leave()
+
+
+async def _run(settings: Settings, originals: Originals, pool: RenderPool, sockets: list[socket.socket]) -> None:
+    services = Services(
+        originals=originals,
+        pool=pool,
+        metrics=Metrics(originals, pool),
+        activity=Activity(),
+        bounds=settings.bounds,
+        defaults=settings.defaults,
+        url_of=settings.stash.url_of,
+        placeholder=settings.placeholder,
+        webp=settings.webp,
+        reduced_side=settings.render_limits.reduced_side,
+    )
+    await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
+
+
+def _leave() -> NoReturn:
+    """Ends the process at once: the interpreter would wait for every thread, also for one that hangs in S3."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_EXIT_OK)
