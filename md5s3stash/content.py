@@ -123,6 +123,9 @@ def content_of_file(file: BinaryIO, declared_type: str | None = None, progress: 
         with file:
             # One byte more than there should be shows that it grows. A buffer is made in full before it is read into.
             data = file.read(before.st_size + 1)
+            # Some file systems give less at once than there is.
+            while len(data) < before.st_size and (more := file.read(before.st_size + 1 - len(data))):
+                data += more
             _refuse_changed(before, os.fstat(file.fileno()), len(data))
         if progress is not None:
             progress(len(data))

@@ -18,6 +18,9 @@ from md5s3stash.content import Content
 
 log = logging.getLogger(__name__)
 
+# The MIME type, and (width, height); (0, 0) where it is no picture, as the seed reported it.
+Kind = tuple[str, tuple[int, int]]
+
 UNKNOWN_TYPE = "application/octet-stream"
 NO_DIMENSIONS = (0, 0)
 
@@ -48,8 +51,8 @@ _PLUGINS = {"WEBP": "WebP", "JPEG2000": "Jpeg2K"}
 _VAGUE_TYPES = frozenset({UNKNOWN_TYPE, "text/plain", "inode/x-empty", "application/x-empty"})
 
 
-def describe(content: Content) -> tuple[str, tuple[int, int]]:
-    """(MIME type, (width, height)) of a content; (0, 0) where it is no picture, as the seed reported it."""
+def describe(content: Content) -> Kind:
+    """What a content is."""
     with content.reader() as reader:
         picture_type, dimensions = _picture(reader)
         if picture_type is not None:

@@ -73,7 +73,8 @@ def open_local(source: LocalFile, max_bytes: int | None = None, progress: Progre
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise SourceUnreadable("not a regular file: " + _kind(status.st_mode))
-    file = open(descriptor, "rb")  # noqa: SIM115 the content closes it
+    # Read at once or by pread(2), so a buffer would only cost.
+    file = open(descriptor, "rb", buffering=0)  # noqa: SIM115 the content closes it
     try:
         if max_bytes is not None and status.st_size > max_bytes:
             raise SourceTooLarge(f"the file has {status.st_size} bytes, more than the {max_bytes} that are allowed")

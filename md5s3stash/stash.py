@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from md5s3stash.content import Content, Progress
 from md5s3stash.errors import CacheUnavailable, DigestMismatch, SourceUnreadable, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher, Validators
-from md5s3stash.media import describe
+from md5s3stash.media import Kind, describe
 from md5s3stash.netguard import printable_url
 from md5s3stash.objectstore import ObjectStore, PutOutcome, require_same_content
 from md5s3stash.retry import RetryPolicy, retrying
@@ -128,9 +128,17 @@ class Stasher:
         return result
 
     def store(
-        self, url: str, content: Content, progress: Progress | None = None, standing: Standing = Standing.UNKNOWN
+        self,
+        url: str,
+        content: Content,
+        progress: Progress | None = None,
+        standing: Standing = Standing.UNKNOWN,
+        kind: Kind | None = None,
     ) -> StashResult:
-        """Stashes a content that was opened already; its source is called `url` in the report. Raises as `stash`."""
+        """Stashes a content that was opened already; its source is called `url` in the report. Raises as `stash`.
+
+        With `kind`, what an earlier look has found, its bytes are not looked into.
+        """
         md5 = content.digest.md5
         known = self._known_hash(url, md5)
         if known is not None:
@@ -138,7 +146,7 @@ class Stasher:
             return StashResult(known, Outcome.KNOWN, content.size_bytes)
         address = self._base.address(md5)
         try:
-            mime_type, dimensions = describe(content)
+            mime_type, dimensions = kind or describe(content)
             self._check_type(mime_type)
             if standing is Standing.CONFIRMED:
                 return StashResult(

@@ -15,16 +15,17 @@ import math
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
 from md5s3stash.digest import Digest
 from md5s3stash.errors import CacheUnavailable
+from md5s3stash.media import Kind
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
-from md5s3stash_daemon.ledger_reader import mapped
+from md5s3stash_daemon.ledger_reader import Mapped, mapped
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,19 @@ class Confirmation:
     until: int
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Of a content: how it stands with each base, and what it is, where every store has confirmed it."""
+
+    standings: tuple[Standing, ...]
+    kind: Kind | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether no store need be asked."""
+        return all(standing is Standing.CONFIRMED for standing in self.standings)
+
+
 class Confirmations:
     """Those of the places that a daemon stores to. Believed for `fresh_seconds`; 0 keeps none."""
 
@@ -68,9 +82,9 @@ class Confirmations:
         self._stretch_seconds = max(_CLOCK_SECONDS, int(fresh_seconds / _STRETCHES))
         self._clock = clock
 
-    def standings(self, digests: Sequence[Digest]) -> list[tuple[Standing, ...]]:
+    def known(self, digests: Sequence[Digest]) -> list[Known]:
         """What is known of each content, in the order of the bases. One trip, whatever their number."""
-        unknown = [(Standing.UNKNOWN,) * len(self._places) for _ in digests]
+        unknown = [Known((Standing.UNKNOWN,) * len(self._places))] * len(digests)
         if not digests or not self.fresh_seconds:
             return unknown
         now = self._clock()
@@ -86,17 +100,10 @@ class Confirmations:
             # Then the store is asked, and whoever records will meet the same fault and deal with it.
             log.debug("confirmations not read: %s", error)
             return unknown
-        standings = []
-        for digest, content, *entries in zip(digests, recorded, *found, strict=True):
-            fresh = [self._is_fresh(entry, digest, now) for entry in entries]
-            of_place = len(fresh) // len(self._places)
-            standings.append(
-                tuple(
-                    self._standing(base, digest, any(fresh[at * of_place : (at + 1) * of_place]), content)
-                    for at, base in enumerate(self._bases)
-                )
-            )
-        return standings
+        return [
+            self._known(digest, [self._is_fresh(entry, digest, now) for entry in entries], content)
+            for digest, content, *entries in zip(digests, recorded, *found, strict=True)
+        ]
 
     def given(self, digest: Digest, asked: Iterable[bool]) -> tuple[Confirmation, ...]:
         """The entries to write of a content, for each base whether its store has confirmed it just now."""
@@ -130,12 +137,30 @@ class Confirmations:
         is_same = (size_bytes, sha256.hex()) == (digest.size_bytes, digest.sha256)
         return is_same and -_CLOCK_SECONDS <= now - at < self.fresh_seconds
 
-    def _standing(self, base: BucketBase, digest: Digest, fresh: bool, content: bytes | None) -> Standing:
+    def _known(self, digest: Digest, fresh: Sequence[bool], content: bytes | None) -> Known:
+        recorded = mapped("", digest.md5, content) if content is not None else None
+        of_place = len(fresh) // len(self._places)
+        known = Known(
+            tuple(
+                self._standing(base, digest, any(fresh[at * of_place : (at + 1) * of_place]), recorded)
+                for at, base in enumerate(self._bases)
+            )
+        )
+        # Of one that no store has confirmed the hash_cache may know another content of this md5.
+        return replace(known, kind=_kind(recorded)) if known.confirmed else known
+
+    def _standing(self, base: BucketBase, digest: Digest, fresh: bool, recorded: Mapped | None) -> Standing:
         if fresh:
             return Standing.CONFIRMED
-        if content is not None and mapped("", digest.md5, content).s3_url == base.address(digest.md5).s3_url:
+        if recorded is not None and recorded.s3_url == base.address(digest.md5).s3_url:
             return Standing.TO_CONFIRM
         return Standing.UNKNOWN
+
+
+def _kind(recorded: Mapped | None) -> Kind | None:
+    if recorded is None or not recorded.mime_type or recorded.width is None or recorded.height is None:
+        return None
+    return recorded.mime_type, (recorded.width, recorded.height)
 
 
 def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | None) -> int:

@@ -30,8 +30,9 @@ from md5s3stash_daemon.work import DISK_RETRY_SECONDS
 
 log = logging.getLogger(__name__)
 
-# Claimed at once, for one worker. It gets the next batch while it has at most as many left.
-BATCH_FILES = 64
+# Claimed at once, for one worker. It gets the next batch while it has at most as many left. What a batch costs, such as
+# its box in active/, is shared by its files.
+BATCH_FILES = 128
 
 # Between two looks whether the daemon is to stop.
 _TICK_SECONDS = 0.5

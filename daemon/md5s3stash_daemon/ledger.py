@@ -33,7 +33,8 @@ LOG_MAX_ENTRIES = 1_000_000
 
 # KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, when each of those hashes
 # goes, then for each outcome: queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's
-# fields and values, they; the number of confirmations, and for each of them the number of its key, field and value.
+# fields and values that these do not tell, they; the number of confirmations, and for each of them the number of its
+# key, field and value.
 _RECORD = """
 local at = #KEYS - 2
 while at <= #ARGV do
@@ -43,7 +44,13 @@ while at <= #ARGV do
     redis.call('HSET', KEYS[2], md5, known)
   end
   if redis.call('HSETNX', KEYS[4], id, 1) == 1 then
-    redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, at + 5, at + 4 + count))
+    if md5 ~= '' then
+      redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 'name', name, 'outcome', 'stashed', 'md5', md5,
+                 unpack(ARGV, at + 5, at + 4 + count))
+    else
+      redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 'name', name, 'outcome', 'failed',
+                 unpack(ARGV, at + 5, at + 4 + count))
+    end
   end
   at = at + 5 + count
   for _ = 1, tonumber(ARGV[at]) do
@@ -117,10 +124,9 @@ class RedisLedger:
         keys += until
         arguments: list[Any] = [LOG_MAX_ENTRIES, *until.values()]
         for outcome in outcomes:
-            fields = [part for pair in _log_entry(outcome).items() for part in pair]
+            told = _told(outcome)
             md5 = outcome.reports[0].md5 if outcome.reports else ""
-            head = [outcome.queue_id, outcome.name, md5, _known(outcome), str(len(fields))]
-            arguments += map(_bytes, head + fields)
+            arguments += map(_bytes, (outcome.queue_id, outcome.name, md5, _known(outcome), str(len(told)), *told))
             arguments.append(len(outcome.confirmed))
             for confirmation in outcome.confirmed:
                 arguments += (number[confirmation.name], confirmation.field, confirmation.value)
@@ -176,17 +182,18 @@ class RedisLedger:
         return f"{self._prefix}:{name}"
 
 
-def _log_entry(outcome: Outcome) -> dict[str, str]:
+def _told(outcome: Outcome) -> list[str]:
+    """The log's fields and values beyond name, outcome and md5."""
     if not outcome.reports:
-        return {"name": outcome.name, "outcome": "failed", "error": outcome.error, "reason": outcome.reason}
+        return ["error", outcome.error, "reason", outcome.reason]
     first = outcome.reports[0]
     # Where it lies is in the hash_cache, which has it for each content once; that knows the first base alone.
-    entry = {"name": outcome.name, "outcome": "stashed", "md5": first.md5, "mime_type": first.mime_type}
+    told = ["mime_type", first.mime_type]
     if outcome.size_bytes is not None:
-        entry["size_bytes"] = str(outcome.size_bytes)
+        told += "size_bytes", str(outcome.size_bytes)
     if len(outcome.reports) > 1:
-        entry["s3_urls"] = " ".join(report.s3_url for report in outcome.reports)
-    return entry
+        told += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
+    return told
 
 
 def _known(outcome: Outcome) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.spool import Entry
@@ -16,6 +17,14 @@ class Batch:
 
     entries: list[Entry]
     claimed_at: float
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As plain tuples: pickled one by one, entries cost as much as their claims.
+        return _batch, ([tuple(entry) for entry in self.entries], self.claimed_at)
+
+
+def _batch(entries: Iterable[Any], claimed_at: float) -> Batch:
+    return Batch([Entry(*entry) for entry in entries], claimed_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from md5s3stash.errors import StashError
 
@@ -63,8 +63,7 @@ class SpoolTaken(StashError):
     """Another daemon has the spool."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it stands now, `batch`
     the claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` when it is to be tried
     again, in seconds since the epoch.
@@ -223,7 +222,7 @@ class Spool:
 
     def hold(self, entry: Entry) -> Entry | None:
         """Parks a file of incoming/ or deferred/; None where it has gone."""
-        owned = replace(entry, batch=entry.batch or new_batch_name())
+        owned = entry._replace(batch=entry.batch or new_batch_name())
         moved = self._move(owned, HOLD, f"{owned.batch}.{owned.attempts}")
         if entry.batch:
             self._prune(entry.path, DEFERRED)

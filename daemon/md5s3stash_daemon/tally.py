@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from md5s3stash.errors import CacheUnavailable
@@ -39,10 +39,10 @@ class Tally:
         # By queue id; bounded, because what is claimed at once is.
         self._claimed: dict[str, float] = {}
 
-    def claimed(self, queue_id: str, at: float | None = None) -> None:
-        """Work on a file begins, or began at this moment of the clock."""
+    def claimed(self, queue_ids: Iterable[str], at: float | None = None) -> None:
+        """Work on these files begins, or began at this moment of the clock."""
         with self._lock:
-            self._claimed[queue_id] = self._clock() if at is None else at
+            self._claimed.update(dict.fromkeys(queue_ids, self._clock() if at is None else at))
 
     def recorded(self, outcomes: Sequence[Outcome]) -> None:
         """The outcomes stand in the ledger."""
@@ -58,10 +58,11 @@ class Tally:
                 if begun is not None:
                     counts.latencies.append(now - begun)
 
-    def unclaimed(self, queue_id: str) -> None:
-        """Work on a file ended without anything to record."""
+    def unclaimed(self, queue_ids: Iterable[str]) -> None:
+        """Work on these files ended without anything to record."""
         with self._lock:
-            self._claimed.pop(queue_id, None)
+            for queue_id in queue_ids:
+                self._claimed.pop(queue_id, None)
 
     def deferred(self) -> None:
         """A file is to be tried again."""

@@ -3,88 +3,115 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import logging
 import os
 import threading
 from collections.abc import Iterator
 
-from watchdog.events import (
-    EVENT_TYPE_MOVED,
-    DirCreatedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
+from watchdog.observers.inotify_c import (
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchDescriptor,
+    inotify_add_watch,
 )
-from watchdog.observers.api import BaseObserver
-from watchdog.observers.inotify import InotifyFullEmitter
-from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD, Mask
 
 from md5s3stash_daemon.completion import Completed
 from md5s3stash_daemon.spool import is_partial
 
 log = logging.getLogger(__name__)
 
-# A drop ends with a file that is closed or moved. With every kind of event asked for, a burst overflows the queue of
-# inotify: of 50,000 files watchdog reported 26,900, with these it kept up. What was put into a new folder before it was
-# watched has no event of its own; that of the folder makes us look.
-_EVENTS: list[type[FileSystemEvent]] = [FileClosedEvent, FileMovedEvent, DirMovedEvent, DirCreatedEvent]
+# A drop ends with a file that is closed or moved; of what was put into a new folder before it was watched there is no
+# event, so that of the folder makes us look. With every kind of event asked for a burst overflows the kernel's queue,
+# and each of our own claims moves a file out.
+_EVENTS = Mask(
+    InotifyConstants.IN_CLOSE_WRITE
+    | InotifyConstants.IN_MOVED_TO
+    | InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_ONLYDIR
+)
 
-
-class _Waker(FileSystemEventHandler):
-    def __init__(self, wake: threading.Event, completed: Completed) -> None:
-        self._wake = wake
-        self._completed = completed
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        # For a rename it is the new name that counts.
-        path = os.fsdecode(event.dest_path if event.event_type == EVENT_TYPE_MOVED else event.src_path)
-        if not path:
-            return
-        # Nobody will ask for a temporary name, so nobody would take it out again.
-        if not event.is_directory and not is_partial(os.path.basename(path)):
-            self._completed.add(path)
-        self._wake.set()
+# Of watches, instances, memory: another folder fares no better.
+_NOTHING_LEFT = frozenset({errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Inotify(InotifyFD):
-    """watchdog answers an overflow of the kernel's queue by watching every folder anew. What was lost, and what came
-    before a new folder was watched, has no event: that the queue has overflowed must itself wake us.
+    """A thread that watches a directory and all folders below it. `start` after `watch`, then `stop`.
+
+    Only the lowest layer of watchdog: the layers above look for the other half of each move in a queue that a burst
+    makes long, and pass every event on to two more threads, which cost more than all else that a drop costs the daemon
+    itself (decision 27). Raises OSError where the system has no instance left.
     """
 
-    def __init__(self, wake: threading.Event) -> None:
+    def __init__(self, wake: threading.Event, completed: Completed) -> None:
         super().__init__()
         self._wake = wake
+        self._completed = completed
+        self._roots: list[str] = []
+        self._folders: dict[WatchDescriptor, str] = {}
+
+    def watch(self, directory: str) -> None:
+        """Raises OSError where the system has no watch left."""
+        self._roots.append(directory)
+        self._watch_tree(directory)
 
     def handle_event(self, event: InotifyEvent) -> None:
-        super().handle_event(event)
+        """Called by the thread."""
         if event.is_queue_overflow:
-            self._wake.set()
+            log.warning("inotify queue overflowed: events were lost")
+            # New folders may be among what has no event.
+            self._watch_folders(self._roots)
+        elif event.is_ignored:
+            # The folder has gone.
+            self._folders.pop(event.wd, None)
+            return
+        elif (folder := self._folders.get(event.wd)) is not None:
+            name = os.fsdecode(event.name)
+            if event.is_directory:
+                # Also one that was moved within: the kernel goes on watching it, under its new path from now on.
+                self._watch_folders([f"{folder}/{name}"])
+            elif event.is_create:
+                return
+            elif not is_partial(name):
+                # Nobody will ask for a temporary name, so nobody would take it out again.
+                self._completed.add(f"{folder}/{name}")
+        # Last, for the look must come after what was noted here, and after the watch on a new folder.
+        self._wake.set()
 
+    def abandon(self) -> None:
+        """Instead of `start`."""
+        self._close_resources()
 
-class _Emitter(InotifyFullEmitter):
-    """Without the events of what moves out of a watched folder. Each of our own claims is one, tells us nothing, and
-    has watchdog hold back what follows for half a second, in case it moved within.
-    """
+    def _watch_folders(self, folders: list[str]) -> None:
+        for folder in folders:
+            try:
+                self._watch_tree(folder)
+            except OSError as error:
+                log.warning("cannot watch directory=%s: %s; files there are found on rescans", folder, error)
 
-    def get_event_mask_from_filter(self) -> Mask:
-        return Mask(super().get_event_mask_from_filter() & ~InotifyConstants.IN_MOVED_FROM)
+    def _watch_tree(self, directory: str) -> None:
+        folders = [directory]
+        while folders:
+            folder = folders.pop()
+            try:
+                self._watch_folder(folder)
+                # After the watch: a folder made meanwhile is seen here or has an event.
+                with os.scandir(folder) as found:
+                    folders += [item.path for item in found if item.is_dir(follow_symlinks=False)]
+            except OSError as error:
+                # Whether one has gone meanwhile, or cannot be looked into, is the scan's to tell.
+                if error.errno in _NOTHING_LEFT:
+                    raise
 
-
-class _Observer(BaseObserver):
-    """watchdog's InotifyObserver, but for the class of its descriptor. Raises OSError where there is none left."""
-
-    def __init__(self, wake: threading.Event) -> None:
-        self._inotify = Inotify(wake)
-        # Unpaired, a move inside arrives as one from outside, which with full events means the same to us.
-        super().__init__(_Emitter, inotify_fd=self._inotify)
-        self._inotify.start()
-
-    def on_thread_stop(self) -> None:
-        super().on_thread_stop()
-        self._inotify.stop()
-        self._inotify.join()
+    def _watch_folder(self, folder: str) -> None:
+        descriptor = inotify_add_watch(self._inotify_fd, os.fsencode(folder), _EVENTS)
+        if descriptor == -1:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._folders[descriptor] = folder
 
 
 @contextlib.contextmanager
@@ -94,7 +121,7 @@ def waking(directory: str, wake: threading.Event, completed: Completed) -> Itera
     Where the system cannot watch (no inotify instance left, say) the rescans have to do, and the log says so.
     """
     try:
-        observer = _started(directory, wake, completed)
+        inotify = _started(directory, wake, completed)
     except OSError as error:
         log.warning("cannot watch directory=%s: %s; files are found on rescans only", directory, error)
         yield
@@ -102,16 +129,16 @@ def waking(directory: str, wake: threading.Event, completed: Completed) -> Itera
     try:
         yield
     finally:
-        observer.stop()
-        observer.join()
+        inotify.stop()
+        inotify.join()
 
 
-def _started(directory: str, wake: threading.Event, completed: Completed) -> BaseObserver:
-    observer = _Observer(wake)
-    observer.schedule(_Waker(wake, completed), directory, recursive=True, event_filter=_EVENTS)
+def _started(directory: str, wake: threading.Event, completed: Completed) -> Inotify:
+    inotify = Inotify(wake, completed)
     try:
-        observer.start()
+        inotify.watch(directory)
     except OSError:
-        observer.on_thread_stop()
+        inotify.abandon()
         raise
-    return observer
+    inotify.start()
+    return inotify

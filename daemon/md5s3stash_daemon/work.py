@@ -20,8 +20,8 @@ from md5s3stash.errors import SourceRefused, StashError, StoreRefused, StoreUnav
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.source import LocalFile, open_local
 from md5s3stash.stash import Outcome as HowStored
-from md5s3stash.stash import Standing, Stasher
-from md5s3stash_daemon.confirmed import Confirmations
+from md5s3stash.stash import Stasher
+from md5s3stash_daemon.confirmed import Confirmations, Known
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.large_files import LargeFiles
 from md5s3stash_daemon.ledger import Outcome
@@ -34,6 +34,9 @@ S3 = "s3"
 REDIS = "redis"
 
 T = TypeVar("T")
+
+# What became of a file: None where it was put off or handed over, or stays claimed because the daemon stops.
+Handled = tuple[Entry, Outcome | None]
 
 # How long to wait where the spool's own disk does not work: somebody has to free it.
 DISK_RETRY_SECONDS = 5.0
@@ -69,14 +72,16 @@ class Worker:
         self._tally = tally
         self._hand_over = hand_over
         self._clock = clock
+        # What comes next is as what came last, more often than not: a copy that is begun again, or new files.
+        self.expects_known = False
 
     def set_delays(self, delays: RetryPolicy) -> None:
         """From the next failure on."""
         self._delays = delays
 
-    def handle(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Outcome | None]]:
-        """The outcome of each file, to be recorded; None where it was put off or handed over, or stays claimed because
-        the daemon stops. All of them are opened first, so that the ledger is asked once what it knows of them.
+    def handle(self, entries: Sequence[Entry]) -> Iterator[Sequence[Handled]]:
+        """What became of each file, as soon as it is known. All of them are opened first, so that the ledger is asked
+        once what it knows of them; those that need no store are one piece.
         """
         with contextlib.ExitStack() as contents:
             opened: list[tuple[Entry, Content]] = []
@@ -85,10 +90,19 @@ class Worker:
                 if isinstance(content, Content):
                     opened.append((entry, contents.enter_context(content)))
                 else:
-                    yield entry, content
-            standings = self._confirmations.standings([content.digest for _, content in opened])
-            for (entry, content), standing in zip(opened, standings, strict=True):
-                yield entry, self._judged(entry, functools.partial(self._stash, entry, content, standing))
+                    yield [(entry, content)]
+            known = self._confirmations.known([content.digest for _, content in opened])
+            files = [(entry, content, of_it) for (entry, content), of_it in zip(opened, known, strict=True)]
+            done = [self._settled(entry, content, of_it) for entry, content, of_it in files if of_it.confirmed]
+            self.expects_known = bool(done) and len(done) == len(files)
+            if done:
+                yield done
+            for entry, content, of_it in files:
+                if not of_it.confirmed:
+                    yield [self._settled(entry, content, of_it)]
+
+    def _settled(self, entry: Entry, content: Content, known: Known) -> Handled:
+        return entry, self._judged(entry, functools.partial(self._stash, entry, content, known))
 
     def _judged(self, entry: Entry, step: Callable[[], T | None]) -> T | Outcome | None:
         """What a step gives, or what becomes of the file where it fails."""
@@ -124,10 +138,10 @@ class Worker:
             return self._large_files.open(entry.path)
         return open_local(LocalFile(entry.path), self._max_bytes)
 
-    def _stash(self, entry: Entry, content: Content, standings: Sequence[Standing]) -> Outcome:
+    def _stash(self, entry: Entry, content: Content, known: Known) -> Outcome:
         results = [
-            stasher.store(entry.name, content, standing=standing)
-            for stasher, standing in zip(self._stashers, standings, strict=True)
+            stasher.store(entry.name, content, standing=standing, kind=known.kind)
+            for stasher, standing in zip(self._stashers, known.standings, strict=True)
         ]
         return Outcome(
             entry.queue_id,

@@ -26,7 +26,7 @@ from md5s3stash_daemon.settings import SpoolSettings
 from md5s3stash_daemon.spool import Entry
 from md5s3stash_daemon.tally import CountedLedger, Tally
 from md5s3stash_daemon.url_service import is_list
-from md5s3stash_daemon.work import Worker
+from md5s3stash_daemon.work import Handled, Worker
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _REPORTS_UNTIL_STUCK = 4
 
 # What a thread takes at once, so that one question to the ledger is for several files: so many, or so many bytes and a
 # file more, all of it in memory.
-CHUNK_FILES = 16
+CHUNK_FILES = 64
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
@@ -101,8 +101,8 @@ class WorkerProcess:
                     return
 
     def _take(self, batch: Batch) -> None:
+        self._tally.claimed([entry.queue_id for entry in batch.entries], batch.claimed_at)
         for entry in batch.entries:
-            self._tally.claimed(entry.queue_id, batch.claimed_at)
             self._waiting.put(entry)
 
     def _apply(self, message: Apply) -> None:
@@ -130,19 +130,26 @@ class WorkerProcess:
         entry = self._waiting.get()
         while entry is not None and not self._stopping.is_set():
             chunk, entry = self._chunk(entry)
-            for done, outcome in self._worker.handle(chunk):
-                if outcome is not None:
-                    self._committer.put((done, outcome))
-                elif not self._stopping.is_set():
-                    self._tally.unclaimed(done.queue_id)
-                    self._outbox.ended([done])
+            for handled in self._worker.handle(chunk):
+                self._hand_on(handled)
             if entry is None:
                 entry = self._waiting.get()
+
+    def _hand_on(self, handled: Sequence[Handled]) -> None:
+        finished = [(entry, outcome) for entry, outcome in handled if outcome is not None]
+        if finished:
+            self._committer.put(finished)
+        over = [entry for entry, outcome in handled if outcome is None]
+        if over and not self._stopping.is_set():
+            self._tally.unclaimed(entry.queue_id for entry in over)
+            self._outbox.ended(over)
 
     def _chunk(self, first: Entry) -> tuple[list[Entry], Entry | None]:
         """This thread's share of what waits, up to the bounds, and what comes after it if that was taken out."""
         chunk, size_bytes = [first], _size_of(first)
-        share = min(CHUNK_FILES, 1 + self._waiting.qsize() // len(self._threads))
+        # What needs no store is work for the processor, and threads would only take turns at it.
+        threads = 1 if self._worker.expects_known else len(self._threads)
+        share = min(CHUNK_FILES, 1 + self._waiting.qsize() // threads)
         while len(chunk) < share and size_bytes < CHUNK_BYTES:
             try:
                 entry = self._waiting.get_nowait()

@@ -87,6 +87,21 @@ def test_a_small_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -
         content_of_file(io.BufferedReader(Disturbed(path)))
 
 
+class Sparing(io.FileIO):
+    """Gives less than is asked for, as FUSE may."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(size or 0, 3))
+
+
+def test_a_file_that_comes_in_pieces_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"ten bytes!")
+
+    with content_of_file(Sparing(path)) as content:
+        assert content.data == b"ten bytes!"
+
+
 def test_a_large_file_that_keeps_growing_is_refused_and_not_read_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(IN_MEMORY_BYTES + 1))

@@ -17,7 +17,7 @@ from md5s3stash.digest import digest_of
 from md5s3stash.s3_conditional import ASK_AFTER
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
-from md5s3stash_daemon.confirmed import Confirmations
+from md5s3stash_daemon.confirmed import Confirmations, Known
 from md5s3stash_daemon.ledger import Outcome, RedisLedger
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
@@ -79,6 +79,50 @@ def test_a_content_that_was_confirmed_costs_no_request_and_is_recorded_like_any(
     assert asked(s3) == []
     assert site.names() == {"first.txt": MD5, "again.txt": MD5}
     assert [entry["mime_type"] for entry in site.log()] == ["text/plain", "text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "mime_type"),
+    [
+        ('["s3://bucket/x", "image/x-told", [3, 4]]', "image/x-told"),
+        ('["s3://bucket/x", null, null]', "text/plain"),
+        ("no JSON", "text/plain"),
+        (None, "text/plain"),
+    ],
+)
+def test_what_is_recorded_of_a_confirmed_content_is_not_looked_for_in_its_bytes(
+    site: Site, s3: DigestS3, recorded: str | None, mime_type: str
+) -> None:
+    stash(site, "first")
+    redis: Any = site.redis
+    if recorded is None:
+        redis.delete(f"{site.prefix}:hash_cache")
+    else:
+        redis.hset(f"{site.prefix}:hash_cache", MD5, recorded)
+    asked(s3)
+
+    stash(site, "again")
+
+    assert asked(s3) == []
+    assert [entry["mime_type"] for entry in site.log()] == ["text/plain", mime_type]
+
+
+def test_known_contents_are_asked_about_many_at_a_time(site: Site) -> None:
+    stash(site, "first")
+    for number in range(1000):
+        site.drop(f"again/{number}", DATA)
+    redis: Any = site.redis
+    before = hmgets(redis)
+
+    with Daemon(site, {"MD5S3STASH_SPOOL_PROCESSES": "1"}):
+        wait_until(lambda: len(site.names()) == 1001 and site.files() == [], "stashed", 60)
+
+    # Four of each question, for the hash_cache and the stretches; spread over the threads they would be 125 and more.
+    assert (hmgets(redis) - before) / 4 < 80
+
+
+def hmgets(redis: Any) -> int:
+    return int(redis.info("commandstats")["cmdstat_hmget"]["calls"])
 
 
 def test_an_old_confirmation_is_renewed_by_a_head_before_the_file_goes(site: Site, s3: DigestS3) -> None:
@@ -185,12 +229,10 @@ def test_what_was_recorded_of_one_place_says_nothing_of_another(site: Site) -> N
     digest = digest_of(DATA)
     site.redis.hset(f"{site.prefix}:hash_cache", digest.md5, f'["s3://bucket/{digest.md5}", "text/plain", [0, 0]]')
     standings = [
-        Confirmations(site.redis, site.prefix, "https://s3", (BucketBase.parse(base, "simple"),), 60).standings(
-            [digest]
-        )
+        Confirmations(site.redis, site.prefix, "https://s3", (BucketBase.parse(base, "simple"),), 60).known([digest])
         for base in ("bucket", "other", "bucket/prefix")
     ]
-    assert standings == [[(Standing.TO_CONFIRM,)], [(Standing.UNKNOWN,)], [(Standing.UNKNOWN,)]]
+    assert standings == [[Known((found,))] for found in (Standing.TO_CONFIRM, Standing.UNKNOWN, Standing.UNKNOWN)]
 
 
 def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site: Site) -> None:
@@ -198,7 +240,7 @@ def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site:
     bases = (BucketBase.parse("bucket", "simple"),)
     confirmations = Confirmations(site.redis, site.prefix, "https://s3", bases, 3600, clock=lambda: now[0])
     digest = digest_of(DATA)
-    assert confirmations.standings([digest]) == [(Standing.UNKNOWN,)]
+    assert confirmations.known([digest]) == [Known((Standing.UNKNOWN,))]
     for entry in confirmations.given(digest, [True]):
         site.redis.hset(entry.name, entry.field, entry.value)
 
@@ -210,11 +252,11 @@ def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site:
         (-600, "unknown"),
     ):
         now[0] = 1_000_000.0 + seconds
-        assert confirmations.standings([digest]) == [(Standing(standing),)], seconds
+        assert confirmations.known([digest]) == [Known((Standing(standing),))], seconds
     now[0] = 1_000_000.0
-    assert confirmations.standings([digest_of(b"other")]) == [(Standing.UNKNOWN,)]
+    assert confirmations.known([digest_of(b"other")]) == [Known((Standing.UNKNOWN,))]
     other = Confirmations(site.redis, site.prefix, "https://elsewhere", bases, 3600, clock=lambda: now[0])
-    assert other.standings([digest]) == [(Standing.UNKNOWN,)]
+    assert other.known([digest]) == [Known((Standing.UNKNOWN,))]
 
 
 @pytest.mark.parametrize("fresh_seconds", [0.5, 60, 3600, 30 * 86400])

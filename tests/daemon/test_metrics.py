@@ -175,10 +175,9 @@ def test_what_the_ledger_did_not_take_is_an_error_and_no_outcome() -> None:
 def test_latency_runs_from_claim_to_record() -> None:
     now = [10.0]
     tally, metrics = Tally(clock=lambda: now[0]), Metrics()
-    tally.claimed("kept")
-    tally.claimed("put off")
-    tally.claimed("claimed before it was told", at=9.0)
-    tally.unclaimed("put off")
+    tally.claimed(["kept", "put off"])
+    tally.claimed(["claimed before it was told"], at=9.0)
+    tally.unclaimed(["put off"])
     now[0] = 12.5
     tally.recorded([Outcome(name, "x", (REPORT,), 5) for name in ("kept", "put off", "claimed before it was told")])
     metrics.add(tally.take())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD, WatchDescriptor
+from watchdog.observers import inotify_c
+from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, WatchDescriptor
 
+from md5s3stash_daemon import watch
 from md5s3stash_daemon.completion import Completed
 from md5s3stash_daemon.filesystem import by_inotify, filesystem_of, filesystem_type
 from md5s3stash_daemon.watch import Inotify, waking
@@ -90,7 +94,7 @@ def test_a_daemon_stashes_however_it_watches(
 
 def test_an_overflow_wakes_the_daemon_by_itself() -> None:
     wake = threading.Event()
-    inotify = Inotify(wake)
+    inotify = Inotify(wake, Completed())
     inotify.start()
     try:
         inotify.handle_event(InotifyEvent(WatchDescriptor(-1), InotifyConstants.IN_Q_OVERFLOW, 0, b""))
@@ -100,20 +104,99 @@ def test_an_overflow_wakes_the_daemon_by_itself() -> None:
         inotify.join()
 
 
-@pytest.mark.parametrize("call", ["_create_inotify_fd", "add_callback"])
+@pytest.mark.parametrize("call", ["inotify_init", "inotify_add_watch"])
 def test_where_inotify_has_nothing_left_the_rescans_have_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(InotifyFD, call, staticmethod(refuse))
-    before = threading.active_count()
+    module = {"inotify_init": inotify_c, "inotify_add_watch": watch}[call]
+    monkeypatch.setattr(module, call, refusing(errno.EMFILE))
+    before, descriptors = threading.active_count(), os.listdir("/proc/self/fd")
 
     with waking(str(tmp_path), threading.Event(), Completed()):
         assert "files are found on rescans only" in caplog.text
 
     assert threading.active_count() == before
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def refusing(number: int) -> Callable[..., int]:
+    """A call of libc's that fails."""
+
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    return refuse
+
+
+def test_a_folder_beyond_the_limit_of_watches_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wake, completed = threading.Event(), Completed()
+    with waking(str(tmp_path), wake, completed):
+        with monkeypatch.context() as patched:
+            patched.setattr(watch, "inotify_add_watch", refusing(errno.ENOSPC))
+            (tmp_path / "beyond").mkdir()
+            wait_until(wake.is_set, "noticed")
+        assert f"cannot watch directory={tmp_path}/beyond" in caplog.text
+        (tmp_path / "x").write_bytes(b"x")
+        wait_until(lambda: len(completed) == 1, "the thread still listens")
+
+
+def test_a_folder_that_cannot_be_watched_does_not_keep_the_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    add = inotify_c.inotify_add_watch
+
+    def add_but_b(descriptor: int, path: bytes, mask: int) -> int:
+        return refusing(errno.EACCES)() if path.endswith(b"/b") else int(add(descriptor, path, mask))
+
+    monkeypatch.setattr(watch, "inotify_add_watch", add_but_b)
+    completed = Completed()
+    with waking(str(tmp_path), threading.Event(), completed):
+        for name in ("a", "b", "c"):
+            (tmp_path / name / "x").write_bytes(b"x")
+        wait_until(lambda: len(completed) == 2, "noticed")
+    assert not caplog.messages
+
+
+def test_folders_are_watched_at_any_depth_however_they_come(tmp_path: Path) -> None:
+    incoming, outside = tmp_path / "incoming", tmp_path / "outside"
+    (incoming / "at the start/deep").mkdir(parents=True)
+    (outside / "moved in/deep").mkdir(parents=True)
+    wake, completed = threading.Event(), Completed()
+
+    def is_noticed(path: Path) -> bool:
+        path.write_bytes(b"x")
+        wait_until(lambda: completed.discard(str(path), path.lstat()), f"{path} noticed")
+        return True
+
+    with waking(str(incoming), wake, completed):
+        assert is_noticed(incoming / "at the start/deep/x")
+        for make in (
+            lambda: (outside / "moved in").rename(incoming / "moved in"),
+            lambda: (incoming / "made/deep").mkdir(parents=True),
+            lambda: (incoming / "made").rename(incoming / "at the start/moved within"),
+        ):
+            wake.clear()
+            make()
+            wait_until(wake.is_set, "the folder noticed")
+            for folder, _, _ in os.walk(incoming):
+                wait_until(lambda folder=folder: is_watched(Path(folder)), f"{folder} watched")  # type: ignore[misc]
+                assert is_noticed(Path(folder) / "y")
+        wake.clear()
+        (incoming / "at the start/deep/x").unlink()
+        (incoming / "at the start/deep/y").unlink()
+        (incoming / "at the start/deep").rmdir()
+        assert is_noticed(incoming / "still there")
+
+
+def is_watched(folder: Path) -> bool:
+    """By some descriptor of this process (proc(5), fdinfo)."""
+    inode = f"ino:{folder.stat().st_ino:x} "
+    return any(inode in info.read_text() for info in Path("/proc/self/fdinfo").iterdir() if info.exists())
 
 
 def test_temporary_names_are_not_remembered_as_complete(tmp_path: Path) -> None:

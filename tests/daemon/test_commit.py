@@ -1,0 +1,75 @@
+"""Files are recorded in groups, then removed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import redis
+
+from md5s3stash.retry import RetryPolicy
+from md5s3stash.stash import StashReport
+from md5s3stash_daemon import commit
+from md5s3stash_daemon.commit import Committer, Finished
+from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.health import Pulse
+from md5s3stash_daemon.ledger import Outcome, RedisLedger
+from md5s3stash_daemon.spool import Spool
+from tests.support.servers import wait_until
+
+
+class Groups(RedisLedger):
+    """Remembers how many came at once, and when."""
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        self.moments = [*getattr(self, "moments", []), time.monotonic()]
+        super().record(outcomes)
+        self.sizes = [*getattr(self, "sizes", []), len(outcomes)]
+
+
+def test_a_file_that_comes_alone_is_recorded_at_once_and_those_that_follow_it_together(
+    tmp_path: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linger_seconds = 3.0
+    monkeypatch.setattr(commit, "LINGER_SECONDS", linger_seconds)
+    spool = Spool(tmp_path)
+    spool.create()
+    ledger = Groups(redis.Redis.from_url(redis_server), f"commit-{tmp_path.name}", "spool")
+    stopping, ended = threading.Event(), list[str]()
+    committer = Committer(
+        spool,
+        ledger,
+        Gate({}, RetryPolicy()),
+        stopping,
+        Pulse(),
+        lambda entries: ended.extend(entry.name for entry in entries),
+    )
+    committer.start()
+    files = [claimed(spool, f"file {number}") for number in range(6)]
+    try:
+        committer.put(files[:1])
+        wait_until(lambda: ended == ["file 0"], "recorded without company", linger_seconds - 0.5)
+        for file in files[1:4]:
+            committer.put([file])
+        committer.put(files[4:])
+        wait_until(lambda: len(ended) == 6, "recorded")
+    finally:
+        stopping.set()
+        committer.finish()
+
+    assert ledger.sizes == [1, 5]
+    assert ledger.moments[1] - ledger.moments[0] >= linger_seconds
+    assert list(spool.entries("active")) == []
+
+
+def claimed(spool: Spool, name: str) -> Finished:
+    path = spool.directory / "incoming" / name
+    path.write_text(name)
+    [dropped] = spool.find("incoming", name)
+    entry = spool.claim(dropped, spool.new_batch())
+    assert entry is not None
+    report = StashReport(name, f"{len(name):032x}", "s3://bucket/x", "text/plain", (0, 0))
+    return entry, Outcome(entry.queue_id, name, (report,), size_bytes=len(name))
