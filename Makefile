@@ -1,9 +1,8 @@
 # `make run` and `make test` need nothing done before them: each begins with tools/bootstrap.
 
 PYTHON_IN_VENV := .venv/bin/python
-# Tests wait for servers and signals a quarter of their time: half as many processes again as cores, and whoever is done
-# first helps.
-PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) * 3 / 2))) --dist worksteal
+# Tests wait for servers and signals half their time: two processes a core, and whoever is done first helps.
+PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) * 2))) --dist worksteal
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
 .DEFAULT_GOAL := help

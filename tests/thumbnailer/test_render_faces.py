@@ -18,6 +18,8 @@ from tests.thumbnailer import corpus
 from tests.thumbnailer.ssim import ssim
 
 FACE = PIL.Image.open(Path(__file__).parent / "pictures" / "astronaut.jpg")
+# Which closes the file.
+FACE.load()
 SIDE = FACE.width
 # Fractions of its sides.
 FACE_MIDDLE = (0.55, 0.375)
