@@ -273,8 +273,8 @@ def _objects(files: int, more: int) -> str:
 
 # By hand: why an aim is missed. Look at it again after measuring.
 REMARKS = """\
-The limit does less than a drop needs: no claim, so that a crash forgets which file was under way, no type and size
-of the picture, no entry of the log, one thread and no one to tell. s5cmd sync, aws s3 sync and rclone by size read
+The limit does less than a drop needs: no claim, so that a crash forgets which file was under way, no SHA-256, no
+question to the ledger, no entry of the log, one thread and no one to tell. s5cmd sync, aws s3 sync and rclone by size read
 no file at all, and rclone by checksum asks the LIST for the md5 of whole buckets: what they save in reading they
 pay in listing."""
 
