@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from redis import Redis
+from redis.exceptions import BusyLoadingError
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
@@ -99,8 +102,17 @@ def redis_server(directory: Path, port: int | None = None, address: str = "127.0
     port = port or free_port()
     command = ["redis-server", "--bind", address, "--port", str(port), "--dir", str(directory), "--save", ""]
     command += ["--appendonly", "yes", "--appendfsync", "always", "--protected-mode", "no"]
+    url = f"redis://{address}:{port}/0"
     with running(command, port, directory / "redis.log", address=address):
-        yield f"redis://{address}:{port}/0"
+        # It accepts connections before it has read its file, and refuses each command until then.
+        wait_until(lambda: _has_loaded(url), "Redis has read its append-only file")
+        yield url
+
+
+def _has_loaded(url: str) -> bool:
+    with Redis.from_url(url) as redis, contextlib.suppress(BusyLoadingError):
+        return bool(redis.ping())
+    return False
 
 
 @contextlib.contextmanager
