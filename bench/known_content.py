@@ -274,8 +274,8 @@ def _objects(files: int, more: int) -> str:
 # By hand: why an aim is missed. Look at it again after measuring.
 REMARKS = """\
 The limit does less than a drop needs: no claim, so that a crash forgets which file was under way, no SHA-256, no
-question to the ledger, no entry of the log, one thread and no one to tell. s5cmd sync, aws s3 sync and rclone by size read
-no file at all, and rclone by checksum asks the LIST for the md5 of whole buckets: what they save in reading they
+question to the ledger, no entry of the log, one thread and no one to tell. s5cmd sync, aws s3 sync and rclone by size
+read no file at all, and rclone by checksum asks the LIST for the md5 of whole buckets: what they save in reading they
 pay in listing."""
 
 
@@ -333,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="files whose contents the store has, beside programs that compare")
     parser.add_argument("--files", type=int, default=FILES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--objects", type=int, nargs="*", default=BUCKET_OBJECTS, help="made up in the bucket")
+    parser.add_argument("--objects", type=int, nargs="+", default=BUCKET_OBJECTS, help="made up in the bucket")
     parser.add_argument("--patient", action="store_true", help="also what takes minutes a run")
     arguments = parser.parse_args(argv)
     results = measure(arguments.files, arguments.rounds, arguments.objects, patient=arguments.patient)

@@ -30,9 +30,12 @@ from md5s3stash_daemon.work import DISK_RETRY_SECONDS
 
 log = logging.getLogger(__name__)
 
-# Claimed at once, for one worker. It gets the next batch while it has at most as many left. What a batch costs, such as
-# its box in active/, is shared by its files.
+# Claimed at once, for one worker. What a batch costs, such as its box in active/, is shared by its files.
 BATCH_FILES = 128
+
+# A worker gets the next batch while it has at most so many left: what waits for a commit, and what is worked on
+# meanwhile. With fewer it runs dry while its committer lingers and Redis syncs.
+ROOM_FILES = 3 * BATCH_FILES
 
 # Between two looks whether the daemon is to stop.
 _TICK_SECONDS = 0.5
@@ -163,7 +166,7 @@ class Crew:
     def _idlest(self) -> _Member | None:
         """Whoever has least to do, if that is little enough."""
         there = [
-            member for member in self._members if member.connection is not None and len(member.entries) <= BATCH_FILES
+            member for member in self._members if member.connection is not None and len(member.entries) <= ROOM_FILES
         ]
         return min(there, key=lambda member: len(member.entries)) if there else None
 
