@@ -139,6 +139,7 @@ def main() -> None:
     cases = [Case(daemons, arguments.answer_seconds) for daemons in arguments.daemons]
     cases.append(Case(arguments.daemons[-1], QUICK_SECONDS))
     results = []
+    process_tree.adopt_orphans()
     others = process_tree.watch_others()
     for case, measured, model in rows(cases, arguments.seconds):
         results.append((case, measured, model))

@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = [section for section in SECTIONS if section.name in arguments.only]
     else:
         chosen = [section for section in SECTIONS if arguments.full or not section.takes_long]
+    process_tree.adopt_orphans()
     return 0 if measure(chosen, arguments.output, arguments.full) else 1
 
 

@@ -19,6 +19,7 @@ from bench.http_load import run as run_load
 from bench.picture_corpus import photograph
 from bench.thumbnail_quality import quality, reference, ssim
 from bench.thumbnail_servers import Shape
+from tests.support.servers import REPOSITORY
 
 
 class _Pictures(http.server.BaseHTTPRequestHandler):
@@ -66,6 +67,21 @@ def test_cpu_time_and_memory_of_children_count() -> None:
         process.stdin.write(b"\n")
         process.stdin.flush()
     assert process.pid not in process_tree.tree(os.getpid())
+
+
+def test_cpu_time_of_one_who_outlives_its_parent_counts_once_orphans_are_adopted() -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    # The parent ends at once; the pipe that it leaves open closes with its child.
+    parent = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+    program = f"""
+import os, subprocess, sys
+from bench import process_tree
+process_tree.adopt_orphans()
+subprocess.run([sys.executable, "-c", {parent!r}, {burn!r}], stdout=subprocess.PIPE, check=True)
+print(process_tree.cpu_seconds(os.getpid()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=REPOSITORY, text=True)
+    assert float(done.stdout) >= 0.3
 
 
 def test_what_others_take_of_the_machine_is_told_apart_from_what_we_do() -> None:
