@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 # Between two looks: a download takes longer than this to fill what a look has found free.
 LOOK_SECONDS = 1.0
 
+DOWNLOADS = "downloads"
+
 
 class DiskFloor:
     """Whether each of the file systems that downloads fill has `min_free_bytes` left; safe to share."""
@@ -25,6 +27,8 @@ class DiskFloor:
         self._clock = clock
         self._lock = threading.Lock()
         self._looked_at = -LOOK_SECONDS
+        # Where there is most cause to worry: free bytes, directory.
+        self._tightest = (0, "")
         self._has_room = True
 
     def has_room(self) -> bool:
@@ -36,8 +40,20 @@ class DiskFloor:
                 self._look()
             return self._has_room
 
+    def faults(self) -> dict[str, str]:
+        """Why downloads wait, if some had to."""
+        with self._lock:
+            paused = not self._has_room
+        if not paused or self.has_room():
+            return {}
+        free_bytes, path = self._tightest
+        return {
+            DOWNLOADS: f"{path} has {free_bytes} bytes free, and min_free_bytes={self._min_free_bytes} are to stay so: "
+            "make room there"
+        }
+
     def _look(self) -> None:
-        free_bytes, path = min((_free_bytes(path), path) for path in self._directories)
+        free_bytes, path = self._tightest = min((_free_bytes(path), path) for path in self._directories)
         had_room, self._has_room = self._has_room, free_bytes >= self._min_free_bytes
         if self._has_room != had_room:
             change = "resumed" if self._has_room else "paused"

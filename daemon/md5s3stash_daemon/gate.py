@@ -18,9 +18,19 @@ Probe = Callable[[], object]
 
 
 class Faulty(Protocol):
-    """Whoever can tell which services are down, and what each said last."""
+    """Whoever can tell what has to be waited for, such as a service that is down, and what each said last."""
 
     def faults(self) -> dict[str, str]: ...
+
+
+class Together:
+    """What several tell, as one."""
+
+    def __init__(self, *faulty: Faulty) -> None:
+        self._faulty = faulty
+
+    def faults(self) -> dict[str, str]:
+        return {service: said for each in self._faulty for service, said in each.faults().items()}
 
 
 class Gate:

@@ -94,7 +94,7 @@ class Health:
         return self._pulse.silent(self.stuck_seconds)
 
     def reasons(self) -> list[str]:
-        """Why nothing is being stashed, each in words; empty where all is well."""
+        """Why something is not being stashed, each in words; empty where all is well."""
         stuck = [f"stuck: the {thread} has not got on for {self.stuck_seconds:g} seconds" for thread in self.stuck()]
         return stuck + [f"paused: {service}: {reason}" for service, reason in sorted(self._gate.faults().items())]
 

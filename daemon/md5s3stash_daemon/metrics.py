@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from md5s3stash_daemon.disk import DOWNLOADS
 from md5s3stash_daemon.gate import Faulty
 from md5s3stash_daemon.spool import ERROR_SUFFIX, STATES, Spool
 from md5s3stash_daemon.tally import OUTCOMES, Counts, Tally
@@ -193,10 +194,8 @@ def _arrivals(folder: str) -> Iterator[float]:
 
 def _paused(gate: Faulty) -> Iterator[Metric]:
     faults = gate.faults()
-    paused = GaugeMetricFamily(
-        "md5s3stash_paused", "1 while everything waits for this service to come back", labels=["service"]
-    )
-    for service in SERVICES:
+    paused = GaugeMetricFamily("md5s3stash_paused", "1 while what needs this service waits for it", labels=["service"])
+    for service in (*SERVICES, DOWNLOADS):
         paused.add_metric([service], float(service in faults))
     yield paused
 

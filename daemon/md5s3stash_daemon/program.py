@@ -21,7 +21,7 @@ from md5s3stash.settings import RedisSettings, Settings
 from md5s3stash_daemon import worker_process
 from md5s3stash_daemon.config import as_toml, read_settings
 from md5s3stash_daemon.crew import Crew
-from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.gate import Gate, Together
 from md5s3stash_daemon.health import Health, Pulse
 from md5s3stash_daemon.http_status import serving
 from md5s3stash_daemon.journal import set_line_format
@@ -176,9 +176,10 @@ def build(settings: Settings) -> Daemon:
         pulse,
     )
     queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, pulse)
-    metrics.watch_spool(parts.spool, crew)
+    waited_for = Together(crew, lists.parts.disk)
+    metrics.watch_spool(parts.spool, waited_for)
     service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
-    health = Health(pulse, crew, metrics, spool_settings.stuck_seconds)
+    health = Health(pulse, waited_for, metrics, spool_settings.stuck_seconds)
     return Daemon(nursery, service, crew, lists, queue, gate, metrics, health)
 
 

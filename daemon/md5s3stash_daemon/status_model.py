@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError
+from md5s3stash_daemon.disk import DOWNLOADS
 from md5s3stash_daemon.failures import Failure, newest_failures
 from md5s3stash_daemon.health import Health
 from md5s3stash_daemon.ledger_reader import LedgerReader, LogEntry
@@ -69,6 +70,11 @@ class View:
     failures: tuple[Failure, ...]
     recorded: Recorded
     free_bytes: int | None
+
+    @property
+    def files_go_on(self) -> bool:
+        """Whether nothing is wrong but that downloads wait for room on the disk."""
+        return all(problem.startswith(f"paused: {DOWNLOADS}:") for problem in self.problems)
 
     @property
     def failed_files(self) -> int:

@@ -22,7 +22,8 @@ import requests
 
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.disk import DiskFloor
+from md5s3stash_daemon.gate import Faulty, Gate
 from md5s3stash_daemon.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, deferred, failed
 from tests.support.daemon import Daemon, Site
@@ -42,7 +43,7 @@ def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
 
 
 @contextmanager
-def page_of(site: Site, environment: Mapping[str, str] | None = None, gate: Gate | None = None) -> Iterator[str]:
+def page_of(site: Site, environment: Mapping[str, str] | None = None, gate: Faulty | None = None) -> Iterator[str]:
     """The URL of the page."""
     chosen = {**site.environment(), "MD5S3STASH_HTTP_PORT": "", **(environment or {})}
     with status_server(chosen, gate) as server:
@@ -230,6 +231,16 @@ def test_a_pause_is_told_with_its_reason(site: Site) -> None:
         page = text_of(url)
     assert "Nothing is being stashed." in page
     assert "paused: s3: no answer from &lt;the store&gt;" in page
+
+
+def test_where_only_downloads_wait_the_page_does_not_say_that_files_do(site: Site) -> None:
+    floor = DiskFloor([str(site.spool)], min_free_bytes=2**59)
+    assert not floor.has_room()
+    with page_of(site, gate=floor) as url:
+        page = text_of(url)
+    assert "Nothing is being stashed." not in page
+    assert "Nothing is being downloaded; files are stashed." in page
+    assert f"paused: downloads: {site.spool} has " in page
 
 
 def test_a_full_failed_directory_shows_the_newest_few_and_how_many_there_are(site: Site) -> None:

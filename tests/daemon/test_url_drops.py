@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
@@ -252,11 +254,22 @@ def test_sigterm_keeps_what_is_done_and_the_next_daemon_goes_on(site: Site, orig
 
 def test_downloads_pause_below_the_free_disk_floor_and_files_do_not(site: Site, origin: Origin) -> None:
     url = origin.answer("/x", Reply(body=b"x"))
-    with Daemon(site, {**OPEN, "MD5S3STASH_SPOOL_MIN_FREE_BYTES": str(2**59)}) as daemon:
+    port = servers.free_port()
+    floor = {"MD5S3STASH_SPOOL_MIN_FREE_BYTES": str(2**59), "MD5S3STASH_HTTP_PORT": str(port)}
+    with Daemon(site, {**OPEN, **floor}) as daemon:
         drop_list(site, "x.urls", [url])
         wait_until(lambda: "downloads paused" in daemon.output(), "paused")
         site.drop("plain.txt", b"plain")
         wait_until(lambda: "plain.txt" in site.names(), "the file is stashed")
+        answer = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10)
+        assert answer.status_code == 503
+        [reason] = answer.json()["reasons"]
+        assert re.fullmatch(
+            r"paused: downloads: /\S+ has \d+ bytes free, and min_free_bytes=.* make room there", reason
+        )
+        metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        assert 'md5s3stash_paused{service="downloads"} 1.0' in metrics
+        assert 'md5s3stash_paused{service="s3"} 0.0' in metrics
         assert daemon.terminate() == 0
     assert origin.requests == []
 

@@ -1,0 +1,44 @@
+"""Whether there is room for downloads, as it is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from md5s3stash_daemon.disk import DiskFloor
+
+# A file system holds so many blocks free, by its directory.
+Free = dict[str, int]
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Free:
+    blocks: Free = {"/spool": 20, "/tmp": 20}
+    status: Callable[[str], SimpleNamespace] = lambda path: SimpleNamespace(f_bavail=blocks[path], f_frsize=1)  # noqa: E731
+    monkeypatch.setattr(os, "statvfs", status)
+    return blocks
+
+
+def test_the_fault_names_the_tightest_disk_and_ends_with_the_room_that_is_made(free: Free) -> None:
+    now = [0.0]
+    floor = DiskFloor(["/spool", "/tmp"], min_free_bytes=10, clock=lambda: now[0])
+    assert floor.has_room()
+    assert floor.faults() == {}
+
+    free["/tmp"] = 9
+    now[0] = 1.0
+    # Nobody downloads, and so nothing waits.
+    assert floor.faults() == {}
+    assert not floor.has_room()
+    assert floor.faults() == {
+        "downloads": "/tmp has 9 bytes free, and min_free_bytes=10 are to stay so: make room there"
+    }
+
+    free["/tmp"] = 10
+    now[0] = 2.0
+    # Without anybody who downloads: what waits may have been taken away.
+    assert floor.faults() == {}
+    assert floor.has_room()
