@@ -318,8 +318,8 @@ def text(full: bool) -> str:
         table(results),
         command,
         "### By how many objects the bucket holds",
-        "One run each, the server near. The objects more are made up as a LIST asks for them. "
-        + ("" if full else f"{AWS} takes minutes for a million and is left out there."),
+        "One run each, the server near. The objects more are made up as a LIST asks for them."
+        + ("" if full else f" {AWS} takes minutes for a million and is left out there."),
         growth_table(results),
         picture,
         command,

@@ -55,9 +55,9 @@ REMARKS = """\
 Where the aim is missed: the name of an object is the md5 of its bytes, so that a file must be hashed to its end
 before its first byte can be sent. The peers read once and name the object as the file. Several files overlap, one
 being hashed while another is sent, until the two cores are full: md5 and SHA-256 here, the md5 of the sink and the
-sending come to 3.6 CPU seconds a GB, which two cores do at 560 MB/s at best; the PUT that is the limit here takes
-1.6. One file alone cannot overlap: its two passes, each bounded by one core's md5, follow each other, so that even
-without any other work it would reach 0.6 of the limit."""
+sending come to twice the CPU seconds a GB of the PUT that is the limit. One file alone cannot overlap: its two
+passes, each bounded by one core's md5, follow each other, so that even without any other work it would reach 0.6 of
+the limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,8 +138,9 @@ def obstore_run(endpoint: str, in_event_loop: bool) -> Run:
     return (lambda files: asyncio.run(put_all(files))) if in_event_loop else (lambda files: in_threads(put, files))
 
 
+BASE = "boto3"
 CLIENTS: dict[str, tuple[str, Callable[[str], Run]]] = {
-    "boto3": ("boto3", lambda endpoint: boto3_run(endpoint, False)),
+    BASE: ("boto3", lambda endpoint: boto3_run(endpoint, False)),
     "libcurl": ("pycurl", lambda endpoint: libcurl_run(endpoint, False)),
     "obstore, threads": ("obstore", lambda endpoint: obstore_run(endpoint, False)),
     "obstore, asyncio": ("obstore", lambda endpoint: obstore_run(endpoint, True)),
@@ -191,22 +192,32 @@ def measure(client: str, endpoint: str, count: int) -> Measured:
     return Measured(count / seconds, 1000 * cpu_seconds / count, peak_mib)
 
 
-def measure_all(files: int, rounds: int, clients: Iterable[str] = CLIENTS) -> list[Row]:
-    """Every client that can be had, in interleaved rounds."""
+def measure_all(files: int, rounds: int, clients: Iterable[str] = CLIENTS) -> tuple[list[Row], dict[str, str]]:
+    """Every client that can be had, in interleaved rounds; and why the others have no row. One that fails is left out
+    from then on. Raises CalledProcessError where that is boto3, to which the others are compared.
+    """
     from bench import stack  # in this process alone: a client's environment may lack what it needs
 
-    pythons = {name: python for name in clients if (python := _python_with(CLIENTS[name][0]))}
-    runs: dict[str, list[Measured]] = {name: [] for name in pythons}
+    pythons = {name: _python_with(CLIENTS[name][0]) for name in clients}
+    missing = {name: "it could not be installed" for name, python in pythons.items() if python is None}
+    runs: dict[str, list[Measured]] = {name: [] for name in pythons if name not in missing}
     with stack.workspace() as directory, stack.sink(directory, tls=True) as sink:
         environment = {**os.environ, **sink.endpoint.environment()}
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            for name, python in pythons.items():
-                command = [python, __file__, "--files", str(files), "--one", name, "--endpoint", sink.endpoint.url]
-                finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-                runs[name].append(Measured(**json.loads(finished.stdout)))
-    base = statistics.median(run.files_per_second for run in runs["boto3"])
-    return [_row(name, measured, base) for name, measured in runs.items()]
+            for name in list(runs):
+                command = [pythons[name] or sys.executable, __file__, "--files", str(files), "--one", name]
+                command += ["--endpoint", sink.endpoint.url]
+                finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+                if finished.returncode == 0:
+                    runs[name].append(Measured(**json.loads(finished.stdout)))
+                    continue
+                if name == BASE:
+                    finished.check_returncode()
+                missing[name] = f"it ended with {finished.returncode} in round {number + 1}"
+                del runs[name]
+    base = statistics.median(run.files_per_second for run in runs[BASE])
+    return [_row(name, measured, base) for name, measured in runs.items()], missing
 
 
 def _python_with(package: str) -> str | None:
@@ -242,7 +253,7 @@ def describe_package(package: str) -> str:
     return f"{package}/{found.stdout.strip()}"
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], missing: Mapping[str, str]) -> str:
     """The rows as Markdown."""
     lines = [
         "| client | versions | files/s | to boto3 | CPU s per 1,000 files | peak MiB |",
@@ -253,9 +264,7 @@ def table(rows: Sequence[Row]) -> str:
         f"{row.cpu_seconds_per_thousand:.2f} | {row.peak_mib:.0f} |"
         for row in rows
     ]
-    missing = sorted({package for package, _ in CLIENTS.values() if _python_with(package) is None})
-    lines += [f"\nNot measured: {package}: it could not be installed." for package in missing]
-    return "\n".join(lines)
+    return page.paragraphs("\n".join(lines), page.not_measured(missing))
 
 
 def text(full: bool) -> str:
@@ -267,7 +276,7 @@ def text(full: bool) -> str:
         "first\" is the adapter's default, two requests a file; the other rows send one."
     )
     command = page.command(f"python bench/upload_clients.py --files {BENCH_FILES} --rounds {BENCH_ROUNDS}")
-    return page.paragraphs(explanation, table(measure_all(BENCH_FILES, BENCH_ROUNDS)), command)
+    return page.paragraphs(explanation, table(*measure_all(BENCH_FILES, BENCH_ROUNDS)), command)
 
 
 SECTIONS = (page.Section("uploads", "Uploading small files", text),)
@@ -282,13 +291,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--endpoint", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.one:
-        print(json.dumps(asdict(measure(arguments.one, arguments.endpoint, arguments.files))))
-        return
-    rows = measure_all(arguments.files, arguments.rounds)
+        print(json.dumps(asdict(measure(arguments.one, arguments.endpoint, arguments.files))), flush=True)
+        # Without the interpreter's own end, of which nothing is measured: obstore's threads abort there now and then.
+        os._exit(0)
+    rows, missing = measure_all(arguments.files, arguments.rounds)
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:
-        print(f"{arguments.files} files of {FILE_BYTES} bytes, Python {platform.python_version()}\n\n{table(rows)}")
+        print(f"{arguments.files} files of {FILE_BYTES} bytes, Python {platform.python_version()}\n")
+        print(table(rows, missing))
 
 
 if __name__ == "__main__":

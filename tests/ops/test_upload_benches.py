@@ -168,9 +168,18 @@ def test_start_of_the_command_is_measured() -> None:
 
 
 def test_clients_of_the_adapter_are_measured() -> None:
-    rows = upload_clients.measure_all(10, 1, clients=["boto3", "libcurl"])
+    rows, missing = upload_clients.measure_all(10, 1, clients=["boto3", "libcurl"])
     assert [row.client for row in rows] == ["boto3", "libcurl"]
     assert rows[1].package.startswith("PycURL/")
+    assert missing == {}
+
+
+def test_a_client_that_fails_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of which the program that measures one knows nothing.
+    monkeypatch.setitem(upload_clients.CLIENTS, "nobody", upload_clients.CLIENTS["boto3"])
+    told = upload_clients.table(*upload_clients.measure_all(10, 1, clients=["nobody", "boto3"]))
+    assert names_in(told) == ["boto3"]
+    assert "Not measured: nobody: it ended with 2 in round 1" in told
 
 
 def test_a_section_that_fails_leaves_the_page_what_it_had_and_stops_no_other(tmp_path: Path) -> None:
