@@ -44,8 +44,11 @@ class DiskFloor:
         """Why downloads wait, if some had to."""
         with self._lock:
             paused = not self._has_room
-        if not paused or self.has_room():
-            return {}
+        try:
+            if not paused or self.has_room():
+                return {}
+        except OSError as error:
+            return {DOWNLOADS: f"{error.filename}: {error.strerror}"}
         free_bytes, path = self._tightest
         return {
             DOWNLOADS: f"{path} has {free_bytes} bytes free, and min_free_bytes={self._min_free_bytes} are to stay so: "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +17,12 @@ Free = dict[str, int]
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Free:
     blocks: Free = {"/spool": 20, "/tmp": 20}
-    status: Callable[[str], SimpleNamespace] = lambda path: SimpleNamespace(f_bavail=blocks[path], f_frsize=1)  # noqa: E731
+
+    def status(path: str) -> SimpleNamespace:
+        if path not in blocks:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return SimpleNamespace(f_bavail=blocks[path], f_frsize=1)
+
     monkeypatch.setattr(os, "statvfs", status)
     return blocks
 
@@ -42,3 +47,12 @@ def test_the_fault_names_the_tightest_disk_and_ends_with_the_room_that_is_made(f
     # Without anybody who downloads: what waits may have been taken away.
     assert floor.faults() == {}
     assert floor.has_room()
+
+
+def test_a_disk_that_is_gone_is_told_and_not_raised(free: Free) -> None:
+    now = [0.0]
+    floor = DiskFloor(["/spool", "/tmp"], min_free_bytes=30, clock=lambda: now[0])
+    assert not floor.has_room()
+    del free["/spool"]
+    now[0] = 1.0
+    assert floor.faults() == {"downloads": "/spool: No such file or directory"}
