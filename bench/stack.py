@@ -140,17 +140,12 @@ def redis_server(directory: Path) -> Iterator[Redis]:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             client = redis.Redis(unix_socket_path=socket)
-            servers.wait_until(lambda: process.poll() is not None or _answers(client), "redis-server answers")
+            servers.wait_until(
+                lambda: process.poll() is not None or servers.redis_answers(client), "redis-server answers"
+            )
             yield Redis(f"unix://{socket}", client, process.pid)
         finally:
             servers.stop(process)
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.ConnectionError:
-        return False
 
 
 def link_all(source: Path, target: Path) -> None:

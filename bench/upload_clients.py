@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -192,21 +192,21 @@ def measure(client: str, endpoint: str, count: int) -> Measured:
     return Measured(count / seconds, 1000 * cpu_seconds / count, peak_mib)
 
 
-def measure_all(files: int, rounds: int, clients: Iterable[str] = CLIENTS) -> tuple[list[Row], dict[str, str]]:
+def measure_all(files: int, rounds: int, clients: Collection[str] = CLIENTS) -> tuple[list[Row], dict[str, str]]:
     """Every client that can be had, in interleaved rounds; and why the others have no row. One that fails is left out
     from then on. Raises CalledProcessError where that is boto3, to which the others are compared.
     """
     from bench import stack  # in this process alone: a client's environment may lack what it needs
 
-    pythons = {name: _python_with(CLIENTS[name][0]) for name in clients}
-    missing = {name: "it could not be installed" for name, python in pythons.items() if python is None}
-    runs: dict[str, list[Measured]] = {name: [] for name in pythons if name not in missing}
+    pythons = {name: python for name in clients if (python := _python_with(CLIENTS[name][0]))}
+    missing = {name: "it could not be installed" for name in clients if name not in pythons}
+    runs: dict[str, list[Measured]] = {name: [] for name in pythons}
     with stack.workspace() as directory, stack.sink(directory, tls=True) as sink:
         environment = {**os.environ, **sink.endpoint.environment()}
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             for name in list(runs):
-                command = [pythons[name] or sys.executable, __file__, "--files", str(files), "--one", name]
+                command = [pythons[name], __file__, "--files", str(files), "--one", name]
                 command += ["--endpoint", sink.endpoint.url]
                 finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
                 if finished.returncode == 0:

@@ -27,42 +27,38 @@ class DiskFloor:
         self._clock = clock
         self._lock = threading.Lock()
         self._looked_at = -LOOK_SECONDS
-        # Where there is most cause to worry: free bytes, directory.
-        self._tightest = (0, "")
-        self._has_room = True
+        # Why there is no room; empty where there is.
+        self._fault = ""
 
     def has_room(self) -> bool:
         """As of a second ago at most."""
+        return not self._current_fault()
+
+    def faults(self) -> dict[str, str]:
+        """Why downloads wait, if some had to."""
+        try:
+            fault = self._fault and self._current_fault()
+        except OSError as error:
+            fault = f"{error.filename}: {error.strerror}"
+        return {DOWNLOADS: fault} if fault else {}
+
+    def _current_fault(self) -> str:
         with self._lock:
             now = self._clock()
             if now - self._looked_at >= LOOK_SECONDS:
                 self._looked_at = now
                 self._look()
-            return self._has_room
-
-    def faults(self) -> dict[str, str]:
-        """Why downloads wait, if some had to."""
-        with self._lock:
-            paused = not self._has_room
-        try:
-            if not paused or self.has_room():
-                return {}
-        except OSError as error:
-            return {DOWNLOADS: f"{error.filename}: {error.strerror}"}
-        free_bytes, path = self._tightest
-        return {
-            DOWNLOADS: f"{path} has {free_bytes} bytes free, and min_free_bytes={self._min_free_bytes} are to stay so: "
-            "make room there"
-        }
+            return self._fault
 
     def _look(self) -> None:
-        free_bytes, path = self._tightest = min((_free_bytes(path), path) for path in self._directories)
-        had_room, self._has_room = self._has_room, free_bytes >= self._min_free_bytes
-        if self._has_room != had_room:
-            change = "resumed" if self._has_room else "paused"
-            log.error(
-                "downloads %s directory=%s free_bytes=%d floor=%d", change, path, free_bytes, self._min_free_bytes
-            )
+        free_bytes, path = min((_free_bytes(path), path) for path in self._directories)
+        floor, fault = self._min_free_bytes, ""
+        if free_bytes < floor:
+            fault = f"{path} has {free_bytes} bytes free, and min_free_bytes={floor} are to stay so: make room there"
+        if bool(fault) != bool(self._fault):
+            change = "paused" if fault else "resumed"
+            log.error("downloads %s directory=%s free_bytes=%d floor=%d", change, path, free_bytes, floor)
+        self._fault = fault
 
 
 def _free_bytes(path: str) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import BusyLoadingError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 20.0
@@ -105,14 +105,17 @@ def redis_server(directory: Path, port: int | None = None, address: str = "127.0
     url = f"redis://{address}:{port}/0"
     with running(command, port, directory / "redis.log", address=address):
         # It accepts connections before it has read its file, and refuses each command until then.
-        wait_until(lambda: _has_loaded(url), "Redis has read its append-only file")
+        with Redis.from_url(url) as client:
+            wait_until(lambda: redis_answers(client), "Redis has read its append-only file")
         yield url
 
 
-def _has_loaded(url: str) -> bool:
-    with Redis.from_url(url) as redis, contextlib.suppress(BusyLoadingError):
-        return bool(redis.ping())
-    return False
+def redis_answers(client: Redis) -> bool:
+    """Whether it takes commands already."""
+    try:
+        return bool(client.ping())
+    except RedisConnectionError:
+        return False
 
 
 @contextlib.contextmanager
