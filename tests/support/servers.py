@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 _PORTS = range(12_000, 32_000)
+# So many of the ports last drawn stay this process's own; each takes a file descriptor.
+_PORTS_HELD = 64
+_held_ports: deque[int] = deque()
 
 
 class ServerDidNotStart(Exception):
@@ -44,14 +48,20 @@ class RcloneS3:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment.
+    """A port of 127.0.0.1 that nobody listens on at this moment, and that nobody else is given soon.
 
-    It lies below the ports of outgoing connections, one of which could take it before the server does.
+    It lies below the ports of outgoing connections, one of which could take it before the server does. A UDP socket of
+    the same number, which is in no server's way, tells every process that draws ports that this one is given.
     """
     while True:
         port = secrets.choice(_PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        claimed = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with socket.socket() as probe, claimed, contextlib.suppress(OSError):
+            claimed.bind(("127.0.0.1", port))
             probe.bind(("127.0.0.1", port))
+            _held_ports.append(claimed.detach())
+            if len(_held_ports) > _PORTS_HELD:
+                os.close(_held_ports.popleft())
             return port
 
 
