@@ -32,7 +32,7 @@ from bench.thumbnail_servers import QUALITY, Running, Shape, running, site_for  
 from bench.thumbnails import DIRECTORY, OURS, SHAPES, load  # noqa: E402
 
 ROUNDS = 3
-# Of each kind, one after the other, so that the ticks in which the kernel counts do not matter.
+# Of each kind, one after the other, so that a single dear request does not matter.
 REQUESTS = 16
 MOST = 1.35
 

@@ -29,7 +29,7 @@ from bench.thumbnail_servers import OURS_WITH_COPIES, QUALITY, Running, Shape, r
 from bench.thumbnails import DIRECTORY, OURS, load  # noqa: E402
 
 ROUNDS = 5
-# How often each original is asked for in a round, so that the ticks in which the kernel counts do not matter.
+# How often each original is asked for in a round, so that a single dear request does not matter.
 PASSES = 2
 SHARP = "sharp alone"
 KINDS = ("JPEG 12 MP", "JPEG 24 MP")

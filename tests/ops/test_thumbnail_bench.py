@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -67,6 +68,14 @@ def test_cpu_time_and_memory_of_children_count() -> None:
         process.stdin.write(b"\n")
         process.stdin.flush()
     assert process.pid not in process_tree.tree(os.getpid())
+
+
+def test_cpu_time_is_told_finer_than_in_ticks() -> None:
+    for _ in range(5):
+        before, end = process_tree.cpu_seconds(os.getpid()), time.process_time() + 0.003
+        while time.process_time() < end:
+            pass
+        assert process_tree.cpu_seconds(os.getpid()) - before >= 0.003
 
 
 def test_cpu_time_of_one_who_outlives_its_parent_counts_once_orphans_are_adopted() -> None:
