@@ -80,6 +80,14 @@ class ThreadPulse:
         return ThreadPulse(self.pulse, f"{self.thread}-{name}")
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why something is not being stashed. `waits_for` is the service, or empty where a thread hangs."""
+
+    words: str
+    waits_for: str = ""
+
+
 class Health:
     """What is told to systemd, to a load balancer and to the operator."""
 
@@ -93,10 +101,17 @@ class Health:
         """The threads that hang."""
         return self._pulse.silent(self.stuck_seconds)
 
+    def problems(self) -> list[Problem]:
+        """Empty where all is well."""
+        stuck = [
+            Problem(f"stuck: the {thread} has not got on for {self.stuck_seconds:g} seconds") for thread in self.stuck()
+        ]
+        faults = sorted(self._gate.faults().items())
+        return stuck + [Problem(f"paused: {service}: {reason}", service) for service, reason in faults]
+
     def reasons(self) -> list[str]:
-        """Why something is not being stashed, each in words; empty where all is well."""
-        stuck = [f"stuck: the {thread} has not got on for {self.stuck_seconds:g} seconds" for thread in self.stuck()]
-        return stuck + [f"paused: {service}: {reason}" for service, reason in sorted(self._gate.faults().items())]
+        """The same in words."""
+        return [problem.words for problem in self.problems()]
 
     def status_line(self) -> str:
         """One line for STATUS= of systemd; the counts are since the start."""

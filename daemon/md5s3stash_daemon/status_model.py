@@ -18,11 +18,12 @@ from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError
 from md5s3stash_daemon.disk import DOWNLOADS
 from md5s3stash_daemon.failures import Failure, newest_failures
-from md5s3stash_daemon.health import Health
+from md5s3stash_daemon.health import Health, Problem
 from md5s3stash_daemon.ledger_reader import LedgerReader, LogEntry
 from md5s3stash_daemon.metrics import MAX_COUNTED, Metrics, QueueDepth, StateDepth
 from md5s3stash_daemon.spool import STATES, Spool
 from md5s3stash_daemon.status_history import History, Minute
+from md5s3stash_daemon.work import REDIS
 
 SHOWN_STASHES = 24
 # The newest outcomes may be failures, and those stand elsewhere on the page.
@@ -64,7 +65,7 @@ class View:
     """The page's content at one moment, `now`. `depths` lacks what was not counted yet."""
 
     now: float
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
     depths: Mapping[str, StateDepth]
     minutes: tuple[Minute, ...]
     failures: tuple[Failure, ...]
@@ -74,7 +75,7 @@ class View:
     @property
     def files_go_on(self) -> bool:
         """Whether nothing is wrong but that downloads wait for room on the disk."""
-        return all(problem.startswith(f"paused: {DOWNLOADS}:") for problem in self.problems)
+        return all(problem.waits_for == DOWNLOADS for problem in self.problems)
 
     @property
     def failed_files(self) -> int:
@@ -149,10 +150,10 @@ class Gatherer:
     def _gather(self) -> View:
         now = self._now()
         recorded = self._recorded()
-        problems = self._health.reasons()
+        problems = self._health.problems()
         # The daemon notices only when it has something to record.
-        if recorded.fault and not any(problem.startswith("paused: redis") for problem in problems):
-            problems.append(f"redis: {recorded.fault}")
+        if recorded.fault and not any(problem.waits_for == REDIS for problem in problems):
+            problems.append(Problem(f"redis: {recorded.fault}", REDIS))
         free_bytes = None
         with contextlib.suppress(OSError):
             free_bytes = shutil.disk_usage(self._spool.directory).free
