@@ -34,7 +34,7 @@ from bench.thumbnails import DIRECTORY, OURS, SHAPES, load  # noqa: E402
 ROUNDS = 3
 # Of each kind, one after the other, so that a single dear request does not matter.
 REQUESTS = 16
-MOST = 1.35
+MOST, _UNIT = 1.35, "times the bare parts"
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,13 @@ def _server_cpu_milliseconds(server: Running, originals: Sequence[Original], sha
     return 1000 * (process_tree.cpu_seconds(server.pid) - before) / len(originals)
 
 
+# By hand: why the figures are as they are. Look at it again after measuring.
+REMARKS = """\
+Reading the request, finding the original, handing it to a worker and answering take 1.0 ms, whatever the picture. That
+shows beside the smallest only. Most of it is Python that the processor's caches have lost while a picture was drawn:
+without one in between, the same takes less than half as long."""
+
+
 def text(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]], rounds: int) -> str:
     """The section."""
     explanation = (
@@ -135,12 +142,16 @@ def text(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]], rounds: int) -> str
             ]
             row.append(f"{ratio(found):.2f}")
         rows.append(row)
-    aims = [
-        at_most(f"{shape}, the corpus as it is mixed", mixed_ratio(costs, shape), MOST, "times the bare parts")
-        for shape in SHAPES
-    ]
+    aims = [at_most(f"{shape}, the corpus as it is mixed", mixed_ratio(costs, shape), MOST, _UNIT) for shape in SHAPES]
+    for shape in SHAPES:
+        kind = max(KINDS, key=lambda kind: ratio(costs[shape, kind]))
+        aims.append(at_most(f"{shape}, the dearest kind ({kind.name})", ratio(costs[shape, kind]), MOST, _UNIT))
     return paragraphs(
-        explanation, table(columns, rows), "\n".join(aims), command("python bench/run.py --only thumbnail-costs")
+        explanation,
+        table(columns, rows),
+        "\n".join(aims),
+        REMARKS,
+        command("python bench/run.py --only thumbnail-costs"),
     )
 
 

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from bench import process_tree
+from bench import process_tree, thumbnail_costs
 from bench.http_load import Job
 from bench.http_load import run as run_load
-from bench.picture_corpus import photograph
+from bench.picture_corpus import KINDS, photograph
 from bench.thumbnail_quality import quality, reference, ssim
 from bench.thumbnail_servers import Shape
+from bench.thumbnails import SHAPES
 from tests.support.servers import REPOSITORY
 
 
@@ -122,6 +123,14 @@ def test_photograph_is_the_same_each_time_and_costs_what_a_photograph_does() -> 
     picture = photograph((1200, 800), seed="a")
     assert picture.tobytes() == photograph((1200, 800), seed="a").tobytes()
     assert 1.5 < 8 * len(_jpeg(picture, quality=90)) / (1200 * 800) < 3
+
+
+def test_the_dearest_kind_is_told_beside_the_corpus_as_it_is_mixed() -> None:
+    costs = {(shape, kind): [thumbnail_costs.Cost(1.0, 1.0)] for shape in SHAPES for kind in KINDS}
+    costs[SHAPES[0], KINDS[3]] = [thumbnail_costs.Cost(2.7, 1.0)]
+    page = thumbnail_costs.text(costs, rounds=1)
+    assert f"{SHAPES[0]}, the dearest kind ({KINDS[3].name}): 2.70 times the bare parts, missed" in page
+    assert f"{SHAPES[1]}, the dearest kind" in page
 
 
 def _jpeg(picture: Image.Image, quality: int = 95) -> bytes:
