@@ -50,10 +50,19 @@ def test_a_daemon_counts_what_became_of_its_files(tmp_path: Path, redis_server: 
         os.symlink("/nowhere", site.incoming / "link")
         wait_until(lambda: site.files() == [] and len(site.log()) == 4, "all done")
 
-        answer = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
+        def answer() -> requests.Response:
+            return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
 
-    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    told = samples(answer.text)
+        def counted() -> float:
+            told = samples(answer().text)
+            return sum(count for name, count in told.items() if name.startswith("md5s3stash_outcomes_total"))
+
+        # Those of a worker come with its next report.
+        wait_until(lambda: counted() == 4, "all counted")
+        page = answer()
+
+    assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    told = samples(page.text)
     outcomes = {name: told[f'md5s3stash_outcomes_total{{outcome="{name}"}}'] for name in ("stashed", "already_there")}
     assert outcomes == {"stashed": 2, "already_there": 1}
     assert told['md5s3stash_outcomes_total{outcome="failed"}'] == 1
