@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.peer_packages import PeerMissing, python_environment
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = ROOT / "docs" / "pictures"
 _SCRIPT = Path(__file__).parent / "peers" / "draw_plot.py"
+_directory = ContextVar("directory", default=ROOT / "docs" / "pictures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,19 @@ class Bars:
     ours: str
 
 
-def draw(plot: Plot | Bars, name: str, directory: Path = PICTURES) -> str:
-    """Draws it into bench-NAME.svg; the Markdown that shows it, or says why there is none."""
+@contextlib.contextmanager
+def beside(page: Path) -> Iterator[None]:
+    """While the context lasts plots are drawn for that page, and those of another stay as they are."""
+    before = _directory.set(page.parent / "pictures")
+    try:
+        yield
+    finally:
+        _directory.reset(before)
+
+
+def draw(plot: Plot | Bars, name: str) -> str:
+    """Draws it into pictures/bench-NAME.svg; the Markdown that shows it, or says why there is none."""
+    directory = _directory.get()
     try:
         python = python_environment("uploads", ROOT / "build" / "peers") / "bin/python"
     except PeerMissing as reason:

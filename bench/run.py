@@ -26,6 +26,7 @@ from bench import (  # noqa: E402
     large_files,
     latency,
     ledger_memory,
+    plots,
     process_tree,
     thumbnail_costs,
     thumbnail_sizes,
@@ -110,7 +111,8 @@ def measure(sections: Sequence[Section], output: Path, full: bool = False) -> bo
         print(f"== {section.title}", flush=True)
         started, others = time.monotonic(), process_tree.watch_others()
         try:
-            measured = section.run(full)
+            with plots.beside(output):
+                measured = section.run(full)
             disturbed = f"Other processes took {others():.0%} of the machine's time meanwhile."
             text = paragraphs(f"{_HEADING}{section.title}", measured, f"{machine()} {disturbed}") + "\n"
         except Exception:  # whatever it is, the other sections are still worth their time

@@ -9,19 +9,33 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 from PIL import Image
 
-from bench import cli_startup, drops, growth, known_content, large_files, latency, page, run, stack, upload_clients
+from bench import (
+    cli_startup,
+    drops,
+    growth,
+    known_content,
+    large_files,
+    latency,
+    page,
+    plots,
+    run,
+    stack,
+    upload_clients,
+)
 from bench.jpeg_files import FILE_BYTES, make_files
 from bench.page import Section
 from bench.sink_store import Bucket, Stored
 from bench.timing import Command, Cost, RunFailed, in_rounds, timed
 from bench.upload_peers import RCLONE
 from bench.uploads import OURS
+from tests.support.servers import REPOSITORY
 
 
 def names_in(table: str) -> list[str]:
@@ -197,6 +211,21 @@ def test_a_section_that_fails_leaves_the_page_what_it_had_and_stops_no_other(tmp
     assert "Machine: " in written
     assert "Given up" not in written
     assert run.measure([succeeding], output)
+
+
+def test_plots_are_drawn_beside_the_page_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What draws them is installed for a benchmark alone.
+    script = tmp_path / "script.py"
+    script.write_text("import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('a plot')")
+    monkeypatch.setattr(plots, "_SCRIPT", script)
+    monkeypatch.setattr(plots, "python_environment", lambda *_: Path(sys.prefix))
+    section = replace(run.SECTIONS[0], run=lambda full: plots.draw(plots.Bars("Title", "", [], ""), "of-a-test"))
+
+    assert run.measure([section], tmp_path / "page.md")
+
+    assert "![Title](pictures/bench-of-a-test.svg)" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "pictures/bench-of-a-test.svg").read_text() == "a plot"
+    assert not (REPOSITORY / "docs/pictures/bench-of-a-test.svg").exists()
 
 
 def test_every_section_has_a_name_and_a_title_of_its_own() -> None:
