@@ -113,7 +113,8 @@ def _copy_bytes(directory: Path, kind: str, originals: Sequence[Original]) -> li
 REMARKS = """\
 Least is gained at 400 pixels of 12 megapixels. Its copy has 1,000 pixels a side, and to resize those takes more than
 half of the request (3 of 5 ms; HTTP and the way to a worker and back take 1.4); a smaller copy would leave too little
-for 500 pixels, a filter that is quicker falls below an SSIM of 0.97 on line art (decision 14)."""
+for 500 pixels, a filter that is quicker falls below an SSIM of 0.97 on line art (decision 14). From run to run it is
+between 4.9 and 5.5 times: what the process in front takes differs from start to start, as in the section before."""
 
 
 def text(results: Results, rounds: int) -> str:
