@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,10 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import process_tree  # noqa: E402 after the path that makes them importable
-from bench.http_load import Job  # noqa: E402
-from bench.page import Section, at_most, command, paragraphs, table  # noqa: E402
+from bench.page import Section, at_most, command, paragraphs, table  # noqa: E402 after the path to them
 from bench.picture_corpus import KINDS, Kind, Original, make_corpus  # noqa: E402
 from bench.thumbnail_servers import QUALITY, Running, Shape, running, site_for  # noqa: E402
-from bench.thumbnails import DIRECTORY, OURS, SHAPES, load  # noqa: E402
+from bench.thumbnails import DIRECTORY, OURS, SHAPES, cpu_milliseconds  # noqa: E402
 
 ROUNDS = 5
 # Of each kind, one after the other, so that a single dear request does not matter.
@@ -89,28 +87,22 @@ def measure(rounds: int) -> dict[tuple[Shape, Kind], list[Cost]]:
         for _ in range(rounds):
             # A new server each time: what it adds to a picture differs more from start to start than from pass to pass.
             with running(OURS, site) as server:
-                for shape in SHAPES:
-                    _server_cpu_milliseconds(server, originals, shape)  # Everything is in the cache after that.
-                    for kind in KINDS:
-                        work = _repeated([original for original in originals if original.kind == kind])
-                        cost = Cost(
-                            _server_cpu_milliseconds(server, work, shape),
-                            bare_cpu_milliseconds([original.path for original in work], shape),
-                        )
-                        costs.setdefault((shape, kind), []).append(cost)
+                for case, cost in _round(server, originals):
+                    costs.setdefault(case, []).append(cost)
     return costs
+
+
+def _round(server: Running, originals: Sequence[Original]) -> Iterator[tuple[tuple[Shape, Kind], Cost]]:
+    for shape in SHAPES:
+        cpu_milliseconds(server, originals, shape)  # Everything is in the cache after that.
+        for kind in KINDS:
+            work = _repeated([original for original in originals if original.kind == kind])
+            ours = cpu_milliseconds(server, work, shape)
+            yield (shape, kind), Cost(ours, bare_cpu_milliseconds([original.path for original in work], shape))
 
 
 def _repeated(originals: Sequence[Original]) -> list[Original]:
     return [originals[number % len(originals)] for number in range(REQUESTS)]
-
-
-def _server_cpu_milliseconds(server: Running, originals: Sequence[Original], shape: Shape) -> float:
-    before = process_tree.cpu_seconds(server.pid)
-    answered = load(Job(server.port, [server.path(original, shape) for original in originals], 1))
-    if answered.failures:
-        raise RuntimeError(f"{server.name} failed: {answered.failures[0]}")
-    return 1000 * (process_tree.cpu_seconds(server.pid) - before) / len(originals)
 
 
 # By hand: why the figures are as they are. Look at it again after measuring.

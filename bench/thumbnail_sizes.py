@@ -20,13 +20,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import process_tree, thumbnail_quality  # noqa: E402 after the path that makes them importable
-from bench.http_load import Job  # noqa: E402
+from bench import thumbnail_quality  # noqa: E402 after the path that makes them importable
 from bench.page import Section, at_least, command, not_measured, paragraphs, table  # noqa: E402
 from bench.peer_packages import PeerMissing  # noqa: E402
 from bench.picture_corpus import Original, make_corpus  # noqa: E402
 from bench.thumbnail_servers import OURS_WITH_COPIES, QUALITY, Running, Shape, running, site_for  # noqa: E402
-from bench.thumbnails import DIRECTORY, OURS, load  # noqa: E402
+from bench.thumbnails import DIRECTORY, OURS, cpu_milliseconds  # noqa: E402
 
 ROUNDS = 5
 # How often each original is asked for in a round, so that a single dear request does not matter.
@@ -64,13 +63,13 @@ def measure(rounds: int) -> Results:
             missing[SHARP] = str(error)
         for server in servers:
             for shape in SIZES:
-                _cpu_milliseconds(server, originals, shape, 1)
+                cpu_milliseconds(server, originals, shape)
         for _ in range(rounds):
             for kind in KINDS:
                 chosen = [original for original in originals if original.kind.name == kind]
                 for shape in SIZES:
                     for server in servers:
-                        cost = _cpu_milliseconds(server, chosen, shape, PASSES)
+                        cost = cpu_milliseconds(server, chosen * PASSES, shape)
                         costs.setdefault((kind, shape, server.name), []).append(cost)
         ssim = {
             (kind, shape): min(_ssim(servers[0], original, shape) for original in _first(originals, kind))
@@ -79,15 +78,6 @@ def measure(rounds: int) -> Results:
         }
         sizes = {kind: statistics.mean(_copy_bytes(site.directory, kind, originals)) for kind in KINDS}
     return Results(costs, ssim, sizes, missing)
-
-
-def _cpu_milliseconds(server: Running, originals: Sequence[Original], shape: Shape, passes: int) -> float:
-    paths = [server.path(original, shape) for original in originals] * passes
-    before = process_tree.cpu_seconds(server.pid)
-    answered = load(Job(server.port, paths, 1))
-    if answered.failures:
-        raise RuntimeError(f"{server.name} failed: {answered.failures[0]}")
-    return 1000 * (process_tree.cpu_seconds(server.pid) - before) / len(paths)
 
 
 def _first(originals: Sequence[Original], kind: str) -> list[Original]:

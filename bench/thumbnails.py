@@ -167,11 +167,23 @@ def _get(server: Running, original: Original, shape: Shape) -> bytes:
 
 
 def _phase(server: Running, shape: Shape, level: Level, originals: Sequence[Original], number: int) -> Phase:
-    paths = [server.path(original, shape) for original in _shuffled(originals, level.passes, number)]
+    phase = _asked(server, shape, level.clients, _shuffled(originals, level.passes, number))
+    if phase.load.failures:
+        raise SystemExit(f"{server.name} failed, so there is nothing to compare: {phase.load.failures[0]}")
+    return phase
+
+
+def cpu_milliseconds(server: Running, originals: Sequence[Original], shape: Shape) -> float:
+    """What the server spends on a thumbnail, asked for one after the other. Raises RuntimeError where one fails."""
+    phase = _asked(server, shape, 1, originals)
+    if phase.load.failures:
+        raise RuntimeError(f"{server.name} failed: {phase.load.failures[0]}")
+    return phase.cpu_milliseconds
+
+
+def _asked(server: Running, shape: Shape, clients: int, originals: Sequence[Original]) -> Phase:
     before = process_tree.cpu_seconds(server.pid)
-    answered = load(Job(server.port, paths, level.clients))
-    if answered.failures:
-        raise SystemExit(f"{server.name} failed, so there is nothing to compare: {answered.failures[0]}")
+    answered = load(Job(server.port, [server.path(original, shape) for original in originals], clients))
     return Phase(answered, process_tree.cpu_seconds(server.pid) - before)
 
 

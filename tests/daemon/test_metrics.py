@@ -32,6 +32,16 @@ def samples(text: str) -> dict[str, float]:
     return found
 
 
+def metrics_page(port: int) -> requests.Response:
+    """What the daemon answers."""
+    return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
+
+
+def metrics_of(port: int) -> dict[str, float]:
+    """The samples of its page."""
+    return samples(metrics_page(port).text)
+
+
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     spool = Spool(tmp_path / "spool")
@@ -50,16 +60,13 @@ def test_a_daemon_counts_what_became_of_its_files(tmp_path: Path, redis_server: 
         os.symlink("/nowhere", site.incoming / "link")
         wait_until(lambda: site.files() == [] and len(site.log()) == 4, "all done")
 
-        def answer() -> requests.Response:
-            return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
-
         def counted() -> float:
-            told = samples(answer().text)
+            told = metrics_of(port)
             return sum(count for name, count in told.items() if name.startswith("md5s3stash_outcomes_total"))
 
         # Those of a worker come with its next report.
         wait_until(lambda: counted() == 4, "all counted")
-        page = answer()
+        page = metrics_page(port)
 
     assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     told = samples(page.text)
@@ -87,14 +94,13 @@ def test_a_file_that_is_put_off_and_a_store_that_refuses_are_counted(
         daemon.wait_until_started()
         site.drop("x", b"x")
 
-        def told() -> dict[str, float]:
-            return samples(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text)
-
-        wait_until(lambda: told()['md5s3stash_service_errors_total{service="s3"}'] >= 1, "the refusal counted")
+        wait_until(
+            lambda: metrics_of(port)['md5s3stash_service_errors_total{service="s3"}'] >= 1, "the refusal counted"
+        )
         wait_until(
             lambda: (
-                told()['md5s3stash_outcomes_total{outcome="deferred"}'] >= 1
-                or told()['md5s3stash_paused{service="s3"}'] == 1
+                metrics_of(port)['md5s3stash_outcomes_total{outcome="deferred"}'] >= 1
+                or metrics_of(port)['md5s3stash_paused{service="s3"}'] == 1
             ),
             "put off, or waiting for its bucket",
         )

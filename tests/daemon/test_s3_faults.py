@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.daemon.test_metrics import samples
+from tests.daemon.test_metrics import metrics_of
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.fast_origin import fast_origin
@@ -60,7 +60,7 @@ def reasons(port: int) -> list[str]:
 
 def is_told(port: int, service: str) -> bool:
     """Whether health and metrics both say that the service is down."""
-    told = samples(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text)
+    told = metrics_of(port)
     return (
         any(reason.startswith(f"paused: {service}: ") for reason in reasons(port))
         and told[f'md5s3stash_paused{{service="{service}"}}'] == 1
@@ -130,7 +130,7 @@ def test_lines_of_a_list_wait_while_s3_hangs_and_lose_no_attempt(
         relay.work_again()
 
         assert {row["outcome"] for row in wait_for_report(site, "x.urls")} == {"stashed"}
-        told = samples(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text)
+        told = metrics_of(port)
         outcomes = {name: told[f'md5s3stash_outcomes_total{{outcome="{name}"}}'] for name in ("deferred", "failed")}
         assert outcomes == {"deferred": 0, "failed": 0}
 

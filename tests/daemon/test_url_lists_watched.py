@@ -8,9 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-import requests
 
-from tests.daemon.test_metrics import samples
+from tests.daemon.test_metrics import metrics_of
 from tests.daemon.test_s3_faults import reasons
 from tests.support.daemon import Daemon, Site
 from tests.support.origin import Origin, Reply
@@ -62,7 +61,7 @@ def test_lines_that_are_put_off_are_counted_each_time(site: Site) -> None:
         late = origin.answer("/late", Reply(503), Reply(503), Reply(body=b"x"))
         drop_list(site, "x.urls", [late, origin.url("/missing")])
         wait_for_report(site, "x.urls")
-        told = samples(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text)
+        told = metrics_of(port)
     names = ("stashed", "deferred", "failed")
     outcomes = {name: told[f'md5s3stash_outcomes_total{{outcome="{name}"}}'] for name in names}
     assert outcomes == {"stashed": 1, "deferred": 2, "failed": 1}
