@@ -9,7 +9,8 @@
     │   ├── SourceUnreadable          no          1      permission, or not a regular file
     │   ├── SourceFailed              no          1      the origin answered with a final "no"
     │   ├── SourceUnavailable         yes         1      time-outs, 429, 5xx, DNS, a connection that broke
-    │   └── SourceChanged             yes         1      the bytes changed while we worked on them
+    │   ├── SourceChanged             yes         1      the bytes changed while we worked on them
+    │   └── SourceOutOfReach          yes         1      no descriptor or memory left, a disk that does not work
     ├── StoreError
     │   ├── StoreUnavailable          yes         1      the store is down, slow or says "slow down"
     │   ├── StoreRefused              yes         1      no such bucket, access denied: an operator can mend it
@@ -78,6 +79,12 @@ class SourceUnavailable(SourceError):
 
 class SourceChanged(SourceError):
     """The bytes were not the same in two looks at them; nothing was stored."""
+
+    retryable = True
+
+
+class SourceOutOfReach(SourceError):
+    """The machine or its disk cannot give the file at the moment; the file itself has no part in it."""
 
     retryable = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mimetypes
 import os
 import re
@@ -10,7 +11,14 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from md5s3stash.content import Content, Progress, content_of_file
-from md5s3stash.errors import SourceError, SourceNotFound, SourceRefused, SourceTooLarge, SourceUnreadable
+from md5s3stash.errors import (
+    SourceError,
+    SourceNotFound,
+    SourceOutOfReach,
+    SourceRefused,
+    SourceTooLarge,
+    SourceUnreadable,
+)
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?=//)|(?P<file>file):(?=/)", re.IGNORECASE)
 
@@ -34,6 +42,9 @@ class RemoteUrl:
 
 
 Source = LocalFile | RemoteUrl
+
+# Of sockets, devices without a driver, links in a circle, and names that no file can have.
+_OF_THE_PATH = frozenset({errno.ENXIO, errno.ENODEV, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR})
 
 
 def parse_source(text: str) -> Source:
@@ -63,12 +74,21 @@ def _path_of(url: str) -> str:
 
 
 def open_local(source: LocalFile, max_bytes: int | None = None, progress: Progress | None = None) -> Content:
-    """The content of a local file. Raises SourceNotFound, SourceUnreadable, SourceTooLarge or SourceChanged."""
+    """The content of a local file. Raises SourceNotFound, SourceUnreadable, SourceOutOfReach, SourceTooLarge or
+    SourceChanged.
+    """
     try:
         # Non-blocking, or a FIFO would keep us waiting for its writer.
         descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise _open_error(error) from error
+        raise open_error(error) from error
+    return content_of_descriptor(descriptor, source.path, max_bytes, progress)
+
+
+def content_of_descriptor(
+    descriptor: int, name: str, max_bytes: int | None = None, progress: Progress | None = None
+) -> Content:
+    """The content of an open file, whose descriptor it takes over. Raises as `open_local`."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
@@ -78,10 +98,10 @@ def open_local(source: LocalFile, max_bytes: int | None = None, progress: Progre
     try:
         if max_bytes is not None and status.st_size > max_bytes:
             raise SourceTooLarge(f"the file has {status.st_size} bytes, more than the {max_bytes} that are allowed")
-        return content_of_file(file, declared_type(source.path), progress)
+        return content_of_file(file, declared_type(name), progress)
     except OSError as error:
         file.close()
-        raise SourceUnreadable(f"reading failed: {error.strerror}") from error
+        raise SourceOutOfReach(f"reading failed: {error.strerror}") from error
     except BaseException:
         file.close()
         raise
@@ -92,12 +112,15 @@ def declared_type(name: str) -> str | None:
     return mimetypes.guess_type(os.path.basename(name), strict=False)[0]
 
 
-def _open_error(error: OSError) -> SourceError:
+def open_error(error: OSError) -> SourceError:
+    """What a failed open(2) says of the file. Another try cures all but what its path or its mode is the cause of."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return SourceNotFound("no such file")
     if isinstance(error, PermissionError):
         return SourceUnreadable("permission denied: make the file readable for this user")
-    return SourceUnreadable(f"cannot be opened: {error.strerror}")
+    if error.errno in _OF_THE_PATH:
+        return SourceUnreadable(f"cannot be opened: {error.strerror}")
+    return SourceOutOfReach(f"cannot be opened: {error.strerror}")
 
 
 def _kind(mode: int) -> str:

@@ -7,22 +7,29 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import COMMITTER, Pulse, ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
+from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.recorder import GroupCommitter
 from md5s3stash_daemon.spool import Entry, Spool
 from md5s3stash_daemon.work import until_it_works
 
 log = logging.getLogger(__name__)
 
-# A file, and what became of it.
-Finished = tuple[Entry, Outcome]
-
 # After each commit, for the next group to gather: where the disk syncs quickly groups would be of a few files, and one
 # costs each process several times what a file does. A file that comes alone finds nobody lingering.
 LINGER_SECONDS = 0.02
+
+
+class Finished(NamedTuple):
+    """A file, what became of it, and the pin of what was hashed, if it came so far."""
+
+    entry: Entry
+    outcome: Outcome
+    pin: Pin | None
 
 
 class Committer(GroupCommitter[Sequence[Finished]]):
@@ -45,19 +52,23 @@ class Committer(GroupCommitter[Sequence[Finished]]):
 
     def _commit(self, group: list[Sequence[Finished]]) -> bool:
         files = [finished for piece in group for finished in piece]
-        if not self._recorder.record([outcome for _, outcome in files]):
+        if not self._recorder.record([file.outcome for file in files]):
             return False
         self._let_go(files)
         return True
 
     def _let_go(self, group: Sequence[Finished]) -> None:
-        stashed = [(entry, outcome) for entry, outcome in group if outcome.reports]
-        if stashed and self._moved(lambda: self._spool.remove([entry for entry, _ in stashed])):
+        stashed = [file for file in group if file.pin is not None and file.outcome.reports]
+        if stashed and self._moved(lambda: self._remove(stashed)):
             self._log_stashed(stashed)
-            self._end([entry for entry, _ in stashed])
-        for entry, outcome in group:
-            if not outcome.reports:
-                self._fail(entry, outcome)
+            self._end([file.entry for file in stashed])
+        for file in group:
+            if not file.outcome.reports:
+                self._fail(file.entry, file.outcome)
+
+    def _remove(self, stashed: Sequence[Finished]) -> None:
+        for entry in self._spool.remove([(file.entry, file.pin) for file in stashed if file.pin is not None]):
+            log.warning("changed since it was hashed, is stashed again name=%r batch=%s", entry.name, entry.batch)
 
     def _fail(self, entry: Entry, outcome: Outcome) -> None:
         log.error("failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason)
@@ -72,11 +83,11 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         """A line for a group. The ledger's log has one a file; so many lines a second the journal would not take, and
         drop with them those that matter.
         """
-        size_bytes = sum(outcome.size_bytes or 0 for _, outcome in stashed)
-        log.info("stashed files=%d bytes=%d last=%r", len(stashed), size_bytes, stashed[-1][0].name)
+        size_bytes = sum(file.outcome.size_bytes or 0 for file in stashed)
+        log.info("stashed files=%d bytes=%d last=%r", len(stashed), size_bytes, stashed[-1].entry.name)
         if not log.isEnabledFor(logging.DEBUG):
             return
-        for entry, outcome in stashed:
+        for entry, outcome, _ in stashed:
             first = outcome.reports[0]
             log.debug(
                 "stashed name=%r batch=%s md5=%s s3_url=%s bytes=%s",

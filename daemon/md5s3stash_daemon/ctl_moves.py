@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon import ctl_output as output
-from md5s3stash_daemon.completion import is_complete
+from md5s3stash_daemon.beneath import status_of
+from md5s3stash_daemon.completion import is_still_by_its_stamp
 from md5s3stash_daemon.failures import Failure, NameTaken, drop_again, failures, failures_of
+from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, Spool, is_name, refusal
 
 
@@ -125,6 +128,8 @@ def _wake_daemon(spool: Spool) -> None:
 
 def _drop_again(spool: Spool, failure: Failure) -> Move:
     def carry_out() -> str:
+        if failure.removed:
+            raise NotMoved(f"{failure.reason}; it was removed: delete its report once you know")
         try:
             if not drop_again(spool, failure):
                 raise NotMoved("it has gone meanwhile")
@@ -149,7 +154,7 @@ def _make_due(spool: Spool, entry: Entry, state: str) -> Move:
 def _hold(spool: Spool, entry: Entry, settle_seconds: float) -> Move:
     def carry_out() -> str:
         # What is released again is taken as complete.
-        if not entry.batch and not _is_complete(entry.path, settle_seconds):
+        if not entry.batch and not _is_complete(entry, settle_seconds):
             raise NotMoved("it is still being written")
         if spool.hold(entry) is None:
             raise NotMoved("it has gone meanwhile")
@@ -158,12 +163,19 @@ def _hold(spool: Spool, entry: Entry, settle_seconds: float) -> Move:
     return Move(entry.name, carry_out)
 
 
-def _is_complete(path: str, settle_seconds: float) -> bool:
+def _is_complete(entry: Entry, settle_seconds: float) -> bool:
+    status = status_of(entry.place)
+    if status is None:
+        raise NotMoved("it has gone meanwhile")
+    if refusal(status.st_mode) is not None:
+        return True
     try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        raise NotMoved("it has gone meanwhile") from None
-    return refusal(status.st_mode) is not None or is_complete(path, status, settle_seconds, time.time())
+        pin = Pin.of(entry.place)
+    except SourceChanged:
+        return False
+    except OSError:
+        return is_still_by_its_stamp(status, settle_seconds, time.time())
+    return pin.leased or is_still_by_its_stamp(pin.status, settle_seconds, time.time())
 
 
 def _why_not_found(spool: Spool, command: Command, name: str) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from md5s3stash.errors import StashError
 from md5s3stash_daemon import ctl_output as output
+from md5s3stash_daemon.beneath import status_of
 from md5s3stash_daemon.ctl_health import faults_of_daemon
 from md5s3stash_daemon.failures import failures
 from md5s3stash_daemon.settings import HttpSettings
@@ -48,14 +49,14 @@ def items(spool: Spool, states: Sequence[str]) -> Iterator[Item]:
     for state in states:
         if state == FAILED:
             for failure in failures(spool):
-                found = _looked_at(failure.path)
+                found = failure.status()
                 if found is not None:
                     yield Item(
                         state, failure.name, found.st_ctime, None, failure.attempts, found.st_size, failure.reason
                     )
             continue
         for entry in spool.incoming() if state == INCOMING else spool.entries(state):
-            found = _looked_at(entry.path)
+            found = status_of(entry.place)
             if found is not None:
                 due = float(entry.due) if state == DEFERRED else None
                 yield Item(state, entry.name, _since(entry, found), due, entry.attempts, found.st_size)
@@ -191,13 +192,6 @@ def _as_json(item: Item) -> dict[str, Any]:
         "size_bytes": item.size_bytes,
         "reason": item.reason or None,
     }
-
-
-def _looked_at(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        return None
 
 
 def _since(entry: Entry, found: os.stat_result) -> float:

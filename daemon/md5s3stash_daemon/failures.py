@@ -5,22 +5,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import heapq
-import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from md5s3stash_daemon.spool import ERROR_SUFFIX, FAILED, INCOMING, Spool, is_name
-
-# A report is a few short lines; another file of such a name may be of any size.
-MAX_REPORT_BYTES = 256 * 1024
+from md5s3stash_daemon.beneath import Place, files_below, folder_of, open_folder, prune, status_of
+from md5s3stash_daemon.failed_reports import ERROR_SUFFIX, read_report, report_beside
+from md5s3stash_daemon.spool import FAILED, INCOMING, Spool, is_name
 
 _COMPARED_CHARACTERS = 32
 
-_AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 
 
@@ -30,51 +25,68 @@ class NameTaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed file: `name` as it was dropped, `path` where it stands, which may have a number behind it; `attempts` 0
-    and `reason` empty where no report tells them; `since` when it came there, where somebody looked.
+    """A failed file: `name` as it was dropped, `place` where it stands, which may have a number behind it; `attempts` 0
+    and `reason` empty where no report tells them; `since` when it came there, where somebody looked. `removed`: it was
+    no file (a link, a FIFO, a device), and only its report is left.
     """
 
     name: str
-    path: str
+    place: Place
     attempts: int = 0
     reason: str = ""
     since: float = 0.0
+    removed: bool = False
+
+    def status(self) -> os.stat_result | None:
+        """Of the file, or of the report that is left of it; None where it has gone."""
+        return status_of(report_beside(self.place) if self.removed else self.place)
 
 
 def failures(spool: Spool) -> Iterator[Failure]:
     """Every failed file. A file that goes meanwhile is passed over."""
-    for path in spool.failed_paths():
-        if not _is_report(path):
-            yield _failure(spool, path)
+    base = spool.path_of(FAILED)
+    for name in files_below(base):
+        failure = _failure(Place(base, name))
+        if failure is not None:
+            yield failure
 
 
 def newest_failures(spool: Spool, count: int, max_looked_at: int) -> list[Failure]:
     """The latest of those that are met first, a bounded number however many lie there; the newest of them first."""
+    base = spool.path_of(FAILED)
     found: list[tuple[float, str]] = []
-    for path, status in _some_files(spool.path_of(FAILED), max_looked_at):
-        if not _is_report(path):
-            found.append((status.st_ctime, path))
-    return [replace(_failure(spool, path), since=since) for since, path in heapq.nlargest(count, found)]
+    for name, status in _some_files(base, max_looked_at):
+        if _stands_for_a_failure(Place(base, name)):
+            found.append((status.st_ctime, name))
+    newest = []
+    for since, name in heapq.nlargest(count, found):
+        failure = _failure(Place(base, name))
+        if failure is not None:
+            newest.append(replace(failure, since=since))
+    return newest
 
 
 def failures_of(spool: Spool, name: str) -> list[Failure]:
     """The failed files that were dropped under the name."""
     if not is_name(name):
         return []
-    first = os.path.join(spool.path_of(FAILED), name)
-    folder, base = os.path.split(first)
+    base = spool.path_of(FAILED)
+    folder, _, last = name.rpartition("/")
     # A number may stand behind the name, or before its suffix, and a long name may be shortened for that.
-    start = os.path.splitext(base)[0][:_COMPARED_CHARACTERS]
+    start = os.path.splitext(last)[0][:_COMPARED_CHARACTERS]
     try:
-        with os.scandir(folder) as found:
-            paths = [
-                item.path for item in found if item.name.startswith(start) and not item.is_dir(follow_symlinks=False)
-            ]
+        descriptor = open_folder(base, folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [
-        failure for path in sorted(paths) if not _is_report(path) if (failure := _failure(spool, path)).name == name
-    ]
+    try:
+        with os.scandir(descriptor) as found:
+            names = sorted(
+                item.name for item in found if item.name.startswith(start) and not item.is_dir(follow_symlinks=False)
+            )
+    finally:
+        os.close(descriptor)
+    there = [_failure(Place(base, f"{folder}/{item}" if folder else item)) for item in names]
+    return [failure for failure in there if failure is not None and failure.name == name]
 
 
 def drop_again(spool: Spool, failure: Failure) -> bool:
@@ -82,96 +94,103 @@ def drop_again(spool: Spool, failure: Failure) -> bool:
 
     Raises NameTaken, and OSError.
     """
-    target = os.path.join(spool.path_of(INCOMING), failure.name)
+    target = Place(spool.path_of(INCOMING), failure.name)
     while True:
         try:
-            _rename_to_new(failure.path, target)
+            _rename_to_new(failure.place, target)
             break
         except FileExistsError:
             raise NameTaken from None
         except FileNotFoundError:
-            if not os.path.lexists(failure.path):
+            # Otherwise the daemon has removed a folder of incoming/ that was empty.
+            if status_of(failure.place) is None:
                 return False
-        # The daemon removes folders of incoming/ that are empty.
-        with suppress(FileNotFoundError):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with folder_of(target, create=True):
+                pass
     # In this order: a report without a file is passed over, a file without a report would have lost its reason.
-    with suppress(FileNotFoundError):
-        os.unlink(failure.path + ERROR_SUFFIX)
-    _remove_empty_folders(Path(failure.path).parent, Path(spool.path_of(FAILED)))
+    with suppress(FileNotFoundError), folder_of(report_beside(failure.place)) as (folder, last):
+        os.unlink(last, dir_fd=folder)
+    prune(failure.place)
     return True
 
 
-def _some_files(root: str, max_entries: int) -> Iterator[tuple[str, os.stat_result]]:
-    """Files below, and what lstat(2) tells of them. Every entry counts against the bound: a million empty folders would
+def _some_files(base: str, max_entries: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Names below, and what lstat(2) tells of them. Every entry counts against the bound: a million empty folders would
     take as long as a million files.
     """
-    folders = [root]
+    folders = [""]
     left = max_entries
     while folders and left > 0:
         # What vanishes meanwhile, or may not be read, is passed over.
-        with suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                left -= 1
-                if left < 0:
-                    return
-                with suppress(OSError):
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    else:
-                        yield entry.path, entry.stat(follow_symlinks=False)
+        with suppress(OSError):
+            above = folders.pop()
+            descriptor = open_folder(base, above)
+            try:
+                with os.scandir(descriptor) as entries:
+                    for entry in entries:
+                        left -= 1
+                        if left < 0:
+                            return
+                        name = f"{above}/{entry.name}" if above else entry.name
+                        with suppress(OSError):
+                            if entry.is_dir(follow_symlinks=False):
+                                folders.append(name)
+                            else:
+                                yield name, entry.stat(follow_symlinks=False)
+            finally:
+                os.close(descriptor)
 
 
-def _is_report(path: str) -> bool:
+def _stands_for_a_failure(place: Place) -> bool:
+    """Whether this is a failed file, or the report of what was removed."""
     # A dropped file may itself end so; then a report of its own is beside it.
-    return path.endswith(ERROR_SUFFIX) and not os.path.lexists(path + ERROR_SUFFIX)
+    if not place.name.endswith(ERROR_SUFFIX) or status_of(report_beside(place)) is not None:
+        return True
+    # Other reports are passed over: of a file that is beside it, or that was dropped again a moment ago.
+    return status_of(_reported(place)) is None and read_report(place).get("removed") is True
 
 
-def _failure(spool: Spool, path: str) -> Failure:
-    report = _read_report(path + ERROR_SUFFIX)
+def _reported(report: Place) -> Place:
+    return Place(report.base, report.name.removesuffix(ERROR_SUFFIX))
+
+
+def _failure(place: Place) -> Failure | None:
+    """What stands there, if it stands for a failure."""
+    if not _stands_for_a_failure(place):
+        return None
+    removed = place.name.endswith(ERROR_SUFFIX) and status_of(report_beside(place)) is None
+    if removed:
+        place = _reported(place)
+    report = read_report(report_beside(place))
     name, attempts, reason = report.get("name"), report.get("attempts"), report.get("reason")
     # Whoever can write into failed/ must not choose where in the file system we move something.
     if not isinstance(name, str) or not is_name(name):
-        name = os.path.relpath(path, spool.path_of(FAILED))
-    return Failure(name, path, attempts if isinstance(attempts, int) else 0, reason if isinstance(reason, str) else "")
+        name = place.name
+    # A number of thousands of digits is none of ours, and cannot even be printed.
+    tried = attempts if isinstance(attempts, int) and 0 <= attempts < 1 << 31 else 0
+    return Failure(name, place, tried, reason if isinstance(reason, str) else "", removed=removed)
 
 
-def _read_report(path: str) -> dict[str, Any]:
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            report = json.loads(file.read(MAX_REPORT_BYTES))
-    except (OSError, ValueError, RecursionError):
-        # No reason is no reason to hide the file.
-        return {}
-    return report if isinstance(report, dict) else {}
-
-
-def _remove_empty_folders(folder: Path, root: Path) -> None:
-    with suppress(OSError):  # not empty: another failed file is in there
-        while folder != root:
-            folder.rmdir()
-            folder = folder.parent
-
-
-def _rename_to_new(path: str, target: str) -> None:
+def _rename_to_new(source: Place, target: Place) -> None:
     """rename(2) that never replaces: between a look and a plain rename a producer may have dropped its file there.
 
     Raises FileExistsError and whatever else rename(2) does.
     """
-    try:
-        _renameat2(path, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EINVAL):
-            raise
-        # NFS has no such rename. Both names for a moment are harmless: the content is the address.
-        os.link(path, target, follow_symlinks=False)
-        os.unlink(path)
+    with folder_of(source) as (old_folder, old), folder_of(target, create=True) as (new_folder, new):
+        try:
+            _renameat2(old_folder, old, new_folder, new)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EINVAL):
+                raise
+            # NFS has no such rename. Both names for a moment are harmless: the content is the address.
+            os.link(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder, follow_symlinks=False)
+            os.unlink(old, dir_fd=old_folder)
 
 
-def _renameat2(path: str, target: str) -> None:
+def _renameat2(old_folder: int, old: str, new_folder: int, new: str) -> None:
     function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if function is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if function(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) != 0:
+    if function(old_folder, os.fsencode(old), new_folder, os.fsencode(new), _RENAME_NOREPLACE) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path, None, target)
+        raise OSError(number, os.strerror(number), old, None, new)

@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import errno
 import itertools
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 
-from md5s3stash_daemon.completion import Completed, is_complete
-from md5s3stash_daemon.spool import Entry, Spool, refusal
+from md5s3stash_daemon.access import READ, READ_WRITE_SEARCH, grant
+from md5s3stash_daemon.beneath import Place, open_file, status_of
+from md5s3stash_daemon.completion import Completeness
+from md5s3stash_daemon.spool import INCOMING, Entry, Spool, is_partial, refusal
+from md5s3stash_daemon.waiting import PARTIAL, UNCLAIMABLE, WRITING, Waiting
 
-log = logging.getLogger(__name__)
+# The mode of a folder, or of what lies in it, shuts us out.
+_CLOSED = frozenset({errno.EACCES, errno.EPERM})
 
 # Whatever is claimed next would fail in the same way.
-_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
+_NOTHING_LEFT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
 
 
 class Intake:
@@ -30,57 +33,127 @@ class Intake:
     def __init__(
         self,
         spool: Spool,
-        completed: Completed,
-        settle_seconds: float,
+        completeness: Completeness,
+        waiting: Waiting,
         clock: Callable[[], float] = time.time,
         beat: Callable[[], object] = lambda: None,
     ) -> None:
         self._spool = spool
-        self._completed = completed
-        self.settle_seconds = settle_seconds
+        self._completeness = completeness
+        self._waiting = waiting
         self._clock = clock
         # Called for each file looked at: a long way through a slow directory is no standstill.
         self._beat = beat
         self._pass: Iterator[Entry] = iter(())
+        self._batch = ""
 
     def start_pass(self) -> None:
         """Begins a new pass. What comes after an entry was passed by is found by the next one."""
-        now = self._clock()
-        new = (entry for entry in self._spool.incoming() if self._is_complete(entry, now))
-        self._pass = _in_turn(new, self._spool.due(now))
+        new = (entry for entry in self._spool.dropped(self._folder_refused) if self._is_to_be_taken(entry))
+        due = (entry for entry in self._spool.due(self._clock()) if self._is_complete(entry))
+        self._pass = _in_turn(new, due)
 
     def take(self, count: int) -> list[Entry]:
         """Claims up to `count` files; an empty list ends the pass. Raises OSError where the spool does not work."""
-        batch = self._spool.new_batch()
+        # One that nothing was claimed into serves the next pass too, and its box with it.
+        batch = self._batch or self._spool.new_batch()
         claimed: list[Entry] = []
-        while len(claimed) < count and (entry := next(self._pass, None)) is not None:
-            try:
-                mine = self._spool.claim(entry, batch)
-            except OSError as error:
-                if error.errno in _OF_THE_DISK:
-                    # What is claimed already is worked on, which frees space; the next call meets the rest.
-                    if not claimed:
-                        raise
-                    return claimed
-                # A folder that we may not write to, a path too long: that file alone stays where it is.
-                log.error("cannot claim name=%r: %s", entry.name, error.strerror)
-                continue
-            if mine is not None:
-                claimed.append(mine)
+        try:
+            while len(claimed) < count and (entry := next(self._pass, None)) is not None:
+                mine = self._claim(entry, batch)
+                if mine is not None:
+                    claimed.append(mine)
+        except OSError:
+            # What is claimed already is worked on, which frees space; the next call meets the rest.
+            if not claimed:
+                raise
+        finally:
+            self._batch = "" if any(entry.batch == batch for entry in claimed) else batch
+        if not claimed:
+            self._waiting.pass_ended()
         return claimed
 
-    def _is_complete(self, entry: Entry, now: float) -> bool:
+    def _claim(self, entry: Entry, batch: str) -> Entry | None:
+        """The claimed file; None where it has gone or cannot be claimed. Raises OSError where none could be."""
+        try:
+            try:
+                return self._spool.claim(entry, batch)
+            except OSError as error:
+                if error.errno not in _CLOSED or not self._open_up(_folder_above(entry.place), READ_WRITE_SEARCH):
+                    raise
+                return self._spool.claim(entry, batch)
+        except OSError as error:
+            if error.errno in _NOTHING_LEFT:
+                raise
+            # A folder that we may not write to, a path too long: that file alone stays where it is.
+            self._waiting.note(UNCLAIMABLE, entry.name, error.strerror or str(error))
+            return None
+
+    def _is_to_be_taken(self, entry: Entry) -> bool:
+        if is_partial(entry.name):
+            self._waiting.note(PARTIAL, entry.name)
+            return False
+        return self._is_complete(entry)
+
+    def _is_complete(self, entry: Entry) -> bool:
         self._beat()
         try:
-            status = os.lstat(entry.path)
-        except OSError:
-            # Gone, or out of reach: the claim would say so.
+            status = status_of(entry.place)
+            if status is None:
+                return False
+            # What is no file will never be complete; whoever handles it tells why it is refused.
+            if refusal(status.st_mode) is not None:
+                return True
+            descriptor = self._opened(entry)
+        except OSError as error:
+            # Out of reach, or of the disk: that file alone stays where it is, and is looked at again by the next pass.
+            self._waiting.note(UNCLAIMABLE, entry.name, error.strerror or str(error))
             return False
-        # What is no file will never be complete; whoever handles it tells why it is refused.
-        if refusal(status.st_mode) is not None:
+        try:
+            status = status if descriptor is None else os.fstat(descriptor)
+            if self._completeness.is_complete(entry.path, status, descriptor):
+                return True
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        self._waiting.note(WRITING, entry.name)
+        return False
+
+    def _opened(self, entry: Entry) -> int | None:
+        """A descriptor to read the file by; None where it may not be read. Raises OSError."""
+        for _ in range(2):
+            try:
+                return open_file(entry.place)
+            except PermissionError:
+                if not self._open_up(entry.place, READ):
+                    return None
+        return None
+
+    def _open_up(self, place: Place, permissions: int) -> bool:
+        """Whether the file or folder, and the way to it, is open to us now. Only incoming/ has modes of others' choice,
+        and only below it.
+        """
+        if not place.name or place.base != self._spool.path_of(INCOMING):
+            return False
+        parts = place.name.split("/")
+        try:
+            for depth in range(1, len(parts)):
+                grant(Place(place.base, "/".join(parts[:depth])), READ_WRITE_SEARCH)
+            return grant(place, permissions)
+        except OSError:
+            return False
+
+    def _folder_refused(self, folder: str, error: OSError) -> bool:
+        """Whether it is worth another try to look into a folder of incoming/."""
+        place = Place(self._spool.path_of(INCOMING), folder)
+        if error.errno in _CLOSED and self._open_up(place, READ_WRITE_SEARCH):
             return True
-        told = self._completed.discard(entry.path, status)
-        return is_complete(entry.path, status, self.settle_seconds, now, told)
+        self._waiting.note(UNCLAIMABLE, f"{folder}/", error.strerror or str(error))
+        return False
+
+
+def _folder_above(place: Place) -> Place:
+    return Place(place.base, place.name.rpartition("/")[0])
 
 
 def _in_turn(one: Iterator[Entry], other: Iterator[Entry]) -> Iterator[Entry]:

@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from md5s3stash.content import Content
-from md5s3stash.source import LocalFile, open_local
+from md5s3stash.source import content_of_descriptor
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,17 @@ class LargeFiles:
         self._stopping = stopping
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="large", initializer=_give_way)
 
-    def open(self, path: str) -> Content | None:
-        """None where the daemon is to stop before the turn comes. Raises as `open_local`."""
-        return self._pool.submit(self._open, path).result()
+    def open(self, descriptor: int, name: str) -> Content | None:
+        """The content of an open file, whose descriptor it takes over; None where the daemon is to stop before the turn
+        comes. Raises as `content_of_descriptor`.
+        """
+        return self._pool.submit(self._open, descriptor, name).result()
 
-    def _open(self, path: str) -> Content | None:
-        return None if self._stopping.is_set() else open_local(LocalFile(path), self._max_bytes)
+    def _open(self, descriptor: int, name: str) -> Content | None:
+        if self._stopping.is_set():
+            os.close(descriptor)
+            return None
+        return content_of_descriptor(descriptor, name, self._max_bytes)
 
 
 def _give_way() -> None:

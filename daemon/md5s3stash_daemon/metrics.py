@@ -17,8 +17,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from md5s3stash_daemon.disk import DOWNLOADS
+from md5s3stash_daemon.failed_reports import ERROR_SUFFIX
 from md5s3stash_daemon.gate import Faulty
-from md5s3stash_daemon.spool import ERROR_SUFFIX, STATES, Spool
+from md5s3stash_daemon.spool import STATES, Spool
 from md5s3stash_daemon.tally import OUTCOMES, Counts, Tally
 
 SERVICES = ("s3", "redis")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from md5s3stash_daemon.completion import Completed
+from md5s3stash_daemon.completion import Completed, Completeness
 from md5s3stash_daemon.crew import BATCH_FILES, Crew
 from md5s3stash_daemon.filesystem import by_inotify, filesystem_type
 from md5s3stash_daemon.gate import Gate
@@ -19,6 +19,7 @@ from md5s3stash_daemon.recorder import forget_gone
 from md5s3stash_daemon.settings import SpoolSettings
 from md5s3stash_daemon.spool import INCOMING, Spool
 from md5s3stash_daemon.tally import Tally
+from md5s3stash_daemon.waiting import Waiting
 from md5s3stash_daemon.watch import waking
 from md5s3stash_daemon.work import DISK_RETRY_SECONDS, S3
 
@@ -52,6 +53,7 @@ class Service:
         self._tally = tally
         self._pulse = pulse
         self._wake = threading.Event()
+        self.waiting = Waiting()
 
     def stop(self) -> None:
         """Not from a signal handler: an Event must not be set by the thread that is waiting for it."""
@@ -70,7 +72,8 @@ class Service:
         recovered = self._spool.recover()
         log.info("started spool=%s recovered=%d", self._spool.directory, recovered)
         completed = Completed()
-        intake = Intake(self._spool, completed, self.settings.settle_seconds, beat=lambda: self._pulse.beat(LOOP))
+        completeness = Completeness(completed, self.settings.settle_seconds)
+        intake = Intake(self._spool, completeness, self.waiting, beat=lambda: self._pulse.beat(LOOP))
         forget_gone(self._ledger, self._spool)
         self._crew.start()
         # Wrong credentials or a missing bucket are told now, and not with the first file.
@@ -83,7 +86,7 @@ class Service:
                 # Cleared before the pass: what is dropped meanwhile wakes us once more.
                 self._wake.clear()
                 self._pulse.beat(LOOP)
-                intake.settle_seconds = self.settings.settle_seconds
+                completeness.settle_seconds = self.settings.settle_seconds
                 self._pass(intake)
                 if not self._stopping.is_set():
                     with self._pulse.resting(LOOP):

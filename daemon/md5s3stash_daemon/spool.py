@@ -21,17 +21,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import logging
 import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from md5s3stash.errors import StashError
+from md5s3stash_daemon.beneath import Place, files_below, folder_of, move, prune, remove_empty_folders, status_of
+from md5s3stash_daemon.failed_reports import place_in_failed, report_beside, write_report
+from md5s3stash_daemon.pin import Pin
 
 INCOMING = "incoming"
 ACTIVE = "active"
@@ -44,15 +46,16 @@ STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
 # keeps files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
 
-ERROR_SUFFIX = ".error.json"
+# The disk does not work, or the machine has nothing left: not the file's fault, and worth another try.
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
 
 log = logging.getLogger(__name__)
 
 # Batch, attempts and time, with the dots between them; and what path_resolution(7) allows.
 _LONGEST_BOX_NAME = 48
 _LONGEST_PATH = 4095
-
-_LONGEST_FAILED_NAME = 255 - len(ERROR_SUFFIX) - len(".99999")
 
 # `md5s3stashctl status` holds the lock for the moment of its look.
 _LOCK_TRIES = 10
@@ -74,6 +77,15 @@ class Entry(NamedTuple):
     batch: str = ""
     attempts: int = 0
     due: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where it stands, below the directory of its state."""
+        base = self.path[: -len(self.name) - 1]
+        if not self.batch:
+            return Place(base, self.name)
+        state, _, box = base.rpartition("/")
+        return Place(state, f"{box}/{self.name}")
 
     @property
     def queue_id(self) -> str:
@@ -124,7 +136,7 @@ class Spool:
         """Whether the file of a drop that was claimed once is still in active/, deferred/ or hold/."""
         batch, _, name = queue_id.partition("/")
         return any(
-            os.path.lexists(os.path.join(self.path_of(state), box, name))
+            status_of(Place(self.path_of(state), f"{box}/{name}")) is not None
             for state in (ACTIVE, DEFERRED, HOLD)
             for box in _boxes(self.path_of(state))
             if _parse_box(box)[0] == batch
@@ -136,11 +148,12 @@ class Spool:
 
     def incoming(self) -> Iterator[Entry]:
         """What producers have dropped, at any depth, but for what still has a temporary name."""
+        return (entry for entry in self.dropped(_log_refused) if not is_partial(entry.name))
+
+    def dropped(self, refused: Callable[[str, OSError], bool]) -> Iterator[Entry]:
+        """Everything in incoming/; see `files_below` for `refused`."""
         root = self.path_of(INCOMING)
-        for path in _files_below(root):
-            name = _name_below(root, path)
-            if not is_partial(name):
-                yield Entry(name, path)
+        return (Entry(name, f"{root}/{name}") for name in files_below(root, refused=refused))
 
     def due(self, now: float) -> Iterator[Entry]:
         """The deferred files whose time has come."""
@@ -155,19 +168,19 @@ class Spool:
 
     def find(self, state: str, name: str) -> list[Entry]:
         """What stands under a dropped name in a state that is not failed; several where it was dropped again."""
+        if not is_name(name):
+            return []
+        root = self.path_of(state)
         if state == INCOMING:
-            path = _file_below(self.path_of(INCOMING), name)
-            return [Entry(name, path)] if path is not None and not is_partial(name) else []
-        found = []
-        for box in _boxes(self.path_of(state)):
-            path = _file_below(os.path.join(self.path_of(state), box), name)
-            if path is not None:
-                found.append(Entry(name, path, *_parse_box(box)))
-        return found
+            found = [] if is_partial(name) else [Entry(name, f"{root}/{name}")]
+        else:
+            found = [Entry(name, f"{root}/{box}/{name}", *_parse_box(box)) for box in _boxes(root)]
+        return [entry for entry in found if _is_file(status_of(entry.place))]
 
     def failed_paths(self) -> Iterator[str]:
         """Everything in failed/, the reasons too."""
-        return _files_below(self.path_of(FAILED))
+        root = self.path_of(FAILED)
+        return (f"{root}/{name}" for name in files_below(root, refused=_log_refused))
 
     def recover(self) -> int:
         """Makes due again what an earlier daemon had claimed when it ended; how many files that were."""
@@ -175,8 +188,8 @@ class Spool:
         for entry in self.entries(ACTIVE):
             # The batch stays: by it the ledger knows a drop that it has recorded already.
             count += self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts}.0") is not None
-        self._remove_empty_folders(ACTIVE)
-        self._remove_empty_folders(DEFERRED)
+        remove_empty_folders(self.path_of(ACTIVE))
+        remove_empty_folders(self.path_of(DEFERRED))
         return count
 
     def new_batch(self) -> str:
@@ -198,26 +211,45 @@ class Spool:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), entry.path)
         moved = self._move(entry, ACTIVE, f"{entry.batch or batch}.{entry.attempts}")
         if moved is not None and entry.batch:
-            self._prune(entry.path, DEFERRED)
+            prune(entry.place)
         return moved
 
     def _longest_path(self, entry: Entry) -> int:
         """In bytes, of all places where the file may come to stand."""
         return len(os.fsencode(os.path.join(self.path_of(DEFERRED), "0" * _LONGEST_BOX_NAME, entry.name)))
 
-    def remove(self, entries: Sequence[Entry]) -> None:
-        """The end of files that are stashed and recorded. May be repeated."""
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(entry.path)
+    def remove(self, files: Sequence[tuple[Entry, Pin]]) -> list[Entry]:
+        """The end of files that are stashed and recorded. May be repeated.
+
+        What is not any more what was hashed is put back instead, as a new drop that is due now; these are returned.
+        """
+        changed = []
+        for entry, pin in files:
+            try:
+                if not pin.is_as_it_was(entry.place) and self.put_back(entry, 0) is not None:
+                    changed.append(entry)
+                    continue
+                with folder_of(entry.place) as (folder, last):
+                    os.unlink(last, dir_fd=folder)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
         # One of each folder: the others are as empty.
-        for path in {os.path.dirname(entry.path): entry.path for entry in entries}.values():
-            self._prune(path, ACTIVE)
+        for place in {entry.place.name.rpartition("/")[0]: entry.place for entry, _ in files}.values():
+            prune(place)
+        return changed
 
     def defer(self, entry: Entry, until: float) -> Entry | None:
         """To be tried again at `until`, in seconds since the epoch: see `due_after`."""
         moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts + 1}.{int(until)}")
-        self._prune(entry.path, ACTIVE)
+        prune(entry.place)
+        return moved
+
+    def put_back(self, entry: Entry, until: float) -> Entry | None:
+        """A claimed file that somebody writes to, as a drop that is looked at again at `until`: it has another id, for
+        what the ledger may know of this one is about other bytes. None where it has gone.
+        """
+        moved = self._move(entry, DEFERRED, f"{new_batch_name()}.{entry.attempts}.{int(until)}")
+        prune(entry.place)
         return moved
 
     def hold(self, entry: Entry) -> Entry | None:
@@ -225,83 +257,61 @@ class Spool:
         owned = entry._replace(batch=entry.batch or new_batch_name())
         moved = self._move(owned, HOLD, f"{owned.batch}.{owned.attempts}")
         if entry.batch:
-            self._prune(entry.path, DEFERRED)
+            prune(entry.place)
         return moved
 
     def make_due(self, entry: Entry, state: str) -> Entry | None:
         """Has a file of hold/ or deferred/ tried at the next pass, its attempts kept; None where it has gone."""
         moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts}.0")
-        self._prune(entry.path, state)
+        prune(entry.place)
         return moved
 
     def fail(self, entry: Entry, kind: str, reason: str) -> str:
-        """To failed/; its path there. The reason is written first: no file stands there without one."""
-        target = self._place_in_failed(entry)
+        """To failed/; its path there, empty where it has gone. No file stands there without its reason, which is first.
+
+        A link, a FIFO or a device is removed, and leaves its report alone: nothing that could be followed, or that an
+        open would wait for, stands in failed/.
+        """
+        status = status_of(entry.place)
+        if status is None:
+            # Moved already, by a daemon that ended before it could say so.
+            return ""
+        place = place_in_failed(self.path_of(FAILED), entry.name, entry.queue_id)
         report = {"name": entry.name, "error": kind, "reason": reason, "attempts": entry.attempts + 1}
         report["queue_id"] = entry.queue_id
         report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
-            with open(target + ERROR_SUFFIX, "w", encoding="ascii") as file:
-                # Escaped, so that a name that is no UTF-8 can be written.
-                file.write(json.dumps(report, indent=2) + "\n")
-            _rename(entry.path, target)
+            if refusal(status.st_mode) is None:
+                write_report(place, report)
+                move(entry.place, place)
+            else:
+                write_report(place, report | {"removed": True})
+                with folder_of(entry.place) as (folder, last):
+                    os.unlink(last, dir_fd=folder)
         except OSError:
-            # The move will be tried again, with a report of its own.
-            with contextlib.suppress(OSError):
-                os.unlink(target + ERROR_SUFFIX)
+            # It will be tried again, with a report of its own.
+            with contextlib.suppress(OSError), folder_of(report_beside(place)) as (folder, last):
+                os.unlink(last, dir_fd=folder)
             raise
-        self._prune(entry.path, ACTIVE)
-        return target
-
-    def _place_in_failed(self, entry: Entry) -> str:
-        target = os.path.join(self.path_of(FAILED), entry.name)
-        # The report needs room for its suffix, and perhaps a number, within the 255 bytes of a file name.
-        if len(os.fsencode(os.path.basename(target))) <= _LONGEST_FAILED_NAME:
-            try:
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                return _free_path(target, entry.queue_id)
-            except (FileExistsError, NotADirectoryError):
-                pass  # a failed file has the name that would have to be a folder now
-        # The report holds the whole name.
-        flat = os.fsencode(entry.name).replace(b"/", b"_")[-_LONGEST_FAILED_NAME:]
-        return _free_path(os.path.join(self.path_of(FAILED), os.fsdecode(flat)), entry.queue_id)
+        prune(entry.place)
+        return f"{place.base}/{place.name}"
 
     def prune_incoming(self, unused_seconds: float, now: float) -> None:
         """Removes folders in incoming/ that have been empty and untouched for so long that their producer is done."""
-        root = self.path_of(INCOMING)
-        for folder, _, _ in os.walk(root, topdown=False):
-            if folder != root:
-                with contextlib.suppress(OSError):
-                    if now - os.lstat(folder).st_mtime >= unused_seconds:
-                        os.rmdir(folder)
+        remove_empty_folders(self.path_of(INCOMING), is_left=lambda status: now - status.st_mtime >= unused_seconds)
 
     def _move(self, entry: Entry, state: str, box: str) -> Entry | None:
         # os.path.join looks at each character of each name, for each of a million files.
         target = f"{self._root}/{state}/{box}/{entry.name}"
         batch, attempts, due = _parse_box(box)
-        return Entry(entry.name, target, batch, attempts, due) if _rename(entry.path, target) else None
+        moved = Entry(entry.name, target, batch, attempts, due)
+        return moved if move(entry.place, Place(f"{self._root}/{state}", f"{box}/{entry.name}")) else None
 
     def _in_box(self, state: str, box: str) -> Iterator[Entry]:
-        root = os.path.join(self.path_of(state), box)
+        root = self.path_of(state)
         batch, attempts, due = _parse_box(box)
-        for path in _files_below(root):
-            yield Entry(_name_below(root, path), path, batch, attempts, due)
-
-    def _prune(self, path: str, state: str) -> None:
-        """Removes the folders that a file has left empty, up to and with its box."""
-        root = self.path_of(state)
-        folder = os.path.dirname(path)
-        with contextlib.suppress(OSError):  # not empty: another file of the batch is in there
-            while folder != root:
-                os.rmdir(folder)
-                folder = os.path.dirname(folder)
-
-    def _remove_empty_folders(self, state: str) -> None:
-        root = self.path_of(state)
-        for folder, _, _ in os.walk(root, topdown=False):
-            if folder != root:
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder)
+        for name in files_below(root, box, _log_refused):
+            yield Entry(name[len(box) + 1 :], f"{root}/{name}", batch, attempts, due)
 
 
 def _locked(descriptor: int) -> bool:
@@ -370,79 +380,11 @@ def is_name(name: str) -> bool:
     return b"\0" not in encoded and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-def _file_below(root: str, name: str) -> str | None:
-    """The path of what stands under the name, if it is no directory. A name of links would lead out of the spool."""
-    if not is_name(name):
-        return None
-    path = root
-    try:
-        for part in name.split("/"):
-            if not stat.S_ISDIR(os.lstat(path).st_mode):
-                return None
-            path = os.path.join(path, part)
-        return None if stat.S_ISDIR(os.lstat(path).st_mode) else path
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-            return None
-        raise
+def _is_file(status: os.stat_result | None) -> bool:
+    return status is not None and not stat.S_ISDIR(status.st_mode)
 
 
-def _name_below(root: str, path: str) -> str:
-    # os.path.relpath asks for the working directory, for each of a million files.
-    return path[len(root) + 1 :]
-
-
-def _files_below(root: str) -> Iterator[str]:
-    """Everything that is no directory, links not followed, a directory at a time: a million names are never a list."""
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as found:
-                for item in found:
-                    if item.is_dir(follow_symlinks=False):
-                        folders.append(item.path)
-                    else:
-                        yield item.path
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            # One folder that cannot be read, or whose path is too long, must not hide the others.
-            log.error("cannot look into folder=%r: %s", folder, error.strerror)
-
-
-def _rename(path: str, target: str) -> bool:
-    """Moves a file, making the folders above its target; False where it has gone."""
-    while True:
-        try:
-            os.rename(path, target)
-            return True
-        except FileNotFoundError:
-            if not os.path.lexists(path):
-                return False
-        # Again and again: the daemon and md5s3stashctl both remove folders that look left over, and may take the one
-        # that was made here a moment ago.
-        with contextlib.suppress(FileNotFoundError):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-
-
-def _free_path(path: str, queue_id: str) -> str:
-    """The path, or with a number behind it where an earlier failure stands under the same name."""
-    number = 1
-    free = path
-    while os.path.lexists(free) or not _is_free_report(free + ERROR_SUFFIX, queue_id):
-        number += 1
-        free = f"{path}.{number}"
-    return free
-
-
-def _is_free_report(path: str, queue_id: str) -> bool:
-    """Whether nothing is there, or the report of this very drop, from a daemon that ended between report and move."""
-    try:
-        with open(path, encoding="ascii") as file:
-            return bool(json.load(file).get("queue_id") == queue_id)
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError, AttributeError):
-        # Somebody's dropped file, which happens to have such a name, and failed.
-        return False
+def _log_refused(folder: str, error: OSError) -> bool:
+    # One folder that cannot be read, or whose path is too long, must not hide the others.
+    log.error("cannot look into folder=%r: %s", folder, error.strerror)
+    return False

@@ -10,15 +10,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from md5s3stash_daemon.spool import ERROR_SUFFIX, FAILED, Entry, Spool
+from md5s3stash_daemon.failed_reports import ERROR_SUFFIX
+from md5s3stash_daemon.pin import Pin
+from md5s3stash_daemon.spool import FAILED, Entry, Spool
 from md5s3stash_daemon.url_list import SUFFIX
 from md5s3stash_daemon.url_progress import Journal, LineOutcome
+
+log = logging.getLogger(__name__)
 
 DONE = "done"
 COLUMNS = ("line", "url", "outcome", "md5", "s3_url", "mime_type", "reason")
@@ -32,8 +37,9 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 Write = Callable[[TextIO, Iterator[LineOutcome]], None]
 
 
-def finish(spool: Spool, entry: Entry, journal: Journal) -> tuple[int, int]:
-    """Publishes the results and removes the list with its journal; how many lines were stashed, and failed.
+def finish(spool: Spool, entry: Entry, pin: Pin, journal: Journal) -> tuple[int, int]:
+    """Publishes the results and removes the list with its journal; how many lines were stashed, and failed. A list that
+    was written to meanwhile is put back instead, as a new drop.
 
     Raises OSError where the disk does not work; may then be called again.
     """
@@ -42,7 +48,8 @@ def finish(spool: Spool, entry: Entry, journal: Journal) -> tuple[int, int]:
     if failed:
         path = _publish(spool, entry, journal, FAILED, "", _write_failed)
         _explain(path, entry, failed, stashed + failed)
-    spool.remove([entry])
+    for changed in spool.remove([(entry, pin)]):
+        log.warning("list changed while it was served, is served again name=%r", changed.name)
     journal.remove()
     return stashed, failed
 

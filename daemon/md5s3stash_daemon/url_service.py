@@ -12,19 +12,20 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
 
-from md5s3stash.errors import SourceRefused, SourceUnreadable
+from md5s3stash.errors import SourceChanged, SourceRefused, SourceUnreadable
 from md5s3stash.fetch import Fetcher
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Stasher
+from md5s3stash_daemon.beneath import open_file, status_of
 from md5s3stash_daemon.disk import DiskFloor
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import Pulse, ThreadPulse
 from md5s3stash_daemon.ledger import Ledger
 from md5s3stash_daemon.metrics import Metrics
+from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.politeness import Politeness
 from md5s3stash_daemon.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.spool import Entry, Spool
@@ -33,7 +34,7 @@ from md5s3stash_daemon.url_list import is_url_list
 from md5s3stash_daemon.url_progress import PROGRESS, Journal, journal_path, remove_orphans
 from md5s3stash_daemon.url_report import DONE, finish
 from md5s3stash_daemon.url_work import LineWorker, ListParts, ListRun, Stop
-from md5s3stash_daemon.work import until_it_works
+from md5s3stash_daemon.work import PUT_BACK_SECONDS, until_it_works
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,8 @@ class UrlLists:
                 self._run(entry, pulse)
             except FileNotFoundError as error:
                 log.warning("list is gone name=%r error=%r", entry.name, str(error))
+            except SourceChanged as error:
+                self._put_back(entry, str(error))
             except Exception as error:
                 # The disk, or ours to mend. The journal stays, so nothing is done twice.
                 log.exception("list put off name=%r", entry.name)
@@ -142,7 +145,8 @@ class UrlLists:
                 pulse.end()
 
     def _run(self, entry: Entry, pulse: ThreadPulse) -> None:
-        with _open(entry.path) as file:
+        pin = Pin.of(entry.place)
+        with open(os.dup(pin.descriptor), "rb") as file:
             journal = Journal(journal_path(self._spool, entry), pulse.beat)
             try:
                 log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
@@ -150,13 +154,17 @@ class UrlLists:
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
                 if complete:
-                    until_it_works(lambda: self._let_go(entry, journal), self._stop.event)
+                    until_it_works(lambda: self._let_go(entry, pin, journal), self._stop.event)
             finally:
                 journal.close()
 
-    def _let_go(self, entry: Entry, journal: Journal) -> None:
-        stashed, failed = finish(self._spool, entry, journal)
+    def _let_go(self, entry: Entry, pin: Pin, journal: Journal) -> None:
+        stashed, failed = finish(self._spool, entry, pin, journal)
         log.info("list finished name=%r stashed=%d failed=%d", entry.name, stashed, failed)
+
+    def _put_back(self, entry: Entry, reason: str) -> None:
+        log.info("list put back name=%r reason=%r", entry.name, reason)
+        until_it_works(lambda: self._spool.put_back(entry, time.time() + PUT_BACK_SECONDS), self._stop.event)
 
     def _defer(self, entry: Entry, reason: str) -> None:
         delay = self.parts.worker.delays.delay_seconds(entry.attempts + 1, random.random())
@@ -167,10 +175,13 @@ class UrlLists:
 
 def is_list(entry: Entry) -> bool:
     """Whether a claimed entry is a list that can be read. Raises SourceUnreadable where it is one that cannot."""
-    if not is_url_list(entry.name) or not stat.S_ISREG(os.lstat(entry.path).st_mode):
+    if not is_url_list(entry.name):
+        return False
+    status = status_of(entry.place)
+    if status is None or not stat.S_ISREG(status.st_mode):
         return False
     try:
-        _open(entry.path).close()
+        os.close(open_file(entry.place))
     except PermissionError as error:
         raise SourceUnreadable("permission denied: make the file readable for this user") from error
     return True
@@ -191,7 +202,3 @@ def refuse_all_but_images(mime_type: str) -> None:
     """Origins answer 200 with a page where a picture was. Raises SourceRefused."""
     if not mime_type.startswith("image/"):
         raise SourceRefused(f"the content is {mime_type}, and only images are wanted (urls.images_only)")
-
-
-def _open(path: str) -> BinaryIO:
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC))

@@ -74,6 +74,8 @@ class Inotify(InotifyFD):
                 # Also one that was moved within: the kernel goes on watching it, under its new path from now on.
                 self._watch_folders([f"{folder}/{name}"])
             elif event.is_create:
+                if not is_partial(name):
+                    self._completed.created(f"{folder}/{name}")
                 return
             elif not is_partial(name):
                 # Nobody will ask for a temporary name, so nobody would take it out again.

@@ -13,19 +13,29 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from md5s3stash.content import IN_MEMORY_BYTES, Content
-from md5s3stash.errors import SourceRefused, StashError, StoreRefused, StoreUnavailable
+from md5s3stash.errors import (
+    SourceChanged,
+    SourceNotFound,
+    SourceRefused,
+    StashError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from md5s3stash.retry import RetryPolicy
-from md5s3stash.source import LocalFile, open_local
+from md5s3stash.source import content_of_descriptor, open_error
 from md5s3stash.stash import Outcome as HowStored
 from md5s3stash.stash import Stasher
+from md5s3stash_daemon.beneath import status_of
 from md5s3stash_daemon.confirmed import Confirmations, Known
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.large_files import LargeFiles
 from md5s3stash_daemon.ledger import Outcome
-from md5s3stash_daemon.spool import Entry, Spool, due_after, refusal
+from md5s3stash_daemon.pin import Pin
+from md5s3stash_daemon.spool import DISK_ERRORS, Entry, Spool, due_after, refusal
 from md5s3stash_daemon.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -35,11 +45,30 @@ REDIS = "redis"
 
 T = TypeVar("T")
 
-# What became of a file: None where it was put off or handed over, or stays claimed because the daemon stops.
-Handled = tuple[Entry, Outcome | None]
-
 # How long to wait where the spool's own disk does not work: somebody has to free it.
 DISK_RETRY_SECONDS = 5.0
+
+# A file that somebody writes to is looked at again after this time.
+PUT_BACK_SECONDS = 1.0
+
+
+class Handled(NamedTuple):
+    """What became of a file: no outcome where it was put off or handed over, or stays claimed because the daemon stops.
+    The pin is of what was hashed.
+    """
+
+    entry: Entry
+    outcome: Outcome | None
+    pin: Pin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A file that was hashed."""
+
+    entry: Entry
+    content: Content
+    pin: Pin
 
 
 class Worker:
@@ -84,25 +113,27 @@ class Worker:
         once what it knows of them; those that need no store are one piece.
         """
         with contextlib.ExitStack() as contents:
-            opened: list[tuple[Entry, Content]] = []
+            opened: list[_Opened] = []
             for entry in entries:
-                content = self._judged(entry, lambda entry=entry: self._open(entry))  # type: ignore[misc]
-                if isinstance(content, Content):
-                    opened.append((entry, contents.enter_context(content)))
+                file = self._judged(entry, lambda entry=entry: self._open(entry))  # type: ignore[misc]
+                if isinstance(file, _Opened):
+                    contents.enter_context(file.content)
+                    opened.append(file)
                 else:
-                    yield [(entry, content)]
-            known = self._confirmations.known([content.digest for _, content in opened])
-            files = [(entry, content, of_it) for (entry, content), of_it in zip(opened, known, strict=True)]
-            done = [self._settled(entry, content, of_it) for entry, content, of_it in files if of_it.confirmed]
+                    yield [Handled(entry, file)]
+            known = self._confirmations.known([file.content.digest for file in opened])
+            files = list(zip(opened, known, strict=True))
+            done = [self._settled(file, of_it) for file, of_it in files if of_it.confirmed]
             self.expects_known = bool(done) and len(done) == len(files)
             if done:
                 yield done
-            for entry, content, of_it in files:
+            for file, of_it in files:
                 if not of_it.confirmed:
-                    yield [self._settled(entry, content, of_it)]
+                    yield [self._settled(file, of_it)]
 
-    def _settled(self, entry: Entry, content: Content, known: Known) -> Handled:
-        return entry, self._judged(entry, functools.partial(self._stash, entry, content, known))
+    def _settled(self, file: _Opened, known: Known) -> Handled:
+        outcome = self._judged(file.entry, functools.partial(self._stash, file.entry, file.content, known))
+        return Handled(file.entry, outcome, file.pin)
 
     def _judged(self, entry: Entry, step: Callable[[], T | None]) -> T | Outcome | None:
         """What a step gives, or what becomes of the file where it fails."""
@@ -115,6 +146,10 @@ class Worker:
                 if not self._gate.is_down(S3):
                     self._defer(entry, str(error))
                     return None
+            except SourceChanged as error:
+                # Its producer is not done with it. That costs it no attempt.
+                self._put_back(entry, str(error))
+                return None
             except StashError as error:
                 if not error.retryable:
                     return Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
@@ -127,16 +162,27 @@ class Worker:
                 return None
         return None
 
-    def _open(self, entry: Entry) -> Content | None:
+    def _open(self, entry: Entry) -> _Opened | None:
         if self._hand_over(entry):
             return None
-        status = os.lstat(entry.path)
+        status = status_of(entry.place)
+        if status is None:
+            raise SourceNotFound("no such file")
+        # Before the open, which does something to a device.
         reason = refusal(status.st_mode)
         if reason is not None:
             raise SourceRefused(reason)
-        if status.st_size > IN_MEMORY_BYTES:
-            return self._large_files.open(entry.path)
-        return open_local(LocalFile(entry.path), self._max_bytes)
+        try:
+            pin = Pin.of(entry.place)
+        except OSError as error:
+            raise open_error(error) from error
+        # The lease is of both descriptors.
+        descriptor = os.dup(pin.descriptor)
+        if pin.status.st_size > IN_MEMORY_BYTES:
+            content = self._large_files.open(descriptor, entry.name)
+        else:
+            content = content_of_descriptor(descriptor, entry.name, self._max_bytes)
+        return None if content is None else _Opened(entry, content, pin)
 
     def _stash(self, entry: Entry, content: Content, known: Known) -> Outcome:
         results = [
@@ -167,17 +213,25 @@ class Worker:
         if until_it_works(lambda: self._spool.defer(entry, due_after(self._clock(), delay)), self._stopping):
             self._tally.deferred()
 
+    def _put_back(self, entry: Entry, reason: str) -> None:
+        log.info("put back name=%r batch=%s reason=%r", entry.name, entry.batch, reason)
+        until_it_works(lambda: self._spool.put_back(entry, self._clock() + PUT_BACK_SECONDS), self._stopping)
+
 
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:
     """Repeats a move in the spool while its disk refuses; False where the daemon is to stop first.
 
-    The file then stays claimed, and the next start finds it.
+    The file then stays claimed, and the next start finds it. A move that fails for another reason holds up nobody: it
+    is logged, and the file stays where it is until the next start.
     """
     while True:
         try:
             move()
             return True
         except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
+                return True
             log.error("spool does not work error=%r; trying again in %.0f seconds", str(error), DISK_RETRY_SECONDS)
             if stopping.wait(DISK_RETRY_SECONDS):
                 return False

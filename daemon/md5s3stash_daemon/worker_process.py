@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection
 
 from md5s3stash.fetch import Fetcher
 from md5s3stash.stash import Stasher
-from md5s3stash_daemon.commit import Committer
+from md5s3stash_daemon.beneath import status_of
+from md5s3stash_daemon.commit import Committer, Finished
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import Pulse
 from md5s3stash_daemon.large_files import LargeFiles
@@ -136,10 +137,10 @@ class WorkerProcess:
                 entry = self._waiting.get()
 
     def _hand_on(self, handled: Sequence[Handled]) -> None:
-        finished = [(entry, outcome) for entry, outcome in handled if outcome is not None]
+        finished = [Finished(entry, outcome, pin) for entry, outcome, pin in handled if outcome is not None]
         if finished:
             self._committer.put(finished)
-        over = [entry for entry, outcome in handled if outcome is None]
+        over = [entry for entry, outcome, _ in handled if outcome is None]
         if over and not self._stopping.is_set():
             self._tally.unclaimed(entry.queue_id for entry in over)
             self._outbox.ended(over)
@@ -176,7 +177,8 @@ class WorkerProcess:
 
 def _size_of(entry: Entry) -> int:
     with contextlib.suppress(OSError):
-        return os.lstat(entry.path).st_size
+        status = status_of(entry.place)
+        return 0 if status is None else status.st_size
     return 0
 
 

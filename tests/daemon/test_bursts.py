@@ -18,9 +18,11 @@ import pytest
 
 from bench import process_tree
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.completion import Completed
+from md5s3stash_daemon.completion import Completed, Completeness
 from md5s3stash_daemon.intake import Intake
+from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.spool import Spool, due_after
+from md5s3stash_daemon.waiting import Waiting
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until
@@ -183,12 +185,12 @@ def calls_for_first_batches(directory: Path, waiting: int, calls: Counter[str]) 
     spool = Spool(directory)
     spool.create()
     drop_all(directory / "incoming", 0, waiting)
-    intake = Intake(spool, Completed(), settle_seconds=0)
+    intake = Intake(spool, Completeness(Completed(), settle_seconds=0), Waiting())
     calls.clear()
     intake.start_pass()
     for _ in range(4):
         for entry in intake.take(250):
-            spool.remove([entry])
+            spool.remove([(entry, Pin.of(entry.place))])
     return +calls
 
 
@@ -211,7 +213,7 @@ def test_files_that_are_put_off_together_share_a_few_boxes(tmp_path: Path) -> No
     drop_all(tmp_path / "incoming", 0, 256)
     delays = RetryPolicy(first_delay_seconds=3600, max_delay_seconds=3600, jitter=0.5)
     now = 1_700_000_000.0
-    intake = Intake(spool, Completed(), settle_seconds=0)
+    intake = Intake(spool, Completeness(Completed(), settle_seconds=0), Waiting())
     intake.start_pass()
 
     for number, entry in enumerate(intake.take(256)):

@@ -17,6 +17,7 @@ from md5s3stash_daemon.commit import Committer, Finished
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import Pulse
 from md5s3stash_daemon.ledger import Outcome, RedisLedger
+from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.spool import Spool
 from tests.support.servers import wait_until
 
@@ -72,4 +73,5 @@ def claimed(spool: Spool, name: str) -> Finished:
     entry = spool.claim(dropped, spool.new_batch())
     assert entry is not None
     report = StashReport(name, f"{len(name):032x}", "s3://bucket/x", "text/plain", (0, 0))
-    return entry, Outcome(entry.queue_id, name, (report,), size_bytes=len(name))
+    outcome = Outcome(entry.queue_id, name, (report,), size_bytes=len(name))
+    return Finished(entry, outcome, Pin.of(entry.place))

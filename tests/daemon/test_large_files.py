@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash.content import IN_MEMORY_BYTES
+from md5s3stash.content import IN_MEMORY_BYTES, Content
 from md5s3stash.errors import SourceTooLarge
 from md5s3stash_daemon.large_files import LargeFiles
 
@@ -36,12 +36,16 @@ def nice_values(prefix: str) -> list[int]:
     return found
 
 
+def opened(large: LargeFiles, path: Path) -> Content | None:
+    return large.open(os.open(path, os.O_RDONLY), path.name)
+
+
 def test_large_files_are_hashed_one_after_the_other_and_give_way(paths: list[Path]) -> None:
     large = LargeFiles(1, SIZE_BYTES, threading.Event())
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     most, helpers = 0, set[int]()
     with ThreadPoolExecutor(len(paths)) as jobs:
-        futures = [jobs.submit(large.open, str(path)) for path in paths]
+        futures = [jobs.submit(opened, large, path) for path in paths]
         while not all(future.done() for future in futures):
             most = max(most, len(nice_values("sha256")))
             helpers.update(nice_values("sha256"))
@@ -59,11 +63,11 @@ def test_large_files_are_hashed_one_after_the_other_and_give_way(paths: list[Pat
 
 def test_file_that_is_too_large_is_refused_as_ever(paths: list[Path]) -> None:
     with pytest.raises(SourceTooLarge):
-        LargeFiles(1, IN_MEMORY_BYTES, threading.Event()).open(str(paths[0]))
+        opened(LargeFiles(1, IN_MEMORY_BYTES, threading.Event()), paths[0])
 
 
 def test_daemon_that_stops_hashes_no_further_file(paths: list[Path]) -> None:
     stopping = threading.Event()
     stopping.set()
 
-    assert LargeFiles(1, SIZE_BYTES, stopping).open(str(paths[0])) is None
+    assert opened(LargeFiles(1, SIZE_BYTES, stopping), paths[0]) is None

@@ -110,7 +110,7 @@ def test_the_newest_failures_come_first_with_their_reasons_and_never_a_report(sp
         ("folder/3.tif", "reason 3"),
         ("folder/2.tif", "reason 2"),
     ]
-    assert found[0].since == os.lstat(found[0].path).st_ctime
+    assert found[0].since == os.lstat(f"{spool.path_of('failed')}/folder/4.tif").st_ctime
 
 
 def test_a_look_into_failed_ends_after_so_many_entries_folders_among_them(spool: Spool) -> None:

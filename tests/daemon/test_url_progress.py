@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.spool import Entry, Spool
 from md5s3stash_daemon.url_list import read_lines
 from md5s3stash_daemon.url_progress import Journal, LineOutcome, LineStates, journal_path, remove_orphans
@@ -162,7 +163,7 @@ def finish_in_a_child(spool: Spool, entry: Entry, crash_at: int) -> bool:
 
     sys.addaudithook(count)
     try:
-        finish(spool, entry, journalled(spool, entry))
+        finish(spool, entry, Pin.of(entry.place), journalled(spool, entry))
     except BaseException:
         os._exit(1)
     os._exit(0)
@@ -181,7 +182,7 @@ def test_a_crash_at_any_step_of_the_end_loses_and_doubles_nothing(tmp_path: Path
             assert_published_once(spool)
             break
         if path.exists():
-            finish(spool, entry, journalled(spool, entry))
+            finish(spool, entry, Pin.of(entry.place), journalled(spool, entry))
         remove_orphans(spool)
         assert_published_once(spool)
     assert crash_at > 10, "the crashes did not happen"
@@ -193,7 +194,7 @@ def test_a_result_never_replaces_another_file(spool: Spool, entry: Entry) -> Non
         (spool.directory / name).parent.mkdir(parents=True, exist_ok=True)
         (spool.directory / name).write_text(text)
 
-    assert finish(spool, entry, journalled(spool, entry)) == (1, 1)
+    assert finish(spool, entry, Pin.of(entry.place), journalled(spool, entry)) == (1, 1)
 
     assert files_below(spool.directory) == sorted(
         [*taken, "done/sub/x.2.urls.tsv", "failed/sub/x.3.urls", "failed/sub/x.3.urls.error.json"]
@@ -205,7 +206,7 @@ def test_a_file_where_a_folder_is_needed_does_not_keep_the_results_back(spool: S
     for state in ("done", "failed"):
         (spool.directory / state / "sub").write_text("in the way")
 
-    finish(spool, entry, journalled(spool, entry))
+    finish(spool, entry, Pin.of(entry.place), journalled(spool, entry))
 
     assert files_below(spool.directory) == [
         "done/sub",
@@ -217,7 +218,7 @@ def test_a_file_where_a_folder_is_needed_does_not_keep_the_results_back(spool: S
 
 
 def test_a_reason_of_several_lines_stays_one_comment(spool: Spool, entry: Entry) -> None:
-    finish(spool, entry, journalled(spool, entry))
+    finish(spool, entry, Pin.of(entry.place), journalled(spool, entry))
 
     text = (spool.directory / "failed" / "sub" / "x.urls").read_text()
     assert text == "# line 2: the origin answered 404\nhttp://b/\n"

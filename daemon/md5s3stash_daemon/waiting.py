@@ -1,0 +1,69 @@
+"""What waits in the spool and cannot be taken, and why: counted at each pass, logged without flooding the journal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+log = logging.getLogger(__name__)
+
+# Why a file is not taken. The words are labels of a metric.
+UNCLAIMABLE = "unclaimable"  # its folder or the file itself is closed to the daemon
+WRITING = "writing"  # somebody has it open for writing, or it is not known to be complete yet
+PARTIAL = "partial"  # its name says that a transfer program will rename it
+IGNORED = "ignored"  # its name is one that `spool.ignore` lists
+REASONS = (UNCLAIMABLE, WRITING, PARTIAL, IGNORED)
+
+# One line for the same file in this time, and a bound on the files of which that is remembered.
+_LOG_AGAIN_SECONDS = 3600.0
+_MAX_LOGGED = 1000
+
+
+class Waiting:
+    """Filled by the thread that scans, read by others."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._counting = dict.fromkeys(REASONS, 0)
+        self._examples: dict[str, str] = {}
+        self._logged: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._counts: Mapping[str, int] = dict(self._counting)
+        self._shown: Mapping[str, str] = {}
+
+    def note(self, reason: str, name: str, why: str = "") -> None:
+        """Counts a file; `why` goes to the log."""
+        self._counting[reason] += 1
+        self._examples.setdefault(reason, f"{name}: {why}" if why else name)
+        if why and self._is_to_be_logged(name):
+            log.error("cannot take name=%r: %s", name, why)
+
+    def pass_ended(self) -> None:
+        """What was noted since the last pass is what is shown from now on."""
+        with self._lock:
+            self._counts, self._shown = self._counting, self._examples
+        self._counting, self._examples = dict.fromkeys(REASONS, 0), {}
+
+    def counts(self) -> Mapping[str, int]:
+        """By reason: how many files the last whole pass has met."""
+        with self._lock:
+            return dict(self._counts)
+
+    def example(self, reason: str) -> str:
+        """One of these files, with the reason in words; empty where there is none."""
+        with self._lock:
+            return self._shown.get(reason, "")
+
+    def _is_to_be_logged(self, name: str) -> bool:
+        now = self._monotonic()
+        if now - self._logged.get(name, -_LOG_AGAIN_SECONDS) < _LOG_AGAIN_SECONDS:
+            return False
+        if len(self._logged) >= _MAX_LOGGED:
+            self._logged = {name: at for name, at in self._logged.items() if now - at < _LOG_AGAIN_SECONDS}
+        if len(self._logged) >= _MAX_LOGGED:
+            # They are counted all the same.
+            return False
+        self._logged[name] = now
+        return True
