@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from md5s3stash_daemon.access import READ, READ_WRITE_SEARCH, grant
-from md5s3stash_daemon.beneath import Place, open_file, status_of
+from md5s3stash_daemon.beneath import READ as READ_FILE
+from md5s3stash_daemon.beneath import Place, folder_of
 from md5s3stash_daemon.completion import Completeness
 from md5s3stash_daemon.spool import INCOMING, Entry, Spool, is_partial, refusal
 from md5s3stash_daemon.waiting import PARTIAL, UNCLAIMABLE, WRITING, Waiting
@@ -98,17 +99,17 @@ class Intake:
     def _is_complete(self, entry: Entry) -> bool:
         self._beat()
         try:
-            status = status_of(entry.place)
-            if status is None:
-                return False
-            # What is no file will never be complete; whoever handles it tells why it is refused.
-            if refusal(status.st_mode) is not None:
-                return True
-            descriptor = self._opened(entry)
+            found = self._looked_at(entry)
         except OSError as error:
             # Out of reach, or of the disk: that file alone stays where it is, and is looked at again by the next pass.
             self._waiting.note(UNCLAIMABLE, entry.name, error.strerror or str(error))
             return False
+        if found is None:
+            return False
+        status, descriptor = found
+        # What is no file will never be complete; whoever handles it tells why it is refused.
+        if refusal(status.st_mode) is not None:
+            return True
         try:
             status = status if descriptor is None else os.fstat(descriptor)
             if self._completeness.is_complete(entry.path, status, descriptor):
@@ -119,15 +120,27 @@ class Intake:
         self._waiting.note(WRITING, entry.name)
         return False
 
-    def _opened(self, entry: Entry) -> int | None:
-        """A descriptor to read the file by; None where it may not be read. Raises OSError."""
-        for _ in range(2):
+    def _looked_at(self, entry: Entry) -> tuple[os.stat_result, int | None] | None:
+        """What stands there, and a descriptor to read it by if it is a file that we may read; None where it has gone.
+        Raises OSError.
+        """
+        for may_open_up in (True, False):
+            status = None
             try:
-                return open_file(entry.place)
+                with folder_of(entry.place) as (folder, last):
+                    status = os.lstat(last, dir_fd=folder)
+                    if refusal(status.st_mode) is not None:
+                        return status, None
+                    return status, os.open(last, READ_FILE, dir_fd=folder)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
             except PermissionError:
-                if not self._open_up(entry.place, READ):
-                    return None
-        return None
+                if may_open_up and self._open_up(entry.place, READ):
+                    continue
+                if status is None:
+                    raise
+                return status, None
+        raise AssertionError("the second look returns or raises")
 
     def _open_up(self, place: Place, permissions: int) -> bool:
         """Whether the file or folder, and the way to it, is open to us now. Only incoming/ has modes of others' choice,

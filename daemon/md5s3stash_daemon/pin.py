@@ -14,7 +14,7 @@ import signal
 import stat
 
 from md5s3stash.errors import SourceChanged
-from md5s3stash_daemon.beneath import Place, open_file, status_of
+from md5s3stash_daemon.beneath import READ, Place, open_file
 from md5s3stash_daemon.filesystem import filesystem_type, is_network
 
 
@@ -47,16 +47,15 @@ class Pin:
     def is_regular(self) -> bool:
         return stat.S_ISREG(self.status.st_mode)
 
-    def is_as_it_was(self, place: Place) -> bool:
-        """Whether this very file stands at the place, unchanged, with nobody about to write to it. Raises OSError."""
+    def is_as_it_was(self, folder: int, name: str) -> bool:
+        """Whether this very file is in the folder, unchanged, with nobody about to write to it. Raises OSError."""
         if self.leased and fcntl.fcntl(self.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
             return False
         if not self.leased:
             # A network file system tells what it knows when a file is opened, and for a while no more.
-            with contextlib.suppress(OSError):
-                os.close(open_file(place))
-        there = status_of(place)
-        return there is not None and state_of(there) == state_of(self.status) == state_of(os.fstat(self.descriptor))
+            os.close(os.open(name, READ, dir_fd=folder))
+        there = os.lstat(name, dir_fd=folder)
+        return state_of(there) == state_of(self.status) == state_of(os.fstat(self.descriptor))
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:

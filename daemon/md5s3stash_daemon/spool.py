@@ -225,14 +225,12 @@ class Spool:
         """
         changed = []
         for entry, pin in files:
-            try:
-                if not pin.is_as_it_was(entry.place) and self.put_back(entry, 0) is not None:
-                    changed.append(entry)
-                    continue
-                with folder_of(entry.place) as (folder, last):
+            # Gone already, where this is repeated.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), folder_of(entry.place) as (folder, last):
+                if pin.is_as_it_was(folder, last):
                     os.unlink(last, dir_fd=folder)
-            except (FileNotFoundError, NotADirectoryError):
-                pass
+                elif self.put_back(entry, 0) is not None:
+                    changed.append(entry)
         # One of each folder: the others are as empty.
         for place in {entry.place.name.rpartition("/")[0]: entry.place for entry, _ in files}.values():
             prune(place)

@@ -38,7 +38,7 @@ class Waiting:
         self._counting[reason] += 1
         self._examples.setdefault(reason, f"{name}: {why}" if why else name)
         if why and self._is_to_be_logged(name):
-            log.error("cannot take name=%r: %s", name, why)
+            log.error("cannot claim name=%r: %s", name, why)
 
     def pass_ended(self) -> None:
         """What was noted since the last pass is what is shown from now on."""

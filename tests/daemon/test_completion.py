@@ -36,7 +36,9 @@ class Looks:
     def __init__(self, path: Path, completed: Completed | None = None) -> None:
         self.now = 1000.0
         self._path = str(path)
-        self._completeness = Completeness(Completed() if completed is None else completed, SETTLE_SECONDS, monotonic=lambda: self.now)
+        self._completeness = Completeness(
+            Completed() if completed is None else completed, SETTLE_SECONDS, monotonic=lambda: self.now
+        )
 
     def complete(self, after_seconds: float = 0.0) -> bool:
         self.now += after_seconds

@@ -31,6 +31,14 @@ def daemon(site: Site) -> Iterator[Daemon]:
         yield running
 
 
+@pytest.fixture
+def strict_daemon(site: Site) -> Iterator[Daemon]:
+    """Whatever has more than four bytes fails for good."""
+    with Daemon(site, {"MD5S3STASH_FETCH_MAX_BYTES": "4"}) as running:
+        running.wait_until_started()
+        yield running
+
+
 def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
@@ -162,32 +170,33 @@ def test_what_is_no_file_is_refused_with_a_reason(site: Site, daemon: Daemon, mo
 
     reasons = [json.loads(report.read_text())["reason"] for report in reports]
     assert ["symbolic link" in reasons[0], "FIFO" in reasons[1], "socket" in reasons[2]] == [True, True, True]
+    # Nothing that could be followed or waited for is kept.
+    assert sorted(site.files("failed")) == [f"failed/{name}.error.json" for name in ("fifo", "link", "socket")]
     assert site.objects() == {}
     wait_until(lambda: len(site.log()) == 3, "logged")
     assert {entry["outcome"] for entry in site.log()} == {"failed"}
 
 
-def test_a_failed_file_never_replaces_an_earlier_one_or_its_reason(site: Site, daemon: Daemon) -> None:
+def test_a_failed_file_never_replaces_an_earlier_one_or_its_reason(site: Site, strict_daemon: Daemon) -> None:
     for name in ("x", "x", "x.error.json"):
-        os.symlink("/nowhere", site.incoming / name)
+        site.drop(name, b"too large")
         wait_until(lambda: site.files("incoming") == [], "claimed")
     wait_until(lambda: len(site.files("failed")) == 6 and site.files() == [], "all three with a reason")
 
 
-def test_a_failed_file_does_not_bar_the_way_for_a_folder_of_its_name(site: Site, daemon: Daemon) -> None:
-    os.symlink("/nowhere", site.incoming / "a")
+def test_a_failed_file_does_not_bar_the_way_for_a_folder_of_its_name(site: Site, strict_daemon: Daemon) -> None:
+    site.drop("a", b"too large")
     wait_until(lambda: site.files("failed") == ["failed/a", "failed/a.error.json"], "the first failed")
-    (site.incoming / "a").mkdir()
-    os.symlink("/nowhere", site.incoming / "a" / "b")
+    site.drop("a/b", b"too large")
 
     wait_until(lambda: "failed/a_b.error.json" in site.files("failed") and site.files() == [], "the second as well")
 
     assert json.loads((site.spool / "failed" / "a_b.error.json").read_text())["name"] == "a/b"
 
 
-def test_a_name_too_long_for_its_report_fails_under_a_shorter_one(site: Site, daemon: Daemon) -> None:
+def test_a_name_too_long_for_its_report_fails_under_a_shorter_one(site: Site, strict_daemon: Daemon) -> None:
     name = "l" * 255
-    os.symlink("/nowhere", site.incoming / name)
+    (site.incoming / name).write_bytes(b"too large")
     site.drop("good", b"good")
 
     wait_until(lambda: len(site.files("failed")) == 2 and site.files() == [], "failed")
