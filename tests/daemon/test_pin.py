@@ -1,0 +1,173 @@
+"""A file is let go only if it still is what was hashed: a writer at any moment between the two puts it back."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from md5s3stash.errors import SourceChanged
+from md5s3stash_daemon import pin as pin_module
+from md5s3stash_daemon.pin import Pin
+from md5s3stash_daemon.spool import Entry, Spool
+from tests.support.servers import wait_until
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    spool = Spool(tmp_path)
+    spool.create()
+    return spool
+
+
+def claimed(spool: Spool, name: str = "sub/file") -> Entry:
+    path = spool.directory / "incoming" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"hashed")
+    [dropped] = spool.find("incoming", name)
+    entry = spool.claim(dropped, spool.new_batch())
+    assert entry is not None
+    return entry
+
+
+@pytest.fixture(params=["with leases", "without leases"])
+def leases(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if request.param == "without leases":
+        monkeypatch.setattr(pin_module, "leases_work", lambda path, device: False)
+    return bool(request.param == "with leases")
+
+
+def append(path: str) -> None:
+    with open(path, "ab") as file:
+        file.write(b", and more")
+
+
+def rewrite_in_the_same_length(path: str) -> None:
+    before = os.stat(path)
+    with open(path, "r+b") as file:
+        file.write(b"HASHED")
+        file.flush()
+        # As rsync --inplace --times does.
+        os.utime(file.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def truncate(path: str) -> None:
+    os.truncate(path, 0)
+
+
+def replace(path: str) -> None:
+    Path(f"{path}.new").write_bytes(b"hashed")
+    os.rename(f"{path}.new", path)
+
+
+CHANGES = [append, rewrite_in_the_same_length, truncate, replace]
+
+
+def in_the_background(change: Callable[[str], None], path: str) -> threading.Thread:
+    """A lease keeps the writer waiting until it is given up."""
+    thread = threading.Thread(target=change, args=(path,), daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("leases")
+def test_a_file_that_is_what_was_hashed_is_removed_with_its_folders(spool: Spool) -> None:
+    entry = claimed(spool)
+
+    assert spool.remove([(entry, Pin.of(entry.place))]) == []
+
+    assert not os.path.lexists(entry.path)
+    assert [item for item in os.listdir(spool.path_of("active")) if item == f"{entry.batch}.0"] == []
+    assert list(spool.entries("deferred")) == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changed_since_it_was_hashed_is_put_back_as_another_drop(
+    spool: Spool, change: Callable[[str], None], leases: bool
+) -> None:
+    entry = claimed(spool)
+    pin = Pin.of(entry.place)
+    assert pin.leased == leases
+    writer = in_the_background(change, entry.path)
+    if not leases or change is replace:
+        writer.join(10)
+    else:
+        wait_for_a_writer(pin)
+
+    assert spool.remove([(entry, pin)]) == [entry]
+
+    del pin
+    writer.join(10)
+    assert not writer.is_alive()
+    [again] = spool.due(0)
+    assert (again.name, again.attempts) == (entry.name, entry.attempts)
+    assert again.queue_id != entry.queue_id
+    if change is append:
+        assert Path(again.path).read_bytes() == b"hashed, and more"
+
+
+def wait_for_a_writer(pin: Pin) -> None:
+    wait_until(lambda: fcntl.fcntl(pin.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK, "the writer knocks")
+
+
+def test_a_file_that_somebody_writes_to_is_not_pinned(spool: Spool) -> None:
+    entry = claimed(spool)
+    with open(entry.path, "ab"), pytest.raises(SourceChanged):
+        Pin.of(entry.place)
+
+    assert Pin.of(entry.place).leased
+
+
+def test_a_file_mapped_for_writing_is_not_pinned(spool: Spool) -> None:
+    entry = claimed(spool)
+    with open(entry.path, "r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+    with pytest.raises(SourceChanged):
+        Pin.of(entry.place)
+    mapped.close()
+
+    assert Pin.of(entry.place).leased
+
+
+def test_a_writer_who_knocks_kills_nobody(tmp_path: Path) -> None:
+    """The kernel sends who holds a lease a signal; SIGIO, its default, ends a process."""
+    (tmp_path / "file").write_bytes(b"x")
+    code = (
+        "import sys, time\n"
+        "from md5s3stash_daemon.beneath import Place\n"
+        "from md5s3stash_daemon.pin import Pin\n"
+        "pin = Pin.of(Place(sys.argv[1], 'file')); print(pin.leased, flush=True)\n"
+        "sys.stdin.read(); print('lives')\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "True\n"
+    with pytest.raises(BlockingIOError):
+        # Does not wait for the lease, and breaks it all the same.
+        os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK)
+    out, _ = holder.communicate("", timeout=20)
+
+    assert out == "lives\n"
+    assert holder.returncode != -signal.SIGIO
+
+
+def test_the_lease_goes_with_the_last_reference(spool: Spool) -> None:
+    entry = claimed(spool)
+    pin = Pin.of(entry.place)
+    descriptor = pin.descriptor
+    del pin
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    os.close(os.open(entry.path, os.O_WRONLY | os.O_NONBLOCK))
