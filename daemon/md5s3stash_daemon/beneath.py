@@ -226,10 +226,18 @@ def prune(place: Place) -> None:
                 os.rmdir(last, dir_fd=above)
 
 
-def sync_folder(descriptor: int) -> None:
-    """Has the names in a folder on the disk. Some file systems cannot, and need not."""
-    with contextlib.suppress(OSError):
-        os.fsync(descriptor)
+def sync_folders(place: Place) -> None:
+    """Has the name of a file on the disk, and those of the folders that it is in. Raises OSError."""
+    folder = place.name
+    while folder:
+        folder = folder.rpartition("/")[0]
+        # One that has gone is as empty as its last file left it.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = open_folder(place.base, folder)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -86,12 +86,19 @@ def _state(status: os.stat_result) -> int:
 
 
 class Completeness:
-    """Judges files, looked at again and again by one thread."""
+    """Judges files, looked at again and again by one thread. `polling`: other machines write to the spool, through a
+    server that opens and closes files as it likes, so that a lease says nothing but that they are at it right now.
+    """
 
     def __init__(
-        self, completed: Completed, settle_seconds: float, monotonic: Callable[[], float] = time.monotonic
+        self,
+        completed: Completed,
+        settle_seconds: float,
+        polling: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settle_seconds = settle_seconds
+        self.polling = polling
         self._completed = completed
         self._monotonic = monotonic
         # What stood at a path when it was looked at first, and when that was.
@@ -105,8 +112,8 @@ class Completeness:
         lease = None
         if descriptor is not None and leases_work(path, status.st_dev):
             lease = try_lease(descriptor)
-        if lease is not None:
-            return lease
+        if lease is False or (lease and not self.polling):
+            return bool(lease)
         return told or (not self._completed.is_open(path, status) and self._is_still(path, status))
 
     def _is_still(self, path: str, status: os.stat_result) -> bool:

@@ -209,7 +209,7 @@ def _retry(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 def _hold(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    return _move(arguments, spool, ctl_moves.hold(spool, settings[SpoolSettings].settle_seconds))
+    return _move(arguments, spool, ctl_moves.hold(spool, settings[SpoolSettings]))
 
 
 def _release(arguments: argparse.Namespace, settings: Settings) -> bool:

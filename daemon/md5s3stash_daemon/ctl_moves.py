@@ -16,7 +16,9 @@ from md5s3stash_daemon import ctl_output as output
 from md5s3stash_daemon.beneath import status_of
 from md5s3stash_daemon.completion import is_still_by_its_stamp
 from md5s3stash_daemon.failures import Failure, NameTaken, drop_again, failures, failures_of
+from md5s3stash_daemon.filesystem import POLL
 from md5s3stash_daemon.pin import Pin
+from md5s3stash_daemon.settings import SpoolSettings
 from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, Spool, is_name, refusal
 
 
@@ -57,16 +59,16 @@ def retry(spool: Spool) -> Command:
     return Command((FAILED, DEFERRED), named, every)
 
 
-def hold(spool: Spool, settle_seconds: float) -> Command:
+def hold(spool: Spool, settings: SpoolSettings) -> Command:
     """Files of incoming/ and deferred/ are parked."""
 
     def named(name: str) -> Iterator[Move]:
         found = [entry for state in (INCOMING, DEFERRED) for entry in spool.find(state, name)]
-        yield from (_hold(spool, entry, settle_seconds) for entry in found)
+        yield from (_hold(spool, entry, settings) for entry in found)
 
     def every() -> Iterator[Move]:
-        yield from (_hold(spool, entry, settle_seconds) for entry in spool.incoming())
-        yield from (_hold(spool, entry, settle_seconds) for entry in spool.entries(DEFERRED))
+        yield from (_hold(spool, entry, settings) for entry in spool.incoming())
+        yield from (_hold(spool, entry, settings) for entry in spool.entries(DEFERRED))
 
     return Command((INCOMING, DEFERRED), named, every)
 
@@ -151,10 +153,10 @@ def _make_due(spool: Spool, entry: Entry, state: str) -> Move:
     return Move(entry.name, carry_out)
 
 
-def _hold(spool: Spool, entry: Entry, settle_seconds: float) -> Move:
+def _hold(spool: Spool, entry: Entry, settings: SpoolSettings) -> Move:
     def carry_out() -> str:
         # What is released again is taken as complete.
-        if not entry.batch and not _is_complete(entry, settle_seconds):
+        if not entry.batch and not _is_complete(entry, settings):
             raise NotMoved("it is still being written")
         if spool.hold(entry) is None:
             raise NotMoved("it has gone meanwhile")
@@ -163,7 +165,7 @@ def _hold(spool: Spool, entry: Entry, settle_seconds: float) -> Move:
     return Move(entry.name, carry_out)
 
 
-def _is_complete(entry: Entry, settle_seconds: float) -> bool:
+def _is_complete(entry: Entry, settings: SpoolSettings) -> bool:
     status = status_of(entry.place)
     if status is None:
         raise NotMoved("it has gone meanwhile")
@@ -174,8 +176,9 @@ def _is_complete(entry: Entry, settle_seconds: float) -> bool:
     except SourceChanged:
         return False
     except OSError:
-        return is_still_by_its_stamp(status, settle_seconds, time.time())
-    return pin.leased or is_still_by_its_stamp(pin.status, settle_seconds, time.time())
+        return is_still_by_its_stamp(status, settings.settle_seconds, time.time())
+    closed = pin.leased and settings.watch != POLL
+    return closed or is_still_by_its_stamp(pin.status, settings.settle_seconds, time.time())
 
 
 def _why_not_found(spool: Spool, command: Command, name: str) -> str:

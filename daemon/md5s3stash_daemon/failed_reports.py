@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from md5s3stash_daemon.beneath import Place, folder_of, open_file, status_of, sync_folder
+from md5s3stash_daemon.beneath import Place, folder_of, open_file, status_of, sync_folders
 
 ERROR_SUFFIX = ".error.json"
 
@@ -50,7 +50,7 @@ def write_report(place: Place, report: dict[str, Any]) -> None:
             file.write(json.dumps(report, indent=2) + "\n")
             file.flush()
             os.fsync(descriptor)
-        sync_folder(folder)
+    sync_folders(place)
 
 
 def read_report(place: Place) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Service:
         # Wrong credentials or a missing bucket are told now, and not with the first file.
         if self._gate.is_down(S3):
             self._tally.service_error(S3)
-        polling, watching = self._watch(completed)
+        completeness.polling, watching = self._watch(completed)
         with watching:
             ready()
             while not self._stopping.is_set():
@@ -90,7 +90,9 @@ class Service:
                 self._pass(intake)
                 if not self._stopping.is_set():
                     with self._pulse.resting(LOOP):
-                        self._wake.wait(self.settings.poll_seconds if polling else self.settings.rescan_seconds)
+                        self._wake.wait(
+                            self.settings.poll_seconds if completeness.polling else self.settings.rescan_seconds
+                        )
         with self._pulse.resting(LOOP):
             return self._finish()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import re
@@ -17,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from md5s3stash_daemon.failed_reports import ERROR_SUFFIX
+from md5s3stash_daemon.beneath import Place, folder_of, status_of, sync_folders
+from md5s3stash_daemon.failed_reports import report_beside, write_report
 from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.spool import FAILED, Entry, Spool
 from md5s3stash_daemon.url_list import SUFFIX
@@ -46,8 +46,8 @@ def finish(spool: Spool, entry: Entry, pin: Pin, journal: Journal) -> tuple[int,
     stashed, failed = _counts(journal)
     _publish(spool, entry, journal, DONE, ".tsv", _write_report)
     if failed:
-        path = _publish(spool, entry, journal, FAILED, "", _write_failed)
-        _explain(path, entry, failed, stashed + failed)
+        place = _publish(spool, entry, journal, FAILED, "", _write_failed)
+        _explain(place, entry, failed, stashed + failed)
     for changed in spool.remove([(entry, pin)]):
         log.warning("list changed while it was served, is served again name=%r", changed.name)
     journal.remove()
@@ -62,37 +62,38 @@ def _counts(journal: Journal) -> tuple[int, int]:
     return total - failed, failed
 
 
-def _publish(spool: Spool, entry: Entry, journal: Journal, state: str, suffix: str, write: Write) -> str:
-    """The result's path. Its name is noted before it is linked, and the temporary one goes last: so where a name is
+def _publish(spool: Spool, entry: Entry, journal: Journal, state: str, suffix: str, write: Write) -> Place:
+    """Where the result is. Its name is noted before it is linked, and the temporary one goes last: so where a name is
     noted and no temporary file is there, the result has been published.
     """
+    root = spool.path_of(state)
     temporary = f"{journal.path}.{state}"
     noted = journal.published.get(state)
-    if noted is not None and (not os.path.exists(temporary) or _same_file(temporary, noted)):
-        path = noted
-    else:
+    place = None if noted is None else Place(root, noted.removeprefix(f"{root}/"))
+    if place is None or (os.path.exists(temporary) and not _same_file(temporary, place)):
         _write_synced(temporary, journal, write)
-        path = _link_to_free_name(temporary, spool.path_of(state), entry.name, suffix, journal, state)
+        place = _link_to_free_name(temporary, root, entry.name, suffix, journal, state)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
-    _sync_directory(os.path.dirname(path))
-    return path
+    return place
 
 
-def _link_to_free_name(temporary: str, root: str, name: str, suffix: str, journal: Journal, state: str) -> str:
+def _link_to_free_name(temporary: str, root: str, name: str, suffix: str, journal: Journal, state: str) -> Place:
     for candidate in numbered(name):
-        path = os.path.join(root, candidate + suffix)
-        if os.path.lexists(path) or os.path.lexists(path + ERROR_SUFFIX):
+        place = Place(root, candidate + suffix)
+        if status_of(place) is not None or status_of(report_beside(place)) is not None:
             continue
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with folder_of(place, create=True) as (folder, last):
+                journal.note_published(state, f"{root}/{place.name}")
+                with contextlib.suppress(FileExistsError):  # somebody was faster
+                    os.link(temporary, last, dst_dir_fd=folder)
+                    # The new name must be on the disk before the temporary one is not, and the list.
+                    sync_folders(place)
+                    return place
         except (FileExistsError, NotADirectoryError):
             # A file stands where the folder would have to be, and may stand there for ever.
             return _link_to_free_name(temporary, root, name.replace("/", "_"), suffix, journal, state)
-        journal.note_published(state, path)
-        with contextlib.suppress(FileExistsError):  # somebody was faster
-            os.link(temporary, path)
-            return path
     raise AssertionError("numbers do not end")
 
 
@@ -127,26 +128,14 @@ def _write_failed(file: TextIO, outcomes: Iterator[LineOutcome]) -> None:
             file.write(f"# line {outcome.line}: {_CONTROL.sub(' ', outcome.reason)}\n{outcome.url}\n")
 
 
-def _explain(path: str, entry: Entry, failed: int, total: int) -> None:
+def _explain(place: Place, entry: Entry, failed: int, total: int) -> None:
     """The report that stands beside whatever is in failed/."""
     reason = f"{failed} of {total} URLs failed: the list holds them with their reasons, drop it again to try them anew"
     report = {"name": entry.name, "error": "LinesFailed", "reason": reason, "attempts": entry.attempts + 1}
     report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with open(path + ERROR_SUFFIX, "w", encoding="ascii") as file:
-        file.write(json.dumps(report, indent=2) + "\n")
+    write_report(place, report)
 
 
-def _same_file(one: str, other: str) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samefile(one, other)
-    return False
-
-
-def _sync_directory(path: str) -> None:
-    """The new name must be on the disk before the list is not."""
-    with contextlib.suppress(FileNotFoundError):  # whoever drops the failed lines again may be faster than we
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _same_file(path: str, place: Place) -> bool:
+    there = status_of(place)
+    return there is not None and os.path.samestat(os.lstat(path), there)

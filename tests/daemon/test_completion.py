@@ -33,11 +33,11 @@ def no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 class Looks:
     """Looks at a file, at times that the test chooses."""
 
-    def __init__(self, path: Path, completed: Completed | None = None) -> None:
+    def __init__(self, path: Path, completed: Completed | None = None, polling: bool = False) -> None:
         self.now = 1000.0
         self._path = str(path)
         self._completeness = Completeness(
-            Completed() if completed is None else completed, SETTLE_SECONDS, monotonic=lambda: self.now
+            Completed() if completed is None else completed, SETTLE_SECONDS, polling=polling, monotonic=lambda: self.now
         )
 
     def complete(self, after_seconds: float = 0.0) -> bool:
@@ -73,6 +73,18 @@ def test_on_a_network_file_system_stillness_tells_and_no_lease_is_asked_for(
     assert not looks.complete()
     assert not looks.complete(after_seconds=SETTLE_SECONDS - 1)
     assert looks.complete(after_seconds=1)
+
+
+def test_where_other_machines_write_a_lease_alone_says_nothing(tmp_path: Path) -> None:
+    """The kernel's NFS server closes and opens files as it likes while they are under way."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    looks = Looks(path, polling=True)
+
+    assert not looks.complete()
+    with open(path, "ab"):
+        assert not looks.complete(after_seconds=SETTLE_SECONDS)
+    assert looks.complete()
 
 
 @pytest.mark.usefixtures("no_leases")
