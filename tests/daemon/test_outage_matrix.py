@@ -225,6 +225,8 @@ def names_of(life: str) -> list[str]:
     return [f"{life}-{number}" for number in range(FILES)]
 
 
+# All rows together take minutes.
+@pytest.mark.slow
 @pytest.mark.parametrize("outage", OUTAGES, ids=str)
 def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_server: str, outage: Outage) -> None:
     stack = Stack(tmp_path, s3_server, outage)
