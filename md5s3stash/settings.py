@@ -74,6 +74,19 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
+# What `redis.accepted_risks` may name: settings of Redis, and a Redis that does not show them.
+RISKS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy", "unknown")
+
+
+def risks(value: Any) -> tuple[str, ...]:
+    """Names of `RISKS`."""
+    names = texts(value)
+    wrong = [name for name in names if name not in RISKS]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is not one of {', '.join(RISKS)}")
+    return names
+
+
 def whole_number(minimum: int, maximum: int) -> Parse:
     """An integer within bounds."""
 
@@ -162,6 +175,9 @@ class RedisSettings:
     prefix: str = setting("md5s3stash", text, "what the names of all keys begin with")
     timeout_seconds: float = setting(30.0, seconds(0.1, 300), "for each answer of Redis")
     replicas: int = setting(0, whole_number(0, 10), "how many replicas must have a record before it counts")
+    accepted_risks: tuple[str, ...] = setting(
+        (), risks, f"accepted ways in which Redis may lose records: any of {', '.join(RISKS)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from md5s3stash.content import Content, Progress
+from md5s3stash.digest import is_md5
 from md5s3stash.errors import CacheUnavailable, DigestMismatch, SourceUnreadable, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher, Validators
 from md5s3stash.media import Kind, describe
@@ -194,7 +195,7 @@ class Stasher:
         validators = Validators(
             _text_or_none(entry.get("If-None-Match")), _text_or_none(entry.get("If-Modified-Since"))
         )
-        if md5 is None or validators == Validators():
+        if md5 is None or not is_md5(md5) or validators == Validators():
             return None
         report = self._known_hash(url, md5)
         return None if report is None else _KnownUrl(report, validators)

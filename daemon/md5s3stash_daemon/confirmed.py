@@ -21,10 +21,10 @@ from typing import Any
 import redis
 
 from md5s3stash.digest import Digest
-from md5s3stash.errors import CacheUnavailable
 from md5s3stash.media import Kind
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
+from md5s3stash_daemon.durability import WRONG_ANSWER, answering
 from md5s3stash_daemon.ledger_reader import Mapped, mapped
 
 log = logging.getLogger(__name__)
@@ -96,14 +96,14 @@ class Confirmations:
                 for name in names:
                     pipeline.hmget(name, fields)
                 recorded, *found = pipeline.execute()
-        except redis.RedisError as error:
+            return [
+                self._known(digest, [self._is_fresh(entry, digest, now) for entry in entries], content)
+                for digest, content, *entries in zip(digests, recorded, *found, strict=True)
+            ]
+        except (redis.RedisError, *WRONG_ANSWER) as error:
             # Then the store is asked, and whoever records will meet the same fault and deal with it.
             log.debug("confirmations not read: %s", error)
             return unknown
-        return [
-            self._known(digest, [self._is_fresh(entry, digest, now) for entry in entries], content)
-            for digest, content, *entries in zip(digests, recorded, *found, strict=True)
-        ]
 
     def given(self, digest: Digest, asked: Iterable[bool]) -> tuple[Confirmation, ...]:
         """The entries to write of a content, for each base whether its store has confirmed it just now."""
@@ -169,8 +169,9 @@ def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | N
     Raises CacheUnavailable.
     """
     database: Any = client
-    try:
-        names = list(database.scan_iter(match=f"{_escaped(_prefix(prefix))}*", count=1000))
+    with answering():
+        # Of another type is what somebody else keeps there: it confirms nothing.
+        names = list(database.scan_iter(match=f"{_escaped(_prefix(prefix))}*", count=1000, _type="hash"))
         if md5s is None:
             dropped = sum(int(database.hlen(name)) for name in names)
             for name in names:
@@ -178,8 +179,6 @@ def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | N
             return dropped
         fields = [bytes.fromhex(md5) for md5 in md5s]
         return sum(int(database.hdel(name, *fields)) for name in names) if fields else 0
-    except redis.RedisError as error:
-        raise CacheUnavailable(f"Redis does not answer: {error}") from error
 
 
 def _prefix(prefix: str) -> str:

@@ -187,7 +187,7 @@ def _jobs(text: str) -> int:
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    status = ctl_queue.read_status(spool, _ledger(settings), settings[HttpSettings])
+    status = ctl_queue.read_status(spool, _ledger(settings), _probe(settings), settings[HttpSettings])
     now = time.time()
     if arguments.json:
         output.write(ctl_queue.status_as_json(spool, status, now))
@@ -327,6 +327,15 @@ def _ledger(settings: Settings) -> LedgerReader:
     from md5s3stash_daemon.ledger_reader import LedgerReader
 
     return LedgerReader(*_redis(settings))
+
+
+def _probe(settings: Settings) -> Callable[[], object]:
+    """What finds out whether Redis takes records, and keeps them."""
+    from md5s3stash_daemon.durability import LedgerProbe
+
+    of_redis = settings[RedisSettings]
+    client, prefix = _redis(settings)
+    return LedgerProbe(client, prefix, replicas=of_redis.replicas, accepted_risks=of_redis.accepted_risks)
 
 
 def _redis(settings: Settings) -> tuple[Redis, str]:

@@ -1,4 +1,5 @@
-"""`md5s3stashctl status` and `queue`: what lies in the spool, and whether somebody works on it. Reads only.
+"""`md5s3stashctl status` and `queue`: what lies in the spool, and whether somebody works on it. Reads only, but for
+the key that is there to find out whether Redis takes writes.
 
 The daemon goes on meanwhile: what has left between two looks is passed over.
 """
@@ -10,7 +11,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: flo
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `status` tells; `ledger_fault` is why the ledger's sizes are not known, `daemon_faults` why the daemon
+    """What `status` tells; `ledger_fault` is why nothing can be recorded, `daemon_faults` why the daemon
     stashes nothing, None where it does not say.
     """
 
@@ -101,8 +102,10 @@ class Status:
         return self.pid is not None and not self.ledger_fault and not self.daemon_faults
 
 
-def read_status(spool: Spool, ledger: LedgerReader, http: HttpSettings) -> Status:
-    """Raises OSError where the spool cannot be read."""
+def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object], http: HttpSettings) -> Status:
+    """`probe` raises a StashError where Redis takes no records, or may lose them. Raises OSError where the spool cannot
+    be read.
+    """
     counts = dict.fromkeys(STATES, 0)
     oldest: dict[str, float | None] = dict.fromkeys(STATES)
     for item in items(spool, STATES):
@@ -113,6 +116,7 @@ def read_status(spool: Spool, ledger: LedgerReader, http: HttpSettings) -> Statu
     fault = ""
     try:
         sizes = ledger.sizes()
+        probe()
     except StashError as error:
         fault = str(error)
     pid = daemon_pid(spool.directory)
@@ -128,7 +132,7 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
         *(f"          {output.printable(fault)}" for fault in status.daemon_faults or []),
         f"spool     {output.printable(str(spool.directory))}",
         f"disk      {output.size(status.free_bytes)} free of {output.size(status.total_bytes)}",
-        f"redis     {output.printable(status.ledger_fault) or 'answers'}",
+        f"redis     {output.printable(status.ledger_fault) or 'records'}",
     ]
     if status.ledger_sizes:
         lines.append("ledger    " + ", ".join(f"{name} {size}" for name, size in status.ledger_sizes.items()))

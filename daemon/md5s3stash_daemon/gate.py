@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from md5s3stash.errors import StashError
@@ -44,6 +46,7 @@ class Gate:
         self._clock = clock
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
+        self._refusing: Counter[str] = Counter()
         self._failures = 0
         self._next_probe_at = 0.0
 
@@ -93,6 +96,26 @@ class Gate:
                 self._schedule()
             self._faults[service] = reason
 
+    @contextlib.contextmanager
+    def refusing(self, service: str, reason: str) -> Iterator[None]:
+        """While the context lasts the service is down, whatever its probe says: it answers and does not do its work."""
+        with self._lock:
+            self._refusing[service] += 1
+        self.close(service, reason)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._refusing[service] -= 1
+
+    def watch(self, service: str, seconds: float, stopping: threading.Event) -> None:
+        """Asks the service every so many seconds, until the program is to stop: a fault is known before there is work.
+        Runs in a thread of its own.
+        """
+        while self.pass_through(stopping):
+            if not self.is_down(service):
+                stopping.wait(seconds)
+
     def _schedule(self) -> None:
         self._failures += 1
         # Jitter of a tenth: boxes that lost one Redis together do not come back in step.
@@ -107,6 +130,8 @@ class Gate:
                 self.close(service, str(error))
                 continue
             with self._lock:
+                if self._refusing[service]:
+                    continue
                 self._faults.pop(service, None)
                 if not self._faults:
                     self._failures = 0

@@ -7,26 +7,24 @@
     {prefix}:confirmed:…  md5 -> that the store confirmed the content of late, see `confirmed`
     {prefix}:open         queue id -> 1, for drops whose outcome is recorded while their file is still in the spool
 
-The last makes the log idempotent: a daemon that dies between the record and the removal of the file does the work
-again, and finds that the log has it.
+    {prefix}:probe        written to find out whether Redis takes writes
+
+`open` makes the log idempotent: a daemon that dies between the record and the removal of the file does the work again,
+and finds that the log has it.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import redis
-from redis.exceptions import ClusterCrossSlotError
 
 from md5s3stash.cache import as_json
-from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
 from md5s3stash_daemon.confirmed import Confirmation
-
-log = logging.getLogger(__name__)
+from md5s3stash_daemon.durability import DurableScript, LedgerProbe, answering, ledger_keys
 
 # A stream that nobody trims would end up as the largest thing in Redis. Trimmed in whole nodes, hence "about".
 LOG_MAX_ENTRIES = 1_000_000
@@ -35,6 +33,9 @@ LOG_MAX_ENTRIES = 1_000_000
 # goes, then for each outcome: queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's
 # fields and values that these do not tell, they; the number of confirmations, and for each of them the number of its
 # key, field and value.
+#
+# A script that Redis breaks off keeps what it had written, so the mark in `open` comes after the log's entry: the retry
+# then completes what is missing. A confirmation that cannot be written costs a request to the store, and nothing else.
 _RECORD = """
 local at = #KEYS - 2
 while at <= #ARGV do
@@ -43,7 +44,7 @@ while at <= #ARGV do
     redis.call('HSET', KEYS[1], name, md5)
     redis.call('HSET', KEYS[2], md5, known)
   end
-  if redis.call('HSETNX', KEYS[4], id, 1) == 1 then
+  if redis.call('HEXISTS', KEYS[4], id) == 0 then
     if md5 ~= '' then
       redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 'name', name, 'outcome', 'stashed', 'md5', md5,
                  unpack(ARGV, at + 5, at + 4 + count))
@@ -51,10 +52,11 @@ while at <= #ARGV do
       redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 'name', name, 'outcome', 'failed',
                  unpack(ARGV, at + 5, at + 4 + count))
     end
+    redis.call('HSET', KEYS[4], id, 1)
   end
   at = at + 5 + count
   for _ = 1, tonumber(ARGV[at]) do
-    redis.call('HSET', KEYS[tonumber(ARGV[at + 1])], ARGV[at + 2], ARGV[at + 3])
+    redis.pcall('HSET', KEYS[tonumber(ARGV[at + 1])], ARGV[at + 2], ARGV[at + 3])
     at = at + 3
   end
   at = at + 1
@@ -63,10 +65,6 @@ for key = 5, #KEYS do
   redis.call('EXPIREAT', KEYS[key], ARGV[key - 3])
 end
 """
-
-
-# How long replicas may take for a group before it is recorded again.
-_REPLICA_MS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +98,33 @@ class Ledger(Protocol):
         """The queue ids that were recorded and not forgotten."""
         ...
 
-    def ping(self) -> None:
-        """Raises CacheUnavailable where the ledger does not answer."""
+    def probe(self) -> None:
+        """Raises CacheUnavailable where the ledger would not take a record, or may lose it."""
         ...
 
 
 class RedisLedger:
-    """A `Ledger` in a Redis that syncs each write (`appendonly yes`, `appendfsync always`). With `replicas`, a record
-    counts once so many have it: what only a primary has is gone when a replica takes its place.
+    """A `Ledger` in a Redis that syncs each write: see `durability` for what it has to keep, and for what
+    `accepted_risks` names. With `replicas`, a record counts once that many have it: what only a primary has is gone
+    when a replica takes its place.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str, spool_id: str, replicas: int = 0) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        prefix: str,
+        spool_id: str,
+        replicas: int = 0,
+        accepted_risks: Collection[str] = (),
+    ) -> None:
         self._client = client
-        self._prefix = prefix
-        self._open = f"{prefix}:open:{spool_id}"
-        self._replicas = replicas
-        self._record = client.register_script(_RECORD)
+        self._keys = ledger_keys(prefix, spool_id)
+        self._open = self._keys[-1]
+        self._record = DurableScript(client, _RECORD, replicas, accepted_risks)
+        self._probe = LedgerProbe(client, prefix, spool_id, replicas, accepted_risks)
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
-        keys = [*(self._key(name) for name in ("names", "hash_cache", "log")), self._open]
+        keys = [*self._keys]
         until = {each.name: each.until for outcome in outcomes for each in outcome.confirmed}
         number = {name: len(keys) + place for place, name in enumerate(until, 1)}
         keys += until
@@ -130,56 +136,24 @@ class RedisLedger:
             arguments.append(len(outcome.confirmed))
             for confirmation in outcome.confirmed:
                 arguments += (number[confirmation.name], confirmation.field, confirmation.value)
-        try:
-            # One script call is one write to the append-only file, and so one fsync for all of them.
-            self._run(keys, arguments)
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
-
-    def _run(self, keys: list[str], arguments: list[Any]) -> None:
-        if not self._replicas:
-            self._record(keys, arguments)
-            return
-        # In one pipeline, for WAIT is about the writes of its own connection.
-        pipeline = self._client.pipeline(transaction=False)
-        self._record(keys, arguments, client=pipeline)
-        pipeline.wait(self._replicas, _REPLICA_MS)
-        acknowledged = pipeline.execute()[-1]
-        if acknowledged < self._replicas:
-            raise CacheUnavailable(f"only {acknowledged} replicas of Redis have it, {self._replicas} are wanted")
+        # One script call is one write to the append-only file, and so one fsync for all of them.
+        self._record(keys, arguments)
 
     def forget(self, queue_ids: Sequence[str]) -> None:
-        try:
+        with answering():
             self._client.hdel(self._open, *map(_bytes, queue_ids))
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
 
     def remembered(self) -> list[str]:
-        try:
+        with answering():
             found: list[bytes] = self._client.hkeys(self._open)  # type: ignore[assignment]
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
-        return [queue_id.decode("utf-8", "surrogateescape") for queue_id in found]
+            return [queue_id.decode("utf-8", "surrogateescape") for queue_id in found]
 
-    def ping(self) -> None:
-        try:
-            self._client.ping()
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
+    def probe(self) -> None:
+        self._probe()
 
-    def durability_fault(self) -> str | None:
-        """Why this Redis may forget what it has confirmed, in words; None where it does not, or does not tell."""
-        try:
-            told: dict[str, str] = self._client.config_get("append*")  # type: ignore[assignment]
-        except redis.RedisError:
-            # Hosted ones do not allow CONFIG.
-            return None
-        wanted = {"appendonly": "yes", "appendfsync": "always"}
-        wrong = [f"{name} {told.get(name)}" for name, value in wanted.items() if told.get(name, value) != value]
-        return f"{', '.join(wrong)}: set appendonly yes and appendfsync always" if wrong else None
-
-    def _key(self, name: str) -> str:
-        return f"{self._prefix}:{name}"
+    def risks(self) -> frozenset[str]:
+        """The names of the risks that the last probe found, accepted ones included."""
+        return self._probe.risks()
 
 
 def _told(outcome: Outcome) -> list[str]:
@@ -203,10 +177,9 @@ def _known(outcome: Outcome) -> str:
     return as_json([report.s3_url, report.mime_type, report.dimensions])
 
 
-def _unavailable(error: redis.RedisError) -> CacheUnavailable:
-    hint = " (give redis.prefix braces, as in {md5s3stash})" if isinstance(error, ClusterCrossSlotError) else ""
-    return CacheUnavailable(f"Redis does not answer: {error}{hint}")
-
-
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Half a surrogate pair, which only somebody's JSON can have brought here. It must not keep the group waiting.
+        return text.encode("utf-8", "surrogatepass")

@@ -9,13 +9,14 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from md5s3stash.settings import RISKS
 from md5s3stash_daemon.disk import DOWNLOADS
 from md5s3stash_daemon.failed_reports import ERROR_SUFFIX
 from md5s3stash_daemon.gate import Faulty
@@ -71,6 +72,10 @@ class Metrics(Tally):
             self._total.size_bytes += counts.size_bytes
         for seconds in counts.latencies:
             self._latency.observe(seconds)
+
+    def watch_redis(self, risks: Callable[[], Collection[str]]) -> None:
+        """Adds at each scrape the ways in which Redis may lose records. Once."""
+        self._registry.register(_Collected(lambda: _risks(risks())))
 
     def watch_queue(self, held: Callable[[], int]) -> None:
         """Tells at each scrape how many messages are in hand."""
@@ -199,6 +204,15 @@ def _paused(gate: Faulty) -> Iterator[Metric]:
     for service in (*SERVICES, DOWNLOADS):
         paused.add_metric([service], float(service in faults))
     yield paused
+
+
+def _risks(found: Collection[str]) -> Iterator[Metric]:
+    risks = GaugeMetricFamily(
+        "md5s3stash_redis_risk", "1 where Redis may lose records in this way, accepted or not", labels=["risk"]
+    )
+    for risk in RISKS:
+        risks.add_metric([risk], float(risk in found))
+    yield risks
 
 
 def _free_disk(spool: Spool) -> Iterator[Metric]:

@@ -67,7 +67,7 @@ class Parts:
 
     def ledger(self, client: redis.Redis) -> RedisLedger:
         of_redis = self.settings[RedisSettings]
-        return RedisLedger(client, of_redis.prefix, self.spool_id, of_redis.replicas)
+        return RedisLedger(client, of_redis.prefix, self.spool_id, of_redis.replicas, of_redis.accepted_risks)
 
     def confirmations(self, client: redis.Redis) -> Confirmations:
         return Confirmations(
@@ -80,7 +80,7 @@ class Parts:
 
     def probes(self, ledger: Ledger) -> Mapping[str, Callable[[], object]]:
         """What tells whether S3 and Redis are there."""
-        return {S3: self._check_buckets, REDIS: ledger.ping}
+        return {S3: self._check_buckets, REDIS: ledger.probe}
 
     def _check_buckets(self) -> None:
         for base in self.bases:

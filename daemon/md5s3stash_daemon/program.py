@@ -40,8 +40,12 @@ from md5s3stash_daemon.status_page import StatusPage
 from md5s3stash_daemon.tally import CountedLedger
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
+from md5s3stash_daemon.work import REDIS
 
 log = logging.getLogger(__name__)
+
+# Each record asks Redis whether it keeps it. This is for the time in which there is nothing to record.
+REDIS_CHECK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Daemon:
     gate: Gate
     metrics: Metrics
     health: Health
+    stopping: threading.Event
 
     def apply(self, settings: Settings) -> None:
         """Goes on with these settings, as far as they are `reload.LIVE`."""
@@ -121,6 +126,9 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
     page = StatusPage(settings, daemon.health, daemon.metrics)
+    threading.Thread(
+        target=daemon.gate.watch, args=(REDIS, REDIS_CHECK_SECONDS, daemon.stopping), name="redis", daemon=True
+    ).start()
     with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
@@ -140,9 +148,7 @@ def build(settings: Settings) -> Daemon:
     client = parts.redis_client()
     redis_ledger = parts.ledger(client)
     ledger = CountedLedger(redis_ledger, metrics)
-    fault = redis_ledger.durability_fault()
-    if fault is not None:
-        log.warning("redis may forget what it confirmed: %s", fault)
+    metrics.watch_redis(redis_ledger.risks)
     # Nothing that is dropped may make this box read its own network.
     guard = NetGuard(tuple(map(ip_network, settings[UrlSettings].allowed_networks)))
     fetcher = Fetcher(parts.fetch_limits, guard, retry=NO_RETRY)
@@ -180,7 +186,7 @@ def build(settings: Settings) -> Daemon:
     metrics.watch_spool(parts.spool, waited_for)
     service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
     health = Health(pulse, waited_for, metrics, spool_settings.stuck_seconds)
-    return Daemon(nursery, service, crew, lists, queue, gate, metrics, health)
+    return Daemon(nursery, service, crew, lists, queue, gate, metrics, health, stopping)
 
 
 def _say(message: str, status: int) -> int:

@@ -35,7 +35,8 @@ def build_queue_intake(
         return None
     profiles = read_profiles(of_queue.auth_profiles)
     queue = connect_queue(of_queue.url, new_session(session))
-    ledger = QueueLedger(client, settings[RedisSettings].prefix, settings[RedisSettings].replicas)
+    of_redis = settings[RedisSettings]
+    ledger = QueueLedger(client, of_redis.prefix, of_redis.replicas, of_redis.accepted_risks)
     # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
     stop = Stop(threading.Event(), settings[SpoolSettings].stop_seconds)
     worker = MessageWorker(

@@ -7,11 +7,12 @@ be in a queue any more. Most go sooner: see `InHand`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 
 import redis
 
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash_daemon.durability import answering
 from md5s3stash_daemon.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.sqs import MAX_RETENTION_SECONDS, Message
 
@@ -27,16 +28,19 @@ def message_queue_id(message: Message, job: int) -> str:
 class QueueLedger:
     """A `Ledger` for outcomes whose queue ids are `message_queue_id`s."""
 
-    def __init__(self, client: redis.Redis, prefix: str, replicas: int = 0) -> None:
+    def __init__(
+        self, client: redis.Redis, prefix: str, replicas: int = 0, accepted_risks: Collection[str] = ()
+    ) -> None:
         self._client = client
         self._prefix = prefix
         self._replicas = replicas
+        self._accepted_risks = accepted_risks
         self._days: dict[str, RedisLedger] = {}
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         for day, of_day in itertools.groupby(sorted(outcomes, key=_day), key=_day):
             known = day in self._days
-            ledger = self._days.get(day) or RedisLedger(self._client, self._prefix, f"queue-{day}", self._replicas)
+            ledger = self._days.get(day) or self._ledger(day)
             ledger.record(list(of_day))
             if not known:
                 self._call("EXPIREAT", f"{self._prefix}:open:queue-{day}", (int(day) + _KEPT_DAYS) * _DAY_SECONDS)
@@ -44,14 +48,14 @@ class QueueLedger:
 
     def forget(self, queue_ids: Sequence[str]) -> None:
         for day, of_day in itertools.groupby(sorted(queue_ids), key=lambda queue_id: queue_id.partition(":")[0]):
-            RedisLedger(self._client, self._prefix, f"queue-{day}").forget(list(of_day))
+            self._ledger(day).forget(list(of_day))
 
     def remembered(self) -> list[str]:
         """Nobody asks: the marks go by themselves."""
         return []
 
-    def ping(self) -> None:
-        self._call("PING")
+    def probe(self) -> None:
+        self._ledger(str(int(time.time()) // _DAY_SECONDS)).probe()
 
     def count_attempt(self, queue_id: str) -> int:
         """One more failed attempt of a message, on whichever box; how many there are now. Deliveries do not tell: each
@@ -62,12 +66,12 @@ class QueueLedger:
         self._call("EXPIRE", key, MAX_RETENTION_SECONDS)
         return attempts
 
+    def _ledger(self, day: str) -> RedisLedger:
+        return RedisLedger(self._client, self._prefix, f"queue-{day}", self._replicas, self._accepted_risks)
+
     def _call(self, *command: str | int) -> int:
-        try:
-            answer: int = self._client.execute_command(*command)  # type: ignore[no-untyped-call]
-        except redis.RedisError as error:
-            raise CacheUnavailable(f"Redis does not answer: {error}") from error
-        return answer
+        with answering():
+            return int(self._client.execute_command(*command))  # type: ignore[no-untyped-call]
 
 
 def _day(outcome: Outcome) -> str:

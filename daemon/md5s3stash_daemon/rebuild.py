@@ -22,7 +22,7 @@ from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3 import S3ObjectStore
 from md5s3stash.s3_list import ListedObject, Lister
 from md5s3stash.scheme import BucketBase, ObjectAddress
-from md5s3stash_daemon.ledger_reader import Mapped
+from md5s3stash_daemon.ledger_reader import Mapped, is_size
 from md5s3stash_daemon.restore import Restorer
 
 # Names and URLs have a few thousand bytes, each of which JSON may write as six.
@@ -175,7 +175,7 @@ def _parsed(line: bytes) -> Mapped:
     if not isinstance(md5, str) or not is_md5(md5):
         raise ValueError("its md5 is none")
     width, height = record.get("width"), record.get("height")
-    sized = _is_size(width) and _is_size(height)
+    sized = is_size(width) and is_size(height)
     return Mapped(
         name,
         md5.lower(),
@@ -192,10 +192,6 @@ def _is_encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _text_or_empty(value: Any) -> str:

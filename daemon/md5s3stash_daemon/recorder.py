@@ -43,22 +43,30 @@ class Recorder:
 
     def record(self, outcomes: Sequence[Outcome]) -> bool:
         """Waits until the ledger has all of them; False where the daemon stops before that."""
-        while True:
-            try:
-                self._ledger.record(outcomes)
-                self.forget()
-                return True
-            except CacheUnavailable as error:
-                down = self._gate.is_down(REDIS)
-                with self._pulse.resting():
-                    if down:
-                        go_on = self._gate.pass_through(self._stopping)
-                    else:
-                        # It answers a ping and yet took no record: without a pause we would spin.
-                        log.error("not recorded outcomes=%d error=%r", len(outcomes), str(error))
-                        go_on = not self._stopping.wait(1.0)
-                if not go_on:
-                    return False
+        error = self._attempt(outcomes)
+        while error is not None:
+            with self._pulse.resting():
+                if self._gate.is_down(REDIS):
+                    if not self._gate.pass_through(self._stopping):
+                        return False
+                    error = self._attempt(outcomes)
+                else:
+                    # Its probe finds nothing wrong and yet it takes no record. That is no reason to look well.
+                    log.error("not recorded outcomes=%d error=%r", len(outcomes), str(error))
+                    with self._gate.refusing(REDIS, str(error)):
+                        if self._stopping.wait(1.0):
+                            return False
+                        error = self._attempt(outcomes)
+        self.forget()
+        return True
+
+    def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:
+        """Why the ledger did not take them; None where it has."""
+        try:
+            self._ledger.record(outcomes)
+        except CacheUnavailable as error:
+            return error
+        return None
 
     def forget_later(self, queue_ids: Iterable[str]) -> None:
         """These will not be recorded again. The ledger is told with the next group, or by `forget`."""

@@ -78,20 +78,20 @@ class Restorer:
         if not contents and not names:
             return Restored(0, 0)
         pairs = (part for pair in names.items() for part in pair)
-        with translating():
+        with translating("hash_cache and names"):
             return Restored(*self._script(self._keys, [len(contents) // 3, *contents, *pairs]))
 
     def _entries(self, md5s: Sequence[str]) -> dict[str, bytes]:
         if not md5s:
             return {}
-        with translating():
+        with translating("hash_cache"):
             found = self._client.hmget(self._keys[0], md5s)
         return {md5: entry for md5, entry in zip(md5s, found, strict=True) if entry is not None}
 
     def _missing(self, names: Sequence[bytes]) -> int:
         if not names:
             return 0
-        with translating():
+        with translating("names"):
             return sum(md5 is None for md5 in self._client.hmget(self._keys[1], names))
 
 

@@ -101,9 +101,9 @@ class CountedLedger:
         with self._errors():
             return self._ledger.remembered()
 
-    def ping(self) -> None:
+    def probe(self) -> None:
         with self._errors():
-            self._ledger.ping()
+            self._ledger.probe()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -41,6 +41,9 @@ class BatchedCache(RedisDict):
             # Each asks for itself then, and says what it met.
             log.debug("not read ahead: %s", error)
             return
+        if not isinstance(found, list) or len(found) != len(fields):
+            # What answers there is not Redis.
+            return
         with self._lock:
             self._ahead.update(zip(fields, found, strict=True))
 

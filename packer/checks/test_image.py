@@ -91,7 +91,9 @@ def test_the_ledger_is_on_disk_before_it_says_so(host: Any) -> None:
 
     assert output_of(host, f"{redis} appendonly").split() == ["appendonly", "yes"]
     assert output_of(host, f"{redis} appendfsync").split() == ["appendfsync", "always"]
+    assert output_of(host, f"{redis} no-appendfsync-on-rewrite").split() == ["no-appendfsync-on-rewrite", "no"]
     assert output_of(host, f"{redis} maxmemory-policy").split() == ["maxmemory-policy", "noeviction"]
+    assert int(output_of(host, f"{redis} maxmemory").split()[1]) > 0
 
 
 def test_each_state_of_the_spool_is_a_directory_of_one_filesystem(host: Any) -> None:

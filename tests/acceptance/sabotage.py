@@ -169,7 +169,9 @@ SABOTAGES: Mapping[str, Sabotage] = {
         },
         {
             "etc/redis/md5s3stash.conf": "port 0\nunixsocket /run/redis/redis-server.sock\nunixsocketperm 770\n"
-            'appendonly no\nsave ""\n'
+            'appendonly no\nsave ""\n',
+            # Otherwise the daemon sees it, and lets nothing go.
+            **_drop_in(_DAEMON, "Environment=MD5S3STASH_REDIS_ACCEPTED_RISKS=appendonly"),
         },
     ),
     "not-started-again": Sabotage(

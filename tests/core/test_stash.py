@@ -238,6 +238,7 @@ def test_no_validators_are_sent_where_not_modified_would_give_no_report(
     "entry",
     [
         "not an entry",
+        {"md5": "odd", "If-None-Match": '"1"'},
         None,
         [],
         {},
@@ -249,7 +250,7 @@ def test_no_validators_are_sent_where_not_modified_would_give_no_report(
 )
 def test_malformed_url_entries_are_ignored(entry: Any, fetcher: Fetcher, origin: Origin) -> None:
     url = origin.answer("/hello", conditional(b"hello", '"1"'))
-    hash_cache = {HELLO_MD5: (f"s3://b/p/{HELLO_MD5}", "text/plain", (0, 0))}
+    hash_cache = {md5: (f"s3://b/p/{md5}", "text/plain", (0, 0)) for md5 in (HELLO_MD5, "odd")}
 
     result = stasher(MemoryObjectStore(), fetcher, Caches({url: entry}, hash_cache)).stash(url)
 

@@ -171,7 +171,7 @@ class _DownLedger:
     def remembered(self) -> list[str]:
         return []
 
-    def ping(self) -> None: ...
+    def probe(self) -> None: ...
 
 
 def test_what_the_ledger_did_not_take_is_an_error_and_no_outcome() -> None:

@@ -36,7 +36,7 @@ def test_the_ledger_is_reached_over_tls_with_a_user_and_a_password(tmp_path: Pat
     (tmp_path / "redis.conf").write_text(
         "user default off\n"
         # What docs/scale.md grants.
-        "user stash on >pass/word ~test-* +@all -@dangerous\n"
+        "user stash on >pass/word ~test-* +@all -@dangerous +info +config|get\n"
         f"port 0\nbind 127.0.0.1\ntls-port {port}\ntls-auth-clients no\nappendonly yes\nappendfsync always\n"
         f"tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {authority.ca_file}\ndir {tmp_path}\n"
     )
@@ -60,9 +60,10 @@ def test_the_ledger_is_reached_over_tls_with_a_user_and_a_password(tmp_path: Pat
 def test_in_a_cluster_all_keys_of_a_prefix_in_braces_are_in_one_place(tmp_path: Path, s3_server: str) -> None:
     port = free_port()
     command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(tmp_path), "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always"]
     queue = TestQueue(s3_server)
     with (
-        running([*command, "--cluster-enabled", "yes", "--appendonly", "yes"], port, tmp_path / "redis.log"),
+        running([*command, "--cluster-enabled", "yes"], port, tmp_path / "redis.log"),
         Origin() as origin,
     ):
         client = redis.Redis(port=port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 import redis
@@ -85,3 +86,14 @@ def test_the_first_base_shares_its_caches_with_the_ledger_and_each_other_has_its
 
     assert RedisDict(client, f"{key}:url_cache")["url"] == "one"
     assert RedisDict(client, f"{key}:copy:simple:two:url_cache")["url"] == "two"
+
+
+def test_what_is_not_redis_is_read_ahead_as_nothing(client: redis.Redis, key: str) -> None:
+    cache = BatchedCache(client, key)
+    answers: list[object] = [b"OK", [], None, 1]
+    for answer in answers:
+        with patch.object(client, "execute_command", return_value=answer):
+            cache.read_ahead(["a"])
+
+    with pytest.raises(KeyError):
+        cache["a"]

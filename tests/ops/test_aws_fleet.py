@@ -177,6 +177,8 @@ def test_the_settings_of_a_box_are_valid_and_lead_to_queue_bucket_and_ledger(tmp
 
     assert settings[StashSettings].bucket_base == ("stash-BucketBase",)
     assert settings[RedisSettings].replicas == 1
+    # ElastiCache has no append-only file, and does not let its settings be read.
+    assert settings[RedisSettings].accepted_risks == ("appendonly", "unknown")
     assert settings[QueueSettings].url == QUEUE_URL
     assert settings[QueueSettings].drop_buckets == ("scans",)
     assert settings[QueueSettings].metadata_url == "http://169.254.169.254"
@@ -306,6 +308,6 @@ def test_a_spool_takes_the_same_words_for_a_shared_ledger_as_the_fleet_gives() -
     parameters = read_template("template.yaml")["Parameters"]
 
     assert {"LedgerUrl", "LedgerSecretArn"} <= FLEET.outputs.keys()
-    for name in ("LedgerUrl", "LedgerSecretArn", "LedgerReplicas"):
+    for name in ("LedgerUrl", "LedgerSecretArn", "LedgerReplicas", "LedgerAcceptedRisks"):
         ours, theirs = TEMPLATE["Parameters"][name], parameters[name]
         assert {**ours, "Description": ""} == {**theirs, "Description": ""}

@@ -179,6 +179,7 @@ def test_the_settings_of_the_spool_are_valid(tmp_path: Path) -> None:
 
     assert settings[StashSettings].bucket_base == ("BUCKET/PREFIX",)
     assert settings[RedisSettings].url == "unix:///run/redis/redis-server.sock"
+    assert settings[RedisSettings].accepted_risks == ()
 
 
 def test_a_spool_with_a_shared_ledger_gets_its_url_from_the_environment_alone(tmp_path: Path) -> None:
@@ -191,6 +192,7 @@ def test_a_spool_with_a_shared_ledger_gets_its_url_from_the_environment_alone(tm
         read_settings({}, file)
     settings = read_settings({"REDIS_URL": "rediss://stash:secret@ledger.example.org:6379/0"}, file)
     assert settings[RedisSettings].replicas == 1
+    assert settings[RedisSettings].accepted_risks == ("appendonly", "unknown")
     for name, value in SHARED_LEDGER.items():
         assert value in files["/etc/md5s3stash/aws.env"].splitlines()[-2 if name == "LedgerUrl" else -1]
 

@@ -62,6 +62,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     spool.create()
     metrics = Metrics()
     metrics.watch_spool(spool, Gate({}, RetryPolicy()))
+    metrics.watch_redis(frozenset)
     told = set(re.findall(r"^# TYPE (md5s3stash_\w+) ", metrics.exposition().decode(), re.MULTILINE))
     documented = set(re.findall(r"^\| `(md5s3stash_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
 
