@@ -6,6 +6,7 @@ import argparse
 import functools
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -43,6 +44,9 @@ from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS
 
 log = logging.getLogger(__name__)
+
+# As in the unit.
+DESCRIPTORS = 16_384
 
 # Each record asks Redis whether it keeps it. This is for the time in which there is nothing to record.
 REDIS_CHECK_SECONDS = 10.0
@@ -89,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         set_log_level(settings)
         set_line_format(os.environ, sys.stderr.fileno())
+        _allow_descriptors()
         daemon = build(settings)
     except StashError as error:
         return _say(str(error), error.exit_code)
@@ -110,6 +115,14 @@ def run(arguments: argparse.Namespace) -> int:
     logging.shutdown()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _allow_descriptors() -> None:
+    """Files that are under way are held open; a shell's soft limit of 1,024 is too few for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
