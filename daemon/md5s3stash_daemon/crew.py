@@ -150,6 +150,11 @@ class Crew:
         with self._changed:
             return sum(len(member.entries) for member in self._members)
 
+    def oldest(self) -> set[str]:
+        """By queue id, the file that each worker has had for longest."""
+        with self._changed:
+            return {next(iter(member.entries)) for member in self._members if member.entries}
+
     def finish(self, seconds: float) -> bool:
         """Has everybody finish what is under way; whether all did, in time. `stopping` is set."""
         deadline = time.monotonic() + seconds

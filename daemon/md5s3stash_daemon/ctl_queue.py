@@ -21,8 +21,9 @@ from md5s3stash_daemon import ctl_output as output
 from md5s3stash_daemon.beneath import status_of
 from md5s3stash_daemon.ctl_health import faults_of_daemon
 from md5s3stash_daemon.failures import failures
+from md5s3stash_daemon.power_cut import reason_of
 from md5s3stash_daemon.settings import HttpSettings
-from md5s3stash_daemon.spool import DEFERRED, FAILED, INCOMING, STATES, Entry, Spool
+from md5s3stash_daemon.spool import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, Spool
 
 if TYPE_CHECKING:
     from md5s3stash_daemon.ledger_reader import LedgerReader
@@ -60,7 +61,8 @@ def items(spool: Spool, states: Sequence[str]) -> Iterator[Item]:
             found = status_of(entry.place)
             if found is not None:
                 due = float(entry.due) if state == DEFERRED else None
-                yield Item(state, entry.name, _since(entry, found), due, entry.attempts, found.st_size)
+                reason = reason_of(entry) if state == HOLD else ""
+                yield Item(state, entry.name, _since(entry, found), due, entry.attempts, found.st_size, reason)
 
 
 def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: float, as_json: bool) -> None:
@@ -96,6 +98,8 @@ class Status:
     ledger_sizes: dict[str, int]
     ledger_fault: str
     daemon_faults: list[str] | None
+    # Of those in hold/.
+    damaged: int = 0
 
     @property
     def is_fine(self) -> bool:
@@ -108,8 +112,10 @@ def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object],
     """
     counts = dict.fromkeys(STATES, 0)
     oldest: dict[str, float | None] = dict.fromkeys(STATES)
+    damaged = 0
     for item in items(spool, STATES):
         counts[item.state] += 1
+        damaged += item.state == HOLD and bool(item.reason)
         oldest[item.state] = min(item.since, oldest[item.state] or item.since)
     disk = os.statvfs(spool.directory)
     sizes: dict[str, int] = {}
@@ -121,7 +127,8 @@ def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object],
         fault = str(error)
     pid = daemon_pid(spool.directory)
     told = None if pid is None else faults_of_daemon(http)
-    return Status(pid, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, counts, oldest, sizes, fault, told)
+    free_bytes, total_bytes = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    return Status(pid, free_bytes, total_bytes, counts, oldest, sizes, fault, told, damaged)
 
 
 def print_status(spool: Spool, status: Status, now: float) -> None:
@@ -141,6 +148,8 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
         since = status.oldest[state]
         age = "" if since is None else output.duration(now - since)
         lines.append(f"{state:<10}{status.counts[state]:>10}  {age}".rstrip())
+    if status.damaged:
+        lines += ["", f"A power cut may have damaged {status.damaged} in hold/: {output.PROGRAM} queue --state hold"]
     for line in lines:
         output.write(output.cut(line, columns))
 
@@ -159,6 +168,7 @@ def status_as_json(spool: Spool, status: Status, now: float) -> str:
             "free_bytes": status.free_bytes,
             "total_bytes": status.total_bytes,
             "states": states,
+            "damaged_files": status.damaged,
             "ledger": status.ledger_sizes or None,
             "ledger_fault": status.ledger_fault or None,
         }

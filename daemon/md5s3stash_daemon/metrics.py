@@ -20,6 +20,7 @@ from md5s3stash.settings import RISKS
 from md5s3stash_daemon.disk import DOWNLOADS
 from md5s3stash_daemon.failed_reports import ERROR_SUFFIX
 from md5s3stash_daemon.gate import Faulty
+from md5s3stash_daemon.power_cut import damaged
 from md5s3stash_daemon.spool import STATES, Spool
 from md5s3stash_daemon.tally import OUTCOMES, Counts, Tally
 
@@ -145,6 +146,7 @@ class QueueDepth:
         self._counting = threading.Lock()
         self._good_until = 0.0
         self._depths: dict[str, StateDepth] = {}
+        self._damaged = 0
 
     def depths(self) -> dict[str, StateDepth]:
         """By state; empty before the first count is done."""
@@ -153,11 +155,17 @@ class QueueDepth:
             try:
                 begun = self._clock()
                 self._depths = {state: self._count(state) for state in STATES}
+                with contextlib.suppress(OSError):
+                    self._damaged = sum(1 for _ in itertools.islice(damaged(self._spool), self._max_counted))
                 ended = self._clock()
                 self._good_until = ended + max(self._count_seconds, _REST_FACTOR * (ended - begun))
             finally:
                 self._counting.release()
         return self._depths
+
+    def damaged(self) -> int:
+        """How many files of hold/ a power cut may have damaged, as of the last count."""
+        return self._damaged
 
     def metrics(self) -> Iterator[Metric]:
         files = GaugeMetricFamily(
@@ -172,6 +180,9 @@ class QueueDepth:
             age.add_metric([state], 0.0 if depth.oldest is None else max(0.0, now - depth.oldest))
         yield files
         yield age
+        yield GaugeMetricFamily(
+            "md5s3stash_spool_damaged_files", "Files in hold/ that a power cut may have damaged", value=self._damaged
+        )
 
     def _count(self, state: str) -> StateDepth:
         count = 0

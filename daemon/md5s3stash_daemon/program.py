@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import logging
 import os
@@ -10,7 +11,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -20,16 +21,19 @@ from md5s3stash.netguard import NetGuard
 from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash.settings import RedisSettings, Settings
 from md5s3stash_daemon import worker_process
+from md5s3stash_daemon.boot_record import BootRecord, this_boot
 from md5s3stash_daemon.config import as_toml, read_settings
 from md5s3stash_daemon.crew import Crew
+from md5s3stash_daemon.filesystem import filesystem_type, is_network
 from md5s3stash_daemon.gate import Gate, Together
-from md5s3stash_daemon.health import Health, Pulse
+from md5s3stash_daemon.health import LOOP, Health, Pulse
 from md5s3stash_daemon.http_status import serving
 from md5s3stash_daemon.journal import set_line_format
 from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.notify import Reporter, reporting
 from md5s3stash_daemon.nursery import Nursery
 from md5s3stash_daemon.parts import NO_RETRY, delays_of, parts_of, probe_delays_of, set_log_level
+from md5s3stash_daemon.power_cut import hold_damaged
 from md5s3stash_daemon.queue_build import build_queue_intake
 from md5s3stash_daemon.queue_service import QueueIntake
 from md5s3stash_daemon.reload import Reload
@@ -37,6 +41,8 @@ from md5s3stash_daemon.service import Service
 from md5s3stash_daemon.settings import HttpSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.shared_politeness import politeness_of
 from md5s3stash_daemon.signals import handled
+from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.spool_sync import SpoolSync, Waiting
 from md5s3stash_daemon.status_page import StatusPage
 from md5s3stash_daemon.tally import CountedLedger
 from md5s3stash_daemon.url_cache import UrlCaches
@@ -57,6 +63,8 @@ class Daemon:
     """Everything that main has to do with."""
 
     nursery: Nursery
+    spool: Spool
+    pulse: Pulse
     service: Service
     crew: Crew
     lists: UrlLists
@@ -145,10 +153,28 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
     with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
-        complete = daemon.service.run(notifier.ready)
-        # Lists and the queue stop along with the files, so this waits for what is left of the same time.
-        drained = daemon.queue is None or daemon.queue.finish()
-        return daemon.lists.finish() and complete and drained
+        with _outliving_power_cuts(daemon):
+            complete = daemon.service.run(notifier.ready)
+            # Lists and the queue stop along with the files, so this waits for what is left of the same time.
+            drained = daemon.queue is None or daemon.queue.finish()
+            return daemon.lists.finish() and complete and drained
+
+
+@contextlib.contextmanager
+def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
+    """Judges what a power cut has left, then syncs the spool while files wait. Not on a network file system: its
+    server has what was written, and does not boot with this machine.
+    """
+    spool = daemon.spool
+    if is_network(filesystem_type(str(spool.directory))):
+        yield
+        return
+    record = BootRecord(spool.directory)
+    hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.pulse.beat(LOOP))
+    sync = SpoolSync(spool, record, Waiting(daemon.service.pass_seconds, daemon.crew.oldest, daemon.crew.faults))
+    sync.start()
+    yield
+    sync.finish()
 
 
 def build(settings: Settings) -> Daemon:
@@ -199,7 +225,7 @@ def build(settings: Settings) -> Daemon:
     metrics.watch_spool(parts.spool, waited_for)
     service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
     health = Health(pulse, waited_for, metrics, spool_settings.stuck_seconds)
-    return Daemon(nursery, service, crew, lists, queue, gate, metrics, health, stopping)
+    return Daemon(nursery, parts.spool, pulse, service, crew, lists, queue, gate, metrics, health, stopping)
 
 
 def _say(message: str, status: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -54,6 +55,8 @@ class Service:
         self._pulse = pulse
         self._wake = threading.Event()
         self.waiting = Waiting()
+        # On time.monotonic; infinite between two passes.
+        self._pass_began = math.inf
 
     def stop(self) -> None:
         """Not from a signal handler: an Event must not be set by the thread that is waiting for it."""
@@ -64,6 +67,12 @@ class Service:
         """Goes on with these settings."""
         self.settings = settings
         self._wake.set()
+
+    def pass_seconds(self) -> float:
+        """How long the pass that is under way has lasted: there is more than the workers take, or the gate is closed.
+        Negative between two passes.
+        """
+        return time.monotonic() - self._pass_began
 
     def run(self, ready: Callable[[], object] = lambda: None) -> bool:
         """Serves the spool, and calls `ready` once it does; whether everything under way was finished in the end.
@@ -87,7 +96,9 @@ class Service:
                 self._wake.clear()
                 self._pulse.beat(LOOP)
                 completeness.settle_seconds = self.settings.settle_seconds
+                self._pass_began = time.monotonic()
                 self._pass(intake)
+                self._pass_began = math.inf
                 if not self._stopping.is_set():
                     with self._pulse.resting(LOOP):
                         self._wake.wait(

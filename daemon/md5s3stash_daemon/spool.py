@@ -7,8 +7,8 @@
     active/    --fail-->  failed/    with NAME.error.json beside each file
     hold/      is the operator's
 
-Each change of state is one rename(2). Nothing needs an fsync: the address is the content, so a rename that a power cut
-takes back only repeats work.
+Each change of state is one rename(2). None needs an fsync: the address is the content, so a rename that a power cut
+takes back only repeats work. What a rename relies on, such as the reason beside a failed file, is synced before it.
 
 Below active/, deferred/ and hold/ a file keeps its whole name in a box: `BATCH.ATTEMPTS/sub/folder/name`, in deferred/
 `BATCH.ATTEMPTS.DUE/...` with the time of the next attempt. A name occurs once in a batch, so a file that is dropped
@@ -31,7 +31,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from md5s3stash.errors import StashError
-from md5s3stash_daemon.beneath import Place, files_below, folder_of, move, prune, remove_empty_folders, status_of
+from md5s3stash_daemon.beneath import (
+    Place,
+    files_below,
+    folder_of,
+    move,
+    open_file,
+    prune,
+    remove_empty_folders,
+    status_of,
+)
+from md5s3stash_daemon.durable import open_directory, replace_durably
 from md5s3stash_daemon.failed_reports import place_in_failed, report_beside, write_report
 from md5s3stash_daemon.pin import Pin
 
@@ -92,6 +102,12 @@ class Entry(NamedTuple):
         """Names this drop, and no other of the same name, for as long as it is in the spool."""
         return f"{self.batch}/{self.name}"
 
+    @property
+    def mark(self) -> str:
+        """In hold/, why the daemon has put the file there, by the name of its box; empty where an operator did."""
+        box = os.path.basename(self.path[: -len(self.name) - 1])
+        return [*box.split("."), "", "", ""][2]
+
 
 class Spool:
     """The directories and the moves between them. One daemon owns a spool: see `lock`."""
@@ -127,9 +143,11 @@ class Spool:
             return path.read_text(encoding="ascii").strip()
         except FileNotFoundError:
             # Only the daemon that holds the lock comes here. A torn file would be another identity, so: rename.
-            temporary = path.with_suffix(".new")
-            temporary.write_text(f"{secrets.token_hex(8)}\n", encoding="ascii")
-            temporary.rename(path)
+            directory = open_directory(self.directory)
+            try:
+                replace_durably(directory, path.name, f"{secrets.token_hex(8)}\n".encode("ascii"))
+            finally:
+                os.close(directory)
             return self.identity()
 
     def holds(self, queue_id: str) -> bool:
@@ -258,6 +276,13 @@ class Spool:
             prune(entry.place)
         return moved
 
+    def hold_damaged(self, entry: Entry, batch: str, mark: str) -> bool:
+        """Parks a file of any state, in a box whose name says why: see `Entry.mark`; False where it has gone."""
+        moved = self._move(entry, HOLD, f"{entry.batch or batch}.{entry.attempts}.{mark}")
+        if entry.batch:
+            prune(entry.place)
+        return moved is not None
+
     def make_due(self, entry: Entry, state: str) -> Entry | None:
         """Has a file of hold/ or deferred/ tried at the next pass, its attempts kept; None where it has gone."""
         moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts}.0")
@@ -281,6 +306,7 @@ class Spool:
         try:
             if refusal(status.st_mode) is None:
                 write_report(place, report)
+                _sync(entry.place)
                 move(entry.place, place)
             else:
                 write_report(place, report | {"removed": True})
@@ -376,6 +402,16 @@ def is_name(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return b"\0" not in encoded and all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _sync(place: Place) -> None:
+    """After a power cut nobody judges a failed file again, before it is dropped again."""
+    with contextlib.suppress(OSError):  # one that may not be read has failed for that
+        descriptor = open_file(place)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _is_file(status: os.stat_result | None) -> bool:

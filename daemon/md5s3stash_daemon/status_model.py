@@ -71,6 +71,8 @@ class View:
     failures: tuple[Failure, ...]
     recorded: Recorded
     free_bytes: int | None
+    # Files in hold/ that a power cut may have damaged.
+    damaged: int = 0
 
     @property
     def files_go_on(self) -> bool:
@@ -165,6 +167,7 @@ class Gatherer:
             tuple(newest_failures(self._spool, SHOWN_FAILURES, _LOOKED_AT_FAILURES)),
             recorded,
             free_bytes,
+            self._queue.damaged(),
         )
 
     def _recorded(self) -> Recorded:

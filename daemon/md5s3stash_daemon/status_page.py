@@ -49,7 +49,7 @@ _MEANINGS = {
     "incoming": "dropped, not taken yet",
     "active": "being stashed",
     "deferred": "to be tried again",
-    "hold": "parked by you",
+    "hold": "parked, waiting for you",
     "failed": "waiting for you",
 }
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, BinaryIO
 
+from md5s3stash_daemon.durable import sync_path
 from md5s3stash_daemon.spool import ACTIVE, DEFERRED, HOLD, Entry, Spool
 
 PROGRESS = "progress"
@@ -87,6 +88,8 @@ class Journal:
                 self.count += 1
         # A torn record is cut off, or the next one would be glued to it.
         os.ftruncate(self._descriptor, self._end)
+        # The records are synced as they come; so must their name be.
+        sync_path(os.path.dirname(path))
 
     def append(self, outcomes: Sequence[LineOutcome]) -> None:
         """Adds records; they are on the disk when it returns. Raises OSError, and has then added none."""

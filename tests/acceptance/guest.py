@@ -18,7 +18,8 @@ from tests.support.servers import wait_until
 BOOT_SECONDS = 90.0
 STOP_SECONDS = 90.0
 
-PROGRAMS = ("systemd-nspawn", "mmdebstrap", "packer", "nsenter", "ip", "pgrep", "sftp", "rsync", "nfs-cp")
+MKFS = ("mkfs.ext4", "mkfs.xfs")
+PROGRAMS = ("systemd-nspawn", "mmdebstrap", "packer", "nsenter", "ip", "pgrep", "sftp", "rsync", "nfs-cp", *MKFS)
 _ENVIRONMENT = (
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME=/root",

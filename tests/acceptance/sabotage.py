@@ -20,6 +20,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.acceptance.disks import FILESYSTEMS
+
 _HERE = Path(__file__).parent
 _PROJECT = _HERE.parents[1]
 
@@ -52,6 +54,8 @@ def _drop_in(unit: str, *settings: str) -> Mapping[str, str]:
 _DAEMON = "md5s3stashd.service"
 _THUMBNAILER = "md5s3stash-thumbnailer@.service"
 _LAUNCHED, _THUMBNAILS = "test_1_launched.py", "test_1_thumbnail_box.py"
+_POWER_CUT = "test_2_power_cut.py"
+_NOT_STASHED = "test_a_power_cut_loses_nothing_that_was_synced_and_nothing_that_it_damaged_is_stashed"
 _FAULTS, _NFS, _RELEASES = "test_2_faults.py", "test_2_nfs.py", "test_3_releases.py"
 # What makes the daemon forget, each time it starts, what it had been given.
 _FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/spool/md5s3stash/active -type f -delete"
@@ -209,6 +213,14 @@ SABOTAGES: Mapping[str, Sabotage] = {
             f"{_RELEASES}::test_upgrade_and_rollback_lose_no_request_and_no_file": _CUT_OFF,
         },
         _drop_in(_THUMBNAILER, "KillSignal=SIGKILL", "ExecReload=", "ExecReload=/bin/kill -KILL $MAINPID"),
+    ),
+    "a-boot-that-goes-unnoticed": Sabotage(
+        {f"{_POWER_CUT}::{_NOT_STASHED}[{filesystem}]": "recorded as other bytes" for filesystem in FILESYSTEMS},
+        _drop_in(_DAEMON, "Environment=BOOT_ID=0123456789abcdef"),
+    ),
+    "no-sync": Sabotage(
+        {f"{_POWER_CUT}::{_NOT_STASHED}[{filesystem}]": "synced while files wait" for filesystem in FILESYSTEMS},
+        _drop_in(_DAEMON, "SystemCallFilter=~syncfs"),
     ),
     "leases-on-files-of-others": Sabotage(
         {f"{_NFS}::test_a_file_that_grows_over_nfs_with_pauses_is_stashed_whole": "DID NOT RAISE"},

@@ -1,0 +1,56 @@
+"""What must outlive a power cut: files and directories that are on the disk when these return."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+
+def write_durably(directory: int, name: str, data: bytes) -> None:
+    """Writes a file below a directory's descriptor: its bytes and its name are on the disk. Not at once: a cut in the
+    middle leaves a part of it. Raises OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o644, dir_fd=directory)
+    try:
+        written = 0
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.fsync(directory)
+
+
+def replace_durably(directory: int, name: str, data: bytes) -> None:
+    """As `write_durably`, and at once: a cut leaves the old file or the new one. Raises OSError."""
+    temporary = f"{name}.new"
+    write_durably(directory, temporary, data)
+    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    os.fsync(directory)
+
+
+def open_directory(path: str | os.PathLike[str]) -> int:
+    """A descriptor for the functions above. Raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def sync_path(path: str) -> None:
+    """What a regular file holds, or the names in a directory, are on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Everything that was written before is on the disk, by any program, on the whole file system: syncfs(2).
+
+    Raises OSError. Takes as long as the disk does; other threads go on.
+    """
+    # Looked up here: a module that others import for their types alone needs no libc.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
