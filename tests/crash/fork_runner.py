@@ -28,7 +28,6 @@ import redis
 from md5s3stash.s3 import S3ObjectStore
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon import program as daemon_program
-from md5s3stash_daemon import spool as daemon_spool
 from md5s3stash_daemon import url_report as daemon_url_report
 
 # PING and CONFIG GET change nothing.
@@ -80,9 +79,9 @@ class CrashPoints:
         for name in ("rename", "unlink", "mkdir", "rmdir", "link", "fsync", "fdatasync"):
             setattr(patched, name, self.around(getattr(os, name)))
         patched.write = self.around(os.write, lambda descriptor, _data: stat.S_ISREG(os.fstat(descriptor).st_mode))
-        writers: list[Any] = [daemon_spool, daemon_url_report]
-        for writer in writers:
-            writer.open = self.around(builtins.open)
+        patched.open = self.around(os.open, lambda _path, flags, *_: bool(flags & os.O_CREAT))
+        writer: Any = daemon_url_report
+        writer.open = self.around(builtins.open)
         store: Any = S3ObjectStore
         store._send = self.around(store._send)
         client: Any = redis.Redis
