@@ -205,7 +205,8 @@ def _arrivals(folder: str) -> Iterator[float]:
                 with contextlib.suppress(OSError):
                     if item.is_dir(follow_symlinks=False):
                         folders.append(item.path)
-                    elif not item.name.endswith(ERROR_SUFFIX):
+                    # Of what was no file, a link say, only the report is left.
+                    elif not item.name.endswith(ERROR_SUFFIX) or not os.path.lexists(item.path[: -len(ERROR_SUFFIX)]):
                         yield item.stat(follow_symlinks=False).st_ctime
 
 
