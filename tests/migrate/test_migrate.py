@@ -254,7 +254,7 @@ def test_a_target_that_cannot_be_listed_is_one_clear_line(server: DigestS3, tmp_
     assert done.status == 1
     assert done.stderr.splitlines() == [
         "md5s3stash-migrate: s3://one/pre/: the store answered 404 NoSuchBucket: "
-        "create the bucket or correct BUCKET_BASE"
+        'create the bucket or correct BUCKET_BASE: the store says "as scripted"'
     ]
     assert copies(server) == 0
 
