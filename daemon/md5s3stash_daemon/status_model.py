@@ -71,6 +71,7 @@ class View:
     failures: tuple[Failure, ...]
     recorded: Recorded
     free_bytes: int | None
+    notices: tuple[str, ...] = ()
 
     @property
     def files_go_on(self) -> bool:
@@ -165,6 +166,7 @@ class Gatherer:
             tuple(newest_failures(self._spool, SHOWN_FAILURES, _LOOKED_AT_FAILURES)),
             recorded,
             free_bytes,
+            tuple(self._health.notices()),
         )
 
     def _recorded(self) -> Recorded:
