@@ -80,7 +80,10 @@ def open_stash(settings: Settings) -> Stash:
     with faults.noted():
         bases = settings[StashSettings].bases()
     with faults.noted():
-        store = connect(settings[S3Settings].endpoint, timeouts=s3_timeouts(settings[S3Settings]))
+        of_s3 = settings[S3Settings]
+        store = connect(
+            of_s3.endpoint, timeouts=s3_timeouts(of_s3), conditions_required=of_s3.conditional_writes == "require"
+        )
     with faults.noted():
         caches = _caches(settings[RedisSettings])
     faults.tell()

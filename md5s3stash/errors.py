@@ -13,6 +13,7 @@
     │   └── SourceOutOfReach          yes         1      no descriptor or memory left, a disk that does not work
     ├── StoreError
     │   ├── StoreUnavailable          yes         1      the store is down, slow or says "slow down"
+    │   │   └── CredentialsUnavailable yes        1      this machine's credentials could not be renewed
     │   ├── StoreRefused              yes         1      no such bucket, access denied: an operator can mend it
     │   ├── DigestMismatch            yes         1      the store holds other bytes than were sent
     │   └── DigestCollision           no          1      another content already stands under this md5
@@ -90,13 +91,22 @@ class SourceOutOfReach(SourceError):
 
 
 class StoreError(StashError):
-    """The object store did not take or give an object."""
+    """The object store did not take or give an object. `status` and `code` are those of its answer, if it gave one."""
+
+    def __init__(self, message: str, status: int = 0, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
 
 
 class StoreUnavailable(StoreError):
     """The store is unreachable, answers 5xx, or asks to slow down."""
 
     retryable = True
+
+
+class CredentialsUnavailable(StoreUnavailable):
+    """The credentials could not be renewed: not the store's outage, but this machine's own."""
 
 
 class StoreRefused(StoreError):

@@ -9,7 +9,6 @@ goes through boto3.
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,13 +20,13 @@ import pycurl
 from md5s3stash.content import VerifyingReader
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.fingerprints import BLOCK_BYTES
+from md5s3stash.s3_errors import are_refused, code_of, message_of
 from md5s3stash.scheme import ObjectAddress
 
 MAX_ANSWER_BYTES = 64 * 1024
 
 _ABORT: int = pycurl.READFUNC_ABORT
 _SOUGHT: int = pycurl.SEEKFUNC_OK
-_ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,100})</Code>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,11 @@ class Answer:
     code: str
     body: bytes = b""
 
+    @property
+    def message(self) -> str:
+        """What the store says of an error."""
+        return message_of(self.body)
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -86,14 +90,24 @@ class Endpoint:
 
 
 class CurlClient:
-    """Sends requests to S3, each of them once. Safe to share: each thread has connections of its own."""
+    """Sends requests to S3, each of them once. Safe to share: each thread has connections of its own. `refused` is
+    called where the store does not accept the credentials, `ca_bundle` a file with the certificates that are trusted.
+    """
 
     def __init__(
-        self, endpoint: Endpoint, credentials: Callable[[], Credentials], timeouts: Timeouts | None = None
+        self,
+        endpoint: Endpoint,
+        credentials: Callable[[], Credentials],
+        timeouts: Timeouts | None = None,
+        refused: Callable[[], None] = lambda: None,
+        ca_bundle: str | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._credentials = credentials
         self._timeouts = timeouts or Timeouts()
+        self._refused = refused
+        # The same choice as botocore's; the wheel of pycurl has no certificates.
+        self._ca_bundle = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where()
         self._local = threading.local()
 
     def put(self, address: ObjectAddress, data: bytes, headers: Mapping[str, str]) -> Answer:
@@ -171,15 +185,17 @@ class CurlClient:
         # libcurl takes a connection that ends within the headers for the end of the answer.
         if handle.head and handle.head[-1].strip():
             raise StoreUnavailable(f"{address.s3_url}: the answer of the store was cut off")
-        code = _ERROR_CODE.search(handle.body) if handle.body else None
         status: int = curl.getinfo(pycurl.RESPONSE_CODE)
-        return Answer(status, handle.headers(), code[1].decode() if code else "", bytes(handle.body))
+        code = code_of(handle.body)
+        if are_refused(code):
+            self._refused()
+        return Answer(status, handle.headers(), code, bytes(handle.body))
 
     def _handle(self, method: str, prepare: Callable[[pycurl.Curl], None]) -> _Handle:
         """This thread's handle for the method; each keeps one connection."""
         handle: _Handle | None = getattr(self._local, method, None)
         if handle is None:
-            handle = _Handle(_new_handle(self._timeouts), self._endpoint.region)
+            handle = _Handle(_new_handle(self._timeouts, self._ca_bundle), self._endpoint.region)
             prepare(handle.curl)
             # Both methods of a thread go over the same connection.
             share = getattr(self._local, "share", None)
@@ -243,7 +259,7 @@ def _prepare_head(curl: pycurl.Curl) -> None:
     curl.setopt(pycurl.NOBODY, 1)
 
 
-def _new_handle(timeouts: Timeouts) -> pycurl.Curl:
+def _new_handle(timeouts: Timeouts, ca_bundle: str) -> pycurl.Curl:
     curl = pycurl.Curl()
     curl.setopt(pycurl.NOSIGNAL, 1)
     curl.setopt(pycurl.FOLLOWLOCATION, 0)
@@ -253,9 +269,7 @@ def _new_handle(timeouts: Timeouts) -> pycurl.Curl:
     # Whole seconds only, and 0 would switch it off.
     curl.setopt(pycurl.LOW_SPEED_TIME, max(1, round(timeouts.stall_seconds)))
     curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(timeouts.small_request_seconds))
-    # The same choice of certificates as botocore makes; the wheel of pycurl knows of none.
-    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where()
-    curl.setopt(pycurl.CAINFO, bundle)
+    curl.setopt(pycurl.CAINFO, ca_bundle)
     return curl
 
 

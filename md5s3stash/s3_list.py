@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
-from botocore.session import Session as BotocoreSession
-from botocore.session import get_session
-
 from md5s3stash.errors import StoreRefused
-from md5s3stash.s3 import BOTO_ERRORS, new_client, new_session, translated
+from md5s3stash.s3 import translated
+from md5s3stash.s3_client import ANSWER_ERRORS, CoreSession, core_session, new_client, new_session
 
 # The most that a LIST answers with (AWS, "ListObjectsV2").
 LISTED_AT_ONCE = 1000
@@ -56,13 +54,13 @@ class Lister:
                 ]
                 last = _require_order(f"s3://{bucket}/{prefix}", last, found)
                 yield found
-        except BOTO_ERRORS as error:
+        except ANSWER_ERRORS as error:
             raise translated(error, f"s3://{bucket}/{prefix}") from error
 
 
-def _without_dates() -> BotocoreSession:
+def _without_dates() -> CoreSession:
     """Dates as they come: nobody reads them here, and to parse them takes three quarters of the time of a LIST."""
-    session = get_session()
+    session = core_session()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     return session
 

@@ -118,6 +118,17 @@ def seconds(minimum: float, maximum: float) -> Parse:
     return parse
 
 
+def one_of(*allowed: str) -> Parse:
+    """One word of a few."""
+
+    def parse(value: Any) -> str:
+        if text(value) not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)} is needed")
+        return text(value)
+
+    return parse
+
+
 def scheme_name(value: Any) -> str:
     """A bucket scheme, by its proper name."""
     try:
@@ -160,6 +171,11 @@ class S3Settings:
     connect_timeout_seconds: float = setting(10.0, seconds(0.1, 300), "to reach the store")
     read_timeout_seconds: float = setting(60.0, seconds(1, 3600), "for the store to go on sending or taking bytes")
     request_timeout_seconds: float = setting(600.0, seconds(1, 86400), "for a request of up to 8 MiB in all")
+    conditional_writes: str = setting(
+        "prefer",
+        one_of("prefer", "require"),
+        "require: store nothing in a store without If-None-Match; prefer: use HEAD before each put there",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,6 +222,7 @@ class Crew:
             return
         assert isinstance(report, Report)
         self._metrics.add(report.counts)
+        self._metrics.weaker(report.weaker)
         self._feel(member, report)
         with self._changed:
             lists = [member.entries[queue_id] for queue_id in report.lists if queue_id in member.entries]

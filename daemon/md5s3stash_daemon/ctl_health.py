@@ -1,8 +1,9 @@
-"""What the running daemon says of itself: its /healthz, as `md5s3stashctl status` shows it."""
+"""What the running daemon reports about itself: its /healthz, as `md5s3stashctl status` shows it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from md5s3stash_daemon.settings import HttpSettings
 
@@ -10,8 +11,16 @@ _ANSWER_SECONDS = 2.0
 _MAX_ANSWER_BYTES = 64 * 1024
 
 
-def faults_of_daemon(settings: HttpSettings) -> list[str] | None:
-    """Why it stashes nothing now, empty while all goes well; None where nobody answers, or it serves no /healthz."""
+@dataclass(frozen=True, slots=True)
+class DaemonHealth:
+    """`faults`: why it stashes nothing now, empty while all is well. `notices`: which promises are weaker."""
+
+    faults: list[str]
+    notices: list[str]
+
+
+def health_of_daemon(settings: HttpSettings) -> DaemonHealth | None:
+    """None where nobody answers, or it serves no /healthz."""
     if settings.port == 0:
         return None
     # Half of what `md5s3stashctl --help` imported.
@@ -22,7 +31,7 @@ def faults_of_daemon(settings: HttpSettings) -> list[str] | None:
     try:
         connection.request("GET", "/healthz")
         told = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))
-        return [str(reason) for reason in told["reasons"]]
+        return DaemonHealth(list(map(str, told["reasons"])), list(map(str, told.get("notices", []))))
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         # Whoever listens there is no daemon of ours.
         return None

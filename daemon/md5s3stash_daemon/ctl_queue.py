@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from md5s3stash.errors import StashError
 from md5s3stash_daemon import ctl_output as output
 from md5s3stash_daemon.beneath import status_of
-from md5s3stash_daemon.ctl_health import faults_of_daemon
+from md5s3stash_daemon.ctl_health import health_of_daemon
 from md5s3stash_daemon.failures import failures
 from md5s3stash_daemon.power_cut import reason_of
 from md5s3stash_daemon.settings import HttpSettings
@@ -87,7 +87,7 @@ def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: flo
 @dataclass(frozen=True, slots=True)
 class Status:
     """What `status` tells; `ledger_fault` is why nothing can be recorded, `daemon_faults` why the daemon
-    stashes nothing, None where it does not say.
+    stashes nothing, None where it does not say, `daemon_notices` which promises are weaker.
     """
 
     pid: str | None
@@ -98,6 +98,7 @@ class Status:
     ledger_sizes: dict[str, int]
     ledger_fault: str
     daemon_faults: list[str] | None
+    daemon_notices: list[str]
     # Of those in hold/.
     damaged: int = 0
 
@@ -126,9 +127,10 @@ def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object],
     except StashError as error:
         fault = str(error)
     pid = daemon_pid(spool.directory)
-    told = None if pid is None else faults_of_daemon(http)
-    free_bytes, total_bytes = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    return Status(pid, free_bytes, total_bytes, counts, oldest, sizes, fault, told, damaged)
+    told = None if pid is None else health_of_daemon(http)
+    faults, notices = (told.faults, told.notices) if told else (None, [])
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    return Status(pid, free, total, counts, oldest, sizes, fault, faults, notices, damaged)
 
 
 def print_status(spool: Spool, status: Status, now: float) -> None:
@@ -137,6 +139,7 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
     lines = [
         f"daemon    {'not running' if status.pid is None else f'running, process {status.pid}'}",
         *(f"          {output.printable(fault)}" for fault in status.daemon_faults or []),
+        *(f"          weaker: {output.printable(notice)}" for notice in status.daemon_notices),
         f"spool     {output.printable(str(spool.directory))}",
         f"disk      {output.size(status.free_bytes)} free of {output.size(status.total_bytes)}",
         f"redis     {output.printable(status.ledger_fault) or 'records'}",
@@ -164,6 +167,7 @@ def status_as_json(spool: Spool, status: Status, now: float) -> str:
         {
             "daemon_pid": status.pid,
             "daemon_faults": status.daemon_faults,
+            "daemon_notices": status.daemon_notices,
             "spool": str(spool.directory),
             "free_bytes": status.free_bytes,
             "total_bytes": status.total_bytes,

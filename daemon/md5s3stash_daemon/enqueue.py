@@ -102,7 +102,7 @@ class Batch:
 
 def _run(arguments: argparse.Namespace) -> int:
     # What these import (boto3, requests) takes half a second, which --help need not wait for.
-    from md5s3stash.s3 import new_session
+    from md5s3stash.s3_client import new_session
     from md5s3stash_daemon.sqs import connect_queue
 
     set_up_logging(logging.WARNING)

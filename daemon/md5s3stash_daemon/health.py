@@ -113,6 +113,10 @@ class Health:
         """The same in words."""
         return [problem.words for problem in self.problems()]
 
+    def notices(self) -> list[str]:
+        """Which promises are weaker than usual, while all may be well."""
+        return self._metrics.weaker_promises()
+
     def status_line(self) -> str:
         """One line for STATUS= of systemd; the counts are since the start."""
         counts = self._metrics.counts()

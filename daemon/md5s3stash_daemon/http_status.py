@@ -49,7 +49,9 @@ class _Handler(BaseHTTPRequestHandler):
         match self.path.partition("?")[0]:
             case "/healthz":
                 reasons = self.server.health.reasons()
-                body = {"status": "failing" if reasons else "ok", "reasons": reasons}
+                body: dict[str, Any] = {"status": "failing" if reasons else "ok", "reasons": reasons}
+                if notices := self.server.health.notices():
+                    body["notices"] = notices
                 self._answer(503 if reasons else 200, "application/json", json.dumps(body).encode() + b"\n")
             case "/metrics":
                 self._answer(200, CONTENT_TYPE_PLAIN_0_0_4, self.server.metrics.exposition())

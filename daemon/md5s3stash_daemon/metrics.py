@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
@@ -48,6 +48,8 @@ class Metrics(Tally):
         self._total = Counts()
         self._queue_events: Counter[str] = Counter()
         self._queue_held: Callable[[], int] = lambda: 0
+        self._weaker: set[str] = set()
+        self._weaker_here: Callable[[], list[str]] = list
         # A registry of our own: the global one would take what any library puts there.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -77,6 +79,20 @@ class Metrics(Tally):
     def watch_redis(self, risks: Callable[[], Collection[str]]) -> None:
         """Adds at each scrape the ways in which Redis may lose records. Once."""
         self._registry.register(_Collected(lambda: _risks(risks())))
+
+    def weaker(self, promises: Iterable[str]) -> None:
+        """What somebody else has found that the stores lack."""
+        with self._lock:
+            self._weaker.update(promises)
+
+    def watch_store(self, weaker: Callable[[], list[str]]) -> None:
+        """What this process finds that the stores lack."""
+        self._weaker_here = weaker
+
+    def weaker_promises(self) -> list[str]:
+        """Which guards the stores lack, in words."""
+        with self._lock:
+            return sorted(self._weaker | set(self._weaker_here()))
 
     def watch_queue(self, held: Callable[[], int]) -> None:
         """Tells at each scrape how many messages are in hand."""
@@ -118,6 +134,9 @@ class Metrics(Tally):
         for event in QUEUE_EVENTS:
             by_event.add_metric([event], queue_events[event])
         yield by_event
+        yield GaugeMetricFamily(
+            "md5s3stash_store_guards_missing", "Guards that the stores lack", value=len(self.weaker_promises())
+        )
         yield GaugeMetricFamily("md5s3stash_queue_held", "Messages of the queue in hand", value=self._queue_held())
 
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import redis
 
 from md5s3stash.batch import fetch_limits, s3_timeouts
+from md5s3stash.digest import digest_of
 from md5s3stash.fetch import FetchLimits
 from md5s3stash.logs import set_up_logging
 from md5s3stash.retry import RetryPolicy
-from md5s3stash.s3 import CoreSession, S3ObjectStore, connect, core_session
+from md5s3stash.s3 import S3ObjectStore, connect
+from md5s3stash.s3_client import CoreSession, core_session
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash_daemon.config import redis_client
@@ -27,6 +29,9 @@ from md5s3stash_daemon.work import REDIS, S3
 
 # A store that answers a HEAD of a bucket later than this is down.
 PROBE_SECONDS = 10.0
+
+# Its key is that of an object which may be there.
+EMPTY_MD5 = digest_of(b"").md5
 
 # The spool is what tries again.
 NO_RETRY = RetryPolicy(attempts=1)
@@ -83,9 +88,13 @@ class Parts:
         return {S3: self._check_buckets, REDIS: ledger.probe}
 
     def _check_buckets(self) -> None:
+        refusal = self.store.refuses_puts()
+        if refusal is not None:
+            raise refusal
         for base in self.bases:
             # One of the 36 stands for all: they are made and granted together.
             self.probe.check(base.buckets()[0])
+            self.store.require_conditions(base.address(EMPTY_MD5))
 
 
 def parts_of(settings: Settings) -> Parts:
@@ -97,7 +106,8 @@ def parts_of(settings: Settings) -> Parts:
     timeouts = s3_timeouts(settings[S3Settings])
     # Shared, for it keeps the description of S3 in memory.
     session = core_session()
-    store = connect(settings[S3Settings].endpoint, session, timeouts=timeouts)
+    required = settings[S3Settings].conditional_writes == "require"
+    store = connect(settings[S3Settings].endpoint, session, timeouts=timeouts, conditions_required=required)
     probe = connect(
         settings[S3Settings].endpoint,
         session,

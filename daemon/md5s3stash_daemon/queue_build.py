@@ -7,7 +7,7 @@ import threading
 import redis
 
 from md5s3stash.objectstore import ObjectStore
-from md5s3stash.s3 import CoreSession, new_session
+from md5s3stash.s3_client import CoreSession, new_session
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.health import Pulse
 from md5s3stash_daemon.leaving import Metadata, watch_for_notice

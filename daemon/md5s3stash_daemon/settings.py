@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from md5s3stash.settings import CORE_SECTIONS, Parse, optional_text, seconds, setting, text, texts, whole_number
+from md5s3stash.settings import CORE_SECTIONS, one_of, optional_text, seconds, setting, text, texts, whole_number
 
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,252})", re.ASCII)
 _WEB_URL = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", re.ASCII)
@@ -21,17 +21,6 @@ def directory(value: Any) -> Path:
     if not path.is_absolute():
         raise ValueError("an absolute path is needed")
     return path
-
-
-def one_of(*allowed: str) -> Parse:
-    """One word of a few."""
-
-    def parse(value: Any) -> str:
-        if text(value) not in allowed:
-            raise ValueError(f"one of {', '.join(allowed)} is needed")
-        return text(value)
-
-    return parse
 
 
 def ip_address(value: Any) -> str:

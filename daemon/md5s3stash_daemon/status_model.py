@@ -73,6 +73,7 @@ class View:
     free_bytes: int | None
     # Files in hold/ that a power cut may have damaged.
     damaged: int = 0
+    notices: tuple[str, ...] = ()
 
     @property
     def files_go_on(self) -> bool:
@@ -168,6 +169,7 @@ class Gatherer:
             recorded,
             free_bytes,
             self._queue.damaged(),
+            tuple(self._health.notices()),
         )
 
     def _recorded(self) -> Recorded:

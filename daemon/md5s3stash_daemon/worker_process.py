@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 from md5s3stash.fetch import Fetcher
@@ -71,7 +71,9 @@ class WorkerProcess:
             self._tally,
             self._hand_over,
         )
-        self._outbox = _Outbox(connection, self._tally, self._gate, self._pulse, settings.stuck_seconds)
+        self._outbox = _Outbox(
+            connection, self._tally, self._gate, self._pulse, settings.stuck_seconds, parts.store.weaker_promises
+        )
         self._committer = Committer(parts.spool, ledger, self._gate, self._stopping, self._pulse, self._outbox.ended)
         self._connection = connection
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
@@ -185,12 +187,21 @@ def _size_of(entry: Entry) -> int:
 class _Outbox:
     """What goes to the daemon: gathered while it is being sent, and at least a sign of life."""
 
-    def __init__(self, connection: Connection, tally: Tally, gate: Gate, pulse: Pulse, stuck_seconds: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        tally: Tally,
+        gate: Gate,
+        pulse: Pulse,
+        stuck_seconds: float,
+        weaker: Callable[[], list[str]],
+    ) -> None:
         self.stuck_seconds = stuck_seconds
         self._connection = connection
         self._tally = tally
         self._gate = gate
         self._pulse = pulse
+        self._weaker = weaker
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._ended: list[str] = []
@@ -219,7 +230,15 @@ class _Outbox:
                 # One that has not ended yet is told with its end.
                 lists = [queue_id for queue_id in self._lists if queue_id in ended] if self._lists else []
                 self._lists = [queue_id for queue_id in self._lists if queue_id not in lists]
-            report = Report(ended, lists, self._tally.take(), self._gate.faults(), self._pulse.silences(), complete)
+            report = Report(
+                ended,
+                lists,
+                self._tally.take(),
+                self._gate.faults(),
+                self._pulse.silences(),
+                self._weaker(),
+                complete,
+            )
             try:
                 self._connection.send(report)
             except OSError:

@@ -13,7 +13,8 @@ from typing import IO
 
 from md5s3stash.logs import set_up_logging
 from md5s3stash.progress import Pause, standing_display
-from md5s3stash.s3 import SINGLE_PUT_MAX_BYTES, connect, new_session
+from md5s3stash.s3 import SINGLE_PUT_MAX_BYTES, connect
+from md5s3stash.s3_client import new_session
 from md5s3stash.s3_list import Lister
 from md5s3stash_migrate.costs import estimate
 from md5s3stash_migrate.listing import Listing, Stored

@@ -18,17 +18,11 @@ from botocore.exceptions import ClientError
 
 from md5s3stash.digest import digest_of
 from md5s3stash.errors import StoreUnavailable
-from md5s3stash.s3 import (
-    BOTO_ERRORS,
-    SINGLE_PUT_MAX_BYTES,
-    WRONG_REGION_CODES,
-    curl_for,
-    is_kms,
-    new_client,
-    translated,
-)
+from md5s3stash.s3 import SINGLE_PUT_MAX_BYTES, WRONG_REGION_CODES, is_kms, translated
+from md5s3stash.s3_client import ANSWER_ERRORS, curl_for, new_client
+from md5s3stash.s3_conditional import Guard, StoreGuards
 from md5s3stash.s3_curl import CurlClient
-from md5s3stash.s3_errors import store_error
+from md5s3stash.s3_errors import is_unknown_header, store_error
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_migrate.listing import Stored
 from md5s3stash_migrate.s3_parts import PartLimits, copy_in_parts
@@ -82,7 +76,7 @@ class Copier:
         self._limits = limits or CopyLimits()
         # In another region than the endpoint's: boto3 finds the way there.
         self._boto_buckets: set[str] = set()
-        self._conditional = True
+        self._guards = StoreGuards()
 
     def copy(self, source: Stored, target: ObjectAddress) -> Copied:
         """Raises Throttled, StoreUnavailable and StoreRefused."""
@@ -93,22 +87,26 @@ class Copier:
         return _outcome(answer, source, target)
 
     def _in_one(self, source: Stored, target: ObjectAddress) -> _Answer:
-        conditional = self._conditional
-        answer = self._ask(source, target, conditional)
-        if answer.status == 501 and conditional:
-            self._conditional = False
-            answer = self._ask(source, target, conditional=False)
-        return answer
+        first: _Answer | None = None
+        for left_out in self._guards.left_out(target.bucket):
+            answer = self._ask(source, target, left_out)
+            if not is_unknown_header(answer.status, answer.code):
+                if answer.status == 200 and first is not None:
+                    self._guards.lacks(target.bucket, left_out)
+                return answer
+            first = first or answer
+        assert first is not None, "there is always a first try"
+        return first
 
-    def _ask(self, source: Stored, target: ObjectAddress, conditional: bool) -> _Answer:
+    def _ask(self, source: Stored, target: ObjectAddress, left_out: frozenset[Guard]) -> _Answer:
         if target.bucket not in self._boto_buckets:
-            answer = self._by_curl(source, target, conditional)
+            answer = self._by_curl(source, target, left_out)
             if answer.status not in (301, 307) and answer.code not in WRONG_REGION_CODES:
                 return answer
             self._boto_buckets.add(target.bucket)
-        return self._by_boto(source, target, conditional)
+        return self._by_boto(source, target, left_out)
 
-    def _by_curl(self, source: Stored, target: ObjectAddress, conditional: bool) -> _Answer:
+    def _by_curl(self, source: Stored, target: ObjectAddress, left_out: frozenset[Guard]) -> _Answer:
         headers = {
             # libcurl would send that of a form.
             "Content-Type": "",
@@ -116,16 +114,19 @@ class Copier:
             "x-amz-copy-source": quote(f"{source.address.bucket}/{source.address.key}", safe="/-_.~"),
             "x-amz-copy-source-if-match": f'"{source.etag}"',
             "x-amz-metadata-directive": "COPY",
-            "x-amz-checksum-algorithm": "SHA256",
         }
-        if conditional:
+        if Guard.CHECKSUM not in left_out:
+            headers["x-amz-checksum-algorithm"] = "SHA256"
+        if Guard.CONDITION not in left_out:
             headers["If-None-Match"] = "*"
         answer = self._curl.put(target, b"", headers)
         etag = _ETAG.search(answer.body)
         encryption = {"ServerSideEncryption": answer.headers.get("x-amz-server-side-encryption", "")}
-        return _Answer(answer.status, answer.code, etag[1].decode() if etag else "", is_kms(encryption))
+        return _Answer(
+            answer.status, answer.code, etag[1].decode("utf-8", "replace") if etag else "", is_kms(encryption)
+        )
 
-    def _by_boto(self, source: Stored, target: ObjectAddress, conditional: bool) -> _Answer:
+    def _by_boto(self, source: Stored, target: ObjectAddress, left_out: frozenset[Guard]) -> _Answer:
         try:
             answer = self._client.copy_object(
                 Bucket=target.bucket,
@@ -133,17 +134,17 @@ class Copier:
                 CopySource={"Bucket": source.address.bucket, "Key": source.address.key},
                 CopySourceIfMatch=f'"{source.etag}"',
                 MetadataDirective="COPY",
-                ChecksumAlgorithm="SHA256",
-                **({"IfNoneMatch": "*"} if conditional else {}),
+                **({} if Guard.CHECKSUM in left_out else {"ChecksumAlgorithm": "SHA256"}),
+                **({} if Guard.CONDITION in left_out else {"IfNoneMatch": "*"}),
             )
-        except BOTO_ERRORS as error:
+        except ANSWER_ERRORS as error:
             return _refused(error, target)
         return _Answer(200, "", answer["CopyObjectResult"].get("ETag", "").strip('"'), is_kms(answer))
 
     def _in_parts(self, source: Stored, target: ObjectAddress) -> _Answer:
         try:
             answer = copy_in_parts(self._client, source, target, self._limits.parts)
-        except BOTO_ERRORS as error:
+        except ANSWER_ERRORS as error:
             return _refused(error, target)
         # Its ETag is one of parts, which was checked against the parts; only a copy in one request has the md5.
         return _Answer(200, "", source.etag, is_kms(answer))

@@ -18,7 +18,9 @@ from botocore.exceptions import ClientError
 from md5s3stash.audit import is_of_parts
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import DigestMismatch
-from md5s3stash.s3 import BOTO_ERRORS, SINGLE_PUT_MAX_BYTES, is_kms
+from md5s3stash.s3 import SINGLE_PUT_MAX_BYTES, is_kms
+from md5s3stash.s3_client import BOTO_ERRORS
+from md5s3stash.s3_errors import is_unknown_header
 from md5s3stash.s3_parts import MAX_PARTS
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_migrate.listing import Stored
@@ -62,14 +64,30 @@ def copy_in_parts(client: Any, source: Stored, target: ObjectAddress, limits: Pa
     upload["UploadId"] = client.create_multipart_upload(**upload, **attributes)["UploadId"]
     try:
         parts = _copy_parts(client, source, upload, part_bytes)
-        answer: Mapping[str, Any] = client.complete_multipart_upload(
-            **upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
-        )
+        answer = _complete(client, upload, parts)
     except BaseException:
         _abort(client, upload)
         raise
+    if not answer.get("ETag", "").strip('"'):
+        # Ceph's answer to a completion that is repeated.
+        answer = client.head_object(Bucket=target.bucket, Key=target.key)
     _require_etag_of(parts, answer, target)
     return answer
+
+
+def _complete(client: Any, upload: Mapping[str, str], parts: list[dict[str, Any]]) -> Mapping[str, Any]:
+    request = {**upload, "MultipartUpload": {"Parts": parts}}
+    try:
+        answer: Mapping[str, Any] = client.complete_multipart_upload(**request, IfNoneMatch="*")
+        return answer
+    except ClientError as error:
+        told = error.response
+        status, code = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), told.get("Error", {}).get("Code", "")
+        if not is_unknown_header(status, code):
+            raise
+    # What LIST told has to do.
+    unconditional: Mapping[str, Any] = client.complete_multipart_upload(**request)
+    return unconditional
 
 
 def _part_bytes(client: Any, place: Mapping[str, str], source: Stored, limits: PartLimits) -> int:

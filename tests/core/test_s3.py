@@ -25,7 +25,8 @@ from md5s3stash.errors import DigestCollision, DigestMismatch, SettingsError, St
 from md5s3stash.fingerprints import BLOCK_BYTES
 from md5s3stash.objectstore import IMMUTABLE, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
-from md5s3stash.s3 import S3Limits, S3ObjectStore, connect, endpoint_of, parse_endpoint, store_for
+from md5s3stash.s3 import S3Limits, S3ObjectStore, connect, store_for
+from md5s3stash.s3_client import endpoint_of, parse_endpoint
 from md5s3stash.s3_conditional import ASK_AFTER
 from md5s3stash.s3_curl import MAX_ANSWER_BYTES, Endpoint, Timeouts
 from md5s3stash.s3_parts import MAX_PARTS, pieces
@@ -783,13 +784,16 @@ def test_profile_that_does_not_exist_is_a_fault_of_the_settings(monkeypatch: pyt
         ("storage.example.org:9000", "https://storage.example.org:9000", None),
         ("http://127.0.0.1:9000", "http://127.0.0.1:9000", None),
         ("https://[::1]:9000/", "https://[::1]:9000", None),
+        ("https://storage.example.org/s3/v1/", "https://storage.example.org/s3/v1", None),
     ],
 )
 def test_endpoint_is_a_bare_host_or_a_url(endpoint: str | None, url: str | None, region: str | None) -> None:
     assert parse_endpoint(endpoint) == (url, region)
 
 
-@pytest.mark.parametrize("endpoint", ["http://host/path", "ftp://host", "two words", "host/path", "http://u:p@host"])
+@pytest.mark.parametrize(
+    "endpoint", ["http://host/a?b", "ftp://host", "two words", "host/path", "http://u:p@host", "http://h/a b"]
+)
 def test_anything_else_is_no_endpoint(endpoint: str) -> None:
     with pytest.raises(SettingsError, match="S3_ENDPOINT"):
         parse_endpoint(endpoint)

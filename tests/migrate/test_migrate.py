@@ -13,7 +13,7 @@ import pytest
 
 from md5s3stash.audit import EMPTY_MD5
 from md5s3stash.scheme import BucketBase
-from tests.support.digest_s3 import DigestS3, Reset, error_reply
+from tests.support.digest_s3 import DigestS3, Oddities, Reset, error_reply
 from tests.support.migrate import BASE, REPOSITORY, environment, fill, md5_of, run, start
 from tests.support.servers import RcloneS3, wait_until
 from tests.support.stores import Keys, new_bucket, plain_client
@@ -220,6 +220,19 @@ def test_a_store_that_knows_no_condition_for_copies_is_asked_without(server: Dig
     assert len(server.keys("one")) == 1
 
 
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
+def test_a_store_that_lacks_guards_is_found_out_once(status: int, code: str, tmp_path: Path) -> None:
+    refused = {"if-none-match": (status, code), "x-amz-checksum-algorithm": (status, code)}
+    with DigestS3(Oddities(refused=refused)) as server:
+        fill(server, contents(5))
+
+        assert run(server.endpoint, tmp_path, *FROM_36, "--jobs=1").status == 0
+
+        assert len(server.keys("one")) == 5
+        # Three tries of the first to find out.
+        assert copies(server) == 3 + 5
+
+
 def test_nothing_is_ever_deleted(server: DigestS3, tmp_path: Path) -> None:
     fill(server, contents(3))
     server.put("one", "pre/other.txt", b"somebody else's")
@@ -254,7 +267,7 @@ def test_a_target_that_cannot_be_listed_is_one_clear_line(server: DigestS3, tmp_
     assert done.status == 1
     assert done.stderr.splitlines() == [
         "md5s3stash-migrate: s3://one/pre/: the store answered 404 NoSuchBucket: "
-        "create the bucket or correct BUCKET_BASE"
+        'create the bucket or correct BUCKET_BASE: the store says "as scripted"'
     ]
     assert copies(server) == 0
 

@@ -11,7 +11,7 @@ import pytest
 
 from aws.image import spool_metrics
 from md5s3stash.errors import SettingsError
-from md5s3stash.s3 import parse_endpoint
+from md5s3stash.s3_client import parse_endpoint
 from md5s3stash.settings import RedisSettings, StashSettings, load
 from md5s3stash_daemon.config import read_settings
 from md5s3stash_daemon.settings import SECTIONS

@@ -66,6 +66,27 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Oddities:
+    """In what the server differs from Amazon's.
+
+    `refused`: request headers (or their beginnings) that it does not know, and how it says so. `ignores_conditions`:
+    If-None-Match has no effect. `checks_md5`: whether Content-MD5 is compared with the body. `etags_are_md5s`,
+    `part_etags_are_md5s`, `completion_has_etag`: its ETags. `path`: what the path of every request begins with.
+    """
+
+    refused: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    ignores_conditions: bool = False
+    checks_md5: bool = True
+    etags_are_md5s: bool = True
+    part_etags_are_md5s: bool = True
+    completion_has_etag: bool = True
+    path: str = ""
+
+
+LIKE_AMAZON = Oddities()
+
+
+@dataclass(frozen=True)
 class Kept:
     """An object. `data` is None where it was too large to keep."""
 
@@ -91,8 +112,11 @@ class _Upload:
 class DigestS3(HttpServer):
     """Serves until it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, oddities: Oddities = LIKE_AMAZON) -> None:
+        self.oddities = oddities
         self.requests: list[Asked] = []
+        # Access keys that have expired.
+        self.refused_keys: set[str] = set()
         self.objects: dict[str, Kept] = {}
         self.buckets: set[str] = set()
         self.uploads: dict[str, _Upload] = {}
@@ -101,7 +125,7 @@ class DigestS3(HttpServer):
         self._always: dict[str, Scripted] = {}
         self._upload_ids = (f"upload-{number}" for number in itertools.count(1))
         super().__init__(_Handler)
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"http://127.0.0.1:{self.port}{oddities.path}"
 
     def script(self, method: str, *answers: Scripted) -> None:
         """The answers to the next requests for objects by this method, or LIST, in turn; afterwards it serves again."""
@@ -123,6 +147,10 @@ class DigestS3(HttpServer):
     def always(self, method: str, answer: Scripted) -> None:
         """The answer to every request for objects by this method."""
         self._always[method] = answer
+
+    def works_again(self, method: str) -> None:
+        """No answer of `always` any more."""
+        self._always.pop(method, None)
 
     def methods(self) -> list[str]:
         """The methods of all requests for objects, in order."""
@@ -152,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
-        self._target = unquote(parts.path).strip("/")
+        self._target = unquote(parts.path.removeprefix(self._store.oddities.path)).strip("/")
         self._query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         self._sent_headers = {name.lower(): value for name, value in self.headers.items()}
         of_object = "/" in self._target
@@ -179,7 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(scripted, Reply):
             self._send(scripted)
         else:
-            reply = self._bucket_reply() if not of_object else self._object_reply()
+            reply = (
+                self._expired() or self._refusal() or (self._bucket_reply() if not of_object else self._object_reply())
+            )
             changed = {**reply.headers, **scripted.headers}
             headers = {name: value for name, value in changed.items() if value is not None}
             self._send(Reply(reply.status, reply.body, headers))
@@ -215,6 +245,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(reply.body)
+
+    def _expired(self) -> Reply | None:
+        key = self._sent_headers.get("authorization", "").partition("Credential=")[2].partition("/")[0]
+        return error_reply(400, "ExpiredToken") if key in self._store.refused_keys else None
+
+    def _refusal(self) -> Reply | None:
+        for name, (status, code) in self._store.oddities.refused.items():
+            if any(sent.startswith(name) for sent in self._sent_headers):
+                return error_reply(status, code)
+        return None
 
     def _bucket_reply(self) -> Reply:
         store = self._store
@@ -269,12 +309,13 @@ class _Handler(BaseHTTPRequestHandler):
         if "x-amz-copy-source" in self._sent_headers:
             return self._copy()
         stated = self._sent_headers.get("content-md5")
-        if stated is not None and base64.b64decode(stated) != self._md5.digest():
+        if self._store.oddities.checks_md5 and stated and base64.b64decode(stated) != self._md5.digest():
             return error_reply(400, "BadDigest")
         if "partNumber" in self._query:
             return self._take_part(self._store.uploads[self._query["uploadId"]])
         md5 = self._md5.hexdigest()
-        return self._keep(Kept(md5, md5, self._body_bytes, _attributes(self._sent_headers), self._data))
+        etag = md5 if self._store.oddities.etags_are_md5s else f"opaque-{md5[::-1]}"
+        return self._keep(Kept(md5, etag, self._body_bytes, _attributes(self._sent_headers), self._data))
 
     def _copy(self) -> Reply:
         with self._store.lock:
@@ -318,6 +359,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take_part(self, upload: _Upload) -> Reply:
         number, etag = int(self._query["partNumber"]), self._md5.hexdigest()
+        if not self._store.oddities.part_etags_are_md5s:
+            etag = f"opaque{etag}"
         if self._data is None:
             return error_reply(501, "NotImplemented")
         # The md5 of the whole is taken as the parts come, so each waits for the one before it.
@@ -346,21 +389,23 @@ class _Handler(BaseHTTPRequestHandler):
             upload.data = b"".join(upload.copied[number] for number in sorted(upload.copied))
             upload.whole.update(upload.data)
             upload.size_bytes = len(upload.data)
-        joined = hashlib.md5(b"".join(bytes.fromhex(etag) for etag in stated), usedforsecurity=False)
+        joined = hashlib.md5(b"".join(bytes.fromhex(etag[-32:]) for etag in stated), usedforsecurity=False)
         etag = f"{joined.hexdigest()}-{len(stated)}"
+        if not self._store.oddities.part_etags_are_md5s:
+            etag = f"opaque-{etag}"
         reply = self._keep(
             Kept(upload.whole.hexdigest(), etag, upload.size_bytes, _attributes(upload.headers), upload.data)
         )
         if reply.status != 200:
             return reply
         self._store.uploads.pop(self._query["uploadId"])
-        return _xml(
-            200, f"<CompleteMultipartUploadResult><ETag>&quot;{etag}&quot;</ETag></CompleteMultipartUploadResult>"
-        )
+        shown = f"&quot;{etag}&quot;" if self._store.oddities.completion_has_etag else ""
+        return _xml(200, f"<CompleteMultipartUploadResult><ETag>{shown}</ETag></CompleteMultipartUploadResult>")
 
     def _keep(self, kept: Kept) -> Reply:
         with self._store.lock:
-            if self._sent_headers.get("if-none-match") == "*" and self._target in self._store.objects:
+            conditional = self._sent_headers.get("if-none-match") == "*" and not self._store.oddities.ignores_conditions
+            if conditional and self._target in self._store.objects:
                 return error_reply(412, "PreconditionFailed")
             self._store.objects[self._target] = kept
         return Reply(200, headers={"ETag": f'"{kept.etag}"'})

@@ -63,7 +63,13 @@ def new_bucket(client: Any) -> str:
 
 def plain_client(endpoint: str, keys: Keys) -> Any:
     """A boto3 client that gives up at once, as a caller of the library may bring it."""
-    config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
+    config = Config(
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path"},
+        # As for every store that refuses the checksum headers which boto3 adds by itself.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
     return keys.session().client("s3", endpoint_url=endpoint, config=config)
 
 

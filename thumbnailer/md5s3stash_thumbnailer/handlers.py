@@ -28,6 +28,7 @@ from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.originals import Originals, Source
+from md5s3stash_thumbnailer.readiness import Readiness
 from md5s3stash_thumbnailer.render import Thumbnail
 from md5s3stash_thumbnailer.request import (
     OPTION_OF_QUERY_NAME,
@@ -94,6 +95,7 @@ class Services:
     pool: RenderPool
     metrics: Metrics
     activity: Activity
+    readiness: Readiness
     bounds: Bounds
     defaults: Mapping[str, str]
     url_of: Callable[[str], str]
@@ -269,11 +271,19 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
 
 
 class HealthHandler(JsonErrors):
-    """`GET|HEAD /healthz`: this process answers. S3 is not asked: a load balancer must not end boxes for its faults."""
+    """`GET|HEAD /healthz`: this process answers, and nothing of this box keeps it from fetching originals. An outage of
+    S3 does not count: a load balancer must not end boxes for its faults.
+    """
 
     def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        self.finish({"status": "ok"})
+        reason = self.services.readiness.reason
+        if not reason:
+            self.finish({"status": "ok"})
+            return
+        self.set_status(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        # The reason names the bucket, as the metrics do.
+        self.finish({"status": "failing", **({"reason": reason} if _is_local(self.request) else {})})
 
     head = get
 
@@ -282,12 +292,17 @@ class MetricsHandler(JsonErrors):
     """`GET /metrics`, for a scraper on this box: whoever came through a proxy or from elsewhere sees no such page."""
 
     def get(self) -> None:
-        is_local = ipaddress.ip_address(self.request.remote_ip or "::").is_loopback
-        if not is_local or any(name in self.request.headers for name in _PROXY_HEADERS):
+        if not _is_local(self.request):
             raise unknown_path()
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
         self.finish(self.services.metrics.exposition())
+
+
+def _is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
+    """Whether a program on this box asks, and not through a proxy."""
+    is_loopback = ipaddress.ip_address(request.remote_ip or "::").is_loopback
+    return is_loopback and not any(name in request.headers for name in _PROXY_HEADERS)
 
 
 class UnknownPathHandler(JsonErrors):

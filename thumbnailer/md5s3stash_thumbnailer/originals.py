@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from md5s3stash.errors import DigestMismatch
+from md5s3stash.errors import CredentialsUnavailable, DigestMismatch, StoreRefused
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.scheme import BucketBase
 from md5s3stash_thumbnailer.diskcache import DiskCache, Incoming, NoRoom
@@ -51,6 +51,9 @@ class Originals:
         self, store: ObjectStore, base: BucketBase, cache: DiskCache, limits: FetchLimits, reduced_side: int = 0
     ) -> None:
         self.cache = cache
+        # Called on the event loop with what S3 gave, or with its refusal.
+        self.on_fetched: Callable[[str], None] = lambda md5: None
+        self.on_refused: Callable[[], None] = lambda: None
         self._reduced_side = reduced_side
         self.waiting = 0
         self._store = store
@@ -126,11 +129,15 @@ class Originals:
         download = asyncio.get_running_loop().run_in_executor(self._fetchers, self._download, md5, deadline)
         try:
             incoming = await asyncio.wait_for(asyncio.shield(download), seconds)
+        except (StoreRefused, CredentialsUnavailable):
+            self.on_refused()
+            raise
         except TimeoutError:
             download.add_done_callback(_close_late)
             raise FetchTimedOut(f"S3 gave no original within {seconds:g} seconds") from None
         if incoming is None:
             raise OriginalNotFound(f"Nothing is stashed under {md5}")
+        self.on_fetched(md5)
         return incoming
 
     def _download(self, md5: str, deadline: float) -> Incoming | None:

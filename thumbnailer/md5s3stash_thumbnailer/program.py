@@ -25,6 +25,7 @@ from md5s3stash_thumbnailer.handlers import (
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings, fail
 from md5s3stash_thumbnailer.originals import Originals
+from md5s3stash_thumbnailer.readiness import Readiness
 from md5s3stash_thumbnailer.serving import listening_sockets, serve
 from md5s3stash_thumbnailer.workers import RenderPool
 
@@ -65,20 +66,26 @@ def run(settings: Settings) -> int:
         return fail(f"cannot listen on {place}: {error.strerror or error}", _EXIT_CANNOT_LISTEN)
     originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits.reduced_side)
     pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
+    readiness = Readiness(store, settings.stash.base)
+    originals.on_fetched, originals.on_refused = readiness.fetched, readiness.suspect
     try:
-        asyncio.run(_run(settings, originals, pool, sockets))
+        asyncio.run(_run(settings, originals, pool, readiness, sockets))
     finally:
+        readiness.close()
         originals.close()
         pool.close()
     return _leave()
 
 
-async def _run(settings: Settings, originals: Originals, pool: RenderPool, sockets: list[socket.socket]) -> None:
+async def _run(
+    settings: Settings, originals: Originals, pool: RenderPool, readiness: Readiness, sockets: list[socket.socket]
+) -> None:
     services = Services(
         originals=originals,
         pool=pool,
         metrics=Metrics(originals, pool),
         activity=Activity(),
+        readiness=readiness,
         bounds=settings.bounds,
         defaults=settings.defaults,
         url_of=settings.stash.url_of,
@@ -86,7 +93,11 @@ async def _run(settings: Settings, originals: Originals, pool: RenderPool, socke
         webp=settings.webp,
         reduced_side=settings.render_limits.reduced_side,
     )
-    await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
+    watching = asyncio.create_task(readiness.watch())
+    try:
+        await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
+    finally:
+        watching.cancel()
 
 
 def _leave() -> NoReturn:
