@@ -24,6 +24,7 @@ from md5s3stash_daemon.health import Health
 from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.settings import HttpSettings
 from md5s3stash_daemon.status_page import StatusPage
+from md5s3stash_daemon.threads import spawn
 
 log = logging.getLogger(__name__)
 
@@ -151,8 +152,7 @@ def serving(
             "choose another with MD5S3STASH_HTTP_PORT, or 0 for none"
         ) from error
     with server, page.watching():
-        thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
-        thread.start()
+        thread = spawn("http", server.serve_forever, health.pulse)
         log.info("http address=%s port=%d", settings.address, settings.port)
         try:
             yield server

@@ -121,7 +121,11 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
     page = StatusPage(settings, daemon.health, daemon.metrics)
-    with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
+    with (
+        serving(settings[HttpSettings], daemon.health, daemon.metrics, page),
+        handled(actions, daemon.health.pulse),
+        reporting(reporter),
+    ):
         if daemon.queue is not None:
             daemon.queue.start()
         complete = daemon.service.run(notifier.ready)
