@@ -227,16 +227,17 @@ class _StoreIsAway:
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), LookupError("injected"), RecursionError()])
 def test_a_list_never_ends_with_fewer_outcomes_than_lines(tmp_path: Path, error: Exception) -> None:
-    def probe() -> None:
-        raise error
+    class Broken(Metrics):
+        def service_error(self, service: str) -> None:
+            raise error
 
     lines = b"http://example.org/1\nhttp://example.org/2\nhttp://example.org/1\n"
     spool = Spool(tmp_path)
     spool.create()
     (tmp_path / PROGRESS).mkdir()
     delays = RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02)
-    gate, stop = Gate({"s3": probe}, delays), Stop(threading.Event(), 5)
-    metrics, politeness = Metrics(), Politeness(2, 0.0)
+    gate, stop = Gate({"s3": lambda: None}, delays), Stop(threading.Event(), 5)
+    metrics, politeness = Broken(), Politeness(2, 0.0)
     worker = LineWorker([cast(Stasher, _StoreIsAway())], gate, politeness, delays, stop, metrics)
     with ThreadPoolExecutor(4) as pool:
         disk = DiskFloor((str(tmp_path),), 0)
@@ -251,6 +252,22 @@ def test_a_list_never_ends_with_fewer_outcomes_than_lines(tmp_path: Path, error:
     outcomes = list(journal.in_order())
     assert [outcome.line for outcome in outcomes] == [1, 2, 3]
     assert all("tried 3 times" in outcome.reason for outcome in outcomes)
+
+
+def test_a_service_that_cannot_be_asked_is_down_until_it_can_be() -> None:
+    answers = iter([OSError(24, "Too many open files"), LookupError("injected"), StoreUnavailable("away"), None])
+
+    def probe() -> None:
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+
+    gate = Gate({"s3": probe}, RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02))
+    assert gate.is_down("s3")
+    assert "Too many open files" in gate.faults()["s3"]
+    assert gate.pass_through(threading.Event())
+    assert gate.faults() == {}
+    assert next(answers, "all asked") == "all asked"
 
 
 @dataclass(frozen=True)
