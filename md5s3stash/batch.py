@@ -115,6 +115,7 @@ def fetch_limits(settings: FetchSettings) -> FetchLimits:
         connect_timeout_seconds=settings.connect_timeout_seconds,
         read_timeout_seconds=settings.read_timeout_seconds,
         total_timeout_seconds=settings.total_timeout_seconds,
+        min_bytes_per_second=settings.min_bytes_per_second,
     )
 
 

@@ -10,12 +10,10 @@ One gap is HTTP's own: a body without any length ends where its connection ends,
 
 from __future__ import annotations
 
-import email.utils
 import gzip
 import http.client
 import importlib.metadata
 import os
-import re
 import ssl
 import threading
 import time
@@ -38,6 +36,7 @@ from md5s3stash.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
+from md5s3stash.headers import Validators, media_type, retry_after_seconds
 from md5s3stash.netguard import NetGuard, printable_url
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import is_s3_url
@@ -54,11 +53,8 @@ Auth = tuple[str, str]
 READ_BYTES = 256 * 1024
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
+_SHOWN_CHARACTERS = 200
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-
-# An origin that asks for more than a day would only be forgotten; the daemon defers what it is told.
-_MAX_RETRY_AFTER_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +64,7 @@ class FetchLimits:
     `max_bytes`: of the content, decoded. `max_redirects`: in a row. `connect_timeout_seconds`: for the TCP connection
     to each address, and for the TLS handshake. `read_timeout_seconds`: between two arrivals of bytes.
     `total_timeout_seconds`: for the whole fetch, with its redirects, repeats and the waits between them.
+    `min_bytes_per_second`: on the average of each `read_timeout_seconds` since an answer began; 0 is no bound.
     """
 
     max_bytes: int = 50 * 1024**3
@@ -75,18 +72,11 @@ class FetchLimits:
     connect_timeout_seconds: float = 10.0
     read_timeout_seconds: float = 60.0
     total_timeout_seconds: float = 3600.0
+    min_bytes_per_second: int = 4096
 
 
 DEFAULT_LIMITS = FetchLimits()
 DEFAULT_RETRY = RetryPolicy()
-
-
-@dataclass(frozen=True, slots=True)
-class Validators:
-    """What the origin wants to hear again to tell whether its content changed (RFC 9110, section 8.8)."""
-
-    etag: str | None = None
-    last_modified: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +164,7 @@ class Fetcher:
 
         with self._lock:
             if self._opened is None:
-                self._opened = Adapter(self._guard, self._deadline)
+                self._opened = Adapter(self._guard, self._deadline, self.limits.min_bytes_per_second)
             return self._opened
 
     def _follow(
@@ -200,9 +190,9 @@ class Fetcher:
                     response.close()
             except SourceError as error:
                 if current != url:
-                    error.args = (f"redirected to {printable_url(current)}: {error}",)
+                    error.args = (f"redirected to {_shown(current)}: {error}",)
                 raise
-        raise SourceFailed(f"more than {self.limits.max_redirects} redirects, the last to {printable_url(current)}")
+        raise SourceFailed(f"more than {self.limits.max_redirects} redirects, the last to {_shown(current)}")
 
     def _headers(self, validators: Validators | None) -> dict[str, str]:
         # Compressed bytes would have another md5 than the file that was published.
@@ -243,8 +233,8 @@ class Fetcher:
         # 200 alone: 203 says that somebody on the way changed the bytes, 206 that they are not all of them.
         if response.status_code != 200:
             raise _status_error(response.status_code, response.headers)
-        content = self._content(cast("HTTPResponse", response.raw), _media_type(response.headers), progress)
-        found = Validators(response.headers.get("ETag"), response.headers.get("Last-Modified"))
+        content = self._content(cast("HTTPResponse", response.raw), media_type(response.headers), progress)
+        found = Validators.usable(response.headers.get("ETag"), response.headers.get("Last-Modified"))
         return Fetched(content, found, response.url)
 
     def _content(self, raw: HTTPResponse, declared_type: str | None, progress: Progress | None) -> Content:
@@ -290,6 +280,11 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
+def _shown(url: str) -> str:
+    # A Location may have 64 kB, and what is said of it is recorded for each line of a list.
+    return printable_url(url)[:_SHOWN_CHARACTERS]
+
+
 def _redirect_target(current: str, response: requests.Response) -> str:
     location = response.headers.get("Location")
     if not location:
@@ -312,27 +307,11 @@ def _status_error(status: int, headers: Mapping[str, str]) -> SourceError:
     return SourceFailed(f"{answered}, which comes with no content to keep")
 
 
-def retry_after_seconds(header: str | None, now: float) -> float | None:
-    """What a Retry-After header, a number or a date, asks for: from 0 to a day; None where it makes no sense."""
-    text = (header or "").strip()
-    if re.fullmatch(r"[0-9]{1,12}", text):
-        seconds = float(text)
-    else:
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
-
-
-def _media_type(headers: Mapping[str, str]) -> str | None:
-    declared = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return declared if _MEDIA_TYPE.fullmatch(declared) else None
-
-
 def _translated(error: Exception) -> SourceError:
     """The error of our tree for one of requests, urllib3 or the standard library."""
     import requests
+
+    from md5s3stash.transport import TooSlow
 
     root = _root_cause(error)
     if isinstance(root, ssl.SSLCertVerificationError):
@@ -344,6 +323,8 @@ def _translated(error: Exception) -> SourceError:
         return SourceRefused("not a valid URL")
     if isinstance(error, (gzip.BadGzipFile, zlib.error)):
         return SourceFailed("the origin says that the body is gzip, which it is not")
+    if isinstance(root, TooSlow):
+        return SourceUnavailable(f"{root}: fetch.min_bytes_per_second is the least")
     if isinstance(root, TimeoutError):
         return SourceUnavailable("the origin did not answer in time")
     return SourceUnavailable(f"the connection failed: {root}")
@@ -380,7 +361,8 @@ def _decoded(raw: HTTPResponse) -> BinaryIO:
         return body
     if encoding in ("gzip", "x-gzip"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=body, mode="rb"))
-    raise SourceFailed(f"the origin compressed the body as {encoding!r}, though it was asked not to")
+    shown = encoding[:_SHOWN_CHARACTERS]
+    raise SourceFailed(f"the origin compressed the body as {shown!r}, though it was asked not to")
 
 
 class _Body:

@@ -205,6 +205,11 @@ class FetchSettings:
     connect_timeout_seconds: float = setting(10.0, seconds(0.1, 300), "to reach an origin")
     read_timeout_seconds: float = setting(60.0, seconds(0.1, 3600), "for an origin to go on sending")
     total_timeout_seconds: float = setting(3600.0, seconds(1, 7 * 86400), "for one download in all")
+    min_bytes_per_second: int = setting(
+        4096,
+        whole_number(0, 10**9),
+        "the slowest rate accepted from an origin, averaged over read_timeout_seconds; 0 accepts any",
+    )
 
 
 CORE_SECTIONS: Mapping[str, type] = {

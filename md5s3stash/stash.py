@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import CacheUnavailable, DigestMismatch, SourceUnreadable, StoreUnavailable
-from md5s3stash.fetch import Fetched, Fetcher, Validators
+from md5s3stash.fetch import Fetched, Fetcher
+from md5s3stash.headers import Validators
 from md5s3stash.media import Kind, describe
 from md5s3stash.netguard import printable_url
 from md5s3stash.objectstore import ObjectStore, PutOutcome, require_same_content
@@ -192,9 +193,7 @@ class Stasher:
         if not isinstance(entry, Mapping):
             return None
         md5 = _text_or_none(entry.get("md5"))
-        validators = Validators(
-            _text_or_none(entry.get("If-None-Match")), _text_or_none(entry.get("If-Modified-Since"))
-        )
+        validators = Validators.usable(entry.get("If-None-Match"), entry.get("If-Modified-Since"))
         if md5 is None or not is_md5(md5) or validators == Validators():
             return None
         report = self._known_hash(url, md5)

@@ -9,6 +9,7 @@ import http.client
 import io
 import math
 import socket
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +25,28 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
+class TooSlow(TimeoutError):
+    """The origin sends fewer bytes than it has to."""
+
+
 class _TimedReader(io.RawIOBase):
-    """Each arrival of bytes within the socket's time-out, and all of them before the deadline.
+    """Each arrival of bytes within the socket's time-out, all of them before the deadline, and not too few at a time.
 
     The time-out of a socket starts anew with every byte: an origin that drips, be it headers, would hold us for weeks.
+    The least rate counts from the first byte, for which an origin may have to think, and only while we wait: that our
+    own disk is slow is no fault of the origin.
     """
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline) -> None:
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline, min_bytes_per_second: int) -> None:
         super().__init__()
         self._raw = raw
         self._sock = sock
         self._idle_seconds = sock.gettimeout() or math.inf
         self._deadline = deadline
+        self._min_bytes_per_second = min_bytes_per_second
+        self._began = False
+        self._waited_seconds = 0.0
+        self._waited_bytes = 0
         self.ended = False
 
     def readable(self) -> bool:
@@ -47,9 +58,21 @@ class _TimedReader(io.RawIOBase):
             raise TimeoutError("the time for the whole fetch is over")
         seconds = min(left_seconds, self._idle_seconds)
         self._sock.settimeout(None if seconds == math.inf else seconds)
+        asked_at = time.monotonic()
         count = self._raw.readinto(buffer)
         self.ended = count == 0
+        if self._began and count:
+            self._judge_rate(time.monotonic() - asked_at, count)
+        self._began = True
         return count
+
+    def _judge_rate(self, seconds: float, count: int) -> None:
+        self._waited_seconds += seconds
+        self._waited_bytes += count
+        if self._waited_seconds >= self._idle_seconds:
+            if self._waited_bytes < self._min_bytes_per_second * self._waited_seconds:
+                raise TooSlow(f"the origin sends fewer than {self._min_bytes_per_second} bytes a second")
+            self._waited_seconds, self._waited_bytes = 0.0, 0
 
     def close(self) -> None:
         # The raw stream counts as a user of the socket, which stays open until the last of them is closed.
@@ -58,9 +81,11 @@ class _TimedReader(io.RawIOBase):
 
 
 class _TimedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, deadline: Deadline, **kwargs: Any) -> None:
+    def __init__(
+        self, sock: socket.socket, *args: Any, deadline: Deadline, min_bytes_per_second: int, **kwargs: Any
+    ) -> None:
         super().__init__(sock, *args, **kwargs)
-        self._timed = _TimedReader(self.fp.detach(), sock, deadline)
+        self._timed = _TimedReader(self.fp.detach(), sock, deadline, min_bytes_per_second)
         self.fp = io.BufferedReader(self._timed)
 
     def begin(self) -> None:
@@ -73,10 +98,14 @@ class _TimedResponse(http.client.HTTPResponse):
 
 
 class _HTTPConnection(HTTPConnection):
-    def __init__(self, *args: Any, guard: NetGuard | None, deadline: Deadline, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, guard: NetGuard | None, deadline: Deadline, min_bytes_per_second: int, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._guard = guard
-        self.response_class = partial(_TimedResponse, deadline=deadline)  # type: ignore[assignment]
+        self.response_class = partial(  # type: ignore[assignment]
+            _TimedResponse, deadline=deadline, min_bytes_per_second=min_bytes_per_second
+        )
 
     # urllib3 has no public place for this. TLS stays its business: it verifies the certificate against the name.
     def _new_conn(self) -> socket.socket:
@@ -102,11 +131,13 @@ class _HTTPSPool(HTTPSConnectionPool):
 class Adapter(HTTPAdapter):
     """requests' adapter with our connections in its pools."""
 
-    def __init__(self, guard: NetGuard | None, deadline: Deadline) -> None:
-        self._pools = {
-            "http": partial(_HTTPPool, guard=guard, deadline=deadline),
-            "https": partial(_HTTPSPool, guard=guard, deadline=deadline),
+    def __init__(self, guard: NetGuard | None, deadline: Deadline, min_bytes_per_second: int = 0) -> None:
+        limits: dict[str, Any] = {
+            "guard": guard,
+            "deadline": deadline,
+            "min_bytes_per_second": min_bytes_per_second,
         }
+        self._pools = {"http": partial(_HTTPPool, **limits), "https": partial(_HTTPSPool, **limits)}
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

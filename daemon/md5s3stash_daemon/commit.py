@@ -34,7 +34,7 @@ class Finished(NamedTuple):
 
 class Committer(GroupCommitter[Sequence[Finished]]):
     """Takes files in pieces. Where the ledger is down and the daemon stops, they stay claimed. `ended` is told what has
-    left active/ and the ledger's memory of what is under way.
+    left active/ and the ledger's memory of what is under way; `put_off` takes a file that cannot be recorded.
     """
 
     def __init__(
@@ -45,16 +45,24 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         stopping: threading.Event,
         pulse: Pulse,
         ended: Callable[[Sequence[Entry]], object],
+        put_off: Callable[[Entry, str], object],
     ) -> None:
-        super().__init__("committer", ledger, gate, stopping, ThreadPulse(pulse, COMMITTER), LINGER_SECONDS)
+        super().__init__(ledger, gate, stopping, ThreadPulse(pulse, COMMITTER), LINGER_SECONDS)
         self._spool = spool
         self._ended = ended
+        self._put_off = put_off
 
     def _commit(self, group: list[Sequence[Finished]]) -> bool:
         files = [finished for piece in group for finished in piece]
         if not self._recorder.record([file.outcome for file in files]):
             return False
         self._let_go(files)
+        return True
+
+    def _set_aside(self, item: Sequence[Finished], error: Exception) -> bool:
+        if len(item) > 1:
+            return all(self._committed([[finished]]) for finished in item)
+        self._put_off(item[0][0], f"unexpected {type(error).__name__}: {error}")
         return True
 
     def _let_go(self, group: Sequence[Finished]) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
-from md5s3stash.errors import StashError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.gate import Gate
@@ -26,6 +25,7 @@ from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.nursery import Nursery, NurseryGone
 from md5s3stash_daemon.recorder import forget_gone
 from md5s3stash_daemon.spool import Entry, Spool, due_after
+from md5s3stash_daemon.threads import spawn
 from md5s3stash_daemon.work import DISK_RETRY_SECONDS
 
 log = logging.getLogger(__name__)
@@ -103,13 +103,12 @@ class Crew:
         self._to_clear_up = False
         self._disk_retry_at = 0.0
         self._lost = False
-        self._thread = threading.Thread(target=self._listen, name="crew", daemon=True)
 
     def start(self) -> None:
         """Raises NurseryGone."""
         for member in self._members:
             self._fill(member)
-        self._thread.start()
+        spawn("crew", self._listen, self._pulse)
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
         """Whether somebody can take a batch. Raises NurseryGone where nobody ever will again."""
@@ -189,6 +188,7 @@ class Crew:
         """In the crew's thread: takes reports, and replaces who has died."""
         try:
             while True:
+                self._pulse.beat("crew")
                 self._clear_up()
                 self._replace_missing()
                 by_connection = {member.connection: member for member in self._members if member.connection is not None}
@@ -237,9 +237,11 @@ class Crew:
             self._gate.close(service, said)
         for entry in lists:
             try:
-                self._take_list(entry)
-            except (StashError, OSError) as error:
-                log.warning("list not taken name=%r error=%r", entry.name, str(error))
+                # A disk that refuses is waited for.
+                with self._pulse.resting("crew"):
+                    self._take_list(entry)
+            except Exception as error:
+                log.warning("list not taken name=%r error=%r", entry.name, str(error), exc_info=True)
                 self._give_up([entry])
 
     def _feel(self, member: _Member, report: Report) -> None:

@@ -66,8 +66,8 @@ class Gate:
         """
         try:
             self._probes[service]()
-        except StashError as error:
-            self.close(service, str(error))
+        except Exception as error:
+            self.close(service, _why(error))
             return True
         return False
 
@@ -126,8 +126,8 @@ class Gate:
         for service in self.faults():
             try:
                 self._probes[service]()
-            except StashError as error:
-                self.close(service, str(error))
+            except Exception as error:
+                self.close(service, _why(error))
                 continue
             with self._lock:
                 if self._refusing[service]:
@@ -136,3 +136,8 @@ class Gate:
                 if not self._faults:
                     self._failures = 0
             log.warning("resumed service=%s", service)
+
+
+def _why(error: Exception) -> str:
+    # One that cannot even be asked, for want of descriptors say, is as good as down: nothing is burned meanwhile.
+    return str(error) if isinstance(error, StashError) else f"cannot be asked: {type(error).__name__}: {error}"

@@ -29,11 +29,15 @@ class Pulse:
         with self._lock:
             self._last[thread] = self._clock() - seconds_ago
 
+    def rest(self, thread: str) -> None:
+        """Until it gets on again, silence is as it should be."""
+        with self._lock:
+            self._last[thread] = None
+
     @contextlib.contextmanager
     def resting(self, thread: str) -> Iterator[None]:
         """While the context lasts, silence is as it should be."""
-        with self._lock:
-            self._last[thread] = None
+        self.rest(thread)
         try:
             yield
         finally:
@@ -72,8 +76,8 @@ class ThreadPulse:
     def resting(self) -> contextlib.AbstractContextManager[None]:
         return self.pulse.resting(self.thread)
 
-    def end(self) -> None:
-        self.pulse.end(self.thread)
+    def rest(self) -> None:
+        self.pulse.rest(self.thread)
 
     def of_helper(self, name: str) -> ThreadPulse:
         """That of a thread which works for this one."""
@@ -93,13 +97,13 @@ class Health:
 
     def __init__(self, pulse: Pulse, gate: Faulty, metrics: Metrics, stuck_seconds: float) -> None:
         self.stuck_seconds = stuck_seconds
-        self._pulse = pulse
+        self.pulse = pulse
         self._gate = gate
         self._metrics = metrics
 
     def stuck(self) -> list[str]:
         """The threads that hang."""
-        return self._pulse.silent(self.stuck_seconds)
+        return self.pulse.silent(self.stuck_seconds)
 
     def problems(self) -> list[Problem]:
         """Empty where all is well."""
@@ -122,5 +126,5 @@ class Health:
         counts = self._metrics.counts()
         stashed = sum(count for outcome, count in counts.items() if outcome not in (FAILED, DEFERRED))
         totals = f"stashed {stashed}, failed {counts[FAILED]}, deferred {counts[DEFERRED]}"
-        state = "waiting" if self._pulse.rests(LOOP) else "working"
+        state = "waiting" if self.pulse.rests(LOOP) else "working"
         return "; ".join([totals, *(self.reasons() or [state])])

@@ -1,21 +1,24 @@
 """GET /healthz and GET /metrics for programs that watch over the box, and the status page for people.
 
 Small on purpose and bounded: a request that does not come, an answer that nobody reads, or a hundred clients at once
-cost a few threads for a few seconds.
+cost a few threads for a few seconds. Neither slow connections nor a page that waits for Redis shut a look at /healthz
+out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import ipaddress
 import json
 import logging
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -24,12 +27,22 @@ from md5s3stash_daemon.health import Health
 from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.settings import HttpSettings
 from md5s3stash_daemon.status_page import StatusPage
+from md5s3stash_daemon.threads import spawn
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 log = logging.getLogger(__name__)
 
+# For a request to be here whole, and then for its answer to be taken.
 REQUEST_SECONDS = 5.0
 # A browser opens a handful of connections for one page, some of them ahead of need.
 MAX_REQUESTS_AT_ONCE = 24
+# Of them, others than looks at /healthz.
+MAX_OTHERS_AT_ONCE = 16
+
+# For a connection that has to make room for another to be closed.
+_CLOSE_SECONDS = 1.0
 
 _TEXT = "text/plain; charset=utf-8"
 
@@ -38,25 +51,60 @@ class PortTaken(StashError):
     """Somebody else listens where /healthz is to be."""
 
 
+class _WithinTime(io.RawIOBase):
+    """The request: each byte would have its time anew, which a client that drips has for ever."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        self._connection = connection
+        self._ends_at = time.monotonic() + REQUEST_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        left_seconds = self._ends_at - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError("the request is not complete")
+        self._connection.settimeout(left_seconds)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: StatusServer
-    # For each read and write of the connection.
-    timeout = REQUEST_SECONDS
     error_content_type = _TEXT
     error_message_format = "%(code)d %(message)s\n"
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_WithinTime(self.connection))
+
+    def parse_request(self) -> bool:
+        understood = super().parse_request()
+        self.server.has_come(self.connection)
+        # For all of the answer, as sendall counts.
+        self.connection.settimeout(REQUEST_SECONDS)
+        return understood
+
     def do_GET(self) -> None:
-        match self.path.partition("?")[0]:
-            case "/healthz":
-                reasons = self.server.health.reasons()
-                body: dict[str, Any] = {"status": "failing" if reasons else "ok", "reasons": reasons}
-                if notices := self.server.health.notices():
-                    body["notices"] = notices
-                self._answer(503 if reasons else 200, "application/json", json.dumps(body).encode() + b"\n")
-            case "/metrics":
-                self._answer(200, CONTENT_TYPE_PLAIN_0_0_4, self.server.metrics.exposition())
-            case path:
-                self._answer_of_page(path)
+        path = self.path.partition("?")[0]
+        if path == "/healthz":
+            reasons = self.server.health.reasons()
+            body: dict[str, Any] = {"status": "failing" if reasons else "ok", "reasons": reasons}
+            if notices := self.server.health.notices():
+                body["notices"] = notices
+            self._answer(503 if reasons else 200, "application/json", json.dumps(body).encode() + b"\n")
+        elif not self.server.others.acquire(blocking=False):
+            self._answer(503, _TEXT, b"too many requests at once: try again\n")
+        else:
+            try:
+                if path == "/metrics":
+                    self._answer(200, CONTENT_TYPE_PLAIN_0_0_4, self.server.metrics.exposition())
+                else:
+                    self._answer_of_page(path)
+            finally:
+                self.server.others.release()
 
     do_HEAD = do_GET
 
@@ -103,7 +151,12 @@ class StatusServer(ThreadingHTTPServer):
         self.health = health
         self.metrics = metrics
         self.page = page
+        # All but /healthz may have to wait, for Redis or for the disk.
+        self.others = threading.BoundedSemaphore(MAX_OTHERS_AT_ONCE)
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS_AT_ONCE)
+        # Connections whose request is not here yet, the oldest first.
+        self._coming: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
         if ipaddress.ip_address(settings.address).version == 6:
             self.address_family = socket.AF_INET6
         super().__init__((settings.address, settings.port), _Handler)
@@ -114,21 +167,48 @@ class StatusServer(ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._slots.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False) and not self._make_room():
             self.shutdown_request(request)
             return
+        with self._lock:
+            self._coming[request] = None
         try:
             super().process_request(request, client_address)
         except BaseException:
             # No thread could be started.
-            self._slots.release()
+            self._over(request)
             raise
+
+    def has_come(self, request: socket.socket) -> None:
+        """The request of this connection is here, and has a right to its answer."""
+        with self._lock:
+            self._coming.pop(request, None)
+
+    def _make_room(self) -> bool:
+        """Whether there is room now: that of the connection which has kept us waiting for its request longest."""
+        with self._lock:
+            oldest = next(iter(self._coming), None)
+            if oldest is None:
+                return False
+            del self._coming[oldest]
+            # With the lock held it is not closed yet. Its thread finds out, and gives its place back.
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        return self._slots.acquire(timeout=_CLOSE_SECONDS)
+
+    def _over(self, request: socket.socket) -> None:
+        self.has_come(request)
+        self._slots.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        self.has_come(request)
+        super().shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._slots.release()
+            self._over(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A client that went away in the middle, mostly. It must not print a traceback of its own.
@@ -153,8 +233,7 @@ def serving(
             "choose another with MD5S3STASH_HTTP_PORT, or 0 for none"
         ) from error
     with server, page.watching():
-        thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
-        thread.start()
+        thread = spawn("http", server.serve_forever, health.pulse)
         log.info("http address=%s port=%d", settings.address, settings.port)
         try:
             yield server

@@ -84,5 +84,5 @@ def _action(text: str) -> str:
     try:
         found = json.loads(text)
         return f"{found['action']} at {found['time']}"
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return "interruption"

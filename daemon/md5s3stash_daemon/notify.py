@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from md5s3stash.notify import Notifier
 from md5s3stash_daemon.health import Health
+from md5s3stash_daemon.threads import spawn
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,10 @@ class Reporter:
         # At half of the time, as sd_watchdog_enabled(3) advises.
         self._interval = min(STATUS_SECONDS, watchdog / 2) if watchdog else STATUS_SECONDS
         self._ended = threading.Event()
-        # Whoever ends the process in haste need not wait for it.
-        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
     def start(self) -> None:
         """Begins to report; the first time at once."""
-        self._thread.start()
+        self._thread = spawn("reporter", self._run, self._health.pulse)
 
     def stop(self) -> None:
         self._ended.set()

@@ -22,6 +22,8 @@ class _Host:
     active: int = 0
     next_at: float = -math.inf
     paused_until: float = -math.inf
+    # Its last answer took long and came to nothing.
+    slow: bool = False
 
 
 class Politeness:
@@ -47,7 +49,7 @@ class Politeness:
         """
         with self._lock:
             state = self._state(host)
-            if state.active >= self._per_host:
+            if state.active >= (1 if state.slow else self._per_host):
                 return math.inf
             now = self._clock()
             wait_seconds = max(state.next_at, state.paused_until) - now
@@ -76,6 +78,11 @@ class Politeness:
         with self._lock:
             state = self._state(host)
             state.paused_until = max(state.paused_until, self._clock() + seconds)
+
+    def note_slow(self, host: str, slow: bool) -> None:
+        """A slow host is asked once at a time, whatever `per_host` is: a few of them must not hold all jobs."""
+        with self._lock:
+            self._state(host).slow = slow
 
     def paused_seconds(self, host: str) -> float:
         """How long the host still wants to be left alone; 0 where it does not."""

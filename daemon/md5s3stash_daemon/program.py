@@ -147,10 +147,12 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
     page = StatusPage(settings, daemon.health, daemon.metrics)
-    threading.Thread(
-        target=daemon.gate.watch, args=(REDIS, REDIS_CHECK_SECONDS, daemon.stopping), name="redis", daemon=True
-    ).start()
-    with serving(settings[HttpSettings], daemon.health, daemon.metrics, page), handled(actions), reporting(reporter):
+    spawn("redis", lambda: daemon.gate.watch(REDIS, REDIS_CHECK_SECONDS, daemon.stopping), daemon.pulse)
+    with (
+        serving(settings[HttpSettings], daemon.health, daemon.metrics, page),
+        handled(actions, daemon.health.pulse),
+        reporting(reporter),
+    ):
         if daemon.queue is not None:
             daemon.queue.start()
         with _outliving_power_cuts(daemon):
@@ -171,7 +173,9 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
         return
     record = BootRecord(spool.directory)
     hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.pulse.beat(LOOP))
-    sync = SpoolSync(spool, record, Waiting(daemon.service.pass_seconds, daemon.crew.oldest, daemon.crew.faults))
+    sync = SpoolSync(
+        spool, record, Waiting(daemon.service.pass_seconds, daemon.crew.oldest, daemon.crew.faults), daemon.pulse
+    )
     sync.start()
     yield
     sync.finish()

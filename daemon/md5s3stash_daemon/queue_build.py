@@ -18,6 +18,7 @@ from md5s3stash_daemon.queue_work import Drops, MessageWorker, read_profiles
 from md5s3stash_daemon.settings import QueueSettings, SpoolSettings
 from md5s3stash_daemon.sqs import connect_queue
 from md5s3stash_daemon.tally import CountedLedger
+from md5s3stash_daemon.threads import spawn
 from md5s3stash_daemon.url_work import ListParts, Stop
 
 
@@ -53,10 +54,6 @@ def build_queue_intake(
     counted = CountedLedger(ledger, shared.metrics)
     intake = QueueIntake(QueueParts(queue, hand, counted, worker, shared, stop, of_queue), pulse)
     if of_queue.metadata_url is not None:
-        threading.Thread(
-            target=watch_for_notice,
-            args=(Metadata(of_queue.metadata_url), intake.leave, stop.event),
-            name="leaving",
-            daemon=True,
-        ).start()
+        metadata = Metadata(of_queue.metadata_url)
+        spawn("leaving", lambda: watch_for_notice(metadata, intake.leave, stop.event), pulse)
     return intake

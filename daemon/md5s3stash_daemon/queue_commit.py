@@ -11,7 +11,7 @@ from md5s3stash.netguard import printable_url
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
-from md5s3stash_daemon.queue_hold import Held, InHand
+from md5s3stash_daemon.queue_hold import GIVE_BACK_SECONDS, Held, InHand
 from md5s3stash_daemon.recorder import LINGER_SECONDS, GroupCommitter
 from md5s3stash_daemon.url_cache import UrlCaches
 
@@ -33,7 +33,7 @@ class QueueCommitter(GroupCommitter[Finished]):
         stopping: threading.Event,
         pulse: ThreadPulse,
     ) -> None:
-        super().__init__("queue-committer", ledger, gate, stopping, pulse, LINGER_SECONDS)
+        super().__init__(ledger, gate, stopping, pulse, LINGER_SECONDS)
         self._caches = caches
         self._hand = hand
 
@@ -47,6 +47,11 @@ class QueueCommitter(GroupCommitter[Finished]):
                 log.error("failed name=%r error=%s reason=%r", _shown(outcome), outcome.error, outcome.reason)
         with self._pulse.resting():
             self._hand.delete([held for held, _ in group], [outcome.queue_id for outcome in outcomes])
+        return True
+
+    def _set_aside(self, item: Finished, error: Exception) -> bool:
+        with self._pulse.resting():
+            self._hand.give_back([(item[0], GIVE_BACK_SECONDS)])
         return True
 
 

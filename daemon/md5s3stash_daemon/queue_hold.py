@@ -38,6 +38,9 @@ _FORGET_GROUP = 256
 _DELETE_ATTEMPTS = 3
 _DELETE_PAUSE_SECONDS = 1.0
 
+# Where work on a message came to an unexpected end.
+GIVE_BACK_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
@@ -115,7 +118,6 @@ class InHand:
         with pulse.resting():
             while not ended.wait(self._visibility_seconds / _BEATS):
                 self.beat()
-        pulse.end()
 
     def beat(self) -> None:
         """Renews what is soon to become visible."""

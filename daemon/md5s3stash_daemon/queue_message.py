@@ -129,8 +129,10 @@ def _object_job(record: Any) -> ObjectJob | None:
             return None
         # S3 spells keys in notifications as in a query.
         key = unquote_plus(key, errors="strict")
+        size_bytes = len(key.encode())
     except (TypeError, KeyError, AttributeError, UnicodeError) as error:
-        raise Unreadable(f"a record that is no event of S3: {type(error).__name__}: {error}") from error
-    if not isinstance(bucket, str) or not _BUCKET.fullmatch(bucket) or not 0 < len(key.encode()) <= _MAX_KEY_BYTES:
+        shown = ascii(str(error))[:_SHOWN_CHARACTERS]
+        raise Unreadable(f"a record that is no event of S3: {type(error).__name__}: {shown}") from error
+    if not isinstance(bucket, str) or not _BUCKET.fullmatch(bucket) or not 0 < size_bytes <= _MAX_KEY_BYTES:
         raise Unreadable("a record with an impossible bucket or key")
     return ObjectJob(bucket, key)

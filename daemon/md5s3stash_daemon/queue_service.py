@@ -16,18 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from md5s3stash.errors import QueueError
-from md5s3stash.netguard import printable_url
 from md5s3stash.retry import RetryPolicy
+from md5s3stash_daemon.fair_queue import Pending
 from md5s3stash_daemon.health import Pulse, ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.metrics import QUEUE
 from md5s3stash_daemon.queue_commit import QueueCommitter
-from md5s3stash_daemon.queue_hold import Held, InHand, too_long_in_hand
+from md5s3stash_daemon.queue_hold import GIVE_BACK_SECONDS, Held, InHand, too_long_in_hand
 from md5s3stash_daemon.queue_message import Unreadable, UrlJob, parse_body
 from md5s3stash_daemon.queue_work import GiveBack, MessageWorker
 from md5s3stash_daemon.settings import QueueSettings
 from md5s3stash_daemon.sqs import BATCH, Message, Queue
-from md5s3stash_daemon.url_work import TICK_SECONDS, ListParts, Pending, Stop
+from md5s3stash_daemon.threads import spawn
+from md5s3stash_daemon.url_work import TICK_SECONDS, ListParts, Stop, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,6 @@ _UNREADABLE_SECONDS = 60.0
 
 # Beyond the daemon's own time: what gives messages back, so that others need not wait for their visibility to end.
 _GRACE_SECONDS = 3.0
-
-# Where work on a message came to an unexpected end.
-GIVE_BACK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,8 @@ class QueueIntake:
         self._pending = Pending[Held]()
         # Those that ask no host anything.
         self._free: deque[Held] = deque()
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        # Messages, and what is to be done with each.
+        self._events: queue.SimpleQueue[tuple[Held, Callable[[Held], None]]] = queue.SimpleQueue()
         self._in_flight = 0
         self._next_look = 0.0
         self._complete = False
@@ -84,20 +83,14 @@ class QueueIntake:
             self._ending,
             self._pulse.of_helper("committer"),
         )
-        self._receiver = threading.Thread(target=self._receive, name="queue-receiver", daemon=True)
-        self._thread = threading.Thread(target=self._serve, name="queue", daemon=True)
 
     def start(self) -> None:
         """Begins to receive."""
         self._committer.start()
-        threading.Thread(
-            target=self._parts.hand.keep_alive,
-            args=(self._ended, self._pulse.of_helper("heartbeat")),
-            name="queue-heartbeat",
-            daemon=True,
-        ).start()
-        self._thread.start()
-        self._receiver.start()
+        heartbeat = self._pulse.of_helper("heartbeat")
+        spawn(heartbeat.thread, lambda: self._parts.hand.keep_alive(self._ended, heartbeat), heartbeat.pulse)
+        self._receiver = spawn("queue-receiver", self._receive, self._pulse.pulse)
+        self._thread = spawn("queue", self._serve, self._pulse.pulse)
 
     def apply(self, delays: RetryPolicy, stop_seconds: float) -> None:
         """Goes on with these."""
@@ -145,7 +138,6 @@ class QueueIntake:
                 failures = 0
             with pulse.resting():
                 self._take(messages, asked_at)
-        pulse.end()
 
     def _pass_gate(self, pulse: ThreadPulse) -> bool:
         # However long S3 or Redis is down: what would be received then would only wait here.
@@ -160,10 +152,15 @@ class QueueIntake:
             except Unreadable as error:
                 self._leave_to_redrive(message, str(error))
                 continue
+            except Exception as error:
+                # Ours to mend. It costs this message.
+                log.exception("unexpected message=%s", message.id)
+                self._leave_to_redrive(message, f"unexpected {type(error).__name__}")
+                continue
             host = jobs[0].line.host if jobs and isinstance(jobs[0], UrlJob) else ""
             held = Held(message, jobs, host)
             self._parts.hand.take(held, asked_at)
-            self._events.put(lambda held=held: self._begin(held))  # type: ignore[misc]
+            self._events.put((held, self._begin))
 
     def _leave_to_redrive(self, message: Message, reason: str) -> None:
         """A later version of us may understand it. Until then it comes again, and it ends in the dead-letter queue if
@@ -195,18 +192,10 @@ class QueueIntake:
     # --- the queue's own thread ----------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        try:
-            while not self._stopping():
-                self._work(self._start_downloads())
-            self._drain()
-        except Exception:
-            # Ours to mend. What is in hand goes to others.
-            log.exception("unexpected: the queue is left alone until the next start")
-            self._ending.set()
-            self._give_back_all()
-        finally:
-            self._ended.set()
-            self._pulse.end()
+        while not self._stopping():
+            self._work(self._start_downloads())
+        self._drain()
+        self._ended.set()
 
     def _stopping(self) -> bool:
         if self._parts.shared.stop.event.is_set():
@@ -216,11 +205,19 @@ class QueueIntake:
     def _work(self, wait_seconds: float) -> None:
         self._pulse.beat()
         try:
-            self._events.get(timeout=max(0.001, min(wait_seconds, TICK_SECONDS)))()
+            self._do(*self._events.get(timeout=max(0.001, min(wait_seconds, TICK_SECONDS))))
             while True:
-                self._events.get_nowait()()
+                self._do(*self._events.get_nowait())
         except queue.Empty:
             return
+
+    def _do(self, held: Held, event: Callable[[Held], None]) -> None:
+        try:
+            event(held)
+        except Exception as error:
+            # Ours to mend. It costs this message.
+            log.exception("unexpected message=%s", held.message.id)
+            self._return(held, GiveBack(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}"))
 
     def _begin(self, held: Held) -> None:
         """The turn of a message that was received a moment ago."""
@@ -278,27 +275,31 @@ class QueueIntake:
 
     def _download(self, held: Held) -> None:
         """In a thread of the pool."""
-        result: list[Outcome] | GiveBack | None = None
+        result: list[Outcome] | GiveBack | Stopped
         try:
-            if not self._ending.is_set():
-                result = self._parts.worker.handle(held)
-        finally:
-            if held.host:
-                self._parts.shared.politeness.finished(held.host)
-            self._events.put(lambda: self._finished(held, result))
+            result = Stopped() if self._ending.is_set() else self._parts.worker.handle(held)
+        except Stopped as stopped:
+            result = stopped
+        except Exception as error:
+            log.exception("unexpected message=%s", held.message.id)
+            result = GiveBack(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}")
+        if held.host:
+            self._parts.shared.politeness.finished(held.host)
+        self._events.put((held, lambda held: self._finished(held, result)))
 
-    def _finished(self, held: Held, result: list[Outcome] | GiveBack | None) -> None:
+    def _finished(self, held: Held, result: list[Outcome] | GiveBack | Stopped) -> None:
         self._in_flight -= 1
         if isinstance(result, list):
             self._settle(held, result)
-        elif result is None:
-            # Stopped, or ours to mend.
-            self._give_back([(held, 0.0 if self._ending.is_set() else GIVE_BACK_SECONDS)])
+        elif isinstance(result, Stopped):
+            self._give_back([(held, 0.0)])
         else:
-            name = printable_url(held.jobs[0].name)
-            log.info("put off name=%r seconds=%.0f reason=%r", name, result.seconds, result.reason)
-            self._parts.shared.metrics.deferred()
-            self._give_back([(held, result.seconds)])
+            self._return(held, result)
+
+    def _return(self, held: Held, result: GiveBack) -> None:
+        log.info("put off message=%s seconds=%.0f reason=%r", held.message.id, result.seconds, result.reason)
+        self._parts.shared.metrics.deferred()
+        self._give_back([(held, result.seconds)])
 
     def _settle(self, held: Held, outcomes: list[Outcome]) -> None:
         # Where the ledger is down this waits for it.

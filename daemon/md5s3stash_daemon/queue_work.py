@@ -68,20 +68,15 @@ class MessageWorker:
         self._attempts = attempts
         self._stop = stop
 
-    def handle(self, held: Held) -> list[Outcome] | GiveBack | None:
-        """An outcome for each job; None where the daemon stops first."""
-        results: list[Outcome | Again] = []
-        for number, job in enumerate(held.jobs):
-            result = self._do(job, message_queue_id(held.message, number))
-            if result is None:
-                return None
-            results.append(result)
+    def handle(self, held: Held) -> list[Outcome] | GiveBack:
+        """An outcome for each job. Raises Stopped where the daemon stops first."""
+        results = [self._do(job, message_queue_id(held.message, number)) for number, job in enumerate(held.jobs)]
         failed = [result for result in results if isinstance(result, Again)]
         if not failed:
             return [result for result in results if isinstance(result, Outcome)]
         return self._after_failure(held, results, failed)
 
-    def _do(self, job: Job, queue_id: str) -> Outcome | Again | None:
+    def _do(self, job: Job, queue_id: str) -> Outcome | Again:
         if isinstance(job, ObjectJob):
             line = Line(0, job.name)
             return self.lines.judged(lambda: self._stash_object(job, queue_id), line, queue_id)

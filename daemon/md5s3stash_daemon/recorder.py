@@ -15,6 +15,7 @@ from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.threads import spawn
 from md5s3stash_daemon.work import REDIS
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,6 @@ class GroupCommitter(ABC, Generic[T]):
 
     def __init__(
         self,
-        name: str,
         ledger: Ledger,
         gate: Gate,
         stopping: threading.Event,
@@ -107,10 +107,9 @@ class GroupCommitter(ABC, Generic[T]):
         self._ending = threading.Event()
         self._queue: queue.Queue[T | None] = queue.Queue(maxsize=QUEUE_SIZE)
         self._complete = True
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._thread = spawn(self._pulse.thread, self._run, self._pulse.pulse)
 
     def put(self, item: T) -> None:
         """Hands over what is finished; waits while too much is uncommitted."""
@@ -127,16 +126,33 @@ class GroupCommitter(ABC, Generic[T]):
     def _commit(self, group: list[T]) -> bool:
         """Whether the group was taken; False where the daemon stops before that."""
 
+    @abstractmethod
+    def _set_aside(self, item: T, error: Exception) -> bool:
+        """What becomes of an item that cannot be committed, though the ledger answers; False as of `_commit`.
+
+        Raises where nothing becomes of it: the process then ends, for the fault is none of the item.
+        """
+
     def _run(self) -> None:
         more = True
         while more:
             group, more = self._next_group()
             self._pulse.beat()
             if group and self._complete:
-                self._complete = self._commit(group)
+                self._complete = self._committed(group)
             self._ending.wait(self._linger_seconds)
         self._recorder.forget()
-        self._pulse.end()
+
+    def _committed(self, group: list[T]) -> bool:
+        """Commits the group; an unexpected error is that of one item, which is found by committing each alone."""
+        try:
+            return self._commit(group)
+        except Exception as error:
+            if len(group) == 1:
+                log.exception("unexpected: not recorded")
+                return self._set_aside(group[0], error)
+            log.warning("unexpected: recording one by one outcomes=%d error=%r", len(group), error)
+        return all(self._committed([item]) for item in group)
 
     def _next_group(self) -> tuple[list[T], bool]:
         """Everything that waits, at least one thing, and whether more can come: None in the queue ends it."""

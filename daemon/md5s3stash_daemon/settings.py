@@ -143,6 +143,7 @@ class UrlSettings:
     )
     attempts: int = setting(5, whole_number(1, 100), "how often a URL is tried that may work later")
     images_only: bool = setting(False, yes_or_no, "whether contents that are no pictures are refused")
+    max_list_bytes: int = setting(1024**3, whole_number(1, 2**40), "the largest list of URLs, in bytes")
     allowed_networks: tuple[str, ...] = setting(
         (), networks, "private networks that URLs may lead to, such as 10.1.0.0/16; public ones always may"
     )

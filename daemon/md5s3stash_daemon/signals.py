@@ -10,22 +10,23 @@ import contextlib
 import logging
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
+
+from md5s3stash_daemon.health import Pulse
+from md5s3stash_daemon.threads import spawn
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def handled(actions: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+def handled(actions: Mapping[signal.Signals, Callable[[], object]], liveness: Pulse) -> Iterator[None]:
     """Calls the action of each signal that comes while the context lasts, one after the other. Main thread only."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     earlier_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     # Python writes the number to the descriptor at once; its own part, later, has nothing left to do.
     earlier = {number: signal.signal(number, lambda *_: None) for number in actions}
-    thread = threading.Thread(target=_act, args=(reader, actions), name="signals", daemon=True)
-    thread.start()
+    thread = spawn("signals", lambda: _act(reader, actions), liveness)
     try:
         yield
     finally:

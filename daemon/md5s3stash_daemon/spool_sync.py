@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from md5s3stash_daemon.boot_record import BootRecord
+from md5s3stash_daemon.health import Pulse
 from md5s3stash_daemon.spool import DEFERRED, FAILED, HOLD, Spool
+from md5s3stash_daemon.threads import spawn
 from md5s3stash_daemon.url_progress import PROGRESS
 
 log = logging.getLogger(__name__)
@@ -53,22 +55,24 @@ class SpoolSync:
     that have waited for a second at least, or that S3 or Redis is down.
     """
 
-    def __init__(self, spool: Spool, record: BootRecord, waiting: Callable[[], bool]) -> None:
+    def __init__(self, spool: Spool, record: BootRecord, waiting: Callable[[], bool], pulse: Pulse) -> None:
+        self._pulse = pulse
         self._spool = spool
         self._record = record
         self._waiting = waiting
         self._stopping = threading.Event()
         self._changes: list[int] = []
-        self._thread = threading.Thread(target=self._run, name="spool-sync", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """What earlier runs have left is synced at once."""
-        self._thread.start()
+        self._thread = spawn("spool-sync", self._run, self._pulse)
 
     def finish(self) -> None:
         """Syncs for the last time, with the mark of a clean stop; not where the disk takes too long."""
         self._stopping.set()
-        self._thread.join(LAST_SYNC_SECONDS)
+        if self._thread is not None:
+            self._thread.join(LAST_SYNC_SECONDS)
 
     def _run(self) -> None:
         pause_seconds = 0.0

@@ -66,9 +66,9 @@ class Queue:
         names = ["RedrivePolicy", "ApproximateNumberOfMessages"]
         with self._translating():
             found = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names).get("Attributes", {})
-        policy = json.loads(found.get("RedrivePolicy") or "{}")
-        most = policy.get("maxReceiveCount")
-        return QueueFacts(int(most) if most else None, int(found.get("ApproximateNumberOfMessages", 0)))
+            policy = json.loads(found.get("RedrivePolicy") or "{}")
+            most = policy.get("maxReceiveCount")
+            return QueueFacts(int(most) if most else None, int(found.get("ApproximateNumberOfMessages", 0)))
 
     def receive(self, most: int, wait_seconds: float, visibility_seconds: float) -> list[Message]:
         """Up to `most` messages (at most BATCH), waited for where there is none."""
@@ -81,7 +81,7 @@ class Queue:
                 # Its old name, which AWS goes on to take and emulators know.
                 AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
             )
-        return [_message(found) for found in answer.get("Messages", [])]
+            return [_message(found) for found in answer.get("Messages", [])]
 
     def delete(self, receipts: Sequence[str]) -> None:
         """At most BATCH of them. What SQS no longer knows is as good as deleted."""
@@ -125,6 +125,8 @@ class Queue:
             raise _answered(error) from error
         except _ERRORS as error:
             raise QueueUnavailable(f"SQS does not answer: {error}") from error
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise QueueUnavailable(f"SQS is not understood: {type(error).__name__}: {error}") from error
 
 
 def connect_queue(url: str, session: Session, max_connections: int = 16) -> Queue:

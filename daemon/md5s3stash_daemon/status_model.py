@@ -8,6 +8,7 @@ part that cannot be had is told as missing, and the others are still told.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 import time
@@ -24,6 +25,8 @@ from md5s3stash_daemon.metrics import MAX_COUNTED, Metrics, QueueDepth, StateDep
 from md5s3stash_daemon.spool import STATES, Spool
 from md5s3stash_daemon.status_history import History, Minute
 from md5s3stash_daemon.work import REDIS
+
+log = logging.getLogger(__name__)
 
 SHOWN_STASHES = 24
 # The newest outcomes may be failures, and those stand elsewhere on the page.
@@ -128,7 +131,11 @@ class Gatherer:
         def count() -> None:
             while not stopping.is_set():
                 self._look.clear()
-                self.count()
+                try:
+                    self.count()
+                except Exception:
+                    # The page tells what was counted last; nothing else depends on it.
+                    log.exception("the spool was not counted for the status page")
                 self._look.wait(_WATCHED_SECONDS if self._is_watched() else _IDLE_SECONDS)
 
         thread = threading.Thread(target=count, name="status", daemon=True)

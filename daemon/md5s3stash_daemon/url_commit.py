@@ -38,7 +38,7 @@ class LineCommitter(GroupCommitter[Settled]):
         stopping: threading.Event,
         pulse: ThreadPulse,
     ) -> None:
-        super().__init__("line-committer", ledger, gate, stopping, pulse, LINGER_SECONDS)
+        super().__init__(ledger, gate, stopping, pulse, LINGER_SECONDS)
         self._caches = caches
         self._journal = journal
         # An earlier daemon may have died before it told the ledger about its last lines.
@@ -53,6 +53,13 @@ class LineCommitter(GroupCommitter[Settled]):
             return False
         self._recorder.forget_later(outcome.queue_id for _, outcome in group)
         return True
+
+    def _set_aside(self, item: Settled, error: Exception) -> bool:
+        line, outcome = item
+        # The fault may be in any of its texts.
+        name, reason = (text.encode("ascii", "backslashreplace").decode() for text in (outcome.name, str(error)))
+        failure = Outcome(outcome.queue_id, name, error=type(error).__name__, reason=f"unexpected: {reason}")
+        return self._commit([(line, failure)])
 
     def _append(self, lines: list[LineOutcome]) -> None:
         self._pulse.beat()

@@ -7,7 +7,7 @@ a path: whoever may drop a list may not for that read this machine's files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -19,6 +19,9 @@ SUFFIX = ".urls"
 
 # Longer than any URL that servers and browsers agree on. Without a bound, one line could be the size of the file.
 MAX_LINE_BYTES = 8192
+
+_LINES_PER_BEAT = 4096
+_SKIPPED_BYTES = 64 * 1024
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
@@ -50,15 +53,17 @@ class Lines(Protocol):
     def readline(self, size: int, /) -> bytes: ...
 
 
-def read_lines(file: Lines, number: int = 0) -> Iterator[Line]:
+def read_lines(file: Lines, number: int = 0, beat: Callable[[], object] = lambda: None) -> Iterator[Line]:
     """The lines of the list, in order, from where the file stands, which is behind so many; nothing for blank lines and
-    comments.
+    comments. `beat` is called now and then, however long there is nothing.
     """
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        if number % _LINES_PER_BEAT == 0:
+            beat()
         cut = len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n")
         if cut:
-            _skip_rest(file)
+            _skip_rest(file, beat)
         text = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
         text = text.strip(b" \t\r\n")
         if text and not text.startswith(b"#"):
@@ -92,6 +97,6 @@ def _too_long(number: int, text: bytes) -> Line:
     return Line(number, f"# {shown}...", f"the line is longer than {MAX_LINE_BYTES} bytes")
 
 
-def _skip_rest(file: Lines) -> None:
-    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-        pass
+def _skip_rest(file: Lines, beat: Callable[[], object]) -> None:
+    while (rest := file.readline(_SKIPPED_BYTES)) and not rest.endswith(b"\n"):
+        beat()

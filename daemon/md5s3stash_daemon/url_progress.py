@@ -29,6 +29,7 @@ JOURNAL_SUFFIX = ".journal"
 LAST_LINES = 1024
 
 _OFFSET = struct.Struct("<Q")
+_INDEX_PIECE = 512 * _OFFSET.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +50,21 @@ class LineStates:
 
     DONE = 255
 
+    # Bytes of a piece. Where a list has nothing but blank lines there are none.
+    _PIECE = 4096
+
     def __init__(self) -> None:
-        self._states = bytearray()
+        self._pieces: dict[int, bytearray] = {}
 
     def __getitem__(self, line: int) -> int:
-        return self._states[line] if line < len(self._states) else 0
+        piece = self._pieces.get(line // self._PIECE)
+        return piece[line % self._PIECE] if piece is not None else 0
 
     def __setitem__(self, line: int, state: int) -> None:
-        if line >= len(self._states):
-            self._states.extend(bytes(max(line + 1 - len(self._states), 4096)))
-        self._states[line] = state
+        number = line // self._PIECE
+        if number not in self._pieces:
+            self._pieces[number] = bytearray(self._PIECE)
+        self._pieces[number][line % self._PIECE] = state
 
 
 class Journal:
@@ -111,10 +117,16 @@ class Journal:
                         # One more than the offset: zero says that a line has none.
                         _OFFSET.pack_into(index, _OFFSET.size * record[0], start + 1)
                     start = end
-                for (place,) in _OFFSET.iter_unpack(index):
-                    if place:
-                        self._beat()
-                        yield _outcome_at(records, place - 1)
+                for start in range(0, size_bytes, _INDEX_PIECE):
+                    self._beat()
+                    piece = index[start : start + _INDEX_PIECE]
+                    if piece.count(0) == len(piece):
+                        # Blank lines, of which there may be a thousand million.
+                        continue
+                    for (place,) in _OFFSET.iter_unpack(piece):
+                        if place:
+                            self._beat()
+                            yield _outcome_at(records, place - 1)
 
     def close(self) -> None:
         os.close(self._descriptor)

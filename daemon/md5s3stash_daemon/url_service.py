@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -13,7 +14,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from md5s3stash.errors import SourceChanged, SourceRefused, SourceUnreadable
+from md5s3stash.errors import SourceChanged, SourceRefused, SourceTooLarge, SourceUnreadable
 from md5s3stash.fetch import Fetcher
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.retry import RetryPolicy
@@ -29,6 +30,7 @@ from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.politeness import Politeness
 from md5s3stash_daemon.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.threads import spawn
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_list import is_url_list
 from md5s3stash_daemon.url_progress import PROGRESS, Journal, journal_path, remove_orphans
@@ -119,9 +121,7 @@ class UrlLists:
     def _start_thread(self) -> None:
         with self._lock:
             if len(self._threads) < self._max_threads:
-                thread = threading.Thread(target=self._serve, name=f"list-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._threads.append(spawn(f"list-{len(self._threads)}", self._serve, self._pulse))
 
     def _serve(self) -> None:
         pulse = ThreadPulse(self._pulse, threading.current_thread().name)
@@ -133,16 +133,17 @@ class UrlLists:
             pulse.beat()
             try:
                 self._run(entry, pulse)
-            except FileNotFoundError as error:
-                log.warning("list is gone name=%r error=%r", entry.name, str(error))
             except SourceChanged as error:
                 self._put_back(entry, str(error))
             except Exception as error:
+                if isinstance(error, FileNotFoundError) and _is_gone(entry):
+                    log.warning("list is gone name=%r error=%r", entry.name, str(error))
+                    continue
                 # The disk, or ours to mend. The journal stays, so nothing is done twice.
                 log.exception("list put off name=%r", entry.name)
                 self._defer(entry, str(error))
             finally:
-                pulse.end()
+                pulse.rest()
 
     def _run(self, entry: Entry, pulse: ThreadPulse) -> None:
         pin = Pin.of(entry.place)
@@ -173,13 +174,26 @@ class UrlLists:
             self._metrics.deferred()
 
 
-def is_list(entry: Entry) -> bool:
-    """Whether a claimed entry is a list that can be read. Raises SourceUnreadable where it is one that cannot."""
+def _is_gone(entry: Entry) -> bool:
+    with contextlib.suppress(OSError):
+        return status_of(entry.place) is None
+    return False
+
+
+def is_list(entry: Entry, max_bytes: int) -> bool:
+    """Whether a claimed entry is a list that can be read. Raises SourceUnreadable where it is one that cannot, and
+    SourceTooLarge.
+    """
     if not is_url_list(entry.name):
         return False
     status = status_of(entry.place)
     if status is None or not stat.S_ISREG(status.st_mode):
         return False
+    if status.st_size > max_bytes:
+        raise SourceTooLarge(
+            f"the list has {status.st_size} bytes, more than the {max_bytes} that are allowed (urls.max_list_bytes): "
+            "split it"
+        )
     try:
         os.close(open_file(entry.place))
     except PermissionError as error:

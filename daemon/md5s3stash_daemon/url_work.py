@@ -15,11 +15,11 @@ import queue
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from md5s3stash.errors import (
     SourceChanged,
@@ -34,11 +34,13 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.stash import Auth, Stasher
 from md5s3stash.stash import Outcome as HowStored
 from md5s3stash_daemon.disk import DiskFloor
+from md5s3stash_daemon.fair_queue import Pending
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.politeness import Politeness
+from md5s3stash_daemon.settled_urls import SettledUrls
 from md5s3stash_daemon.spool import Entry, Spool
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_commit import LineCommitter, line_queue_id
@@ -59,6 +61,9 @@ PAUSED_HOST_LINES = 64
 
 # Between two looks at what no event announces: the end of the daemon, a request of another list.
 TICK_SECONDS = 0.1
+
+# A host that kept a download waiting for longer than this, in vain, is slow.
+SLOW_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,31 +126,40 @@ class LineWorker:
         """One that does the same, and ends at another time."""
         return LineWorker(self._stashers, self._gate, self._politeness, self.delays, stop, self._metrics)
 
-    def handle(self, line: Line, queue_id: str, auth: Auth | None = None) -> Outcome | Again | None:
-        """None where the daemon stops first."""
+    def handle(self, line: Line, queue_id: str, auth: Auth | None = None) -> Outcome | Again:
+        """Raises Stopped where the daemon stops first, and nothing else."""
         return self.judged(lambda: self.stash(line.url, queue_id, auth), line, queue_id)
 
-    def judged(self, stash: Callable[[], Outcome], line: Line, queue_id: str) -> Outcome | Again | None:
-        """What `stash` makes of the line, or what is to be done about its error; None where the daemon stops first."""
-        while self._gate.pass_through(self._stop.event):
-            try:
-                return stash()
-            except (StoreUnavailable, StoreRefused) as error:
-                self._metrics.service_error(S3)
-                # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy, for
-                # which the line waits as a file does.
-                if not self._gate.is_down(S3):
-                    return Again(type(error).__name__, str(error), counts=False)
-            except StashError as error:
-                return self._judge(line, queue_id, error)
-            except Stopped:
-                return None
-            except OSError as error:
-                return Again("OSError", f"the disk that downloads go through: {error.strerror or error}")
-            except Exception as error:
-                log.exception("unexpected url=%r", printable_url(line.url))
-                return Again(type(error).__name__, f"unexpected: {error}")
-        return None
+    def judged(self, stash: Callable[[], Outcome], line: Line, queue_id: str) -> Outcome | Again:
+        """What `stash` makes of the line, or what is to be done about its error. Raises Stopped where the daemon stops
+        first, and nothing else.
+        """
+        try:
+            while self._gate.pass_through(self._stop.event):
+                began = time.monotonic()
+                try:
+                    outcome = stash()
+                    self._politeness.note_slow(line.host, False)
+                    return outcome
+                except (StoreUnavailable, StoreRefused) as error:
+                    self._metrics.service_error(S3)
+                    # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy,
+                    # for which the line waits as a file does.
+                    if not self._gate.is_down(S3):
+                        return Again(type(error).__name__, str(error), counts=False)
+                except StashError as error:
+                    if isinstance(error, SourceUnavailable) and time.monotonic() - began > SLOW_SECONDS:
+                        self._politeness.note_slow(line.host, True)
+                    return self._judge(line, queue_id, error)
+                except OSError as error:
+                    return Again("OSError", f"the disk that downloads go through: {error.strerror or error}")
+        except Stopped:
+            raise
+        except Exception as error:
+            # Ours to mend, or of an S3 that could not even be asked. It costs this line.
+            log.exception("unexpected url=%r", printable_url(line.url))
+            return Again(type(error).__name__, f"unexpected: {error}")
+        raise Stopped
 
     def stash(self, source: str, queue_id: str, auth: Auth | None = None) -> Outcome:
         """Under every bucket base. Raises StashError, OSError, and Stopped."""
@@ -162,59 +176,6 @@ class LineWorker:
         if isinstance(error, SourceUnavailable) and error.retry_after_seconds:
             self._politeness.pause(line.host, min(error.retry_after_seconds, self.delays.max_delay_seconds))
         return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))
-
-
-class OfHost(Protocol):
-    """Something to fetch from a host."""
-
-    @property
-    def host(self) -> str: ...
-
-
-T = TypeVar("T", bound=OfHost)
-
-
-class Pending(Generic[T]):
-    """The lines that were read ahead, by host; the host that was served last comes last."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, deque[T]] = {}
-        self.count = 0
-
-    def add(self, line: T) -> None:
-        self._lines.setdefault(line.host, deque()).append(line)
-        self.count += 1
-
-    def of_host(self, host: str) -> int:
-        return len(self._lines.get(host, ()))
-
-    def remove(self, unwanted: Callable[[T], bool]) -> list[T]:
-        """Takes out all of which this is true."""
-        removed: list[T] = []
-        for host, lines in list(self._lines.items()):
-            kept = deque(line for line in lines if not unwanted(line))
-            removed += [line for line in lines if unwanted(line)]
-            if kept:
-                self._lines[host] = kept
-            else:
-                del self._lines[host]
-        self.count -= len(removed)
-        return removed
-
-    def take_polite(self, politeness: Politeness) -> tuple[T | None, float]:
-        """A line whose host may be asked now, or None and the seconds until that may be so."""
-        wait_seconds = math.inf
-        for host, lines in self._lines.items():
-            seconds = politeness.try_start(host)
-            if seconds == 0:
-                del self._lines[host]
-                line = lines.popleft()
-                if lines:
-                    self._lines[host] = lines
-                self.count -= 1
-                return line, 0.0
-            wait_seconds = min(wait_seconds, seconds)
-        return None, wait_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,10 +207,16 @@ class ListRun:
         self._states = journal.states
         self._pending = Pending[Line]()
         self.in_flight = 0
-        self._results: queue.SimpleQueue[tuple[Line, Outcome | Again | None]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Line, Outcome | Again | Stopped]] = queue.SimpleQueue()
         self._committer = LineCommitter(
             parts.ledger, parts.gate, parts.caches, journal, entry, parts.stop.event, pulse.of_helper("committer")
         )
+        self._settled = SettledUrls()
+        # By URL: lines that wait for what becomes of another line's download.
+        self._same: dict[str, list[Line]] = {}
+        self._waiting_for_same = 0
+        # The open lines that have been read in this sweep, but for those that have their outcome by now: one whose
+        # download comes to nothing, in whatever way, is still here, and has its turn again.
         self._left = 0
         self._most_attempts = 0
         self._stalled = False
@@ -261,6 +228,7 @@ class ListRun:
         try:
             complete = self._sweep_until_done(file)
         finally:
+            self._settled.close()
             with self._pulse.resting():
                 recorded = self._committer.finish()
         return complete and recorded
@@ -280,14 +248,15 @@ class ListRun:
         self._left = self._most_attempts = 0
         self._stalled = False
         file.seek(0)
-        lines = read_lines(file)
+        lines = read_lines(file, beat=self._pulse.beat)
         while (group := list(itertools.islice(lines, READ_AHEAD_LINES))) and not self._stopping():
             self._pulse.beat()
             open_lines = [line for line in group if self._states[line.number] != LineStates.DONE]
-            self._parts.caches.read_ahead([line.url for line in open_lines if not line.fault])
+            self._left += len(open_lines)
             self._give_turns(open_lines)
             while self._pending.count >= WINDOW_LINES and not self._stopping():
                 self._work()
+                self._leave_paused()
         while self.in_flight or (self._pending.count and not self._stopping()):
             if self._parts.stop.left_seconds() <= 0:
                 break
@@ -295,16 +264,35 @@ class ListRun:
         self._stalls = self._stalls + 1 if self._stalled else 0
 
     def _give_turns(self, lines: Sequence[Line]) -> None:
+        first_of_url: list[Line] = []
         for line in lines:
             if line.fault:
                 self._settle(line, Outcome(self._queue_id(line), line.url, error="SourceRefused", reason=line.fault))
+            elif line.url in self._same:
+                if self._waiting_for_same < WINDOW_LINES:
+                    self._waiting_for_same += 1
+                    self._same[line.url].append(line)
+            elif (outcome := self._settled.get(line.url)) is not None:
+                self._settle(line, self._as_of(line, outcome))
             elif (
-                self._parts.politeness.paused_seconds(line.host)
-                and self._pending.of_host(line.host) >= PAUSED_HOST_LINES
+                not self._parts.politeness.paused_seconds(line.host)
+                or self._pending.of_host(line.host) < PAUSED_HOST_LINES
             ):
-                self._left += 1
-            else:
+                self._same[line.url] = []
                 self._pending.add(line)
+                first_of_url.append(line)
+        self._parts.caches.read_ahead([line.url for line in first_of_url])
+
+    def _leave_paused(self) -> None:
+        """Hosts that asked to be left alone after their lines were read must not fill the window for that time."""
+        of_host: Counter[str] = Counter()
+
+        def unwanted(line: Line) -> bool:
+            of_host[line.host] += bool(self._parts.politeness.paused_seconds(line.host))
+            return of_host[line.host] > PAUSED_HOST_LINES
+
+        for line in self._pending.remove(unwanted):
+            self._waiting_for_same -= len(self._same.pop(line.url))
 
     def _work(self) -> None:
         """Starts what may start, and takes what has come back, waiting for it a little."""
@@ -333,20 +321,30 @@ class ListRun:
 
     def _download(self, line: Line) -> None:
         """In a thread of the pool."""
-        result: Outcome | Again | None = None
+        result: Outcome | Again | Stopped
         try:
-            if not self._stopping():
-                result = self._parts.worker.handle(line, self._queue_id(line))
-        finally:
-            self._parts.politeness.finished(line.host)
-            self._results.put((line, result))
+            result = Stopped() if self._stopping() else self._parts.worker.handle(line, self._queue_id(line))
+        except Stopped as stopped:
+            result = stopped
+        self._parts.politeness.finished(line.host)
+        self._results.put((line, result))
 
-    def _take(self, line: Line, result: Outcome | Again | None) -> None:
+    def _take(self, line: Line, result: Outcome | Again | Stopped) -> None:
         self.in_flight -= 1
+        others = self._same.pop(line.url)
+        self._waiting_for_same -= len(others)
         if isinstance(result, Outcome):
-            self._settle(line, result)
-        elif result is not None:
-            self._put_off(line, result)
+            self._settled.add(line.url, result)
+            for each in (line, *others):
+                self._settle(each, self._as_of(each, result))
+        elif isinstance(result, Again):
+            for each in (line, *others):
+                self._put_off(each, result)
+
+    def _as_of(self, line: Line, outcome: Outcome) -> Outcome:
+        """The outcome of its URL, which may come of another line's download."""
+        queue_id = self._queue_id(line)
+        return outcome if outcome.queue_id == queue_id else replace(outcome, queue_id=queue_id, sent=False)
 
     def _put_off(self, line: Line, again: Again) -> None:
         attempts = self._states[line.number] + again.counts
@@ -357,12 +355,12 @@ class ListRun:
         log.info("put off url=%r attempts=%d reason=%r", printable_url(line.url), attempts, again.reason)
         self._parts.metrics.deferred()
         self._states[line.number] = attempts
-        self._left += 1
         self._most_attempts = max(self._most_attempts, attempts)
         self._stalled |= not again.counts
 
     def _settle(self, line: Line, outcome: Outcome) -> None:
         self._states[line.number] = LineStates.DONE
+        self._left -= 1
         # Where the ledger is down this waits for it.
         with self._pulse.resting():
             self._committer.put((line.number, outcome))

@@ -131,6 +131,10 @@ class Worker:
                 if not of_it.confirmed:
                     yield [self._settled(file, of_it)]
 
+    def put_off(self, entry: Entry, reason: str) -> None:
+        """For a file that failed elsewhere, and may do better later."""
+        self._defer(entry, reason)
+
     def _settled(self, file: _Opened, known: Known) -> Handled:
         outcome = self._judged(file.entry, functools.partial(self._stash, file.entry, file.content, known))
         return Handled(file.entry, outcome, file.pin)

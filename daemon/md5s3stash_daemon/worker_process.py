@@ -6,6 +6,7 @@ It owns no state that matters. What it has not reported when it dies is still in
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -19,13 +20,14 @@ from md5s3stash.stash import Stasher
 from md5s3stash_daemon.beneath import status_of
 from md5s3stash_daemon.commit import Committer, Finished
 from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import Pulse
+from md5s3stash_daemon.health import Pulse, ThreadPulse
 from md5s3stash_daemon.large_files import LargeFiles
 from md5s3stash_daemon.messages import Apply, Batch, Report, Stop
 from md5s3stash_daemon.parts import NO_RETRY, Parts, delays_of, probe_delays_of, set_log_level
-from md5s3stash_daemon.settings import SpoolSettings
+from md5s3stash_daemon.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.spool import Entry
 from md5s3stash_daemon.tally import CountedLedger, Tally
+from md5s3stash_daemon.threads import spawn
 from md5s3stash_daemon.url_service import is_list
 from md5s3stash_daemon.work import Handled, Worker
 
@@ -74,20 +76,22 @@ class WorkerProcess:
         self._outbox = _Outbox(
             connection, self._tally, self._gate, self._pulse, settings.stuck_seconds, parts.store.weaker_promises
         )
-        self._committer = Committer(parts.spool, ledger, self._gate, self._stopping, self._pulse, self._outbox.ended)
+        self._committer = Committer(
+            parts.spool, ledger, self._gate, self._stopping, self._pulse, self._outbox.ended, self._put_off
+        )
         self._connection = connection
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"stash-{number}", daemon=True)
-            for number in range(parts.jobs_of_a_process)
-        ]
+        self._threads: list[threading.Thread] = []
+        self._jobs = parts.jobs_of_a_process
+        self._max_list_bytes = parts.settings[UrlSettings].max_list_bytes
 
     def run(self) -> None:
         """Returns at the end; what hangs is left to the end of the process."""
         self._committer.start()
         self._outbox.start()
-        for thread in self._threads:
-            thread.start()
+        for number in range(self._jobs):
+            pulse = ThreadPulse(self._pulse, f"stash-{number}")
+            self._threads.append(spawn(pulse.thread, functools.partial(self._serve, pulse), self._pulse))
         while True:
             try:
                 message = self._connection.recv()
@@ -128,15 +132,31 @@ class WorkerProcess:
         finisher.join(max(0.1, deadline - time.monotonic()))
         self._outbox.send(complete=in_time and not finisher.is_alive())
 
-    def _serve(self) -> None:
+    def _serve(self, pulse: ThreadPulse) -> None:
         """In a thread of its own: from file to file."""
         entry = self._waiting.get()
         while entry is not None and not self._stopping.is_set():
             chunk, entry = self._chunk(entry)
-            for handled in self._worker.handle(chunk):
-                self._hand_on(handled)
+            self._handle(chunk, pulse)
             if entry is None:
                 entry = self._waiting.get()
+
+    def _handle(self, chunk: Sequence[Entry], pulse: ThreadPulse) -> None:
+        left = {entry.queue_id: entry for entry in chunk}
+        try:
+            for handled in self._worker.handle(chunk):
+                for entry, _, _ in handled:
+                    left.pop(entry.queue_id, None)
+                self._hand_on(handled)
+        except Exception as error:
+            # Ours to mend. It costs the files that nothing has become of yet.
+            log.exception("unexpected files=%d", len(left))
+            for entry in left.values():
+                self._put_off(entry, f"unexpected {type(error).__name__}: {error}")
+
+    def _put_off(self, entry: Entry, reason: str) -> None:
+        self._worker.put_off(entry, reason)
+        self._hand_on([Handled(entry, None)])
 
     def _hand_on(self, handled: Sequence[Handled]) -> None:
         finished = [Finished(entry, outcome, pin) for entry, outcome, pin in handled if outcome is not None]
@@ -171,7 +191,7 @@ class WorkerProcess:
         return chunk, None
 
     def _hand_over(self, entry: Entry) -> bool:
-        if not is_list(entry):
+        if not is_list(entry, self._max_list_bytes):
             return False
         self._outbox.is_list(entry)
         return True
@@ -209,7 +229,7 @@ class _Outbox:
         self._filled = threading.Event()
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="reporter", daemon=True).start()
+        spawn("reporter", self._run, self._pulse)
 
     def ended(self, entries: Sequence[Entry]) -> None:
         """The worker has done with these files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import socket
@@ -15,6 +16,8 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from md5s3stash.content import IN_MEMORY_BYTES
 from md5s3stash.errors import (
@@ -25,10 +28,12 @@ from md5s3stash.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from md5s3stash.fetch import Fetched, Fetcher, FetchLimits, NotModified, Validators, retry_after_seconds
+from md5s3stash.fetch import READ_BYTES, Fetched, Fetcher, FetchLimits, NotModified
+from md5s3stash.headers import Validators, retry_after_seconds
 from md5s3stash.netguard import NetGuard
 from md5s3stash.retry import RetryPolicy
 from tests.support.origin import Authority, Origin, RawReply, Reply, Request
+from tests.support.strange import STRANGE_TEXT
 
 ONCE = RetryPolicy(attempts=1)
 LIMITS = FetchLimits(connect_timeout_seconds=5, read_timeout_seconds=5, total_timeout_seconds=20)
@@ -694,3 +699,128 @@ def test_closed_fetcher_leaves_no_connection_and_no_thread(origin: Origin) -> No
     while threading.active_count() > threads and time.monotonic() < deadline:
         origin.closing.wait(0.01)
     assert threading.active_count() <= threads
+
+
+# --- what an origin says of its answer
+
+
+@pytest.mark.parametrize("length", [256, 257, 60_000])
+def test_validators_are_kept_up_to_256_bytes(origin: Origin, length: int) -> None:
+    etag = '"' + "e" * (length - 2) + '"'
+    url = origin.answer("/a", Reply(headers={"ETag": etag, "Last-Modified": "x" * length}))
+    with Fetcher(LIMITS, retry=ONCE) as fetcher:
+        fetched = fetcher.fetch(url)
+
+    assert isinstance(fetched, Fetched)
+    assert fetched.validators == (Validators(etag, "x" * length) if length == 256 else Validators())
+
+
+@pytest.mark.parametrize(
+    "etag", ["", " ", "a\r\n b", "a\nX: b", "\0", "\x7f", "a\x85b", "\ud800", "\u20ac", "x" * 257, None, 7, ["x"]]
+)
+def test_a_validator_that_no_request_can_hold_is_none(etag: object) -> None:
+    assert Validators.usable(etag, etag) == Validators()
+
+
+@pytest.mark.parametrize(
+    "head", [b"302 X\r\nLocation: http://127.0.0.1:1/" + b"x" * 60_000, b"200 OK\r\nContent-Encoding: " + b"x" * 60_000]
+)
+def test_an_origin_does_not_fill_the_ledger_with_reasons(origin: Origin, head: bytes) -> None:
+    url = origin.answer("/a", RawReply([b"HTTP/1.1 " + head + b"\r\n\r\n"]))
+    with Fetcher(LIMITS, retry=ONCE) as fetcher, pytest.raises(SourceError) as caught:
+        fetcher.fetch(url)
+
+    assert len(str(caught.value)) < 500
+
+
+@given(STRANGE_TEXT | st.integers().map(str) | st.datetimes().map(lambda moment: f"{moment:%a, %d %b %Y %H:%M:%S GMT}"))
+@settings(max_examples=300, deadline=None)
+def test_whatever_retry_after_says_it_is_a_time_of_up_to_a_day_or_nothing(header: str) -> None:
+    seconds = retry_after_seconds(header, 1e9)
+
+    assert seconds is None or 0 <= seconds <= 86_400
+
+
+_NAMES = st.sampled_from(
+    ["Location", "ETag", "Last-Modified", "Retry-After", "Content-Type", "Content-Length", "Content-Encoding",
+     "Content-Range", "Content-Disposition", "Transfer-Encoding", "Set-Cookie", "Connection", "Date"]
+)  # fmt: skip
+_VALUES = (
+    STRANGE_TEXT
+    | st.builds("http://{}/".format, STRANGE_TEXT)
+    | st.builds("//{}:{}/".format, STRANGE_TEXT, STRANGE_TEXT)
+    | st.sampled_from(
+        ["gzip", "chunked", "0", "-1", "5, 5", "5, 6", "/", "http://[::1", "//a.b@c", "http://xn--/", "http://a..b/"]
+    )
+)
+
+
+def test_no_header_of_an_origin_raises_anything_but_a_source_error(origin: Origin) -> None:
+    @given(st.sampled_from([200, 301, 304, 404, 429, 503]), st.lists(st.tuples(_NAMES, _VALUES), max_size=4))
+    @settings(max_examples=250, deadline=None)
+    def try_it(status: int, headers: list[tuple[str, str]]) -> None:
+        lines = [f"{name}: ".encode() + value.encode("utf-8", "surrogatepass") for name, value in headers]
+        head = b"\r\n".join([b"HTTP/1.1 %d X" % status, *lines])
+        url = origin.answer("/a", RawReply([head + b"\r\n\r\nhello"]))
+        with contextlib.suppress(SourceError):
+            fetched = asking.fetch(url, validators=Validators('"x"'))
+            if isinstance(fetched, Fetched):
+                fetched.content.close()
+                found = fetched.validators
+                assert found == Validators.usable(found.etag, found.last_modified)
+
+    # Nothing but this origin is asked, wherever the headers lead.
+    guard = NetGuard(allowed_networks=(ip_network("127.0.0.1/32"),))
+    limits = FetchLimits(connect_timeout_seconds=1, read_timeout_seconds=1, total_timeout_seconds=3, max_redirects=1)
+    with Fetcher(limits, guard, retry=ONCE) as asking:
+        try_it()
+
+
+# --- the least rate
+
+
+def test_an_origin_that_drips_is_given_up_as_too_slow(origin: Origin) -> None:
+    limits = FetchLimits(read_timeout_seconds=0.5, total_timeout_seconds=60, min_bytes_per_second=1000)
+    length = b"Content-Length: 1000000\r\n\r\n"
+    for start in (b"HTTP/1.1 200 OK\r\n" + length, b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 302 X\r\nLocation: /"):
+        url = origin.answer("/a", origin.drip(start, every_seconds=0.02))
+        began = time.monotonic()
+        with (
+            Fetcher(limits, retry=ONCE) as fetcher,
+            pytest.raises(SourceUnavailable, match=r"1000 bytes a second.*min_bytes_per"),
+        ):
+            fetcher.fetch(url)
+        assert time.monotonic() - began < 20
+
+
+def test_an_origin_that_thinks_for_long_and_then_sends_is_not_too_slow(origin: Origin) -> None:
+    def thinks(_request: Request) -> Reply:
+        origin.closing.wait(0.8)
+        return Reply(body=b"x" * 100)
+
+    limits = FetchLimits(read_timeout_seconds=30, min_bytes_per_second=10**9)
+    with Fetcher(limits, retry=ONCE) as fetcher:
+        assert fetched_bytes(fetcher, origin.answer("/a", thinks)) == b"x" * 100
+
+
+def test_the_least_rate_counts_while_the_origin_is_waited_for_and_not_while_we_are_slow(origin: Origin) -> None:
+    body = b"x" * 3 * READ_BYTES
+    limits = FetchLimits(read_timeout_seconds=0.3, min_bytes_per_second=50_000)
+    with Fetcher(limits, retry=ONCE) as fetcher:
+        url = origin.answer("/a", Reply(body=body))
+        fetched = fetcher.fetch(url, progress=lambda _: time.sleep(0.4))
+    assert isinstance(fetched, Fetched)
+    assert fetched.content.size_bytes == len(body)
+
+
+def test_no_least_rate_lets_an_origin_drip(origin: Origin) -> None:
+    limits = FetchLimits(read_timeout_seconds=0.2, total_timeout_seconds=60, min_bytes_per_second=0)
+    pieces = [b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", *[b"x"] * 20]
+
+    def slowly() -> Iterator[bytes]:
+        for piece in pieces:
+            yield piece
+            origin.closing.wait(0.03)
+
+    with Fetcher(limits, retry=ONCE) as fetcher:
+        assert fetched_bytes(fetcher, origin.answer("/a", RawReply(slowly()))) == b"x" * 20

@@ -47,6 +47,7 @@ def test_a_file_that_comes_alone_is_recorded_at_once_and_those_that_follow_it_to
         stopping,
         Pulse(),
         lambda entries: ended.extend(entry.name for entry in entries),
+        lambda entry, reason: None,
     )
     committer.start()
     files = [claimed(spool, f"file {number}") for number in range(6)]

@@ -66,3 +66,15 @@ def test_hosts_that_nobody_is_at_are_forgotten_and_the_others_are_not(clock: Clo
     assert len(politeness._hosts) <= 11
     assert politeness.try_start("paused") == 60
     assert politeness.try_start("busy") == math.inf
+
+
+def test_a_slow_host_has_one_request_at_a_time_until_it_answers_in_time() -> None:
+    politeness = Politeness(per_host=2, delay_seconds=0)
+    politeness.note_slow("a", True)
+
+    assert [politeness.try_start("a"), politeness.try_start("b"), politeness.try_start("b")] == [0, 0, 0]
+    assert politeness.try_start("a") == math.inf
+    politeness.finished("a")
+    assert politeness.try_start("a") == 0
+    politeness.note_slow("a", False)
+    assert politeness.try_start("a") == 0

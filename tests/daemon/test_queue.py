@@ -399,3 +399,27 @@ def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tm
             wait_until(lambda: "a.txt" in site.names(), "the spool goes on")
             process.send_signal(signal.SIGCONT)
             wait_until(lambda: len(origin.requests) > 1, "it came again", seconds=60)
+
+
+def test_messages_that_no_program_can_read_cost_nobody_else_anything(site: Site, s3_server: str) -> None:
+    queue = TestQueue(s3_server, max_deliveries=2)
+    drops = new_bucket(site.client)
+    site.client.put_object(Bucket=drops, Key="good.txt", Body=b"good")
+    poison = [
+        object_created(drops, "KEY").replace("KEY", "a\\ud800b"),
+        object_created(drops, "KEY").replace("KEY", "%ED%A0%80"),
+        json.dumps({"url": "https://example.org/", "name": "\ud800"}),
+        json.dumps({"url": "https://example.org/", "name": 10**400}),
+        '{"url":' * 20_000,
+        '{"url": ' + "9" * 5000 + "}",
+    ]
+    with Daemon(site, queue.environment(drop_buckets=drops)) as daemon:
+        daemon.wait_until_started()
+        queue.send(*poison)
+        wait_until(lambda: daemon.output().count("unreadable message=") >= len(poison), "each is looked at")
+        queue.send(object_created(drops, "good.txt"))
+        wait_until(lambda: list(site.names()) == [f"s3://{drops}/good.txt"], "the good one is recorded")
+        wait_until(lambda: queue.is_empty(), "the others are given up")
+        assert daemon.process.poll() is None
+        assert "Traceback" not in daemon.output()
+    assert sorted(queue.dead()) == sorted(poison)

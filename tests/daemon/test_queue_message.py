@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from md5s3stash.netguard import printable_url
 from md5s3stash_daemon.queue_message import ObjectJob, Unreadable, UrlJob, parse_body
 from tests.support.queues import by_sns, object_created
+from tests.support.strange import STRANGE_TEXT, STRANGE_VALUES, as_json
 
 
 def url_job(body: str) -> UrlJob:
@@ -103,15 +104,58 @@ def test_the_reason_shows_nothing_of_a_body_that_may_hold_a_password() -> None:
         assert "hunter2" not in str(caught.value)
 
 
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner) | st.dictionaries(st.sampled_from(["url", "Records", "s3", "Type", "Message"]), inner)
-    ),
+_KEYS = st.sampled_from(
+    ["url", "name", "auth-profile", "Records", "eventName", "s3", "bucket", "object", "key", "Type", "Message", "Event"]
 )
+_JSON = st.recursive(
+    STRANGE_VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4)
+)
+_OBJECT_EVENTS = st.fixed_dictionaries(
+    {
+        "Records": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "eventName": st.sampled_from(["ObjectCreated:Put", "s3:ObjectCreated:Copy"]) | STRANGE_VALUES,
+                    "s3": st.fixed_dictionaries(
+                        {
+                            "bucket": st.fixed_dictionaries({"name": st.just("drop-box") | STRANGE_VALUES}),
+                            "object": st.fixed_dictionaries({"key": STRANGE_VALUES}),
+                        }
+                    )
+                    | STRANGE_VALUES,
+                }
+            ),
+            max_size=3,
+        )
+    }
+)
+_URL_JOBS = st.dictionaries(st.sampled_from(["url", "name", "auth-profile"]), STRANGE_VALUES)
+_DROPPED = STRANGE_TEXT.map(
+    lambda key: {
+        "Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "drop-box"}, "object": {"key": key}}}]
+    }
+)
+_URLS = st.builds("https://{}/{}".format, STRANGE_TEXT, STRANGE_TEXT)
+_NAMED_URLS = st.fixed_dictionaries({"url": _URLS, "name": STRANGE_TEXT})
+
+_NAMED_URLS = st.fixed_dictionaries({"url": _URLS, "name": STRANGE_TEXT})
 
 
-@given(st.text() | _JSON.map(json.dumps) | st.dictionaries(st.sampled_from(["url", "Records"]), _JSON).map(json.dumps))
-def test_no_body_raises_anything_but_unreadable(body: str) -> None:
-    with contextlib.suppress(Unreadable):
-        parse_body(body)
+@given(STRANGE_TEXT | _URLS | st.one_of(_JSON, _OBJECT_EVENTS, _DROPPED, _URL_JOBS, _NAMED_URLS).map(as_json))
+@settings(max_examples=400, deadline=None)
+def test_no_body_raises_anything_but_unreadable_and_what_it_asks_for_can_be_recorded(body: str) -> None:
+    try:
+        jobs = parse_body(body)
+    except Unreadable as error:
+        str(error).encode()
+        return
+    for job in jobs:
+        # As Redis has it.
+        job.name.encode("utf-8", "surrogateescape")
+        printable_url(job.name)
+
+
+@pytest.mark.parametrize("key", ["a\ud800b", "\udfff", "%ED%A0%80", "a\udc80"])
+def test_a_key_with_half_of_a_surrogate_pair_is_unreadable(key: str) -> None:
+    with pytest.raises(Unreadable):
+        parse_body(object_created("drop-box", "KEY").replace("KEY", json.dumps(key)[1:-1]))

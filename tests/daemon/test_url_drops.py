@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
@@ -332,3 +333,68 @@ def test_tabs_and_other_oddities_of_a_line_are_escaped_in_the_report(site: Site,
     assert b"2\thttp://\xff/\tfailed\t" in raw
     assert (site.spool / "failed" / "odd.urls").read_bytes().endswith(b"\nhttp://\xff/\n")
     assert read_report(report_path(site, "odd.urls"))[1]["reason"] == "the line is not UTF-8"
+
+
+def test_a_url_that_stands_in_a_list_again_is_fetched_once_and_each_line_has_its_outcome(
+    site: Site, daemon: Daemon, origin: Origin
+) -> None:
+    """Near and far from its first line, for what is stashed, fails, and works at the second try."""
+    good = origin.answer("/good", Reply(body=b"good"))
+    late = origin.answer("/late", Reply(503), Reply(body=b"late"))
+    missing = origin.url("/missing")
+    others = [origin.answer(f"/{number}", Reply(body=b"other")) for number in range(3000)]
+    drop_list(site, "x.urls", [good, good, late, late, missing, missing, *others, missing, good])
+
+    rows = wait_for_report(site, "x.urls", 120)
+
+    asked = [request.target for request in origin.requests]
+    assert [asked.count(path) for path in ("/good", "/missing", "/late")] == [1, 1, 2]
+    assert len(asked) == len(others) + 4
+    assert [row["line"] for row in rows] == [str(number) for number in range(1, len(others) + 9)]
+    assert [(row["url"], row["outcome"], row["md5"]) for row in [*rows[:6], *rows[-2:]]] == [
+        *[(good, "stashed", md5(b"good"))] * 2,
+        *[(late, "stashed", md5(b"late"))] * 2,
+        *[(missing, "failed", "")] * 3,
+        (good, "stashed", md5(b"good")),
+    ]
+    assert len(site.log()) == len(rows)
+
+
+def test_a_list_beyond_the_bound_fails_with_a_reason_and_holds_up_nobody(site: Site, origin: Origin) -> None:
+    port = servers.free_port()
+    with Daemon(site, {**OPEN, "MD5S3STASH_HTTP_PORT": str(port), "MD5S3STASH_SPOOL_STUCK_SECONDS": "5"}) as daemon:
+        daemon.wait_until_started()
+        hidden = site.incoming / ".x"
+        with open(hidden, "wb") as file:
+            file.truncate(2**40)
+        hidden.rename(site.incoming / "x.urls")
+        wait_until(lambda: "failed/x.urls" in site.files("failed"), "refused")
+        site.drop("good", b"good")
+        wait_until(lambda: "good" in site.names(), "others are recorded")
+
+        report = json.loads((site.spool / "failed" / "x.urls.error.json").read_text())
+        assert report["error"] == "SourceTooLarge"
+        assert "max_list_bytes" in report["reason"]
+        assert [entry["outcome"] for entry in site.log() if entry["name"] == "x.urls"] == ["failed"]
+        assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10).status_code == 200
+
+
+def test_what_redis_keeps_of_a_url_is_bounded_whatever_its_origin_sends(
+    site: Site, daemon: Daemon, origin: Origin
+) -> None:
+    headers = {"ETag": '"' + "e" * 60_000 + '"', "Last-Modified": "x" * 60_000}
+    far = {"Location": "http://127.0.0.1:1/" + "x" * 60_000}
+    urls = [
+        origin.answer("/a", Reply(body=b"a", headers=headers)),
+        origin.answer("/b", Reply(302, headers=far)),
+        origin.answer("/c", Reply(body=b"c", headers={"Content-Encoding": "x" * 60_000})),
+        origin.answer("/d", Reply(body=b"d", headers={"Content-Type": "text/" + "x" * 60_000})),
+    ]
+    drop_list(site, "x.urls", urls)
+    wait_for_report(site, "x.urls", 60)
+
+    keys = site.redis.keys(f"{site.prefix}:*")
+    assert isinstance(keys, list)
+    sizes = {key: site.redis.memory_usage(key, samples=0) for key in keys}
+    assert keys
+    assert sum(size for size in sizes.values() if isinstance(size, int)) < 20_000, sizes

@@ -7,8 +7,11 @@ import tracemalloc
 from typing import BinaryIO, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from md5s3stash_daemon.url_list import MAX_LINE_BYTES, Line, is_url_list, read_lines
+from tests.support.strange import STRANGE_TEXT
 
 
 def lines_of(data: bytes) -> list[Line]:
@@ -110,3 +113,25 @@ def test_a_host_has_one_spelling(url: str, host: str) -> None:
 )
 def test_a_list_is_known_by_its_suffix(name: str, expected: bool) -> None:
     assert is_url_list(name) is expected
+
+
+_BYTES = st.binary(max_size=60) | STRANGE_TEXT.map(lambda text: text.encode("utf-8", "surrogatepass"))
+_LINES = _BYTES | st.builds(lambda host, path: b"http://" + host + b"/" + path, _BYTES, _BYTES)
+
+
+@given(st.lists(_LINES, max_size=6).map(b"\n".join))
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_list_holds_each_line_is_a_url_or_has_a_reason(data: bytes) -> None:
+    for line in lines_of(data):
+        assert bool(line.fault) != bool(line.host)
+        line.fault.encode()
+        line.url.encode("utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize("data", [b"\n" * 3_000_000, bytes(30_000_000), b"#" * 9000 + b"\n" * 1_000_000])
+def test_a_list_of_nothing_gives_signs_of_life(data: bytes) -> None:
+    beats = []
+
+    assert list(read_lines(io.BytesIO(data), beat=lambda: beats.append(1))) == [] or data[:1] == b"\0"
+
+    assert len(beats) > 100

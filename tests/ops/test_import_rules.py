@@ -75,6 +75,35 @@ def test_the_daemon_knows_boto3_where_it_speaks_to_sqs_and_nowhere_else() -> Non
     assert importers == {"sqs.py"}
 
 
+def test_every_thread_of_the_daemon_but_two_that_run_once_is_started_by_spawn() -> None:
+    directory = PACKAGES["md5s3stash_daemon"]
+    starters = {
+        f"{path.relative_to(directory)}:{name}"
+        for path in directory.rglob("*.py")
+        for name in threads_started(path.read_text())
+    }
+
+    assert starters == {"threads.py:name", "worker_process.py:finisher", "status_model.py:status"}
+
+
+def threads_started(source: str) -> list[str]:
+    """The name of each thread that the source makes, as it stands there; "?" for one without."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("Thread", "Timer"):
+            name = next((keyword.value for keyword in node.keywords if keyword.arg == "name"), None)
+            found.append("?" if name is None else ast.unparse(name).strip("'"))
+        elif isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Thread") for base in node.bases):
+            found.append(node.name)
+    return found
+
+
+def test_threads_are_found_however_they_are_made() -> None:
+    source = "threading.Thread(target=f, name='a')\nThread(g)\nTimer(1, f)\nclass T(threading.Thread): pass\n"
+
+    assert sorted(threads_started(source)) == ["?", "?", "T", "a"]
+
+
 def test_only_one_module_of_the_thumbnailer_imports_pilbox() -> None:
     assert {name for name, imported in imports_of("md5s3stash_thumbnailer").items() if "pilbox" in imported} == {
         "_pilbox.py"

@@ -1,0 +1,51 @@
+"""What the headers of an origin's answer say. Pure; whatever they hold, nothing here raises."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
+# An ETag has a few dozen bytes and a date 29. One byte of a header is one character here.
+_VALIDATOR = re.compile(r"[\x21-\x7e\xa1-\xff]([\x20-\x7e\xa0-\xff]{0,254}[\x21-\x7e\xa1-\xff])?")
+
+# An origin that asks for more than a day would only be forgotten; the daemon defers what it is told.
+_MAX_RETRY_AFTER_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What the origin wants to hear again to tell whether its content changed (RFC 9110, section 8.8)."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+    @classmethod
+    def usable(cls, etag: object, last_modified: object) -> Validators:
+        """Without those that would take more memory than they are worth, or that no request can hold."""
+        return cls(_short_text(etag), _short_text(last_modified))
+
+
+def retry_after_seconds(header: str | None, now: float) -> float | None:
+    """What a Retry-After header, a number or a date, asks for: from 0 to a day; None where it makes no sense."""
+    text = (header or "").strip()
+    if re.fullmatch(r"[0-9]{1,12}", text):
+        seconds = float(text)
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, OverflowError, OSError):
+            return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
+
+
+def media_type(headers: Mapping[str, str]) -> str | None:
+    """The MIME type that is declared; None where it is none."""
+    declared = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return declared if _MEDIA_TYPE.fullmatch(declared) else None
+
+
+def _short_text(value: object) -> str | None:
+    return value if isinstance(value, str) and _VALIDATOR.fullmatch(value) else None
