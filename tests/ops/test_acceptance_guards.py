@@ -46,17 +46,24 @@ def programs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_who_is_not_root_is_told_so() -> None:
+@pytest.mark.parametrize(
+    ("tool", "sentence"),
+    [
+        ("acceptance", "The acceptance test boots a guest, which only root can: sudo make acceptance\n"),
+        ("fresh", "Only root can make a root file system: sudo make fresh\n"),
+    ],
+)
+def test_who_is_not_root_is_told_so(tool: str, sentence: str) -> None:
     dropped = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
     # Not a directory of pytest's, nor the project's own: nobody might not be let in.
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
-        script = shutil.copy(PROJECT / "tools/acceptance", directory)
+        script = shutil.copy(PROJECT / "tools" / tool, directory)
 
         done = run([*dropped, script])
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "The acceptance test boots a guest, which only root can: sudo make acceptance\n"
+    assert done.stderr == sentence
 
 
 @pytest.mark.needs_namespaces
