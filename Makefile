@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) 
 SOURCES := md5s3stash daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick acceptance acceptance-sabotage check soak million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup setup-tests
+.PHONY: help run test test-quick fresh acceptance acceptance-sabotage check soak million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup setup-tests
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,7 +20,11 @@ test: setup-tests ## all tests, against a real redis-server and real S3 servers
 test-quick: setup-tests ## the tests that do not take minutes
 	@$(PYTEST) -m "not slow"
 
-acceptance: setup ## bake the image in a guest on this machine, as root, and put it through what can go wrong
+fresh: ## try `make run` and `make test` on a bare machine, as root; SUITE=bookworm or noble, AS=root
+	@tools/fresh $(SUITE) $(if $(filter root,$(AS)),--as-root)
+
+acceptance: setup ## try `make run` on a bare machine, then bake the image in a guest and put it through what can go wrong, as root
+	@tools/fresh --run-only $(RELEASE)
 	@tools/acceptance $(if $(RELEASE),--release=$(RELEASE))
 
 acceptance-sabotage: setup ## is each acceptance test able to fail? half an hour; ONLY="ports reload" tries some

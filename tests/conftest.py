@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import fast_sqs, servers
+from tests.support import fast_sqs, needs_namespaces, servers
 
 _CREDENTIAL_VARIABLES = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _SETTINGS_PREFIXES = ("MD5S3STASH_", "BUCKET_", "S3_ENDPOINT", "REDIS_URL", "SPOOL_DIR", "DATA_DIR")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(needs_namespaces)
     # What a shell starts in the background ignores SIGINT, and so would every program that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -45,6 +45,7 @@ from md5s3stash_daemon.spool import Spool
 from md5s3stash_daemon.spool_sync import SpoolSync, Waiting
 from md5s3stash_daemon.status_page import StatusPage
 from md5s3stash_daemon.tally import CountedLedger
+from md5s3stash_daemon.threads import spawn
 from md5s3stash_daemon.url_cache import UrlCaches
 from md5s3stash_daemon.url_service import UrlLists, url_stashers
 from md5s3stash_daemon.work import REDIS
@@ -173,9 +174,8 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
         return
     record = BootRecord(spool.directory)
     hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.pulse.beat(LOOP))
-    sync = SpoolSync(
-        spool, record, Waiting(daemon.service.pass_seconds, daemon.crew.oldest, daemon.crew.faults), daemon.pulse
-    )
+    waiting = Waiting(daemon.service.pass_seconds, daemon.crew.oldest, daemon.crew.faults)
+    sync = SpoolSync(spool, record, waiting, daemon.pulse)
     sync.start()
     yield
     sync.finish()

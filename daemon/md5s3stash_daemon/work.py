@@ -45,6 +45,9 @@ REDIS = "redis"
 
 T = TypeVar("T")
 
+# One question to the ledger is for at most this many files.
+CHUNK_FILES = 64
+
 # How long to wait where the spool's own disk does not work: somebody has to free it.
 DISK_RETRY_SECONDS = 5.0
 
@@ -102,11 +105,16 @@ class Worker:
         self._hand_over = hand_over
         self._clock = clock
         # What comes next is as what came last, more often than not: a copy that is begun again, or new files.
-        self.expects_known = False
+        self._expects_known = False
 
     def set_delays(self, delays: RetryPolicy) -> None:
         """From the next failure on."""
         self._delays = delays
+
+    def share(self, waiting: int, threads: int) -> int:
+        """How many files one of the threads takes at once, while others wait."""
+        # What needs no store is work for the processor, and threads would only take turns at it.
+        return min(CHUNK_FILES, 1 + waiting // (1 if self._expects_known else threads))
 
     def handle(self, entries: Sequence[Entry]) -> Iterator[Sequence[Handled]]:
         """What became of each file, as soon as it is known. All of them are opened first, so that the ledger is asked
@@ -124,7 +132,7 @@ class Worker:
             known = self._confirmations.known([file.content.digest for file in opened])
             files = list(zip(opened, known, strict=True))
             done = [self._settled(file, of_it) for file, of_it in files if of_it.confirmed]
-            self.expects_known = bool(done) and len(done) == len(files)
+            self._expects_known = bool(done) and len(done) == len(files)
             if done:
                 yield done
             for file, of_it in files:

@@ -37,9 +37,7 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS = 0.5
 _REPORTS_UNTIL_STUCK = 4
 
-# What a thread takes at once, so that one question to the ledger is for several files: so many, or so many bytes and a
-# file more, all of it in memory.
-CHUNK_FILES = 64
+# What a thread takes at once ends with this many bytes and a file more, all of it in memory.
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
@@ -61,7 +59,7 @@ class WorkerProcess:
         self._gate = Gate(parts.probes(ledger), probe_delays_of(settings))
         # What is dropped are files: no retries but the spool's, and no caches but the confirmations.
         fetcher = Fetcher(parts.fetch_limits, retry=NO_RETRY)
-        self._worker = Worker(
+        self.worker = Worker(
             parts.spool,
             [Stasher(base, parts.store, fetcher, retry=NO_RETRY) for base in parts.bases],
             parts.confirmations(client),
@@ -114,7 +112,7 @@ class WorkerProcess:
 
     def _apply(self, message: Apply) -> None:
         self._settings = message.settings[SpoolSettings]
-        self._worker.set_delays(delays_of(self._settings))
+        self.worker.set_delays(delays_of(self._settings))
         self._gate.set_delays(probe_delays_of(self._settings))
         self._outbox.stuck_seconds = self._settings.stuck_seconds
         set_log_level(message.settings)
@@ -144,7 +142,7 @@ class WorkerProcess:
     def _handle(self, chunk: Sequence[Entry], pulse: ThreadPulse) -> None:
         left = {entry.queue_id: entry for entry in chunk}
         try:
-            for handled in self._worker.handle(chunk):
+            for handled in self.worker.handle(chunk):
                 for entry, _, _ in handled:
                     left.pop(entry.queue_id, None)
                 self._hand_on(handled)
@@ -155,7 +153,7 @@ class WorkerProcess:
                 self._put_off(entry, f"unexpected {type(error).__name__}: {error}")
 
     def _put_off(self, entry: Entry, reason: str) -> None:
-        self._worker.put_off(entry, reason)
+        self.worker.put_off(entry, reason)
         self._hand_on([Handled(entry, None)])
 
     def _hand_on(self, handled: Sequence[Handled]) -> None:
@@ -170,9 +168,7 @@ class WorkerProcess:
     def _chunk(self, first: Entry) -> tuple[list[Entry], Entry | None]:
         """This thread's share of what waits, up to the bounds, and what comes after it if that was taken out."""
         chunk, size_bytes = [first], _size_of(first)
-        # What needs no store is work for the processor, and threads would only take turns at it.
-        threads = 1 if self._worker.expects_known else len(self._threads)
-        share = min(CHUNK_FILES, 1 + self._waiting.qsize() // threads)
+        share = self.worker.share(self._waiting.qsize(), len(self._threads))
         while len(chunk) < share and size_bytes < CHUNK_BYTES:
             try:
                 entry = self._waiting.get_nowait()

@@ -15,7 +15,7 @@ from tests.support.digest_s3 import DigestS3
 
 GIB = 1024**3
 MIB = 1024**2
-DEADLINE_SECONDS = 300.0
+DEADLINE_SECONDS = 900.0
 # VmHWM is the peak of the program itself. What wait4(2) tells would include the test runner's own memory, of which the
 # child is a copy between fork and exec.
 COMMAND = """

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.fast_origin import own_body_of
 from tests.support.fleet import fleet
-from tests.support.servers import REPOSITORY, wait_until
+from tests.support.servers import wait_until
 
 # MD5S3STASH_TEST_FLEET_URLS=20000 is the acceptance test; what every run does is smaller.
 URLS = int(os.environ.get("MD5S3STASH_TEST_FLEET_URLS", "1500"))
@@ -20,15 +20,8 @@ POISON = ["not a url", '{"url": "https://a.example/", "password": "x"}', "{"]
 SECONDS = 60 + URLS / 20
 
 
+@pytest.mark.needs_namespaces
 def test_two_of_four_daemons_killed_and_each_url_has_one_outcome(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        # Root in a namespace of its own may do all of this.
-        again = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'root'}"]
-        inner = subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--net", *again, __file__], cwd=REPOSITORY, check=False
-        )
-        assert inner.returncode == 0
-        return
     with fleet(tmp_path, 4) as ours:
         missing = [ours.origin.url(number, "missing/") for number in range(max(1, URLS // 100))]
         bodies = {ours.origin.url(number, "own/"): own_body_of(number) for number in range(URLS - len(missing))}

@@ -73,6 +73,7 @@ def test_a_store_that_answers_with_faults_for_a_while_gets_every_file_in_the_end
         assert site.files("failed") == []
 
 
+@pytest.mark.needs_namespaces
 def test_a_full_spool_disk_frees_itself_by_stashing(tmp_path: Path, redis_server: str, s3_server: str) -> None:
     # A disk of a quarter of a megabyte, in a mount namespace of the daemon's own: it goes when the daemon goes.
     mount_point = tmp_path / "disk"

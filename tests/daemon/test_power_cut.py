@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from md5s3stash_daemon import durable
 from md5s3stash_daemon.boot_record import FILE, Boot, BootRecord, this_boot
 from md5s3stash_daemon.ctl import main as ctl
+from md5s3stash_daemon.health import Pulse
 from md5s3stash_daemon.power_cut import CUT, EMPTY, HOLES, ZEROS, damage, damaged, hold_damaged, is_suspect, reason_of
 from md5s3stash_daemon.spool import HOLD, Entry, Spool
 from md5s3stash_daemon.spool_sync import SpoolSync, Waiting
@@ -260,7 +261,7 @@ def test_the_spool_is_synced_while_files_wait_and_when_one_is_parked(spool: Spoo
     record = BootRecord(spool.directory)
     record.begin(Boot("abc", 1))
     waiting = False
-    sync = SpoolSync(spool, record, lambda: waiting)
+    sync = SpoolSync(spool, record, lambda: waiting, Pulse())
 
     def synced() -> int:
         return BootRecord(spool.directory).synced_ns
@@ -306,7 +307,7 @@ def test_a_disk_that_refuses_a_sync_clears_nobody(spool: Spool, monkeypatch: pyt
     record = BootRecord(spool.directory)
     record.begin(Boot("abc", 1))
     monkeypatch.setattr("md5s3stash_daemon.boot_record.sync_filesystem", refuses)
-    sync = SpoolSync(spool, record, lambda: True)
+    sync = SpoolSync(spool, record, lambda: True, Pulse())
     sync.start()
     sync.finish()
 

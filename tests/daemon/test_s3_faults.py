@@ -135,6 +135,7 @@ def test_lines_of_a_list_wait_while_s3_hangs_and_lose_no_attempt(
         assert outcomes == {"deferred": 0, "failed": 0}
 
 
+@pytest.mark.needs_namespaces
 def test_files_wait_while_the_name_of_the_store_does_not_resolve(tmp_path: Path, redis_server: str, port: int) -> None:
     hosts, resolver = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")

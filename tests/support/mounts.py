@@ -1,8 +1,9 @@
-"""A program that sees other files and disks than this machine has, in a mount namespace of its own."""
+"""A program that sees other files and disks than this machine has, in a mount namespace of its own. Needs root, which
+`pytest.mark.needs_namespaces` provides.
+"""
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -23,5 +24,4 @@ def with_mounts(mounts: Sequence[str], command: Sequence[str]) -> list[str]:
     """The command behind its mounts. They are its own, and go when it goes; it keeps the process id."""
     unshare = shutil.which("unshare")
     assert unshare, "util-linux is part of every Debian"
-    private = [unshare, "--mount"] if os.geteuid() == 0 else [unshare, "--user", "--map-root-user", "--mount"]
-    return [*private, "sh", "-c", f'{" && ".join(mounts)} && exec "$@"', "sh", *command]
+    return [unshare, "--mount", "sh", "-c", f'{" && ".join(mounts)} && exec "$@"', "sh", *command]

@@ -1,5 +1,5 @@
-"""Boxes in network namespaces of their own, on one wire, which leads nowhere else. Needs root, or to be root in a user
-namespace of its own.
+"""Boxes in network namespaces of their own, on one wire, which leads nowhere else. Needs root, which
+`pytest.mark.needs_namespaces` provides.
 """
 
 from __future__ import annotations

@@ -122,6 +122,7 @@ def test_cache_that_is_gone_costs_no_request(s3: DigestS3, tmp_path: Path) -> No
         assert {path.name for path in directory.iterdir()} == {md5}
 
 
+@pytest.mark.needs_namespaces
 def test_full_disk_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
     with _on_a_tiny_disk(tmp_path, s3.endpoint) as server:
         large, small = stash(s3, os.urandom(200_000)), stash(s3, new_picture())

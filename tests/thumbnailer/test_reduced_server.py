@@ -132,6 +132,7 @@ def test_worker_that_is_killed_leaves_no_half_copy(s3: DigestS3, tmp_path: Path)
             assert ask(server, md5).body == body
 
 
+@pytest.mark.needs_namespaces
 def test_full_disk_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -1,0 +1,142 @@
+"""A pytest plugin for tests that make mounts or networks of their own, which only root may: each runs as root.
+
+`pytest.mark.needs_namespaces` marks such a test. The ways to root, of which the first that works is taken: this process
+is root; a user namespace, in which an ordinary user is root; sudo without a password. Where none works, as in most
+containers, the test fails as 'cannot run here', and the run says so at its start and at its end.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+MARKER = "needs_namespaces"
+CANNOT_RUN_HERE = "cannot run here"
+
+# What a command is put behind, to be run as root.
+_AS_WE_ARE: tuple[str, ...] = ()
+# With a network of its own from the start: a test that leaves the network of another user namespace cannot go back.
+_IN_A_USER_NAMESPACE = (
+    *("unshare", "--user", "--map-root-user", "--net"),
+    *("sh", "-c", 'ip link set lo up && exec "$@"', "sh"),
+)
+_THROUGH_SUDO = ("sudo", "--non-interactive", "--preserve-env")
+
+_TRIAL = "mount -t tmpfs none /tmp && ip link set lo up && ip link add trial type bridge"
+# Files of root's in a directory of the user's are root's to remove.
+_RUN_AND_REMOVE = 'directory=$1; shift; "$@"; status=$?; rm -rf "$directory"; exit $status'
+
+
+class CannotRunHere(Exception):
+    """The machine lets this user make no namespaces; the message holds what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The one that works, or what the machine said to each."""
+
+    way: tuple[str, ...] | None
+    refusals: str
+
+
+@functools.cache
+def ways() -> Ways:
+    refusals: list[str] = []
+    for way in (_AS_WE_ARE, _IN_A_USER_NAMESPACE, _THROUGH_SUDO):
+        refusal = _refusal_of(way)
+        if refusal is None:
+            return Ways(way, "")
+        if refusal not in refusals:
+            refusals.append(refusal)
+    return Ways(None, "; ".join(refusals))
+
+
+def _refusal_of(way: tuple[str, ...]) -> str | None:
+    """The last line of what a trial of it says; None where all of the trial works."""
+    try:
+        tried = subprocess.run(
+            [*way, "unshare", "--mount", "--net", "sh", "-c", _TRIAL],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        return f"{error.filename} is not installed"
+    said = tried.stdout.strip().splitlines() or [f"{way} ended with {tried.returncode}"]
+    return said[-1] if tried.returncode != 0 else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{MARKER}: makes mounts or networks of its own, and is run as root for that")
+
+
+def pytest_report_header() -> list[str]:
+    if ways().way is not None:
+        return []
+    return [f"tests that need namespaces will fail as '{CANNOT_RUN_HERE}': {ways().refusals}"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs the test by another pytest, which is root, unless this one is."""
+    if not pyfuncitem.get_closest_marker(MARKER):
+        return None
+    way = ways().way
+    if way is None:
+        raise CannotRunHere(ways().refusals)
+    if way == _AS_WE_ARE:
+        return None
+    _run_as_root(way, pyfuncitem)
+    return True
+
+
+def _run_as_root(way: tuple[str, ...], test: pytest.Function) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        files = f"{directory}/root"
+        again = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={files}", test.nodeid]
+        done = subprocess.run(
+            [*way, "sh", "-c", _RUN_AND_REMOVE, "sh", files, *again],
+            cwd=test.config.rootpath,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        pytest.fail(f"run as root by `{' '.join(way)}`:\n{done.stdout}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, pytest.TestReport]:
+    report: pytest.TestReport = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(CannotRunHere):
+        # An attribute of the report is one in the process that prints it, too.
+        vars(report)[MARKER] = True
+    return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """The test has failed all the same: this is what it is called and counted as."""
+    return (CANNOT_RUN_HERE, "C", CANNOT_RUN_HERE.upper()) if vars(report).get(MARKER) else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.getreports(CANNOT_RUN_HERE)
+    if not reports:
+        return
+    terminalreporter.section(f"{len(reports)} {CANNOT_RUN_HERE}")
+    for report in reports:
+        terminalreporter.write_line(f"{CANNOT_RUN_HERE.upper()} {report.nodeid}")
+    terminalreporter.write_line(f"{len(reports)} tests need namespaces and {CANNOT_RUN_HERE}: {ways().refusals}")
