@@ -26,6 +26,7 @@ STUB_PROGRAMS = (
     "bin/kill",
     "bin/systemctl",
     "usr/bin/redis-server",
+    "usr/local/lib/md5s3stash/open-spool",
     "opt/md5s3stash/current/bin/python",
     "opt/md5s3stash/current/bin/md5s3stashd",
     "opt/md5s3stash/current/bin/md5s3stash-thumbnailer",
