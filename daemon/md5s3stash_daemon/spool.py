@@ -128,12 +128,13 @@ class Spool:
             (self.directory / state).mkdir(parents=True, exist_ok=True)
 
     def demand_open(self) -> None:
-        """Raises SpoolClosed for a directory that nobody may enter, which is how the appliance marks a mount point without
-        its volume. Root could enter it, and what is stored there would be hidden by the mount."""
+        """Raises SpoolClosed for a directory that no user may enter: so the appliance marks a mount point without its
+        volume. Root could enter it, but the mount would hide what is stored there."""
         with contextlib.suppress(FileNotFoundError):
             if not os.stat(self.directory).st_mode & (stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO):
                 raise SpoolClosed(
-                    f"the spool {self.directory} is closed (mode 000): mount its volume, and start md5s3stash-spool.service"
+                    f"the spool {self.directory} is closed (mode 000): mount its volume, then start "
+                    "md5s3stash-spool.service"
                 )
 
     def lock(self) -> int:
