@@ -107,7 +107,7 @@ def test_the_directories_of_early_boot_leave_an_open_spool_as_it_is(tmp_path: Pa
     config.write_text(ours)
     (tmp_path / "var/spool").mkdir(parents=True)
     (tmp_path / "srv").mkdir()
-    create = ["systemd-tmpfiles", "--create", config]
+    create = ["systemd-tmpfiles", "--create", str(config)]
 
     subprocess.run(create, check=True)
     made = {
