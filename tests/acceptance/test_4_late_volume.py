@@ -146,9 +146,9 @@ def test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop(la
     with ThreadPoolExecutor(1) as pool, late.producers_at_work(tmp_path) as working:
         booting = pool.submit(late.box.guest.boot, LATE_BOOT_SECONDS)
         try:
-            wait_until(lambda: operator_logs_in(late.box), "the operator, logged in by ssh", 60)
+            wait_until(lambda: operator_logs_in(late.box), "the operator, logged in by ssh", 120)
             # The door is closed to those who come by the same sshd.
-            wait_until(lambda: all(any(map(is_from_the_door, each.refusals)) for each in working), "refused drops", 30)
+            wait_until(lambda: all(any(map(is_from_the_door, each.refusals)) for each in working), "refused drops", 60)
             assert not late.box.is_active(DAEMON)
         finally:
             late.ec2.let_go()
