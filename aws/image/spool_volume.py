@@ -26,6 +26,7 @@ MOUNT_POINT = Path("/var/lib/md5s3stash-volume")
 BOUND = {"spool": Path("/var/spool/md5s3stash"), "redis": Path("/var/lib/redis")}
 OWNERS = {"spool": "md5s3stash:md5s3stash-drop", "redis": "redis:redis"}
 HOST_KEYS = Path("/etc/ssh")
+OPEN_SPOOL = Path("/usr/local/lib/md5s3stash/open-spool")
 
 BLANK_BYTES = 1024 * 1024
 
@@ -47,9 +48,10 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         ec2 = boto3.client("ec2")
         instance_id = INSTANCE_ID.read_text().strip()
         attach(ec2, volume_id, instance_id)
-        take_address(ec2, environment.get("SPOOL_ADDRESS_ID"), instance_id)
         mount(wait_for_disk(volume_id))
         keep_host_keys(MOUNT_POINT / "ssh", HOST_KEYS)
+        # Last: from here on producers come, who must find an open spool and the host keys that they know.
+        take_address(ec2, environment.get("SPOOL_ADDRESS_ID"), instance_id)
     except (VolumeError, OSError, BotoCoreError, ClientError, subprocess.CalledProcessError) as error:
         print(f"the spool's volume {volume_id} is not in its place: {error}", file=sys.stderr)
         return 1
@@ -100,8 +102,9 @@ def mount(disk: Path) -> None:
     _run("resize2fs", disk)
     for name, place in BOUND.items():
         bind(MOUNT_POINT / name, place, OWNERS[name])
-    # The states within the spool, each with its owner and mode.
-    _run("systemd-tmpfiles", "--create", "md5s3stash.conf")
+    # The states within the spool, each with its owner and mode. md5s3stash-spool.service does the same later, for hosts
+    # without this script.
+    _run("unshare", "--mount", OPEN_SPOOL)
 
 
 def is_blank(disk: Path) -> bool:

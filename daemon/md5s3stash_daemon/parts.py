@@ -98,7 +98,7 @@ class Parts:
 
 
 def parts_of(settings: Settings) -> Parts:
-    """Makes and locks the spool. Raises SettingsError, SpoolTaken or OSError."""
+    """Makes and locks the spool. Raises SettingsError, SpoolClosed, SpoolTaken or OSError."""
     spool_settings = settings[SpoolSettings]
     bases = settings[StashSettings].bases()
     # Told here, and not in a worker.

@@ -182,7 +182,8 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
 
 
 def build(settings: Settings) -> Daemon:
-    """The daemon of these settings, with its spool made and locked. Raises SettingsError, SpoolTaken or OSError."""
+    """The daemon of these settings, with its spool made and locked. Raises SettingsError, SpoolClosed, SpoolTaken or
+    OSError."""
     parts = parts_of(settings)
     # Before anything here connects to anything, or starts a thread.
     nursery = Nursery(functools.partial(worker_process.work, parts))

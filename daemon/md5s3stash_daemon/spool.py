@@ -76,6 +76,10 @@ class SpoolTaken(StashError):
     """Another daemon has the spool."""
 
 
+class SpoolClosed(StashError):
+    """The directory is where a volume belongs, and the volume is not mounted."""
+
+
 class Entry(NamedTuple):
     """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it stands now, `batch`
     the claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` when it is to be tried
@@ -118,9 +122,20 @@ class Spool:
         self._spare_batch = ""
 
     def create(self) -> None:
-        """Makes the directories that are missing. Raises OSError."""
+        """Makes the directories that are missing. Raises SpoolClosed or OSError."""
+        self.demand_open()
         for state in STATES:
             (self.directory / state).mkdir(parents=True, exist_ok=True)
+
+    def demand_open(self) -> None:
+        """Raises SpoolClosed for a directory that no user may enter: so the appliance marks a mount point without its
+        volume. Root could enter it, but the mount would hide what is stored there."""
+        with contextlib.suppress(FileNotFoundError):
+            if not os.stat(self.directory).st_mode & (stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO):
+                raise SpoolClosed(
+                    f"the spool {self.directory} is closed (mode 000): mount its volume, then start "
+                    "md5s3stash-spool.service"
+                )
 
     def lock(self) -> int:
         """Takes the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""

@@ -29,7 +29,9 @@ from tests.support.servers import wait_until
 DAEMON = "md5s3stashd.service"
 THUMBNAILERS = ("md5s3stash-thumbnailer@1.service", "md5s3stash-thumbnailer@2.service")
 REDIS = "redis-server.service"
-UNITS = (REDIS, DAEMON, "md5s3stash-thumbnailer.socket", *THUMBNAILERS, "srv-md5s3stash-incoming.mount", "ssh.service")
+SPOOL_UNIT = "md5s3stash-spool.service"
+MOUNT_UNIT = "srv-md5s3stash-incoming.mount"
+UNITS = (REDIS, DAEMON, "md5s3stash-thumbnailer.socket", *THUMBNAILERS, SPOOL_UNIT, MOUNT_UNIT, "ssh.service")
 THUMBNAIL_PORT = 8888
 
 SETTLED_SECONDS = 90.0
@@ -111,7 +113,7 @@ class Box:
         return self.remember(files)
 
     def sftp(self, commands: str) -> subprocess.CompletedProcess[str]:
-        options = [*self._ssh_options(self.sftp_key), "-q", "-b", "-"]
+        options = [*self.ssh_options(self.sftp_key), "-q", "-b", "-"]
         return subprocess.run(
             ["sftp", *options, f"{self.sftp_user}@{self.login.host}"],
             input=commands,
@@ -123,7 +125,7 @@ class Box:
 
     def ssh(self, user: str, key: Path, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["ssh", *self._ssh_options(key), f"{user}@{self.login.host}", *command],
+            ["ssh", *self.ssh_options(key), f"{user}@{self.login.host}", *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -138,10 +140,10 @@ class Box:
         self.guest.run("install", "-D", "-m", "0644", "/dev/stdin", f"/home/{name}/.ssh/authorized_keys", text=keys)
 
     def rsync(self, *arguments: str, account: str, target: str) -> None:
-        shell = " ".join(["ssh", *self._ssh_options(self.login.key)])
+        shell = " ".join(["ssh", *self.ssh_options(self.login.key)])
         run(["rsync", "--rsh", shell, *arguments, f"{account}@{self.login.host}:{target}"])
 
-    def _ssh_options(self, key: Path) -> list[str]:
+    def ssh_options(self, key: Path) -> list[str]:
         return ["-F", str(self.login.config), "-i", str(key)]
 
     def remember(self, files: Mapping[str, bytes]) -> Mapping[str, str]:

@@ -18,14 +18,14 @@ import boto3
 import requests
 from moto.server import ThreadedMotoServer
 
-from tests.acceptance.network import AROUND, BOX, METADATA, THUMBNAIL_BOX
+from tests.acceptance.network import AROUND, BOX, LATE_BOX, METADATA, THUMBNAIL_BOX
 from tests.support.policies import for_moto, policy_document
 from tests.support.stores import Keys, plain_client
 
 S3_PORT = 5000
 BUCKET, OTHER_BUCKET = "the-stash", "somebody-elses"
 # The role of each box, by the address that it asks from. A role is called by its policy document in aws/.
-ROLES = {BOX: "policy-spool", THUMBNAIL_BOX: "policy-thumbnails"}
+ROLES = {BOX: "policy-spool", THUMBNAIL_BOX: "policy-thumbnails", LATE_BOX: "policy-spool"}
 _TRUST = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
@@ -125,7 +125,8 @@ def cloud(more_rights: Sequence[str] = (), only_first_metadata_version: bool = F
     owner = plain_client(_ENDPOINT, Keys())
     for bucket in (BUCKET, OTHER_BUCKET):
         owner.create_bucket(Bucket=bucket)
-    credentials = {address: _credentials_of(role, more_rights) for address, role in ROLES.items()}
+    of_role = {role: _credentials_of(role, more_rights) for role in set(ROLES.values())}
+    credentials = {address: of_role[role] for address, role in ROLES.items()}
     # From now on IAM is asked about every call.
     requests.post(f"{_ENDPOINT}/moto-api/reset-auth", data="0", timeout=10).raise_for_status()
     metadata = MetadataService(credentials, only_first_metadata_version)

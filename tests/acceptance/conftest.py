@@ -187,14 +187,9 @@ def launched(
 ) -> Iterator[Guest]:
     """A box from the image, as EC2 and cloud-init launch it: with an address, host keys, the owner's key, and settings
     from user data."""
-    root = baked.room / name
-    image.copy(baked.root, root)
+    root = copied(baked, name, address)
     image.copy(root / "var/spool/md5s3stash", baked.disk / name)
     options = [*baked.options, f"--bind={baked.disk / name}:/var/spool/md5s3stash"]
-    image.run(["chroot", root, "ssh-keygen", "-A"])
-    image.let_in(root, image.Login(22, baked.key, baked.ssh_config, address))
-    # The image was baked with a network; the box has none.
-    (root / "etc/resolv.conf").write_text("")
     # The playbook would want new lists of packages an hour after the bake.
     for stamp in ("var/lib/apt/lists", "var/lib/apt/periodic/update-success-stamp"):
         if (root / stamp).exists():
@@ -204,3 +199,14 @@ def launched(
     sabotage.write_files(root)
     with booted(Guest(root, f"md5s3stash-{name}-{os.getpid()}", namespace, options)) as guest:
         yield guest
+
+
+def copied(baked: Baked, name: str, address: str) -> Path:
+    """A root directory as the image has it, which its owner can log in to once it is booted at that address."""
+    root = baked.room / name
+    image.copy(baked.root, root)
+    image.run(["chroot", root, "ssh-keygen", "-A"])
+    image.let_in(root, image.Login(22, baked.key, baked.ssh_config, address))
+    # The image was baked with a network; the box has none.
+    (root / "etc/resolv.conf").write_text("")
+    return root

@@ -66,7 +66,7 @@ class Guest:
         self._cgroups: list[Path] = []
         self._init = 0
 
-    def boot(self) -> None:
+    def boot(self, seconds: float = BOOT_SECONDS) -> None:
         """Starts it and waits until every unit has been started. Raises CannotBoot."""
         self._cgroups = _make_cgroups(self.name)
         command = ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _JOIN_AND_EXEC, "sh"]
@@ -83,8 +83,8 @@ class Guest:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self._wait_for("its first process", self._has_init)
-        self._wait_for("every unit started", self._has_booted)
+        self._wait_for("its first process", self._has_init, seconds)
+        self._wait_for("every unit started", self._has_booted, seconds)
 
     def run(self, *command: str, check: bool = True, text: str | None = None) -> str:
         """What a command in the guest prints, as root. Raises CalledProcessError, with what it printed on both."""
@@ -108,18 +108,22 @@ class Guest:
 
     def shut_down(self) -> None:
         """An orderly end; nothing if it does not run."""
-        if self._process and self._process.poll() is None:
+        if self._process and self.runs():
             self._process.terminate()
             self._ended()
+
+    def runs(self) -> bool:
+        """Whether it was booted, and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def console(self) -> str:
         """The end of what it said while booting."""
         return self._log.read_text(errors="replace")[-3000:]
 
-    def _wait_for(self, what: str, condition: object) -> None:
+    def _wait_for(self, what: str, condition: object, seconds: float) -> None:
         assert callable(condition)
         try:
-            wait_until(lambda: bool(condition()), f"{what} of guest {self.name}", BOOT_SECONDS)
+            wait_until(lambda: bool(condition()), f"{what} of guest {self.name}", seconds)
         except TimeoutError as error:
             raise CannotBoot(f"{error}\n{self.console()}") from error
 

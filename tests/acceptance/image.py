@@ -21,8 +21,8 @@ KEPT = PROJECT / "build/acceptance"
 
 _WHEELS_IN_GUEST = "/mnt/wheels"
 _ROOM = "md5s3stash-acceptance-"
-# An image, and two boxes that were launched from it.
-_ROOM_BYTES = 6 * 1024**3
+# An image, and three boxes that were launched from it.
+_ROOM_BYTES = 8 * 1024**3
 # What an image is made of.
 _INGREDIENTS = (
     "ansible",
@@ -217,4 +217,7 @@ def removed_at_the_end(directory: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
+        # What a guest's mount hid is closed against root as well, where the file system knows that.
+        closed = directory.glob("*/var/spool/md5s3stash")
+        subprocess.run(["chattr", "-f", "-i", *closed], capture_output=True, check=False)
         shutil.rmtree(directory)

@@ -18,7 +18,17 @@ from pathlib import Path
 
 from packaging.markers import Marker
 
-from tests.acceptance.image import KEPT, PROJECT, Release, fast_directory, run
+from tests.acceptance.image import (
+    KEPT,
+    PROJECT,
+    Release,
+    fast_directory,
+    prepare,
+    removed_at_the_end,
+    room_for_guests,
+    run,
+    unpack,
+)
 
 # What Debian's image for the cloud has as well, and nothing of ours.
 PACKAGES = (
@@ -44,6 +54,8 @@ class Ingredients:
     # Of a later version that does the same.
     next_wheels: Future[Path]
     nfs_server: Future[Path]
+    # Debian's packages of it.
+    cloud_init: Future[Path]
 
 
 @contextlib.contextmanager
@@ -56,9 +68,10 @@ def ingredients(release: Release, room: Path) -> Iterator[Ingredients]:
         ours = pool.submit(run, [PROJECT / "tools/build-wheels"])
         # What nobody has asked for yet when the tests begin is under way by then: later there is no network.
         nfs_server = pool.submit(_nfs_server, release)
+        cloud_init = pool.submit(_cloud_init, debian, release)
         next_wheels = pool.submit(_next_wheels, ours, room)
         try:
-            yield Ingredients(debian, wheelhouse, tools, ours, next_wheels, nfs_server)
+            yield Ingredients(debian, wheelhouse, tools, ours, next_wheels, nfs_server, cloud_init)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -71,6 +84,26 @@ def _debian(release: Release) -> Path:
 def _nfs_server(release: Release) -> Path:
     """An archive of a root directory with an NFS server in it."""
     return _bootstrapped("nfs", "nfs-ganesha,nfs-ganesha-vfs", release)
+
+
+def _cloud_init(debian: Future[Path], release: Release) -> Path:
+    """A directory with its packages, downloaded once. Debian's image for the cloud has it; baked in it would configure
+    every guest."""
+    packages = KEPT / f"cloud-init-{release.suite}"
+    if not packages.exists():
+        with removed_at_the_end(room_for_guests()) as room:
+            root = room / "root"
+            unpack(debian.result(), root)
+            prepare(root, release)
+            for command in ("update", "install --download-only --yes --no-install-recommends cloud-init"):
+                run(["chroot", root, "apt-get", "-qq", *command.split()])
+            unfinished = packages.with_suffix(".new")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            for package in (root / "var/cache/apt/archives").glob("*.deb"):
+                shutil.copy(package, unfinished)
+            unfinished.rename(packages)
+    return packages
 
 
 def _bootstrapped(name: str, packages: str, release: Release) -> Path:

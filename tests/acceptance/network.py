@@ -3,6 +3,7 @@
 around        10.99.0.1, 169.254.169.254    S3, IAM, STS, the metadata service; and this process, as load balancer
 box           10.99.0.2                     the appliance, as spool
 thumbnails    10.99.1.2                     the appliance, for thumbnails alone
+late          10.99.2.2                     the appliance, as spool whose volume comes late
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ AROUND = "10.99.0.1"
 METADATA = "169.254.169.254"
 BOX = "10.99.0.2"
 THUMBNAIL_BOX = "10.99.1.2"
+LATE_BOX = "10.99.2.2"
 
 _CLONE_NEWNET = 0x40000000
 
@@ -30,19 +32,20 @@ class Network:
     around: Path
     box: Path
     thumbnails: Path
+    late: Path
 
 
 @contextlib.contextmanager
 def cut_off_network() -> Iterator[Network]:
     """The namespaces, while the context lasts. Their names are this process's own."""
-    names = [f"md5s3stash-{side}-{os.getpid()}" for side in ("around", "box", "thumbnails")]
+    names = [f"md5s3stash-{side}-{os.getpid()}" for side in ("around", "box", "thumbnails", "late")]
     around, *boxes = names
     try:
         for name in names:
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", around, "address", "add", f"{METADATA}/32", "dev", "lo")
-        for box, address in zip(boxes, (BOX, THUMBNAIL_BOX), strict=True):
+        for box, address in zip(boxes, (BOX, THUMBNAIL_BOX, LATE_BOX), strict=True):
             _lay_cable(around, box, address)
             _leave_answers_with_the_servers(box)
         yield Network(*(Path("/run/netns") / name for name in names))

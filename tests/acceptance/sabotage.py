@@ -57,10 +57,21 @@ _LAUNCHED, _THUMBNAILS = "test_1_launched.py", "test_1_thumbnail_box.py"
 _POWER_CUT = "test_2_power_cut.py"
 _NOT_STASHED = "test_a_power_cut_loses_nothing_that_was_synced_and_nothing_that_it_damaged_is_stashed"
 _FAULTS, _NFS, _RELEASES = "test_2_faults.py", "test_2_nfs.py", "test_3_releases.py"
+_LATE = "test_4_late_volume.py"
+_LATE_BOOT = f"{_LATE}::test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop"
+_REBOOT = f"{_LATE}::test_a_reboot_takes_no_drop_that_the_box_does_not_keep"
+_SPOOL_UNIT = "md5s3stash-spool.service"
 # What makes the daemon forget, each time it starts, what it had been given.
 _FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/spool/md5s3stash/active -type f -delete"
 _LOST = r"AssertionError: lost: "
 _CUT_OFF = r"AssertionError: failed: .*(Connection reset|RemoteDisconnected|IncompleteRead)"
+
+# What opens again below the mount what was closed there.
+_REOPEN_BELOW = (
+    "ExecStartPost=/bin/sh -c 'mount --bind /var/spool /mnt; chattr -i /mnt/md5s3stash;"
+    " rm -f /mnt/md5s3stash/*; chmod 0755 /mnt/md5s3stash;"
+    " install -d -m 2770 -g md5s3stash-drop /mnt/md5s3stash/incoming'"
+)
 
 NOTHING = Sabotage({})
 SABOTAGES: Mapping[str, Sabotage] = {
@@ -235,6 +246,30 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_FAULTS}::test_files_survive_a_minute_without_s3": "DID NOT RAISE"},
         # Gives up, as one would that ends when S3 is away.
         _drop_in(_DAEMON, "RuntimeMaxSec=20"),
+    ),
+    # --- a volume that comes late ----------------------------------------------------------------------------------
+    "incoming-made-too-early": Sabotage(
+        {_LATE_BOOT: "refused drops"},
+        # The name sorts before ours: systemd takes the first line for a path.
+        {
+            "etc/tmpfiles.d/00-sabotage.conf": "d /var/spool/md5s3stash 0755 md5s3stash md5s3stash\n"
+            "d /var/spool/md5s3stash/incoming 2770 md5s3stash md5s3stash-drop\n"
+        },
+    ),
+    "operator-locked-out": Sabotage(
+        {_LATE_BOOT: "the operator, logged in by ssh"},
+        {f"etc/systemd/system/{_SPOOL_UNIT}.d/sabotage.conf": "[Unit]\nJobTimeoutSec=infinity\n"},
+    ),
+    "open-below-the-mount": Sabotage(
+        {f"{_REBOOT}[0.0]": _LOST, f"{_REBOOT}[1.0]": _LOST}, _drop_in(_SPOOL_UNIT, _REOPEN_BELOW)
+    ),
+    "sshd-before-the-spool": Sabotage(
+        {f"{_REBOOT}[1.0]": r"assert \d+ >= \d+"},
+        {
+            f"etc/systemd/system/{_SPOOL_UNIT}": (_PROJECT / "systemd" / _SPOOL_UNIT)
+            .read_text()
+            .replace("Before=ssh.service ", "Before=")
+        },
     ),
 }
 

@@ -647,3 +647,13 @@ def test_a_directory_that_is_no_spool_is_told(site: Site) -> None:
 
     assert done.returncode == 1
     assert "is no spool" in done.stderr
+
+
+def test_a_mount_point_without_its_volume_is_said_to_be_closed(site: Site) -> None:
+    site.spool.chmod(0o000)
+
+    done = run(site, "status")
+
+    site.spool.chmod(0o755)
+    assert done.returncode == 1
+    assert "is closed (mode 000): mount its volume" in done.stderr

@@ -251,6 +251,21 @@ def test_a_second_daemon_on_the_spool_exits_with_one_clear_line(site: Site, daem
     assert f"another md5s3stashd (process {daemon.process.pid}) serves the spool" in line
 
 
+def test_a_daemon_refuses_a_mount_point_without_its_volume_and_makes_nothing_there(site: Site) -> None:
+    # Root, too, who could.
+    site.spool.mkdir(exist_ok=True)
+    site.spool.chmod(0o000)
+    try:
+        with Daemon(site) as daemon:
+            assert daemon.process.wait(20) == 1
+    finally:
+        site.spool.chmod(0o755)
+
+    [line] = daemon.output().splitlines()
+    assert f"the spool {site.spool} is closed (mode 000): mount its volume" in line
+    assert list(site.spool.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("environment", "told"),
     [

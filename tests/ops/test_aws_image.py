@@ -90,6 +90,19 @@ def test_the_address_moves_to_the_new_box(ec2: Any) -> None:
     assert ec2.describe_addresses(AllocationIds=[address])["Addresses"][0]["InstanceId"] == box
 
 
+def test_the_address_moves_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Producers come with it: to an open spool, and to host keys that they know.
+    done: list[str] = []
+    monkeypatch.setattr(spool_volume, "INSTANCE_ID", Path(__file__))
+    monkeypatch.setattr(boto3, "client", lambda _: None)
+    steps = ("attach", "wait_for_disk", "mount", "keep_host_keys", "take_address")
+    for step in steps:
+        monkeypatch.setattr(spool_volume, step, lambda *_, step=step: done.append(step))
+
+    assert spool_volume.main({"SPOOL_VOLUME_ID": "vol-1", "SPOOL_ADDRESS_ID": "eipalloc-1"}) == 0
+    assert done == list(steps)
+
+
 def test_a_disk_with_anything_on_it_is_not_formatted(tmp_path: Path) -> None:
     blank, used = tmp_path / "blank", tmp_path / "used"
     blank.write_bytes(bytes(spool_volume.BLANK_BYTES))

@@ -26,6 +26,7 @@ STUB_PROGRAMS = (
     "usr/bin/kill",
     "usr/bin/redis-server",
     "usr/bin/systemctl",
+    "usr/local/lib/md5s3stash/open-spool",
     "opt/md5s3stash/current/bin/python",
     "opt/md5s3stash/current/bin/md5s3stashd",
     "opt/md5s3stash/current/bin/md5s3stash-thumbnailer",

@@ -1,0 +1,78 @@
+"""EC2 as aws/image/spool_volume.py asks it: one volume, which the box before has, and one address."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+
+from tests.acceptance.network import AROUND
+
+EC2_PORT = 5901
+VOLUME, INSTANCE, INSTANCE_BEFORE = "vol-0123456789abcdef0", "i-0aaaaaaaaaaaaaaaa", "i-0bbbbbbbbbbbbbbbb"
+
+_ATTACHMENT = "<item><volumeId>{volume}</volumeId><instanceId>{holder}</instanceId><status>attached</status></item>"
+_VOLUMES = (
+    "<volumeSet><item><volumeId>{volume}</volumeId><status>{state}</status><attachmentSet>{attachments}</attachmentSet>"
+    "</item></volumeSet>"
+)
+
+
+@dataclass(slots=True)
+class Ec2:
+    """Who has the volume. `was_ready` says what `is_ready` returned each time that the address moved."""
+
+    is_ready: Callable[[], bool]
+    holder: str | None = INSTANCE_BEFORE
+    answer_seconds: float = 0.0
+    was_ready: list[bool] = field(default_factory=list)
+
+    def let_go(self) -> None:
+        """The box before is gone."""
+        self.holder = None
+
+    def answer(self, action: str) -> str:
+        """The body of an answer."""
+        time.sleep(self.answer_seconds)
+        content = "<return>true</return>"
+        if action == "DescribeVolumes":
+            attachments = _ATTACHMENT.format(volume=VOLUME, holder=self.holder) if self.holder else ""
+            state = "in-use" if self.holder else "available"
+            content = _VOLUMES.format(volume=VOLUME, state=state, attachments=attachments)
+        elif action == "AttachVolume":
+            self.holder = INSTANCE
+            content = f"<volumeId>{VOLUME}</volumeId><status>attaching</status>"
+        elif action == "AssociateAddress":
+            self.was_ready.append(self.is_ready())
+        return f"<{action}Response><requestId>x</requestId>{content}</{action}Response>"
+
+
+@contextlib.contextmanager
+def serving(ec2: Ec2) -> Iterator[Ec2]:
+    """Answers in the network that this thread is in."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            body = ec2.answer(asked["Action"][0]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer((AROUND, EC2_PORT), Handler)
+    thread = threading.Thread(target=server.serve_forever, name="ec2", daemon=True)
+    thread.start()
+    try:
+        yield ec2
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

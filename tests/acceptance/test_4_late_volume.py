@@ -1,0 +1,198 @@
+"""A spool box as the stack launches it, with cloud-init and the stack's own user data. Its volume comes late, and
+producers are at work all the time: what their programs said was copied is recorded, whatever the box was doing.
+
+EC2 is emulated, and the disk is a directory: only what spool_volume.py does with a block device is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import ec2, image, producers
+from tests.acceptance.box import DAEMON, SETTLED_SECONDS, SPOOL_UNIT, Box
+from tests.acceptance.cloud import BUCKET, S3_PORT, Cloud
+from tests.acceptance.conftest import SFTP_USER, Baked, copied
+from tests.acceptance.ec2 import INSTANCE, VOLUME, Ec2
+from tests.acceptance.guest import Guest
+from tests.acceptance.network import AROUND, LATE_BOX, Network
+from tests.acceptance.producers import Producer, Rsync, Sftp
+from tests.acceptance.sabotage import Sabotage
+from tests.support.cloudformation import Stack, read_template
+from tests.support.servers import wait_until
+
+MARK = "ONLY-A-MOUNT-POINT"
+SPOOL, DISK = "var/spool/md5s3stash", "var/lib/fake-disk"
+LATE_BOOT_SECONDS = 240.0
+# What the ways in wait at most for the volume, in place of the two minutes of the unit.
+PATIENCE = "[Unit]\nJobTimeoutSec=20s\n"
+
+
+@dataclass(slots=True)
+class LateBox:
+    """The box, what is around it, and those who drop: `told` is name -> md5 of all that was accepted so far."""
+
+    box: Box
+    root: Path
+    ec2: Ec2
+    told: dict[str, str]
+
+    @contextlib.contextmanager
+    def producers_at_work(self, directory: Path) -> Iterator[Sequence[Producer]]:
+        """One for each way in from outside; the box's own program is at work whenever it runs."""
+        with Rsync(self.box, directory) as rsync, Sftp(self.box, directory) as sftp:
+            yield rsync, sftp
+        for producer in (rsync, sftp):
+            self.told.update(producer.copied)
+
+    def nothing_is_lost(self) -> None:
+        """Whatever was accepted is recorded, once the daemon has had its time, and nothing is below the mount."""
+
+        def missing() -> Mapping[str, str]:
+            recorded = self.box.ledger()
+            return {name: md5 for name, md5 in accepted.items() if recorded.get(name) != md5}
+
+        accepted = self.told | producers.local_copies(self.root)
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: not missing(), "records", SETTLED_SECONDS)
+        lost = missing()
+        assert not lost, f"lost: {len(lost)} of {len(accepted)}, {', '.join(sorted(lost))}"
+        # As this machine sees the root disk: without the mounts of the guest.
+        assert [path.name for path in (self.root / SPOOL).iterdir()] == [MARK]
+
+
+@pytest.fixture(scope="module")
+def late(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) -> Iterator[LateBox]:
+    """Launched while the box before still has the volume, and not yet booted."""
+    network, cloud = surroundings
+    root = copied(baked, "late", LATE_BOX)
+    add_cloud_init(root, baked)
+    replace_disk(root)
+    make_accounts(root, baked)
+    (root / f"etc/systemd/system/{SPOOL_UNIT}.d/patience.conf").write_text(PATIENCE)
+    sabotage.write_files(root)
+    guest = Guest(root, f"md5s3stash-late-{os.getpid()}", network.late, baked.options)
+    login = image.Login(22, baked.key, baked.ssh_config, LATE_BOX)
+    box = Box(guest, root / DISK / "spool", cloud, login, SFTP_USER, baked.sftp_key)
+    with ec2.serving(Ec2(is_ready=(box.spool / "incoming").is_dir)) as answering:
+        try:
+            yield LateBox(box, root, answering, {})
+        finally:
+            guest.shut_down()
+
+
+def add_cloud_init(root: Path, baked: Baked) -> None:
+    """Installs it, with what the stack tells a spool box."""
+    packages = [str(package) for package in baked.ingredients.cloud_init.result().glob("*.deb")]
+    for package in packages:
+        image.copy(Path(package), root / "root")
+    names = [f"/root/{Path(package).name}" for package in packages]
+    image.run(
+        ["chroot", root, "env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--skip-same-version", "--install", *names]
+    )
+    known = {"Bucket": BUCKET, "SpoolVolume": VOLUME, "SpoolAddress.AllocationId": "eipalloc-0123"}
+    stack = Stack(read_template("template.yaml"), {"BucketName": BUCKET}, known)
+    text = stack.properties("SpoolLaunchTemplate")["LaunchTemplateData"]["UserData"]["Fn::Base64"]
+    text = replaced(text, "s3.us-west-2.amazonaws.com", f"http://{AROUND}:{S3_PORT}")
+    endpoint = f"AWS_ENDPOINT_URL_EC2=http://{AROUND}:{ec2.EC2_PORT}"
+    text = replaced(text, "METRICS_STACK=stash", endpoint)
+    seed = root / "var/lib/cloud/seed/nocloud"
+    seed.mkdir(parents=True)
+    (seed / "user-data").write_text(text)
+    (seed / "meta-data").write_text(f"instance-id: {INSTANCE}\nlocal-hostname: appliance\n")
+    settings = "datasource_list: [NoCloud, None]\nnetwork: {config: disabled}\n"
+    (root / "etc/cloud/cloud.cfg.d/99-acceptance.cfg").write_text(settings)
+
+
+def replace_disk(root: Path) -> None:
+    """A directory stands in for the block device. A mount of it is one of its own, as a disk's would be."""
+    script = root / "usr/local/lib/md5s3stash-aws/spool_volume.py"
+    text = replaced(script.read_text(), "/dev/disk/by-id", "/var/lib/fake-by-id")
+    text = replaced(text, "    if is_blank(disk):\n", "    if False:\n")
+    text = replaced(text, '    _run("resize2fs", disk)\n', "")
+    text = replaced(text, '"mount", "-o", "nosuid,nodev,noexec", disk', f'"mount", "--bind", "/{DISK}"')
+    script.write_text(text)
+    (root / DISK).mkdir()
+    disks = root / "var/lib/fake-by-id"
+    disks.mkdir()
+    (disks / f"nvme-Amazon_Elastic_Block_Store_{VOLUME.replace('-', '')}").touch()
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+def make_accounts(root: Path, baked: Baked) -> None:
+    """bob, who drops from outside and by a program on the box."""
+    image.run(["chroot", root, "useradd", "--create-home", "--shell=/bin/sh", "--groups=md5s3stash-drop", "bob"])
+    keys = root / "home/bob/.ssh"
+    keys.mkdir()
+    (keys / "authorized_keys").write_text(baked.key.with_suffix(".pub").read_text())
+    units = root / "etc/systemd/system"
+    (units / "producer.service").write_text(producers.LOCAL_UNIT)
+    (units / "sysinit.target.wants").mkdir(exist_ok=True)
+    (units / "sysinit.target.wants/producer.service").symlink_to("../producer.service")
+
+
+def test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop(late: LateBox, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool, late.producers_at_work(tmp_path) as working:
+        booting = pool.submit(late.box.guest.boot, LATE_BOOT_SECONDS)
+        try:
+            wait_until(lambda: operator_logs_in(late.box), "the operator, logged in by ssh", 120)
+            # The door is closed to those who come by the same sshd.
+            wait_until(lambda: all(any(map(is_from_the_door, each.refusals)) for each in working), "refused drops", 60)
+            assert not late.box.is_active(DAEMON)
+        finally:
+            late.ec2.let_go()
+            booting.result()
+        wait_until(lambda: late.box.is_active(DAEMON), DAEMON, SETTLED_SECONDS)
+        wait_until(lambda: all(len(each.copied) > 2 for each in working), "drops by each way", 60)
+        wait_until(lambda: len(producers.local_copies(late.root)) > 2, "drops of the box's own program", 60)
+
+    late.nothing_is_lost()
+    assert late.ec2.was_ready == [True], "the address moved before the spool was there"
+
+
+def operator_logs_in(box: Box) -> bool:
+    return box.ssh("root", box.login.key, "true").returncode == 0
+
+
+def is_from_the_door(refusal: str) -> bool:
+    return "denied" in refusal.lower().replace("permission denied (publickey", "")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_a_reboot_takes_no_drop_that_the_box_does_not_keep(late: LateBox, tmp_path: Path, seconds: float) -> None:
+    """With an EC2 that takes that long for each answer."""
+    if not late.box.guest.runs():
+        late.ec2.let_go()
+        late.box.guest.boot(LATE_BOOT_SECONDS)
+    late.ec2.answer_seconds = seconds
+    with late.producers_at_work(tmp_path) as working:
+        wait_until(lambda: all(len(each.copied) > 2 for each in working), "drops before the reboot", 60)
+        late.box.guest.reboot()
+        before = [len(each.copied) for each in working]
+        wait_until(lambda: late.box.is_active(DAEMON), DAEMON, SETTLED_SECONDS)
+        wait_until(
+            lambda: all(len(each.copied) > n for each, n in zip(working, before, strict=True)), "drops after it", 60
+        )
+
+    late.nothing_is_lost()
+    # systemd breaks a cycle by leaving out a unit of it.
+    assert "ordering cycle" not in late.box.guest.run("journalctl", "--boot", "--output=cat", "_PID=1")
+    assert moment(late.box, "ssh.service", "InactiveExit") >= moment(late.box, SPOOL_UNIT, "ActiveEnter")
+
+
+def moment(box: Box, unit: str, what: str) -> int:
+    """In microseconds since the boot."""
+    shown = box.guest.run("systemctl", "show", f"--property={what}TimestampMonotonic", "--value", unit)
+    assert re.fullmatch(r"[1-9]\d*", shown), f"{unit}: {what} is {shown}"
+    return int(shown)
