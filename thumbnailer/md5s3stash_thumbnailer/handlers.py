@@ -34,6 +34,7 @@ from md5s3stash_thumbnailer.request import (
     Bounds,
     ThumbnailRequest,
     accepts_webp,
+    exists_is_enough,
     is_fresh,
     parse_request,
 )
@@ -111,7 +112,8 @@ class JsonErrors(tornado.web.RequestHandler):
         return services
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
-        if self.services.activity.stopping:
+        # `Request` has made one word of what the header says.
+        if self.services.activity.stopping or self.request.headers["Connection"] == "close":
             self.set_header("Connection", "close")
         return super().finish(chunk)
 
@@ -180,7 +182,8 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
 
     async def _answer(self, thumbnail: ThumbnailRequest) -> None:
         etag = thumbnail.etag(f"{RENDERER}, reduced to {self.services.reduced_side}")
-        if is_fresh(self.request.headers.get("If-None-Match", ""), etag):
+        if_none_match = self.request.headers.get("If-None-Match", "")
+        if is_fresh(if_none_match, etag):
             self.set_status(http.HTTPStatus.NOT_MODIFIED)
             self._set_validators(etag)
             await self._send()
@@ -193,6 +196,10 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
             await self._answer_with_placeholder(thumbnail)
             return
         self._set_validators(etag)
+        if exists_is_enough(if_none_match):
+            self.set_status(http.HTTPStatus.NOT_MODIFIED)
+            await self._send()
+            return
         self.set_header("Last-Modified", email.utils.formatdate(modified, usegmt=True))
         self.set_header("Content-Type", picture.mime_type)
         await self._send(picture.body)
