@@ -84,6 +84,7 @@ async def _run(settings: Settings, originals: Originals, pool: RenderPool, socke
         url_of=settings.stash.url_of,
         placeholder=settings.placeholder,
         webp=settings.webp,
+        url_keys=settings.url_keys,
         reduced_side=settings.render_limits.reduced_side,
     )
     await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
