@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from md5s3stash_daemon.settings import HttpSettings
 
 _ANSWER_SECONDS = 2.0
 _MAX_ANSWER_BYTES = 64 * 1024
+_MAX_VERSION = 100
 
 
-def faults_of_daemon(settings: HttpSettings) -> list[str] | None:
-    """Why it stashes nothing now, empty while all goes well; None where nobody answers, or it serves no /healthz."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """`faults`: why the daemon stashes nothing now, empty while all goes well. `version`: its release."""
+
+    faults: list[str]
+    version: str
+
+
+def told_by_daemon(settings: HttpSettings) -> Told | None:
+    """None where nobody answers, or the daemon serves no /healthz."""
     if settings.port == 0:
         return None
     # Half of what `md5s3stashctl --help` imported.
@@ -21,8 +31,10 @@ def faults_of_daemon(settings: HttpSettings) -> list[str] | None:
     connection = http.client.HTTPConnection(settings.address, settings.port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", "/healthz")
-        told = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))
-        return [str(reason) for reason in told["reasons"]]
+        answer = connection.getresponse()
+        told = json.loads(answer.read(_MAX_ANSWER_BYTES))
+        version = answer.getheader("Server", "").partition("/")[2][:_MAX_VERSION]
+        return Told([str(reason) for reason in told["reasons"]], version)
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         # Whoever listens there is no daemon of ours.
         return None

@@ -25,6 +25,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from md5s3stash.errors import DigestMismatch, SourceTooLarge, StoreError, StoreRefused, StoreUnavailable
 from md5s3stash.objectstore import IMMUTABLE
+from md5s3stash.version import running_version
 from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, PilboxError, SignatureError, require_signature
 from md5s3stash_thumbnailer.metrics import Metrics
@@ -122,7 +123,7 @@ class JsonErrors(tornado.web.RequestHandler):
         return super().finish(chunk)
 
     def set_default_headers(self) -> None:
-        self.set_header("Server", "md5s3stash-thumbnailer")
+        self.set_header("Server", f"md5s3stash-thumbnailer/{running_version()}")
         # Browsers would otherwise look into the bytes for something else than the type that we say.
         self.set_header("X-Content-Type-Options", "nosniff")
 
