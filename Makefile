@@ -3,7 +3,7 @@
 PYTHON_IN_VENV := .venv/bin/python
 # Tests wait for servers and signals half their time: two processes a core, and whoever is done first helps.
 PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) * 2))) --dist worksteal
-SOURCES := md5s3stash daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
+SOURCES := md5s3stash ansible daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-quick fresh acceptance acceptance-sabotage check soak million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup setup-tests

@@ -9,18 +9,22 @@ from md5s3stash_daemon.settings import HttpSettings
 
 _ANSWER_SECONDS = 2.0
 _MAX_ANSWER_BYTES = 64 * 1024
+_MAX_VERSION = 100
 
 
 @dataclass(frozen=True, slots=True)
-class DaemonHealth:
-    """`faults`: why it stashes nothing now, empty while all is well. `notices`: which promises are weaker."""
+class Told:
+    """`faults`: why the daemon stashes nothing now, empty while all goes well. `notices`: which promises are weaker.
+    `version`: its release.
+    """
 
     faults: list[str]
     notices: list[str]
+    version: str
 
 
-def health_of_daemon(settings: HttpSettings) -> DaemonHealth | None:
-    """None where nobody answers, or it serves no /healthz."""
+def told_by_daemon(settings: HttpSettings) -> Told | None:
+    """None where nobody answers, or the daemon serves no /healthz."""
     if settings.port == 0:
         return None
     # Half of what `md5s3stashctl --help` imported.
@@ -30,8 +34,10 @@ def health_of_daemon(settings: HttpSettings) -> DaemonHealth | None:
     connection = http.client.HTTPConnection(settings.address, settings.port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", "/healthz")
-        told = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))
-        return DaemonHealth(list(map(str, told["reasons"])), list(map(str, told.get("notices", []))))
+        answer = connection.getresponse()
+        told = json.loads(answer.read(_MAX_ANSWER_BYTES))
+        version = answer.getheader("Server", "").partition("/")[2][:_MAX_VERSION]
+        return Told(list(map(str, told["reasons"])), list(map(str, told.get("notices", []))), version)
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         # Whoever listens there is no daemon of ours.
         return None

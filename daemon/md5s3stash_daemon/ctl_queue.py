@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from md5s3stash.errors import StashError
 from md5s3stash_daemon import ctl_output as output
 from md5s3stash_daemon.beneath import status_of
-from md5s3stash_daemon.ctl_health import health_of_daemon
+from md5s3stash_daemon.ctl_health import Told, told_by_daemon
 from md5s3stash_daemon.failures import failures
 from md5s3stash_daemon.power_cut import reason_of
 from md5s3stash_daemon.settings import HttpSettings
@@ -86,8 +86,8 @@ def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: flo
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `status` tells; `ledger_fault` is why nothing can be recorded, `daemon_faults` why the daemon
-    stashes nothing, None where it does not say, `daemon_notices` which promises are weaker.
+    """What `status` tells; `ledger_fault` is why nothing can be recorded, `told` what the daemon says of itself,
+    None where it does not.
     """
 
     pid: str | None
@@ -97,14 +97,13 @@ class Status:
     oldest: dict[str, float | None]
     ledger_sizes: dict[str, int]
     ledger_fault: str
-    daemon_faults: list[str] | None
-    daemon_notices: list[str]
+    told: Told | None
     # Of those in hold/.
     damaged: int = 0
 
     @property
     def is_fine(self) -> bool:
-        return self.pid is not None and not self.ledger_fault and not self.daemon_faults
+        return self.pid is not None and not self.ledger_fault and not (self.told and self.told.faults)
 
 
 def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object], http: HttpSettings) -> Status:
@@ -127,10 +126,9 @@ def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object],
     except StashError as error:
         fault = str(error)
     pid = daemon_pid(spool.directory)
-    told = None if pid is None else health_of_daemon(http)
-    faults, notices = (told.faults, told.notices) if told else (None, [])
+    told = None if pid is None else told_by_daemon(http)
     free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    return Status(pid, free, total, counts, oldest, sizes, fault, faults, notices, damaged)
+    return Status(pid, free, total, counts, oldest, sizes, fault, told, damaged)
 
 
 def print_status(spool: Spool, status: Status, now: float) -> None:
@@ -138,8 +136,9 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
     columns = output.terminal_columns()
     lines = [
         f"daemon    {'not running' if status.pid is None else f'running, process {status.pid}'}",
-        *(f"          {output.printable(fault)}" for fault in status.daemon_faults or []),
-        *(f"          weaker: {output.printable(notice)}" for notice in status.daemon_notices),
+        *([f"release   {output.printable(status.told.version)}"] if status.told else []),
+        *(f"          {output.printable(fault)}" for fault in (status.told.faults if status.told else ())),
+        *(f"          weaker: {output.printable(notice)}" for notice in (status.told.notices if status.told else ())),
         f"spool     {output.printable(str(spool.directory))}",
         f"disk      {output.size(status.free_bytes)} free of {output.size(status.total_bytes)}",
         f"redis     {output.printable(status.ledger_fault) or 'records'}",
@@ -166,8 +165,9 @@ def status_as_json(spool: Spool, status: Status, now: float) -> str:
     return json.dumps(
         {
             "daemon_pid": status.pid,
-            "daemon_faults": status.daemon_faults,
-            "daemon_notices": status.daemon_notices,
+            "daemon_faults": status.told.faults if status.told else None,
+            "daemon_notices": status.told.notices if status.told else [],
+            "daemon_release": status.told.version if status.told else None,
             "spool": str(spool.directory),
             "free_bytes": status.free_bytes,
             "total_bytes": status.total_bytes,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from md5s3stash.errors import StashError
+from md5s3stash.version import running_version
 from md5s3stash_daemon.health import Health
 from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.settings import HttpSettings
@@ -136,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def version_string(self) -> str:
-        return "md5s3stashd"
+        return f"md5s3stashd/{running_version()}"
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("http client=%s message=%r", self.client_address[0], format % args)

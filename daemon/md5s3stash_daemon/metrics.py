@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from md5s3stash.settings import RISKS
+from md5s3stash.version import build_info
 from md5s3stash_daemon.disk import DOWNLOADS
 from md5s3stash_daemon.failed_reports import ERROR_SUFFIX
 from md5s3stash_daemon.gate import Faulty
@@ -53,6 +54,7 @@ class Metrics(Tally):
         # A registry of our own: the global one would take what any library puts there.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+        Info("md5s3stash_build", "What runs", registry=self._registry).info(build_info())
         self._latency = Histogram(
             "md5s3stash_latency_seconds",
             "From claim to record, for files that were stashed",

@@ -28,6 +28,7 @@ from markupsafe import Markup
 from md5s3stash.cache import connect_redis
 from md5s3stash.scheme import BucketBase, BucketScheme
 from md5s3stash.settings import RedisSettings, Settings, StashSettings
+from md5s3stash.version import running_version
 from md5s3stash_daemon.ctl_output import cut_middle, duration, printable
 from md5s3stash_daemon.health import Health
 from md5s3stash_daemon.ledger_reader import LedgerReader
@@ -187,6 +188,7 @@ def _environment(thumbnails_url: str | None) -> Environment:
         "has_thumbnails": thumbnails_url is not None,
         "plot_height": PLOT_HEIGHT,
         "spark_height": SPARK_HEIGHT,
+        "version": running_version(),
     }
     return environment
 

@@ -61,6 +61,9 @@ _LATE = "test_4_late_volume.py"
 _LATE_BOOT = f"{_LATE}::test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop"
 _REBOOT = f"{_LATE}::test_a_reboot_takes_no_drop_that_the_box_does_not_keep"
 _SPOOL_UNIT = "md5s3stash-spool.service"
+_UPGRADES, _UNNOTICED = "test_4_upgrades.py", "test_4_unnoticed.py"
+_KEYS = f"{_UNNOTICED}::test_keys_of_hosts_without_a_role_are_loaded"
+_METRICS_TIMER = "etc/systemd/system/md5s3stash-metrics.timer.d/sabotage.conf"
 # What makes the daemon forget, each time it starts, what it had been given.
 _FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/spool/md5s3stash/active -type f -delete"
 _LOST = r"AssertionError: lost: "
@@ -270,6 +273,68 @@ SABOTAGES: Mapping[str, Sabotage] = {
             .read_text()
             .replace("Before=ssh.service ", "Before=")
         },
+    ),
+    # --- upgrades --------------------------------------------------------------------------------------------------
+    "cannot-be-restarted": Sabotage(
+        {f"{_UPGRADES}::test_the_next_run_finishes_an_upgrade_that_failed_half_way": "Operation refused"},
+        # Starts with its target at the boot, and at nobody's wish.
+        {f"etc/systemd/system/{_DAEMON}.d/sabotage.conf": "[Unit]\nRefuseManualStart=yes\n"},
+    ),
+    "nothing-to-install-from": Sabotage(
+        {f"{_UPGRADES}::test_a_release_is_installed_again_for_another_python": "No matching distribution"},
+        {"etc/pip.conf": "[install]\nno-index = true\nfind-links = /nowhere\n"},
+    ),
+    "settings-that-cannot-be-judged": Sabotage(
+        {f"{_UPGRADES}::test_a_release_that_does_not_take_the_settings_is_not_put_in_use": "Regex pattern"},
+        # A key of the file comes from the unit, so the file alone is not taken by the release in use either.
+        {
+            **_drop_in(_DAEMON, "Environment=BUCKET_BASE=the-stash S3_ENDPOINT=http://10.99.0.1:5000"),
+            "etc/md5s3stash/md5s3stash.toml": '[redis]\nurl = "unix:///run/redis/redis-server.sock"\n',
+        },
+    ),
+    # --- what nobody would miss before it is needed ----------------------------------------------------------------
+    "journal-in-memory": Sabotage(
+        {f"{_UNNOTICED}::test_the_journal_is_on_the_disk": "the journal is asked for"},
+        {"etc/systemd/journald.conf.d/zz-sabotage.conf": "[Journal]\nStorage=volatile\n"},
+    ),
+    "cache-read-only": Sabotage(
+        {f"{_UNNOTICED}::test_thumbnail_servers_keep_originals": "the original is not kept"},
+        _drop_in(_THUMBNAILER, "ReadOnlyPaths=/var/cache/md5s3stash-thumbnailer"),
+    ),
+    "no-secret-options": Sabotage(
+        {
+            f"{_UNNOTICED}::test_secret_options_of_the_thumbnail_servers_are_loaded": "DID NOT RAISE",
+            f"{_KEYS}[md5s3stash-thumbnailer@1.service]": "other keys",
+        },
+        _drop_in(
+            _THUMBNAILER,
+            "LoadCredential=",
+            "SetCredential=thumbnailer.conf:# none",
+            "SetCredential=aws-credentials:# none",
+        ),
+    ),
+    "no-key-file": Sabotage(
+        {f"{_KEYS}[{_DAEMON}]": "other keys"},
+        _drop_in(_DAEMON, "LoadCredential=", "SetCredential=aws-credentials:# none"),
+    ),
+    "backlog": Sabotage(
+        {f"{_UNNOTICED}::test_a_burst_waits_and_is_not_refused": "connections of a burst were not taken"},
+        {"etc/systemd/system/md5s3stash-thumbnailer.socket.d/sabotage.conf": "[Socket]\nBacklog=1\n"},
+    ),
+    "metrics-daily": Sabotage(
+        {f"{_UNNOTICED}::test_cloudwatch_hears_of_the_spool_each_minute": "CloudWatch t"},
+        {_METRICS_TIMER: "[Timer]\nOnUnitActiveSec=\nOnUnitActiveSec=1d\n"},
+    ),
+    "no-volume": Sabotage(
+        {f"{_UNNOTICED}::test_the_volume_of_the_spool_is_attached_to_the_box": "the volume attached to the box"},
+        {
+            "usr/local/lib/md5s3stash-aws/spool_volume.py": "import os, sys\n"
+            "sys.exit(1 if os.environ.get('SPOOL_VOLUME_ID') else 0)\n"
+        },
+    ),
+    "no-updates": Sabotage(
+        {f"{_UNNOTICED}::test_security_updates_are_installed_and_none_is_held_back": "packages are held back"},
+        {"etc/apt/apt.conf.d/99sabotage": 'Unattended-Upgrade::Package-Blacklist {".*";};\n'},
     ),
 }
 

@@ -15,6 +15,7 @@ import requests
 
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
+from md5s3stash.version import running_version
 from md5s3stash_daemon import http_status
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import Health, Pulse
@@ -131,7 +132,7 @@ def test_only_three_pages_are_served_and_only_to_be_read(
     answer = requests.request(method, f"http://127.0.0.1:{port}{path}", timeout=10)
 
     assert answer.status_code == status
-    assert answer.headers["Server"] == "md5s3stashd"
+    assert answer.headers["Server"] == f"md5s3stashd/{running_version()}"
     if method == "HEAD":
         assert answer.content == b""
 

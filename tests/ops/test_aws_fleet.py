@@ -104,9 +104,9 @@ def test_what_exists_nowhere_else_is_never_deleted_with_the_stack(name: str, pol
 
 def test_a_box_has_the_rights_that_are_tested_with_rights_enforced() -> None:
     spool = policy_document("policy-spool", "stash-Bucket", "PREFIX")
-    objects = spool["Statement"][0]
     # The other stack knows its prefix.
-    objects["Resource"] = "stash-ObjectsArn"
+    for statement in spool["Statement"][:2]:
+        statement["Resource"] = "stash-ObjectsArn"
 
     assert FLEET.policies("Role")["stash"] == spool
     assert FLEET.policies("Role")["queue"] == queue_policy_document("Queue.Arn")

@@ -124,7 +124,7 @@ def test_the_bucket_is_encrypted_so_that_etags_stay_md5s() -> None:
 
 
 def test_the_bucket_speaks_tls_alone() -> None:
-    (statement,) = properties("BucketPolicy")["PolicyDocument"]["Statement"]
+    statement = properties("BucketPolicy")["PolicyDocument"]["Statement"][0]
 
     assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
@@ -256,8 +256,9 @@ def test_no_port_is_open_to_the_world() -> None:
 def test_the_cache_tells_apart_what_the_thumbnailer_tells_apart_and_no_more() -> None:
     key = properties("CachePolicy")["CachePolicyConfig"]["ParametersInCacheKeyAndForwardedToOrigin"]
 
-    # client and sig are read by pilbox itself.
-    assert set(key["QueryStringsConfig"]["QueryStrings"]) == {*OPTION_OF_QUERY_NAME, "client", "sig"}
+    # client and sig are pilbox's, the other two ours.
+    ours = {"client", "sig", "expires", "signature"}
+    assert set(key["QueryStringsConfig"]["QueryStrings"]) == {*OPTION_OF_QUERY_NAME, *ours}
     assert key["CookiesConfig"] == {"CookieBehavior": "none"}
     assert key["HeadersConfig"]["Fn::If"] == [
         "HasWebP",

@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+from collections.abc import Mapping
 from enum import Enum
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
@@ -54,6 +55,10 @@ class FaultyS3(HttpServer):
     def work_again(self) -> None:
         self.break_down(Fault.NONE)
 
+    def denies(self, method: str, target: str, headers: Mapping[str, str]) -> bool:
+        """For a server that refuses some requests."""
+        return False
+
     def fault_of(self, method: str, target: str) -> Fault:
         with self.lock:
             of_object = target.partition("?")[0].strip("/").count("/") > 0
@@ -69,7 +74,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: OwnedServer
 
     def do_PUT(self) -> None:
-        self._meet(self.server.owner.fault_of(self.command, self.path))
+        if self.server.owner.denies(self.command, self.path, self.headers):
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self._answer(403, [], b"<Error><Code>AccessDenied</Code></Error>")
+        else:
+            self._meet(self.server.owner.fault_of(self.command, self.path))
 
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT
 

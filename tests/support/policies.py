@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 _AWS = Path(__file__).resolve().parents[2] / "aws"
 
@@ -32,10 +34,38 @@ _IN_MOTO = {
 
 
 def for_moto(document: dict[str, Any]) -> str:
-    """The document as moto's IAM needs it."""
+    """The document as moto's IAM needs it; without what it denies on a condition, which moto would always deny."""
     statements = []
     for statement in document["Statement"]:
+        if statement["Effect"] == "Deny" and "Condition" in statement:
+            continue
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         known = [name for action in actions for name in _IN_MOTO.get(action, [action])]
         statements.append({**statement, "Action": known})
     return json.dumps({**document, "Statement": statements})
+
+
+def denies_put(statement: Mapping[str, Any], method: str, target: str, headers: Mapping[str, str]) -> bool:
+    """Whether a statement of a policy denies a request of S3's `PutObject` permission, which parts need as well.
+
+    The condition keys are as AWS documents them ("Enforce conditional writes on Amazon S3 buckets").
+    """
+    names = {name.lower(): value for name, value in headers.items()}
+    query = parse_qs(urlsplit(target).query, keep_blank_values=True)
+    known: dict[str, str | None] = {
+        "s3:if-none-match": names.get("if-none-match"),
+        "s3:x-amz-copy-source": names.get("x-amz-copy-source"),
+        "s3:ObjectCreationOperation": str("partNumber" not in query and "uploads" not in query).lower(),
+        "aws:SecureTransport": "true",
+    }
+    if statement["Effect"] != "Deny" or not {"s3:PutObject", "s3:*"} & {statement["Action"]} or method not in _PUTS:
+        return False
+    operators = {
+        "Null": lambda key, wanted: (known[key] is None) == (wanted == "true"),
+        "Bool": lambda key, wanted: known[key] == wanted,
+    }
+    conditions = statement["Condition"].items()
+    return all(operators[name](key, wanted) for name, keys in conditions for key, wanted in keys.items())
+
+
+_PUTS = ("PUT", "POST")

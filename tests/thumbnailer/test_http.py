@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from md5s3stash.version import running_version
 from tests.support import servers
 from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.test_server import refused_in_one_line, start
@@ -132,3 +133,10 @@ def test_wrong_option_is_one_line_and_exit_2(option: str) -> None:
     name = option.lstrip("-").partition("=")[0]
     assert re.search(name.replace("_", "[-_]").replace("config", "file"), result.stderr), result.stderr
     refused_in_one_line(result, 2, "md5s3stash-thumbnailer: ")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/nowhere", f"/clip/1x1/{UNKNOWN}"])
+def test_every_answer_says_which_release_runs(server: Thumbnailer, path: str) -> None:
+    assert server.get(path).headers["Server"] == f"md5s3stash-thumbnailer/{running_version()}"
+    metrics = server.get("/metrics").body.decode()
+    assert re.search(rf'^md5s3stash_thumbnailer_build_info{{.*version="{running_version()}"', metrics, re.M)

@@ -5,10 +5,13 @@ pilbox 1.3.4 pins tornado 5.1.0 and Pillow 5.2.0; see docs/decisions/0002-pilbox
 
 from __future__ import annotations
 
+import hmac
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qs
 
 import PIL.Image
 import tornado.web
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
     class RectangleError(PilboxError): ...
 
+    class SignatureError(PilboxError): ...
+
     class ImageSaveError(PilboxError): ...
 
     class Image:
@@ -45,13 +50,16 @@ if TYPE_CHECKING:
 
     def color_hex_to_dec_tuple(color: str) -> tuple[int, ...]: ...
 
+    def derive_signature(key: str, qs: str) -> str: ...
+
     version: str
 else:
     try:
         from pilbox import version
         from pilbox.app import ImageHandler, PilboxApplication
-        from pilbox.errors import ImageSaveError, PilboxError, RectangleError
+        from pilbox.errors import ImageSaveError, PilboxError, RectangleError, SignatureError
         from pilbox.image import Image, color_hex_to_dec_tuple
+        from pilbox.signature import derive_signature
     except ModuleNotFoundError as error:
         if error.name != "pilbox":
             raise
@@ -75,7 +83,20 @@ __all__ = [
     "PilboxApplication",
     "PilboxError",
     "RectangleError",
+    "SignatureError",
+    "require_signature",
 ]
+
+
+def require_signature(key: str, query: str) -> None:
+    """pilbox's check of `sig`, which covers the query alone, without its comparison that stops at the first difference.
+
+    Raises SignatureError.
+    """
+    expected = derive_signature(key, re.sub(r"&?sig=[^&]*", "", query))
+    given = parse_qs(query).get("sig", [""])[0]
+    if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode()):
+        raise SignatureError("Invalid signature")
 
 
 @dataclass(frozen=True, slots=True)

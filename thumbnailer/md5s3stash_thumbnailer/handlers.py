@@ -12,7 +12,8 @@ import http
 import ipaddress
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -24,8 +25,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from md5s3stash.errors import DigestMismatch, SourceTooLarge, StoreError, StoreRefused, StoreUnavailable
 from md5s3stash.objectstore import IMMUTABLE
+from md5s3stash.version import running_version
 from md5s3stash_thumbnailer import errors
-from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, PilboxError
+from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, PilboxError, SignatureError, require_signature
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.originals import Originals, Source
 from md5s3stash_thumbnailer.readiness import Readiness
@@ -35,9 +37,11 @@ from md5s3stash_thumbnailer.request import (
     Bounds,
     ThumbnailRequest,
     accepts_webp,
+    exists_is_enough,
     is_fresh,
     parse_request,
 )
+from md5s3stash_thumbnailer.signed_url import SignatureRefused, check, is_signed
 from md5s3stash_thumbnailer.workers import RenderPool
 
 log = logging.getLogger(__name__)
@@ -66,6 +70,7 @@ CLIENT_GONE = 499
 _PLACEHOLDER_CACHE_CONTROL = "public, max-age=60"
 # Who reads more slowly than this is not waited for: his thumbnail lies in our memory.
 _SEND_SECONDS = 60.0
+_YEAR_SECONDS = 31_536_000
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")
 
 
@@ -101,6 +106,7 @@ class Services:
     url_of: Callable[[str], str]
     placeholder: str
     webp: bool
+    url_keys: Sequence[str]
     reduced_side: int = 0
 
 
@@ -113,12 +119,13 @@ class JsonErrors(tornado.web.RequestHandler):
         return services
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
-        if self.services.activity.stopping:
+        # `Request` has made one word of what the header says.
+        if self.services.activity.stopping or self.request.headers["Connection"] == "close":
             self.set_header("Connection", "close")
         return super().finish(chunk)
 
     def set_default_headers(self) -> None:
-        self.set_header("Server", "md5s3stash-thumbnailer")
+        self.set_header("Server", f"md5s3stash-thumbnailer/{running_version()}")
         # Browsers would otherwise look into the bytes for something else than the type that we say.
         self.set_header("X-Content-Type-Options", "nosniff")
 
@@ -153,12 +160,13 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
     """`GET|HEAD /{mode}/{width}x{height}/{md5}` with pilbox's query options and its signature check.
 
     pilbox's own arguments `url`, `w`, `h` and `mode` come from the path alone: what a caller writes into the query
-    under these names is never looked at, and nothing is ever fetched from a URL. The signature is pilbox's, over the
-    query without its `sig`: it says that the caller knows the key, and does not bind him to a path.
+    under these names is never looked at, and nothing is ever fetched from a URL. A signature is ours, over path, query
+    and expiry (`signed_url`), or pilbox's, over the query without its `sig`: that one holds for every path.
     """
 
     def initialize(self) -> None:
         self._thumbnail: ThumbnailRequest | None = None
+        self._expires: int | None = None
         self._task: asyncio.Task[Any] | None = None
 
     async def get(self, mode: str, width: str, height: str, md5: str) -> None:
@@ -182,7 +190,8 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
 
     async def _answer(self, thumbnail: ThumbnailRequest) -> None:
         etag = thumbnail.etag(f"{RENDERER}, reduced to {self.services.reduced_side}")
-        if is_fresh(self.request.headers.get("If-None-Match", ""), etag):
+        if_none_match = self.request.headers.get("If-None-Match", "")
+        if is_fresh(if_none_match, etag):
             self.set_status(http.HTTPStatus.NOT_MODIFIED)
             self._set_validators(etag)
             await self._send()
@@ -195,6 +204,10 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
             await self._answer_with_placeholder(thumbnail)
             return
         self._set_validators(etag)
+        if exists_is_enough(if_none_match):
+            self.set_status(http.HTTPStatus.NOT_MODIFIED)
+            await self._send()
+            return
         self.set_header("Last-Modified", email.utils.formatdate(modified, usegmt=True))
         self.set_header("Content-Type", picture.mime_type)
         await self._send(picture.body)
@@ -244,11 +257,22 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
             self._thumbnail = self._thumbnail.in_format("webp")
         return self._thumbnail
 
+    def _validate_signature(self) -> None:
+        """pilbox calls it, and its own looks at `client_key` alone."""
+        target, client_key = self.request.uri or "", self.settings.get("client_key")
+        if self.services.url_keys and (is_signed(target) or not client_key):
+            try:
+                self._expires = check(target, self.services.url_keys, time.time())
+            except SignatureRefused as error:
+                raise SignatureError(str(error)) from error
+        elif client_key:
+            require_signature(client_key, self.request.query)
+
     def _set_validators(self, etag: str) -> None:
         self.set_header("Etag", etag)
         if self.services.webp:
             self.set_header("Vary", "Accept")
-        self.set_header("Cache-Control", IMMUTABLE)
+        self.set_header("Cache-Control", IMMUTABLE if self._expires is None else _until(self._expires))
 
     def get_argument(self, name: str, default: Any = None, strip: bool = True) -> Any:
         """What pilbox's checks see: the path's parts under pilbox's names, and the query for the rest."""
@@ -315,6 +339,11 @@ class UnknownPathHandler(JsonErrors):
 def unknown_path() -> tornado.web.HTTPError:
     """For every path that is not ours."""
     return tornado.web.HTTPError(404, "No such page: the paths are /{mode}/{width}x{height}/{md5}")
+
+
+def _until(expires: int) -> str:
+    """For the picture of a signed URL: a cache must not show it longer than the URL holds."""
+    return f"public, max-age={max(0, min(_YEAR_SECONDS, expires - int(time.time())))}, immutable"
 
 
 def describe(error: BaseException | None, status_code: int) -> tuple[int, int, str]:

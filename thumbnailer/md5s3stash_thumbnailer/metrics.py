@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from md5s3stash.version import build_info
 from md5s3stash_thumbnailer.originals import Originals
 from md5s3stash_thumbnailer.workers import REPLACEMENTS, RenderPool
 
@@ -25,6 +26,7 @@ class Metrics:
         # A registry of our own: the global one would take what any library puts there.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+        Info(f"{_PREFIX}build", "What runs", registry=self._registry).info(build_info())
         self._requests = Counter(
             f"{_PREFIX}requests", "Thumbnails asked for, by status", ["status"], registry=self._registry
         )

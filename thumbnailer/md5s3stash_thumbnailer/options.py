@@ -68,6 +68,12 @@ define(
 )
 define("render_timeout", type=float, default=30, help="rendering timeout in seconds")
 define("stop_timeout", type=float, default=30, help="seconds to let running requests finish on SIGTERM or SIGINT")
+define(
+    "url_keys",
+    multiple=True,
+    help="secret keys of signed URLs, separated by commas: every request needs a signature that one of them made; "
+    "write them into the file of --config, where other users do not see them; default: no signature is needed",
+)
 define("webp", type=bool, default=False, help="answer in WebP where the Accept header asks for it and no format is set")
 define("worker_memory", type=int, default=1024 * _MIB, help="bytes that a worker may take for one picture")
 
@@ -88,6 +94,8 @@ _AT_LEAST_ONE = (
 _SECONDS = ("queue_timeout", "render_timeout", "stop_timeout", "timeout")
 # Below this a worker cannot even draw what it is asked for most.
 _LEAST_WORKER_MEMORY = 64 * _MIB
+# What a person makes up in a hurry is shorter, and can be guessed.
+_LEAST_KEY_CHARACTERS = 16
 # A copy is held as three or four bytes a pixel, on disk too.
 _LEAST_REDUCED, _LARGEST_REDUCED = 256, 4096
 
@@ -133,6 +141,7 @@ class Settings:
     stop_timeout_seconds: float
     placeholder: str
     webp: bool
+    url_keys: tuple[str, ...]
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -162,6 +171,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         stop_timeout_seconds=options.stop_timeout,
         placeholder=options.placeholder.lower(),
         webp=options.webp,
+        url_keys=tuple(options.url_keys),
     )
 
 
@@ -210,6 +220,9 @@ def _check() -> None:
         f"must hold the largest original, max_original_bytes={options.max_original_bytes}",
     )
     _require(not options.placeholder or is_md5(options.placeholder), "placeholder", "must be 32 hexadecimal digits")
+    if any(len(key) < _LEAST_KEY_CHARACTERS for key in options.url_keys):
+        # Without the value, which is a secret.
+        raise SettingsError(f"url_keys must each have {_LEAST_KEY_CHARACTERS} characters or more")
     _require(options.mode is None or options.mode in MODES, "mode", f"must be one of {', '.join(sorted(MODES))}")
     unknown = set(options.allowed_operations) - set(ImageHandler.OPERATIONS)
     _require(not unknown, "allowed_operations", f"must be of {', '.join(ImageHandler.OPERATIONS)}")

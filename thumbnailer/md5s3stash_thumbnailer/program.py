@@ -91,6 +91,7 @@ async def _run(
         url_of=settings.stash.url_of,
         placeholder=settings.placeholder,
         webp=settings.webp,
+        url_keys=settings.url_keys,
         reduced_side=settings.render_limits.reduced_side,
     )
     watching = asyncio.create_task(readiness.watch())

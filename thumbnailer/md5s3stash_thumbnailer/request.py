@@ -138,6 +138,11 @@ def is_fresh(if_none_match: str, etag: str) -> bool:
     return etag in _ENTITY_TAG.findall(if_none_match)
 
 
+def exists_is_enough(if_none_match: str) -> bool:
+    """Whether an If-None-Match header asks for an answer only where there is no picture."""
+    return if_none_match.strip() == "*"
+
+
 def accepts_webp(accept: str) -> bool:
     """Whether an Accept header names WebP itself, with a weight above 0 (RFC 9110, 12.5.1).
 

@@ -24,6 +24,7 @@ from tornado.web import Application
 from md5s3stash.errors import SettingsError
 from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash_thumbnailer.handlers import Activity
+from md5s3stash_thumbnailer.http1 import Request
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,11 @@ class Server(tornado.httpserver.HTTPServer):
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         self.connections += 1
         super().handle_stream(stream, address)
+
+    def start_request(
+        self, server_conn: object, request_conn: tornado.httputil.HTTPConnection
+    ) -> tornado.httputil.HTTPMessageDelegate:
+        return Request(super().start_request(server_conn, request_conn), request_conn, self.conn_params.no_keep_alive)
 
     def on_close(self, server_conn: object) -> None:
         self.connections -= 1
