@@ -236,10 +236,10 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_POWER_CUT}::{_NOT_STASHED}[{filesystem}]": "synced while files wait" for filesystem in FILESYSTEMS},
         _drop_in(_DAEMON, "SystemCallFilter=~syncfs"),
     ),
-    "leases-on-files-of-others": Sabotage(
+    "leases-alone-over-nfs": Sabotage(
         {f"{_NFS}::test_a_file_that_grows_over_nfs_with_pauses_is_stashed_whole": "DID NOT RAISE"},
-        # The kernel lets it see that the NFS server has a file closed, and it takes that for the end.
-        _drop_in(_DAEMON, "PrivateUsers=no", "CapabilityBoundingSet=CAP_LEASE", "AmbientCapabilities=CAP_LEASE"),
+        # It sees that the NFS server has a file closed, and takes that for the end.
+        _drop_in(_DAEMON, "Environment=MD5S3STASH_SPOOL_WATCH=inotify"),
     ),
     "polls-too-seldom": Sabotage(
         {f"{_NFS}::test_a_file_that_is_renamed_over_nfs_is_stashed": "an empty spool"},
