@@ -145,6 +145,8 @@ class Worker:
 
     def _settled(self, file: _Opened, known: Known) -> Handled:
         outcome = self._judged(file.entry, functools.partial(self._stash, file.entry, file.content, known))
+        if outcome is None:
+            file.pin.release()
         return Handled(file.entry, outcome, file.pin)
 
     def _judged(self, entry: Entry, step: Callable[[], T | None]) -> T | Outcome | None:
