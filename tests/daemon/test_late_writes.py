@@ -236,6 +236,21 @@ def test_a_deferred_file_is_not_tried_again_while_somebody_writes_to_it(site: Si
     assert recorded(site, "scan.tif") == [md5_of(kept.read_bytes())]
 
 
+def test_a_claimed_file_that_its_producer_closes_to_others_is_stashed(site: Site, store: FaultyS3) -> None:
+    with producers() as producer:
+        with unit_daemon(site) as daemon:
+            daemon.wait_until_started()
+            kept = hashed_but_not_stored(site, store, producer.submit, 1000)
+            daemon.kill()
+        producer.submit(kept.chmod, 0o600).result()
+        store.work_again()
+        with unit_daemon(site):
+            wait_until(
+                lambda: "scan.tif" in site.names() and site.files() == ["incoming/.keep/scan"], "stashed", SECONDS
+            )
+    assert site.files("failed") == []
+
+
 def hashed_but_not_stored(site: Site, store: FaultyS3, submit: Callable[..., Future[object]], size: int) -> Path:
     """Another name of a file that is claimed and hashed, while the store takes nothing."""
     kept = site.incoming / ".keep" / "scan"
