@@ -1,7 +1,7 @@
 """The daemon and its producers as the users that they are on the appliance: none of them is root, or the other.
 
 The daemon has the user, groups, umask and capabilities of systemd/md5s3stashd.service, and no more. Producers are
-another user, in the drop group. The spool has the owners and modes of systemd/tmpfiles.d. All of it needs root:
+another user, in the drop group. The spool has the owners and modes of systemd/spool/states.conf. All of it needs root:
 `pytest.mark.needs_namespaces(users=True)`.
 """
 
@@ -35,7 +35,7 @@ DROP_GROUP = 12100
 SECONDS = 120.0
 
 _UNIT = REPOSITORY / "systemd/md5s3stashd.service"
-_TMPFILES = REPOSITORY / "systemd/tmpfiles.d/md5s3stash.conf"
+_STATES = REPOSITORY / "systemd/spool/states.conf"
 _IDS = {"root": 0, "md5s3stash": DAEMON, "md5s3stash-drop": DROP_GROUP}
 
 _CLONE_FS = 0x200
@@ -57,7 +57,7 @@ def appliance_site(redis_url: str, s3_endpoint: str, keys: Keys | None = None, b
 
 def make_spool(spool: Path) -> None:
     """The directories of the spool, as systemd-tmpfiles makes them."""
-    for line in _TMPFILES.read_text().splitlines():
+    for line in _STATES.read_text().splitlines():
         kind, path, mode, user, group = [*line.split(), "", "", "", "", ""][:5]
         if kind == "d" and path.startswith("/var/spool/md5s3stash"):
             directory = spool / os.path.relpath(path, "/var/spool/md5s3stash")
