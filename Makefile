@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) 
 SOURCES := md5s3stash ansible daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick fresh acceptance acceptance-sabotage check soak million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup setup-tests
+.PHONY: help run test test-quick fresh acceptance acceptance-sabotage check soak zoo million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup setup-tests
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,9 @@ check: lint types test-quick ## before each commit: lint, types, quick tests
 
 soak: setup ## a thousand kills of the daemon under load; takes many minutes
 	@CRASH_KILLS=1000 $(PYTHON_IN_VENV) -m pytest tests/crash/test_kill.py
+
+zoo: setup-tests ## ten minutes of producers of every kind and kills of every process; ZOO_SECONDS=60, ZOO_SEED=1
+	@ZOO_SECONDS=$${ZOO_SECONDS:-600} $(PYTHON_IN_VENV) -m pytest -n0 -s tests/crash/test_zoo.py
 
 million: setup ## a million files through the daemon, its memory and time bounded; takes half an hour
 	@BURST_FILES=1000000 $(PYTHON_IN_VENV) -m pytest -n0 -s -k while_the_daemon_is_stopped tests/daemon/test_bursts.py

@@ -62,7 +62,8 @@ class Committer(GroupCommitter[Sequence[Finished]]):
     def _set_aside(self, item: Sequence[Finished], error: Exception) -> bool:
         if len(item) > 1:
             return all(self._committed([[finished]]) for finished in item)
-        self._put_off(item[0][0], f"unexpected {type(error).__name__}: {error}")
+        self._put_off(item[0].entry, f"unexpected {type(error).__name__}: {error}")
+        _release(item)
         return True
 
     def _let_go(self, group: Sequence[Finished]) -> None:
@@ -73,6 +74,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         for file in group:
             if not file.outcome.reports:
                 self._fail(file.entry, file.outcome)
+        _release(group)
 
     def _remove(self, stashed: Sequence[Finished]) -> None:
         for entry in self._spool.remove([(file.entry, file.pin) for file in stashed if file.pin is not None]):
@@ -112,3 +114,9 @@ class Committer(GroupCommitter[Sequence[Finished]]):
             move()
 
         return until_it_works(beat_and_move, self._stopping)
+
+
+def _release(files: Sequence[Finished]) -> None:
+    for file in files:
+        if file.pin is not None:
+            file.pin.release()

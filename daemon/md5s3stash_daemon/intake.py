@@ -143,12 +143,12 @@ class Intake:
         raise AssertionError("the second look returns or raises")
 
     def _open_up(self, place: Place, permissions: int) -> bool:
-        """Whether the file or folder, and the way to it, is open to us now. Only incoming/ has modes of others' choice,
-        and only below it.
+        """Whether the file or folder, and the way to it, is open to us now. Folders of others are in incoming/ alone; a
+        file has the mode of their choice in every state.
         """
-        if not place.name or place.base != self._spool.path_of(INCOMING):
+        if not place.name:
             return False
-        parts = place.name.split("/")
+        parts = place.name.split("/") if place.base == self._spool.path_of(INCOMING) else []
         try:
             for depth in range(1, len(parts)):
                 grant(Place(place.base, "/".join(parts[:depth])), READ_WRITE_SEARCH)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import signal
@@ -14,7 +13,8 @@ import pytest
 import requests
 
 from tests.support.daemon import Daemon, Site
-from tests.support.servers import free_port, is_alive, put_sink, stat_fields, wait_until
+from tests.support.processes import children_of, workers_of
+from tests.support.servers import free_port, is_alive, put_sink, wait_until
 
 FILES = 1500
 
@@ -30,17 +30,8 @@ def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
     return Site(tmp_path, redis_server, s3_server)
 
 
-def children(pid: int) -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
-            if int(stat_fields(int(name))[1]) == pid and is_alive(int(name)):
-                found.append(int(name))
-    return sorted(found)
-
-
 def workers(daemon: Daemon) -> list[int]:
-    return [worker for nursery in children(daemon.process.pid) for worker in children(nursery)]
+    return workers_of(daemon.process.pid)
 
 
 def drop_files(site: Site, count: int) -> dict[str, str]:
@@ -76,7 +67,7 @@ def test_a_killed_daemon_leaves_no_process_behind_even_one_that_is_stopped(site:
     with Daemon(site, {"MD5S3STASH_SPOOL_PROCESSES": "2"}) as daemon:
         daemon.wait_until_started()
         wait_until(lambda: len(workers(daemon)) == 2, "two workers")
-        left = [*children(daemon.process.pid), *workers(daemon)]
+        left = [*children_of(daemon.process.pid), *workers(daemon)]
         os.kill(left[-1], signal.SIGSTOP)
         daemon.kill()
 
@@ -109,7 +100,7 @@ def test_without_the_process_that_starts_workers_the_daemon_ends(site: Site) -> 
     with Daemon(site) as daemon:
         daemon.wait_until_started()
         wait_until(lambda: bool(workers(daemon)), "a worker")
-        [nursery] = children(daemon.process.pid)
+        [nursery] = children_of(daemon.process.pid)
         os.kill(nursery, signal.SIGKILL)
 
         assert daemon.process.wait(20) == 1
@@ -124,7 +115,7 @@ def test_a_signal_to_all_processes_stops_the_daemon_in_order(tmp_path: Path, red
         wait_until(lambda: bool(workers(daemon)), "a worker")
         dropped = drop_files(site, FILES)
         wait_until(lambda: len(site.names()) > 50, "under way")
-        everybody = [daemon.process.pid, *children(daemon.process.pid), *workers(daemon)]
+        everybody = [daemon.process.pid, *children_of(daemon.process.pid), *workers(daemon)]
         subprocess.run(["kill", "-TERM", *map(str, everybody)], check=True)
 
         assert daemon.process.wait(30) == 0

@@ -84,7 +84,7 @@ class Checkout:
             (self.bin / name).symlink_to(found)
         self.add_program("python3", f'exec {os.path.realpath(sys.executable)} "$@"')
         self.add_program("redis-server", "exit 0")
-        for name in ("systemd-analyze", "ip", "mandoc", "man", "zsh"):
+        for name in ("systemd-analyze", "ip", "sftp", "rsync", "mandoc", "man", "zsh"):
             self.add_program(name, "exit 0")
         self.environment["PATH"] = str(self.bin)
         self.environment.pop("PYTHONPATH", None)
@@ -181,12 +181,15 @@ def test_missing_system_package_without_apt_is_one_line_that_names_it_and_the_co
     assert "sudo apt-get install -y redis-server" in line
 
 
-def test_only_the_tests_need_a_browser_systemd_and_networks(checkout: Checkout) -> None:
-    for name in ("redis-server", "systemd-analyze", "ip"):
+def test_only_the_tests_need_a_browser_systemd_networks_and_programs_that_upload(checkout: Checkout) -> None:
+    for name in ("redis-server", "systemd-analyze", "ip", "sftp", "rsync"):
         (checkout.bin / name).unlink()
 
     assert "apt-get install -y redis-server\n" in checkout.bootstrap().stdout
-    assert "apt-get install -y redis-server chromium systemd iproute2\n" in checkout.bootstrap("--tests").stdout
+    assert (
+        "apt-get install -y redis-server chromium systemd iproute2 openssh-client rsync\n"
+        in checkout.bootstrap("--tests").stdout
+    )
 
     checkout.add_program("google-chrome", "exit 0")
     assert "chromium" not in checkout.bootstrap("--tests").stdout

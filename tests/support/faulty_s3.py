@@ -23,11 +23,15 @@ class Fault(Enum):
     ERROR_500 = "500 InternalError"
     SLOW_DOWN = "503 SlowDown"
     RESET = "the connection is reset before an answer"
+    HOLD = "it waits, and is relayed once the server is told to work again; looks at a bucket are answered"
     HANG = "its body is not read, and no answer comes"
     CUT_UPLOAD = "half of its body is read, then the connection is reset"
     CUT_ANSWER = "it is carried out, and the connection ends within the first line of the answer"
     CUT_BODY = "it is carried out, and the connection ends within the body of an error"
 
+
+# A test that fails leaves nothing behind.
+_HOLD_SECONDS = 150
 
 _STATUS = {Fault.ERROR_500: (500, "InternalError"), Fault.SLOW_DOWN: (503, "SlowDown")}
 
@@ -43,6 +47,7 @@ class FaultyS3(HttpServer):
         # Requests for objects that met the fault.
         self.met = 0
         self.lock = threading.Lock()
+        self.works = threading.Event()
         self._fault, self._methods = Fault.NONE, frozenset[str]()
         super().__init__(_Handler)
         self.endpoint = f"http://127.0.0.1:{self.port}"
@@ -51,6 +56,10 @@ class FaultyS3(HttpServer):
         with self.lock:
             self._fault, self._methods = fault, frozenset(methods)
             self.met = 0
+        if fault is Fault.NONE:
+            self.works.set()
+        else:
+            self.works.clear()
 
     def work_again(self) -> None:
         self.break_down(Fault.NONE)
@@ -62,7 +71,7 @@ class FaultyS3(HttpServer):
     def fault_of(self, method: str, target: str) -> Fault:
         with self.lock:
             of_object = target.partition("?")[0].strip("/").count("/") > 0
-            if of_object and method not in self._methods:
+            if (of_object and method not in self._methods) or (not of_object and self._fault is Fault.HOLD):
                 return Fault.NONE
             self.met += of_object
             return self._fault
@@ -104,6 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._carry_out(self.rfile.read(size))
                 self.wfile.write(b"HTTP/1.1 20")
                 self._end()
+            case Fault.HOLD:
+                body = self.rfile.read(size)
+                if self.server.owner.works.wait(_HOLD_SECONDS):
+                    self._answer(*self._carry_out(body))
             case Fault.NONE:
                 self._answer(*self._carry_out(self.rfile.read(size)))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,26 @@ def tiny_disk(directory: Path, size: str) -> str:
 def in_the_place_of(path: str, file: Path) -> str:
     """The mount that shows the file where another one is."""
     return f"mount --bind {shlex.quote(str(file))} {shlex.quote(path)}"
+
+
+def ways_to(paths: Sequence[Path], hidden: Path) -> list[str]:
+    """The mounts that let every user reach these directories. Where one above is closed to others, such as a home, it
+    shows these alone; `hidden` is a directory, perhaps to be made, for what it had.
+    """
+    mounts = []
+    places: dict[Path, str] = {}
+    for path in paths:
+        closed = next((above for above in reversed(path.parents) if not above.stat().st_mode & stat.S_IXOTH), None)
+        if closed is None:
+            continue
+        shown = shlex.quote(str(closed))
+        if closed not in places:
+            places[closed] = place = shlex.quote(str(hidden / str(len(places))))
+            mounts += [f"mkdir -p {place}", f"mount --bind {shown} {place}", f"mount -t tmpfs -o mode=755 none {shown}"]
+        way = shlex.quote(str(path))
+        inside = shlex.quote(str(path.relative_to(closed)))
+        mounts += [f"mkdir -p {way}", f"mount --bind {places[closed]}/{inside} {way}"]
+    return mounts
 
 
 def with_mounts(mounts: Sequence[str], command: Sequence[str]) -> list[str]:

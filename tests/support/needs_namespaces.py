@@ -3,6 +3,9 @@
 `pytest.mark.needs_namespaces` marks such a test. The ways to root, of which the first that works is taken: this process
 is root; a user namespace, in which an ordinary user is root; sudo without a password. Where none works, as in most
 containers, the test fails as 'cannot run here', and the run says so at its start and at its end.
+
+`pytest.mark.needs_namespaces(users=True)` is for a test that also runs programs as several users: a user namespace of
+an ordinary user has but one.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ _IN_A_USER_NAMESPACE = (
 _THROUGH_SUDO = ("sudo", "--non-interactive", "--preserve-env")
 
 _TRIAL = "mount -t tmpfs none /tmp && ip link set lo up && ip link add trial type bridge"
+_TRIAL_OF_USERS = f"{_TRIAL} && setpriv --reuid=12001 --regid=12001 --groups=12100 true"
 # Files of root's in a directory of the user's are root's to remove.
 _RUN_AND_REMOVE = 'directory=$1; shift; "$@"; status=$?; rm -rf "$directory"; exit $status'
 
@@ -48,10 +52,10 @@ class Ways:
 
 
 @functools.cache
-def ways() -> Ways:
+def ways(users: bool = False) -> Ways:
     refusals: list[str] = []
     for way in (_AS_WE_ARE, _IN_A_USER_NAMESPACE, _THROUGH_SUDO):
-        refusal = _refusal_of(way)
+        refusal = _refusal_of(way, _TRIAL_OF_USERS if users else _TRIAL)
         if refusal is None:
             return Ways(way, "")
         if refusal not in refusals:
@@ -59,11 +63,11 @@ def ways() -> Ways:
     return Ways(None, "; ".join(refusals))
 
 
-def _refusal_of(way: tuple[str, ...]) -> str | None:
+def _refusal_of(way: tuple[str, ...], trial: str) -> str | None:
     """The last line of what a trial of it says; None where all of the trial works."""
     try:
         tried = subprocess.run(
-            [*way, "unshare", "--mount", "--net", "sh", "-c", _TRIAL],
+            [*way, "unshare", "--mount", "--net", "sh", "-c", trial],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -81,19 +85,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    if ways().way is not None:
+    if ways(users=True).way is not None:
         return []
-    return [f"tests that need namespaces will fail as '{CANNOT_RUN_HERE}': {ways().refusals}"]
+    return [f"tests that need {_needed()} will fail as '{CANNOT_RUN_HERE}': {ways(users=True).refusals}"]
+
+
+def _needed() -> str:
+    return "namespaces" if ways().way is None else "several users"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs the test by another pytest, which is root, unless this one is."""
-    if not pyfuncitem.get_closest_marker(MARKER):
+    marker = pyfuncitem.get_closest_marker(MARKER)
+    if not marker:
         return None
-    way = ways().way
+    found = ways(**marker.kwargs)
+    way = found.way
     if way is None:
-        raise CannotRunHere(ways().refusals)
+        raise CannotRunHere(found.refusals)
     if way == _AS_WE_ARE:
         return None
     _run_as_root(way, pyfuncitem)
@@ -139,4 +149,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section(f"{len(reports)} {CANNOT_RUN_HERE}")
     for report in reports:
         terminalreporter.write_line(f"{CANNOT_RUN_HERE.upper()} {report.nodeid}")
-    terminalreporter.write_line(f"{len(reports)} tests need namespaces and {CANNOT_RUN_HERE}: {ways().refusals}")
+    terminalreporter.write_line(
+        f"{len(reports)} tests need {_needed()} and {CANNOT_RUN_HERE}: {ways(users=True).refusals}"
+    )
