@@ -8,14 +8,17 @@ the operator can replace. A name is a path below it, without `..`.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER_BELOW = _FOLDER | os.O_NOFOLLOW
+
+# path_resolution(7), less the zero byte at its end.
+_LONGEST_PATH = 4095
 
 # Neither a FIFO nor a device may keep us waiting.
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,35 +31,28 @@ class Place(NamedTuple):
     name: str
 
 
+def is_name(name: str) -> bool:
+    """Whether this can be a name: a path that does not lead out of its base."""
+    try:
+        # Not every text is: one from a report may hold half a surrogate pair.
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in encoded and all(part not in ("", ".", "..") for part in name.split("/"))
+
+
 def open_folder(base: str, folder: str, create: bool = False) -> int:
     """A descriptor of a folder below the base (of the base itself if `folder` is empty), made if `create`.
 
     Raises FileNotFoundError, NotADirectoryError (also for a link), and OSError.
     """
     descriptor = os.open(base, _FOLDER)
-    if not folder:
-        return descriptor
-    try:
+    for part in folder.split("/") if folder else ():
         try:
-            return _open_below(descriptor, folder)
-        except FileNotFoundError:
-            if not create:
-                raise
-        return _made_below(descriptor, folder)
-    finally:
-        os.close(descriptor)
-
-
-def _made_below(base: int, folder: str) -> int:
-    descriptor = os.dup(base)
-    try:
-        for part in folder.split("/"):
-            below = _made(descriptor, part)
+            below = _made(descriptor, part) if create else _open_below(descriptor, part)
+        finally:
             os.close(descriptor)
-            descriptor = below
-    except BaseException:
-        os.close(descriptor)
-        raise
+        descriptor = below
     return descriptor
 
 
@@ -69,41 +65,13 @@ def _made(descriptor: int, part: str) -> int:
             os.mkdir(part, dir_fd=descriptor)
 
 
-def _open_below(descriptor: int, folder: str) -> int:
+def _open_below(descriptor: int, part: str) -> int:
     try:
-        if "/" not in folder:
-            return os.open(folder, _FOLDER_BELOW, dir_fd=descriptor)
-        return _open_without_links(descriptor, folder)
+        return os.open(part, _FOLDER_BELOW, dir_fd=descriptor)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EXDEV):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
+        if error.errno == errno.ELOOP:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), part) from error
         raise
-
-
-class _OpenHow(ctypes.Structure):
-    """openat2(2)'s struct open_how."""
-
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-# The same number on each architecture; the C library has no function for it.
-_OPENAT2 = 437
-_NO_SYMLINKS_BENEATH = 0x04 | 0x08
-_HOW = _OpenHow(_FOLDER, 0, _NO_SYMLINKS_BENEATH)
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-def _open_without_links(descriptor: int, folder: str) -> int:
-    """In one call however deep it is: a step for each part would be millions where folders lie thousands deep."""
-    path = os.fsencode(folder)
-    while True:
-        opened = int(_LIBC.syscall(_OPENAT2, descriptor, path, ctypes.byref(_HOW), ctypes.sizeof(_HOW)))
-        if opened >= 0:
-            return opened
-        number = ctypes.get_errno()
-        # Somebody renamed something on the way meanwhile.
-        if number != errno.EAGAIN:
-            raise OSError(number, os.strerror(number), folder)
 
 
 @contextlib.contextmanager
@@ -154,6 +122,32 @@ def move(source: Place, target: Place) -> bool:
                 pass
 
 
+class _Folder:
+    """A folder that is held open for as long as a walk has something below it to open: a way from the base to each of
+    thousands of folders, one in the other, would be millions of steps. At most as many are open as folders lie deep.
+    """
+
+    __slots__ = ("descriptor", "name")
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.descriptor = descriptor
+        self.name = name
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def name_of(self, item: str) -> str:
+        return f"{self.name}/{item}" if self.name else item
+
+    def open(self, item: str) -> _Folder:
+        """Raises as `open_folder`, and ENAMETOOLONG where no path leads there."""
+        name = self.name_of(item)
+        # In UTF-8 a character is four bytes at most, so that the exact length is seldom worth its price.
+        if 4 * len(name) > _LONGEST_PATH and len(os.fsencode(name)) > _LONGEST_PATH:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+        return _Folder(_open_below(self.descriptor, item), name)
+
+
 def files_below(
     base: str, folder: str = "", refused: Callable[[str, OSError], bool] = lambda folder, error: False
 ) -> Iterator[str]:
@@ -162,34 +156,31 @@ def files_below(
     `refused` is called with each folder that cannot be read, and why; it says whether another try may succeed. A folder
     that has gone is passed over.
     """
-    folders = [folder]
-    while folders:
-        folder = folders.pop()
-        descriptor = _opened(base, folder, refused)
-        if descriptor is None:
+    waiting: list[tuple[str, Callable[[], _Folder]]] = [(folder, lambda: _Folder(open_folder(base, folder), folder))]
+    while waiting:
+        opened = _opened(*waiting.pop(), refused)
+        if opened is None:
             continue
         try:
-            with os.scandir(descriptor) as found:
+            with os.scandir(opened.descriptor) as found:
                 for item in found:
-                    name = f"{folder}/{item.name}" if folder else item.name
+                    name = opened.name_of(item.name)
                     if item.is_dir(follow_symlinks=False):
-                        folders.append(name)
+                        waiting.append((name, functools.partial(opened.open, item.name)))
                     else:
                         yield name
         except OSError as error:
-            refused(folder, error)
-        finally:
-            os.close(descriptor)
+            refused(opened.name, error)
 
 
-def _opened(base: str, folder: str, refused: Callable[[str, OSError], bool]) -> int | None:
+def _opened(name: str, open_it: Callable[[], _Folder], refused: Callable[[str, OSError], bool]) -> _Folder | None:
     for _ in range(2):
         try:
-            return open_folder(base, folder)
+            return open_it()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            if not refused(folder, error):
+            if not refused(name, error):
                 return None
     return None
 
@@ -198,23 +189,27 @@ def remove_empty_folders(
     base: str, folder: str = "", is_left: Callable[[os.stat_result], bool] = lambda status: True
 ) -> None:
     """Removes the empty folders below, the deepest first, of which `is_left` says so; not the one where it begins."""
+    try:
+        top = _Folder(open_folder(base, folder), folder)
+    except OSError:
+        return
     # A folder is met twice: to look into it, and when all below it was met.
-    folders = [(folder, False)]
-    while folders:
-        name, looked_into = folders.pop()
+    waiting = [(top, item, False) for item in _folders_in(top)]
+    while waiting:
+        above, item, looked_into = waiting.pop()
+        # What has gone, or is not empty, stays as it is.
         with contextlib.suppress(OSError):
             if not looked_into:
-                folders.append((name, True))
-                with _listed(base, name) as found:
-                    folders += [
-                        (f"{name}/{item.name}" if name else item.name, False)
-                        for item in found
-                        if item.is_dir(follow_symlinks=False)
-                    ]
-            elif name != folder:
-                with folder_of(Place(base, name)) as (above, last):
-                    if is_left(os.lstat(last, dir_fd=above)):
-                        os.rmdir(last, dir_fd=above)
+                waiting.append((above, item, True))
+                below = above.open(item)
+                waiting += [(below, inner, False) for inner in _folders_in(below)]
+            elif is_left(os.lstat(item, dir_fd=above.descriptor)):
+                os.rmdir(item, dir_fd=above.descriptor)
+
+
+def _folders_in(folder: _Folder) -> list[str]:
+    with os.scandir(folder.descriptor) as found:
+        return [item.name for item in found if item.is_dir(follow_symlinks=False)]
 
 
 def prune(place: Place) -> None:
@@ -238,13 +233,3 @@ def sync_folders(place: Place) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _listed(base: str, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    descriptor = open_folder(base, folder)
-    try:
-        with os.scandir(descriptor) as found:
-            yield found
-    finally:
-        os.close(descriptor)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon import ctl_output as output
-from md5s3stash_daemon.beneath import status_of
+from md5s3stash_daemon.beneath import is_name, status_of
 from md5s3stash_daemon.completion import is_still_by_its_stamp
 from md5s3stash_daemon.failures import Failure, NameTaken, drop_again, failures, failures_of
 from md5s3stash_daemon.filesystem import POLL
 from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.settings import SpoolSettings
-from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, Spool, is_name, refusal
+from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, Spool, refusal
 
 
 class NotMoved(Exception):

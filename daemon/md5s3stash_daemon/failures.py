@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from md5s3stash_daemon.beneath import Place, files_below, folder_of, open_folder, prune, status_of
+from md5s3stash_daemon.beneath import Place, files_below, folder_of, is_name, open_folder, prune, status_of
 from md5s3stash_daemon.failed_reports import ERROR_SUFFIX, read_report, report_beside
-from md5s3stash_daemon.spool import FAILED, INCOMING, Spool, is_name
+from md5s3stash_daemon.spool import FAILED, INCOMING, Spool
 
 _COMPARED_CHARACTERS = 32
 

@@ -35,6 +35,7 @@ from md5s3stash_daemon.beneath import (
     Place,
     files_below,
     folder_of,
+    is_name,
     move,
     open_file,
     prune,
@@ -407,16 +408,6 @@ def refusal(mode: int) -> str | None:
         stat.S_IFBLK: "a device, not a file",
     }
     return kinds.get(stat.S_IFMT(mode), "not a regular file")
-
-
-def is_name(name: str) -> bool:
-    """Whether this can be the name of a drop: a path below incoming/ that does not lead out of it."""
-    try:
-        # Not every text is: one from a report may hold half a surrogate pair.
-        encoded = os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return b"\0" not in encoded and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def _sync(place: Place) -> None:

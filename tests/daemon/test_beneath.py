@@ -129,16 +129,15 @@ def test_a_folder_exchanged_for_a_link_under_way_is_not_walked_into(tmp_path: Pa
     (base / "album").mkdir(parents=True)
     (base / "album" / "one").touch()
     walk = beneath.files_below(str(base))
-    real_open_folder = beneath.open_folder
+    real_open_below = beneath._open_below
 
-    def exchange(directory: str, folder: str, create: bool = False) -> int:
-        if folder == "album":
-            (base / "album").rename(tmp_path / "gone")
-            os.symlink(outside, base / "album")
-        return real_open_folder(directory, folder, create)
+    def exchange(descriptor: int, part: str) -> int:
+        (base / part).rename(tmp_path / "gone")
+        os.symlink(outside, base / part)
+        return real_open_below(descriptor, part)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beneath, "open_folder", exchange)
+        patch.setattr(beneath, "_open_below", exchange)
         assert list(walk) == []
 
 
