@@ -78,7 +78,7 @@ def test_of_our_own_figures_alarms_and_dashboards_name_those_that_a_spool_tells(
     ]
     shown = [line for widget in widgets() for line in widget["properties"]["metrics"] if line[0] == "md5s3stash"]
 
-    assert {metric["MetricName"] for metric in by_alarms} == {"Paused", "FailedFiles", "FreeDisk"}
+    assert {metric["MetricName"] for metric in by_alarms} == {"Paused", "FailedFiles", "FreeDisk", "OldestIncoming"}
     assert {line[1] for line in shown} == told
     assert all(metric["Dimensions"] == [{"Name": "Stack", "Value": "stash"}] for metric in by_alarms)
     assert all(line[2:4] == ["Stack", "stash"] for line in shown)
