@@ -1,13 +1,14 @@
-"""Opens folders and files of producers to the daemon's user alone, where their modes shut it out.
+"""Opens folders and files of producers to one user, the daemon's, where their modes shut it out.
 
-A folder that `sftp put -r` has made has no g+w, a file of a strict umask no g+r. With CAP_FOWNER, which the daemon's
-unit gives, an entry in the access control list is ours to add; modes, owners and groups stay, and nobody else gets in.
-It can be added only where the unit may write, which is the spool.
+A folder that `sftp put -r` has made has no g+w, a file of a strict umask no g+r. An entry in the access control list
+lets the daemon in, and nobody else; owners and groups stay. The kernel lets the owner add one, and a process with
+CAP_FOWNER, which the access helper has and the daemon has not (decision 38).
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import struct
 
 from md5s3stash_daemon.beneath import Place, folder_of
@@ -20,14 +21,28 @@ _VERSION = 2
 _NO_ID = 0xFFFFFFFF
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 
+PROTECTED_LINKS = "/proc/sys/fs/protected_hardlinks"
+
 READ = 4
 READ_WRITE_SEARCH = 7
 
 Acl = list[tuple[int, int, int]]
 
 
+def open_up(place: Place, permissions: int) -> bool:
+    """Whether this user has these permissions on the file or folder now, and may go through the folders on the way."""
+    parts = place.name.split("/")
+    try:
+        for depth in range(1, len(parts)):
+            grant(Place(place.base, "/".join(parts[:depth])), READ_WRITE_SEARCH)
+        return grant(place, permissions)
+    except OSError:
+        # It has gone, or a link stands there.
+        return False
+
+
 def grant(place: Place, permissions: int) -> bool:
-    """Whether the daemon's user has these permissions on the file or folder now; False where the kernel refuses that.
+    """Whether this user has these permissions on the file or folder now; False where the kernel refuses that.
 
     Raises OSError where it has gone, or a link stands there.
     """
@@ -37,22 +52,55 @@ def grant(place: Place, permissions: int) -> bool:
     try:
         # The way through /proc: on an O_PATH descriptor itself no attribute can be set.
         path = f"/proc/self/fd/{descriptor}"
-        mode = os.fstat(descriptor).st_mode
+        status = os.fstat(descriptor)
+        if not _may_be_opened(status):
+            return False
         try:
-            entries = parse(os.getxattr(path, _ATTRIBUTE))
-        except OSError:
-            entries = [
-                (_USER_OBJ, mode >> 6 & 7, _NO_ID),
-                (_GROUP_OBJ, mode >> 3 & 7, _NO_ID),
-                (_OTHER, mode & 7, _NO_ID),
-            ]
-        try:
+            if _is_sticky(status):
+                # Its files are their owners' to move, whatever an entry says. All modes below 0o1000: RestrictSUIDSGID=
+                # refuses to keep the setgid bit.
+                os.chmod(path, status.st_mode & 0o777)
+            elif os.access(path, permissions):
+                return True
+            entries = _entries_of(path, status.st_mode)
             os.setxattr(path, _ATTRIBUTE, pack(with_user(entries, os.geteuid(), permissions)))
         except OSError:
             return False
         return True
     finally:
         os.close(descriptor)
+
+
+def _may_be_opened(status: os.stat_result) -> bool:
+    if not stat.S_ISREG(status.st_mode):
+        return stat.S_ISDIR(status.st_mode)
+    # One of several names may be a link to a file of anybody's, which lies elsewhere, unless the kernel forbids those.
+    return status.st_nlink == 1 or _links_are_protected()
+
+
+def _links_are_protected() -> bool:
+    """Whether a link can be made only to what one may read and write (proc(5)); no, where that is not shown."""
+    try:
+        with open(PROTECTED_LINKS, encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+def _is_sticky(status: os.stat_result) -> bool:
+    is_ours = status.st_uid == os.geteuid()
+    return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX) and not is_ours
+
+
+def _entries_of(path: str, mode: int) -> Acl:
+    try:
+        return parse(os.getxattr(path, _ATTRIBUTE))
+    except OSError:
+        return [
+            (_USER_OBJ, mode >> 6 & 7, _NO_ID),
+            (_GROUP_OBJ, mode >> 3 & 7, _NO_ID),
+            (_OTHER, mode & 7, _NO_ID),
+        ]
 
 
 def with_user(entries: Acl, user: int, permissions: int) -> Acl:

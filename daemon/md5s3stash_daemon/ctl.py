@@ -21,6 +21,7 @@ from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon import ctl_moves, ctl_queue
 from md5s3stash_daemon import ctl_output as output
+from md5s3stash_daemon.ignored import Ignored
 from md5s3stash_daemon.settings import SECTIONS, HttpSettings, SpoolSettings
 from md5s3stash_daemon.spool import STATES, Spool
 
@@ -110,6 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_names(command("hold", _hold, "park files that are in incoming/ or deferred/", "album/1.tif"))
     _add_names(command("release", _release, "have parked files tried now", "--all"))
+
+    _add_names(command("remove-ignored", _remove_ignored, "delete files in incoming/ that spool.ignore lists", "--all"))
 
     lookup = command(
         "lookup",
@@ -217,6 +220,11 @@ def _release(arguments: argparse.Namespace, settings: Settings) -> bool:
     return _move(arguments, spool, ctl_moves.release(spool))
 
 
+def _remove_ignored(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    return _move(arguments, spool, ctl_moves.remove_ignored(spool))
+
+
 def _move(arguments: argparse.Namespace, spool: Spool, command: ctl_moves.Command) -> bool:
     if arguments.all == bool(arguments.names):
         raise SettingsError("give either names or --all")
@@ -317,7 +325,7 @@ def _distrust(client: Redis, prefix: str, md5: str) -> None:
 
 def _spool(settings: Settings) -> Spool:
     """The spool, which the daemon has made. Raises StashError where it has not."""
-    spool = Spool(settings[SpoolSettings].dir)
+    spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore))
     spool.demand_open()
     if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
         raise StashError(f"{spool.directory} is no spool: md5s3stashd makes it when it starts (SPOOL_DIR)")

@@ -1,4 +1,4 @@
-"""`md5s3stashctl retry`, `hold` and `release`: files moved from state to state by hand, while the daemon may run.
+"""`md5s3stashctl retry`, `hold`, `release` and `remove-ignored`: files moved by hand, while the daemon may run.
 
 Each move is one rename, so there is nothing to lock: whoever comes second is told that the file has gone.
 """
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon import ctl_output as output
-from md5s3stash_daemon.beneath import is_name, status_of
+from md5s3stash_daemon.beneath import folder_of, is_name, prune, status_of
 from md5s3stash_daemon.completion import is_still_by_its_stamp
 from md5s3stash_daemon.failures import Failure, NameTaken, drop_again, failures, failures_of
 from md5s3stash_daemon.filesystem import POLL
 from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.settings import SpoolSettings
-from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, Spool, refusal
+from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, Spool, log_refused, refusal
 
 
 class NotMoved(Exception):
@@ -83,6 +83,20 @@ def release(spool: Spool) -> Command:
         yield from (_make_due(spool, entry, HOLD) for entry in spool.entries(HOLD))
 
     return Command((HOLD,), named, every)
+
+
+def remove_ignored(spool: Spool) -> Command:
+    """What is ignored in incoming/ is removed, and nothing else."""
+
+    def named(name: str) -> Iterator[Move]:
+        entry = Entry(name, f"{spool.path_of(INCOMING)}/{name}")
+        if is_name(name) and spool.is_ignored(name) and status_of(entry.place) is not None:
+            yield _remove(entry)
+
+    def every() -> Iterator[Move]:
+        yield from (_remove(entry) for entry in spool.dropped(log_refused) if spool.is_ignored(entry.name))
+
+    return Command((INCOMING,), named, every)
 
 
 def move_all(spool: Spool, command: Command) -> bool:
@@ -165,6 +179,19 @@ def _hold(spool: Spool, entry: Entry, settings: SpoolSettings) -> Move:
     return Move(entry.name, carry_out)
 
 
+def _remove(entry: Entry) -> Move:
+    def carry_out() -> str:
+        try:
+            with folder_of(entry.place) as (folder, last):
+                os.unlink(last, dir_fd=folder)
+        except OSError as error:
+            raise NotMoved(f"cannot be removed: {error.strerror}") from None
+        prune(entry.place)
+        return "removed"
+
+    return Move(entry.name, carry_out)
+
+
 def _is_complete(entry: Entry, settings: SpoolSettings) -> bool:
     status = status_of(entry.place)
     if status is None:
@@ -187,4 +214,6 @@ def _why_not_found(spool: Spool, command: Command, name: str) -> str:
     where = [state for state in (INCOMING, ACTIVE, DEFERRED, HOLD) if spool.find(state, name)]
     where += [FAILED] if failures_of(spool, name) else []
     wanted = " or ".join(f"{state}/" for state in command.states)
+    if command.states == (INCOMING,) and where == [INCOMING]:
+        return "not a name that spool.ignore lists"
     return f"not in {wanted}" + (f", but in {' and '.join(f'{state}/' for state in where)}" if where else "")

@@ -23,7 +23,8 @@ from md5s3stash_daemon.ctl_health import Told, told_by_daemon
 from md5s3stash_daemon.failures import failures
 from md5s3stash_daemon.power_cut import reason_of
 from md5s3stash_daemon.settings import HttpSettings
-from md5s3stash_daemon.spool import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, Spool
+from md5s3stash_daemon.spool import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, Spool, is_partial
+from md5s3stash_daemon.waiting import IGNORED, PARTIAL, REASONS, UNCLAIMABLE, WORDS, WRITING
 
 if TYPE_CHECKING:
     from md5s3stash_daemon.ledger_reader import LedgerReader
@@ -99,7 +100,9 @@ class Status:
     ledger_fault: str
     told: Told | None
     # Of those in hold/.
-    damaged: int = 0
+    damaged: int
+    # Of incoming/, by reason.
+    waiting: dict[str, int]
 
     @property
     def is_fine(self) -> bool:
@@ -113,7 +116,11 @@ def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object],
     counts = dict.fromkeys(STATES, 0)
     oldest: dict[str, float | None] = dict.fromkeys(STATES)
     damaged = 0
-    for item in items(spool, STATES):
+    waiting = dict.fromkeys(REASONS, 0)
+    for since in _dropped(spool, waiting):
+        counts[INCOMING] += 1
+        oldest[INCOMING] = min(since, oldest[INCOMING] or since)
+    for item in items(spool, [state for state in STATES if state != INCOMING]):
         counts[item.state] += 1
         damaged += item.state == HOLD and bool(item.reason)
         oldest[item.state] = min(item.since, oldest[item.state] or item.since)
@@ -127,8 +134,29 @@ def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object],
         fault = str(error)
     pid = daemon_pid(spool.directory)
     told = None if pid is None else told_by_daemon(http)
+    if told:
+        # Only the daemon knows.
+        waiting |= {reason: told.waiting[reason] for reason in (UNCLAIMABLE, WRITING)}
     free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    return Status(pid, free, total, counts, oldest, sizes, fault, told, damaged)
+    return Status(pid, free, total, counts, oldest, sizes, fault, told, damaged, waiting)
+
+
+def _dropped(spool: Spool, waiting: dict[str, int]) -> Iterator[float]:
+    """Since when each file of incoming/ is there, but for those that are ignored; `waiting` counts those that stay."""
+
+    def refused(folder: str, error: OSError) -> bool:
+        waiting[IGNORED if spool.is_ignored(folder) else UNCLAIMABLE] += 1
+        return False
+
+    for entry in spool.dropped(refused):
+        found = status_of(entry.place)
+        if found is None:
+            continue
+        if spool.is_ignored(entry.name):
+            waiting[IGNORED] += 1
+            continue
+        waiting[PARTIAL] += is_partial(entry.name)
+        yield found.st_ctime
 
 
 def print_status(spool: Spool, status: Status, now: float) -> None:
@@ -139,6 +167,10 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
         *([f"release   {output.printable(status.told.version)}"] if status.told else []),
         *(f"          {output.printable(fault)}" for fault in (status.told.faults if status.told else ())),
         *(f"          weaker: {output.printable(notice)}" for notice in (status.told.notices if status.told else ())),
+        *(
+            f"          warning: {output.printable(warning)}"
+            for warning in (status.told.warnings if status.told else ())
+        ),
         f"spool     {output.printable(str(spool.directory))}",
         f"disk      {output.size(status.free_bytes)} free of {output.size(status.total_bytes)}",
         f"redis     {output.printable(status.ledger_fault) or 'records'}",
@@ -150,6 +182,9 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
         since = status.oldest[state]
         age = "" if since is None else output.duration(now - since)
         lines.append(f"{state:<10}{status.counts[state]:>10}  {age}".rstrip())
+    left = [f"{count} {WORDS[reason]}" for reason, count in status.waiting.items() if count]
+    if left:
+        lines += ["", f"In incoming/: {', '.join(left)}"]
     if status.damaged:
         lines += ["", f"A power cut may have damaged {status.damaged} in hold/: {output.PROGRAM} queue --state hold"]
     for line in lines:
@@ -172,6 +207,8 @@ def status_as_json(spool: Spool, status: Status, now: float) -> str:
             "free_bytes": status.free_bytes,
             "total_bytes": status.total_bytes,
             "states": states,
+            "waiting": status.waiting,
+            "warnings": status.told.warnings if status.told else [],
             "damaged_files": status.damaged,
             "ledger": status.ledger_sizes or None,
             "ledger_fault": status.ledger_fault or None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from md5s3stash_daemon.gate import Faulty
 from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.tally import DEFERRED, FAILED
+from md5s3stash_daemon.waiting import Waiting
 
 LOOP = "loop"
 COMMITTER = "committer"
@@ -95,9 +96,12 @@ class Problem:
 class Health:
     """What is told to systemd, to a load balancer and to the operator."""
 
-    def __init__(self, pulse: Pulse, gate: Faulty, metrics: Metrics, stuck_seconds: float) -> None:
+    def __init__(
+        self, pulse: Pulse, gate: Faulty, metrics: Metrics, stuck_seconds: float, waiting: Waiting | None = None
+    ) -> None:
         self.stuck_seconds = stuck_seconds
         self.pulse = pulse
+        self.waiting = waiting or Waiting()
         self._gate = gate
         self._metrics = metrics
 
@@ -127,4 +131,4 @@ class Health:
         stashed = sum(count for outcome, count in counts.items() if outcome not in (FAILED, DEFERRED))
         totals = f"stashed {stashed}, failed {counts[FAILED]}, deferred {counts[DEFERRED]}"
         state = "waiting" if self.pulse.rests(LOOP) else "working"
-        return "; ".join([totals, *(self.reasons() or [state])])
+        return "; ".join([totals, *(self.reasons() or [state]), *self.waiting.warnings()])

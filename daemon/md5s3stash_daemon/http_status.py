@@ -95,6 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
             body: dict[str, Any] = {"status": "failing" if reasons else "ok", "reasons": reasons}
             if notices := self.server.health.notices():
                 body["notices"] = notices
+            waiting = self.server.health.waiting
+            if any((counts := waiting.counts()).values()):
+                # One folder that cannot be taken from is no outage.
+                body |= {"waiting": counts, "warnings": waiting.warnings()}
             self._answer(503 if reasons else 200, "application/json", json.dumps(body).encode() + b"\n")
         elif not self.server.others.acquire(blocking=False):
             self._answer(503, _TEXT, b"too many requests at once: try again\n")

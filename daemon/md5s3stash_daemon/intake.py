@@ -10,12 +10,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from md5s3stash_daemon.access import READ, READ_WRITE_SEARCH, grant
+from md5s3stash_daemon.access import READ, READ_WRITE_SEARCH
 from md5s3stash_daemon.beneath import READ as READ_FILE
 from md5s3stash_daemon.beneath import Place, folder_of
 from md5s3stash_daemon.completion import Completeness
 from md5s3stash_daemon.spool import INCOMING, Entry, Spool, is_partial, refusal
-from md5s3stash_daemon.waiting import PARTIAL, UNCLAIMABLE, WRITING, Waiting
+from md5s3stash_daemon.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
 
 # The mode of a folder, or of what lies in it, shuts us out.
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})
@@ -50,6 +50,8 @@ class Intake:
 
     def start_pass(self) -> None:
         """Begins a new pass. What comes after an entry was passed by is found by the next one."""
+        self._waiting.pass_began()
+        self._spool.opening.start_pass()
         new = (entry for entry in self._spool.dropped(self._folder_refused) if self._is_to_be_taken(entry))
         due = (entry for entry in self._spool.due(self._clock()) if self._is_complete(entry))
         self._pass = _in_turn(new, due)
@@ -80,7 +82,9 @@ class Intake:
             try:
                 return self._spool.claim(entry, batch)
             except OSError as error:
-                if error.errno not in _CLOSED or not self._open_up(_folder_above(entry.place), READ_WRITE_SEARCH):
+                if error.errno not in _CLOSED or not self._spool.opening.in_pass(
+                    _folder_above(entry.place), READ_WRITE_SEARCH
+                ):
                     raise
                 return self._spool.claim(entry, batch)
         except OSError as error:
@@ -91,6 +95,9 @@ class Intake:
             return None
 
     def _is_to_be_taken(self, entry: Entry) -> bool:
+        if self._spool.is_ignored(entry.name):
+            self._waiting.note(IGNORED, entry.name)
+            return False
         if is_partial(entry.name):
             self._waiting.note(PARTIAL, entry.name)
             return False
@@ -135,31 +142,20 @@ class Intake:
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except PermissionError:
-                if may_open_up and self._open_up(entry.place, READ):
+                if may_open_up and self._spool.opening.in_pass(entry.place, READ):
                     continue
                 if status is None:
                     raise
                 return status, None
         raise AssertionError("the second look returns or raises")
 
-    def _open_up(self, place: Place, permissions: int) -> bool:
-        """Whether the file or folder, and the way to it, is open to us now. Folders of others are in incoming/ alone; a
-        file has the mode of their choice in every state.
-        """
-        if not place.name:
-            return False
-        parts = place.name.split("/") if place.base == self._spool.path_of(INCOMING) else []
-        try:
-            for depth in range(1, len(parts)):
-                grant(Place(place.base, "/".join(parts[:depth])), READ_WRITE_SEARCH)
-            return grant(place, permissions)
-        except OSError:
-            return False
-
     def _folder_refused(self, folder: str, error: OSError) -> bool:
         """Whether it is worth another try to look into a folder of incoming/."""
+        if self._spool.is_ignored(folder):
+            self._waiting.note(IGNORED, f"{folder}/")
+            return False
         place = Place(self._spool.path_of(INCOMING), folder)
-        if error.errno in _CLOSED and self._open_up(place, READ_WRITE_SEARCH):
+        if error.errno in _CLOSED and self._spool.opening.in_pass(place, READ_WRITE_SEARCH):
             return True
         self._waiting.note(UNCLAIMABLE, f"{folder}/", error.strerror or str(error))
         return False

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Histogram, Info, ProcessCollector, generate_latest
@@ -22,7 +22,7 @@ from md5s3stash_daemon.disk import DOWNLOADS
 from md5s3stash_daemon.failed_reports import ERROR_SUFFIX
 from md5s3stash_daemon.gate import Faulty
 from md5s3stash_daemon.power_cut import damaged
-from md5s3stash_daemon.spool import STATES, Spool
+from md5s3stash_daemon.spool import INCOMING, STATES, Spool
 from md5s3stash_daemon.tally import OUTCOMES, Counts, Tally
 
 SERVICES = ("s3", "redis")
@@ -95,6 +95,10 @@ class Metrics(Tally):
         """Which guards the stores lack, in words."""
         with self._lock:
             return sorted(self._weaker | set(self._weaker_here()))
+
+    def watch_waiting(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Adds at each scrape what lies in incoming/ and is not taken, by reason. Once."""
+        self._registry.register(_Collected(lambda: _waiting(counts())))
 
     def watch_queue(self, held: Callable[[], int]) -> None:
         """Tells at each scrape how many messages are in hand."""
@@ -208,27 +212,39 @@ class QueueDepth:
     def _count(self, state: str) -> StateDepth:
         count = 0
         oldest: float | None = None
-        for since in itertools.islice(_arrivals(self._spool.path_of(state)), self._max_counted):
+        ignored = self._spool.is_ignored if state == INCOMING else lambda name: False
+        for since in itertools.islice(_arrivals(self._spool.path_of(state), ignored), self._max_counted):
             count += 1
             oldest = since if oldest is None else min(oldest, since)
         return StateDepth(count, oldest)
 
 
-def _arrivals(folder: str) -> Iterator[float]:
+def _arrivals(folder: str, is_ignored: Callable[[str], bool]) -> Iterator[float]:
     """When each file below came to stand there. That is its ctime, which a rename sets: a copy with its time stamps
-    kept has the mtime of its original, which may be years.
+    kept has the mtime of its original, which may be years. A folder that may not be read counts as one file.
     """
     folders = [folder]
     while folders:
-        # What vanishes meanwhile is not there; what may not be read is not counted.
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as found:
-            for item in found:
-                with contextlib.suppress(OSError):
-                    if item.is_dir(follow_symlinks=False):
-                        folders.append(item.path)
-                    # Of what was no file, a link say, only the report is left.
-                    elif not item.name.endswith(ERROR_SUFFIX) or not os.path.lexists(item.path[: -len(ERROR_SUFFIX)]):
-                        yield item.stat(follow_symlinks=False).st_ctime
+        folder = folders.pop()
+        # What vanishes meanwhile is not there.
+        with contextlib.suppress(OSError):
+            try:
+                found = os.scandir(folder)
+            except PermissionError:
+                yield os.lstat(folder).st_ctime
+                continue
+            with found:
+                for item in found:
+                    with contextlib.suppress(OSError):
+                        if is_ignored(item.name):
+                            continue
+                        if item.is_dir(follow_symlinks=False):
+                            folders.append(item.path)
+                        # Of what was no file, a link say, only the report is left.
+                        elif not item.name.endswith(ERROR_SUFFIX) or not os.path.lexists(
+                            item.path[: -len(ERROR_SUFFIX)]
+                        ):
+                            yield item.stat(follow_symlinks=False).st_ctime
 
 
 def _paused(gate: Faulty) -> Iterator[Metric]:
@@ -246,6 +262,15 @@ def _risks(found: Collection[str]) -> Iterator[Metric]:
     for risk in RISKS:
         risks.add_metric([risk], float(risk in found))
     yield risks
+
+
+def _waiting(counts: Mapping[str, int]) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily(
+        "md5s3stash_spool_waiting", "Files that the last pass has left where they are", labels=["reason"]
+    )
+    for reason, count in counts.items():
+        waiting.add_metric([reason], count)
+    yield waiting
 
 
 def _free_disk(spool: Spool) -> Iterator[Metric]:

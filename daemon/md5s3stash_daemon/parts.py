@@ -22,6 +22,7 @@ from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash_daemon.config import redis_client
 from md5s3stash_daemon.confirmed import Confirmations
+from md5s3stash_daemon.ignored import Ignored
 from md5s3stash_daemon.ledger import Ledger, RedisLedger
 from md5s3stash_daemon.settings import LogSettings, SpoolSettings
 from md5s3stash_daemon.spool import Spool
@@ -114,7 +115,7 @@ def parts_of(settings: Settings) -> Parts:
         timeouts=replace(timeouts, stall_seconds=min(timeouts.stall_seconds, PROBE_SECONDS)),
         attempts=1,
     )
-    spool = Spool(spool_settings.dir)
+    spool = Spool(spool_settings.dir, Ignored(spool_settings.ignore), spool_settings.access_socket)
     spool.create()
     spool.lock()
     return Parts(settings, spool, spool.identity(), bases, session, store, probe, fetch_limits(settings[FetchSettings]))

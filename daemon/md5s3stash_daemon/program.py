@@ -230,7 +230,8 @@ def build(settings: Settings) -> Daemon:
     metrics.watch_spool(parts.spool, waited_for)
     metrics.watch_store(parts.store.weaker_promises)
     service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
-    health = Health(pulse, waited_for, metrics, spool_settings.stuck_seconds)
+    metrics.watch_waiting(service.waiting.counts)
+    health = Health(pulse, waited_for, metrics, spool_settings.stuck_seconds, service.waiting)
     return Daemon(nursery, parts.spool, pulse, service, crew, lists, queue, gate, metrics, health, stopping)
 
 

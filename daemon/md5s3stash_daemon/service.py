@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 # A folder that was empty for so long has been left by its producer.
 EMPTY_FOLDER_SECONDS = 3600.0
 
+# Files that a pass may look at and leave where they are; the next pass waits until that is so.
+PASSED_OVER_A_SECOND = 2000
+
 
 class Service:
     """Runs until `stopping` is set; then finishes what is under way within `stop_seconds`."""
@@ -82,7 +85,12 @@ class Service:
         log.info("started spool=%s recovered=%d", self._spool.directory, recovered)
         completed = Completed()
         completeness = Completeness(completed, self.settings.settle_seconds)
-        intake = Intake(self._spool, completeness, self.waiting, beat=lambda: self._pulse.beat(LOOP))
+        intake = Intake(
+            self._spool,
+            completeness,
+            self.waiting,
+            beat=lambda: self._pulse.beat(LOOP),
+        )
         forget_gone(self._ledger, self._spool)
         self._crew.start()
         # Wrong credentials or a missing bucket are told now, and not with the first file.
@@ -101,6 +109,9 @@ class Service:
                 self._pass_began = math.inf
                 if not self._stopping.is_set():
                     with self._pulse.resting(LOOP):
+                        # Events come as fast as somebody drops; what they find again and again must not keep us busy.
+                        passed_over = sum(self.waiting.counts().values())
+                        self._stopping.wait(min(passed_over / PASSED_OVER_A_SECOND, self.settings.rescan_seconds))
                         self._wake.wait(
                             self.settings.poll_seconds if completeness.polling else self.settings.rescan_seconds
                         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from md5s3stash.settings import CORE_SECTIONS, one_of, optional_text, seconds, setting, text, texts, whole_number
+from md5s3stash_daemon.ignored import DEFAULT_PATTERNS
 
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,252})", re.ASCII)
 _WEB_URL = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", re.ASCII)
@@ -19,6 +20,14 @@ def directory(value: Any) -> Path:
     """An absolute path."""
     path = Path(text(value))
     if not path.is_absolute():
+        raise ValueError("an absolute path is needed")
+    return path
+
+
+def socket_path(value: Any) -> str | None:
+    """An absolute path; empty is the same as not set."""
+    path = optional_text(value)
+    if path is not None and not path.startswith("/"):
         raise ValueError("an absolute path is needed")
     return path
 
@@ -101,6 +110,12 @@ class SpoolSettings:
     poll_seconds: float = setting(5.0, seconds(0.1, 3600), "between scans where drops are noticed by polling")
     stuck_seconds: float = setting(
         120.0, seconds(0.1, 86400), "without progress until the watchdog and /healthz are told that the daemon hangs"
+    )
+    ignore: tuple[str, ...] = setting(
+        DEFAULT_PATTERNS, texts, "names of files and folders in incoming/ that are never stashed, as patterns"
+    )
+    access_socket: str | None = setting(
+        None, socket_path, "socket of the access helper, which opens closed folders to the daemon; not set: no helper"
     )
     min_free_bytes: int = setting(
         1024**3,

@@ -44,6 +44,8 @@ from md5s3stash_daemon.beneath import (
 )
 from md5s3stash_daemon.durable import open_directory, replace_durably
 from md5s3stash_daemon.failed_reports import place_in_failed, report_beside, write_report
+from md5s3stash_daemon.ignored import Ignored
+from md5s3stash_daemon.opening import Opening
 from md5s3stash_daemon.pin import Pin
 
 INCOMING = "incoming"
@@ -117,9 +119,14 @@ class Entry(NamedTuple):
 class Spool:
     """The directories and the moves between them. One daemon owns a spool: see `lock`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, ignored: Callable[[str], bool] | None = None, access_socket: str | None = None
+    ) -> None:
         self.directory = directory
+        # Whether a dropped name is one that is never stashed (`spool.ignore`).
+        self.is_ignored = ignored or Ignored()
         self._root = os.fspath(directory).rstrip("/")
+        self.opening = Opening(self._root, access_socket)
         self._spare_batch = ""
 
     def create(self) -> None:
@@ -181,8 +188,12 @@ class Spool:
         return f"{self._root}/{state}"
 
     def incoming(self) -> Iterator[Entry]:
-        """What producers have dropped, at any depth, but for what still has a temporary name."""
-        return (entry for entry in self.dropped(_log_refused) if not is_partial(entry.name))
+        """What producers have dropped, at any depth, but for what still has a temporary name, or is ignored."""
+        return (
+            entry
+            for entry in self.dropped(log_refused)
+            if not is_partial(entry.name) and not self.is_ignored(entry.name)
+        )
 
     def dropped(self, refused: Callable[[str, OSError], bool]) -> Iterator[Entry]:
         """Everything in incoming/; see `files_below` for `refused`."""
@@ -214,7 +225,7 @@ class Spool:
     def failed_paths(self) -> Iterator[str]:
         """Everything in failed/, the reasons too."""
         root = self.path_of(FAILED)
-        return (f"{root}/{name}" for name in files_below(root, refused=_log_refused))
+        return (f"{root}/{name}" for name in files_below(root, refused=log_refused))
 
     def recover(self) -> int:
         """Makes due again what an earlier daemon had claimed when it ended; how many files that were."""
@@ -350,7 +361,7 @@ class Spool:
     def _in_box(self, state: str, box: str) -> Iterator[Entry]:
         root = self.path_of(state)
         batch, attempts, due = _parse_box(box)
-        for name in files_below(root, box, _log_refused):
+        for name in files_below(root, box, log_refused):
             yield Entry(name[len(box) + 1 :], f"{root}/{name}", batch, attempts, due)
 
 
@@ -424,7 +435,8 @@ def _is_file(status: os.stat_result | None) -> bool:
     return status is not None and not stat.S_ISDIR(status.st_mode)
 
 
-def _log_refused(folder: str, error: OSError) -> bool:
+def log_refused(folder: str, error: OSError) -> bool:
+    """To be called with a folder that cannot be read."""
     # One folder that cannot be read, or whose path is too long, must not hide the others.
     log.error("cannot look into folder=%r: %s", folder, error.strerror)
     return False

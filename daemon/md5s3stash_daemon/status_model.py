@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError
@@ -77,6 +77,9 @@ class View:
     # Files in hold/ that a power cut may have damaged.
     damaged: int = 0
     notices: tuple[str, ...] = ()
+    # Of incoming/, by reason, and what somebody has to mend.
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def files_go_on(self) -> bool:
@@ -177,6 +180,8 @@ class Gatherer:
             free_bytes,
             self._queue.damaged(),
             tuple(self._health.notices()),
+            self._health.waiting.counts(),
+            tuple(self._health.waiting.warnings()),
         )
 
     def _recorded(self) -> Recorded:

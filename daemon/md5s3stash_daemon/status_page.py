@@ -31,6 +31,7 @@ from md5s3stash.settings import RedisSettings, Settings, StashSettings
 from md5s3stash.version import running_version
 from md5s3stash_daemon.ctl_output import cut_middle, duration, printable
 from md5s3stash_daemon.health import Health
+from md5s3stash_daemon.ignored import Ignored
 from md5s3stash_daemon.ledger_reader import LedgerReader
 from md5s3stash_daemon.metrics import MAX_COUNTED, Metrics
 from md5s3stash_daemon.settings import HttpSettings, SpoolSettings
@@ -39,6 +40,7 @@ from md5s3stash_daemon.status_model import Gatherer, View
 from md5s3stash_daemon.status_plot import PLOT_HEIGHT, SPARK_HEIGHT, bars, spark
 from md5s3stash_daemon.status_search import Found, search
 from md5s3stash_daemon.status_words import clock_time, iso_time, retry_command, shell_word
+from md5s3stash_daemon.waiting import WORDS
 
 # A Redis that hangs must not make the page hang: it then shows the rest.
 _REDIS_SECONDS = 2.0
@@ -75,7 +77,7 @@ class StatusPage:
 
     def __init__(self, settings: Settings, health: Health, metrics: Metrics) -> None:
         redis, http = settings[RedisSettings], settings[HttpSettings]
-        spool = Spool(settings[SpoolSettings].dir)
+        spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore))
         assert redis.url is not None, "checked when the settings were read"
         client = connect_redis(redis.url, min(redis.timeout_seconds, _REDIS_SECONDS))
         self._ledger = LedgerReader(client, redis.prefix)
@@ -189,6 +191,7 @@ def _environment(thumbnails_url: str | None) -> Environment:
         "plot_height": PLOT_HEIGHT,
         "spark_height": SPARK_HEIGHT,
         "version": running_version(),
+        "waiting_words": WORDS,
     }
     return environment
 

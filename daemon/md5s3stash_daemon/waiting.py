@@ -15,6 +15,12 @@ WRITING = "writing"  # somebody has it open for writing, or it is not known to b
 PARTIAL = "partial"  # its name says that a transfer program will rename it
 IGNORED = "ignored"  # its name is one that `spool.ignore` lists
 REASONS = (UNCLAIMABLE, WRITING, PARTIAL, IGNORED)
+WORDS: Mapping[str, str] = {
+    UNCLAIMABLE: "cannot be taken",
+    WRITING: "still being written",
+    PARTIAL: "waiting for a rename",
+    IGNORED: "ignored",
+}
 
 # One line for the same file in this time, and a bound on the files of which that is remembered.
 _LOG_AGAIN_SECONDS = 3600.0
@@ -40,16 +46,27 @@ class Waiting:
         if why and self._is_to_be_logged(name):
             log.error("cannot claim name=%r: %s", name, why)
 
+    def pass_began(self) -> None:
+        """What a pass that broke off has noted does not count."""
+        self._counting, self._examples = dict.fromkeys(REASONS, 0), {}
+
     def pass_ended(self) -> None:
         """What was noted since the last pass is what is shown from now on."""
         with self._lock:
             self._counts, self._shown = self._counting, self._examples
-        self._counting, self._examples = dict.fromkeys(REASONS, 0), {}
+        self.pass_began()
 
     def counts(self) -> Mapping[str, int]:
         """By reason: how many files the last whole pass has met."""
         with self._lock:
             return dict(self._counts)
+
+    def warnings(self) -> list[str]:
+        """What somebody has to mend, in words."""
+        count = self.counts()[UNCLAIMABLE]
+        if count == 0:
+            return []
+        return [f"cannot take {count} {'file' if count == 1 else 'files'} from incoming/: {self.example(UNCLAIMABLE)}"]
 
     def example(self, reason: str) -> str:
         """One of these files, with the reason in words; empty where there is none."""
@@ -58,12 +75,11 @@ class Waiting:
 
     def _is_to_be_logged(self, name: str) -> bool:
         now = self._monotonic()
-        if now - self._logged.get(name, -_LOG_AGAIN_SECONDS) < _LOG_AGAIN_SECONDS:
-            return False
-        if len(self._logged) >= _MAX_LOGGED:
-            self._logged = {name: at for name, at in self._logged.items() if now - at < _LOG_AGAIN_SECONDS}
-        if len(self._logged) >= _MAX_LOGGED:
-            # They are counted all the same.
+        # In the order in which they were logged.
+        while self._logged and now - next(iter(self._logged.values())) >= _LOG_AGAIN_SECONDS:
+            del self._logged[next(iter(self._logged))]
+        if name in self._logged or len(self._logged) >= _MAX_LOGGED:
+            # It is counted all the same.
             return False
         self._logged[name] = now
         return True

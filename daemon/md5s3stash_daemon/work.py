@@ -29,7 +29,7 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.source import content_of_descriptor, open_error
 from md5s3stash.stash import Outcome as HowStored
 from md5s3stash.stash import Stasher
-from md5s3stash_daemon.access import READ, grant
+from md5s3stash_daemon.access import READ
 from md5s3stash_daemon.beneath import status_of
 from md5s3stash_daemon.confirmed import Confirmations, Known
 from md5s3stash_daemon.gate import Gate
@@ -188,7 +188,7 @@ class Worker:
         if reason is not None:
             raise SourceRefused(reason)
         try:
-            pin = _pinned(entry)
+            pin = self._pinned(entry)
         except OSError as error:
             raise open_error(error) from error
         # The lease is of both descriptors.
@@ -232,16 +232,15 @@ class Worker:
         log.info("put back name=%r batch=%s reason=%r", entry.name, entry.batch, reason)
         until_it_works(lambda: self._spool.put_back(entry, self._clock() + PUT_BACK_SECONDS), self._stopping)
 
-
-def _pinned(entry: Entry) -> Pin:
-    """Raises as `Pin.of` does."""
-    try:
+    def _pinned(self, entry: Entry) -> Pin:
+        """Raises as `Pin.of` does."""
+        try:
+            return Pin.of(entry.place)
+        except PermissionError:
+            # By another name its producer may set the mode of a file that is claimed.
+            if not self._spool.opening.once(entry.place, READ):
+                raise
         return Pin.of(entry.place)
-    except PermissionError:
-        # By another name its producer may set the mode of a file that is claimed.
-        if not grant(entry.place, READ):
-            raise
-    return Pin.of(entry.place)
 
 
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:

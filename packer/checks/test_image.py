@@ -14,6 +14,7 @@ ENABLED = (
     "redis-server.service",
     "md5s3stash.target",
     "md5s3stashd.service",
+    "md5s3stash-access.socket",
     "md5s3stash-thumbnailer.socket",
     "md5s3stash-thumbnailer@1.service",
     "md5s3stash-thumbnailer@2.service",

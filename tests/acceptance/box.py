@@ -29,9 +29,10 @@ from tests.support.servers import wait_until
 DAEMON = "md5s3stashd.service"
 THUMBNAILERS = ("md5s3stash-thumbnailer@1.service", "md5s3stash-thumbnailer@2.service")
 REDIS = "redis-server.service"
+SOCKETS = ("md5s3stash-access.socket", "md5s3stash-thumbnailer.socket")
 SPOOL_UNIT = "md5s3stash-spool.service"
 MOUNT_UNIT = "srv-md5s3stash-incoming.mount"
-UNITS = (REDIS, DAEMON, "md5s3stash-thumbnailer.socket", *THUMBNAILERS, SPOOL_UNIT, MOUNT_UNIT, "ssh.service")
+UNITS = (REDIS, DAEMON, *SOCKETS, *THUMBNAILERS, SPOOL_UNIT, MOUNT_UNIT, "ssh.service")
 THUMBNAIL_PORT = 8888
 
 SETTLED_SECONDS = 90.0

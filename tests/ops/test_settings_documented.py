@@ -17,6 +17,7 @@ from md5s3stash_daemon.metrics import Metrics
 from md5s3stash_daemon.reload import LIVE
 from md5s3stash_daemon.settings import SECTIONS
 from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.waiting import Waiting
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -63,6 +64,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     metrics = Metrics()
     metrics.watch_spool(spool, Gate({}, RetryPolicy()))
     metrics.watch_redis(frozenset)
+    metrics.watch_waiting(Waiting().counts)
     told = set(re.findall(r"^# TYPE (md5s3stash_\w+) ", metrics.exposition().decode(), re.MULTILINE))
     documented = set(re.findall(r"^\| `(md5s3stash_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from md5s3stash_daemon.config import read_settings
-from md5s3stash_daemon.settings import HttpSettings
+from md5s3stash_daemon.settings import HttpSettings, SpoolSettings
 
 UNITS = Path(__file__).parents[2] / "systemd"
 UNITS_OF_EC2 = Path(__file__).parents[2] / "aws/image/systemd"
 SERVICES = ("md5s3stashd.service", "md5s3stash-thumbnailer@.service")
+ACCESS = "md5s3stash-access.service"
 MOST_EXPOSED = 1.5
 
 # What the units name and other packages bring.
@@ -100,7 +101,7 @@ def test_a_misspelt_key_is_noticed(root: Path) -> None:
     assert "MemoryMx" in verified.stderr
 
 
-@pytest.mark.parametrize("unit", SERVICES)
+@pytest.mark.parametrize("unit", [*SERVICES, ACCESS])
 def test_a_service_is_exposed_to_1_5_at_most(unit: str) -> None:
     threshold = f"--threshold={MOST_EXPOSED * 10:g}"
     judged = run("systemd-analyze", "security", "--offline=true", threshold, "--no-pager", UNITS / unit)
@@ -113,6 +114,31 @@ def test_a_service_is_bounded_and_comes_back_for_ever(unit: str) -> None:
     assert settings["Unit"]["StartLimitIntervalSec"] == "0"
     assert settings["Service"]["Restart"] == "always"
     assert settings["Service"].keys() >= {"MemoryMax", "TasksMax", "TimeoutStopSec", "User"}
+
+
+def test_only_the_access_helper_may_change_what_others_own_and_only_in_the_spool() -> None:
+    granted = {unit: parsed(unit)["Service"]["AmbientCapabilities"] for unit in [*SERVICES, ACCESS]}
+    assert granted == {"md5s3stashd.service": "CAP_LEASE", "md5s3stash-thumbnailer@.service": "", ACCESS: "CAP_FOWNER"}
+
+    helper, daemon = parsed(ACCESS)["Service"], parsed("md5s3stashd.service")["Service"]
+    assert helper["CapabilityBoundingSet"] == "CAP_FOWNER"
+    spool = helper["ExecStart"].split()[-1]
+    assert helper["ReadWritePaths"].split() == [f"{spool}/{state}" for state in ("incoming", "active", "deferred")]
+    assert helper["PrivateNetwork"] == "yes"
+    # What it opens it opens to its own user.
+    assert helper["User"] == daemon["User"]
+
+
+def test_only_the_daemon_may_ask_the_access_helper_and_it_knows_where() -> None:
+    socket = parsed("md5s3stash-access.socket")["Socket"]
+    assert (socket["SocketUser"], socket["SocketMode"]) == (parsed("md5s3stashd.service")["Service"]["User"], "0600")
+
+    environment = dict(
+        re.findall(r"^Environment=(MD5S3STASH_\w+)=(.*)$", (UNITS / "md5s3stashd.service").read_text(), re.MULTILINE)
+    )
+    needed = {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.0.1"}
+    settings = read_settings({**needed, **environment}, None)[SpoolSettings]
+    assert settings.access_socket == socket["ListenSequentialPacket"]
 
 
 def test_downloads_pass_through_a_disk_and_not_through_memory() -> None:

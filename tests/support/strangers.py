@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.support.daemon import Daemon, Site
+from tests.support.daemon import IMPORT_PATH, Daemon, Site
 from tests.support.mounts import in_the_place_of, ways_to, with_mounts
 from tests.support.servers import REPOSITORY, wait_until
 from tests.support.stores import Keys
@@ -52,7 +53,24 @@ def appliance_site(redis_url: str, s3_endpoint: str, keys: Keys | None = None, b
         make_spool(site.spool)
         users = Path("/etc/passwd").read_text()
         (site.directory / "passwd").write_text(f"{users}producer:x:{PRODUCER}:{PRODUCER}::/tmp:/bin/sh\n")
-        yield site
+        with access_helper(site):
+            yield site
+
+
+@contextlib.contextmanager
+def access_helper(site: Site) -> Iterator[None]:
+    """The access helper with what its unit grants, while the context lasts."""
+    command = [sys.executable, "-m", "tests.support.unit_programs", "helper", _socket_of(site), str(site.spool)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": IMPORT_PATH}) as process:
+        try:
+            wait_until(lambda: os.path.exists(_socket_of(site)), "the helper's socket", SECONDS)
+            yield
+        finally:
+            process.kill()
+
+
+def _socket_of(site: Site) -> str:
+    return str(site.directory / "access.socket")
 
 
 def make_spool(spool: Path) -> None:
@@ -70,10 +88,13 @@ def unit_daemon(site: Site, environment: Mapping[str, str] | None = None, mounts
     """The daemon with what its unit grants."""
     as_unit = ["setpriv", f"--reuid={DAEMON}", f"--regid={DAEMON}", f"--groups={DROP_GROUP}", "--no-new-privs"]
     as_unit += _capability_options()
+    if unit_values("RestrictSUIDSGID") == ["yes"]:
+        as_unit += [sys.executable, "-m", "tests.support.seccomp"]
     [umask] = unit_values("UMask")
+    known = {"HOME": "/nonexistent", "TMPDIR": "/tmp", "MD5S3STASH_SPOOL_ACCESS_SOCKET": _socket_of(site)}
     return Daemon(
         site,
-        {"HOME": "/nonexistent", "TMPDIR": "/tmp", **(environment or {})},
+        {**known, **(environment or {})},
         mounts=[*ways_to(_programs(), site.directory / "closed"), *mounts, f"umask {umask}", "cd /"],
         prefix=as_unit,
     )

@@ -1,0 +1,66 @@
+"""Parts of our programs, run as the users of their units: `python -m tests.support.unit_programs PART ARGUMENT...`.
+
+- `helper SOCKET SPOOL`: the access helper, behind a socket as systemd would make it.
+- `passes SPOOL SOCKET COUNT`: so many passes of the daemon's intake. Prints what was taken, name -> content, and what
+  was left, reason -> count and an example.
+- `open-up UNIT DIRECTORY NAME`: whether a unit's process can open a folder of somebody else's by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from md5s3stash_daemon.access import READ_WRITE_SEARCH, open_up
+from md5s3stash_daemon.access_helper import serve
+from md5s3stash_daemon.beneath import Place
+from md5s3stash_daemon.completion import Completed, Completeness
+from md5s3stash_daemon.intake import Intake
+from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.waiting import REASONS, Waiting
+from tests.support.strangers import DAEMON
+from tests.support.unit_user import become
+
+
+def helper(path: str, directory: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(path)
+        os.chown(path, DAEMON, DAEMON)
+        os.chmod(path, 0o600)
+        listening.listen(16)
+        become("md5s3stash-access.service")
+        # As if systemd started the next one.
+        serve(listening, directory, idle_seconds=3600)
+
+
+def passes(directory: str, access_socket: str, count: str) -> None:
+    become("md5s3stashd.service")
+    waiting = Waiting()
+    spool = Spool(Path(directory), access_socket=access_socket or None)
+    intake = Intake(spool, Completeness(Completed(), 0), waiting)
+    taken: dict[str, str | None] = {}
+    for _ in range(int(count)):
+        intake.start_pass()
+        while entries := intake.take(256):
+            for entry in entries:
+                taken[entry.name] = None
+                with contextlib.suppress(PermissionError), open(entry.path, "rb") as file:
+                    taken[entry.name] = os.fsdecode(file.read())
+        spool.prune_incoming(0, 4e9)
+    left = {reason: [waiting.counts()[reason], waiting.example(reason)] for reason in REASONS}
+    print(json.dumps({"taken": taken, "left": left}))
+
+
+def try_to_open_up(unit: str, directory: str, name: str) -> None:
+    become(unit)
+    print(json.dumps(open_up(Place(directory, name), READ_WRITE_SEARCH)))
+
+
+if __name__ == "__main__":
+    parts: Mapping[str, Callable[..., None]] = {"helper": helper, "passes": passes, "open-up": try_to_open_up}
+    parts[sys.argv[1]](*sys.argv[2:])
