@@ -51,12 +51,18 @@ def _drop_in(unit: str, *settings: str) -> Mapping[str, str]:
     return {f"etc/systemd/system/{unit}.d/sabotage.conf": "\n".join(["[Service]", *settings, ""])}
 
 
+def _capabilities(only: str) -> Sequence[str]:
+    """These and none of those that the unit has."""
+    return [f"{key}={value}" for key in ("CapabilityBoundingSet", "AmbientCapabilities") for value in ("", only)]
+
+
 _DAEMON = "md5s3stashd.service"
 _THUMBNAILER = "md5s3stash-thumbnailer@.service"
 _LAUNCHED, _THUMBNAILS = "test_1_launched.py", "test_1_thumbnail_box.py"
 _POWER_CUT = "test_2_power_cut.py"
 _NOT_STASHED = "test_a_power_cut_loses_nothing_that_was_synced_and_nothing_that_it_damaged_is_stashed"
 _FAULTS, _NFS, _RELEASES = "test_2_faults.py", "test_2_nfs.py", "test_3_releases.py"
+_UPLOADS = "test_2_uploads.py"
 _LATE = "test_4_late_volume.py"
 _LATE_BOOT = f"{_LATE}::test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop"
 _REBOOT = f"{_LATE}::test_a_reboot_takes_no_drop_that_the_box_does_not_keep"
@@ -240,6 +246,14 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_NFS}::test_a_file_that_grows_over_nfs_with_pauses_is_stashed_whole": "DID NOT RAISE"},
         # It sees that the NFS server has a file closed, and takes that for the end.
         _drop_in(_DAEMON, "Environment=MD5S3STASH_SPOOL_WATCH=inotify"),
+    ),
+    "no-leases": Sabotage(
+        {f"{_UPLOADS}::test_uploads_that_stall_are_stashed_whole_though_the_daemon_is_restarted": "DID NOT RAISE"},
+        _drop_in(_DAEMON, *_capabilities("CAP_FOWNER")),
+    ),
+    "no-way-into-folders-of-others": Sabotage(
+        {f"{_UPLOADS}::test_a_folder_that_sftp_puts_with_an_ordinary_umask_is_stashed": "an empty spool"},
+        _drop_in(_DAEMON, *_capabilities("CAP_LEASE")),
     ),
     "polls-too-seldom": Sabotage(
         {f"{_NFS}::test_a_file_that_is_renamed_over_nfs_is_stashed": "an empty spool"},
