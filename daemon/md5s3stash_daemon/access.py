@@ -81,8 +81,8 @@ def _may_be_opened(status: os.stat_result) -> bool:
 def _links_are_protected() -> bool:
     """Whether a link can be made only to what one may read and write (proc(5)); no, where that is not shown."""
     try:
-        with open(PROTECTED_LINKS, encoding="ascii") as file:
-            return file.read().strip() == "1"
+        with open(PROTECTED_LINKS, "rb") as file:
+            return file.read().strip() == b"1"
     except OSError:
         return False
 
