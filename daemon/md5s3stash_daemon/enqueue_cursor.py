@@ -50,14 +50,15 @@ class CursorFile:
                 found = json.loads(file.read(_MAX_CURSOR_BYTES))
             queue_url = found.pop("queue")
             cursor = Cursor(**found)
-            if not all(isinstance(value, int) for value in (cursor.lines, cursor.offset, cursor.urls, cursor.faults)):
+            counts = (cursor.lines, cursor.offset, cursor.urls, cursor.faults)
+            if not all(type(count) is int and count >= 0 for count in counts):
                 raise ValueError
         except FileNotFoundError:
             return Cursor()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise SettingsError(f"{self._path} is no cursor of ours: remove it to begin anew") from None
         if queue_url != self._queue_url:
-            raise SettingsError(f"{self._path} is of another queue ({queue_url}): remove it to begin anew")
+            raise SettingsError(f"{self._path} is of another queue ({queue_url!r}): remove it to begin anew")
         return cursor
 
     def write(self, cursor: Cursor) -> None:

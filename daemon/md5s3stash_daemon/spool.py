@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import secrets
@@ -69,6 +70,12 @@ log = logging.getLogger(__name__)
 # Batch, attempts and time, with the dots between them; and what path_resolution(7) allows.
 _LONGEST_BOX_NAME = 48
 _LONGEST_PATH = 4095
+
+# The batch of a box of ours has 25 characters, and its numbers have at most ten digits.
+_LONGEST_BATCH = 25
+_MAX_DIGITS = 10
+
+_MAX_ID_BYTES = 64
 
 # `md5s3stashctl status` holds the lock for the moment of its look.
 _LOCK_TRIES = 10
@@ -162,16 +169,19 @@ class Spool:
     def identity(self) -> str:
         """A name of this spool that no other has, made once; several spools may share one ledger."""
         path = self.directory / ".id"
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            found = file.read(_MAX_ID_BYTES + 1).strip()
+            if found.isalnum() and len(found) <= _MAX_ID_BYTES:
+                return found.decode("ascii")
+            # It is part of a key. Empty it would be that of every spool that has lost its own.
+            log.warning("%s is not ours: the spool gets a new identity", path)
+        # Only the daemon that holds the lock comes here. A torn file would be another identity, so: rename.
+        directory = open_directory(self.directory)
         try:
-            return path.read_text(encoding="ascii").strip()
-        except FileNotFoundError:
-            # Only the daemon that holds the lock comes here. A torn file would be another identity, so: rename.
-            directory = open_directory(self.directory)
-            try:
-                replace_durably(directory, path.name, f"{secrets.token_hex(8)}\n".encode("ascii"))
-            finally:
-                os.close(directory)
-            return self.identity()
+            replace_durably(directory, path.name, f"{secrets.token_hex(8)}\n".encode("ascii"))
+        finally:
+            os.close(directory)
+        return self.identity()
 
     def holds(self, queue_id: str) -> bool:
         """Whether the file of a drop that was claimed once is still in active/, deferred/ or hold/."""
@@ -388,8 +398,15 @@ def _boxes(root: str) -> list[str]:
 def _parse_box(box: str) -> tuple[str, int, int]:
     """(batch, attempts, due). A folder that somebody made by hand is a box with no attempts, due at once."""
     batch, *numbers = box.split(".")
-    attempts, due = [int(number) if number.isdecimal() else 0 for number in [*numbers, "", ""][:2]]
+    attempts, due = [int(number) if _is_number(number) else 0 for number in [*numbers, "", ""][:2]]
+    if len(batch) > _LONGEST_BATCH:
+        # With its numbers behind it, it would be no name of a folder.
+        batch = hashlib.sha256(os.fsencode(batch)).hexdigest()[:_LONGEST_BATCH]
     return batch, attempts, due
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def due_after(now: float, delay_seconds: float) -> int:

@@ -16,7 +16,7 @@ import struct
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, BinaryIO
 
 from md5s3stash_daemon.durable import sync_path
@@ -27,6 +27,9 @@ JOURNAL_SUFFIX = ".journal"
 
 # Line numbers of which the ledger may still have to be told that they are done with: those of the last groups.
 LAST_LINES = 1024
+
+# A list has fewer lines than bytes, and the index of a journal as many places.
+_MAX_LINE = 1 << 40
 
 _OFFSET = struct.Struct("<Q")
 _INDEX_PIECE = 512 * _OFFSET.size
@@ -43,6 +46,9 @@ class LineOutcome:
     mime_type: str = ""
     error: str = ""
     reason: str = ""
+
+
+_FIELDS = fields(LineOutcome)
 
 
 class LineStates:
@@ -143,11 +149,8 @@ class Journal:
             for raw in file:
                 self._beat()
                 end += len(raw)
-                try:
-                    record = json.loads(raw) if raw.endswith(b"\n") else None
-                except ValueError:
-                    return
-                if not isinstance(record, (list, dict)):
+                record = _parsed(raw)
+                if record is None:
                     return
                 yield record, end
 
@@ -171,6 +174,22 @@ class Journal:
         self._end += len(data)
         for record in records:
             self._learn(record)
+
+
+def _parsed(raw: bytes) -> list[Any] | dict[str, str] | None:
+    """A whole record of ours; None where it is torn, or somebody else's."""
+    try:
+        record = json.loads(raw) if raw.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(record, dict):
+        return record if all(isinstance(path, str) for path in record.values()) else None
+    if not isinstance(record, list) or len(record) != len(_FIELDS):
+        return None
+    line, *texts = record
+    # Not a bool, which is an int too.
+    well = type(line) is int and 0 < line <= _MAX_LINE and all(isinstance(text, str) for text in texts)
+    return record if well else None
 
 
 def _outcome_at(records: BinaryIO, place: int) -> LineOutcome:
