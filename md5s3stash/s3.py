@@ -158,7 +158,7 @@ class S3ObjectStore:
         without = Guard.CHECKSUM in self._guards.missing(address.bucket)
         answer = curl.head(address, {} if without else {"x-amz-checksum-mode": "ENABLED"})
         if answer.status == 200:
-            return _stored_object(_as_boto(answer))
+            return _stored_object(address, _as_boto(answer))
         if answer.status == 404:
             return None
         if answer.status == 403:
@@ -192,7 +192,7 @@ class S3ObjectStore:
                 if _status(error) == 404:
                     return None
                 raise
-            return _stored_object(answer)
+            return _stored_object(address, answer)
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
         buffer = io.BytesIO()
@@ -216,7 +216,7 @@ class S3ObjectStore:
                 require_at_most(address, size_bytes, max_bytes)
                 sink.write(piece)
         with _translating(address):
-            return _stored_object({**answer, "ContentLength": size_bytes})
+            return _stored_object(address, {**answer, "ContentLength": size_bytes})
 
     def digest_at(self, address: ObjectAddress) -> Digest | None:
         """The digest of the bytes at the address, read to the last; None where nothing stands there."""
@@ -708,7 +708,12 @@ def _error_of(address: ObjectAddress, answer: Answer) -> StoreError:
     return store_error(address.s3_url, answer.status, answer.code, answer.message)
 
 
-def _stored_object(answer: Mapping[str, Any]) -> StoredObject:
+def _stored_object(address: ObjectAddress, answer: Mapping[str, Any]) -> StoredObject:
+    if "ETag" not in answer and "LastModified" not in answer:
+        # A login page of the network, say, which is no other content: its 200 to everything must fail no file.
+        raise StoreUnavailable(
+            f"{address.s3_url}: what answers at the endpoint is not S3: neither ETag nor Last-Modified"
+        )
     etag = answer.get("ETag", "").strip('"').lower()
     # Some stores change the case of metadata names.
     metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}

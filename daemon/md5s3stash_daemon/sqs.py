@@ -65,7 +65,8 @@ class Queue:
     def facts(self) -> QueueFacts:
         names = ["RedrivePolicy", "ApproximateNumberOfMessages"]
         with self._translating():
-            found = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names).get("Attributes", {})
+            answer = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names)
+            found = _of_sqs(answer).get("Attributes", {})
             policy = json.loads(found.get("RedrivePolicy") or "{}")
             most = policy.get("maxReceiveCount")
             return QueueFacts(int(most) if most else None, int(found.get("ApproximateNumberOfMessages", 0)))
@@ -81,14 +82,14 @@ class Queue:
                 # Its old name, which AWS goes on to take and emulators know.
                 AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
             )
-            return [_message(found) for found in answer.get("Messages", [])]
+            return [_message(found) for found in _of_sqs(answer).get("Messages", [])]
 
     def delete(self, receipts: Sequence[str]) -> None:
         """At most BATCH of them. What SQS no longer knows is as good as deleted."""
         entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
         with self._translating():
             answer = self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
-        _refuse_passing(answer)
+        _refuse_passing(_of_sqs(answer))
 
     def set_visibility(self, receipts: Sequence[tuple[str, float]]) -> None:
         """Of at most BATCH deliveries, each with the seconds from now on in which nobody else is to see it."""
@@ -102,7 +103,7 @@ class Queue:
         ]
         with self._translating():
             answer = self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
-        _refuse_passing(answer)
+        _refuse_passing(_of_sqs(answer))
 
     def send(self, bodies: Sequence[str]) -> list[str]:
         """Puts up to BATCH messages in; returns those that SQS did not take this time. Raises QueueRefused for what it
@@ -111,7 +112,7 @@ class Queue:
         entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)]
         with self._translating():
             answer = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
-        failed = answer.get("Failed", [])
+        failed = _of_sqs(answer).get("Failed", [])
         for each in failed:
             if each.get("SenderFault"):
                 raise QueueRefused(f"SQS takes no such message: {each.get('Code')}")
@@ -150,6 +151,16 @@ def connect_queue(url: str, session: Session, max_connections: int = 16) -> Queu
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"no SQS client can be made from the AWS settings: {error}") from error
     return Queue(client, url)
+
+
+def _of_sqs(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer. Raises QueueUnavailable for a web page: a login page of the network, say, says 200 to everything, and
+    botocore takes it for an empty answer.
+    """
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if "html" in headers.get("content-type", ""):
+        raise QueueUnavailable("what answers at queue.url is not SQS but a web page")
+    return answer
 
 
 def _message(found: dict[str, Any]) -> Message:

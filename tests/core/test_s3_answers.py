@@ -300,3 +300,13 @@ def test_certificates_of_the_aws_settings_are_trusted(
             put(store, data)
     else:
         assert put(store, data) is PutOutcome.STORED
+
+
+def test_a_web_page_in_the_place_of_a_head_is_no_other_content(server: DigestS3, store: S3ObjectStore) -> None:
+    content = content_of(b"what a login page of the network must not fail")
+    server.script(
+        "HEAD", *[RawReply([b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 99\r\n\r\n"])] * 2
+    )
+
+    with pytest.raises(StoreUnavailable, match="not S3"):
+        store.head(ObjectAddress("bucket", content.digest.md5))

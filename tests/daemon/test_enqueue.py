@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from md5s3stash.errors import QueueUnavailable
+from md5s3stash.s3_client import new_session
+from md5s3stash_daemon.sqs import Queue, connect_queue
 from tests.support.daemon import IMPORT_PATH
+from tests.support.faulty_s3 import Fault, FaultyS3
 from tests.support.origin import Origin, Reply, Request
 from tests.support.queues import TestQueue
 from tests.support.servers import wait_until
@@ -233,3 +237,27 @@ def test_a_terminal_sees_a_bar(queue: TestQueue, tmp_path: Path) -> None:
             break
     assert process.wait(60) == 0
     assert b" URLs/s" in shown
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda queue: queue.send(["https://a.example/"]),
+        lambda queue: queue.receive(1, 0, 1),
+        lambda queue: queue.delete(["receipt"]),
+        lambda queue: queue.set_visibility([("receipt", 1)]),
+        lambda queue: queue.facts(),
+    ],
+    ids=["send", "receive", "delete", "set_visibility", "facts"],
+)
+def test_a_web_page_is_no_answer_of_sqs(
+    queue: TestQueue, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Queue], object]
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with FaultyS3(queue.url.rpartition("/")[0]) as portal:
+        portal.break_down(Fault.PORTAL)
+        asked = connect_queue(f"{portal.endpoint}/1/q", new_session())
+
+        with pytest.raises(QueueUnavailable, match="not SQS"):
+            ask(asked)

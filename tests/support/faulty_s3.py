@@ -22,6 +22,10 @@ class Fault(Enum):
     NONE = "it is relayed"
     ERROR_500 = "500 InternalError"
     SLOW_DOWN = "503 SlowDown"
+    DENIED = "403 AccessDenied"
+    EXPIRED = "400 ExpiredToken"
+    QUOTA = "403 QuotaExceeded"
+    PORTAL = "200 and a web page, to whatever is asked"
     RESET = "the connection is reset before an answer"
     HOLD = "it waits, and is relayed once the server is told to work again; looks at a bucket are answered"
     HANG = "its body is not read, and no answer comes"
@@ -33,28 +37,35 @@ class Fault(Enum):
 # A test that fails leaves nothing behind.
 _HOLD_SECONDS = 150
 
-_STATUS = {Fault.ERROR_500: (500, "InternalError"), Fault.SLOW_DOWN: (503, "SlowDown")}
+_STATUS = {
+    Fault.ERROR_500: (500, "InternalError"),
+    Fault.SLOW_DOWN: (503, "SlowDown"),
+    Fault.DENIED: (403, "AccessDenied"),
+    Fault.EXPIRED: (400, "ExpiredToken"),
+    Fault.QUOTA: (403, "QuotaExceeded"),
+}
 
 
 class FaultyS3(HttpServer):
     """Relays to the server behind `endpoint`. While a fault is set, requests of the `methods` meet it, and with them
-    each look at a bucket, which is how a daemon asks whether S3 works.
+    each look at a bucket, which is how a daemon asks whether S3 works. All requests to SQS count as such looks.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, port: int = 0) -> None:
         parts = urlsplit(endpoint)
         self.upstream = (parts.hostname or "", parts.port or 80)
         # Requests for objects that met the fault.
         self.met = 0
         self.lock = threading.Lock()
         self.works = threading.Event()
-        self._fault, self._methods = Fault.NONE, frozenset[str]()
-        super().__init__(_Handler)
+        self._fault, self._methods, self._looks = Fault.NONE, frozenset[str](), True
+        super().__init__(_Handler, ("127.0.0.1", port))
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
-    def break_down(self, fault: Fault, *methods: str) -> None:
+    def break_down(self, fault: Fault, *methods: str, looks: bool = True) -> None:
+        """`looks`: whether looks at a bucket meet it."""
         with self.lock:
-            self._fault, self._methods = fault, frozenset(methods)
+            self._fault, self._methods, self._looks = fault, frozenset(methods), looks
             self.met = 0
         if fault is Fault.NONE:
             self.works.set()
@@ -71,7 +82,8 @@ class FaultyS3(HttpServer):
     def fault_of(self, method: str, target: str) -> Fault:
         with self.lock:
             of_object = target.partition("?")[0].strip("/").count("/") > 0
-            if (of_object and method not in self._methods) or (not of_object and self._fault is Fault.HOLD):
+            looks = self._looks and self._fault is not Fault.HOLD
+            if method not in self._methods if of_object else not looks:
                 return Fault.NONE
             self.met += of_object
             return self._fault
@@ -101,10 +113,15 @@ class _Handler(BaseHTTPRequestHandler):
             case Fault.CUT_UPLOAD:
                 self.rfile.read(size // 2)
                 self._reset()
-            case Fault.ERROR_500 | Fault.SLOW_DOWN:
+            case Fault.PORTAL:
+                self.rfile.read(size)
+                self._answer(200, [("Content-Type", "text/html")], b"<html><body>Please log in</body></html>")
+            case Fault.ERROR_500 | Fault.SLOW_DOWN | Fault.DENIED | Fault.EXPIRED | Fault.QUOTA:
                 self.rfile.read(size)
                 status, code = _STATUS[fault]
-                self._answer(status, [], f"<Error><Code>{code}</Code></Error>".encode())
+                # The header is how SQS says it.
+                headers = [("x-amzn-query-error", f"{code};Sender")]
+                self._answer(status, headers, f"<Error><Code>{code}</Code></Error>".encode())
             case Fault.CUT_BODY:
                 self._carry_out(self.rfile.read(size))
                 self.wfile.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 1000\r\n\r\n<Error><Code>Int")
@@ -124,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         relay: FaultyS3 = self.server.owner
         upstream = http.client.HTTPConnection(*relay.upstream, timeout=30)
         with contextlib.closing(upstream):
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in ("expect", "host")}
             upstream.request(self.command, self.path, body, headers)
             answer = upstream.getresponse()
             return answer.status, answer.getheaders(), answer.read()
