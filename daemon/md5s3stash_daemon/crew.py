@@ -223,6 +223,8 @@ class Crew:
         assert isinstance(report, Report)
         self._metrics.add(report.counts)
         self._metrics.weaker(report.weaker)
+        for service, refusal in report.noted.items():
+            self._gate.note(service, refusal)
         self._feel(member, report)
         with self._changed:
             lists = [member.entries[queue_id] for queue_id in report.lists if queue_id in member.entries]

@@ -1,4 +1,6 @@
-"""Is there room for downloads? They come onto this machine's disk; plain files are there already, and leave it."""
+"""Can the spool be changed, and is there room for downloads? They come onto this machine's disk; plain files are
+there already, and leave it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 
 DOWNLOADS = "downloads"
+SPOOL = "spool"
 
 
 class DiskFloor:
@@ -59,6 +62,26 @@ class DiskFloor:
             change = "paused" if fault else "resumed"
             log.error("downloads %s directory=%s free_bytes=%d floor=%d", change, path, free_bytes, floor)
         self._fault = fault
+
+
+class SpoolDisk:
+    """Whether the spool can be changed; safe to share."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._refusal = ""
+
+    def note(self, refusal: str) -> None:
+        """Why nothing could be taken from it, or empty: something was."""
+        self._refusal = refusal
+
+    def faults(self) -> dict[str, str]:
+        try:
+            read_only = os.statvfs(self._directory).f_flag & os.ST_RDONLY
+        except OSError as error:
+            return {SPOOL: f"{error.filename}: {error.strerror}"}
+        fault = f"{self._directory}: its disk is read-only: mend it, and mount it again" if read_only else self._refusal
+        return {SPOOL: fault} if fault else {}
 
 
 def _free_bytes(path: str) -> int:

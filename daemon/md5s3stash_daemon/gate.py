@@ -47,6 +47,8 @@ class Gate:
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
         self._refusing: Counter[str] = Counter()
+        # What each service said to the last piece of work; empty where it did it.
+        self._noted: dict[str, str] = {}
         self._failures = 0
         self._next_probe_at = 0.0
 
@@ -55,9 +57,28 @@ class Gate:
         self._delays = delays
 
     def faults(self) -> dict[str, str]:
-        """The services that are down, and what each said last."""
+        """The services that are down or did not do their last piece of work, and what each said last."""
+        with self._lock:
+            return {service: said for service, said in self._noted.items() if said} | self._faults
+
+    def down(self) -> dict[str, str]:
+        """The services that are waited for, and what each said last."""
         with self._lock:
             return dict(self._faults)
+
+    def note(self, service: str, refusal: str) -> None:
+        """Why a service that answers did not do a piece of work, or empty: it did it. One that is refused a right to
+        write, or whose quota is used up, answers its probe. Nothing waits for it, and the operator is told until some
+        piece of work is done.
+        """
+        with self._lock:
+            self._noted[service] = refusal
+
+    def take_noted(self) -> dict[str, str]:
+        """What was noted since this was called last."""
+        with self._lock:
+            noted, self._noted = self._noted, {}
+            return noted
 
     def is_down(self, service: str) -> bool:
         """Asks the service now, because somebody has just failed with it; closes the gate if it is down.
@@ -123,7 +144,7 @@ class Gate:
         self._next_probe_at = self._clock() + delay
 
     def _probe_again(self) -> None:
-        for service in self.faults():
+        for service in self.down():
             try:
                 self._probes[service]()
             except Exception as error:

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from md5s3stash.settings import RISKS
 from md5s3stash.version import build_info
-from md5s3stash_daemon.disk import DOWNLOADS
+from md5s3stash_daemon.disk import DOWNLOADS, SPOOL
 from md5s3stash_daemon.failed_reports import ERROR_SUFFIX
 from md5s3stash_daemon.gate import Faulty
 from md5s3stash_daemon.power_cut import damaged
@@ -250,7 +250,7 @@ def _arrivals(folder: str, is_ignored: Callable[[str], bool]) -> Iterator[float]
 def _paused(gate: Faulty) -> Iterator[Metric]:
     faults = gate.faults()
     paused = GaugeMetricFamily("md5s3stash_paused", "1 while what needs this service waits for it", labels=["service"])
-    for service in (*SERVICES, DOWNLOADS):
+    for service in (*SERVICES, SPOOL, DOWNLOADS, QUEUE):
         paused.add_metric([service], float(service in faults))
     yield paused
 

@@ -226,11 +226,11 @@ def build(settings: Settings) -> Daemon:
         pulse,
     )
     queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, pulse)
-    waited_for = Together(crew, lists.parts.disk)
-    metrics.watch_spool(parts.spool, waited_for)
     metrics.watch_store(parts.store.weaker_promises)
     service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
     metrics.watch_waiting(service.waiting.counts)
+    waited_for = Together(crew, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
+    metrics.watch_spool(parts.spool, waited_for)
     health = Health(pulse, waited_for, metrics, spool_settings.stuck_seconds, service.waiting)
     return Daemon(nursery, parts.spool, pulse, service, crew, lists, queue, gate, metrics, health, stopping)
 

@@ -42,6 +42,12 @@ _LOOK_SECONDS = 5.0
 # The longest until an unreadable message is delivered again.
 _UNREADABLE_SECONDS = 60.0
 
+# The longest until SQS is asked again after it has failed: a cure shows soon, whatever the outage lasted.
+_MAX_RETRY_SECONDS = 30.0
+
+# A request may last so much longer than it waits for messages, until SQS counts as silent.
+_ANSWER_SECONDS = 10.0
+
 # Beyond the daemon's own time: what gives messages back, so that others need not wait for their visibility to end.
 _GRACE_SECONDS = 3.0
 
@@ -74,6 +80,9 @@ class QueueIntake:
         self._in_flight = 0
         self._next_look = 0.0
         self._complete = False
+        # Why no messages are received, and since when the answer to the last request is waited for; None: it is not.
+        self._refusal = ""
+        self._asked_at: float | None = None
         self._ended = threading.Event()
         self._committer = QueueCommitter(
             parts.ledger,
@@ -107,6 +116,14 @@ class QueueIntake:
         self._thread.join(max(0.1, self._parts.stop.left_seconds()) + _GRACE_SECONDS)
         return self._complete
 
+    def faults(self) -> dict[str, str]:
+        """Why no messages are received."""
+        asked_at, said = self._asked_at, self._refusal
+        seconds = self._parts.settings.wait_seconds + _ANSWER_SECONDS
+        if not said and asked_at is not None and time.monotonic() - asked_at > seconds:
+            said = f"SQS does not answer: nothing came for {seconds:g} seconds"
+        return {QUEUE: said} if said and not self._ending.is_set() else {}
+
     # --- the receiver's thread -----------------------------------------------------------------------------------
 
     def _receive(self) -> None:
@@ -119,7 +136,7 @@ class QueueIntake:
                 pulse.beat()
                 self._ending.wait(TICK_SECONDS)
                 continue
-            asked_at = time.monotonic()
+            asked_at = self._asked_at = time.monotonic()
             try:
                 with pulse.resting():
                     messages = self._parts.queue.receive(
@@ -130,9 +147,12 @@ class QueueIntake:
                 if not failures:
                     log.error("no messages are received error=%r", str(error))
                 failures += 1
+                self._refusal, self._asked_at = str(error), None
                 with pulse.resting():
-                    self._ending.wait(self._parts.worker.lines.delays.delay_seconds(failures, 1.0))
+                    delay = self._parts.worker.lines.delays.delay_seconds(failures, 1.0)
+                    self._ending.wait(min(delay, _MAX_RETRY_SECONDS))
                 continue
+            self._refusal, self._asked_at = "", None
             if failures:
                 log.warning("messages are received again")
                 failures = 0
@@ -174,10 +194,14 @@ class QueueIntake:
     def _look_at_queue(self) -> None:
         """Says what is wrong with the queue, once."""
         try:
+            self._asked_at = time.monotonic()
             facts = self._parts.queue.facts()
         except QueueError as error:
+            # The first request for messages tells whether it matters.
             log.error("the queue cannot be asked how it is set up error=%r", str(error))
             return
+        finally:
+            self._asked_at = None
         log.info("receiving from the queue messages=%d", facts.messages)
         if facts.max_deliveries is None:
             log.warning("the queue has no redrive policy: messages that nobody can read come back until they expire")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from md5s3stash_daemon.completion import Completed, Completeness
 from md5s3stash_daemon.crew import BATCH_FILES, Crew
+from md5s3stash_daemon.disk import SpoolDisk
 from md5s3stash_daemon.filesystem import by_inotify, filesystem_type
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import LOOP, Pulse
@@ -47,6 +48,7 @@ class Service:
         tally: Tally,
         pulse: Pulse,
     ) -> None:
+        self.disk = SpoolDisk(str(spool.directory))
         self._spool = spool
         self._crew = crew
         self._ledger = ledger
@@ -139,8 +141,10 @@ class Service:
                 raise
             except OSError as error:
                 log.error("cannot take from the spool error=%r", str(error))
+                self.disk.note(f"nothing can be taken from it: {error}: make room there, or mend the disk")
                 self._stopping.wait(DISK_RETRY_SECONDS)
                 return
+            self.disk.note("")
             if not batch:
                 self._spool.prune_incoming(EMPTY_FOLDER_SECONDS, time.time())
                 return

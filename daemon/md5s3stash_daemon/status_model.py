@@ -21,7 +21,7 @@ from md5s3stash_daemon.disk import DOWNLOADS
 from md5s3stash_daemon.failures import Failure, newest_failures
 from md5s3stash_daemon.health import Health, Problem
 from md5s3stash_daemon.ledger_reader import LedgerReader, LogEntry
-from md5s3stash_daemon.metrics import MAX_COUNTED, Metrics, QueueDepth, StateDepth
+from md5s3stash_daemon.metrics import MAX_COUNTED, QUEUE, Metrics, QueueDepth, StateDepth
 from md5s3stash_daemon.spool import STATES, Spool
 from md5s3stash_daemon.status_history import History, Minute
 from md5s3stash_daemon.work import REDIS
@@ -82,9 +82,14 @@ class View:
     warnings: tuple[str, ...] = ()
 
     @property
-    def files_go_on(self) -> bool:
-        """Whether nothing is wrong but that downloads wait for room on the disk."""
-        return all(problem.waits_for == DOWNLOADS for problem in self.problems)
+    def waits(self) -> str:
+        """What does not go on, in words, where there are problems."""
+        waited_for = {problem.waits_for for problem in self.problems}
+        if waited_for == {QUEUE}:
+            return "No message of the queue is received; files are stashed."
+        if waited_for <= {QUEUE, DOWNLOADS}:
+            return "Nothing is being downloaded; files are stashed."
+        return "Nothing is being stashed."
 
     @property
     def failed_files(self) -> int:

@@ -26,6 +26,7 @@ from md5s3stash.errors import (
     SourceError,
     SourceUnavailable,
     StashError,
+    StoreError,
     StoreRefused,
     StoreUnavailable,
 )
@@ -146,6 +147,7 @@ class LineWorker:
                     # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy,
                     # for which the line waits as a file does.
                     if not self._gate.is_down(S3):
+                        self._gate.note(S3, str(error))
                         return Again(type(error).__name__, str(error), counts=False)
                 except StashError as error:
                     if isinstance(error, SourceUnavailable) and time.monotonic() - began > SLOW_SECONDS:
@@ -167,12 +169,16 @@ class LineWorker:
         reports = tuple(result.report for result in results)
         if len({report.md5 for report in reports}) > 1:
             raise SourceChanged("the origin sent one content for the first bucket and another for the next")
+        if any(result.outcome is not HowStored.KNOWN for result in results):
+            self._gate.note(S3, "")
         sent = any(result.outcome is HowStored.STORED for result in results)
         return Outcome(queue_id, source, reports, results[0].size_bytes, sent=sent)
 
     def _judge(self, line: Line, queue_id: str, error: StashError) -> Outcome | Again:
         if not error.retryable:
             return Outcome(queue_id, line.url, error=type(error).__name__, reason=str(error))
+        if isinstance(error, StoreError):
+            self._gate.note(S3, str(error))
         if isinstance(error, SourceUnavailable) and error.retry_after_seconds:
             self._politeness.pause(line.host, min(error.retry_after_seconds, self.delays.max_delay_seconds))
         return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))

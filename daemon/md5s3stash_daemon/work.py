@@ -22,6 +22,7 @@ from md5s3stash.errors import (
     SourceNotFound,
     SourceRefused,
     StashError,
+    StoreError,
     StoreRefused,
     StoreUnavailable,
 )
@@ -159,6 +160,7 @@ class Worker:
                 self._tally.service_error(S3)
                 # While the store itself is down the file has not failed, and waits here.
                 if not self._gate.is_down(S3):
+                    self._gate.note(S3, str(error))
                     self._defer(entry, str(error))
                     return None
             except SourceChanged as error:
@@ -168,6 +170,9 @@ class Worker:
             except StashError as error:
                 if not error.retryable:
                     return Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
+                if isinstance(error, StoreError):
+                    # It answers, and with what nobody can believe.
+                    self._gate.note(S3, str(error))
                 self._defer(entry, str(error))
                 return None
             except Exception as error:
@@ -204,6 +209,8 @@ class Worker:
             stasher.store(entry.name, content, standing=standing, kind=known.kind)
             for stasher, standing in zip(self._stashers, known.standings, strict=True)
         ]
+        if any(result.outcome is not HowStored.KNOWN for result in results):
+            self._gate.note(S3, "")
         return Outcome(
             entry.queue_id,
             entry.name,

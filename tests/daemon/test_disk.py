@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from md5s3stash_daemon.disk import DiskFloor
+from md5s3stash_daemon.disk import DiskFloor, SpoolDisk
 
 # A file system holds so many blocks free, by its directory.
 Free = dict[str, int]
@@ -56,3 +57,20 @@ def test_a_disk_that_is_gone_is_told_and_not_raised(free: Free) -> None:
     del free["/spool"]
     now[0] = 1.0
     assert floor.faults() == {"downloads": "/spool: No such file or directory"}
+
+
+def test_the_spool_tells_what_it_refused_until_something_can_be_taken(tmp_path: Path) -> None:
+    disk = SpoolDisk(str(tmp_path))
+    assert disk.faults() == {}
+
+    disk.note("No space left on device")
+    assert disk.faults() == {"spool": "No space left on device"}
+
+    disk.note("")
+    assert disk.faults() == {}
+
+
+def test_a_spool_whose_directory_is_gone_is_told_and_not_raised(tmp_path: Path) -> None:
+    disk = SpoolDisk(str(tmp_path / "gone"))
+
+    assert disk.faults() == {"spool": f"{tmp_path / 'gone'}: No such file or directory"}

@@ -8,19 +8,25 @@ import contextlib
 import hashlib
 import signal
 import socket
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.support.daemon import Daemon
-from tests.support.outages import Look, Outage, Stack, table
+from tests.support.fast_sqs import fast_sqs
+from tests.support.faulty_s3 import Fault, FaultyS3
+from tests.support.late_credentials import write_keys
+from tests.support.mounts import in_the_place_of, tiny_disk
+from tests.support.outages import FILES, Look, Outage, Stack, names_of, table
+from tests.support.queues import TestQueue
 from tests.support.servers import REPOSITORY, wait_until
 
 LOOKS = 8
-FILES = 5
 
 
 @contextlib.contextmanager
@@ -152,6 +158,77 @@ def another_program_at_its_port(stack: Stack, answer: bytes) -> Iterator[None]:
     stack.redis.start()
 
 
+@contextlib.contextmanager
+def relay_gone(stack: Stack, service: str) -> Iterator[None]:
+    relay = stack.relays[service]
+    relay.close()
+    yield
+    stack.relays[service] = FaultyS3("http://{}:{}".format(*relay.upstream), relay.port)
+
+
+@contextlib.contextmanager
+def relay_broken(stack: Stack, service: str, fault: Fault, looks: bool = True) -> Iterator[None]:
+    stack.relays[service].break_down(fault, "GET", "HEAD", "PUT", "POST", looks=looks)
+    yield
+    stack.relays[service].work_again()
+
+
+@contextlib.contextmanager
+def writes_refused(stack: Stack, fault: Fault) -> Iterator[None]:
+    stack.relays["S3"].break_down(fault, "PUT", "POST", looks=False)
+    yield
+    stack.relays["S3"].work_again()
+
+
+@contextlib.contextmanager
+def without_keys(stack: Stack) -> Iterator[None]:
+    yield
+    write_keys(stack.directory / "keys", "testing")
+
+
+@contextlib.contextmanager
+def without_its_name(stack: Stack) -> Iterator[None]:
+    yield
+    with open(stack.directory / "hosts", "a") as file:
+        file.write("127.0.0.1 store.example\n")
+
+
+def hosts_without_the_store(directory: Path) -> list[str]:
+    hosts, resolver = directory / "hosts", directory / "resolv.conf"
+    hosts.write_text("127.0.0.1 localhost\n")
+    # Nobody answers there, which is known at once.
+    resolver.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")
+    return [in_the_place_of("/etc/hosts", hosts), in_the_place_of("/etc/resolv.conf", resolver)]
+
+
+def disk_in_memory(directory: Path) -> list[str]:
+    disk = directory / "disk"
+    disk.mkdir()
+    return [tiny_disk(disk, "1m")]
+
+
+@contextlib.contextmanager
+def stopped(stack: Stack) -> Iterator[None]:
+    """While the daemon takes nothing."""
+    stack.daemon.process.send_signal(signal.SIGSTOP)
+    yield
+    stack.daemon.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def read_only(stack: Stack) -> Iterator[None]:
+    """As a kernel makes a disk on which it found an error: whoever has a file open to write keeps it."""
+    disk = str(stack.directory / "disk")
+    inside = ["nsenter", "--mount", "--target", str(stack.daemon.process.pid)]
+    with stopped(stack):
+        # Later nobody can.
+        stack.drop("during")
+        subprocess.run([*inside, "mount", "--bind", disk, disk], check=True)
+        subprocess.run([*inside, "mount", "-o", "remount,bind,ro", disk], check=True)
+    yield
+    subprocess.run([*inside, "umount", "--lazy", disk], check=True)
+
+
 def of_redis(*args: object, **kwargs: object) -> Outage:
     return Outage("Redis", *args, **kwargs)  # type: ignore[arg-type]
 
@@ -218,28 +295,125 @@ REDIS = [
     ),
 ]
 
-OUTAGES = [*REDIS]
+
+def of_s3(*args: object, **kwargs: object) -> Outage:
+    return Outage("S3", *args, **kwargs)  # type: ignore[arg-type]
 
 
-def names_of(life: str) -> list[str]:
-    return [f"{life}-{number}" for number in range(FILES)]
+def s3_that(fault: Fault) -> Callable[[Stack], contextlib.AbstractContextManager[object]]:
+    return partial(relay_broken, service="S3", fault=fault)
+
+
+def s3_that_writes(fault: Fault) -> Callable[[Stack], contextlib.AbstractContextManager[object]]:
+    return partial(writes_refused, fault=fault)
+
+
+DEFERRED = "deferred files: 1 h"
+
+S3 = [
+    of_s3("gone: its port refuses", "no answer from the store", partial(relay_gone, service="S3")),
+    of_s3("gone: connections are reset", "no answer from the store", s3_that(Fault.RESET)),
+    of_s3("hangs: no answer comes", "timeout", s3_that(Fault.HANG)),
+    of_s3("refuses everything: 403", "403 AccessDenied", s3_that(Fault.DENIED)),
+    of_s3("answers 500 to everything", "500", s3_that(Fault.ERROR_500)),
+    of_s3("asks to slow down: 503", "503", s3_that(Fault.SLOW_DOWN)),
+    of_s3("answers wrongly: a web page to everything", "is not S3", s3_that(Fault.PORTAL)),
+    of_s3("refuses writes: 403", "403 AccessDenied", s3_that_writes(Fault.DENIED), recovery=DEFERRED),
+    of_s3("refuses writes: its quota is used up", "quota is used up", s3_that_writes(Fault.QUOTA), recovery=DEFERRED),
+    of_s3("answers 500 to writes", "500", s3_that_writes(Fault.ERROR_500), recovery=DEFERRED),
+    of_s3("resets the connections of writes", "reset", s3_that_writes(Fault.RESET), recovery=DEFERRED),
+    of_s3("hangs in writes", "timed out", s3_that_writes(Fault.HANG), recovery=DEFERRED),
+    of_s3("answers wrongly: a web page to writes", "ETag", s3_that_writes(Fault.PORTAL), recovery=DEFERRED),
+]
+
+NO_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SHARED_CREDENTIALS_FILE": "{directory}/keys"}
+CREDENTIALS = [
+    Outage(
+        "Credentials",
+        "none at the start, they come late",
+        "no AWS credentials",
+        without_keys,
+        environment={**NO_KEYS, "AWS_EC2_METADATA_DISABLED": "true"},
+        paused="s3",
+        from_start=True,
+    ),
+    Outage("Credentials", "expired", "the session token has expired", s3_that(Fault.EXPIRED), paused="s3"),
+]
+
+DNS = [
+    Outage(
+        "DNS",
+        "the name of the S3 endpoint does not resolve",
+        "no answer from the store",
+        without_its_name,
+        environment={"S3_ENDPOINT": "http://store.example:{store}", "no_proxy": "*"},
+        paused="s3",
+        from_start=True,
+        mounts=hosts_without_the_store,
+    )
+]
+
+DISK = [
+    Outage(
+        "Spool's disk",
+        "read-only: its kernel found an error",
+        "its disk is read-only",
+        read_only,
+        paused="spool",
+        recovery="15 s",
+        environment={"SPOOL_DIR": "{directory}/disk/spool"},
+        mounts=disk_in_memory,
+    )
+]
+
+
+def of_sqs(way: str, reason: str, cause: Callable[[Stack], contextlib.AbstractContextManager[object]]) -> Outage:
+    page = "No message of the queue is received; files are stashed."
+    return Outage("SQS", way, reason, cause, page=page, files_go_on=True)
+
+
+def sqs_that(fault: Fault) -> Callable[[Stack], contextlib.AbstractContextManager[object]]:
+    return partial(relay_broken, service="SQS", fault=fault)
+
+
+SQS = [
+    of_sqs("gone: its port refuses", "SQS does not answer", partial(relay_gone, service="SQS")),
+    of_sqs("hangs: no answer comes", "nothing came for", sqs_that(Fault.HANG)),
+    of_sqs("refuses everything: 403", "403 AccessDenied", sqs_that(Fault.DENIED)),
+    of_sqs("answers 500 to everything", "SQS answered 500", sqs_that(Fault.ERROR_500)),
+    of_sqs("answers wrongly: a web page to everything", "is not SQS", sqs_that(Fault.PORTAL)),
+]
+
+OUTAGES = [*REDIS, *S3, *DNS, *CREDENTIALS, *DISK, *SQS]
+
+
+def as_case(outage: Outage) -> ParameterSet:
+    needs = [pytest.mark.needs_namespaces] if outage.service in ("DNS", "Spool's disk") else []
+    return pytest.param(outage, id=str(outage), marks=needs)
 
 
 # All rows together take minutes.
 @pytest.mark.slow
-@pytest.mark.parametrize("outage", OUTAGES, ids=str)
+@pytest.mark.parametrize("outage", [as_case(outage) for outage in OUTAGES])
 def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_server: str, outage: Outage) -> None:
-    stack = Stack(tmp_path, s3_server, outage)
-    with stack.redis, Daemon(stack.site, stack.environment) as daemon:
+    with contextlib.ExitStack() as life:
+        queue = TestQueue(life.enter_context(fast_sqs(tmp_path))) if outage.service == "SQS" else None
+        stack = Stack(tmp_path, s3_server, outage, queue)
+        life.callback(stack.close)
+        life.enter_context(stack.redis)
         if "--cluster-enabled" in outage.redis_arguments:
             give_all_slots(stack)
-        daemon.wait_until_started()
+        stack.daemon = life.enter_context(Daemon(stack.site, stack.environment, mounts=outage.mounts(tmp_path)))
+        stack.daemon.wait_until_started()
+        if "SPOOL_DIR" in stack.environment:
+            inside = f"/proc/{stack.daemon.process.pid}/root{stack.environment.pop('SPOOL_DIR')}"
+            stack.site.spool = Path(inside)
         never_well = "MD5S3STASH_REDIS_REPLICAS" in outage.environment
-        if not never_well:
-            drop(stack, "before")
+        if not never_well and not outage.from_start:
+            stack.drop("before")
             wait_until(lambda: recorded(stack) == set(names_of("before")), "all is well")
         with outage.cause(stack):
-            drop(stack, "during")
+            stack.drop("during")
             wait_until(lambda: is_told(outage, stack.look()), "it is told everywhere")
             for _ in range(LOOKS):
                 look = stack.look()
@@ -247,38 +421,41 @@ def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_serv
             status, printed = stack.status()
             assert status == 1
             assert outage.reason in printed
-            # All of them are still in the spool, whatever was recorded.
-            assert len(stack.site.files()) == FILES
-        if never_well:
-            return
-        drop(stack, "after")
-        wanted = {name for life in ("before", "during", "after") for name in names_of(life)}
-        wait_until(lambda: recorded(stack) == wanted and stack.site.files() == [], "everything is recorded", 30)
-        wait_until(lambda: stack.look().health == 200, "well again")
-        look = stack.look()
-        assert (look.reasons, look.paused) == ("", frozenset())
-        assert "The daemon, S3 and Redis are well." in look.page
-        assert stack.status()[0] == 0
-        assert daemon.terminate() == 0
-        assert sorted(entry["name"] for entry in stack.site.log()) == sorted(wanted)
-        assert stack.site.names() == {name: md5_of(name) for name in wanted}
-        assert set(stack.site.objects()) == {md5_of(name) for name in wanted}
-        assert stack.site.files("failed") == []
+            if outage.files_go_on:
+                wait_until(lambda: recorded(stack) >= set(names_of("during")), "files go on")
+            else:
+                # All of them are still in the spool, whatever was recorded.
+                assert len(stack.site.files()) == FILES
+        if not never_well:
+            assert_all_recorded(stack)
+
+
+def assert_all_recorded(stack: Stack) -> None:
+    stack.drop("after")
+    wanted = {name for life in stack.lives for name in names_of(life)}
+    wait_until(lambda: recorded(stack) == wanted and stack.site.files() == [], "everything is recorded")
+    wait_until(lambda: is_well(stack.look()), "well again")
+    assert stack.status()[0] == 0
+    assert stack.site.files("failed") == []
+    assert stack.daemon.terminate() == 0
+    assert sorted(entry["name"] for entry in stack.site.log()) == sorted(wanted)
+    assert stack.site.names() == {name: md5_of(name) for name in wanted}
+    assert set(stack.site.objects()) == {md5_of(name) for name in wanted}
+
+
+def is_well(look: Look) -> bool:
+    told = (look.health, look.reasons, look.paused)
+    return told == (200, "", frozenset()) and "The daemon, S3 and Redis are well." in look.page
 
 
 def is_told(outage: Outage, look: Look) -> bool:
     return (
         look.health == 503
         and outage.reason in look.reasons
-        and "Nothing is being stashed." in look.page
+        and outage.page in look.page
         and outage.reason in look.page
-        and look.paused == {outage.service.lower()}
+        and look.paused == {outage.waits_for}
     )
-
-
-def drop(stack: Stack, life: str) -> None:
-    for name in names_of(life):
-        stack.site.drop(name, name.encode())
 
 
 def recorded(stack: Stack) -> set[str]:

@@ -16,15 +16,33 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import redis
 import requests
 
-from tests.support.daemon import Site
+from tests.support.daemon import Daemon, Site
+from tests.support.faulty_s3 import FaultyS3
+from tests.support.queues import TestQueue
 from tests.support.servers import free_port, running, wait_until
 
 _CTL = "import sys; from md5s3stash_daemon.ctl import main; sys.exit(main())"
-HEAD = ("Service", "How it fails", "`/healthz`", "Page", "`status`", "`md5s3stash_paused`", "The reason says")
+FILES = 5
+IMPATIENT = {
+    "MD5S3STASH_S3_CONNECT_TIMEOUT_SECONDS": "1",
+    "MD5S3STASH_S3_READ_TIMEOUT_SECONDS": "1",
+    "MD5S3STASH_S3_REQUEST_TIMEOUT_SECONDS": "3",
+}
+HEAD = (
+    "Service",
+    "How it fails",
+    "`/healthz`",
+    "Page",
+    "`status`",
+    "`md5s3stash_paused`",
+    "After the cure",
+    "The reason says",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,21 @@ class Outage:
     # What `md5s3stashctl status` finds out by itself; it has no worker's view of a record.
     environment: Mapping[str, str] = field(default_factory=dict)
     redis_arguments: tuple[str, ...] = ()
+    # As the metric names what is waited for.
+    paused: str = ""
+    page: str = "Nothing is being stashed."
+    # It is there before the daemon is.
+    from_start: bool = False
+    # In a mount namespace of the daemon's own, by the directory of the test.
+    mounts: Callable[[Path], list[str]] = lambda directory: []
+    # How soon after the cure work goes on, at the latest, with the settings of production.
+    recovery: str = "30 s"
+    # Files are recorded all the while.
+    files_go_on: bool = False
+
+    @property
+    def waits_for(self) -> str:
+        return self.paused or self.service.lower()
 
     def __str__(self) -> str:
         return f"{self.service}, {self.way}".replace("`", "")
@@ -54,18 +87,46 @@ class Look:
 
 
 class Stack:
-    """A site with a Redis of its own, which can be done to what no shared one must suffer."""
+    """A site with a Redis of its own, which can be done to what no shared one must suffer, and with relays before S3
+    and before a queue of SQS.
+    """
 
-    def __init__(self, directory: Path, s3_endpoint: str, outage: Outage) -> None:
+    def __init__(self, directory: Path, s3_endpoint: str, outage: Outage, queue: TestQueue | None = None) -> None:
         self.directory = directory
+        self.daemon: Daemon
+        self.relays = {"S3": FaultyS3(s3_endpoint)}
+        self.lives: list[str] = []
         self.redis = OwnRedis(directory / "redis", outage.redis_arguments)
         self.site = Site(directory, self.redis.url, s3_endpoint, prefix="{stash}")
+        # The test looks past the relay.
+        self.site.s3_endpoint = self.relays["S3"].endpoint
         self.port = free_port()
         self.environment = {
             "MD5S3STASH_HTTP_PORT": str(self.port),
             "MD5S3STASH_REDIS_TIMEOUT_SECONDS": "1",
-            **outage.environment,
+            **IMPATIENT,
+            **{
+                name: value.format(directory=directory, store=self.relays["S3"].port)
+                for name, value in outage.environment.items()
+            },
         }
+        self.queue = queue
+        if queue is not None:
+            at = urlsplit(queue.url)
+            self.relays["SQS"] = FaultyS3(f"http://{at.netloc}")
+            self.environment |= queue.environment()
+            self.environment["MD5S3STASH_QUEUE_URL"] = f"{self.relays['SQS'].endpoint}{at.path}"
+
+    def drop(self, life: str) -> None:
+        """The files of this part of the test, unless they were dropped already."""
+        if life not in self.lives:
+            self.lives.append(life)
+            for name in names_of(life):
+                self.site.drop(name, name.encode())
+
+    def close(self) -> None:
+        for relay in self.relays.values():
+            relay.close()
 
     def look(self) -> Look:
         health = requests.get(f"http://127.0.0.1:{self.port}/healthz", timeout=10)
@@ -143,12 +204,14 @@ class OwnRedis:
             return False
 
 
+def names_of(life: str) -> list[str]:
+    return [f"{life}-{number}" for number in range(FILES)]
+
+
 def table(outages: Iterable[Outage]) -> str:
     """The matrix as docs/outages.md has it."""
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for outage in outages:
-        metric = f'`service="{outage.service.lower()}"` 1'
-        lines.append(
-            f"| {outage.service} | {outage.way} | 503 | Nothing is being stashed. | 1 | {metric} | `{outage.reason}` |"
-        )
+        told = ("503", outage.page, "1", f'`service="{outage.waits_for}"` 1', outage.recovery, f"`{outage.reason}`")
+        lines.append(f"| {' | '.join((outage.service, outage.way, *told))} |")
     return "\n".join(lines)
