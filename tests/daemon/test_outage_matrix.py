@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import requests
 from _pytest.mark import ParameterSet
 
 from tests.support.daemon import Daemon
@@ -25,6 +26,7 @@ from tests.support.mounts import in_the_place_of, tiny_disk
 from tests.support.outages import FILES, Look, Outage, Stack, names_of, table
 from tests.support.queues import TestQueue
 from tests.support.servers import REPOSITORY, wait_until
+from tests.support.url_lists import OPEN, drop_list, wait_for_report
 
 LOOKS = 8
 
@@ -235,7 +237,7 @@ def of_redis(*args: object, **kwargs: object) -> Outage:
 
 REDIS = [
     of_redis("gone: killed, its port refuses", "Redis does not answer: Error 111", gone),
-    of_redis("hangs: the port is open, no answer comes", "Redis does not answer: Timeout", hanging),
+    of_redis("hangs: the port is open, no answer comes", "Redis does not answer: Timeout", hanging, recovery="60 s"),
     of_redis("refuses everything: its user may nothing", "has no permissions", refusing_everything),
     of_redis("refuses writes: `maxmemory` is reached", "its memory is full", full),
     of_redis("refuses writes: it became a replica", "it is a replica", a_replica),
@@ -313,7 +315,7 @@ DEFERRED = "deferred files: 1 h"
 S3 = [
     of_s3("gone: its port refuses", "no answer from the store", partial(relay_gone, service="S3")),
     of_s3("gone: connections are reset", "no answer from the store", s3_that(Fault.RESET)),
-    of_s3("hangs: no answer comes", "timeout", s3_that(Fault.HANG)),
+    of_s3("hangs: no answer comes", "timeout", s3_that(Fault.HANG), recovery="90 s"),
     of_s3("refuses everything: 403", "403 AccessDenied", s3_that(Fault.DENIED)),
     of_s3("answers 500 to everything", "500", s3_that(Fault.ERROR_500)),
     of_s3("asks to slow down: 503", "503", s3_that(Fault.SLOW_DOWN)),
@@ -367,9 +369,14 @@ DISK = [
 ]
 
 
-def of_sqs(way: str, reason: str, cause: Callable[[Stack], contextlib.AbstractContextManager[object]]) -> Outage:
+def of_sqs(
+    way: str,
+    reason: str,
+    cause: Callable[[Stack], contextlib.AbstractContextManager[object]],
+    recovery: str = "30 s",
+) -> Outage:
     page = "No message of the queue is received; files are stashed."
-    return Outage("SQS", way, reason, cause, page=page, files_go_on=True)
+    return Outage("SQS", way, reason, cause, page=page, files_go_on=True, recovery=recovery)
 
 
 def sqs_that(fault: Fault) -> Callable[[Stack], contextlib.AbstractContextManager[object]]:
@@ -378,7 +385,7 @@ def sqs_that(fault: Fault) -> Callable[[Stack], contextlib.AbstractContextManage
 
 SQS = [
     of_sqs("gone: its port refuses", "SQS does not answer", partial(relay_gone, service="SQS")),
-    of_sqs("hangs: no answer comes", "nothing came for", sqs_that(Fault.HANG)),
+    of_sqs("hangs: no answer comes", "nothing came for", sqs_that(Fault.HANG), recovery="35 s"),
     of_sqs("refuses everything: 403", "403 AccessDenied", sqs_that(Fault.DENIED)),
     of_sqs("answers 500 to everything", "SQS answered 500", sqs_that(Fault.ERROR_500)),
     of_sqs("answers wrongly: a web page to everything", "is not SQS", sqs_that(Fault.PORTAL)),
@@ -441,6 +448,37 @@ def assert_all_recorded(stack: Stack) -> None:
     assert sorted(entry["name"] for entry in stack.site.log()) == sorted(wanted)
     assert stack.site.names() == {name: md5_of(name) for name in wanted}
     assert set(stack.site.objects()) == {md5_of(name) for name in wanted}
+
+
+@pytest.mark.needs_namespaces
+def test_an_origin_whose_name_does_not_resolve_holds_up_no_file(tmp_path: Path, s3_server: str) -> None:
+    stack = Stack(tmp_path, s3_server, Outage("DNS", "", "", contextlib.nullcontext))
+    environment = {**stack.environment, **OPEN, "MD5S3STASH_URLS_ATTEMPTS": "2"}
+    with stack.redis, Daemon(stack.site, environment, mounts=hosts_without_the_store(tmp_path)) as daemon:
+        daemon.wait_until_started()
+        drop_list(stack.site, "x.urls", ["http://origin.example/a"])
+        stack.drop("during")
+
+        wait_until(lambda: recorded(stack) >= set(names_of("during")), "files go on")
+        assert is_well(stack.look())
+        [row] = wait_for_report(stack.site, "x.urls")
+        assert (row["url"], row["outcome"]) == ("http://origin.example/a", "failed")
+        assert is_well(stack.look())
+    stack.close()
+
+
+def test_a_spool_that_is_gone_is_reported_by_no_answer_and_by_status(tmp_path: Path, s3_server: str) -> None:
+    stack = Stack(tmp_path, s3_server, Outage("Spool's disk", "", "", contextlib.nullcontext))
+    with stack.redis, Daemon(stack.site, stack.environment) as daemon:
+        daemon.wait_until_started()
+
+        stack.site.spool.rename(tmp_path / "elsewhere")
+
+        assert daemon.process.wait(60) == 1
+        with pytest.raises(requests.ConnectionError):
+            stack.look()
+        assert stack.status()[0] == 1
+    stack.close()
 
 
 def is_well(look: Look) -> bool:
