@@ -60,12 +60,15 @@ _HINTS_OF_STATUS = {403: _RIGHTS}
 
 MAX_MESSAGE_CHARACTERS = 300
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._:-]{1,100})\s*</Code>")
+_PLAIN_CODE = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _MESSAGE = re.compile(rb"<Message>([^<]*)")
 _SECRET = re.compile(r"(?i)((?:signature|token|secret)[a-z-]*\s*[=:]\s*)[^\s&,;]+")
 
 
 def store_error(s3_url: str, status: int, code: str, message: str = "") -> StoreError:
     """The error for an answer that is not a success, with the store's own words and what to do where we know."""
+    # boto3 takes anything for a code.
+    code = code if _PLAIN_CODE.fullmatch(code) else ""
     answer = f"{s3_url}: the store answered {status} {code}".rstrip()
     if code in _DIGEST_CODES:
         return DigestMismatch(f"{answer}: the bytes changed on the way, nothing was stored", status, code)

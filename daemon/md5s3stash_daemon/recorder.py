@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import queue
@@ -45,20 +46,27 @@ class Recorder:
     def record(self, outcomes: Sequence[Outcome]) -> bool:
         """Waits until the ledger has all of them; False where the daemon stops before that."""
         error = self._attempt(outcomes)
-        while error is not None:
+        if error is not None:
             with self._pulse.resting():
+                if not self._record_after(error, outcomes):
+                    return False
+        self.forget()
+        return True
+
+    def _record_after(self, error: CacheUnavailable | None, outcomes: Sequence[Outcome]) -> bool:
+        with contextlib.ExitStack() as refusing:
+            while error is not None:
                 if self._gate.is_down(REDIS):
+                    refusing.close()
                     if not self._gate.pass_through(self._stopping):
                         return False
-                    error = self._attempt(outcomes)
                 else:
-                    # Its probe finds nothing wrong and yet it takes no record. That is no reason to look well.
+                    # Its probe finds nothing wrong and yet it takes no record: it is down until it takes this one.
                     log.error("not recorded outcomes=%d error=%r", len(outcomes), str(error))
-                    with self._gate.refusing(REDIS, str(error)):
-                        if self._stopping.wait(1.0):
-                            return False
-                        error = self._attempt(outcomes)
-        self.forget()
+                    refusing.enter_context(self._gate.refusing(REDIS, str(error)))
+                    if self._stopping.wait(1.0):
+                        return False
+                error = self._attempt(outcomes)
         return True
 
     def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:

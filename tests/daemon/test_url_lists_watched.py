@@ -20,7 +20,7 @@ from tests.support.url_lists import OPEN, drop_list, report_path, wait_for_repor
 HANGING = (
     "-c",
     "import sys, threading; from md5s3stash_daemon import main, url_work;"
-    "url_work.read_lines = lambda file: threading.Event().wait(); sys.exit(main.main([]))",
+    "url_work.read_lines = lambda file, **_: threading.Event().wait(); sys.exit(main.main([]))",
 )
 
 
