@@ -119,7 +119,8 @@ def redis_caches(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> tuple[Red
 
 def _unavailable(error: redis.RedisError) -> CacheUnavailable:
     refused = isinstance(error, redis.ResponseError)
-    return CacheUnavailable(f"Redis {'refused' if refused else 'does not answer'}: {error}")
+    what_to_do = "" if refused else ": check that redis-server runs, and REDIS_URL"
+    return CacheUnavailable(f"Redis {'refused' if refused else 'does not answer'}: {error}{what_to_do}")
 
 
 def _bytes(text: str) -> bytes:

@@ -13,13 +13,25 @@ from dataclasses import dataclass
 
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon import ctl_output as output
-from md5s3stash_daemon.beneath import folder_of, is_name, prune, status_of
+from md5s3stash_daemon.beneath import Place, folder_of, is_name, prune, status_of
 from md5s3stash_daemon.completion import is_still_by_its_stamp
+from md5s3stash_daemon.failed_reports import report_beside
 from md5s3stash_daemon.failures import Failure, NameTaken, drop_again, failures, failures_of
 from md5s3stash_daemon.filesystem import POLL
 from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.settings import SpoolSettings
-from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, Spool, log_refused, refusal
+from md5s3stash_daemon.spool import (
+    ACTIVE,
+    DEFERRED,
+    FAILED,
+    HOLD,
+    INCOMING,
+    Entry,
+    Spool,
+    is_partial,
+    log_refused,
+    refusal,
+)
 
 
 class NotMoved(Exception):
@@ -145,7 +157,8 @@ def _wake_daemon(spool: Spool) -> None:
 def _drop_again(spool: Spool, failure: Failure) -> Move:
     def carry_out() -> str:
         if failure.removed:
-            raise NotMoved(f"{failure.reason}; it was removed: delete its report once you know")
+            report = report_beside(failure.place)
+            raise NotMoved(f"{failure.reason}. It was removed: then remove {report.base}/{report.name}")
         try:
             if not drop_again(spool, failure):
                 raise NotMoved("it has gone meanwhile")
@@ -211,6 +224,8 @@ def _is_complete(entry: Entry, settings: SpoolSettings) -> bool:
 def _why_not_found(spool: Spool, command: Command, name: str) -> str:
     if not is_name(name):
         return "not a name: give the path below incoming/, as it was dropped"
+    if is_partial(name) and status_of(Place(spool.path_of(INCOMING), name)) is not None:
+        return "waits for its rename: a transfer program writes under such a name"
     where = [state for state in (INCOMING, ACTIVE, DEFERRED, HOLD) if spool.find(state, name)]
     where += [FAILED] if failures_of(spool, name) else []
     wanted = " or ".join(f"{state}/" for state in command.states)

@@ -224,4 +224,6 @@ def unavailable(error: redis.RedisError) -> CacheUnavailable:
     words = f"Redis {'refused' if isinstance(error, redis.ResponseError) else 'does not answer'}: {said}"
     seen = f"{type(error).__name__} {error}"
     remedy = next((remedy for sign, remedy in _REMEDIES if sign in seen), "")
+    if not remedy and not isinstance(error, redis.ResponseError):
+        remedy = "check that redis-server runs, and REDIS_URL"
     return CacheUnavailable(f"{words} ({remedy})" if remedy else words)

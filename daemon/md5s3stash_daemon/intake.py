@@ -46,7 +46,6 @@ class Intake:
         # Called for each file looked at: a long way through a slow directory is no standstill.
         self._beat = beat
         self._pass: Iterator[Entry] = iter(())
-        self._batch = ""
 
     def start_pass(self) -> None:
         """Begins a new pass. What comes after an entry was passed by is found by the next one."""
@@ -58,20 +57,22 @@ class Intake:
 
     def take(self, count: int) -> list[Entry]:
         """Claims up to `count` files; an empty list ends the pass. Raises OSError where the spool does not work."""
-        # One that nothing was claimed into serves the next pass too, and its box with it.
-        batch = self._batch or self._spool.new_batch()
+        entry = next(self._pass, None)
+        batch = self._spool.new_batch() if entry is not None else ""
         claimed: list[Entry] = []
         try:
-            while len(claimed) < count and (entry := next(self._pass, None)) is not None:
+            while entry is not None:
                 mine = self._claim(entry, batch)
                 if mine is not None:
                     claimed.append(mine)
+                entry = next(self._pass, None) if len(claimed) < count else None
         except OSError:
             # What is claimed already is worked on, which frees space; the next call meets the rest.
             if not claimed:
                 raise
         finally:
-            self._batch = "" if any(entry.batch == batch for entry in claimed) else batch
+            if batch and all(entry.batch != batch for entry in claimed):
+                self._spool.discard_batch(batch)
         if not claimed:
             self._waiting.pass_ended()
         return claimed

@@ -248,14 +248,30 @@ class Spool:
         return count
 
     def new_batch(self) -> str:
-        """The name of a batch that no other has. Its box is made one batch ahead: on a full disk the claims that free
-        it again must not need a new directory.
+        """The name of a batch that no other has, which tells the time of its first claim. Its box is made one batch
+        ahead: on a full disk the claims that free it again must not need a new directory.
         """
-        batch = self._spare_batch or new_batch_name()
-        self._spare_batch = new_batch_name()
+        batch, spare = new_batch_name(), self._spare_batch
         with contextlib.suppress(OSError):
-            os.mkdir(os.path.join(self.path_of(ACTIVE), f"{self._spare_batch}.0"))
+            if spare:
+                os.rename(self._first_box(spare), self._first_box(batch))
+        self._spare_batch = ""
+        with contextlib.suppress(OSError):
+            spare = new_batch_name()
+            os.mkdir(self._first_box(spare))
+            self._spare_batch = spare
         return batch
+
+    def discard_batch(self, batch: str) -> None:
+        """One that nothing was claimed into; its box becomes the next one, or is removed."""
+        if not self._spare_batch:
+            self._spare_batch = batch
+            return
+        with contextlib.suppress(OSError):
+            os.rmdir(self._first_box(batch))
+
+    def _first_box(self, batch: str) -> str:
+        return f"{self.path_of(ACTIVE)}/{batch}.0"
 
     def claim(self, entry: Entry, batch: str) -> Entry | None:
         """Takes a file out of the producers' reach; None where it has gone. Raises OSError where it cannot."""

@@ -224,6 +224,29 @@ def test_files_that_are_put_off_together_share_a_few_boxes(tmp_path: Path) -> No
     assert list(spool.due(now + 1500)) == []
 
 
+def test_a_batch_tells_the_time_of_its_first_claim_however_long_nothing_came(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.create()
+    intake = Intake(spool, Completeness(Completed(), settle_seconds=0), Waiting())
+    ages, boxes = [], []
+    for name in ("first", "second", "third"):
+        # Passes that find nothing, and files that came and went.
+        for _ in range(3):
+            intake.start_pass()
+            assert intake.take(10) == []
+        (tmp_path / "incoming" / name).write_bytes(b"x")
+        before = time.time_ns()
+        intake.start_pass()
+        [entry] = intake.take(10)
+        ages.append(int(entry.batch.partition("-")[0], 16) - before)
+        spool.remove([(entry, Pin.of(entry.place))])
+        boxes.append(len(os.listdir(tmp_path / "active")))
+
+    assert min(ages) >= 0
+    # The next one is there already: on a full disk none could be made.
+    assert boxes == [1, 1, 1]
+
+
 @pytest.mark.parametrize("delay_seconds", [0.2, 1, 5, 15.9, 16, 60, 3599, 86_400])
 def test_a_time_that_is_shared_is_near_the_one_asked_for(delay_seconds: float) -> None:
     due = due_after(1_700_000_123.4, delay_seconds)
