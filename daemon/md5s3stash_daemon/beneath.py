@@ -8,6 +8,7 @@ the operator can replace. A name is a path below it, without `..`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import os
@@ -105,14 +106,14 @@ def open_file(place: Place, flags: int = READ, mode: int = 0o644) -> int:
 
 
 def move(source: Place, target: Place) -> bool:
-    """Renames a file, makes the folders above its target, and replaces what stands there; False where it has gone.
+    """Renames a file, and makes the folders above its target; False where it has gone.
 
-    Raises FileExistsError or NotADirectoryError where a folder cannot be made, and OSError.
+    Raises FileExistsError where something stands there, NotADirectoryError where a folder cannot be made, and OSError.
     """
     while True:
         try:
             with folder_of(source) as (old_folder, old), folder_of(target, create=True) as (new_folder, new):
-                os.rename(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder)
+                rename_to_new(old_folder, old, new_folder, new)
             return True
         except (FileNotFoundError, NotADirectoryError):
             if status_of(source) is None:
@@ -120,6 +121,34 @@ def move(source: Place, target: Place) -> bool:
             # Either the target's folder went away under us, or one can never be made: the second look tells.
             with folder_of(target, create=True):
                 pass
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_RENAME_NOREPLACE = 1
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
+
+
+def rename_to_new(old_folder: int, old: str, new_folder: int, new: str) -> None:
+    """rename(2) between two folders that never replaces. Raises FileExistsError and whatever else rename(2) does."""
+    if _LIBC.renameat2(old_folder, os.fsencode(old), new_folder, os.fsencode(new), _RENAME_NOREPLACE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in (errno.ENOSYS, errno.EINVAL):
+        raise OSError(number, os.strerror(number), old, None, new)
+    # NFS has no such rename. Both names for a moment are harmless: the content is the address.
+    try:
+        os.link(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        os.unlink(old, dir_fd=old_folder)
+        return
+    # Nor has it links, as on CIFS and FUSE: what is left is a look before.
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(new, dir_fd=new_folder)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+    os.rename(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder)
 
 
 class _Folder:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import heapq
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from md5s3stash_daemon.beneath import Place, files_below, folder_of, is_name, open_folder, prune, status_of
+from md5s3stash_daemon.beneath import Place, files_below, folder_of, is_name, move, open_folder, prune, status_of
 from md5s3stash_daemon.failed_reports import ERROR_SUFFIX, read_report, report_beside
 from md5s3stash_daemon.spool import FAILED, INCOMING, Spool
 
 _COMPARED_CHARACTERS = 32
-
-_RENAME_NOREPLACE = 1
 
 
 class NameTaken(Exception):
@@ -95,18 +91,11 @@ def drop_again(spool: Spool, failure: Failure) -> bool:
     Raises NameTaken, and OSError.
     """
     target = Place(spool.path_of(INCOMING), failure.name)
-    while True:
-        try:
-            _rename_to_new(failure.place, target)
-            break
-        except FileExistsError:
-            raise NameTaken from None
-        except FileNotFoundError:
-            # Otherwise the daemon has removed a folder of incoming/ that was empty.
-            if status_of(failure.place) is None:
-                return False
-            with folder_of(target, create=True):
-                pass
+    try:
+        if not move(failure.place, target):
+            return False
+    except FileExistsError:
+        raise NameTaken from None
     # In this order: a report without a file is passed over, a file without a report would have lost its reason.
     with suppress(FileNotFoundError), folder_of(report_beside(failure.place)) as (folder, last):
         os.unlink(last, dir_fd=folder)
@@ -169,28 +158,3 @@ def _failure(place: Place) -> Failure | None:
     # A number of thousands of digits is none of ours, and cannot even be printed.
     tried = attempts if isinstance(attempts, int) and 0 <= attempts < 1 << 31 else 0
     return Failure(name, place, tried, reason if isinstance(reason, str) else "", removed=removed)
-
-
-def _rename_to_new(source: Place, target: Place) -> None:
-    """rename(2) that never replaces: between a look and a plain rename a producer may have dropped its file there.
-
-    Raises FileExistsError and whatever else rename(2) does.
-    """
-    with folder_of(source) as (old_folder, old), folder_of(target, create=True) as (new_folder, new):
-        try:
-            _renameat2(old_folder, old, new_folder, new)
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EINVAL):
-                raise
-            # NFS has no such rename. Both names for a moment are harmless: the content is the address.
-            os.link(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder, follow_symlinks=False)
-            os.unlink(old, dir_fd=old_folder)
-
-
-def _renameat2(old_folder: int, old: str, new_folder: int, new: str) -> None:
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if function(old_folder, os.fsencode(old), new_folder, os.fsencode(new), _RENAME_NOREPLACE) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), old, None, new)

@@ -108,6 +108,10 @@ class Intake:
         self._beat()
         try:
             found = self._looked_at(entry)
+        except BlockingIOError:
+            # Under a lease of another program's, which a file server takes for a client that writes.
+            self._waiting.note(WRITING, entry.name)
+            return False
         except OSError as error:
             # Out of reach, or of the disk: that file alone stays where it is, and is looked at again by the next pass.
             self._waiting.note(UNCLAIMABLE, entry.name, error.strerror or str(error))

@@ -60,8 +60,11 @@ class Pin:
         if not self.leased:
             # A network file system tells what it knows when a file is opened, and for a while no more.
             os.close(os.open(name, READ, dir_fd=folder))
-        there = os.lstat(name, dir_fd=folder)
-        return state_of(there) == state_of(self.status) == state_of(os.fstat(self.descriptor))
+        there, was = state_of(os.lstat(name, dir_fd=folder)), state_of(self.status)
+        if self.leased:
+            # Nobody had it open for writing in all that time. A second name, or its removal, sets the ctime as well.
+            return there[:-1] == was[:-1]
+        return there == was == state_of(os.fstat(self.descriptor))
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:

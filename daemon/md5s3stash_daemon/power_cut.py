@@ -7,18 +7,22 @@ and was not known to be on the disk goes to hold/, and the name of its box says 
 
 from __future__ import annotations
 
-import errno
+import functools
 import logging
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+from md5s3stash_daemon.access import READ, READ_WRITE_SEARCH
 from md5s3stash_daemon.beneath import Place, open_file, status_of
 from md5s3stash_daemon.boot_record import Boot, BootRecord
-from md5s3stash_daemon.spool import ACTIVE, DEFERRED, HOLD, Entry, Spool, is_partial, new_batch_name
+from md5s3stash_daemon.spool import ACTIVE, DEFERRED, HOLD, INCOMING, Entry, Spool, is_partial, new_batch_name
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PAGE_BYTES = 4096
 
@@ -75,20 +79,24 @@ def hold_damaged(spool: Spool, record: BootRecord, boot: Boot, beat: Callable[[]
                     continue
                 if not is_suspect(status.st_ctime_ns, synced_ns, boot, now_ns, clock_is_right):
                     continue
-                found = _damage_of(entry.place)
+                found = _opened_up(spool, entry.place, READ, functools.partial(_damage_of, entry.place))
                 # An upload that was cut off: its producer begins it again, or goes on where it ends.
                 if not found or (found in (EMPTY, CUT) and not entry.batch and is_partial(entry.name)):
                     continue
-                if spool.hold_damaged(entry, batch, found):
+                above = entry.place._replace(name=entry.place.name.rpartition("/")[0])
+                hold = functools.partial(spool.hold_damaged, entry, batch, found)
+                if _opened_up(spool, above, READ_WRITE_SEARCH, hold):
                     log.error("held after a power cut name=%r reason=%r", entry.name, _FINDINGS[found])
                     count += 1
             except OSError as error:
-                # What may not be moved cannot be claimed either.
-                if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
-                    raise
+                # That file alone: one bad block must not keep the daemon from starting. It is claimed as any other.
                 log.error("cannot hold after a power cut name=%r: %s", entry.name, error.strerror)
         log.info("first start after a boot synced_until=%d held=%d", synced_ns // 10**9, count)
-    record.begin(boot)
+    try:
+        record.begin(boot)
+    except OSError as error:
+        # On a full disk: then what is here counts as of an earlier boot once more.
+        log.error("cannot note this boot error=%r", str(error))
     return count
 
 
@@ -109,8 +117,25 @@ def _files(spool: Spool) -> Iterator[Entry]:
     # hold/ first: what comes there from the others is not looked at again.
     for state in (HOLD, ACTIVE, DEFERRED):
         yield from (entry for entry in spool.entries(state) if entry.mark not in _FINDINGS)
-    # A folder that cannot be read is told by the daemon's passes.
-    yield from spool.dropped(lambda folder, error: False)
+    incoming = spool.path_of(INCOMING)
+
+    # One that stays closed is told by the daemon's passes.
+    def refused(folder: str, error: OSError) -> bool:
+        return bool(folder) and spool.opening.once(Place(incoming, folder), READ_WRITE_SEARCH)
+
+    yield from spool.dropped(refused)
+
+
+def _opened_up(spool: Spool, place: Place, permissions: int, step: Callable[[], T]) -> T:
+    """What a step gives, tried again once the place is open to it: what is closed now may be opened by a pass later, and
+    would be stashed unjudged. Raises OSError.
+    """
+    try:
+        return step()
+    except PermissionError:
+        if not place.name or not spool.opening.once(place, permissions):
+            raise
+    return step()
 
 
 def _damage_of(place: Place) -> str:

@@ -240,9 +240,18 @@ class Spool:
     def recover(self) -> int:
         """Makes due again what an earlier daemon had claimed when it ended; how many files that were."""
         count = 0
-        for entry in self.entries(ACTIVE):
+        for box in _boxes(self.path_of(ACTIVE)):
+            batch, attempts, _ = _parse_box(box)
             # The batch stays: by it the ledger knows a drop that it has recorded already.
-            count += self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts}.0") is not None
+            due_now = f"{batch}.{attempts}.0"
+            entries = list(self._in_box(ACTIVE, box))
+            with contextlib.suppress(OSError):
+                # As a whole, where that goes: on a full disk no box can be made.
+                if entries:
+                    os.rename(f"{self.path_of(ACTIVE)}/{box}", f"{self.path_of(DEFERRED)}/{due_now}")
+                    count += len(entries)
+                continue
+            count += sum(self._move(entry, DEFERRED, due_now) is not None for entry in entries)
         remove_empty_folders(self.path_of(ACTIVE))
         remove_empty_folders(self.path_of(DEFERRED))
         return count
@@ -382,7 +391,11 @@ class Spool:
         target = f"{self._root}/{state}/{box}/{entry.name}"
         batch, attempts, due = _parse_box(box)
         moved = Entry(entry.name, target, batch, attempts, due)
-        return moved if move(entry.place, Place(f"{self._root}/{state}", f"{box}/{entry.name}")) else None
+        try:
+            return moved if move(entry.place, Place(f"{self._root}/{state}", f"{box}/{entry.name}")) else None
+        except FileExistsError:
+            # A listing may show a name twice that was dropped again, and folders made by hand may share a batch.
+            return self._move(entry, state, f"{new_batch_name()}.{attempts}" + (f".{due}" if state == DEFERRED else ""))
 
     def _in_box(self, state: str, box: str) -> Iterator[Entry]:
         root = self.path_of(state)

@@ -31,6 +31,9 @@ LAST_LINES = 1024
 # A list has fewer lines than bytes, and the index of a journal as many places.
 _MAX_LINE = 1 << 40
 
+# Under which the list itself is noted, beside its results.
+_LIST = "list"
+
 _OFFSET = struct.Struct("<Q")
 _INDEX_PIECE = 512 * _OFFSET.size
 
@@ -110,6 +113,14 @@ class Journal:
     def note_published(self, kind: str, path: str) -> None:
         """The list's result of this kind is about to appear under the path."""
         self._write([{kind: path}])
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether the outcomes are of this very list, as it is. One that has none yet is from now on."""
+        wanted = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+        noted = self.published.get(_LIST)
+        if noted is None:
+            self.note_published(_LIST, wanted)
+        return noted in (None, wanted)
 
     def in_order(self) -> Iterator[LineOutcome]:
         """All outcomes by line number. Their places are noted in a file, not in memory."""

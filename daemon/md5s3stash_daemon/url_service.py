@@ -150,6 +150,8 @@ class UrlLists:
         with open(os.dup(pin.descriptor), "rb") as file:
             journal = Journal(journal_path(self._spool, entry), pulse.beat)
             try:
+                if not journal.is_of(pin.status):
+                    raise SourceChanged("the list was written to after its first lines were served")
                 log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
                 run = ListRun(self.parts, entry, journal, pulse)
                 complete = run.run(file)

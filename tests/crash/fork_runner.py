@@ -26,6 +26,7 @@ from typing import Any
 import redis
 
 from md5s3stash.s3 import S3ObjectStore
+from md5s3stash_daemon import beneath as daemon_beneath
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon import program as daemon_program
 from md5s3stash_daemon import url_report as daemon_url_report
@@ -79,6 +80,8 @@ class CrashPoints:
         for name in ("rename", "unlink", "mkdir", "rmdir", "link", "fsync", "fdatasync"):
             setattr(patched, name, self.around(getattr(os, name)))
         patched.write = self.around(os.write, lambda descriptor, _data: stat.S_ISREG(os.fstat(descriptor).st_mode))
+        beneath: Any = daemon_beneath
+        beneath.rename_to_new = self.around(beneath.rename_to_new)
         patched.open = self.around(os.open, lambda _path, flags, *_: bool(flags & os.O_CREAT))
         writer: Any = daemon_url_report
         writer.open = self.around(builtins.open)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -73,6 +74,34 @@ def test_what_stands_behind_a_link_is_not_there(tmp_path: Path, outside: Path) -
     beneath.remove_empty_folders(place.base, "album")
 
     assert untouched(outside)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_where_the_kernel_cannot_refuse_to_replace_nothing_is_replaced_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    """As on NFS, and on CIFS and FUSE."""
+
+    def renameat2(*_: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(beneath, "_LIBC", type("Libc", (), {"renameat2": staticmethod(renameat2)}))
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    for name in ("old", "taken"):
+        (tmp_path / name).write_text(name)
+
+    with pytest.raises(FileExistsError):
+        beneath.move(Place(str(tmp_path), "old"), Place(str(tmp_path), "taken"))
+    assert beneath.move(Place(str(tmp_path), "old"), Place(str(tmp_path), "sub/new"))
+
+    assert (tmp_path / "taken").read_text() == "taken"
+    assert (tmp_path / "sub" / "new").read_text() == "old"
+    assert not (tmp_path / "old").exists()
 
 
 def test_a_link_itself_is_not_opened(tmp_path: Path) -> None:

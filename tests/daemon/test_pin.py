@@ -171,3 +171,60 @@ def test_the_lease_goes_with_the_last_reference(spool: Spool) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
     os.close(os.open(entry.path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_second_name_that_comes_or_goes_is_no_change(spool: Spool) -> None:
+    """Or each of a thousand names of one file would put all the others back."""
+    entries = [claimed(spool, "one")]
+    os.link(entries[0].path, f"{entries[0].path}.two")
+    entries.append(entries[0]._replace(name="one.two", path=f"{entries[0].path}.two"))
+    files = [(entry, Pin.of(entry.place)) for entry in entries]
+
+    assert spool.remove(files) == []
+
+    assert [os.path.lexists(entry.path) for entry in entries] == [False, False]
+
+
+def test_no_move_replaces_a_file(spool: Spool) -> None:
+    """A listing may show a name twice that was dropped again while it was read, and both are claimed into one box."""
+    batch = spool.new_batch()
+    for data in (b"first", b"second"):
+        (spool.directory / "incoming" / "x").write_bytes(data)
+        [dropped] = spool.find("incoming", "x")
+        assert spool.claim(dropped, batch) is not None
+
+    assert sorted(Path(entry.path).read_bytes() for entry in spool.entries("active")) == [b"first", b"second"]
+    assert len({entry.queue_id for entry in spool.entries("active")}) == 2
+
+
+@pytest.mark.parametrize("state", ["hold", "deferred"])
+def test_folders_made_by_hand_that_share_a_batch_lose_nothing(spool: Spool, state: str) -> None:
+    for box in ("2026.album", "2026.photos"):
+        (spool.directory / state / box).mkdir()
+        (spool.directory / state / box / "x").write_bytes(box.encode())
+    for entry in list(spool.entries(state)):
+        assert spool.make_due(entry, state) is not None
+    batch = spool.new_batch()
+    for entry in list(spool.due(0)):
+        assert spool.claim(entry, batch) is not None
+
+    assert sorted(Path(entry.path).read_bytes() for entry in spool.entries("active")) == [b"2026.album", b"2026.photos"]
+
+
+def test_what_was_claimed_is_due_again_with_one_rename_a_box(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = spool.new_batch()
+    for name in ("a/b", "c"):
+        path = spool.directory / "incoming" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+        [dropped] = spool.find("incoming", name)
+        spool.claim(dropped, batch)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "mkdir", full)
+
+    assert Spool(spool.directory).recover() == 2
+
+    assert sorted((entry.batch, entry.name) for entry in spool.due(0)) == [(batch, "a/b"), (batch, "c")]

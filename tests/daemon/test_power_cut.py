@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from md5s3stash_daemon import durable
+from md5s3stash_daemon import beneath, durable, power_cut
+from md5s3stash_daemon.beneath import Place
 from md5s3stash_daemon.boot_record import FILE, Boot, BootRecord, this_boot
 from md5s3stash_daemon.ctl import main as ctl
 from md5s3stash_daemon.health import Pulse
@@ -230,6 +232,29 @@ def test_an_upload_that_was_cut_off_waits_for_its_producer_unless_its_bytes_are_
     assert held(spool) == {".rsync-partial/holes.tif": HOLES}
 
 
+def test_one_bad_block_and_a_full_disk_keep_no_daemon_from_starting(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bad", "empty"):
+        put(spool, f"incoming/{name}", b"x" if name == "bad" else b"")
+    judge = power_cut._damage_of
+
+    def damage_of(place: Place) -> str:
+        if place.name == "bad":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return judge(place)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(power_cut, "_damage_of", damage_of)
+    monkeypatch.setattr(BootRecord, "begin", full)
+
+    assert hold_damaged(spool, earlier_boot(spool), boot_now()) == 1
+
+    assert list(held(spool)) == ["empty"]
+
+
 def test_what_is_no_file_is_not_opened(spool: Spool, tmp_path: Path) -> None:
     os.mkfifo(spool.directory / "incoming/fifo")
     (tmp_path / "empty").touch()
@@ -319,18 +344,18 @@ def test_a_reason_and_its_file_are_on_the_disk_before_the_file_moves(
 ) -> None:
     put(spool, "active/B.0/album/x", b"x")
     done: list[str] = []
-    fsync, rename = os.fsync, os.rename
+    fsync, rename = os.fsync, beneath.rename_to_new
 
     def seen_fsync(descriptor: int) -> None:
         done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
         fsync(descriptor)
 
-    def seen_rename(source: str, target: str, **folders: int) -> None:
+    def seen_rename(old_folder: int, old: str, new_folder: int, new: str) -> None:
         done.append("moved")
-        rename(source, target, **folders)
+        rename(old_folder, old, new_folder, new)
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
-    monkeypatch.setattr(os, "rename", seen_rename)
+    monkeypatch.setattr(beneath, "rename_to_new", seen_rename)
     [entry] = spool.entries("active")
     spool.fail(entry, "Kind", "reason")
 

@@ -232,3 +232,21 @@ def test_a_numbered_name_is_still_a_list_and_fits_into_a_directory() -> None:
     assert len(set(found)) == 3
     assert all(name.startswith("sub/x") and name.endswith(".URLS") for name in found)
     assert all(len(os.path.basename(name) + ".tsv.error.json") <= 255 for name in found)
+
+
+def test_a_journal_is_of_one_content_of_its_list_alone(tmp_path: Path) -> None:
+    """Who changes a list by another name while the daemon is away has another list: its lines are all done."""
+    path = tmp_path / "x.urls"
+    path.write_text("http://a/\nhttp://b/\n")
+    journal = Journal(str(tmp_path / "x.journal"))
+    assert journal.is_of(os.stat(path))
+    journal.append([STASHED])
+    journal.close()
+    again = Journal(str(tmp_path / "x.journal"))
+    assert again.is_of(os.stat(path))
+
+    path.write_text("http://c/\nhttp://d/e\n")
+
+    assert not again.is_of(os.stat(path))
+    assert list(again.in_order()) == [STASHED]
+    again.close()
