@@ -127,8 +127,8 @@ def _files(spool: Spool) -> Iterator[Entry]:
 
 
 def _opened_up(spool: Spool, place: Place, permissions: int, step: Callable[[], T]) -> T:
-    """What a step gives, tried again once the place is open to it: what is closed now may be opened by a pass later, and
-    would be stashed unjudged. Raises OSError.
+    """What a step gives, tried again once the place is open. What is closed now may be opened by a pass later, and
+    would then be stashed unjudged. Raises OSError.
     """
     try:
         return step()
