@@ -43,6 +43,7 @@ def uploading(command: list[str], commands: str = "") -> Iterator[subprocess.Pop
         start_new_session=True,
     )
     assert client.stdin
+    assert client.stderr
     client.stdin.write(commands)
     client.stdin.close()
     try:
@@ -50,6 +51,7 @@ def uploading(command: list[str], commands: str = "") -> Iterator[subprocess.Pop
     finally:
         client.kill()
         client.wait()
+        client.stderr.close()
 
 
 def test_uploads_that_stall_are_stashed_whole_though_the_daemon_is_restarted(
