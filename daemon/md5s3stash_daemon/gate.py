@@ -129,6 +129,15 @@ class Gate:
             with self._lock:
                 self._refusing[service] -= 1
 
+    def reopen(self, service: str) -> None:
+        """The service has just done its work: nobody need probe it first, and nobody may come who would."""
+        with self._lock:
+            if self._refusing[service] or self._faults.pop(service, None) is None:
+                return
+            if not self._faults:
+                self._failures = 0
+        log.warning("resumed service=%s", service)
+
     def watch(self, service: str, seconds: float, stopping: threading.Event) -> None:
         """Asks the service every so many seconds, until the program is to stop: a fault is known before there is work.
         Runs in a thread of its own.

@@ -67,6 +67,7 @@ class Recorder:
                     if self._stopping.wait(1.0):
                         return False
                 error = self._attempt(outcomes)
+        self._gate.reopen(REDIS)
         return True
 
     def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:

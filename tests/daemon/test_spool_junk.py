@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_a_box_of_any_name_is_listed_recovered_and_its_file_tried(box: bytes, st
         else:
             assert ctl_moves.move_all(spool, command(spool))
 
-        [due] = spool.due(1.0)
+        [due] = spool.due(time.time())
         claimed = spool.claim(due, spool.new_batch())
         assert claimed is not None
         assert spool.holds(claimed.queue_id)
