@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -167,34 +166,3 @@ def operator_logs_in(box: Box) -> bool:
 
 def is_from_the_door(refusal: str) -> bool:
     return "denied" in refusal.lower().replace("permission denied (publickey", "")
-
-
-@pytest.mark.parametrize("seconds", [0.0, 1.0])
-def test_a_reboot_takes_no_drop_that_the_box_does_not_keep(late: LateBox, tmp_path: Path, seconds: float) -> None:
-    """With an EC2 that takes that long for each answer."""
-    if not late.box.guest.runs():
-        late.ec2.let_go()
-        late.box.guest.boot(LATE_BOOT_SECONDS)
-    # sshd remembers who was turned away, and keeps him waiting for minutes (PerSourcePenalties of OpenSSH 9.8).
-    late.box.guest.run("systemctl", "restart", "ssh.service")
-    late.ec2.answer_seconds = seconds
-    with late.producers_at_work(tmp_path) as working:
-        wait_until(lambda: all(len(each.copied) > 2 for each in working), "drops before the reboot", 120)
-        late.box.guest.reboot()
-        before = [len(each.copied) for each in working]
-        wait_until(lambda: late.box.is_active(DAEMON), DAEMON, SETTLED_SECONDS)
-        wait_until(
-            lambda: all(len(each.copied) > n for each, n in zip(working, before, strict=True)), "drops after it", 60
-        )
-
-    late.nothing_is_lost()
-    # systemd breaks a cycle by leaving out a unit of it.
-    assert "ordering cycle" not in late.box.guest.run("journalctl", "--boot", "--output=cat", "_PID=1")
-    assert moment(late.box, "ssh.service", "InactiveExit") >= moment(late.box, SPOOL_UNIT, "ActiveEnter")
-
-
-def moment(box: Box, unit: str, what: str) -> int:
-    """In microseconds since the boot."""
-    shown = box.guest.run("systemctl", "show", f"--property={what}TimestampMonotonic", "--value", unit)
-    assert re.fullmatch(r"[1-9]\d*", shown), f"{unit}: {what} is {shown}"
-    return int(shown)
