@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import stat
 
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon.beneath import READ, Place, open_file
@@ -48,10 +47,6 @@ class Pin:
         if self.leased:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-
-    @property
-    def is_regular(self) -> bool:
-        return stat.S_ISREG(self.status.st_mode)
 
     def is_as_it_was(self, folder: int, name: str) -> bool:
         """Whether this very file is in the folder, unchanged, with nobody about to write to it. Raises OSError."""
