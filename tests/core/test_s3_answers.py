@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -33,6 +34,9 @@ QUICK = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
+# urllib3 leaves the connection of some answers that it cannot read to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[DigestS3]:
@@ -42,11 +46,13 @@ def server() -> Iterator[DigestS3]:
 
 
 @pytest.fixture(scope="module", params=["libcurl", "boto3"])
-def store(request: pytest.FixtureRequest, server: DigestS3) -> S3ObjectStore:
+def store(request: pytest.FixtureRequest, server: DigestS3) -> Iterator[S3ObjectStore]:
     timeouts = Timeouts(connect_seconds=2, stall_seconds=2, small_request_seconds=4)
     if request.param == "libcurl":
-        return connect(server.endpoint, timeouts=timeouts, attempts=1)
-    return S3ObjectStore(new_client(server.endpoint, new_session(), timeouts, attempts=1))
+        yield connect(server.endpoint, timeouts=timeouts, attempts=1)
+    else:
+        yield S3ObjectStore(new_client(server.endpoint, new_session(), timeouts, attempts=1))
+        gc.collect()
 
 
 def header_bytes(value: str) -> bytes:

@@ -192,7 +192,7 @@ def without_keys(stack: Stack) -> Iterator[None]:
 def without_its_name(stack: Stack) -> Iterator[None]:
     yield
     with open(stack.directory / "hosts", "a") as file:
-        file.write("127.0.0.1 store.example\n")
+        file.write("127.0.0.1 store\n")
 
 
 def hosts_without_the_store(directory: Path) -> list[str]:
@@ -348,7 +348,7 @@ DNS = [
         "the name of the S3 endpoint does not resolve",
         "no answer from the store",
         without_its_name,
-        environment={"S3_ENDPOINT": "http://store.example:{store}", "no_proxy": "*"},
+        environment={"S3_ENDPOINT": "http://store:{store}", "no_proxy": "*"},
         paused="s3",
         from_start=True,
         mounts=hosts_without_the_store,

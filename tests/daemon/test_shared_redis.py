@@ -63,7 +63,9 @@ def test_in_a_cluster_all_keys_of_a_prefix_in_braces_are_in_one_place(tmp_path: 
     command += ["--appendonly", "yes", "--appendfsync", "always"]
     queue = TestQueue(s3_server)
     with (
-        running([*command, "--cluster-enabled", "yes"], port, tmp_path / "redis.log"),
+        running(
+            [*command, "--cluster-enabled", "yes", "--cluster-port", str(free_port())], port, tmp_path / "redis.log"
+        ),
         Origin() as origin,
     ):
         client = redis.Redis(port=port)

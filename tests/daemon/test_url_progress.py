@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sys
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from md5s3stash_daemon.spool import Entry, Spool
 from md5s3stash_daemon.url_list import read_lines
 from md5s3stash_daemon.url_progress import Journal, LineOutcome, LineStates, journal_path, remove_orphans
 from md5s3stash_daemon.url_report import finish, numbered
+from tests.support.memory import peak_bytes
 
 STASHED = LineOutcome(1, "http://a/", "0" * 32, "s3://b/0", "text/plain")
 FAILED = LineOutcome(2, "http://b/", error="SourceNotFound", reason="the origin answered\n404")
@@ -102,19 +102,20 @@ def test_a_disk_that_is_full_leaves_the_journal_as_it_was(tmp_path: Path) -> Non
     assert list(Journal(str(path)).in_order()) == [STASHED, FAILED]
 
 
+def count_lines(journal: str) -> int:
+    return sum(1 for _ in Journal(journal).in_order())
+
+
 def test_the_memory_for_a_line_is_a_byte_or_two(tmp_path: Path) -> None:
     lines = 20_000
     journal = Journal(str(tmp_path / "x.journal"))
     for start in range(1, lines, 1000):
         journal.append([LineOutcome(line, "http://a/" + "x" * 50) for line in range(start, start + 1000)])
-    tracemalloc.start()
-    try:
-        again = Journal(journal.path)
-        count = sum(1 for _ in again.in_order())
-        assert tracemalloc.get_traced_memory()[1] < 10 * lines
-    finally:
-        tracemalloc.stop()
+
+    count, peak = peak_bytes(count_lines, journal.path)
+
     assert count == lines
+    assert peak < 10 * lines
 
 
 def test_the_journals_of_drops_that_are_gone_are_removed_and_the_others_kept(spool: Spool, entry: Entry) -> None:

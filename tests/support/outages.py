@@ -164,6 +164,9 @@ class OwnRedis:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = redis.Redis(port=self.port)
         self._arguments = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", *arguments]
+        if "--cluster-enabled" in self._arguments:
+            # Not the default, 10,000 above its port, which may belong to an outgoing connection.
+            self._arguments += ["--cluster-port", str(free_port())]
         self._life = contextlib.ExitStack()
         self.process: subprocess.Popen[bytes]
 

@@ -89,8 +89,8 @@ class DiskCache:
                 self.fault(error)
             return None
         with contextlib.suppress(OSError):
-            # By hand, because disks are mounted with relatime. The mtime is the date of the object in S3.
-            os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
+            # By hand, because disks are mounted with relatime.
+            _stamp(file.fileno())
         return file
 
     def incoming(self) -> Incoming:
@@ -107,8 +107,8 @@ class DiskCache:
         if incoming.path is None:
             return
         try:
-            if modified is not None:
-                os.utime(incoming.file.fileno(), (time.time(), modified))
+            # By the same clock as `open`: the kernel's own stamps are up to a tick behind it.
+            _stamp(incoming.file.fileno(), modified)
             # A power cut may otherwise leave the name on an empty file.
             os.fdatasync(incoming.file.fileno())
             os.rename(incoming.path, self.directory / md5)
@@ -250,7 +250,7 @@ def keep_reduced(directory: Path, md5: str, write: Callable[[BinaryIO], None], m
         try:
             write(file)
             file.flush()
-            os.utime(file.fileno(), (time.time(), modified))
+            _stamp(file.fileno(), modified)
             os.rename(path, directory / f"{md5}{_REDUCED_SUFFIX}")
         except BaseException:
             with contextlib.suppress(OSError):
@@ -262,6 +262,12 @@ def drop_reduced(directory: Path, md5: str) -> None:
     """Removes a reduced copy that turned out to be damaged."""
     with contextlib.suppress(OSError):
         os.unlink(directory / f"{md5}{_REDUCED_SUFFIX}")
+
+
+def _stamp(descriptor: int, modified: float | None = None) -> None:
+    """The file was used now. Its mtime, the date of the object in S3, stays as it is without a new one."""
+    modified_ns = os.fstat(descriptor).st_mtime_ns if modified is None else int(modified * 1_000_000_000)
+    os.utime(descriptor, ns=(time.time_ns(), modified_ns))
 
 
 def _new_part(directory: Path) -> tuple[BinaryIO, Path]:
