@@ -14,8 +14,8 @@ from md5s3stash_daemon.health import COMMITTER, Pulse, ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.recorder import GroupCommitter
-from md5s3stash_daemon.spool import Entry, Spool
-from md5s3stash_daemon.work import until_it_works
+from md5s3stash_daemon.spool import DISK_ERRORS, Entry, Spool
+from md5s3stash_daemon.work import DISK_RETRY_SECONDS, until_it_works
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         self._spool = spool
         self._ended = ended
         self._put_off = put_off
+        # What the disk had no room for in failed/. It holds up nobody: the others may make that room.
+        self._not_failed: list[Finished] = []
 
     def _commit(self, group: list[Sequence[Finished]]) -> bool:
         files = [finished for piece in group for finished in piece]
@@ -71,19 +73,30 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         if stashed and self._moved(lambda: self._remove(stashed)):
             self._log_stashed(stashed)
             self._end([file.entry for file in stashed])
-        for file in group:
-            if not file.outcome.reports:
-                self._fail(file.entry, file.outcome)
+        self._not_failed += [file for file in group if not file.outcome.reports]
         _release(group)
+
+    def _catch_up(self) -> bool:
+        self._not_failed = [file for file in self._not_failed if not self._fail(file.entry, file.outcome)]
+        return bool(self._not_failed)
 
     def _remove(self, stashed: Sequence[Finished]) -> None:
         for entry in self._spool.remove([(file.entry, file.pin) for file in stashed if file.pin is not None]):
             log.warning("changed since it was hashed, is stashed again name=%r batch=%s", entry.name, entry.batch)
 
-    def _fail(self, entry: Entry, outcome: Outcome) -> None:
+    def _fail(self, entry: Entry, outcome: Outcome) -> bool:
+        """Whether the file has left active/, or never will while this daemon runs."""
+        self._pulse.beat()
+        try:
+            self._spool.fail(entry, outcome.error, outcome.reason)
+        except OSError as error:
+            if error.errno in DISK_ERRORS:
+                log.error("spool does not work error=%r; trying again in %.0f seconds", str(error), DISK_RETRY_SECONDS)
+                return False
+            log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
         log.error("failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason)
-        if self._moved(lambda: self._spool.fail(entry, outcome.error, outcome.reason)):
-            self._end([entry])
+        self._end([entry])
+        return True
 
     def _end(self, entries: Sequence[Entry]) -> None:
         self._recorder.forget_later(entry.queue_id for entry in entries)

@@ -118,6 +118,11 @@ class Crew:
                 raise NurseryGone("no worker process can be started any more: the daemon has to be started anew")
             return found
 
+    def wait_until_done(self, timeout_seconds: float) -> bool:
+        """Whether the workers have nothing under way."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not any(member.entries for member in self._members), timeout_seconds)
+
     def hand_out(self, entries: Sequence[Entry]) -> None:
         """Gives claimed files to whoever has least to do. After `wait_for_room`, from the same thread."""
         with self._changed:

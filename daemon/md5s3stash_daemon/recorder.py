@@ -17,7 +17,7 @@ from md5s3stash_daemon.health import ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.spool import Spool
 from md5s3stash_daemon.threads import spawn
-from md5s3stash_daemon.work import REDIS
+from md5s3stash_daemon.work import DISK_RETRY_SECONDS, REDIS
 
 log = logging.getLogger(__name__)
 
@@ -142,13 +142,19 @@ class GroupCommitter(ABC, Generic[T]):
         Raises where nothing becomes of it: the process then ends, for the fault is none of the item.
         """
 
+    def _catch_up(self) -> bool:
+        """Tries again what could not be done for a group before; whether there is more to try, later."""
+        return False
+
     def _run(self) -> None:
         more = True
+        is_behind = False
         while more:
-            group, more = self._next_group()
+            group, more = self._next_group(DISK_RETRY_SECONDS if is_behind else None)
             self._pulse.beat()
             if group and self._complete:
                 self._complete = self._committed(group)
+            is_behind = self._catch_up()
             self._ending.wait(self._linger_seconds)
         self._recorder.forget()
 
@@ -163,11 +169,16 @@ class GroupCommitter(ABC, Generic[T]):
             log.warning("unexpected: recording one by one outcomes=%d error=%r", len(group), error)
         return all(self._committed([item]) for item in group)
 
-    def _next_group(self) -> tuple[list[T], bool]:
-        """Everything that waits, at least one thing, and whether more can come: None in the queue ends it."""
+    def _next_group(self, timeout_seconds: float | None) -> tuple[list[T], bool]:
+        """Everything that waits, at least one thing but after a timeout, and whether more can come: None in the queue
+        ends it.
+        """
         group: list[T] = []
-        with self._pulse.resting():
-            item = self._queue.get()
+        try:
+            with self._pulse.resting():
+                item = self._queue.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return [], True
         while item is not None:
             group.append(item)
             if len(group) == GROUP_SIZE:

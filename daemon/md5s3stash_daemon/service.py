@@ -142,13 +142,23 @@ class Service:
             except OSError as error:
                 log.error("cannot take from the spool error=%r", str(error))
                 self.disk.note(f"nothing can be taken from it: {error}: make room there, or mend the disk")
-                self._stopping.wait(DISK_RETRY_SECONDS)
+                self._wait_for_disk()
                 return
             self.disk.note("")
             if not batch:
                 self._spool.prune_incoming(EMPTY_FOLDER_SECONDS, time.time())
+                self._spool.reserve_room()
                 return
             self._crew.hand_out(batch)
+
+    def _wait_for_disk(self) -> None:
+        """What is under way makes room when it is done; the rest is for the operator."""
+        until = time.monotonic() + DISK_RETRY_SECONDS
+        if self._crew.under_way():
+            while time.monotonic() < until and not self._stopping.is_set():
+                if self._crew.wait_until_done(timeout_seconds=0.5):
+                    return
+        self._stopping.wait(until - time.monotonic())
 
     def _pass_gate(self) -> bool:
         # However long S3 or Redis is down.

@@ -48,6 +48,7 @@ from md5s3stash_daemon.failed_reports import place_in_failed, report_beside, wri
 from md5s3stash_daemon.ignored import Ignored
 from md5s3stash_daemon.opening import Opening
 from md5s3stash_daemon.pin import Pin
+from md5s3stash_daemon.reserve import Reserve
 
 INCOMING = "incoming"
 ACTIVE = "active"
@@ -134,6 +135,9 @@ class Spool:
         self.is_ignored = ignored or Ignored()
         self._root = os.fspath(directory).rstrip("/")
         self.opening = Opening(self._root, access_socket)
+        # Apart: what a thousand failures take must not keep files from being claimed, which frees the disk.
+        self._room_to_move = Reserve(f"{self._root}/.reserve/moves")
+        self._room_to_report = Reserve(f"{self._root}/.reserve/reports")
         self._spare_batch = ""
 
     def create(self) -> None:
@@ -141,6 +145,7 @@ class Spool:
         self.demand_open()
         for state in STATES:
             (self.directory / state).mkdir(parents=True, exist_ok=True)
+        self.reserve_room()
 
     def demand_open(self) -> None:
         """Raises SpoolClosed for a directory that no user may enter: so the appliance marks a mount point without its
@@ -165,6 +170,11 @@ class Spool:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return descriptor
+
+    def reserve_room(self) -> None:
+        """For the daemon's own moves and reports, as far as the disk has it."""
+        self._room_to_move.fill()
+        self._room_to_report.fill()
 
     def identity(self) -> str:
         """A name of this spool that no other has, made once; several spools may share one ledger."""
@@ -314,6 +324,8 @@ class Spool:
         # One of each folder: the others are as empty.
         for place in {entry.place.name.rpartition("/")[0]: entry.place for entry, _ in files}.values():
             prune(place)
+        # At once: a producer that tries again and again would take on a full disk whatever comes free.
+        self.reserve_room()
         return changed
 
     def defer(self, entry: Entry, until: float) -> Entry | None:
@@ -361,12 +373,17 @@ class Spool:
         if status is None:
             # Moved already, by a daemon that ended before it could say so.
             return ""
+        place = self._room_to_report.spend(lambda: self._move_to_failed(entry, status.st_mode, kind, reason))
+        prune(entry.place)
+        return f"{place.base}/{place.name}"
+
+    def _move_to_failed(self, entry: Entry, mode: int, kind: str, reason: str) -> Place:
         place = place_in_failed(self.path_of(FAILED), entry.name, entry.queue_id)
         report = {"name": entry.name, "error": kind, "reason": reason, "attempts": entry.attempts + 1}
         report["queue_id"] = entry.queue_id
         report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
-            if refusal(status.st_mode) is None:
+            if refusal(mode) is None:
                 write_report(place, report)
                 _sync(entry.place)
                 move(entry.place, place)
@@ -379,8 +396,7 @@ class Spool:
             with contextlib.suppress(OSError), folder_of(report_beside(place)) as (folder, last):
                 os.unlink(last, dir_fd=folder)
             raise
-        prune(entry.place)
-        return f"{place.base}/{place.name}"
+        return place
 
     def prune_incoming(self, unused_seconds: float, now: float) -> None:
         """Removes folders in incoming/ that have been empty and untouched for so long that their producer is done."""
@@ -392,7 +408,8 @@ class Spool:
         batch, attempts, due = _parse_box(box)
         moved = Entry(entry.name, target, batch, attempts, due)
         try:
-            return moved if move(entry.place, Place(f"{self._root}/{state}", f"{box}/{entry.name}")) else None
+            place = Place(f"{self._root}/{state}", f"{box}/{entry.name}")
+            return moved if self._room_to_move.spend(lambda: move(entry.place, place)) else None
         except FileExistsError:
             # A listing may show a name twice that was dropped again, and folders made by hand may share a batch.
             return self._move(entry, state, f"{new_batch_name()}.{attempts}" + (f".{due}" if state == DEFERRED else ""))

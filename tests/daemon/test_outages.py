@@ -74,42 +74,69 @@ def test_a_store_that_answers_with_faults_for_a_while_gets_every_file_in_the_end
 
 
 @pytest.mark.needs_namespaces
-def test_a_full_spool_disk_frees_itself_by_stashing(tmp_path: Path, redis_server: str, s3_server: str) -> None:
-    # A disk of a quarter of a megabyte, in a mount namespace of the daemon's own: it goes when the daemon goes.
+@pytest.mark.parametrize(
+    ("disk", "size_bytes"), [("4m,nr_inodes=2000", 12_000), ("32m,nr_inodes=1300", 100)], ids=["blocks", "inodes"]
+)
+def test_a_full_spool_disk_frees_itself_by_stashing(
+    tmp_path: Path, redis_server: str, s3_server: str, disk: str, size_bytes: int
+) -> None:
+    # A disk of a few megabytes, in a mount namespace of the daemon's own: it goes when the daemon goes.
     mount_point = tmp_path / "disk"
     mount_point.mkdir()
     site = Site(tmp_path, redis_server, s3_server)
     # A bucket that is not there: everything waits, and the disk fills up.
     missing = f"{site.bucket}-later"
     environment = {"SPOOL_DIR": str(mount_point / "spool"), "BUCKET_BASE": missing}
-    with Daemon(site, environment, mounts=[tiny_disk(mount_point, "256k,nr_inodes=40")]) as daemon:
+    with Daemon(site, environment, mounts=[tiny_disk(mount_point, disk)]) as daemon:
         daemon.wait_until_started()
-        incoming = Path(f"/proc/{daemon.process.pid}/root{mount_point}/spool/incoming")
-        dropped = _fill(incoming)
-        assert len(dropped) > 5
+        spool = Path(f"/proc/{daemon.process.pid}/root{mount_point}/spool")
+        (spool / "incoming" / "first").write_bytes(b"first")
         wait_until(lambda: "paused service=s3" in daemon.output(), "paused")
+        dropped, links = _fill(spool / "incoming", size_bytes)
+        assert len(dropped) > 100
+        assert len(links) > 10
+        dropped["first"] = b"first"
 
         site.client.create_bucket(Bucket=missing)
 
         wait_until(lambda: len(site.names()) == len(dropped), "all stashed", seconds=60)
         assert site.names() == {name: md5(data) for name, data in dropped.items()}
-        # There is room again.
-        (incoming / "after").write_bytes(b"after")
+        # There is room again, also for the next time.
+        (spool / "incoming" / "after").write_bytes(b"after")
         wait_until(lambda: "after" in site.names(), "the next one stashed")
+        wait_until(lambda: len(list((spool / ".reserve" / "moves").iterdir())) >= 2, "the reserve is filled again")
+        reports = {f"{name}.error.json" for name in links}
+        wait_until(lambda: {name_in(path, spool / "failed") for path in reports_in(spool)} == reports, "all reported")
 
 
-def _fill(incoming: Path) -> dict[str, bytes]:
-    """Writes files until the disk takes no more; those that were written whole."""
+def reports_in(spool: Path) -> list[Path]:
+    return list((spool / "failed").rglob("*.error.json"))
+
+
+def name_in(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder))
+
+
+def _fill(incoming: Path, size_bytes: int) -> tuple[dict[str, bytes], set[str]]:
+    """Writes files, each in a folder of its own, until the disk takes no more: those that were written whole, and the
+    links among them, each of which takes a report in the place of a name.
+    """
     dropped: dict[str, bytes] = {}
-    for number in range(200):
-        data = os.urandom(12_000)
-        temporary = incoming / f".{number}"
+    links: set[str] = set()
+    for number in range(2000):
+        data = os.urandom(size_bytes)
+        folder = incoming / f"folder{number}"
+        temporary = folder / ".file"
         try:
+            folder.mkdir()
+            if number % 10 == 9:
+                (folder / "link").symlink_to("file")
+                links.add(f"folder{number}/link")
             temporary.write_bytes(data)
-            temporary.rename(incoming / str(number))
+            temporary.rename(folder / "file")
         except OSError:
             # Half a file under a temporary name is the producer's to remove.
             temporary.unlink(missing_ok=True)
-            break
-        dropped[str(number)] = data
-    return dropped
+            return dropped, links
+        dropped[f"folder{number}/file"] = data
+    raise AssertionError("the disk is not full")
