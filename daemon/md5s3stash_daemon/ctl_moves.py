@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -147,10 +148,10 @@ def _carry_out(spool: Spool, moves: Iterable[Move]) -> tuple[int, int]:
 
 def _wake_daemon(spool: Spool) -> None:
     """The daemon watches incoming/ alone. A name with a dot is no drop, but its close is an event as any other."""
-    path = os.path.join(spool.path_of(INCOMING), ".wake")
+    path = os.path.join(spool.path_of(INCOMING), f".wake-{secrets.token_hex(8)}")
     # Otherwise its next rescan finds what was moved.
     with contextlib.suppress(OSError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
         os.unlink(path)
 
 

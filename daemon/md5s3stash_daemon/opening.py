@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from md5s3stash_daemon import access_helper
-from md5s3stash_daemon.access import open_up
+from md5s3stash_daemon.access import READ, open_up
 from md5s3stash_daemon.beneath import Place
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,15 @@ class Opening:
     def once(self, place: Place, permissions: int) -> bool:
         """The same, without a look at what was refused before."""
         return open_up(place, permissions) or bool(self._asked(place, permissions))
+
+    def opened(self, place: Place, do: Callable[[], T]) -> T:
+        """What `do` returns, which opens a file that its producer may have shut to us. Raises as it does."""
+        try:
+            return do()
+        except PermissionError:
+            if not self.once(place, READ):
+                raise
+        return do()
 
     def _asked(self, place: Place, permissions: int) -> bool | None:
         """The helper's answer; None where there is none."""

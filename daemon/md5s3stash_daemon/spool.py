@@ -315,12 +315,19 @@ class Spool:
         """
         changed = []
         for entry, pin in files:
-            # Gone already, where this is repeated.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), folder_of(entry.place) as (folder, last):
-                if pin.is_as_it_was(folder, last):
-                    os.unlink(last, dir_fd=folder)
-                elif self.put_back(entry, 0) is not None:
-                    changed.append(entry)
+            try:
+                with folder_of(entry.place) as (folder, last):
+                    if pin.is_as_it_was(folder, last):
+                        os.unlink(last, dir_fd=folder)
+                    elif self.put_back(entry, 0) is not None:
+                        changed.append(entry)
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # gone already, where this is repeated
+            except OSError as error:
+                if error.errno in DISK_ERRORS:
+                    raise
+                # Such as one that chattr has made immutable.
+                log.error("cannot be removed name=%r error=%r; the next start tries again", entry.name, str(error))
         # One of each folder: the others are as empty.
         for place in {entry.place.name.rpartition("/")[0]: entry.place for entry, _ in files}.values():
             prune(place)

@@ -27,8 +27,8 @@ LOOK_SECONDS = 1.0
 # At the end of the daemon; a disk that takes longer is left to the kernel.
 LAST_SYNC_SECONDS = 20.0
 
-# The folders whose files wait without the loop or a worker: a change there is synced once.
-_QUIET = (DEFERRED, HOLD, FAILED, PROGRESS)
+# The folders whose files wait without the loop or a worker, for as long as they do not change: that is synced once.
+_QUIET = (HOLD, FAILED, PROGRESS)
 
 
 class Waiting:
@@ -78,8 +78,8 @@ class SpoolSync:
         pause_seconds = 0.0
         while not self._stopping.wait(pause_seconds):
             pause_seconds = LOOK_SECONDS
-            # Both, whatever the first one says: each compares with the look before.
-            if self._has_changed() | self._waiting():
+            # Each of them, whatever the others say: they compare with the look before.
+            if any([self._has_changed(), self._has_deferred(), self._waiting()]):
                 pause_seconds = max(LOOK_SECONDS, self._sync(self._record.sync))
         self._sync(self._record.end)
 
@@ -90,6 +90,12 @@ class SpoolSync:
                 changes.append(os.stat(self._spool.path_of(state)).st_mtime_ns)
         changed, self._changes = changes != self._changes, changes
         return changed
+
+    def _has_deferred(self) -> bool:
+        """In a box that is there already, a file more changes no time stamp that a look could see."""
+        with contextlib.suppress(OSError), os.scandir(self._spool.path_of(DEFERRED)) as boxes:
+            return next(boxes, None) is not None
+        return False
 
     def _sync(self, sync: Callable[[], None]) -> float:
         """How long it took."""

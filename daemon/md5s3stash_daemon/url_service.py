@@ -146,7 +146,7 @@ class UrlLists:
                 pulse.rest()
 
     def _run(self, entry: Entry, pulse: ThreadPulse) -> None:
-        pin = Pin.of(entry.place)
+        pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
         with open(os.dup(pin.descriptor), "rb") as file:
             journal = Journal(journal_path(self._spool, entry), pulse.beat)
             try:
@@ -182,7 +182,7 @@ def _is_gone(entry: Entry) -> bool:
     return False
 
 
-def is_list(entry: Entry, max_bytes: int) -> bool:
+def is_list(spool: Spool, entry: Entry, max_bytes: int) -> bool:
     """Whether a claimed entry is a list that can be read. Raises SourceUnreadable where it is one that cannot, and
     SourceTooLarge.
     """
@@ -197,7 +197,7 @@ def is_list(entry: Entry, max_bytes: int) -> bool:
             "split it"
         )
     try:
-        os.close(open_file(entry.place))
+        os.close(spool.opening.opened(entry.place, lambda: open_file(entry.place)))
     except PermissionError as error:
         raise SourceUnreadable("permission denied: make the file readable for this user") from error
     return True

@@ -30,7 +30,6 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.source import content_of_descriptor, open_error
 from md5s3stash.stash import Outcome as HowStored
 from md5s3stash.stash import Stasher
-from md5s3stash_daemon.access import READ
 from md5s3stash_daemon.beneath import status_of
 from md5s3stash_daemon.confirmed import Confirmations, Known
 from md5s3stash_daemon.gate import Gate
@@ -193,7 +192,8 @@ class Worker:
         if reason is not None:
             raise SourceRefused(reason)
         try:
-            pin = self._pinned(entry)
+            # By another name its producer may set the mode of a file that is claimed.
+            pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
         except OSError as error:
             raise open_error(error) from error
         # The lease is of both descriptors.
@@ -238,16 +238,6 @@ class Worker:
     def _put_back(self, entry: Entry, reason: str) -> None:
         log.info("put back name=%r batch=%s reason=%r", entry.name, entry.batch, reason)
         until_it_works(lambda: self._spool.put_back(entry, self._clock() + PUT_BACK_SECONDS), self._stopping)
-
-    def _pinned(self, entry: Entry) -> Pin:
-        """Raises as `Pin.of` does."""
-        try:
-            return Pin.of(entry.place)
-        except PermissionError:
-            # By another name its producer may set the mode of a file that is claimed.
-            if not self._spool.opening.once(entry.place, READ):
-                raise
-        return Pin.of(entry.place)
 
 
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:

@@ -77,6 +77,7 @@ class WorkerProcess:
         self._committer = Committer(
             parts.spool, ledger, self._gate, self._stopping, self._pulse, self._outbox.ended, self._put_off
         )
+        self._spool = parts.spool
         self._connection = connection
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -187,7 +188,7 @@ class WorkerProcess:
         return chunk, None
 
     def _hand_over(self, entry: Entry) -> bool:
-        if not is_list(entry, self._max_list_bytes):
+        if not is_list(self._spool, entry, self._max_list_bytes):
             return False
         self._outbox.is_list(entry)
         return True

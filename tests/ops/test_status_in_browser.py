@@ -46,12 +46,15 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     appliance.start_and_wait()
     try:
         (appliance.incoming / "link to nowhere.tif").symlink_to("/nowhere")
-        os.mkfifo(appliance.incoming / "-pipe\n")
+        # Too long to be read.
+        for name in ("list of all.urls", "-list\n.urls"):
+            appliance.incoming.joinpath(name).touch()
+            os.truncate(appliance.incoming / name, 1 << 40)
         for number, name in enumerate(HOSTILE):
             # One that is as long as names may be has no room for a temporary one beside it.
             (appliance.data / "new").write_bytes(b"hostile %d" % number)
             (appliance.data / "new").rename(appliance.incoming / name)
-        for name in ("\ufffd.txt", "link to nowhere.tif", r"-pipe\n"):
+        for name in ("\ufffd.txt", "link to nowhere.tif", "list of all.urls", r"-list\n.urls"):
             appliance.wait_for_line(name)
         yield appliance
     finally:
@@ -178,8 +181,10 @@ def test_hostile_names_are_text(visit: Visit) -> None:
     for name in HOSTILE_AS_SHOWN:
         assert any(name.replace("…", "n…n") in text or name in text for text in shown), (name, shown)
     assert page.locator("#stashes b, #failures b, img[src=x]").count() == 0
-    expect(page.locator("#failures")).to_contain_text(r"md5s3stashctl retry -- $'-pipe\x0a'")
-    expect(page.locator("#failures")).to_contain_text("md5s3stashctl retry 'link to nowhere.tif'")
+    expect(page.locator("#failures")).to_contain_text(r"md5s3stashctl retry -- $'-list\x0a.urls'")
+    expect(page.locator("#failures")).to_contain_text("md5s3stashctl retry 'list of all.urls'")
+    expect(page.locator("#failures")).to_contain_text("link to nowhere.tif")
+    expect(page.locator("#failures")).not_to_contain_text("md5s3stashctl retry 'link to nowhere.tif'")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -222,7 +227,7 @@ def test_without_javascript_the_page_is_complete(visit: Visit) -> None:
 def test_whoever_stands_on_a_link_or_copies_a_command_is_not_disturbed(visit: Visit, appliance: Appliance) -> None:
     page = visit.open()
     page.get_by_role("link", name="samples/notes.txt").focus()
-    command = page.locator("#failures code").filter(has_text="nowhere")
+    command = page.locator("#failures code").filter(has_text="list of all")
     command.click()
     selected = page.evaluate("String(getSelection())")
     page.get_by_role("link", name="samples/notes.txt").focus()
@@ -230,7 +235,7 @@ def test_whoever_stands_on_a_link_or_copies_a_command_is_not_disturbed(visit: Vi
     appliance.drop("live/undisturbed.jpg", picture("navy"))
 
     expect(page.locator("#stashes")).to_contain_text("live/undisturbed.jpg", timeout=SECONDS * 1000)
-    assert selected.strip() == "md5s3stashctl retry 'link to nowhere.tif'", "one click selects all of it"
+    assert selected.strip() == "md5s3stashctl retry 'list of all.urls'", "one click selects all of it"
     assert page.evaluate("String(getSelection())") == selected
     expect(page.get_by_role("link", name="samples/notes.txt")).to_be_focused()
 
