@@ -289,6 +289,15 @@ def test_retry_stashes_a_failed_file_under_its_own_name(site: Site, spool: Spool
     assert list((site.spool / "failed").iterdir()) == []
 
 
+def test_a_producer_s_file_of_whatever_name_stays_when_the_daemon_is_woken(site: Site, spool: Spool) -> None:
+    failed(spool, "photo")
+    (site.incoming / ".wake").write_bytes(b"a producer's")
+
+    assert run(site, "retry", "photo").returncode == 0
+
+    assert sorted(os.listdir(site.incoming)) == [".wake", "photo"]
+
+
 def test_retry_never_replaces_a_file_that_was_dropped_meanwhile(site: Site, spool: Spool) -> None:
     failed(spool, "photo", data=b"old")
     site.drop("photo", b"new")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -112,6 +113,22 @@ def test_what_changed_since_it_was_hashed_is_put_back_as_another_drop(
     assert again.queue_id != entry.queue_id
     if change is append:
         assert Path(again.path).read_bytes() == b"hashed, and more"
+
+
+def test_a_file_that_cannot_be_removed_holds_up_no_other(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [(entry, Pin.of(entry.place)) for entry in (claimed(spool, name) for name in ("a", "immutable", "z"))]
+    unlink = os.unlink
+
+    def refusing(path: str, *, dir_fd: int | None = None) -> None:
+        if path == "immutable":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refusing)
+
+    assert spool.remove(files) == []
+
+    assert [entry.name for entry in spool.entries("active")] == ["immutable"]
 
 
 def wait_for_a_writer(pin: Pin) -> None:

@@ -304,6 +304,11 @@ def test_the_spool_is_synced_while_files_wait_and_when_one_is_parked(spool: Spoo
     parked = time.time_ns()
     assert spool.hold(Entry("x", str(spool.directory / "incoming/x"))) is not None
     wait_until(lambda: is_synced_after(parked), "what was parked")
+    put(spool, "deferred/batch.1.9999999999/folder/x", b"x")
+    for _ in range(2):
+        # Another file in the same folder would change no time stamp of the box.
+        later = time.time_ns()
+        wait_until(lambda: is_synced_after(later), "what is deferred")  # noqa: B023
     stopped = time.time_ns()
     sync.finish()
     assert is_synced_after(stopped - 2 * 10**8)
