@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
 
 def write_durably(directory: int, name: str, data: bytes) -> None:
-    """Writes a file below a directory's descriptor: its bytes and its name are on the disk. Not at once: a cut in the
-    middle leaves a part of it. Raises OSError.
+    """Writes a new file below a directory's descriptor, in the place of what stands there: its bytes and its name are on
+    the disk. Not at once: a cut in the middle leaves a part of it. Raises OSError.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(name, flags, 0o644, dir_fd=directory)
-    try:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    with open(descriptor, "wb", buffering=0) as file:
         written = 0
         while written < len(data):
-            written += os.write(descriptor, data[written:])
+            written += file.write(data[written:]) or 0
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     os.fsync(directory)
 
 

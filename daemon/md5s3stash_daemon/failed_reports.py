@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from typing import Any
 
 from md5s3stash_daemon.beneath import Place, folder_of, open_file, status_of, sync_folders
+from md5s3stash_daemon.durable import write_durably
 
 ERROR_SUFFIX = ".error.json"
 
@@ -42,15 +42,9 @@ def write_report(place: Place, report: dict[str, Any]) -> None:
     replaced but an earlier report of the same drop. Raises OSError.
     """
     with folder_of(report_beside(place), create=True) as (folder, last):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(last, dir_fd=folder)
-        descriptor = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
-        with open(descriptor, "w", encoding="ascii") as file:
-            # Escaped, so that a name that is no UTF-8 can be written.
-            file.write(json.dumps(report, indent=2) + "\n")
-            file.flush()
-            os.fsync(descriptor)
-    sync_folders(place)
+        # Escaped, so that a name that is no UTF-8 can be written.
+        write_durably(folder, last, f"{json.dumps(report, indent=2)}\n".encode("ascii"))
+    sync_folders(Place(place.base, place.name.rpartition("/")[0]))
 
 
 def read_report(place: Place) -> dict[str, Any]:
