@@ -8,8 +8,8 @@ import os
 
 
 def write_durably(directory: int, name: str, data: bytes) -> None:
-    """Writes a new file below a directory's descriptor, in the place of what stands there: its bytes and its name are on
-    the disk. Not at once: a cut in the middle leaves a part of it. Raises OSError.
+    """Writes a new file below a directory's descriptor, in the place of what stands there: its bytes and its name are
+    on the disk. Not at once: a cut in the middle leaves a part of it. Raises OSError.
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
