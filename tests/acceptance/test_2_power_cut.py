@@ -33,7 +33,7 @@ def disk(request: pytest.FixtureRequest, box: Box, baked: Baked) -> Iterator[Dis
 
 
 def drop_synced(box: Box, label: str, count: int) -> None:
-    """As `sftp put -f` and `rsync --fsync` do."""
+    """As a program does that syncs the bytes and the name."""
     for number in range(count):
         data, name = picture(), f"{label}-{number}.jpg"
         temporary = box.spool / f"incoming/.{name}"

@@ -238,7 +238,7 @@ def of_redis(*args: object, **kwargs: object) -> Outage:
 REDIS = [
     of_redis("gone: killed, its port refuses", "Redis does not answer: Error 111", gone),
     of_redis("hangs: the port is open, no answer comes", "Redis does not answer: Timeout", hanging, recovery="60 s"),
-    of_redis("refuses everything: its user may nothing", "has no permissions", refusing_everything),
+    of_redis("refuses everything: its user has no rights", "has no permissions", refusing_everything),
     of_redis("refuses writes: `maxmemory` is reached", "its memory is full", full),
     of_redis("refuses writes: it became a replica", "it is a replica", a_replica),
     of_redis(
