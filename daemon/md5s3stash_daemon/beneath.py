@@ -242,11 +242,12 @@ def _folders_in(folder: _Folder) -> list[str]:
 
 
 def prune(place: Place) -> None:
-    """Removes the folders that a file has left empty, up to the base, which stays."""
+    """Removes the folders that a file has left empty, or that were made for it, up to the base, which stays."""
     folder = place.name
     with contextlib.suppress(OSError):  # not empty: another file is in there
         while folder := folder.rpartition("/")[0]:
-            with folder_of(Place(place.base, folder)) as (above, last):
+            # Of the way to a file not all may have been made.
+            with contextlib.suppress(FileNotFoundError), folder_of(Place(place.base, folder)) as (above, last):
                 os.rmdir(last, dir_fd=above)
 
 

@@ -6,22 +6,27 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from md5s3stash_daemon.disk import SPOOL
 from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import COMMITTER, Pulse, ThreadPulse
 from md5s3stash_daemon.ledger import Ledger, Outcome
 from md5s3stash_daemon.pin import Pin
 from md5s3stash_daemon.recorder import GroupCommitter
-from md5s3stash_daemon.spool import DISK_ERRORS, Entry, Spool
-from md5s3stash_daemon.work import DISK_RETRY_SECONDS, until_it_works
+from md5s3stash_daemon.spool import DISK_ERRORS, Entry, Spool, due_after
+from md5s3stash_daemon.work import until_it_works
 
 log = logging.getLogger(__name__)
 
 # After each commit, for the next group to gather: where the disk syncs quickly groups would be of a few files, and one
 # costs each process several times what a file does. A file that comes alone finds nobody lingering.
 LINGER_SECONDS = 0.02
+
+# A failure that the disk has no room for is tried again after so long.
+FAIL_AGAIN_SECONDS = 60.0
 
 
 class Finished(NamedTuple):
@@ -49,10 +54,12 @@ class Committer(GroupCommitter[Sequence[Finished]]):
     ) -> None:
         super().__init__(ledger, gate, stopping, ThreadPulse(pulse, COMMITTER), LINGER_SECONDS)
         self._spool = spool
+        self._gate = gate
         self._ended = ended
         self._put_off = put_off
         # What the disk had no room for in failed/. It holds up nobody: the others may make that room.
         self._not_failed: list[Finished] = []
+        self._lacks_room = False
 
     def _commit(self, group: list[Sequence[Finished]]) -> bool:
         files = [finished for piece in group for finished in piece]
@@ -91,11 +98,27 @@ class Committer(GroupCommitter[Sequence[Finished]]):
             self._spool.fail(entry, outcome.error, outcome.reason)
         except OSError as error:
             if error.errno in DISK_ERRORS:
-                log.error("spool does not work error=%r; trying again in %.0f seconds", str(error), DISK_RETRY_SECONDS)
-                return False
+                return self._fail_later(entry, error)
             log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
         log.error("failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason)
         self._end([entry])
+        if self._lacks_room:
+            self._lacks_room = False
+            self._gate.note(SPOOL, "")
+        return True
+
+    def _fail_later(self, entry: Entry, error: OSError) -> bool:
+        """Defers what cannot be reported: as it is claimed now it would keep others from being claimed."""
+        reason = f"a failure cannot be written to failed/: {error}: make room there, or mend the disk"
+        if not self._lacks_room:
+            log.error("spool does not work reason=%r", reason)
+            self._lacks_room = True
+        self._gate.note(SPOOL, reason)
+        try:
+            self._spool.defer(entry, due_after(time.time(), FAIL_AGAIN_SECONDS))
+        except OSError:
+            return False
+        self._ended([entry])
         return True
 
     def _end(self, entries: Sequence[Entry]) -> None:

@@ -325,7 +325,7 @@ def _distrust(client: Redis, prefix: str, md5: str) -> None:
 
 def _spool(settings: Settings) -> Spool:
     """The spool, which the daemon has made. Raises StashError where it has not."""
-    spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore))
+    spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore), spends_reserve=False)
     spool.demand_open()
     if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
         raise StashError(f"{spool.directory} is no spool: md5s3stashd makes it when it starts (SPOOL_DIR)")

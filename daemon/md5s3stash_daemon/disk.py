@@ -4,6 +4,7 @@ there already, and leave it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -14,6 +15,9 @@ log = logging.getLogger(__name__)
 
 # Between two looks: a download takes longer than this to fill what a look has found free.
 LOOK_SECONDS = 1.0
+
+# Between two writes that ask whether the spool's disk takes them.
+PROBE_SECONDS = 5.0
 
 DOWNLOADS = "downloads"
 SPOOL = "spool"
@@ -67,21 +71,35 @@ class DiskFloor:
 class SpoolDisk:
     """Whether the spool can be changed; safe to share."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
+        self._clock = clock
         self._refusal = ""
+        self._fault = ""
+        self._looked_at = -PROBE_SECONDS
 
     def note(self, refusal: str) -> None:
         """Why nothing could be taken from it, or empty: something was."""
         self._refusal = refusal
 
     def faults(self) -> dict[str, str]:
-        try:
-            read_only = os.statvfs(self._directory).f_flag & os.ST_RDONLY
-        except OSError as error:
-            return {SPOOL: f"{error.filename}: {error.strerror}"}
-        fault = f"{self._directory}: its disk is read-only: mend it, and mount it again" if read_only else self._refusal
+        """As of some seconds ago at most."""
+        if self._clock() - self._looked_at >= PROBE_SECONDS:
+            self._looked_at = self._clock()
+            self._fault = self._look()
+        fault = self._fault or self._refusal
         return {SPOOL: fault} if fault else {}
+
+    def _look(self) -> str:
+        try:
+            # A kernel that has found an error may refuse every write without calling the file system read-only.
+            os.utime(self._directory)
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                return f"{self._directory}: its disk is read-only: mend it, and mount it again"
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                return f"{self._directory}: {error.strerror}"
+        return ""
 
 
 def _free_bytes(path: str) -> int:

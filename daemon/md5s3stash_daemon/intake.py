@@ -14,6 +14,7 @@ from md5s3stash_daemon.access import READ, READ_WRITE_SEARCH
 from md5s3stash_daemon.beneath import READ as READ_FILE
 from md5s3stash_daemon.beneath import Place, folder_of
 from md5s3stash_daemon.completion import Completeness
+from md5s3stash_daemon.reserve import FULL
 from md5s3stash_daemon.spool import INCOMING, Entry, Spool, is_partial, refusal
 from md5s3stash_daemon.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
 
@@ -21,7 +22,10 @@ from md5s3stash_daemon.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Wa
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})
 
 # Whatever is claimed next would fail in the same way.
-_NOTHING_LEFT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+_NOTHING_LEFT = frozenset({errno.EROFS, errno.EMFILE, errno.ENFILE})
+
+# On a full disk there may be room for the next file, which lies less deep: so many are passed over.
+_MAX_PASSED_OVER = 100
 
 
 class Intake:
@@ -46,6 +50,10 @@ class Intake:
         # Called for each file looked at: a long way through a slow directory is no standstill.
         self._beat = beat
         self._pass: Iterator[Entry] = iter(())
+        # In this pass: whether anything was claimed, what had no room, and the last reason.
+        self._took = False
+        self._passed_over = 0
+        self._full: OSError | None = None
 
     def start_pass(self) -> None:
         """Begins a new pass. What comes after an entry was passed by is found by the next one."""
@@ -54,6 +62,7 @@ class Intake:
         new = (entry for entry in self._spool.dropped(self._folder_refused) if self._is_to_be_taken(entry))
         due = (entry for entry in self._spool.due(self._clock()) if self._is_complete(entry))
         self._pass = _in_turn(new, due)
+        self._took, self._passed_over, self._full = False, 0, None
 
     def take(self, count: int) -> list[Entry]:
         """Claims up to `count` files; an empty list ends the pass. Raises OSError where the spool does not work."""
@@ -73,8 +82,11 @@ class Intake:
         finally:
             if batch and all(entry.batch != batch for entry in claimed):
                 self._spool.discard_batch(batch)
+        self._took |= bool(claimed)
         if not claimed:
             self._waiting.pass_ended()
+            if self._full is not None and not self._took:
+                raise self._full
         return claimed
 
     def _claim(self, entry: Entry, batch: str) -> Entry | None:
@@ -91,6 +103,11 @@ class Intake:
         except OSError as error:
             if error.errno in _NOTHING_LEFT:
                 raise
+            if error.errno in FULL:
+                self._passed_over += 1
+                self._full = error
+                if self._passed_over > _MAX_PASSED_OVER:
+                    raise
             # A folder that we may not write to, a path too long: that file alone stays where it is.
             self._waiting.note(UNCLAIMABLE, entry.name, error.strerror or str(error))
             return None

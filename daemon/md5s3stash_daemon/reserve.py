@@ -6,9 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
+
+from md5s3stash_daemon.beneath import open_folder
+
+log = logging.getLogger(__name__)
 
 # Each spare file holds one inode and some blocks: either may be what has run out.
 _SPARE_BYTES = 16 * 1024
@@ -16,30 +21,37 @@ _MAX_SPARES = 128
 # Of a small disk.
 _SHARE = 1 / 128
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# No room, or no room for this user.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
 
 
 class Reserve:
-    """A directory of spare files, given up one by one. Safe to use from several processes."""
+    """A folder of spare files below `base`, given up one by one. Safe to use from several processes."""
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        # The directory's mtime when it was last seen full.
+    def __init__(self, base: str, folder: str) -> None:
+        self._base = base
+        self._folder = folder
+        # The folder's mtime when it was last seen full.
         self._full_since = -1
+        self._told = False
 
     def fill(self) -> None:
         """Makes the spare files that are missing, as far as the disk gives room."""
-        with contextlib.suppress(OSError):
-            if self._changed_at() == self._full_since:
-                return
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            there = set(os.listdir(self._directory))
-            for number in range(self._wanted()):
-                if str(number) not in there:
-                    self._make(f"{self._directory}/{number}")
+        if self._changed_at() == self._full_since:
+            return
+        try:
+            with self._opened(create=True) as folder:
+                there = set(os.listdir(folder))
+                for number in range(_wanted(folder)):
+                    if str(number) not in there:
+                        _make(folder, str(number))
             self._full_since = self._changed_at()
+        except OSError as error:
+            if error.errno not in FULL and not self._told:
+                self._told = True
+                log.error("no reserve folder=%s/%s error=%r", self._base, self._folder, str(error))
 
     def spend(self, do: Callable[[], T]) -> T:
         """Calls `do`, and again after each spare file given up, while it finds the disk full. Raises as it does."""
@@ -47,35 +59,45 @@ class Reserve:
             try:
                 return do()
             except OSError as error:
-                if error.errno not in _FULL or not self._give_up_one():
+                if error.errno not in FULL or not self._give_up_one():
                     raise
 
-    def _changed_at(self) -> int:
-        with contextlib.suppress(FileNotFoundError):
-            return os.stat(self._directory).st_mtime_ns
-        return 0
-
-    def _wanted(self) -> int:
-        disk = os.statvfs(self._directory)
-        wanted = min(_MAX_SPARES, int(disk.f_blocks * disk.f_frsize * _SHARE) // _SPARE_BYTES)
-        # Some file systems, such as btrfs, do not count inodes.
-        return min(wanted, int(disk.f_files * _SHARE)) if disk.f_files else wanted
-
-    def _make(self, path: str) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    @contextlib.contextmanager
+    def _opened(self, create: bool = False) -> Iterator[int]:
+        descriptor = open_folder(self._base, self._folder, create)
         try:
-            os.posix_fallocate(descriptor, 0, _SPARE_BYTES)
-        except OSError:
-            os.unlink(path)
-            raise
+            yield descriptor
         finally:
             os.close(descriptor)
 
+    def _changed_at(self) -> int:
+        with contextlib.suppress(OSError):
+            return os.lstat(f"{self._base}/{self._folder}").st_mtime_ns
+        return 0
+
     def _give_up_one(self) -> bool:
-        with contextlib.suppress(OSError), os.scandir(self._directory) as found:
-            for spare in found:
+        with contextlib.suppress(OSError), self._opened() as folder:
+            for name in filter(str.isdecimal, os.listdir(folder)):
                 # Another process may have been faster.
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(spare.path)
+                    os.unlink(name, dir_fd=folder)
                     return True
         return False
+
+
+def _wanted(folder: int) -> int:
+    disk = os.fstatvfs(folder)
+    wanted = min(_MAX_SPARES, int(disk.f_blocks * disk.f_frsize * _SHARE) // _SPARE_BYTES)
+    # Some file systems, such as btrfs, do not count inodes.
+    return min(wanted, int(disk.f_files * _SHARE)) if disk.f_files else wanted
+
+
+def _make(folder: int, name: str) -> None:
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        os.posix_fallocate(descriptor, 0, _SPARE_BYTES)
+    except OSError:
+        os.unlink(name, dir_fd=folder)
+        raise
+    finally:
+        os.close(descriptor)

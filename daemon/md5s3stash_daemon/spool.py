@@ -48,7 +48,7 @@ from md5s3stash_daemon.failed_reports import place_in_failed, report_beside, wri
 from md5s3stash_daemon.ignored import Ignored
 from md5s3stash_daemon.opening import Opening
 from md5s3stash_daemon.pin import Pin
-from md5s3stash_daemon.reserve import Reserve
+from md5s3stash_daemon.reserve import FULL, Reserve
 
 INCOMING = "incoming"
 ACTIVE = "active"
@@ -65,6 +65,9 @@ PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~"
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 )
+
+# How long a file may be deferred: the most that spool.max_delay_seconds takes.
+MAX_DELAY_SECONDS = 7 * 86400
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +131,11 @@ class Spool:
     """The directories and the moves between them. One daemon owns a spool: see `lock`."""
 
     def __init__(
-        self, directory: Path, ignored: Callable[[str], bool] | None = None, access_socket: str | None = None
+        self,
+        directory: Path,
+        ignored: Callable[[str], bool] | None = None,
+        access_socket: str | None = None,
+        spends_reserve: bool = True,
     ) -> None:
         self.directory = directory
         # Whether a dropped name is one that is never stashed (`spool.ignore`).
@@ -136,8 +143,10 @@ class Spool:
         self._root = os.fspath(directory).rstrip("/")
         self.opening = Opening(self._root, access_socket)
         # Apart: what a thousand failures take must not keep files from being claimed, which frees the disk.
-        self._room_to_move = Reserve(f"{self._root}/.reserve/moves")
-        self._room_to_report = Reserve(f"{self._root}/.reserve/reports")
+        self._room_to_move = Reserve(self._root, ".reserve/moves")
+        self._room_to_report = Reserve(self._root, ".reserve/reports")
+        # Not for what an operator moves: the daemon needs it to free the disk.
+        self._spends_reserve = spends_reserve
         self._spare_batch = ""
 
     def create(self) -> None:
@@ -223,7 +232,8 @@ class Spool:
     def due(self, now: float) -> Iterator[Entry]:
         """The deferred files whose time has come."""
         for box in _boxes(self.path_of(DEFERRED)):
-            if _parse_box(box)[2] <= now:
+            # What is to wait for longer than anything may was deferred by a clock that was wrong.
+            if not now < _parse_box(box)[2] <= now + MAX_DELAY_SECONDS:
                 yield from self._in_box(DEFERRED, box)
 
     def entries(self, state: str) -> Iterator[Entry]:
@@ -413,13 +423,25 @@ class Spool:
         # os.path.join looks at each character of each name, for each of a million files.
         target = f"{self._root}/{state}/{box}/{entry.name}"
         batch, attempts, due = _parse_box(box)
-        moved = Entry(entry.name, target, batch, attempts, due)
+        place = Place(f"{self._root}/{state}", f"{box}/{entry.name}")
         try:
-            place = Place(f"{self._root}/{state}", f"{box}/{entry.name}")
-            return moved if self._room_to_move.spend(lambda: move(entry.place, place)) else None
+            if self._spends_reserve:
+                is_moved = self._room_to_move.spend(lambda: move(entry.place, place))
+            else:
+                is_moved = move(entry.place, place)
         except FileExistsError:
             # A listing may show a name twice that was dropped again, and folders made by hand may share a batch.
             return self._move(entry, state, f"{new_batch_name()}.{attempts}" + (f".{due}" if state == DEFERRED else ""))
+        except OSError as error:
+            # The folders that were made for it.
+            prune(place)
+            if error.errno in FULL:
+                self.reserve_room()
+            raise
+        if not is_moved:
+            prune(place)
+            return None
+        return Entry(entry.name, target, batch, attempts, due)
 
     def _in_box(self, state: str, box: str) -> Iterator[Entry]:
         root = self.path_of(state)

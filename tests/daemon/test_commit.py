@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from md5s3stash_daemon.gate import Gate
 from md5s3stash_daemon.health import Pulse
 from md5s3stash_daemon.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.pin import Pin
-from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.spool import Entry, Spool
 from tests.support.servers import wait_until
 
 
@@ -76,3 +78,51 @@ def claimed(spool: Spool, name: str) -> Finished:
     report = StashReport(name, f"{len(name):032x}", "s3://bucket/x", "text/plain", (0, 0))
     outcome = Outcome(entry.queue_id, name, (report,), size_bytes=len(name))
     return Finished(entry, outcome, Pin.of(entry.place))
+
+
+def test_failures_that_the_disk_has_no_room_for_are_told_and_hold_up_no_other(
+    tmp_path: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.create()
+    failing = []
+    for number in range(300):
+        entry, outcome, _ = claimed(spool, str(number))
+        failing.append(Finished(entry, replace(outcome, reports=(), error="Kind", reason="why"), None))
+    noted: list[tuple[str, str]] = []
+    ended: list[str] = []
+    gate = Gate({}, RetryPolicy())
+    monkeypatch.setattr(gate, "note", lambda service, refusal: noted.append((service, refusal)))
+    stopping = threading.Event()
+    committer = Committer(
+        spool,
+        RedisLedger(redis.Redis.from_url(redis_server), f"commit-{tmp_path.name}", "spool"),
+        gate,
+        stopping,
+        Pulse(),
+        lambda entries: ended.extend(entry.name for entry in entries),
+        lambda entry, reason: None,
+    )
+
+    def full(entry: Entry, kind: str, reason: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    committer.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "fail", full)
+        committer.put(failing)
+        committer.put([claimed(spool, "good")])
+        wait_until(lambda: len(ended) == 301, "all of them are over")
+    assert {service for service, _ in noted} == {"spool"}
+    assert "make room there" in noted[0][1]
+    assert list(spool.entries("active")) == []
+    again = list(spool.due(time.time() + 120))
+    assert len(again) == 300
+
+    # There is room now.
+    once_more = spool.claim(again[0], spool.new_batch())
+    assert once_more is not None
+    committer.put([Finished(once_more, failing[0].outcome, None)])
+    wait_until(lambda: len(ended) == 302, "failed after all")
+    committer.finish()
+    assert noted[-1] == ("spool", "")

@@ -70,6 +70,33 @@ def test_the_spool_tells_what_it_refused_until_something_can_be_taken(tmp_path: 
     assert disk.faults() == {}
 
 
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EROFS, ": its disk is read-only: mend it, and mount it again"),
+        (errno.EIO, ": Input/output error"),
+        (errno.EACCES, None),
+    ],
+)
+def test_a_disk_that_takes_no_writes_is_told_though_nothing_was_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str | None
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    now = [0.0]
+    disk = SpoolDisk(str(tmp_path), clock=lambda: now[0])
+    assert disk.faults() == {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "utime", refuse)
+        now[0] = 5.0
+        assert disk.faults() == ({} if words is None else {"spool": f"{tmp_path}{words}"})
+
+    now[0] = 10.0
+    assert disk.faults() == {}
+
+
 def test_a_spool_whose_directory_is_gone_is_told_and_not_raised(tmp_path: Path) -> None:
     disk = SpoolDisk(str(tmp_path / "gone"))
 

@@ -106,6 +106,8 @@ def test_a_full_spool_disk_frees_itself_by_stashing(
         wait_until(lambda: "after" in site.names(), "the next one stashed")
         wait_until(lambda: len(list((spool / ".reserve" / "moves").iterdir())) >= 2, "the reserve is filled again")
         reports = {f"{name}.error.json" for name in links}
+        # No folder is left of what could not be claimed.
+        assert [path for box in (spool / "active").iterdir() for path in box.iterdir()] == []
         wait_until(lambda: {name_in(path, spool / "failed") for path in reports_in(spool)} == reports, "all reported")
 
 
@@ -121,7 +123,11 @@ def _fill(incoming: Path, size_bytes: int) -> tuple[dict[str, bytes], set[str]]:
     """Writes files, each in a folder of its own, until the disk takes no more: those that were written whole, and the
     links among them, each of which takes a report in the place of a name.
     """
-    dropped: dict[str, bytes] = {}
+    # It takes more folders than the reserve has; it is first in the way of the others, and goes when they have gone.
+    deep = incoming / "deep" / "/".join("x" * 30)
+    deep.mkdir(parents=True)
+    (deep / "file").write_bytes(b"deep")
+    dropped = {str((deep / "file").relative_to(incoming)): b"deep"}
     links: set[str] = set()
     for number in range(2000):
         data = os.urandom(size_bytes)

@@ -28,7 +28,7 @@ class Full:
 
 @pytest.fixture
 def reserve(tmp_path: Path) -> Reserve:
-    made = Reserve(str(tmp_path))
+    made = Reserve(str(tmp_path.parent), tmp_path.name)
     made.fill()
     return made
 
@@ -60,6 +60,21 @@ def test_another_fault_of_the_disk_costs_nothing(tmp_path: Path, reserve: Reserv
         reserve.spend(Full(tmp_path, 3, errno.EIO))
 
     assert os.listdir(tmp_path) == spares
+
+
+def test_nothing_is_given_up_but_spare_files_and_no_link_is_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "incoming"
+    elsewhere.mkdir()
+    for name in ("1", "n.part"):
+        (elsewhere / name).touch()
+    (tmp_path / "link").symlink_to(elsewhere)
+
+    with pytest.raises(OSError, match="No space left"):
+        Reserve(str(tmp_path), "link").spend(Full(elsewhere, 1))
+    with pytest.raises(OSError, match="No space left"):
+        Reserve(str(tmp_path), "incoming").spend(Full(elsewhere, 2))
+
+    assert os.listdir(elsewhere) == ["n.part"]
 
 
 def test_a_spare_file_holds_blocks(tmp_path: Path, reserve: Reserve) -> None:

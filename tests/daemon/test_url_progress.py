@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ FAILED = LineOutcome(2, "http://b/", error="SourceNotFound", reason="the origin 
 def spool(tmp_path: Path) -> Spool:
     made = Spool(tmp_path / "spool")
     made.create()
+    shutil.rmtree(made.directory / ".reserve")
     for folder in ("progress", "done"):
         (made.directory / folder).mkdir(exist_ok=True)
     return made
