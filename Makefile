@@ -5,6 +5,9 @@ PYTHON_IN_VENV := .venv/bin/python
 PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) * 2))) --dist worksteal
 SOURCES := md5s3stash ansible daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
 
+# Some containers set it. Then each of the thousands of processes that the tests start would compile its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-quick fresh acceptance acceptance-sabotage check soak zoo million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup setup-tests
 
