@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import NoCredentialsError
+from botocore.loaders import JSONFileLoader
 
 from md5s3stash import s3_client
 from md5s3stash.errors import StashError, StoreRefused
@@ -53,6 +54,16 @@ def put(store: S3ObjectStore, data: bytes) -> PutOutcome:
 
 def key_of_last(server: DigestS3) -> str:
     return server.requests[-1].headers["authorization"].partition("Credential=")[2].partition("/")[0]
+
+
+def test_a_second_store_reads_no_description_of_s3_again(server: DigestS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(server.endpoint)
+    read: list[str] = []
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda _self, path: read.append(path))
+
+    connect(server.endpoint)
+
+    assert read == []
 
 
 @pytest.mark.parametrize("way", WAYS)
