@@ -28,7 +28,6 @@ from tests.support.origin import RawReply, Reply
 KEPT_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _LISTED_AT_ONCE = 1000
-_TURN_SECONDS = 30
 _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
@@ -88,7 +87,7 @@ LIKE_AMAZON = Oddities()
 
 @dataclass(frozen=True)
 class Kept:
-    """An object. `data` is None where it was too large to keep."""
+    """An object. `data` is None where it was too large to keep; then `md5` is that of an upload in one request alone."""
 
     md5: str
     etag: str
@@ -101,12 +100,18 @@ class Kept:
 class _Upload:
     target: str
     headers: Mapping[str, str]
-    whole: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
     etags: dict[int, str] = field(default_factory=dict)
     size_bytes: int = 0
-    data: bytes | None = b""
-    copied: dict[int, bytes] = field(default_factory=dict)
-    turn: threading.Condition = field(default_factory=threading.Condition)
+    # By number, for they come in any order; None once they are too large to keep.
+    parts: dict[int, bytes] | None = field(default_factory=dict)
+
+    def take(self, number: int, etag: str, data: bytes) -> None:
+        self.etags[number] = etag
+        self.size_bytes += len(data)
+        if self.parts is not None and self.size_bytes <= KEPT_BYTES:
+            self.parts[number] = data
+        else:
+            self.parts = None
 
 
 class DigestS3(HttpServer):
@@ -334,11 +339,9 @@ class _Handler(BaseHTTPRequestHandler):
         assert source.data is not None
         first, last = self._sent_headers["x-amz-copy-source-range"].removeprefix("bytes=").split("-")
         data = source.data[int(first) : int(last) + 1]
-        number, md5 = int(self._query["partNumber"]), hashlib.md5(data, usedforsecurity=False).hexdigest()
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         with self._store.lock:
-            # Parts come in any order; together they are the source.
-            upload.copied[number] = data
-            upload.etags[number] = md5
+            upload.take(int(self._query["partNumber"]), md5, data)
         return _copied("CopyPartResult", md5)
 
     def _delete(self) -> Reply:
@@ -363,20 +366,12 @@ class _Handler(BaseHTTPRequestHandler):
             etag = f"opaque{etag}"
         if self._data is None:
             return error_reply(501, "NotImplemented")
-        # The md5 of the whole is taken as the parts come, so each waits for the one before it.
-        with upload.turn:
-            if not upload.turn.wait_for(lambda: number <= len(upload.etags) + 1, _TURN_SECONDS):
-                return error_reply(503, "SlowDown")
-            if number <= len(upload.etags):
-                # Once more, since the answer was lost.
-                same = upload.etags[number] == etag
-                return Reply(200, headers={"ETag": f'"{etag}"'}) if same else error_reply(501, "NotImplemented")
-            upload.whole.update(self._data)
-            upload.etags[number] = etag
-            upload.size_bytes += self._body_bytes
-            fits = upload.data is not None and upload.size_bytes <= KEPT_BYTES
-            upload.data = (upload.data or b"") + self._data if fits else None
-            upload.turn.notify_all()
+        with self._store.lock:
+            if upload.etags.get(number, etag) != etag:
+                return error_reply(501, "NotImplemented")
+            # Else it came once more, since the answer was lost.
+            if number not in upload.etags:
+                upload.take(number, etag, self._data)
         return Reply(200, headers={"ETag": f'"{etag}"'})
 
     def _complete(self, upload: _Upload) -> Reply:
@@ -385,17 +380,15 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         if stated != [upload.etags[number] for number in sorted(upload.etags)]:
             return error_reply(400, "InvalidPart")
-        if upload.copied:
-            upload.data = b"".join(upload.copied[number] for number in sorted(upload.copied))
-            upload.whole.update(upload.data)
-            upload.size_bytes = len(upload.data)
+        parts, data, md5 = upload.parts, None, ""
+        if parts is not None:
+            data = b"".join(parts[number] for number in sorted(parts))
+            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         joined = hashlib.md5(b"".join(bytes.fromhex(etag[-32:]) for etag in stated), usedforsecurity=False)
         etag = f"{joined.hexdigest()}-{len(stated)}"
         if not self._store.oddities.part_etags_are_md5s:
             etag = f"opaque-{etag}"
-        reply = self._keep(
-            Kept(upload.whole.hexdigest(), etag, upload.size_bytes, _attributes(upload.headers), upload.data)
-        )
+        reply = self._keep(Kept(md5, etag, upload.size_bytes, _attributes(upload.headers), data))
         if reply.status != 200:
             return reply
         self._store.uploads.pop(self._query["uploadId"])
