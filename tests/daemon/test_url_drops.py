@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from md5s3stash_daemon.url_work import WINDOW_LINES
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.origin import Origin, Reply, Request
@@ -336,16 +337,17 @@ def test_tabs_and_other_oddities_of_a_line_are_escaped_in_the_report(site: Site,
 
 
 def test_a_url_that_stands_in_a_list_again_is_fetched_once_and_each_line_has_its_outcome(
-    site: Site, daemon: Daemon, origin: Origin
+    site: Site, origin: Origin
 ) -> None:
     """Near and far from its first line, for what is stashed, fails, and works at the second try."""
     good = origin.answer("/good", Reply(body=b"good"))
     late = origin.answer("/late", Reply(503), Reply(body=b"late"))
     missing = origin.url("/missing")
-    others = [origin.answer(f"/{number}", Reply(body=b"other")) for number in range(3000)]
+    others = [origin.answer(f"/{number}", Reply(body=b"other")) for number in range(WINDOW_LINES + 300)]
     drop_list(site, "x.urls", [good, good, late, late, missing, missing, *others, missing, good])
 
-    rows = wait_for_report(site, "x.urls", 120)
+    with Daemon(site, {**OPEN, "MD5S3STASH_URLS_PER_HOST": "8"}):
+        rows = wait_for_report(site, "x.urls", 120)
 
     asked = [request.target for request in origin.requests]
     assert [asked.count(path) for path in ("/good", "/missing", "/late")] == [1, 1, 2]
