@@ -10,6 +10,7 @@ run that is not one of our two files.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 import os
@@ -161,6 +162,7 @@ def _place(base: BucketBase) -> str:
     return f"s3://{base.base}" if base.scheme is BucketScheme.SIMPLE else f"s3://{{0-9a-z}}.{base.base}"
 
 
+@functools.cache
 def _environment(thumbnails_url: str | None) -> Environment:
     environment = Environment(
         loader=PackageLoader("md5s3stash_daemon", "status"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -25,10 +26,11 @@ from typing import Any
 
 import redis
 
-from md5s3stash.s3 import S3ObjectStore
+from md5s3stash.s3 import S3ObjectStore, connect
 from md5s3stash_daemon import beneath as daemon_beneath
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon import program as daemon_program
+from md5s3stash_daemon import status_page as daemon_status_page
 from md5s3stash_daemon import url_report as daemon_url_report
 
 # PING and CONFIG GET change nothing.
@@ -119,6 +121,12 @@ def run_daemon(request: dict[str, Any], count_file: str) -> None:
 
 
 def serve() -> None:
+    # What each daemon would do again: read botocore's description of S3, compile the status page.
+    connect("http://127.0.0.1:9")
+    daemon_status_page._environment(None).get_template("page.html")
+    # Collections in the forks would write to all of it, and so copy it.
+    gc.collect()
+    gc.freeze()
     # SIGTERM and SIGINT must reach the daemon's own handlers, and only them.
     for line in sys.stdin:
         request = json.loads(line)
