@@ -95,11 +95,16 @@ def _bench(kind: str, request: pytest.FixtureRequest, limits: S3Limits | None) -
     return make(rclone.endpoint, Keys.of(rclone), limits)
 
 
-@pytest.fixture
-def large_path(tmp_path: Path) -> Path:
-    path = tmp_path / "large.bin"
+@pytest.fixture(scope="module")
+def large_data() -> bytes:
     # The ends are what tests change.
-    path.write_bytes(b"<" + os.urandom(IN_MEMORY_BYTES + 9 * MIB + 15) + b">")
+    return b"<" + os.urandom(IN_MEMORY_BYTES + 9 * MIB + 15) + b">"
+
+
+@pytest.fixture
+def large_path(tmp_path: Path, large_data: bytes) -> Path:
+    path = tmp_path / "large.bin"
+    path.write_bytes(large_data)
     return path
 
 

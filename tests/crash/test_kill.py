@@ -1,7 +1,7 @@
 """kill -9 of the daemon at moments spread over its life, again and again, under a stream of drops.
 
-test_every_call.py meets every call of a few files; here many files are at each stage at once. The long form, `make soak`,
-kills a thousand times.
+test_every_call.py meets every call of a few files; here many files are at each stage at once. The long form, `make
+soak`, kills a thousand times.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ LIKE_AMAZON = Oddities()
 
 @dataclass(frozen=True)
 class Kept:
-    """An object. `data` is None where it was too large to keep; then `md5` is that of an upload in one request alone."""
+    """An object. `data` is None where it was too large to keep; its `md5` is then known after a single PUT alone."""
 
     md5: str
     etag: str
