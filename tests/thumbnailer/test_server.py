@@ -235,6 +235,24 @@ def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path:
         assert not set(hung) & set(_render_workers(server))
 
 
+def test_health_is_answered_while_every_worker_hangs(s3_server: str, put: Put, tmp_path: Path) -> None:
+    path = f"/scale/50x50/{put(picture())}"
+    patient = ("--render_timeout=60", "--queue_timeout=60")
+    with thumbnailer(tmp_path, s3_server, *patient) as server, ThreadPoolExecutor(3) as threads:
+        hung = _stop_workers(server)
+        waiting = [threads.submit(server.get, path) for _ in range(3)]
+        servers.wait_until(
+            lambda: b"\nmd5s3stash_thumbnailer_workers_busy 2.0\n" in server.get("/metrics").body, "busy"
+        )
+
+        assert server.get("/healthz").status == 200
+
+        assert not any(answer.done() for answer in waiting)
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+        assert {answer.result().status for answer in waiting} == {200}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_server_and_its_workers_with_0(
     s3_server: str, put: Put, tmp_path: Path, number: signal.Signals
