@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import ctypes
 import fcntl
 import gc
 import json
@@ -32,6 +33,8 @@ from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon import program as daemon_program
 from md5s3stash_daemon import status_page as daemon_status_page
 from md5s3stash_daemon import url_report as daemon_url_report
+
+_PR_SET_PDEATHSIG = 1
 
 # PING and CONFIG GET change nothing.
 LEDGER_COMMANDS = ("EVALSHA", "SCRIPT LOAD", "HDEL", "HSET")
@@ -110,6 +113,8 @@ def stop_when_empty(spool: str) -> None:
 
 
 def run_daemon(request: dict[str, Any], count_file: str) -> None:
+    # A run of the tests that is killed leaves no daemon that waits for its Redis for ever.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(request["environment"])
     CrashPoints(request.get("crash_at", 0), request.get("of_worker", False), count_file).install()
     if request.get("stop_when_empty"):

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.daemon import IMPORT_PATH, Site
-from tests.support.servers import REPOSITORY
+from tests.support.servers import REPOSITORY, tied_to_this_process
 
 STATUS_KILLED = -9
 
@@ -29,7 +29,7 @@ class ForkRunner:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.fork_runner"],
+            tied_to_this_process([sys.executable, "-m", "tests.crash.fork_runner"]),
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": IMPORT_PATH},
             stdin=subprocess.PIPE,

@@ -93,7 +93,7 @@ def running(
     """The command as a child process that accepts connections on the port; stopped at the end, killed if it must be."""
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
-            _tied_to_this_process([str(part) for part in command]),
+            tied_to_this_process([str(part) for part in command]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -217,7 +217,8 @@ def _tail(log_path: Path) -> str:
     return log_path.read_text(errors="replace")[-2000:]
 
 
-def _tied_to_this_process(command: list[str]) -> list[str]:
+def tied_to_this_process(command: list[str]) -> list[str]:
+    """The command, ended by the kernel when the process that starts it dies."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
 
