@@ -35,7 +35,7 @@ acceptance-sabotage: setup ## is each acceptance test able to fail? half an hour
 
 check: lint types test-quick ## before each commit: lint, types, quick tests
 
-soak: setup ## the long forms of what `make test` does shortly: a thousand kills, long lists, large bursts; takes the better part of an hour
+soak: setup ## the long forms of tests: a thousand kills, long lists, large bursts; takes the better part of an hour
 	@CRASH_KILLS=1000 MD5S3STASH_TEST_LINES=100000 BURST_FILES=50000 $(PYTHON_IN_VENV) -m pytest \
 		tests/crash/test_kill.py tests/daemon/test_url_lists_killed.py tests/daemon/test_bursts.py
 

@@ -19,6 +19,10 @@ from tests.support.url_lists import OPEN, failed_list, read_report, report_path
 
 pytestmark = pytest.mark.slow
 
+# Each test is split, so that several processes of pytest share it: one takes every fourth call.
+SHARES = 4
+in_shares = pytest.mark.parametrize("first", range(1, SHARES + 1))
+
 FILES = {
     "plain.txt": b"plain",
     "sub/folder/deep.txt": b"deep",
@@ -84,9 +88,12 @@ def test_without_a_crash_everything_is_stashed(
     assert_nothing_is_lost(site, rclone_s3)
 
 
-def crash_at_each_call(runner: ForkRunner, new_site: Callable[[int], Site], check: Callable[[Site], None]) -> int:
-    """A daemon that dies at its n-th call and then one that does not, for each n there is; how many there were."""
-    for number in itertools.count(1):
+def crash_at_calls(
+    runner: ForkRunner, first: int, new_site: Callable[[int], Site], check: Callable[[Site], None]
+) -> int:
+    """A daemon that dies at its n-th call and then one that does not, for each n of this share; how many calls there
+    were, at the least."""
+    for number in itertools.count(first, SHARES):
         site = new_site(number)
         ended = runner.run(site, crash_at=number, stop_when_empty=True)
         if ended.status != 0:
@@ -95,28 +102,31 @@ def crash_at_each_call(runner: ForkRunner, new_site: Callable[[int], Site], chec
         check(site)
         if ended.status == 0:
             # The run was over before its n-th call.
-            return number - 1
+            return number - SHARES
     raise AssertionError("numbers do not end")
 
 
+@in_shares
 def test_a_crash_at_any_call_loses_nothing(
-    tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
+    first: int, tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
 ) -> None:
-    crashes = crash_at_each_call(
+    calls = crash_at_calls(
         runner,
+        first,
         lambda number: new_site(tmp_path / str(number), redis_server, rclone_s3),
         lambda site: assert_nothing_is_lost(site, rclone_s3),
     )
 
     # Each file is claimed, stored and removed at the least, and the groups are recorded.
-    assert crashes > 3 * len(FILES)
+    assert calls > 3 * len(FILES)
 
 
+@in_shares
 def test_a_worker_process_that_dies_at_any_call_loses_nothing(
-    tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
+    first: int, tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
 ) -> None:
     deaths = 0
-    for number in itertools.count(1):
+    for number in itertools.count(first, SHARES):
         site = new_site(tmp_path / str(number), redis_server, rclone_s3)
         ended = runner.run(site, crash_at=number, of_worker=True, stop_when_empty=True)
         output = (site.directory / "daemon.log").read_text()
@@ -130,11 +140,12 @@ def test_a_worker_process_that_dies_at_any_call_loses_nothing(
             break
 
     # Some calls are the daemon's own: the claims, and what the worker was handed.
-    assert deaths > 2 * len(FILES)
+    assert deaths * SHARES > 2 * len(FILES)
 
 
+@in_shares
 def test_a_crash_at_any_call_of_a_url_list_leaves_each_line_one_outcome(
-    tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
+    first: int, tmp_path: Path, runner: ForkRunner, redis_server: str, rclone_s3: RcloneS3
 ) -> None:
     with Origin() as origin:
         good = origin.answer("/good", Reply(body=b"good"))
@@ -163,7 +174,7 @@ def test_a_crash_at_any_call_of_a_url_list_leaves_each_line_one_outcome(
             assert sorted(entry["outcome"] for entry in site.log()) == ["failed", "failed", "stashed"]
             assert site.open_records() == 0
 
-        crashes = crash_at_each_call(runner, new_list, check)
+        calls = crash_at_calls(runner, first, new_list, check)
 
     # Claimed, stored, journalled, recorded; two results written, linked and synced; removed.
-    assert crashes > 15
+    assert calls > 15
