@@ -102,9 +102,9 @@ class Committer(GroupCommitter[Sequence[Finished]]):
             log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
         log.error("failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason)
         self._end([entry])
-        if self._lacks_room:
-            self._lacks_room = False
-            self._gate.note(SPOOL, "")
+        self._lacks_room = False
+        # Also for a worker that has died since it noted the fault.
+        self._gate.note(SPOOL, "")
         return True
 
     def _fail_later(self, entry: Entry, error: OSError) -> bool:
