@@ -68,6 +68,11 @@ class Guest:
 
     def boot(self, seconds: float = BOOT_SECONDS) -> None:
         """Starts it and waits until every unit has been started. Raises CannotBoot."""
+        self.start()
+        self.wait_until_booted(seconds)
+
+    def start(self) -> None:
+        """Comes back once its first process runs; the guest ends with the thread that calls this. Raises CannotBoot."""
         self._cgroups = _make_cgroups(self.name)
         command = ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _JOIN_AND_EXEC, "sh"]
         command += [*map(str, self._cgroups), "--"]
@@ -83,7 +88,10 @@ class Guest:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self._wait_for("its first process", self._has_init, seconds)
+        self._wait_for("its first process", self._has_init, BOOT_SECONDS)
+
+    def wait_until_booted(self, seconds: float = BOOT_SECONDS) -> None:
+        """Every unit has been started. Raises CannotBoot."""
         self._wait_for("every unit started", self._has_booted, seconds)
 
     def run(self, *command: str, check: bool = True, text: str | None = None) -> str:

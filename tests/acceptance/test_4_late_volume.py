@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +83,8 @@ def late(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) 
         try:
             yield LateBox(box, root, answering, {})
         finally:
+            # What waits for the volume would hold up the end.
+            answering.let_go()
             guest.shut_down()
 
 
@@ -142,16 +143,14 @@ def make_accounts(root: Path, baked: Baked) -> None:
 
 
 def test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop(late: LateBox, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as pool, late.producers_at_work(tmp_path) as working:
-        booting = pool.submit(late.box.guest.boot, LATE_BOOT_SECONDS)
-        try:
-            wait_until(lambda: operator_logs_in(late.box), "the operator, logged in by ssh", 120)
-            # The door is closed to those who come by the same sshd.
-            wait_until(lambda: all(any(map(is_from_the_door, each.refusals)) for each in working), "refused drops", 60)
-            assert not late.box.is_active(DAEMON)
-        finally:
-            late.ec2.let_go()
-            booting.result()
+    with late.producers_at_work(tmp_path) as working:
+        late.box.guest.start()
+        wait_until(lambda: operator_logs_in(late.box), "the operator, logged in by ssh", 120)
+        # The door is closed to those who come by the same sshd.
+        wait_until(lambda: all(any(map(is_from_the_door, each.refusals)) for each in working), "refused drops", 60)
+        assert not late.box.is_active(DAEMON)
+        late.ec2.let_go()
+        late.box.guest.wait_until_booted(LATE_BOOT_SECONDS)
         wait_until(lambda: late.box.is_active(DAEMON), DAEMON, SETTLED_SECONDS)
         wait_until(lambda: all(len(each.copied) > 2 for each in working), "drops by each way", 60)
         wait_until(lambda: len(producers.local_copies(late.root)) > 2, "drops of the box's own program", 60)
