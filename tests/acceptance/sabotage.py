@@ -65,6 +65,7 @@ _FAULTS, _NFS, _RELEASES = "test_2_faults.py", "test_2_nfs.py", "test_3_releases
 _UPLOADS = "test_2_uploads.py"
 _LATE = "test_4_late_volume.py"
 _LATE_BOOT = f"{_LATE}::test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop"
+_REBOOT = f"{_LATE}::test_a_reboot_takes_no_drop_that_the_box_does_not_keep"
 _SPOOL_UNIT = "md5s3stash-spool.service"
 _UPGRADES, _UNNOTICED = "test_4_upgrades.py", "test_4_unnoticed.py"
 _KEYS = f"{_UNNOTICED}::test_keys_of_hosts_without_a_role_are_loaded"
@@ -73,6 +74,13 @@ _METRICS_TIMER = "etc/systemd/system/md5s3stash-metrics.timer.d/sabotage.conf"
 _FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/spool/md5s3stash/active -type f -delete"
 _LOST = r"AssertionError: lost: "
 _CUT_OFF = r"AssertionError: failed: .*(Connection reset|RemoteDisconnected|IncompleteRead)"
+
+# What opens again below the mount what was closed there.
+_REOPEN_BELOW = (
+    "ExecStartPost=/bin/sh -c 'mount --bind /var/spool /mnt; chattr -i /mnt/md5s3stash;"
+    " rm -f /mnt/md5s3stash/*; chmod 0755 /mnt/md5s3stash;"
+    " install -d -m 2770 -g md5s3stash-drop /mnt/md5s3stash/incoming'"
+)
 
 NOTHING = Sabotage({})
 SABOTAGES: Mapping[str, Sabotage] = {
@@ -268,6 +276,17 @@ SABOTAGES: Mapping[str, Sabotage] = {
     "operator-locked-out": Sabotage(
         {_LATE_BOOT: "the operator, logged in by ssh"},
         {f"etc/systemd/system/{_SPOOL_UNIT}.d/sabotage.conf": "[Unit]\nJobTimeoutSec=infinity\n"},
+    ),
+    "open-below-the-mount": Sabotage(
+        {f"{_REBOOT}[0.0]": _LOST, f"{_REBOOT}[1.0]": _LOST}, _drop_in(_SPOOL_UNIT, _REOPEN_BELOW)
+    ),
+    "sshd-before-the-spool": Sabotage(
+        {f"{_REBOOT}[1.0]": r"assert \d+ >= \d+"},
+        {
+            f"etc/systemd/system/{_SPOOL_UNIT}": (_PROJECT / "systemd" / _SPOOL_UNIT)
+            .read_text()
+            .replace("Before=ssh.service ", "Before=")
+        },
     ),
     # --- upgrades --------------------------------------------------------------------------------------------------
     "cannot-be-restarted": Sabotage(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ SPOOL, DISK = "var/spool/md5s3stash", "var/lib/fake-disk"
 LATE_BOOT_SECONDS = 240.0
 # What the ways in wait at most for the volume, in place of the two minutes of the unit.
 PATIENCE = "[Unit]\nJobTimeoutSec=20s\n"
+PATIENCE_FILE = f"etc/systemd/system/{SPOOL_UNIT}.d/patience.conf"
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ def late(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) 
     add_cloud_init(root, baked)
     replace_disk(root)
     make_accounts(root, baked)
-    (root / f"etc/systemd/system/{SPOOL_UNIT}.d/patience.conf").write_text(PATIENCE)
+    (root / PATIENCE_FILE).write_text(PATIENCE)
     sabotage.write_files(root)
     guest = Guest(root, f"md5s3stash-late-{os.getpid()}", network.late, baked.options)
     login = image.Login(22, baked.key, baked.ssh_config, LATE_BOX)
@@ -165,3 +167,34 @@ def operator_logs_in(box: Box) -> bool:
 
 def is_from_the_door(refusal: str) -> bool:
     return "denied" in refusal.lower().replace("permission denied (publickey", "")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_a_reboot_takes_no_drop_that_the_box_does_not_keep(late: LateBox, tmp_path: Path, seconds: float) -> None:
+    """With an EC2 that takes that long for each answer."""
+    if not late.box.guest.runs():
+        late.ec2.let_go()
+        late.box.guest.boot(LATE_BOOT_SECONDS)
+    # However slow this machine is, the volume comes in time.
+    (late.root / PATIENCE_FILE).unlink(missing_ok=True)
+    late.ec2.answer_seconds = seconds
+    with late.producers_at_work(tmp_path) as working:
+        wait_until(lambda: all(len(each.copied) > 2 for each in working), "drops before the reboot", 120)
+        late.box.guest.reboot()
+        before = [len(each.copied) for each in working]
+        wait_until(lambda: late.box.is_active(DAEMON), DAEMON, SETTLED_SECONDS)
+        wait_until(
+            lambda: all(len(each.copied) > n for each, n in zip(working, before, strict=True)), "drops after it", 60
+        )
+
+    late.nothing_is_lost()
+    # systemd breaks a cycle by leaving out a unit of it.
+    assert "ordering cycle" not in late.box.guest.run("journalctl", "--boot", "--output=cat", "_PID=1")
+    assert moment(late.box, "ssh.service", "InactiveExit") >= moment(late.box, SPOOL_UNIT, "ActiveEnter")
+
+
+def moment(box: Box, unit: str, what: str) -> int:
+    """In microseconds since the boot."""
+    shown = box.guest.run("systemctl", "show", f"--property={what}TimestampMonotonic", "--value", unit)
+    assert re.fullmatch(r"[1-9]\d*", shown), f"{unit}: {what} is {shown}"
+    return int(shown)
