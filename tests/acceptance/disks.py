@@ -50,7 +50,10 @@ class Disk:
         """As at the next boot: the journal is replayed. Nobody may have a file open on it."""
         # The kernel takes a moment to let go of the guest's mounts.
         unmount = ["umount", str(self.directory)]
-        wait_until(lambda: subprocess.run(unmount, capture_output=True).returncode == 0, "an unmounted disk")
+        wait_until(lambda: subprocess.run(unmount, capture_output=True).returncode == 0, "an unmounted disk", 60)
+        # While another mount namespace still has it, a new mount is of the same file system, which stays without power.
+        loops = ["losetup", "--noheadings", "--associated", str(self.image)]
+        wait_until(lambda: run(loops) == "", "a disk that no namespace has mounted", 60)
         self.mount()
 
     def mount(self) -> None:
