@@ -40,12 +40,14 @@ Credentials = Mapping[str, Any]
 class MetadataService:
     """Gives each box the credentials of its role, if it brings a token; counts who asks with one and without.
 
-    `only_first_version` is for the sabotage: there are no tokens then, and nobody needs one.
+    `only_first_version` is for the sabotage: there are no tokens then, and nobody needs one. No box has a role while
+    `has_roles` is false.
     """
 
     def __init__(self, credentials: Mapping[str, Credentials], only_first_version: bool = False) -> None:
         self.with_token = 0
         self.without_token = 0
+        self.has_roles = True
         self._tokens: set[str] = set()
         self._credentials = credentials
         self._only_first_version = only_first_version
@@ -66,6 +68,8 @@ class MetadataService:
             self.without_token += 1
             if not self._only_first_version:
                 return 401, ""
+        if not self.has_roles:
+            return 404, ""
         if path == _ROLE_PATH:
             return 200, ROLES[address]
         return (200, self._document(address)) if path == _ROLE_PATH + ROLES[address] else (404, "")

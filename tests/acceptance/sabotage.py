@@ -82,6 +82,15 @@ _REOPEN_BELOW = (
     " install -d -m 2770 -g md5s3stash-drop /mnt/md5s3stash/incoming'"
 )
 
+# A program that finds no role when it starts never looks again.
+_LOOK_ONCE = (
+    "ExecStartPre=+/bin/sh -c 'at=http://169.254.169.254/latest; key=X-aws-ec2-metadata-token;"
+    ' token=$(curl -s -X PUT -H "$key-ttl-seconds: 60" $at/api/token);'
+    ' if curl -s -f -o /dev/null -H "$key: $token" $at/meta-data/iam/security-credentials/; then rm -f %t/%n.env;'
+    " else echo AWS_EC2_METADATA_DISABLED=true >%t/%n.env; fi'",
+    "EnvironmentFile=-%t/%n.env",
+)
+
 NOTHING = Sabotage({})
 SABOTAGES: Mapping[str, Sabotage] = {
     # --- a box that was launched -----------------------------------------------------------------------------------
@@ -263,6 +272,10 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_FAULTS}::test_files_survive_a_minute_without_s3": "DID NOT RAISE"},
         # Gives up, as one would that ends when S3 is away.
         _drop_in(_DAEMON, "RuntimeMaxSec=20"),
+    ),
+    "credentials-at-the-start-alone": Sabotage(
+        {f"{_FAULTS}::test_a_role_that_comes_late_needs_no_restart": "an empty spool"},
+        {**_drop_in(_DAEMON, *_LOOK_ONCE), **_drop_in(_THUMBNAILER, *_LOOK_ONCE)},
     ),
     # --- a volume that comes late ----------------------------------------------------------------------------------
     "incoming-made-too-early": Sabotage(

@@ -9,11 +9,13 @@ from functools import partial
 
 import pytest
 
-from tests.acceptance.box import DAEMON, REDIS, THUMBNAILERS, Box, DropLoad, ThumbnailLoad
+from tests.acceptance.box import DAEMON, REDIS, THUMBNAIL_PORT, THUMBNAILERS, Box, DropLoad, ThumbnailLoad
 from tests.support.servers import wait_until
 
 # WatchdogSec=30, and the time that a restart takes.
 WATCHDOG_SECONDS = 60.0
+# Of the daemon's /healthz, on the box alone.
+HEALTH_PORT = 9108
 
 
 def under_load(box: Box, label: str, count: int = 40) -> None:
@@ -114,6 +116,33 @@ def away_for_a_minute(box: Box) -> None:
     before = box.main_pid(DAEMON)
     with pytest.raises(TimeoutError):
         wait_until(lambda: box.is_back(DAEMON, before), "another daemon", 60)
+
+
+def test_a_role_that_comes_late_needs_no_restart(box: Box) -> None:
+    units = (DAEMON, *THUMBNAILERS)
+    box.cloud.metadata.has_roles = False
+    try:
+        box.guest.run("systemctl", "restart", *units)
+        # Of a picture that no server has kept.
+        new = box.drop("late-role", 5)
+        wait_until(lambda: healths(box) == {"503"}, "servers that say they cannot work", 60)
+        assert box.waiting() >= new.keys()
+        before = [box.main_pid(unit) for unit in units]
+    finally:
+        box.cloud.metadata.has_roles = True
+
+    box.nothing_is_lost()
+    wait_until(lambda: healths(box) == {"200"}, "servers that work again", 60)
+    assert all(box.answers(md5) for md5 in new.values())
+    assert [box.main_pid(unit) for unit in units] == before
+
+
+def healths(box: Box) -> set[str]:
+    """What the daemon and the thumbnail servers answer to a load balancer."""
+    # The kernel chooses which thumbnail server answers.
+    urls = [f"http://127.0.0.1:{port}/healthz" for port in [HEALTH_PORT, *[THUMBNAIL_PORT] * 10]]
+    command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code} "]
+    return {code for url in urls for code in box.guest.run(*command, url, check=False).split()}
 
 
 @pytest.mark.parametrize("how", ["reboot", "power cut"])
