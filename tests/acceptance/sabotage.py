@@ -51,10 +51,7 @@ def _drop_in(unit: str, *settings: str) -> Mapping[str, str]:
     return {f"etc/systemd/system/{unit}.d/sabotage.conf": "\n".join(["[Service]", *settings, ""])}
 
 
-def _capabilities(only: str) -> Sequence[str]:
-    """These and none of those that the unit has."""
-    return [f"{key}={value}" for key in ("CapabilityBoundingSet", "AmbientCapabilities") for value in ("", only)]
-
+_NO_CAPABILITIES = ("CapabilityBoundingSet=", "AmbientCapabilities=")
 
 _DAEMON = "md5s3stashd.service"
 _THUMBNAILER = "md5s3stash-thumbnailer@.service"
@@ -258,11 +255,11 @@ SABOTAGES: Mapping[str, Sabotage] = {
     ),
     "no-leases": Sabotage(
         {f"{_UPLOADS}::test_uploads_that_stall_are_stashed_whole_though_the_daemon_is_restarted": "DID NOT RAISE"},
-        _drop_in(_DAEMON, *_capabilities("CAP_FOWNER")),
+        _drop_in(_DAEMON, *_NO_CAPABILITIES),
     ),
     "no-way-into-folders-of-others": Sabotage(
         {f"{_UPLOADS}::test_a_folder_that_sftp_puts_with_an_ordinary_umask_is_stashed": "an empty spool"},
-        _drop_in(_DAEMON, *_capabilities("CAP_LEASE")),
+        _drop_in("md5s3stash-access.service", *_NO_CAPABILITIES),
     ),
     "polls-too-seldom": Sabotage(
         {f"{_NFS}::test_a_file_that_is_renamed_over_nfs_is_stashed": "an empty spool"},
@@ -386,7 +383,9 @@ def try_out(name: str, sabotage: Sabotage) -> Sequence[str]:
         failure = failure_of(test, name)
         noticed = failure is not None and re.search(says, failure) is not None
         print(f"  {'noticed' if noticed else 'NOT NOTICED'}  {test}", flush=True)
-        print(textwrap.indent(textwrap.shorten(failure or "it passed", 400), "    "), flush=True)
+        # A console says the most important thing last.
+        said = textwrap.shorten(failure or "it passed", 400) if noticed else failure or "it passed"
+        print(textwrap.indent(said, "    "), flush=True)
         if not noticed:
             unnoticed.append(test)
     return unnoticed
