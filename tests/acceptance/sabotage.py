@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import pytest
 
@@ -408,9 +409,15 @@ def failure_of(test: str, sabotage: str) -> str | None:
         case = ElementTree.parse(results.name).find(".//testcase")
     assert case is not None
     if (error := case.find("error")) is not None:
-        return f"failed before it began, or after its end: {error.get('message')}"
+        return f"failed before it began, or after its end: {_words_of(error)}"
     failure = case.find("failure")
-    return None if failure is None else failure.get("message", "")
+    return None if failure is None else _words_of(failure)
+
+
+def _words_of(outcome: Element) -> str:
+    """Of the exception: pytest marks these lines. The attribute has the first of them alone, and the lines of the test
+    around them have the words that are looked for in any case."""
+    return "\n".join(re.findall("^E {3,}(.*)", outcome.text or "", re.MULTILINE))
 
 
 if __name__ == "__main__":
