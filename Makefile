@@ -30,7 +30,7 @@ acceptance: setup ## try `make run` on a bare machine, then bake the image in a 
 	@tools/fresh --run-only $(RELEASE)
 	@tools/acceptance $(if $(RELEASE),--release=$(RELEASE))
 
-acceptance-sabotage: setup ## is each acceptance test able to fail? half an hour; ONLY="ports reload" tries some
+acceptance-sabotage: setup ## is each acceptance test able to fail? more than an hour; ONLY="ports reload" tries some
 	@tools/acceptance --sabotages $(ONLY)
 
 check: lint types test-quick ## before each commit: lint, types, quick tests

@@ -1,6 +1,6 @@
 """Is each acceptance test able to fail? One thing at a time is broken in a box, and what watches it must say so.
 
-    make acceptance-sabotage                      all of them, half an hour
+    make acceptance-sabotage                      all of them, more than an hour
     make acceptance-sabotage ONLY="ports reload"  some of them
 
 A test of tests/ops demands that every acceptance test is named here.
