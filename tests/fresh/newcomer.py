@@ -72,7 +72,8 @@ def main() -> None:
     os.environ |= {name: str(port) for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
     appliance = Terminal("make", "run")
     incoming = appliance.wait_for(r"^Drop files here +(\S+)", INSTALL_SECONDS)[1]
-    shutil.copy("docs/pictures/crop.jpg", f"{incoming}/evening.jpg")
+    # Not shutil.copy, which sets the mode once the file is closed: the daemon may have taken it by then.
+    shutil.copyfile("docs/pictures/crop.jpg", f"{incoming}/evening.jpg")
     thumbnail = appliance.wait_for(r"^stashed +evening\.jpg .*(http://\S+)", ANSWER_SECONDS)[1]
     with urllib.request.urlopen(thumbnail, timeout=ANSWER_SECONDS) as answer:
         assert answer.read().startswith(JPEG), f"not a JPEG: {thumbnail}"
