@@ -73,6 +73,9 @@ _FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/sp
 _LOST = r"AssertionError: lost: "
 _CUT_OFF = r"AssertionError: failed: .*(Connection reset|RemoteDisconnected|IncompleteRead)"
 
+# The playbook said something else, after it had changed the link to the release.
+_PUT_IN_USE = r"Regex pattern did not match[\s\S]*Point to it\] \*+\\nchanged"
+
 # What opens again below the mount what was closed there.
 _REOPEN_BELOW = (
     "ExecStartPost=/bin/sh -c 'mount --bind /var/spool /mnt; chattr -i /mnt/md5s3stash;"
@@ -310,7 +313,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {"etc/pip.conf": "[install]\nno-index = true\nfind-links = /nowhere\n"},
     ),
     "settings-that-cannot-be-judged": Sabotage(
-        {f"{_UPGRADES}::test_a_release_that_does_not_take_the_settings_is_not_put_in_use": "Regex pattern"},
+        {f"{_UPGRADES}::test_a_release_that_does_not_take_the_settings_is_not_put_in_use": _PUT_IN_USE},
         # A key of the file comes from the unit, so the file alone is not taken by the release in use either.
         {
             **_drop_in(_DAEMON, "Environment=BUCKET_BASE=the-stash S3_ENDPOINT=http://10.99.0.1:5000"),
