@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 # Between two looks: a download takes longer than this to fill what a look has found free.
 LOOK_SECONDS = 1.0
 
+# A download takes one, a list a few.
+MIN_FREE_INODES = 100
+
 # Between two writes that ask whether the spool's disk takes them.
 PROBE_SECONDS = 5.0
 
@@ -62,6 +65,8 @@ class DiskFloor:
         floor, fault = self._min_free_bytes, ""
         if free_bytes < floor:
             fault = f"{path} has {free_bytes} bytes free, and min_free_bytes={floor} are to stay so: make room there"
+        elif full := next(filter(_lacks_inodes, self._directories), ""):
+            fault = f"{full} has fewer than {MIN_FREE_INODES} inodes free: remove files there"
         if bool(fault) != bool(self._fault):
             change = "paused" if fault else "resumed"
             log.error("downloads %s directory=%s free_bytes=%d floor=%d", change, path, free_bytes, floor)
@@ -100,6 +105,12 @@ class SpoolDisk:
             if error.errno not in (errno.EACCES, errno.EPERM):
                 return f"{self._directory}: {error.strerror}"
         return ""
+
+
+def _lacks_inodes(path: str) -> bool:
+    status = os.statvfs(path)
+    # Some file systems, such as btrfs, do not count them.
+    return status.f_files > 0 and status.f_favail < MIN_FREE_INODES
 
 
 def _free_bytes(path: str) -> int:

@@ -13,16 +13,24 @@ from md5s3stash_daemon.disk import DiskFloor, SpoolDisk
 
 # A file system holds so many blocks free, by its directory.
 Free = dict[str, int]
+# The inodes of a file system, and how many of them are free.
+Inodes = dict[str, tuple[int, int]]
 
 
 @pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> Free:
+def inodes() -> Inodes:
+    return {}
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch, inodes: Inodes) -> Free:
     blocks: Free = {"/spool": 20, "/tmp": 20}
 
     def status(path: str) -> SimpleNamespace:
         if path not in blocks:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
-        return SimpleNamespace(f_bavail=blocks[path], f_frsize=1)
+        files, left = inodes.get(path, (0, 0))
+        return SimpleNamespace(f_bavail=blocks[path], f_frsize=1, f_files=files, f_favail=left)
 
     monkeypatch.setattr(os, "statvfs", status)
     return blocks
@@ -47,6 +55,18 @@ def test_the_fault_names_the_tightest_disk_and_ends_with_the_room_that_is_made(f
     now[0] = 2.0
     # Without anybody who downloads: what waits may have been taken away.
     assert floor.faults() == {}
+    assert floor.has_room()
+
+
+def test_a_disk_without_inodes_has_no_room(free: Free, inodes: Inodes) -> None:
+    now = [0.0]
+    floor = DiskFloor(["/spool", "/tmp"], min_free_bytes=10, clock=lambda: now[0])
+    inodes["/tmp"] = (10_000, 99)
+    assert not floor.has_room()
+    assert floor.faults() == {"downloads": "/tmp has fewer than 100 inodes free: remove files there"}
+
+    inodes["/tmp"] = (10_000, 100)
+    now[0] = 1.0
     assert floor.has_room()
 
 
