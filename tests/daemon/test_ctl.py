@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,11 @@ def claimed(spool: Spool, name: str, data: bytes = b"x") -> Entry:
     return entry
 
 
-def deferred(spool: Spool, name: str, until: float = 4e9, data: bytes = b"x") -> Entry:
+# As late as a file may be deferred, nearly.
+LATER = int(time.time()) + 6 * 86400
+
+
+def deferred(spool: Spool, name: str, until: float = LATER, data: bytes = b"x") -> Entry:
     entry = spool.defer(claimed(spool, name, data), until)
     assert entry is not None
     return entry
@@ -214,7 +219,7 @@ def test_queue_lists_each_state_with_what_is_known_of_the_file(site: Site, spool
         "five": "failed",
     }
     assert found["new/one"]["size_bytes"] == 5
-    assert (found["three"]["due"], found["three"]["attempts"]) == (4e9, 1)
+    assert (found["three"]["due"], found["three"]["attempts"]) == (LATER, 1)
     assert (found["four"]["due"], found["four"]["attempts"]) == (None, 1)
     assert found["five"]["reason"] == "because"
     assert [item["name"] for item in queue(site, "--state", "failed", "--state", "hold")] == ["four", "five"]
@@ -317,7 +322,7 @@ def test_retry_makes_a_deferred_file_due_and_keeps_its_attempts(site: Site, spoo
     assert run(site, "retry", "a/later").stdout == "a/later: due now\n"
     assert run(site, "retry", "a/later").stdout == "a/later: due already\n"
 
-    [entry] = spool.due(1)
+    [entry] = spool.due(time.time())
     assert (entry.name, entry.attempts) == ("a/later", 1)
     with Daemon(site):
         wait_until(lambda: "a/later" in site.names(), "stashed")

@@ -266,8 +266,12 @@ def drop_reduced(directory: Path, md5: str) -> None:
 
 def _stamp(descriptor: int, modified: float | None = None) -> None:
     """The file was used now. Its mtime, the date of the object in S3, stays as it is without a new one."""
-    modified_ns = os.fstat(descriptor).st_mtime_ns if modified is None else int(modified * 1_000_000_000)
-    os.utime(descriptor, ns=(time.time_ns(), modified_ns))
+    if modified is None:
+        os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
+    else:
+        # A float cannot hold the nanoseconds of today.
+        seconds, fraction = divmod(modified, 1)
+        os.utime(descriptor, ns=(time.time_ns(), int(seconds) * 1_000_000_000 + int(fraction * 1_000_000_000)))
 
 
 def _new_part(directory: Path) -> tuple[BinaryIO, Path]:
