@@ -209,7 +209,7 @@ class S3ObjectStore:
         # Not `with answer["Body"]`: that gives urllib3's stream, whose errors botocore has not translated.
         with closing(answer["Body"]) as body:
             # An answer in chunks has no length.
-            require_at_most(address, answer.get("ContentLength", 0), max_bytes)
+            require_at_most(address, _length_in(answer), max_bytes)
             size_bytes = 0
             for piece in _pieces(address, body):
                 size_bytes += len(piece)
@@ -719,7 +719,7 @@ def _stored_object(address: ObjectAddress, answer: Mapping[str, Any]) -> StoredO
     metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
     encrypted = is_kms(answer) or "SSECustomerAlgorithm" in answer
     return StoredObject(
-        size_bytes=answer["ContentLength"],
+        size_bytes=_length_in(answer),
         md5=etag if is_md5(etag) and not encrypted else None,
         sha256=_sha256_of(answer.get("ChecksumSHA256", "")) or metadata.get(SHA256_METADATA),
         content_type=answer.get("ContentType"),
@@ -744,6 +744,12 @@ def _as_boto(answer: Answer) -> dict[str, Any]:
     start = "x-amz-meta-"
     metadata = {name.removeprefix(start): value for name, value in headers.items() if name.startswith(start)}
     return {**named, "ContentLength": _length_of(headers.get("content-length", "0")), "Metadata": metadata}
+
+
+def _length_in(answer: Mapping[str, Any]) -> int:
+    """botocore takes any number of digits, of which no object has so many bytes."""
+    length: int = answer.get("ContentLength", 0)
+    return length if 0 <= length < 10**19 else 0
 
 
 def _length_of(text: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from md5s3stash.errors import DigestMismatch, StashError, StoreRefused, StoreUnavailable
@@ -125,6 +125,8 @@ STATUSES = st.sampled_from([200, 206, 301, 307, 400, 403, 404, 409, 412, 416, 42
 
 @QUICK
 @given(status=STATUSES, headers=HEADERS, body=ERROR_BODIES, length=st.none() | TEXTS)
+@example(status=200, headers=[("ETag", "x")], body=b"", length="9" * 4000)
+@example(status=200, headers=[("ETag", "x")], body=b"", length="-1")
 def test_answers_to_a_head_and_a_get_are_results_or_errors_of_ours(
     status: int, headers: list[tuple[str, str]], body: bytes, length: str | None, store: S3ObjectStore, server: DigestS3
 ) -> None:
