@@ -47,8 +47,9 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
         (appliance.incoming / "link to nowhere.tif").symlink_to("/nowhere")
         # Too long to be read.
         for name in ("list of all.urls", "-list\n.urls"):
-            appliance.incoming.joinpath(name).touch()
-            os.truncate(appliance.incoming / name, 1 << 40)
+            (appliance.data / "new").touch()
+            os.truncate(appliance.data / "new", 1 << 40)
+            (appliance.data / "new").rename(appliance.incoming / name)
         for number, name in enumerate(HOSTILE):
             # One that is as long as names may be has no room for a temporary one beside it.
             (appliance.data / "new").write_bytes(b"hostile %d" % number)
