@@ -57,7 +57,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         self._gate = gate
         self._ended = ended
         self._put_off = put_off
-        # What the disk had no room for in failed/. It holds up nobody: the others may make that room.
+        # Failures that the disk has no room to report. Stashed files do not wait for them: removing those makes room.
         self._not_failed: list[Finished] = []
         self._lacks_room = False
 

@@ -24,7 +24,7 @@ _CLOSED = frozenset({errno.EACCES, errno.EPERM})
 # Whatever is claimed next would fail in the same way.
 _NOTHING_LEFT = frozenset({errno.EROFS, errno.EMFILE, errno.ENFILE})
 
-# On a full disk there may be room for the next file, which lies less deep: so many are passed over.
+# On a full disk the next file may fit, because it is in fewer folders. A pass skips this many at most.
 _MAX_PASSED_OVER = 100
 
 

@@ -67,12 +67,12 @@ class Opening:
         """The same, without a look at what was refused before."""
         return open_up(place, permissions) or bool(self._asked(place, permissions))
 
-    def opened(self, place: Place, do: Callable[[], T]) -> T:
-        """What `do` returns, which opens a file that its producer may have shut to us. Raises as it does."""
+    def opened(self, place: Place, do: Callable[[], T], permissions: int = READ) -> T:
+        """What `do` returns, which needs a file or folder that its producer may have shut to us. Raises as it does."""
         try:
             return do()
         except PermissionError:
-            if not self.once(place, READ):
+            if not place.name or not self.once(place, permissions):
                 raise
         return do()
 

@@ -57,7 +57,7 @@ class Pin:
             os.close(os.open(name, READ, dir_fd=folder))
         there, was = state_of(os.lstat(name, dir_fd=folder)), state_of(self.status)
         if self.leased:
-            # Nobody had it open for writing in all that time. A second name, or its removal, sets the ctime as well.
+            # The lease shows that no program opened it for writing. A hard link that comes or goes changes the ctime.
             return there[:-1] == was[:-1]
         return there == was == state_of(os.fstat(self.descriptor))
 

@@ -13,16 +13,13 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
-from md5s3stash_daemon.access import READ, READ_WRITE_SEARCH
+from md5s3stash_daemon.access import READ_WRITE_SEARCH
 from md5s3stash_daemon.beneath import Place, open_file, status_of
 from md5s3stash_daemon.boot_record import Boot, BootRecord
 from md5s3stash_daemon.spool import ACTIVE, DEFERRED, HOLD, INCOMING, Entry, Spool, is_partial, new_batch_name
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 PAGE_BYTES = 4096
 
@@ -79,13 +76,14 @@ def hold_damaged(spool: Spool, record: BootRecord, boot: Boot, beat: Callable[[]
                     continue
                 if not is_suspect(status.st_ctime_ns, synced_ns, boot, now_ns, clock_is_right):
                     continue
-                found = _opened_up(spool, entry.place, READ, functools.partial(_damage_of, entry.place))
+                # What is closed now may be opened by a pass later, and would then be stashed unjudged.
+                found = spool.opening.opened(entry.place, functools.partial(_damage_of, entry.place))
                 # An upload that was cut off: its producer begins it again, or goes on where it ends.
                 if not found or (found in (EMPTY, CUT) and not entry.batch and is_partial(entry.name)):
                     continue
                 above = entry.place._replace(name=entry.place.name.rpartition("/")[0])
                 hold = functools.partial(spool.hold_damaged, entry, batch, found)
-                if _opened_up(spool, above, READ_WRITE_SEARCH, hold):
+                if spool.opening.opened(above, hold, READ_WRITE_SEARCH):
                     log.error("held after a power cut name=%r reason=%r", entry.name, _FINDINGS[found])
                     count += 1
             except OSError as error:
@@ -119,23 +117,11 @@ def _files(spool: Spool) -> Iterator[Entry]:
         yield from (entry for entry in spool.entries(state) if entry.mark not in _FINDINGS)
     incoming = spool.path_of(INCOMING)
 
-    # One that stays closed is told by the daemon's passes.
+    # The daemon's passes report a folder that stays closed.
     def refused(folder: str, error: OSError) -> bool:
         return bool(folder) and spool.opening.once(Place(incoming, folder), READ_WRITE_SEARCH)
 
     yield from spool.dropped(refused)
-
-
-def _opened_up(spool: Spool, place: Place, permissions: int, step: Callable[[], T]) -> T:
-    """What a step gives, tried again once the place is open. What is closed now may be opened by a pass later, and
-    would then be stashed unjudged. Raises OSError.
-    """
-    try:
-        return step()
-    except PermissionError:
-        if not place.name or not spool.opening.once(place, permissions):
-            raise
-    return step()
 
 
 def _damage_of(place: Place) -> str:
