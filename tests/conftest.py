@@ -21,6 +21,19 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests begin first, a share in each process: a process that begins one last is alone at the end."""
+    # pytest-xdist hands each process an equal run of the list, of which others take only what is at the end.
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    items.clear()
+    for process in range(processes):
+        items += slow[process::processes]
+        items += others[len(others) * process // processes : len(others) * (process + 1) // processes]
+
+
 @pytest.fixture(autouse=True)
 def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nobody's own account, profile or metadata service plays a part in a test."""
