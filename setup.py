@@ -6,7 +6,7 @@ import package called `daemon` would shadow PyPI's python-daemon.
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 PACKAGE_DIR = {
     "md5s3stash": "md5s3stash",
@@ -19,4 +19,10 @@ PACKAGE_DIR = {
 # commands of its bin/.
 DATA_FILES = [(str(path.parent), [str(path)]) for path in sorted(Path("share").rglob("*")) if path.is_file()]
 
-setup(packages=list(PACKAGE_DIR), package_dir=PACKAGE_DIR, data_files=DATA_FILES)
+PACKAGES = [
+    name
+    for folder in (".", "daemon", "thumbnailer", "migrate")
+    for name in find_packages(folder, include=["md5s3stash*"])
+]
+
+setup(packages=PACKAGES, package_dir=PACKAGE_DIR, data_files=DATA_FILES)

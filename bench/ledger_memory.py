@@ -25,10 +25,10 @@ from md5s3stash.cache import DEFAULT_PREFIX  # noqa: E402
 from md5s3stash.digest import Digest  # noqa: E402
 from md5s3stash.scheme import BucketBase  # noqa: E402
 from md5s3stash.stash import StashReport  # noqa: E402
-from md5s3stash_daemon.confirmed import Confirmations  # noqa: E402
-from md5s3stash_daemon.ledger import Outcome, RedisLedger  # noqa: E402
-from md5s3stash_daemon.recorder import GROUP_SIZE  # noqa: E402
-from md5s3stash_daemon.url_cache import UrlCaches  # noqa: E402
+from md5s3stash_daemon.downloads.cache import UrlCaches  # noqa: E402
+from md5s3stash_daemon.ledger.committer import GROUP_SIZE  # noqa: E402
+from md5s3stash_daemon.ledger.confirmations import Confirmations  # noqa: E402
+from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger  # noqa: E402
 
 # Just below a power of two, as a million is: Redis' tables double there, so both weigh about the same an entry.
 ENTRIES = 250_000

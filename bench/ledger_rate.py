@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "daemon")]
 from bench import page, process_tree, stack  # noqa: E402 after the path that makes them importable
 from bench.ledger_memory import of_files  # noqa: E402
 from md5s3stash.cache import DEFAULT_PREFIX, connect_redis  # noqa: E402
-from md5s3stash_daemon.ledger import RedisLedger  # noqa: E402
-from md5s3stash_daemon.recorder import GROUP_SIZE  # noqa: E402
+from md5s3stash_daemon.ledger.committer import GROUP_SIZE  # noqa: E402
+from md5s3stash_daemon.ledger.ledger import RedisLedger  # noqa: E402
 
 DAEMONS = (1, 2, 4)
 GROUPS = (1, 16, GROUP_SIZE)

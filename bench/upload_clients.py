@@ -83,7 +83,7 @@ def in_threads(put: Callable[[bytes], None], files: list[bytes]) -> None:
 
 def boto3_run(endpoint: str, head_first: bool) -> Run:
     """The adapter on a client of boto3's."""
-    from md5s3stash.s3 import S3ObjectStore
+    from md5s3stash.s3.store import S3ObjectStore
 
     client = _session().client("s3", endpoint_url=endpoint, config=_boto_config())
     return _adapter_run(S3ObjectStore(client, limits=_limits(head_first)))
@@ -91,7 +91,7 @@ def boto3_run(endpoint: str, head_first: bool) -> Run:
 
 def libcurl_run(endpoint: str, head_first: bool) -> Run:
     """The adapter on a connection of its own."""
-    from md5s3stash.s3 import connect
+    from md5s3stash.s3.store import connect
 
     return _adapter_run(connect(endpoint, _session(), _limits(head_first)))
 
@@ -176,7 +176,7 @@ def _boto_config() -> Any:
 
 
 def _limits(head_first: bool) -> Any:
-    from md5s3stash.s3 import S3Limits
+    from md5s3stash.s3.store import S3Limits
 
     return S3Limits(head_first_bytes=0 if head_first else FILE_BYTES + 1)
 

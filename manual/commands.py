@@ -15,8 +15,8 @@ from pathlib import Path
 from tornado.options import OptionParser, options
 
 import md5s3stash.cli
-import md5s3stash_daemon.ctl
-import md5s3stash_daemon.enqueue
+import md5s3stash_daemon.ctl.main
+import md5s3stash_daemon.enqueue.main
 import md5s3stash_daemon.main
 import md5s3stash_migrate.options
 import md5s3stash_thumbnailer.options
@@ -54,8 +54,8 @@ def commands() -> list[Command]:
     return [
         Command(md5s3stash.cli.build_parser(), 1, "stash files and URLs in S3 under the md5 of their bytes"),
         Command(md5s3stash_daemon.main.build_parser(), 8, "stash what is dropped into a spool directory"),
-        Command(md5s3stash_daemon.ctl.build_parser(), 8, "look after the spool, the ledger and the buckets"),
-        Command(md5s3stash_daemon.enqueue.build_parser(), 1, "put a list of URLs into the queue of md5s3stashd"),
+        Command(md5s3stash_daemon.ctl.main.build_parser(), 8, "look after the spool, the ledger and the buckets"),
+        Command(md5s3stash_daemon.enqueue.main.build_parser(), 1, "put a list of URLs into the queue of md5s3stashd"),
         Command(_thumbnailer(), 8, "serve thumbnails of what is stashed"),
         Command(md5s3stash_migrate.options.build_parser(), 1, "copy a stash between buckets, inside S3"),
     ]

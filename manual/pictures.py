@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from md5s3stash.digest import digest_of
-from md5s3stash_thumbnailer.render import RenderLimits, render
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, render
 from md5s3stash_thumbnailer.request import Bounds, parse_request
 
 REPOSITORY = Path(__file__).resolve().parents[1]

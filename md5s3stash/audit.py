@@ -16,7 +16,7 @@ from md5s3stash.digest import is_md5
 from md5s3stash.scheme import BucketBase, BucketScheme, ObjectAddress
 
 if TYPE_CHECKING:
-    from md5s3stash.s3_list import ListedObject
+    from md5s3stash.s3.listing import ListedObject
 
 EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 

@@ -18,8 +18,8 @@ from md5s3stash.errors import CacheUnavailable, SourceError, StashError
 from md5s3stash.fetch import Fetcher, FetchLimits
 from md5s3stash.passwords import Passwords
 from md5s3stash.progress import Display
-from md5s3stash.s3 import connect
-from md5s3stash.s3_curl import Timeouts
+from md5s3stash.s3.curl import Timeouts
+from md5s3stash.s3.store import connect
 from md5s3stash.settings import Faults, FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash.stash import Auth, Caches, Stasher, StashResult
 

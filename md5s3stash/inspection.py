@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy, retrying
-from md5s3stash.s3 import S3ObjectStore
+from md5s3stash.s3.store import S3ObjectStore
 from md5s3stash.scheme import ObjectAddress
 
 _POLICY = RetryPolicy(attempts=4)

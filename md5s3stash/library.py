@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from md5s3stash.fetch import Fetcher, FetchLimits
-from md5s3stash.s3 import store_for
+from md5s3stash.s3.store import store_for
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Caches, Stasher, StashReport
 

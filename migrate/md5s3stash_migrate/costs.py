@@ -40,7 +40,7 @@ def estimate(to_copy: Count, part_requests: int, pages: int, prices: Prices) -> 
     `part_requests`: what copies in parts need besides one request an object.
     """
     # The arguments know the prices, and boto3 takes half a second, which --help need not wait for.
-    from md5s3stash.s3_list import LISTED_AT_ONCE
+    from md5s3stash.s3.listing import LISTED_AT_ONCE
 
     copies = to_copy.objects + part_requests
     lists = 2 * pages + -(-to_copy.objects // LISTED_AT_ONCE) if to_copy.objects else pages

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from md5s3stash.audit import Fault, FaultKind, fault_of, prefix_of
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StoreError
-from md5s3stash.s3_list import Lister, Page, ahead
+from md5s3stash.s3.listing import Lister, Page, ahead
 from md5s3stash.scheme import BucketBase, ObjectAddress
 
 OnFault = Callable[[Fault], None]

@@ -17,7 +17,7 @@ from md5s3stash.audit import Fault
 from md5s3stash.errors import StashError, StoreError, StoreUnavailable
 from md5s3stash.progress import Standing
 from md5s3stash.retry import RetryPolicy, retrying
-from md5s3stash.s3 import S3ObjectStore
+from md5s3stash.s3.store import S3ObjectStore
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_migrate.listing import Listing, Stored, join
 from md5s3stash_migrate.pace import Pace

@@ -18,11 +18,11 @@ from botocore.exceptions import ClientError
 
 from md5s3stash.digest import digest_of
 from md5s3stash.errors import StoreUnavailable
-from md5s3stash.s3 import SINGLE_PUT_MAX_BYTES, WRONG_REGION_CODES, is_kms, translated
-from md5s3stash.s3_client import ANSWER_ERRORS, curl_for, new_client
-from md5s3stash.s3_conditional import Guard, StoreGuards
-from md5s3stash.s3_curl import CurlClient
-from md5s3stash.s3_errors import is_unknown_header, store_error
+from md5s3stash.s3.client import ANSWER_ERRORS, curl_for, new_client
+from md5s3stash.s3.conditional_put import Guard, StoreGuards
+from md5s3stash.s3.curl import CurlClient
+from md5s3stash.s3.errors import is_unknown_header, store_error
+from md5s3stash.s3.store import SINGLE_PUT_MAX_BYTES, WRONG_REGION_CODES, is_kms, translated
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_migrate.listing import Stored
 from md5s3stash_migrate.s3_parts import PartLimits, copy_in_parts

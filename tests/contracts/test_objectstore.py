@@ -26,7 +26,7 @@ from md5s3stash.errors import (
 from md5s3stash.fingerprints import Fingerprints
 from md5s3stash.objectstore import IMMUTABLE, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
-from md5s3stash.s3 import S3Limits
+from md5s3stash.s3.store import S3Limits
 from md5s3stash.scheme import ObjectAddress
 from tests.support.digest_s3 import DigestS3, Oddities
 from tests.support.servers import RcloneS3

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from md5s3stash.errors import QueueRefused, QueueUnavailable
-from md5s3stash.s3_client import new_session
-from md5s3stash_daemon.sqs import Queue, connect_queue
+from md5s3stash.s3.client import new_session
+from md5s3stash_daemon.intake.sqs.client import Queue, connect_queue
 from tests.support.queues import TestQueue
 from tests.support.servers import free_port, wait_until
 

@@ -25,11 +25,11 @@ from md5s3stash.errors import DigestCollision, DigestMismatch, SettingsError, St
 from md5s3stash.fingerprints import BLOCK_BYTES
 from md5s3stash.objectstore import IMMUTABLE, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
-from md5s3stash.s3 import S3Limits, S3ObjectStore, connect, store_for
-from md5s3stash.s3_client import endpoint_of, parse_endpoint
-from md5s3stash.s3_conditional import ASK_AFTER
-from md5s3stash.s3_curl import MAX_ANSWER_BYTES, Endpoint, Timeouts
-from md5s3stash.s3_parts import MAX_PARTS, pieces
+from md5s3stash.s3.client import endpoint_of, parse_endpoint
+from md5s3stash.s3.conditional_put import ASK_AFTER
+from md5s3stash.s3.curl import MAX_ANSWER_BYTES, Endpoint, Timeouts
+from md5s3stash.s3.multipart import MAX_PARTS, pieces
+from md5s3stash.s3.store import S3Limits, S3ObjectStore, connect, store_for
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash.stash import WORTH_WAITING_FOR
 from tests.support.digest_s3 import DigestS3, Reset, Scripted, Served, Silence, error_reply

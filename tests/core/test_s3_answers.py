@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from md5s3stash.errors import DigestMismatch, StashError, StoreRefused, StoreUnavailable
 from md5s3stash.objectstore import PutOutcome
-from md5s3stash.s3 import S3ObjectStore, connect, store_for
-from md5s3stash.s3_client import new_client, new_session
-from md5s3stash.s3_conditional import Guard, StoreGuards
-from md5s3stash.s3_curl import Timeouts
-from md5s3stash.s3_errors import MAX_MESSAGE_CHARACTERS, code_of, message_of, shown, store_error
+from md5s3stash.s3.client import new_client, new_session
+from md5s3stash.s3.conditional_put import Guard, StoreGuards
+from md5s3stash.s3.curl import Timeouts
+from md5s3stash.s3.errors import MAX_MESSAGE_CHARACTERS, code_of, message_of, shown, store_error
+from md5s3stash.s3.store import S3ObjectStore, connect, store_for
 from md5s3stash.scheme import ObjectAddress
 from tests.support.digest_s3 import DigestS3, Oddities, error_reply
 from tests.support.origin import RawReply, Reply

@@ -9,11 +9,11 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 from botocore.loaders import JSONFileLoader
 
-from md5s3stash import s3_client
 from md5s3stash.errors import StashError, StoreRefused
 from md5s3stash.objectstore import PutOutcome
-from md5s3stash.s3 import S3ObjectStore, connect, store_for
-from md5s3stash.s3_client import ChainCredentials, new_session
+from md5s3stash.s3 import client as s3_client
+from md5s3stash.s3.client import ChainCredentials, new_session
+from md5s3stash.s3.store import S3ObjectStore, connect, store_for
 from md5s3stash.scheme import ObjectAddress
 from tests.support.digest_s3 import DigestS3, error_reply
 from tests.support.late_credentials import Imds, write_keys

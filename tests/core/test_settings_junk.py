@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from md5s3stash.cli import build_parser
 from md5s3stash.errors import SettingsError
 from md5s3stash.settings import load, variables_of
-from md5s3stash_daemon import ctl, enqueue
-from md5s3stash_daemon.config import as_toml, read_settings
-from md5s3stash_daemon.settings import SECTIONS
+from md5s3stash_daemon.config.load import as_toml, read_settings
+from md5s3stash_daemon.config.settings import SECTIONS
+from md5s3stash_daemon.ctl import main as ctl
+from md5s3stash_daemon.enqueue import main as enqueue
 from tests.support.strange import STRANGE_TEXT, STRANGE_VALUES
 
 FIELDS = [(section, field) for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)]

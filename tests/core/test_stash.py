@@ -24,7 +24,7 @@ from md5s3stash.errors import (
 from md5s3stash.fetch import Fetcher
 from md5s3stash.objectstore import MemoryObjectStore, PutOutcome
 from md5s3stash.retry import RetryPolicy
-from md5s3stash.s3 import connect
+from md5s3stash.s3.store import connect
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash.stash import Caches, Outcome, Stasher, StashReport
 from tests.support.digest_s3 import DigestS3, Reset, Served, error_reply

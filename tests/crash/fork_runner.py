@@ -27,12 +27,12 @@ from typing import Any
 
 import redis
 
-from md5s3stash.s3 import S3ObjectStore, connect
-from md5s3stash_daemon import beneath as daemon_beneath
+from md5s3stash.s3.store import S3ObjectStore, connect
+from md5s3stash_daemon import app as daemon_program
 from md5s3stash_daemon import main as daemon_main
-from md5s3stash_daemon import program as daemon_program
-from md5s3stash_daemon import status_page as daemon_status_page
-from md5s3stash_daemon import url_report as daemon_url_report
+from md5s3stash_daemon.disk import beneath as daemon_beneath
+from md5s3stash_daemon.intake.lists import report as daemon_url_report
+from md5s3stash_daemon.web import page as daemon_status_page
 
 _PR_SET_PDEATHSIG = 1
 

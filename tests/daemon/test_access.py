@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from md5s3stash_daemon import access, access_helper
-from md5s3stash_daemon.access import READ, READ_WRITE_SEARCH, pack, parse
-from md5s3stash_daemon.beneath import Place
-from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.disk import access, access_helper
+from md5s3stash_daemon.disk.access import READ, READ_WRITE_SEARCH, pack, parse
+from md5s3stash_daemon.disk.beneath import Place
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support.mounts import with_mounts
 from tests.support.servers import REPOSITORY, wait_until
 from tests.support.strangers import DAEMON, DROP_GROUP, PRODUCER
@@ -375,7 +375,7 @@ def test_a_file_of_several_names_is_opened_only_where_links_to_others_files_are_
 
 def test_the_program_imports_nothing_that_is_large_and_ends_when_nobody_asks(tmp_path: Path) -> None:
     code = (
-        "import os, sys; os.dup2(int(sys.argv[2]), 3); from md5s3stash_daemon import access_helper; "
+        "import os, sys; os.dup2(int(sys.argv[2]), 3); from md5s3stash_daemon.disk import access_helper; "
         "access_helper.serve.__defaults__ = (0.1,); os.environ['LISTEN_FDS'] = '1'; "
         "status = access_helper.main([sys.argv[1]]); "
         "print(status, sorted(name for name in sys.modules if name.startswith('md5s3stash')), 'asyncio' in sys.modules)"
@@ -398,7 +398,10 @@ def test_the_program_imports_nothing_that_is_large_and_ends_when_nobody_asks(tmp
 
 def test_the_program_started_by_hand_says_how_it_is_used() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "md5s3stash_daemon.access_helper"], env=ENVIRONMENT, capture_output=True, check=False
+        [sys.executable, "-m", "md5s3stash_daemon.disk.access_helper"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        check=False,
     )
 
     assert (done.returncode, done.stderr[:7]) == (2, b"usage: ")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash_daemon import beneath
-from md5s3stash_daemon.beneath import Place
-from md5s3stash_daemon.failures import drop_again, failures, failures_of, newest_failures
-from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.disk import beneath
+from md5s3stash_daemon.disk.beneath import Place
+from md5s3stash_daemon.spool.failures import drop_again, failures, failures_of, newest_failures
+from md5s3stash_daemon.spool.spool import Entry, Spool
 
 
 @pytest.fixture

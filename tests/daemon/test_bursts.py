@@ -22,12 +22,12 @@ import pytest
 
 from bench import process_tree
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon import beneath
-from md5s3stash_daemon.completion import Completed, Completeness
-from md5s3stash_daemon.intake import Intake
-from md5s3stash_daemon.pin import Pin
-from md5s3stash_daemon.spool import Spool, due_after
-from md5s3stash_daemon.waiting import Waiting
+from md5s3stash_daemon.disk import beneath
+from md5s3stash_daemon.spool.completeness import Completed, Completeness
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.scan import Intake
+from md5s3stash_daemon.spool.spool import Spool, due_after
+from md5s3stash_daemon.spool.waiting import Waiting
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash_daemon.config import without_credentials
-from md5s3stash_daemon.journal import LineFormatter, is_journal
+from md5s3stash_daemon.config.load import without_credentials
+from md5s3stash_daemon.runtime.log_format import LineFormatter, is_journal
 from tests.support.daemon import IMPORT_PATH, Daemon, Site
 from tests.support.servers import wait_until
 
@@ -83,7 +83,7 @@ def test_no_credential_of_a_url_is_shown(url: str, shown: str) -> None:
 
 
 def record(level: int, message: str) -> logging.LogRecord:
-    return logging.LogRecord("md5s3stash_daemon.work", level, "", 0, message, None, None)
+    return logging.LogRecord("md5s3stash_daemon.intake.files.file_stasher", level, "", 0, message, None, None)
 
 
 @pytest.mark.parametrize(

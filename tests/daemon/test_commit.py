@@ -14,13 +14,13 @@ import redis
 
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.stash import StashReport
-from md5s3stash_daemon import commit
-from md5s3stash_daemon.commit import Committer, Finished
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import Pulse
-from md5s3stash_daemon.ledger import Outcome, RedisLedger
-from md5s3stash_daemon.pin import Pin
-from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.intake.files import committer as commit
+from md5s3stash_daemon.intake.files.committer import Committer, Finished
+from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
+from md5s3stash_daemon.monitoring.health import Pulse
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.spool import Entry, Spool
 from tests.support.servers import wait_until
 
 

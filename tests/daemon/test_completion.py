@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash_daemon import completion, pin
-from md5s3stash_daemon.completion import Completed, Completeness
+from md5s3stash_daemon.spool import completeness as completion
+from md5s3stash_daemon.spool import pin
+from md5s3stash_daemon.spool.completeness import Completed, Completeness
 
 SETTLE_SECONDS = 5.0
 

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from md5s3stash.digest import digest_of
-from md5s3stash.s3_conditional import ASK_AFTER
+from md5s3stash.s3.conditional_put import ASK_AFTER
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
-from md5s3stash_daemon.config import read_settings
-from md5s3stash_daemon.confirmed import Confirmations, Known
-from md5s3stash_daemon.ledger import Outcome, RedisLedger
-from md5s3stash_daemon.parts import parts_of
-from md5s3stash_daemon.work import CHUNK_FILES
-from md5s3stash_daemon.worker_process import WorkerProcess
+from md5s3stash_daemon.config.load import read_settings
+from md5s3stash_daemon.intake.files.dependencies import parts_of
+from md5s3stash_daemon.intake.files.file_stasher import CHUNK_FILES
+from md5s3stash_daemon.intake.files.worker import WorkerProcess
+from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
+from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
 from tests.support.servers import REPOSITORY, wait_until
@@ -69,7 +69,7 @@ def asked(s3: DigestS3) -> list[str]:
 
 
 def ctl(site: Site, *arguments: str) -> str:
-    command = [sys.executable, "-m", "md5s3stash_daemon.ctl", *arguments]
+    command = [sys.executable, "-m", "md5s3stash_daemon.ctl.main", *arguments]
     environment = {**os.environ, **site.environment()}
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     return done.stdout + done.stderr

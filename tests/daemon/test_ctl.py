@@ -23,13 +23,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from md5s3stash_daemon.ctl_output import columns_of
-from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.runtime.console import columns_of
+from md5s3stash_daemon.spool.spool import Entry, Spool
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until
 
-PROGRAM = [sys.executable, "-m", "md5s3stash_daemon.ctl"]
+PROGRAM = [sys.executable, "-m", "md5s3stash_daemon.ctl.main"]
 ODD_NAMES = [
     b"\xff\xfe.txt",
     b"new\nline",

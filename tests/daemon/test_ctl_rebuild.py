@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from md5s3stash.scheme import BucketBase
-from md5s3stash_daemon.ledger_reader import LedgerReader, Mapped
-from md5s3stash_daemon.rebuild import MAX_LINE_BYTES
-from md5s3stash_daemon.restore import Restored, Restorer, completed
-from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped
+from md5s3stash_daemon.ledger.rebuild import MAX_LINE_BYTES
+from md5s3stash_daemon.ledger.restore import Restored, Restorer, completed
+from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, PROGRAM, run
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from md5s3stash.audit import EMPTY_MD5, fault_of
-from md5s3stash.s3_list import ListedObject
+from md5s3stash.s3.listing import ListedObject
 from md5s3stash.scheme import BucketBase
-from md5s3stash_daemon.ledger_reader import LedgerReader
-from md5s3stash_daemon.recorded import recorded_digests
+from md5s3stash_daemon.fixity.recorded_digests import recorded_digests
+from md5s3stash_daemon.ledger.reader import LedgerReader
 from tests.daemon.test_ctl import PROGRAM, run
 from tests.support import servers
 from tests.support.daemon import Site

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from md5s3stash_daemon.disk import DiskFloor, SpoolDisk
+from md5s3stash_daemon.runtime.disk_space import DiskFloor, SpoolDisk
 
 # A file system holds so many blocks free, by its directory.
 Free = dict[str, int]

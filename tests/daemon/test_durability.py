@@ -18,13 +18,13 @@ from md5s3stash.errors import CacheUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.settings import RISKS, risks
 from md5s3stash.stash import StashReport
-from md5s3stash_daemon.confirmed import Confirmation
-from md5s3stash_daemon.durability import risks_of
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import Pulse, ThreadPulse
-from md5s3stash_daemon.ledger import Outcome, RedisLedger
-from md5s3stash_daemon.queue_ledger import QueueLedger
-from md5s3stash_daemon.recorder import Recorder
+from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
+from md5s3stash_daemon.ledger.committer import Recorder
+from md5s3stash_daemon.ledger.confirmations import Confirmation
+from md5s3stash_daemon.ledger.durability import risks_of
+from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
+from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from tests.support.outages import OwnRedis
 from tests.support.servers import wait_until
 

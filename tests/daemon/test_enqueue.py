@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from md5s3stash.errors import QueueUnavailable
-from md5s3stash.s3_client import new_session
-from md5s3stash_daemon.sqs import Queue, connect_queue
+from md5s3stash.s3.client import new_session
+from md5s3stash_daemon.intake.sqs.client import Queue, connect_queue
 from tests.support.daemon import IMPORT_PATH
 from tests.support.faulty_s3 import Fault, FaultyS3
 from tests.support.origin import Origin, Reply, Request
@@ -30,7 +30,7 @@ def queue(quick_sqs: str) -> TestQueue:
 
 
 def command(queue_url: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "md5s3stash_daemon.enqueue", "--queue", queue_url, *arguments]
+    return [sys.executable, "-m", "md5s3stash_daemon.enqueue.main", "--queue", queue_url, *arguments]
 
 
 def environment() -> dict[str, str]:

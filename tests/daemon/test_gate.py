@@ -6,7 +6,7 @@ import threading
 
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.gate import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
 
 DELAYS = RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02)
 

@@ -16,11 +16,11 @@ import requests
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.version import running_version
-from md5s3stash_daemon import http_status
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import Health, Pulse
-from md5s3stash_daemon.http_status import MAX_REQUESTS_AT_ONCE, StatusServer
-from md5s3stash_daemon.metrics import Metrics
+from md5s3stash_daemon.monitoring.health import Health, Pulse
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.web import server as http_status
+from md5s3stash_daemon.web.server import MAX_REQUESTS_AT_ONCE, StatusServer
 from tests.daemon.test_notify import STUCK_ON_TRAP
 from tests.support import servers
 from tests.support.daemon import Daemon, Site

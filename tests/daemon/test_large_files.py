@@ -13,7 +13,7 @@ import pytest
 
 from md5s3stash.content import IN_MEMORY_BYTES, Content
 from md5s3stash.errors import SourceTooLarge
-from md5s3stash_daemon.large_files import LargeFiles
+from md5s3stash_daemon.intake.files.large_files import LargeFiles
 
 SIZE_BYTES = 40 * 1024 * 1024
 

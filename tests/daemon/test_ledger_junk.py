@@ -23,19 +23,19 @@ from hypothesis import strategies as st
 from md5s3stash.errors import StashError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase
-from md5s3stash_daemon.config import read_settings
-from md5s3stash_daemon.confirmed import drop_confirmations
-from md5s3stash_daemon.ctl_ledger import export, lookup, print_log
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import Health, Pulse
-from md5s3stash_daemon.ledger import RedisLedger
-from md5s3stash_daemon.ledger_reader import LedgerReader
-from md5s3stash_daemon.metrics import Metrics
-from md5s3stash_daemon.rebuild import Tally, import_export
-from md5s3stash_daemon.recorder import forget_gone
-from md5s3stash_daemon.restore import Restorer
-from md5s3stash_daemon.spool import Spool
-from md5s3stash_daemon.status_page import StatusPage
+from md5s3stash_daemon.config.load import read_settings
+from md5s3stash_daemon.ctl.lookup import export, lookup, print_log
+from md5s3stash_daemon.ledger.committer import forget_gone
+from md5s3stash_daemon.ledger.confirmations import drop_confirmations
+from md5s3stash_daemon.ledger.ledger import RedisLedger
+from md5s3stash_daemon.ledger.reader import LedgerReader
+from md5s3stash_daemon.ledger.rebuild import Tally, import_export
+from md5s3stash_daemon.ledger.restore import Restorer
+from md5s3stash_daemon.monitoring.health import Health, Pulse
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.spool.spool import Spool
+from md5s3stash_daemon.web.page import StatusPage
 from tests.support.junk import BYTES, JSON, TEXTS
 
 MD5, OTHER = "00000000000000000000000000000001", "00000000000000000000000000000002"

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
-from md5s3stash_daemon.ledger import Outcome
-from md5s3stash_daemon.metrics import Metrics, QueueDepth, StateDepth
-from md5s3stash_daemon.spool import STATES, Spool
-from md5s3stash_daemon.tally import CountedLedger, Tally
+from md5s3stash_daemon.ledger.ledger import Outcome
+from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
+from md5s3stash_daemon.monitoring.metrics import Metrics, QueueDepth, StateDepth
+from md5s3stash_daemon.spool.spool import STATES, Spool
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from md5s3stash.errors import SourceChanged
-from md5s3stash_daemon import pin as pin_module
-from md5s3stash_daemon.pin import Pin
-from md5s3stash_daemon.spool import Entry, Spool
+from md5s3stash_daemon.spool import pin as pin_module
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.spool import Entry, Spool
 from tests.support.servers import wait_until
 
 
@@ -159,8 +159,8 @@ def test_a_writer_who_knocks_kills_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     code = (
         "import sys, time\n"
-        "from md5s3stash_daemon.beneath import Place\n"
-        "from md5s3stash_daemon.pin import Pin\n"
+        "from md5s3stash_daemon.disk.beneath import Place\n"
+        "from md5s3stash_daemon.spool.pin import Pin\n"
         "pin = Pin.of(Place(sys.argv[1], 'file')); print(pin.leased, flush=True)\n"
         "sys.stdin.read(); print('lives')\n"
     )

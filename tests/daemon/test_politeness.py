@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from md5s3stash_daemon.politeness import Politeness
+from md5s3stash_daemon.downloads.politeness import Politeness
 
 
 class Clock:

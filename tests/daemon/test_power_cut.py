@@ -15,14 +15,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from md5s3stash_daemon import beneath, durable, power_cut
-from md5s3stash_daemon.beneath import Place
-from md5s3stash_daemon.boot_record import FILE, Boot, BootRecord, this_boot
-from md5s3stash_daemon.ctl import main as ctl
-from md5s3stash_daemon.health import Pulse
-from md5s3stash_daemon.power_cut import CUT, EMPTY, HOLES, ZEROS, damage, damaged, hold_damaged, is_suspect, reason_of
-from md5s3stash_daemon.spool import HOLD, Entry, Spool
-from md5s3stash_daemon.spool_sync import SpoolSync, Waiting
+from md5s3stash_daemon.ctl.main import main as ctl
+from md5s3stash_daemon.disk import beneath, durable
+from md5s3stash_daemon.disk.beneath import Place
+from md5s3stash_daemon.monitoring.health import Pulse
+from md5s3stash_daemon.power_cut import power_cut
+from md5s3stash_daemon.power_cut.boot_record import FILE, Boot, BootRecord, this_boot
+from md5s3stash_daemon.power_cut.power_cut import (
+    CUT,
+    EMPTY,
+    HOLES,
+    ZEROS,
+    damage,
+    damaged,
+    hold_damaged,
+    is_suspect,
+    reason_of,
+)
+from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
+from md5s3stash_daemon.spool.spool import HOLD, Entry, Spool
 from tests.daemon.test_metrics import metrics_of
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
@@ -270,7 +281,7 @@ def test_a_boot_has_the_id_that_the_kernel_shows_whatever_its_spelling() -> None
 
 
 def test_the_unit_passes_the_id_that_it_hides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("md5s3stash_daemon.boot_record.BOOT_ID_FILE", str(tmp_path / "hidden"))
+    monkeypatch.setattr("md5s3stash_daemon.power_cut.boot_record.BOOT_ID_FILE", str(tmp_path / "hidden"))
     unit = Path(__file__).parents[2] / "systemd/md5s3stashd.service"
 
     assert "\nEnvironment=BOOT_ID=%b\n" in unit.read_text()
@@ -336,7 +347,7 @@ def test_a_disk_that_refuses_a_sync_clears_nobody(spool: Spool, monkeypatch: pyt
 
     record = BootRecord(spool.directory)
     record.begin(Boot("abc", 1))
-    monkeypatch.setattr("md5s3stash_daemon.boot_record.sync_filesystem", refuses)
+    monkeypatch.setattr("md5s3stash_daemon.power_cut.boot_record.sync_filesystem", refuses)
     sync = SpoolSync(spool, record, lambda: True, Pulse())
     sync.start()
     sync.finish()

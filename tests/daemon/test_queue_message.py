@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from md5s3stash.netguard import printable_url
-from md5s3stash_daemon.queue_message import ObjectJob, Unreadable, UrlJob, parse_body
+from md5s3stash_daemon.intake.sqs.message_body import ObjectJob, Unreadable, UrlJob, parse_body
 from tests.support.queues import by_sns, object_created
 from tests.support.strange import STRANGE_TEXT, STRANGE_VALUES, as_json
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash_daemon.reserve import Reserve
-from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.disk.reserve import Reserve
+from md5s3stash_daemon.spool.spool import Spool
 
 
 class Full:

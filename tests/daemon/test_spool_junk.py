@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from md5s3stash.errors import SettingsError
-from md5s3stash_daemon import ctl_moves, ctl_queue
-from md5s3stash_daemon.boot_record import BootRecord
-from md5s3stash_daemon.enqueue_cursor import Cursor, CursorFile
-from md5s3stash_daemon.failures import failures, newest_failures
-from md5s3stash_daemon.spool import ACTIVE, DEFERRED, FAILED, HOLD, STATES, Spool
-from md5s3stash_daemon.url_progress import Journal, LineOutcome
+from md5s3stash_daemon.ctl import moves as ctl_moves
+from md5s3stash_daemon.ctl import status as ctl_queue
+from md5s3stash_daemon.enqueue.cursor import Cursor, CursorFile
+from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
+from md5s3stash_daemon.power_cut.boot_record import BootRecord
+from md5s3stash_daemon.spool.failures import failures, newest_failures
+from md5s3stash_daemon.spool.spool import ACTIVE, DEFERRED, FAILED, HOLD, STATES, Spool
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
 from tests.support.strange import STRANGE_TEXT, STRANGE_VALUES, as_json
@@ -270,7 +271,7 @@ def md5_of(data: bytes) -> str:
 
 def ctl(site: Site, *arguments: str | bytes) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from md5s3stash_daemon.ctl import main; sys.exit(main())", *arguments],
+        [sys.executable, "-c", "import sys; from md5s3stash_daemon.ctl.main import main; sys.exit(main())", *arguments],
         env={**os.environ, **site.environment()},
         capture_output=True,
         timeout=60,

@@ -22,9 +22,9 @@ import requests
 
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.disk import DiskFloor
-from md5s3stash_daemon.gate import Faulty, Gate
-from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.runtime.circuit_breaker import Faulty, Gate
+from md5s3stash_daemon.runtime.disk_space import DiskFloor
+from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, deferred, failed
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
@@ -136,7 +136,7 @@ def test_odd_names_are_visible_text_and_their_commands_work(site: Site, name: by
     assert invisible == set()
     if len(name) < 240:
         [command] = re.findall(r"<code>(md5s3stashctl retry .*?)</code>", page)
-        program = f"{sys.executable} -m md5s3stash_daemon.ctl"
+        program = f"{sys.executable} -m md5s3stash_daemon.ctl.main"
         pasted = f'md5s3stashctl() {{ {program} "$@"; }}; {html.unescape(command)}'
         environment = {**site.environment(), "PATH": "/usr/bin:/bin"}
         done = subprocess.run(["bash", "-c", pasted], env=environment, capture_output=True, check=False)

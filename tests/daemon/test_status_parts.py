@@ -16,15 +16,15 @@ import pytest
 import redis
 
 from md5s3stash.errors import SettingsError
-from md5s3stash_daemon.config import read_settings
-from md5s3stash_daemon.failures import newest_failures
-from md5s3stash_daemon.ledger_reader import LedgerReader
-from md5s3stash_daemon.spool import Spool
-from md5s3stash_daemon.status_history import History, Minute
-from md5s3stash_daemon.status_plot import PLOT_HEIGHT, bars, nice_scale, spark
-from md5s3stash_daemon.status_search import MAX_FOUND, MAX_QUERY_BYTES, search
-from md5s3stash_daemon.status_words import retry_command, shell_word
-from md5s3stash_daemon.tally import ALREADY_THERE, FAILED, STASHED
+from md5s3stash_daemon.config.load import read_settings
+from md5s3stash_daemon.ledger.reader import LedgerReader
+from md5s3stash_daemon.monitoring.counters import ALREADY_THERE, FAILED, STASHED
+from md5s3stash_daemon.spool.failures import newest_failures
+from md5s3stash_daemon.spool.spool import Spool
+from md5s3stash_daemon.web.display_names import retry_command, shell_word
+from md5s3stash_daemon.web.history import History, Minute
+from md5s3stash_daemon.web.plot import PLOT_HEIGHT, bars, nice_scale, spark
+from md5s3stash_daemon.web.search import MAX_FOUND, MAX_QUERY_BYTES, search
 from tests.daemon.test_ctl import ODD_NAMES, failed
 
 NOON = 1_700_000_000 // 60 * 60

@@ -197,7 +197,7 @@ def test_store_that_refuses_every_put_is_not_well_until_it_takes_one(
 
 def status(site: Site, environment: Mapping[str, str]) -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "md5s3stash_daemon.ctl", "status", "--json"],
+        [sys.executable, "-m", "md5s3stash_daemon.ctl.main", "status", "--json"],
         env={**site.environment(), **environment, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,

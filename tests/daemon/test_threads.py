@@ -19,16 +19,16 @@ import pytest
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.stash import Stasher
-from md5s3stash_daemon.disk import DiskFloor
-from md5s3stash_daemon.fair_queue import Pending
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import Pulse, ThreadPulse
-from md5s3stash_daemon.metrics import Metrics
-from md5s3stash_daemon.politeness import Politeness
-from md5s3stash_daemon.spool import Entry, Spool
-from md5s3stash_daemon.threads import spawn
-from md5s3stash_daemon.url_progress import PROGRESS, Journal
-from md5s3stash_daemon.url_work import LineWorker, ListParts, ListRun, Stop
+from md5s3stash_daemon.downloads.fair_queue import Pending
+from md5s3stash_daemon.downloads.politeness import Politeness
+from md5s3stash_daemon.intake.lists.journal import PROGRESS, Journal
+from md5s3stash_daemon.intake.lists.list_run import LineWorker, ListParts, ListRun, Stop
+from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.disk_space import DiskFloor
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.spool import Entry, Spool
 from tests.support.daemon import IMPORT_PATH, Daemon, Site
 from tests.support.origin import Origin, Reply
 from tests.support.queues import TestQueue
@@ -56,8 +56,8 @@ def daemon_with(site: Site, patch: str, environment: dict[str, str] | None = Non
 def test_a_thread_that_ends_in_an_error_ends_its_process_which_says_why() -> None:
     program = """
         import logging, threading
-        from md5s3stash_daemon.health import Pulse
-        from md5s3stash_daemon.threads import spawn
+        from md5s3stash_daemon.monitoring.health import Pulse
+        from md5s3stash_daemon.runtime.threads import spawn
         logging.basicConfig()
         def loop(): raise SystemExit("as if all were well")
         spawn("lister", loop, Pulse())
@@ -128,7 +128,7 @@ def test_a_worker_whose_thread_dies_is_replaced_and_its_files_are_done(site: Sit
 
 def test_an_error_about_several_files_puts_them_off_and_ends_no_thread(site: Site) -> None:
     patch = """
-        from md5s3stash_daemon import confirmed
+        from md5s3stash_daemon.ledger import confirmations as confirmed
         original, count = confirmed.Confirmations.known, [0]
         def known(self, digests):
             count[0] += 1
@@ -148,7 +148,7 @@ def test_an_error_about_several_files_puts_them_off_and_ends_no_thread(site: Sit
 
 
 POISONED_RECORD = """
-    from md5s3stash_daemon import ledger
+    from md5s3stash_daemon.ledger import ledger
     original = ledger.RedisLedger.record
     def record(self, outcomes):
         for outcome in outcomes:

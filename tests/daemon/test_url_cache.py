@@ -11,7 +11,7 @@ import redis
 
 from md5s3stash.cache import RedisDict, connect_redis
 from md5s3stash.scheme import BucketBase
-from md5s3stash_daemon.url_cache import BatchedCache, UrlCaches
+from md5s3stash_daemon.downloads.cache import BatchedCache, UrlCaches
 from tests.support.servers import free_port
 
 

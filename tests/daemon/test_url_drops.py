@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from md5s3stash_daemon.url_work import WINDOW_LINES
+from md5s3stash_daemon.intake.lists.list_run import WINDOW_LINES
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.origin import Origin, Reply, Request

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from md5s3stash_daemon.url_list import MAX_LINE_BYTES, Line, is_url_list, read_lines
+from md5s3stash_daemon.downloads.url_lines import MAX_LINE_BYTES, Line, is_url_list, read_lines
 from tests.support.memory import peak_bytes
 from tests.support.strange import STRANGE_TEXT
 

@@ -19,8 +19,9 @@ from tests.support.url_lists import OPEN, drop_list, report_path, wait_for_repor
 # As if the file system did not answer any more.
 HANGING = (
     "-c",
-    "import sys, threading; from md5s3stash_daemon import main, url_work;"
-    "url_work.read_lines = lambda file, **_: threading.Event().wait(); sys.exit(main.main([]))",
+    "import sys, threading; from md5s3stash_daemon import main; "
+    "from md5s3stash_daemon.intake.lists import list_run; "
+    "list_run.read_lines = lambda file, **_: threading.Event().wait(); sys.exit(main.main([]))",
 )
 
 

@@ -13,16 +13,16 @@ import pytest
 import requests
 
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.crew import Crew
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.health import Pulse
-from md5s3stash_daemon.ignored import Ignored
-from md5s3stash_daemon.ledger import Ledger
-from md5s3stash_daemon.metrics import Metrics, QueueDepth
-from md5s3stash_daemon.service import Service
-from md5s3stash_daemon.settings import SpoolSettings
-from md5s3stash_daemon.spool import Entry, Spool
-from md5s3stash_daemon.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
+from md5s3stash_daemon.config.settings import SpoolSettings
+from md5s3stash_daemon.intake.files.main_loop import Service
+from md5s3stash_daemon.intake.files.supervisor import Crew
+from md5s3stash_daemon.ledger.ledger import Ledger
+from md5s3stash_daemon.monitoring.health import Pulse
+from md5s3stash_daemon.monitoring.metrics import Metrics, QueueDepth
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.spool.ignored import Ignored
+from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
 from tests.daemon.test_ctl import run
 from tests.daemon.test_metrics import metrics_of
 from tests.support.daemon import Daemon, Site
@@ -218,7 +218,7 @@ class EmptyLedger:
 def test_events_do_not_bring_pass_after_pass_over_what_cannot_be_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("md5s3stash_daemon.service.forget_gone", lambda ledger, spool: None)
+    monkeypatch.setattr("md5s3stash_daemon.intake.files.main_loop.forget_gone", lambda ledger, spool: None)
     spool = CountedSpool(tmp_path)
     spool.create()
     for number in range(4000):

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from md5s3stash.retry import RetryPolicy
-from md5s3stash.s3 import connect
-from md5s3stash.s3_list import Lister
+from md5s3stash.s3.listing import Lister
+from md5s3stash.s3.store import connect
 from md5s3stash.scheme import BucketBase
 from md5s3stash_migrate.listing import Listing
 from md5s3stash_migrate.migration import Migration, Tools

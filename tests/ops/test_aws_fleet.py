@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from md5s3stash.settings import RedisSettings, StashSettings, load
-from md5s3stash_daemon import leaving, queue_service
-from md5s3stash_daemon.settings import SECTIONS, QueueSettings, SpoolSettings, UrlSettings
-from md5s3stash_daemon.sqs import MAX_RETENTION_SECONDS
+from md5s3stash_daemon.config.settings import SECTIONS, QueueSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.intake.sqs import consumer as queue_service
+from md5s3stash_daemon.intake.sqs import termination_notice as leaving
+from md5s3stash_daemon.intake.sqs.client import MAX_RETENTION_SECONDS
 from tests.support.cloudformation import Stack, read_template
 from tests.support.policies import policy_document, queue_policy_document
 

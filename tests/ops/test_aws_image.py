@@ -16,9 +16,9 @@ from moto import mock_aws
 
 from aws.image import box_secrets, spool_metrics, spool_volume
 from md5s3stash.settings import RedisSettings, load
-from md5s3stash_daemon.metrics import Metrics
-from md5s3stash_daemon.settings import SECTIONS
-from md5s3stash_daemon.spool import Spool
+from md5s3stash_daemon.config.settings import SECTIONS
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support.http_server import HttpServer
 from tests.support.servers import free_port
 

@@ -9,7 +9,7 @@ import pytest
 
 from md5s3stash.content import ContentBuilder
 from md5s3stash.objectstore import PutOutcome
-from md5s3stash.s3 import S3Limits, connect
+from md5s3stash.s3.store import S3Limits, connect
 from md5s3stash.scheme import ObjectAddress
 from tests.support import servers
 from tests.support.cloudformation import Stack, read_template

@@ -16,10 +16,10 @@ from botocore.exceptions import ClientError
 from md5s3stash.content import Content, ContentBuilder
 from md5s3stash.errors import QueueRefused, StoreRefused
 from md5s3stash.objectstore import PutOutcome
-from md5s3stash.s3 import S3Limits, S3ObjectStore, connect
-from md5s3stash.s3_list import Lister
+from md5s3stash.s3.listing import Lister
+from md5s3stash.s3.store import S3Limits, S3ObjectStore, connect
 from md5s3stash.scheme import ObjectAddress
-from md5s3stash_daemon.sqs import connect_queue
+from md5s3stash_daemon.intake.sqs.client import connect_queue
 from tests.support import servers
 from tests.support.policies import for_moto, policy_document, queue_policy_document
 from tests.support.queues import TestQueue

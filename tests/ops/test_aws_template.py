@@ -11,10 +11,10 @@ import pytest
 
 from aws.image import spool_metrics
 from md5s3stash.errors import SettingsError
-from md5s3stash.s3_client import parse_endpoint
+from md5s3stash.s3.client import parse_endpoint
 from md5s3stash.settings import RedisSettings, StashSettings, load
-from md5s3stash_daemon.config import read_settings
-from md5s3stash_daemon.settings import SECTIONS
+from md5s3stash_daemon.config.load import read_settings
+from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
 from tests.support.cloudformation import AWS, Stack, read_template
 from tests.support.policies import policy_document

@@ -72,7 +72,7 @@ def test_only_the_s3_adapter_of_the_core_imports_a_client_for_s3() -> None:
 def test_the_daemon_knows_boto3_where_it_speaks_to_sqs_and_nowhere_else() -> None:
     importers = {name for name, imported in imports_of("md5s3stash_daemon").items() if imported & {"boto3", "botocore"}}
 
-    assert importers == {"sqs.py"}
+    assert importers == {"intake/sqs/client.py"}
 
 
 def test_every_thread_of_the_daemon_but_two_that_run_once_is_started_by_spawn() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from md5s3stash_daemon.durability import LedgerProbe
+from md5s3stash_daemon.ledger.durability import LedgerProbe
 from tests.support.servers import REPOSITORY, free_port, running
 
 SETTINGS = REPOSITORY / "ansible/roles/redis/files/redis.conf"

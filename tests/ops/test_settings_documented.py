@@ -11,13 +11,13 @@ import pytest
 
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.settings import variables_of
-from md5s3stash_daemon.config import toml_value
-from md5s3stash_daemon.gate import Gate
-from md5s3stash_daemon.metrics import Metrics
-from md5s3stash_daemon.reload import LIVE
-from md5s3stash_daemon.settings import SECTIONS
-from md5s3stash_daemon.spool import Spool
-from md5s3stash_daemon.waiting import Waiting
+from md5s3stash_daemon.config.load import toml_value
+from md5s3stash_daemon.config.reload import LIVE
+from md5s3stash_daemon.config.settings import SECTIONS
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.spool.spool import Spool
+from md5s3stash_daemon.spool.waiting import Waiting
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

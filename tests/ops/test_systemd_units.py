@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash_daemon.config import read_settings
-from md5s3stash_daemon.settings import HttpSettings, SpoolSettings
+from md5s3stash_daemon.config.load import read_settings
+from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings
 
 UNITS = Path(__file__).parents[2] / "systemd"
 UNITS_OF_EC2 = Path(__file__).parents[2] / "aws/image/systemd"

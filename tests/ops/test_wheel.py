@@ -124,7 +124,7 @@ def test_wheel_installs_with_plain_pip(version: str, wheel: Path, tmp_path: Path
 
     run(*pip_install, f"{wheel}[daemon]")
     run(python, "-m", "pip", "check")
-    run(python, "-c", "import md5s3stash_daemon.program")
+    run(python, "-c", "import md5s3stash_daemon.app")
     for program in ("md5s3stashd", "md5s3stashctl", "md5s3stash-enqueue"):
         assert f"usage: {program}" in run(environment / "bin" / program, "--help")
 

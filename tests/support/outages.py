@@ -26,7 +26,7 @@ from tests.support.faulty_s3 import FaultyS3
 from tests.support.queues import TestQueue
 from tests.support.servers import free_port, running, wait_until
 
-_CTL = "import sys; from md5s3stash_daemon.ctl import main; sys.exit(main())"
+_CTL = "import sys; from md5s3stash_daemon.ctl.main import main; sys.exit(main())"
 FILES = 5
 IMPATIENT = {
     "MD5S3STASH_S3_CONNECT_TIMEOUT_SECONDS": "1",

@@ -13,7 +13,7 @@ from botocore.config import Config
 from md5s3stash.content import Content
 from md5s3stash.digest import digest_of
 from md5s3stash.objectstore import MemoryObjectStore, ObjectStore
-from md5s3stash.s3 import S3Limits, S3ObjectStore, connect
+from md5s3stash.s3.store import S3Limits, S3ObjectStore, connect
 from md5s3stash.scheme import ObjectAddress
 from tests.support.servers import RcloneS3
 

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from md5s3stash_daemon.access import READ_WRITE_SEARCH, open_up
-from md5s3stash_daemon.access_helper import serve
-from md5s3stash_daemon.beneath import Place
-from md5s3stash_daemon.completion import Completed, Completeness
-from md5s3stash_daemon.intake import Intake
-from md5s3stash_daemon.spool import Spool
-from md5s3stash_daemon.waiting import REASONS, Waiting
+from md5s3stash_daemon.disk.access import READ_WRITE_SEARCH, open_up
+from md5s3stash_daemon.disk.access_helper import serve
+from md5s3stash_daemon.disk.beneath import Place
+from md5s3stash_daemon.spool.completeness import Completed, Completeness
+from md5s3stash_daemon.spool.scan import Intake
+from md5s3stash_daemon.spool.spool import Spool
+from md5s3stash_daemon.spool.waiting import REASONS, Waiting
 from tests.support.strangers import DAEMON
 from tests.support.unit_user import become
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from md5s3stash.errors import SettingsError
-from md5s3stash_thumbnailer.diskcache import MEMORY_BYTES, DiskCache, NoRoom, open_cache
+from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache, NoRoom, open_cache
 
 KIB = 1024
 
@@ -100,7 +100,7 @@ def test_many_threads_of_two_caches_agree_with_an_eviction_at_every_step(tmp_pat
 
 def test_leftovers_of_a_dead_writer_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib, sys\nfrom md5s3stash_thumbnailer.diskcache import DiskCache\n"
+        "import os, pathlib, sys\nfrom md5s3stash_thumbnailer.cache.disk import DiskCache\n"
         "incoming = DiskCache(pathlib.Path(sys.argv[1]), 9999).incoming()\nincoming.write(b'half')\n"
         "incoming.file.flush()\nos._exit(9)\n"
     )

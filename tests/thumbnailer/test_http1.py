@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pytest
 from tornado.httputil import HTTPInputError
 
-from md5s3stash_thumbnailer.http1 import is_last_request, origin_form
+from md5s3stash_thumbnailer.server.http1 import is_last_request, origin_form
 from tests.thumbnailer.conftest import Thumbnailer, picture
 
 Put = Callable[[bytes], str]

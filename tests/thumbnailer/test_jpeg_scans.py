@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from bench.picture_corpus import photograph
-from md5s3stash_thumbnailer.jpeg_scans import means_alone, upper_rows
+from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
 
 SIZE = (530, 397)
 

@@ -12,8 +12,8 @@ import pytest
 
 from bench.picture_corpus import photograph
 from md5s3stash_thumbnailer.errors import ReducedDamaged
-from md5s3stash_thumbnailer.reduced import Reduced, read_facts
-from md5s3stash_thumbnailer.render import RenderLimits, Thumbnail, render, render_and_reduce, render_reduced
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Thumbnail, render, render_and_reduce, render_reduced
+from md5s3stash_thumbnailer.render.reduced import Reduced, read_facts
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 from samples import make_samples
 from tests.thumbnailer import corpus

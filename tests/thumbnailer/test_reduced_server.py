@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import pytest
 
-from md5s3stash_thumbnailer.diskcache import DiskCache, keep_reduced
+from md5s3stash_thumbnailer.cache.disk import DiskCache, keep_reduced
 from tests.support import servers
 from tests.support.digest_s3 import DigestS3
 from tests.support.mounts import tiny_disk, with_mounts
@@ -198,7 +198,7 @@ def test_error_of_our_own_is_500_and_logged_once_with_its_traceback(
 ) -> None:
     # Every interpreter imports it when it starts, the workers' too.
     (tmp_path / "sitecustomize.py").write_text(
-        "from md5s3stash_thumbnailer import geometry\n"
+        "from md5s3stash_thumbnailer.render import geometry\n"
         "def broken(*arguments):\n    return 1 // 0\n"
         "broken.__globals__['__package__'] = 'md5s3stash_thumbnailer'\n"
         "geometry.crop = broken\n"

@@ -10,9 +10,9 @@ import PIL.Image
 import pytest
 
 from md5s3stash.errors import SettingsError
-from md5s3stash_thumbnailer import faces
-from md5s3stash_thumbnailer.geometry import CENTRE
-from md5s3stash_thumbnailer.render import RenderLimits, render
+from md5s3stash_thumbnailer.render import faces
+from md5s3stash_thumbnailer.render.geometry import CENTRE
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 from tests.thumbnailer import corpus
 from tests.thumbnailer.ssim import ssim

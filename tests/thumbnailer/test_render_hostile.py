@@ -13,7 +13,7 @@ import pytest
 
 from md5s3stash_thumbnailer._pilbox import PilboxError
 from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError, TooManyPixels
-from md5s3stash_thumbnailer.render import RenderLimits, Thumbnail, render
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Thumbnail, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 from tests.thumbnailer import corpus
 

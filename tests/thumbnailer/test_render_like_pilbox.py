@@ -11,7 +11,7 @@ import PIL.ImageOps
 import pytest
 
 from md5s3stash_thumbnailer._pilbox import Image
-from md5s3stash_thumbnailer.render import RenderLimits, render
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 from samples import make_samples
 from tests.thumbnailer import corpus

@@ -7,7 +7,7 @@ import io
 import PIL.Image
 import pytest
 
-from md5s3stash_thumbnailer.render import RenderLimits, Thumbnail, render
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Thumbnail, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 from tests.thumbnailer import corpus
 

@@ -1,29 +1,109 @@
-"""The program `md5s3stash-thumbnailer`: `options` reads the command line, `program` does what it says."""
+"""What `md5s3stash-thumbnailer` does once its settings are known: wiring. `serving` listens and stops."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
-import signal
+import socket
 import sys
-from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from md5s3stash.errors import SettingsError
-from md5s3stash_thumbnailer.options import fail, read_settings
+from md5s3stash.s3.curl import Timeouts
+from md5s3stash.s3.store import connect
+from md5s3stash_thumbnailer._pilbox import PilboxApplication
+from md5s3stash_thumbnailer.cache.disk import open_cache
+from md5s3stash_thumbnailer.cache.originals import Originals
+from md5s3stash_thumbnailer.metrics import Metrics
+from md5s3stash_thumbnailer.options import Settings, fail
+from md5s3stash_thumbnailer.render_pool import RenderPool
+from md5s3stash_thumbnailer.server.handlers import (
+    Activity,
+    HealthHandler,
+    MetricsHandler,
+    Services,
+    ThumbnailHandler,
+    UnknownPathHandler,
+    log_request,
+)
+from md5s3stash_thumbnailer.server.readiness import Readiness
+from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
+
+_EXIT_OK, _EXIT_CANNOT_LISTEN = 0, 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT. 0 after an orderly stop, 1 where the port cannot be had, 2 on wrong settings."""
-    # Until the server listens for it, Ctrl-C ends it at once and without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+class ThumbnailApplication(PilboxApplication):
+    """pilbox's application with our handlers in the place of its one at `/`."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(
+            services=services,
+            default_handler_class=UnknownPathHandler,
+            log_function=log_request,
+            # tornado's --debug starts the program anew when a file changes, which would lose workers and requests.
+            autoreload=False,
+        )
+
+    def get_handlers(self) -> list[Any]:
+        return [
+            (r"/([^/]+)/([^/x]*)x([^/x]*)/([^/]+)", ThumbnailHandler),
+            (r"/healthz", HealthHandler),
+            (r"/metrics", MetricsHandler),
+        ]
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT. 0 after an orderly stop, 1 where the port cannot be had. Raises SettingsError."""
     try:
-        settings = read_settings([sys.argv[0], *arguments] if arguments is not None else sys.argv, os.environ)
-        # What this imports (boto3) --help need not wait for, nor does a render worker need it.
-        from md5s3stash_thumbnailer import program
+        cache = open_cache(settings.cache_directory, settings.cache_bytes)
+        sockets = listening_sockets(settings.port, settings.address, os.environ)
+        seconds = settings.fetch_limits.timeout_seconds
+        # A thread that hangs in S3 is lost to other originals: nobody waits longer than `seconds` for what it brings.
+        timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
+        store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
+    except OSError as error:
+        place = f"port {settings.port} of {settings.address or 'all addresses'}"
+        return fail(f"cannot listen on {place}: {error.strerror or error}", _EXIT_CANNOT_LISTEN)
+    originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits.reduced_side)
+    pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
+    readiness = Readiness(store, settings.stash.base)
+    originals.on_fetched, originals.on_refused = readiness.fetched, readiness.suspect
+    try:
+        asyncio.run(_run(settings, originals, pool, readiness, sockets))
+    finally:
+        readiness.close()
+        originals.close()
+        pool.close()
+    return _leave()
 
-        return program.run(settings)
-    except SettingsError as error:
-        return fail(str(error), error.exit_code)
+
+async def _run(
+    settings: Settings, originals: Originals, pool: RenderPool, readiness: Readiness, sockets: list[socket.socket]
+) -> None:
+    services = Services(
+        originals=originals,
+        pool=pool,
+        metrics=Metrics(originals, pool),
+        activity=Activity(),
+        readiness=readiness,
+        bounds=settings.bounds,
+        defaults=settings.defaults,
+        url_of=settings.stash.url_of,
+        placeholder=settings.placeholder,
+        webp=settings.webp,
+        url_keys=settings.url_keys,
+        reduced_side=settings.render_limits.reduced_side,
+    )
+    watching = asyncio.create_task(readiness.watch())
+    try:
+        await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
+    finally:
+        watching.cancel()
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _leave() -> NoReturn:
+    """Ends the process at once: the interpreter would wait for every thread, also for one that hangs in S3."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_EXIT_OK)

@@ -27,9 +27,9 @@ from md5s3stash_thumbnailer.errors import RequestRefused
 from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
 
 if TYPE_CHECKING:
-    from md5s3stash_thumbnailer.originals import FetchLimits
-    from md5s3stash_thumbnailer.render import RenderLimits
-    from md5s3stash_thumbnailer.workers import PoolLimits
+    from md5s3stash_thumbnailer.cache.originals import FetchLimits
+    from md5s3stash_thumbnailer.render.pipeline import RenderLimits
+    from md5s3stash_thumbnailer.render_pool import PoolLimits
 
 _MIB = 1024 * 1024
 
@@ -149,9 +149,9 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     _parse(arguments)
     _check()
     # What these import (Pillow's plugins, the parts of the server) --help need not wait for.
-    from md5s3stash_thumbnailer.originals import FetchLimits
-    from md5s3stash_thumbnailer.render import RenderLimits
-    from md5s3stash_thumbnailer.workers import PoolLimits
+    from md5s3stash_thumbnailer.cache.originals import FetchLimits
+    from md5s3stash_thumbnailer.render.pipeline import RenderLimits
+    from md5s3stash_thumbnailer.render_pool import PoolLimits
 
     bounds = Bounds(options.max_resize_width, options.max_resize_height, options.max_operations)
     return Settings(
@@ -242,8 +242,8 @@ def _require(holds: bool, name: str, rule: str) -> None:
 
 def _defaults(bounds: Bounds) -> dict[str, str]:
     """The server's values of pilbox's options, checked now, so that a wrong one does not fail every request later."""
-    from md5s3stash_thumbnailer.faces import require_detector
-    from md5s3stash_thumbnailer.handlers import message_of
+    from md5s3stash_thumbnailer.render.faces import require_detector
+    from md5s3stash_thumbnailer.server.handlers import message_of
 
     values = {name: getattr(options, name, None) for name in OPTION_OF_QUERY_NAME.values()}
     defaults = {name: str(value) for name, value in values.items() if value is not None}

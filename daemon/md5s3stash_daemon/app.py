@@ -1,0 +1,241 @@
+"""What `md5s3stashd` does once its arguments are known: settings, wiring, signals."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from md5s3stash.errors import StashError
+from md5s3stash.fetch import Fetcher
+from md5s3stash.netguard import NetGuard
+from md5s3stash.notify import Notifier, watchdog_seconds
+from md5s3stash.settings import RedisSettings, Settings
+from md5s3stash_daemon.config.load import as_toml, read_settings
+from md5s3stash_daemon.config.reload import Reload
+from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.downloads.cache import UrlCaches
+from md5s3stash_daemon.downloads.shared_politeness import politeness_of
+from md5s3stash_daemon.intake.files import worker as worker_process
+from md5s3stash_daemon.intake.files.dependencies import NO_RETRY, delays_of, parts_of, probe_delays_of, set_log_level
+from md5s3stash_daemon.intake.files.file_stasher import REDIS
+from md5s3stash_daemon.intake.files.fork_server import Nursery
+from md5s3stash_daemon.intake.files.main_loop import Service
+from md5s3stash_daemon.intake.files.supervisor import Crew
+from md5s3stash_daemon.intake.lists.scheduler import UrlLists, url_stashers
+from md5s3stash_daemon.intake.sqs.build import build_queue_intake
+from md5s3stash_daemon.intake.sqs.consumer import QueueIntake
+from md5s3stash_daemon.monitoring.counters import CountedLedger
+from md5s3stash_daemon.monitoring.health import LOOP, Health, Pulse
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.monitoring.systemd import Reporter, reporting
+from md5s3stash_daemon.power_cut.boot_record import BootRecord, this_boot
+from md5s3stash_daemon.power_cut.power_cut import hold_damaged
+from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
+from md5s3stash_daemon.runtime.circuit_breaker import Gate, Together
+from md5s3stash_daemon.runtime.log_format import set_line_format
+from md5s3stash_daemon.runtime.signals import handled
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.filesystem import filesystem_type, is_network
+from md5s3stash_daemon.spool.spool import Spool
+from md5s3stash_daemon.web.page import StatusPage
+from md5s3stash_daemon.web.server import serving
+
+log = logging.getLogger(__name__)
+
+# As in the unit.
+DESCRIPTORS = 16_384
+
+# Each record asks Redis whether it keeps it. This is for the time in which there is nothing to record.
+REDIS_CHECK_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Everything that main has to do with."""
+
+    nursery: Nursery
+    spool: Spool
+    pulse: Pulse
+    service: Service
+    crew: Crew
+    lists: UrlLists
+    queue: QueueIntake | None
+    gate: Gate
+    metrics: Metrics
+    health: Health
+    stopping: threading.Event
+
+    def apply(self, settings: Settings) -> None:
+        """Goes on with these settings, as far as they are `reload.LIVE`."""
+        spool_settings = settings[SpoolSettings]
+        self.crew.apply(settings, delays_of(spool_settings))
+        self.lists.apply(delays_of(spool_settings), spool_settings.stop_seconds)
+        if self.queue is not None:
+            self.queue.apply(delays_of(spool_settings), spool_settings.stop_seconds)
+        self.gate.set_delays(probe_delays_of(spool_settings))
+        self.health.stuck_seconds = spool_settings.stuck_seconds
+        self.service.apply(spool_settings)
+        set_log_level(settings)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the daemon until SIGTERM or SIGINT; the exit status."""
+
+    def read() -> Settings:
+        return read_settings(os.environ, arguments.config, {"log.level": arguments.loglevel})
+
+    notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))
+    try:
+        settings = read()
+        if arguments.check_config:
+            print(as_toml(settings), end="")
+            return 0
+        set_log_level(settings)
+        set_line_format(os.environ, sys.stderr.fileno())
+        _allow_descriptors()
+        daemon = build(settings)
+    except StashError as error:
+        return _say(str(error), error.exit_code)
+    except OSError as error:
+        return _say(f"the spool cannot be used: {error}", 1)
+    status = 0
+    try:
+        if _run(daemon, settings, read, notifier):
+            return 0
+    except StashError as error:
+        status = _say(str(error), error.exit_code)
+    except OSError as error:
+        status = _say(f"the spool cannot be used any more: {error}", 1)
+    except Exception:
+        log.exception("unexpected")
+        status = 1
+    # Threads that hang, or wait for a main thread that is gone, would hold up the end of the interpreter for ever.
+    # Their files are still claimed, and the next start finds them.
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _allow_descriptors() -> None:
+    """Files that are under way are held open; a shell's soft limit of 1,024 is too few for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+
+
+def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
+    """Whether everything under way was finished in the end."""
+
+    def stop() -> None:
+        notifier.stopping()
+        daemon.service.stop()
+
+    actions: dict[signal.Signals, Callable[[], object]] = {
+        signal.SIGTERM: stop,
+        signal.SIGINT: stop,
+        signal.SIGHUP: Reload(settings, read, daemon.apply, notifier),
+    }
+    reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
+    page = StatusPage(settings, daemon.health, daemon.metrics)
+    spawn("redis", lambda: daemon.gate.watch(REDIS, REDIS_CHECK_SECONDS, daemon.stopping), daemon.pulse)
+    with (
+        serving(settings[HttpSettings], daemon.health, daemon.metrics, page),
+        handled(actions, daemon.health.pulse),
+        reporting(reporter),
+    ):
+        if daemon.queue is not None:
+            daemon.queue.start()
+        with _outliving_power_cuts(daemon):
+            complete = daemon.service.run(notifier.ready)
+            # Lists and the queue stop along with the files, so this waits for what is left of the same time.
+            drained = daemon.queue is None or daemon.queue.finish()
+            return daemon.lists.finish() and complete and drained
+
+
+@contextlib.contextmanager
+def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
+    """Judges what a power cut has left, then syncs the spool while files wait. Not on a network file system: its
+    server has what was written, and does not boot with this machine.
+    """
+    spool = daemon.spool
+    if is_network(filesystem_type(str(spool.directory))):
+        yield
+        return
+    record = BootRecord(spool.directory)
+    hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.pulse.beat(LOOP))
+    waiting = Waiting(daemon.service.pass_seconds, daemon.crew.oldest, daemon.crew.faults)
+    sync = SpoolSync(spool, record, waiting, daemon.pulse)
+    sync.start()
+    yield
+    sync.finish()
+
+
+def build(settings: Settings) -> Daemon:
+    """The daemon of these settings, with its spool made and locked. Raises SettingsError, SpoolClosed, SpoolTaken or
+    OSError."""
+    parts = parts_of(settings)
+    # Before anything here connects to anything, or starts a thread.
+    nursery = Nursery(functools.partial(worker_process.work, parts))
+    spool_settings, prefix = settings[SpoolSettings], settings[RedisSettings].prefix
+    metrics, pulse, stopping = Metrics(), Pulse(), threading.Event()
+    client = parts.redis_client()
+    redis_ledger = parts.ledger(client)
+    ledger = CountedLedger(redis_ledger, metrics)
+    metrics.watch_redis(redis_ledger.risks)
+    # Nothing that is dropped may make this box read its own network.
+    guard = NetGuard(tuple(map(ip_network, settings[UrlSettings].allowed_networks)))
+    fetcher = Fetcher(parts.fetch_limits, guard, retry=NO_RETRY)
+    gate = Gate(parts.probes(ledger), probe_delays_of(spool_settings))
+    caches = UrlCaches(client, prefix, parts.bases)
+    of_urls = settings[UrlSettings]
+    lists = UrlLists(
+        parts.spool,
+        ledger,
+        gate,
+        url_stashers(parts.bases, parts.store, fetcher, caches, of_urls.images_only),
+        caches,
+        politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix),
+        of_urls,
+        spool_settings,
+        delays_of(spool_settings),
+        stopping,
+        metrics,
+        pulse,
+    )
+    crew = Crew(
+        nursery,
+        parts.processes,
+        parts.spool,
+        ledger,
+        gate,
+        delays_of(spool_settings),
+        lists.take,
+        stopping,
+        metrics,
+        pulse,
+    )
+    queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, pulse)
+    metrics.watch_store(parts.store.weaker_promises)
+    service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
+    metrics.watch_waiting(service.waiting.counts)
+    waited_for = Together(crew, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
+    metrics.watch_spool(parts.spool, waited_for)
+    health = Health(pulse, waited_for, metrics, spool_settings.stuck_seconds, service.waiting)
+    return Daemon(nursery, parts.spool, pulse, service, crew, lists, queue, gate, metrics, health, stopping)
+
+
+def _say(message: str, status: int) -> int:
+    for line in message.splitlines():
+        print(f"md5s3stashd: {line}", file=sys.stderr)
+    return status

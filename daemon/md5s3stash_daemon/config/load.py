@@ -1,0 +1,81 @@
+"""The daemon's settings as a whole: read, checked together, and shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from md5s3stash.cache import connect_redis
+from md5s3stash.errors import SettingsError
+from md5s3stash.s3.store import connect
+from md5s3stash.settings import Faults, RedisSettings, S3Settings, Settings, StashSettings, load
+from md5s3stash_daemon.config.settings import SECTIONS
+
+
+def read_settings(environ: Mapping[str, str], file: Path | None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings, complete and usable. Nothing is connected to. Raises SettingsError with a line for each fault."""
+    faults = Faults()
+    settings: Settings | None = None
+    with faults.noted():
+        settings = load(SECTIONS, environ, file, flags)
+    for name, check in _CHECKS.items():
+        with faults.noted():
+            # On its own: what is missing in here is told even if something is wrong elsewhere.
+            check(load({name: SECTIONS[name]}, environ, file, flags, others_allowed=True))
+    # A section that is wrong in itself told so both times.
+    faults.lines = list(dict.fromkeys(faults.lines))
+    faults.tell()
+    assert settings is not None
+    return settings
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """The client of the ledger; nothing is sent. Raises SettingsError."""
+    of_redis = settings[RedisSettings]
+    if of_redis.url is None:
+        raise SettingsError("REDIS_URL is not set: the daemon records there what it stashed")
+    return connect_redis(of_redis.url, of_redis.timeout_seconds)
+
+
+_CHECKS: Mapping[str, Callable[[Settings], object]] = {
+    "stash": lambda settings: settings[StashSettings].bases(),
+    "redis": redis_client,
+    "s3": lambda settings: connect(settings[S3Settings].endpoint),
+}
+
+
+def as_toml(settings: Settings) -> str:
+    """All that is in force, as a settings file, but for the secrets."""
+    return "\n".join(line for name, kind in SECTIONS.items() for line in _section(name, settings[kind]))
+
+
+def _section(name: str, values: Any) -> Iterator[str]:
+    yield f"[{name}]"
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        yield f"# {field.name} is not set" if value is None else f"{field.name} = {toml_value(value)}"
+    yield ""
+
+
+def toml_value(value: Any) -> str:
+    """A value of a setting as TOML writes it, without the credentials that may be in it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    return json.dumps(without_credentials(str(value)), ensure_ascii=False)
+
+
+def without_credentials(text: str) -> str:
+    """A URL with `***` for its user and password, and for a password in its query."""
+    # Up to the last @: a password may hold one, and slashes.
+    text = re.sub(r"://.*@", "://***@", text, flags=re.DOTALL)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", text)

@@ -1,0 +1,1 @@
+"""The program `md5s3stashctl`. Imports no intake."""

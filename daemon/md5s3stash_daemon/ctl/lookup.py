@@ -1,0 +1,162 @@
+"""`md5s3stashctl lookup`, `log` and `export`: what the ledger has, for a person or a program."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from md5s3stash.errors import CacheUnavailable
+from md5s3stash.scheme import BucketBase
+from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped, digest_in
+from md5s3stash_daemon.runtime import console as output
+
+# How long Redis is asked to wait for the next entry, and so how soon we see that nobody reads any more.
+FOLLOW_SECONDS = 1.0
+RECONNECT_SECONDS = 0.5
+
+CSV_COLUMNS = ("name", "md5", "s3_url", "mime_type", "width", "height")
+
+
+def lookup(ledger: LedgerReader, word: str, bases: Sequence[BucketBase], limit: int, as_json: bool) -> bool:
+    """Prints what is known of a name, a URL, or a digest (alone, or at the end of an S3 or thumbnail URL); whether
+    anything is.
+    """
+    md5 = ledger.md5_of(word)
+    if md5 is not None:
+        _print_found(ledger, md5, [word], False, bases, as_json)
+        return True
+    md5 = digest_in(word)
+    if md5 is None:
+        return False
+    # One more than is shown, to tell that there are more.
+    names = list(itertools.islice(_each_once(ledger.names_of(md5)), limit + 1))
+    if not names and not ledger.knows(md5):
+        return False
+    _print_found(ledger, md5, names[:limit], len(names) > limit, bases, as_json)
+    return True
+
+
+def _print_found(
+    ledger: LedgerReader, md5: str, names: Sequence[str], more: bool, bases: Sequence[BucketBase], as_json: bool
+) -> None:
+    [content] = ledger.with_content([("", md5)])
+    urls = _s3_urls(content, bases)
+    if as_json:
+        found: dict[str, Any] = {"md5": md5, "s3_urls": urls, "mime_type": content.mime_type or None}
+        found |= {"width": content.width, "height": content.height, "names": list(names), "more_names": more}
+        output.write(json.dumps(found))
+        return
+    lines = [("name", output.printable(name)) for name in names]
+    lines += [("name", "and others: see --limit")] if more else []
+    lines += [("md5", md5), *(("s3_url", output.printable(url)) for url in urls)]
+    lines += [("mime_type", output.printable(content.mime_type))] if content.mime_type else []
+    lines += [("dimensions", f"{content.width}x{content.height}")] if content.width and content.height else []
+    for label, value in lines:
+        output.write(f"{label:<12}{value}")
+
+
+def _s3_urls(content: Mapped, bases: Sequence[BucketBase]) -> list[str]:
+    """The recorded one, which is that of the first base, and those of the others.
+
+    Recorded under other settings than today's, or not at all, it is only where it was, or would be.
+    """
+    configured = [base.address(content.md5).s3_url for base in bases]
+    if not content.s3_url:
+        return configured
+    return [content.s3_url, *configured[1:]] if content.s3_url in configured[:1] else [content.s3_url]
+
+
+def _each_once(names: Iterator[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name not in seen:
+            seen.add(name)
+            yield name
+
+
+def print_log(ledger: LedgerReader, count: int, as_json: bool) -> str:
+    """The newest entries, in order of time; the id of the last one, after which the next will come."""
+    last = "0-0"
+    for entry in ledger.last(max(1, count)):
+        if count:
+            _print_entry(entry, as_json)
+        last = entry.id
+    output.flush()
+    return last
+
+
+def follow_log(ledger: LedgerReader, last: str, as_json: bool) -> None:
+    """Each entry as it is logged, until nobody reads any more. Redis may go and come back meanwhile.
+
+    Raises LedgerRefused, OutputClosed.
+    """
+    away = False
+    while output.is_stdout_open():
+        try:
+            entries = ledger.after(last, FOLLOW_SECONDS)
+        except CacheUnavailable as error:
+            if not away:
+                output.complain(f"{error}: trying again")
+            away = True
+            time.sleep(RECONNECT_SECONDS)
+            continue
+        if away:
+            output.complain("Redis answers again")
+            away = False
+        for entry in entries:
+            _print_entry(entry, as_json)
+            last = entry.id
+        output.flush()
+
+
+def _print_entry(entry: LogEntry, as_json: bool) -> None:
+    if as_json:
+        output.write(json.dumps({"id": entry.id, "time": _utc(entry.seconds), **entry.fields}))
+        return
+    fields = entry.fields
+    told = fields.get("md5") or f"{fields.get('error', '')}: {fields.get('reason', '')}"
+    line = f"{_utc(entry.seconds)}  {fields.get('outcome', ''):<8}  {fields.get('name', '')}  {told}"
+    output.write(output.printable(line))
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def export(ledger: LedgerReader, form: str) -> None:
+    """Every mapping, a line or a record each, as they come out of Redis."""
+    write = EXPORTERS[form]
+    if form == "csv":
+        _write_csv([CSV_COLUMNS])
+    for batch in ledger.mappings():
+        write(batch)
+
+
+def _export_jsonl(batch: Sequence[Mapped]) -> None:
+    for mapped in batch:
+        output.write(json.dumps(_as_record(mapped)))
+
+
+def _export_csv(batch: Sequence[Mapped]) -> None:
+    _write_csv([list(_as_record(mapped).values()) for mapped in batch])
+
+
+def _as_record(mapped: Mapped) -> dict[str, Any]:
+    # What is not known is null, and an empty field.
+    return {name: value if value != "" else None for name, value in asdict(mapped).items()}
+
+
+def _write_csv(rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    # As RFC 4180 has it, which also makes the module quote a name with a lone carriage return.
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    output.write_raw(text.getvalue())
+
+
+EXPORTERS: dict[str, Callable[[Sequence[Mapped]], None]] = {"jsonl": _export_jsonl, "csv": _export_csv}

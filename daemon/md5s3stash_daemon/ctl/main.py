@@ -1,0 +1,362 @@
+"""The program `md5s3stashctl`: what an operator asks of the spool, the ledger and the buckets, while the daemon runs or
+not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from md5s3stash.cli import Parser
+from md5s3stash.digest import is_md5
+from md5s3stash.errors import SettingsError, StashError
+from md5s3stash.scheme import BucketBase
+from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
+from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, SpoolSettings
+from md5s3stash_daemon.ctl import moves as ctl_moves
+from md5s3stash_daemon.ctl import status as ctl_queue
+from md5s3stash_daemon.runtime import console as output
+from md5s3stash_daemon.spool.ignored import Ignored
+from md5s3stash_daemon.spool.spool import STATES, Spool
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from md5s3stash_daemon.ledger.reader import LedgerReader
+
+# Redis and boto3 each take half a second to import, so that only the commands that ask them do.
+
+INTERRUPTED = 130
+
+_EPILOG = """\
+examples:
+  md5s3stashctl status
+  md5s3stashctl COMMAND --help
+
+Names are those that were dropped: paths below incoming/. The settings are those of md5s3stashd.
+
+exit status: 0 all is well, 1 something is wrong, refused or not found, 2 the arguments or settings are wrong,
+130 interrupted.
+"""
+
+# Whether all is well.
+Run = Callable[[argparse.Namespace, Settings], bool]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; the exit status."""
+    try:
+        arguments = build_parser().parse_args(argv)
+        # All programs share the file, so that other sections than the daemon's may be in it.
+        settings = load(SECTIONS, os.environ, arguments.config, others_allowed=True)
+        run: Run = arguments.run
+        well = run(arguments, settings)
+        output.flush()
+        return 0 if well else 1
+    except output.OutputClosed:
+        # Whoever read our output (head, say) has seen enough.
+        return 1
+    except StashError as error:
+        for line in str(error).splitlines():
+            output.complain(line)
+        return error.exit_code
+    except OSError as error:
+        where = f"{error.filename!r}: " if error.filename else ""
+        output.complain(f"{where}{error.strerror or error}")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = Parser(
+        prog=output.PROGRAM,
+        description="looks after the spool, the ledger and the buckets of md5s3stashd",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Run, help: str, *examples: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog="\n".join(("examples:", *(f"  {output.PROGRAM} {name} {example}".rstrip() for example in examples))),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        # Before or after the command; given after it, it wins.
+        added.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        added.set_defaults(run=run)
+        return added
+
+    status = command("status", _status, "is the daemon running, what lies in the spool, does Redis answer", "--json")
+    _add_json(status)
+
+    queue = command("queue", _queue, "list the files in the spool", "--state failed --limit 20")
+    queue.add_argument("--state", choices=STATES, action="append", help="only this state; may be given again")
+    queue.add_argument("--limit", type=_count, metavar="N", help="at most so many files")
+    _add_json(queue)
+
+    _add_names(
+        command("retry", _retry, "drop failed files again, and have deferred ones tried now", "album/1.tif", "--all")
+    )
+    _add_names(command("hold", _hold, "park files that are in incoming/ or deferred/", "album/1.tif"))
+    _add_names(command("release", _release, "have parked files tried now", "--all"))
+
+    _add_names(command("remove-ignored", _remove_ignored, "delete files in incoming/ that spool.ignore lists", "--all"))
+
+    lookup = command(
+        "lookup",
+        _lookup,
+        "tell what is recorded of a dropped name, a URL or an md5",
+        "album/1.tif",
+        "3e25960a79dbc69b674cd4ec67a72c62",
+    )
+    lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; an S3 or thumbnail URL will do")
+    lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many names of an md5 (20)")
+    _add_json(lookup)
+
+    log = command("log", _log, "print the newest outcomes", "--follow")
+    log.add_argument("--follow", action="store_true", help="go on with each outcome as it comes")
+    log.add_argument("--count", type=_count, default=20, metavar="N", help="how many to begin with (20)")
+    _add_json(log)
+
+    export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
+    export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="jsonl is the default")
+
+    forget = command(
+        "forget",
+        _forget,
+        "have S3 asked about contents when they come again, since their objects were deleted",
+        "3e25960a79dbc69b674cd4ec67a72c62",
+        "--all",
+    )
+    forget.add_argument("md5s", nargs="*", metavar="MD5", help="the md5 of a content")
+    forget.add_argument("--all", action="store_true", help="every content")
+
+    rebuild = command(
+        "rebuild",
+        _rebuild,
+        "record anew what Redis has lost, from the buckets or from an export",
+        "--from-export mappings.jsonl",
+    )
+    rebuild.add_argument(
+        "--from-export", type=Path, metavar="FILE", help="what an earlier export printed as jsonl, names and all"
+    )
+    rebuild.add_argument("--head", action="store_true", help="ask for the type of each object, a request each")
+    rebuild.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
+    rebuild.add_argument("--dry-run", action="store_true", help="only tell what would be recorded")
+    _add_json(rebuild)
+
+    verify = command("verify", _verify, "audit the buckets by LIST: does each object have its key's md5", "--ledger")
+    verify.add_argument("--deep", action="store_true", help="read those whose ETag is no proof")
+    verify.add_argument("--ledger", action="store_true", help="compare with what is recorded")
+    verify.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
+    _add_json(verify)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a name as it was dropped")
+    parser.add_argument("--all", action="store_true", help="every file that this can be done with")
+
+
+def _count(text: str) -> int:
+    # The most that Redis takes as a count; str.isdigit would let other scripts' digits through.
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _jobs(text: str) -> int:
+    number = _count(text)
+    if not 1 <= number <= 36:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 36")
+    return number
+
+
+def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    status = ctl_queue.read_status(spool, _ledger(settings), _probe(settings), settings[HttpSettings])
+    now = time.time()
+    if arguments.json:
+        output.write(ctl_queue.status_as_json(spool, status, now))
+    else:
+        ctl_queue.print_status(spool, status, now)
+    return status.is_fine
+
+
+def _queue(arguments: argparse.Namespace, settings: Settings) -> bool:
+    states = [state for state in STATES if state in (arguments.state or STATES)]
+    ctl_queue.print_queue(_spool(settings), states, arguments.limit, time.time(), arguments.json)
+    return True
+
+
+def _retry(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    return _move(arguments, spool, ctl_moves.retry(spool))
+
+
+def _hold(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    return _move(arguments, spool, ctl_moves.hold(spool, settings[SpoolSettings]))
+
+
+def _release(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    return _move(arguments, spool, ctl_moves.release(spool))
+
+
+def _remove_ignored(arguments: argparse.Namespace, settings: Settings) -> bool:
+    spool = _spool(settings)
+    return _move(arguments, spool, ctl_moves.remove_ignored(spool))
+
+
+def _move(arguments: argparse.Namespace, spool: Spool, command: ctl_moves.Command) -> bool:
+    if arguments.all == bool(arguments.names):
+        raise SettingsError("give either names or --all")
+    return (
+        ctl_moves.move_all(spool, command) if arguments.all else ctl_moves.move_named(spool, command, arguments.names)
+    )
+
+
+def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ctl import lookup as ctl_ledger
+
+    ledger = _ledger(settings)
+    # Without a bucket base the recorded place is all there is to tell.
+    bases: tuple[BucketBase, ...] = settings[StashSettings].bases() if settings[StashSettings].bucket_base else ()
+    found = ctl_ledger.lookup(ledger, arguments.word, bases, arguments.limit, arguments.json)
+    if not found:
+        output.complain(f"{arguments.word}: nothing is recorded under this")
+    return found
+
+
+def _log(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ctl import lookup as ctl_ledger
+
+    ledger = _ledger(settings)
+    last = ctl_ledger.print_log(ledger, arguments.count, arguments.json)
+    if arguments.follow:
+        ctl_ledger.follow_log(ledger, last, arguments.json)
+    return True
+
+
+def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ctl import lookup as ctl_ledger
+
+    ctl_ledger.export(_ledger(settings), arguments.format)
+    return True
+
+
+def _forget(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ledger.confirmations import drop_confirmations
+
+    if arguments.all == bool(arguments.md5s):
+        raise SettingsError("give either md5s or --all")
+    wrong = [md5 for md5 in arguments.md5s if not is_md5(md5)]
+    if wrong:
+        raise SettingsError(f"{wrong[0]!r} is not an md5 of 32 hexadecimal digits")
+    dropped = drop_confirmations(*_redis(settings), arguments.md5s or None)
+    output.write(f"{dropped} confirmations dropped")
+    return True
+
+
+def _rebuild(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from md5s3stash.s3.listing import Lister
+    from md5s3stash.s3.store import connect
+    from md5s3stash_daemon.ctl.rebuild import HEADS, rebuild, rebuild_from_export
+    from md5s3stash_daemon.ledger.rebuild import Rebuilder
+    from md5s3stash_daemon.ledger.restore import Restorer
+
+    restorer = Restorer(*_redis(settings), arguments.dry_run)
+    if arguments.from_export is not None:
+        if arguments.head:
+            raise SettingsError("--head asks about objects in the buckets: it does not go with --from-export")
+        return rebuild_from_export(arguments.from_export, restorer, arguments.dry_run, arguments.json)
+    bases = settings[StashSettings].bases()
+    endpoint = settings[S3Settings].endpoint
+    with ThreadPoolExecutor(HEADS, thread_name_prefix="head") as heads:
+        rebuilder = Rebuilder(Lister(endpoint), connect(endpoint), restorer, heads, arguments.head)
+        return rebuild(rebuilder, bases, arguments.jobs, arguments.dry_run, arguments.json)
+
+
+def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash.s3.listing import Lister
+    from md5s3stash.s3.store import connect
+    from md5s3stash_daemon.ctl.verify import verify
+    from md5s3stash_daemon.fixity.bucket_audit import Auditor
+    from md5s3stash_daemon.fixity.recorded_digests import recorded_digests
+
+    bases = settings[StashSettings].bases()
+    endpoint = settings[S3Settings].endpoint
+    ledger = _ledger(settings) if arguments.ledger else None
+    distrust = functools.partial(_distrust, *_redis(settings)) if settings[RedisSettings].url else None
+    # The ledger first: what it has by now was stored before.
+    with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
+        auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
+        return verify(auditor, bases, arguments.jobs, arguments.json, distrust)
+
+
+def _distrust(client: Redis, prefix: str, md5: str) -> None:
+    """A content whose object is missing or wrong must not pass for confirmed."""
+    from md5s3stash_daemon.ledger.confirmations import drop_confirmations
+
+    try:
+        drop_confirmations(client, prefix, [md5])
+    except StashError as error:
+        output.complain(f"{md5}: what S3 has confirmed of it is still believed: {error}")
+
+
+def _spool(settings: Settings) -> Spool:
+    """The spool, which the daemon has made. Raises StashError where it has not."""
+    spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore), spends_reserve=False)
+    spool.demand_open()
+    if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
+        raise StashError(f"{spool.directory} is no spool: md5s3stashd makes it when it starts (SPOOL_DIR)")
+    return spool
+
+
+def _ledger(settings: Settings) -> LedgerReader:
+    from md5s3stash_daemon.ledger.reader import LedgerReader
+
+    return LedgerReader(*_redis(settings))
+
+
+def _probe(settings: Settings) -> Callable[[], object]:
+    """What finds out whether Redis takes records, and keeps them."""
+    from md5s3stash_daemon.ledger.durability import LedgerProbe
+
+    of_redis = settings[RedisSettings]
+    client, prefix = _redis(settings)
+    return LedgerProbe(client, prefix, replicas=of_redis.replicas, accepted_risks=of_redis.accepted_risks)
+
+
+def _redis(settings: Settings) -> tuple[Redis, str]:
+    """The client of the ledger, and its prefix there."""
+    from md5s3stash.cache import connect_redis
+
+    redis = settings[RedisSettings]
+    if redis.url is None:
+        raise SettingsError("REDIS_URL is not set: the ledger is in Redis")
+    return connect_redis(redis.url, redis.timeout_seconds), redis.prefix
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""`md5s3stashctl retry`, `hold`, `release` and `remove-ignored`: files moved by hand, while the daemon may run.
+
+Each move is one rename, so there is nothing to lock: whoever comes second is told that the file has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from md5s3stash.errors import SourceChanged
+from md5s3stash_daemon.config.settings import SpoolSettings
+from md5s3stash_daemon.disk.beneath import Place, folder_of, is_name, prune, status_of
+from md5s3stash_daemon.runtime import console as output
+from md5s3stash_daemon.spool.completeness import is_still_by_its_stamp
+from md5s3stash_daemon.spool.failures import Failure, NameTaken, drop_again, failures, failures_of
+from md5s3stash_daemon.spool.filesystem import POLL
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.reports import report_beside
+from md5s3stash_daemon.spool.spool import (
+    ACTIVE,
+    DEFERRED,
+    FAILED,
+    HOLD,
+    INCOMING,
+    Entry,
+    Spool,
+    is_partial,
+    log_refused,
+    refusal,
+)
+
+
+class NotMoved(Exception):
+    """The file stays where it is; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One file's: `carry_out` says in words what it did. It raises NotMoved, and OSError."""
+
+    name: str
+    carry_out: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A way to move files: those of one dropped name, or all. `states` are where it takes them from."""
+
+    states: tuple[str, ...]
+    named: Callable[[str], Iterable[Move]]
+    every: Callable[[], Iterable[Move]]
+
+
+def retry(spool: Spool) -> Command:
+    """Failed files are dropped again, deferred ones are due now."""
+
+    def named(name: str) -> Iterator[Move]:
+        yield from [_drop_again(spool, failure) for failure in failures_of(spool, name)]
+        yield from [_make_due(spool, entry, DEFERRED) for entry in spool.find(DEFERRED, name)]
+
+    def every() -> Iterator[Move]:
+        # As a list, or what fails again at once would be met again, without an end.
+        yield from [_drop_again(spool, failure) for failure in failures(spool)]
+        now = time.time()
+        yield from (_make_due(spool, entry, DEFERRED) for entry in spool.entries(DEFERRED) if entry.due > now)
+
+    return Command((FAILED, DEFERRED), named, every)
+
+
+def hold(spool: Spool, settings: SpoolSettings) -> Command:
+    """Files of incoming/ and deferred/ are parked."""
+
+    def named(name: str) -> Iterator[Move]:
+        found = [entry for state in (INCOMING, DEFERRED) for entry in spool.find(state, name)]
+        yield from (_hold(spool, entry, settings) for entry in found)
+
+    def every() -> Iterator[Move]:
+        yield from (_hold(spool, entry, settings) for entry in spool.incoming())
+        yield from (_hold(spool, entry, settings) for entry in spool.entries(DEFERRED))
+
+    return Command((INCOMING, DEFERRED), named, every)
+
+
+def release(spool: Spool) -> Command:
+    """Parked files are due now."""
+
+    def named(name: str) -> Iterator[Move]:
+        yield from [_make_due(spool, entry, HOLD) for entry in spool.find(HOLD, name)]
+
+    def every() -> Iterator[Move]:
+        yield from (_make_due(spool, entry, HOLD) for entry in spool.entries(HOLD))
+
+    return Command((HOLD,), named, every)
+
+
+def remove_ignored(spool: Spool) -> Command:
+    """What is ignored in incoming/ is removed, and nothing else."""
+
+    def named(name: str) -> Iterator[Move]:
+        entry = Entry(name, f"{spool.path_of(INCOMING)}/{name}")
+        if is_name(name) and spool.is_ignored(name) and status_of(entry.place) is not None:
+            yield _remove(entry)
+
+    def every() -> Iterator[Move]:
+        yield from (_remove(entry) for entry in spool.dropped(log_refused) if spool.is_ignored(entry.name))
+
+    return Command((INCOMING,), named, every)
+
+
+def move_all(spool: Spool, command: Command) -> bool:
+    """Every file that the command can move; whether none was refused."""
+    return _carry_out(spool, command.every())[1] == 0
+
+
+def move_named(spool: Spool, command: Command, names: Sequence[str]) -> bool:
+    """The files of these names, the others going on where one cannot; whether each was there and moved."""
+    well = True
+    for name in names:
+        moved, refused = _carry_out(spool, command.named(name))
+        if moved + refused == 0:
+            output.complain(f"{name}: {_why_not_found(spool, command, name)}")
+        well &= moved > 0 and refused == 0
+    return well
+
+
+def _carry_out(spool: Spool, moves: Iterable[Move]) -> tuple[int, int]:
+    """(how many were done, how many not); a line for each."""
+    moved = refused = 0
+    for move in moves:
+        try:
+            output.write(f"{output.printable(move.name)}: {move.carry_out()}")
+            moved += 1
+        except NotMoved as error:
+            output.complain(f"{move.name}: {error}")
+            refused += 1
+        except OSError as error:
+            output.complain(f"{move.name}: cannot be moved: {error.strerror}")
+            refused += 1
+    if moved:
+        _wake_daemon(spool)
+    return moved, refused
+
+
+def _wake_daemon(spool: Spool) -> None:
+    """The daemon watches incoming/ alone. A name with a dot is no drop, but its close is an event as any other."""
+    path = os.path.join(spool.path_of(INCOMING), f".wake-{secrets.token_hex(8)}")
+    # Otherwise its next rescan finds what was moved.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        os.unlink(path)
+
+
+def _drop_again(spool: Spool, failure: Failure) -> Move:
+    def carry_out() -> str:
+        if failure.removed:
+            report = report_beside(failure.place)
+            raise NotMoved(f"{failure.reason}. It was removed: then remove {report.base}/{report.name}")
+        try:
+            if not drop_again(spool, failure):
+                raise NotMoved("it has gone meanwhile")
+        except NameTaken:
+            raise NotMoved("another file of this name is in incoming/: try again when it is stashed") from None
+        return "dropped again"
+
+    return Move(failure.name, carry_out)
+
+
+def _make_due(spool: Spool, entry: Entry, state: str) -> Move:
+    def carry_out() -> str:
+        if state == DEFERRED and entry.due <= time.time():
+            return "due already"
+        if spool.make_due(entry, state) is None:
+            raise NotMoved("it has gone meanwhile")
+        return "due now"
+
+    return Move(entry.name, carry_out)
+
+
+def _hold(spool: Spool, entry: Entry, settings: SpoolSettings) -> Move:
+    def carry_out() -> str:
+        # What is released again is taken as complete.
+        if not entry.batch and not _is_complete(entry, settings):
+            raise NotMoved("it is still being written")
+        if spool.hold(entry) is None:
+            raise NotMoved("it has gone meanwhile")
+        return "held"
+
+    return Move(entry.name, carry_out)
+
+
+def _remove(entry: Entry) -> Move:
+    def carry_out() -> str:
+        try:
+            with folder_of(entry.place) as (folder, last):
+                os.unlink(last, dir_fd=folder)
+        except OSError as error:
+            raise NotMoved(f"cannot be removed: {error.strerror}") from None
+        prune(entry.place)
+        return "removed"
+
+    return Move(entry.name, carry_out)
+
+
+def _is_complete(entry: Entry, settings: SpoolSettings) -> bool:
+    status = status_of(entry.place)
+    if status is None:
+        raise NotMoved("it has gone meanwhile")
+    if refusal(status.st_mode) is not None:
+        return True
+    try:
+        pin = Pin.of(entry.place)
+    except SourceChanged:
+        return False
+    except OSError:
+        return is_still_by_its_stamp(status, settings.settle_seconds, time.time())
+    closed = pin.leased and settings.watch != POLL
+    return closed or is_still_by_its_stamp(pin.status, settings.settle_seconds, time.time())
+
+
+def _why_not_found(spool: Spool, command: Command, name: str) -> str:
+    if not is_name(name):
+        return "not a name: give the path below incoming/, as it was dropped"
+    if is_partial(name) and status_of(Place(spool.path_of(INCOMING), name)) is not None:
+        return "waits for its rename: a transfer program writes under such a name"
+    where = [state for state in (INCOMING, ACTIVE, DEFERRED, HOLD) if spool.find(state, name)]
+    where += [FAILED] if failures_of(spool, name) else []
+    wanted = " or ".join(f"{state}/" for state in command.states)
+    if command.states == (INCOMING,) and where == [INCOMING]:
+        return "not a name that spool.ignore lists"
+    return f"not in {wanted}" + (f", but in {' and '.join(f'{state}/' for state in where)}" if where else "")

@@ -1,0 +1,255 @@
+"""`md5s3stashctl status` and `queue`: what lies in the spool, and whether somebody works on it. Reads only, but for
+the key that is there to find out whether Redis takes writes.
+
+The daemon goes on meanwhile: what has left between two looks is passed over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from md5s3stash.errors import StashError
+from md5s3stash_daemon.config.settings import HttpSettings
+from md5s3stash_daemon.ctl.daemon_health import Told, told_by_daemon
+from md5s3stash_daemon.disk.beneath import status_of
+from md5s3stash_daemon.power_cut.power_cut import reason_of
+from md5s3stash_daemon.runtime import console as output
+from md5s3stash_daemon.spool.failures import failures
+from md5s3stash_daemon.spool.spool import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, Spool, is_partial
+from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, REASONS, UNCLAIMABLE, WORDS, WRITING
+
+if TYPE_CHECKING:
+    from md5s3stash_daemon.ledger.reader import LedgerReader
+
+_BATCH_TIME = re.compile(r"([0-9a-f]{16})-[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file in the spool: `since` is when it was claimed first, or where it never was or has failed, when it came
+    there; `due` when it is tried again (deferred only); both in seconds since the epoch.
+    """
+
+    state: str
+    name: str
+    since: float
+    due: float | None
+    attempts: int
+    size_bytes: int
+    reason: str = ""
+
+
+def items(spool: Spool, states: Sequence[str]) -> Iterator[Item]:
+    """The files of these states, a directory at a time."""
+    for state in states:
+        if state == FAILED:
+            for failure in failures(spool):
+                found = failure.status()
+                if found is not None:
+                    yield Item(
+                        state, failure.name, found.st_ctime, None, failure.attempts, found.st_size, failure.reason
+                    )
+            continue
+        for entry in spool.incoming() if state == INCOMING else spool.entries(state):
+            found = status_of(entry.place)
+            if found is not None:
+                due = float(entry.due) if state == DEFERRED else None
+                reason = reason_of(entry) if state == HOLD else ""
+                yield Item(state, entry.name, _since(entry, found), due, entry.attempts, found.st_size, reason)
+
+
+def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: float, as_json: bool) -> None:
+    """One line a file, in order of the states; failed ones with the reason below."""
+    columns = output.terminal_columns()
+    if not as_json:
+        output.write(output.cut(_row("STATE", "AGE", "NEXT", "TRIES", "SIZE", "NAME"), columns))
+    for item in itertools.islice(items(spool, states), limit):
+        if as_json:
+            output.write(json.dumps(_as_json(item)))
+            continue
+        next_try = "" if item.due is None else "now" if item.due <= now else output.duration(item.due - now)
+        start = _row(
+            item.state, output.duration(now - item.since), next_try, str(item.attempts), output.size(item.size_bytes)
+        )
+        room = None if columns is None else max(10, columns - len(start))
+        output.write(output.cut(start + output.cut_middle(output.printable(item.name), room), columns))
+        if item.reason:
+            output.write(output.cut(f"          ({output.printable(item.reason)})", columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `status` tells; `ledger_fault` is why nothing can be recorded, `told` what the daemon says of itself,
+    None where it does not.
+    """
+
+    pid: str | None
+    free_bytes: int
+    total_bytes: int
+    counts: dict[str, int]
+    oldest: dict[str, float | None]
+    ledger_sizes: dict[str, int]
+    ledger_fault: str
+    told: Told | None
+    # Of those in hold/.
+    damaged: int
+    # Of incoming/, by reason.
+    waiting: dict[str, int]
+
+    @property
+    def is_fine(self) -> bool:
+        return self.pid is not None and not self.ledger_fault and not (self.told and self.told.faults)
+
+
+def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object], http: HttpSettings) -> Status:
+    """`probe` raises a StashError where Redis takes no records, or may lose them. Raises OSError where the spool cannot
+    be read.
+    """
+    counts = dict.fromkeys(STATES, 0)
+    oldest: dict[str, float | None] = dict.fromkeys(STATES)
+    damaged = 0
+    waiting = dict.fromkeys(REASONS, 0)
+    for since in _dropped(spool, waiting):
+        counts[INCOMING] += 1
+        oldest[INCOMING] = min(since, oldest[INCOMING] or since)
+    for item in items(spool, [state for state in STATES if state != INCOMING]):
+        counts[item.state] += 1
+        damaged += item.state == HOLD and bool(item.reason)
+        oldest[item.state] = min(item.since, oldest[item.state] or item.since)
+    disk = os.statvfs(spool.directory)
+    sizes: dict[str, int] = {}
+    fault = ""
+    try:
+        sizes = ledger.sizes()
+        probe()
+    except StashError as error:
+        fault = str(error)
+    pid = daemon_pid(spool.directory)
+    told = None if pid is None else told_by_daemon(http)
+    if told:
+        # Only the daemon knows.
+        waiting |= {reason: told.waiting[reason] for reason in (UNCLAIMABLE, WRITING)}
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    return Status(pid, free, total, counts, oldest, sizes, fault, told, damaged, waiting)
+
+
+def _dropped(spool: Spool, waiting: dict[str, int]) -> Iterator[float]:
+    """Since when each file of incoming/ is there, but for those that are ignored; `waiting` counts those that stay."""
+
+    def refused(folder: str, error: OSError) -> bool:
+        waiting[IGNORED if spool.is_ignored(folder) else UNCLAIMABLE] += 1
+        return False
+
+    for entry in spool.dropped(refused):
+        found = status_of(entry.place)
+        if found is None:
+            continue
+        if spool.is_ignored(entry.name):
+            waiting[IGNORED] += 1
+            continue
+        waiting[PARTIAL] += is_partial(entry.name)
+        yield found.st_ctime
+
+
+def print_status(spool: Spool, status: Status, now: float) -> None:
+    """For a person."""
+    columns = output.terminal_columns()
+    lines = [
+        f"daemon    {'not running' if status.pid is None else f'running, process {status.pid}'}",
+        *([f"release   {output.printable(status.told.version)}"] if status.told else []),
+        *(f"          {output.printable(fault)}" for fault in (status.told.faults if status.told else ())),
+        *(f"          weaker: {output.printable(notice)}" for notice in (status.told.notices if status.told else ())),
+        *(
+            f"          warning: {output.printable(warning)}"
+            for warning in (status.told.warnings if status.told else ())
+        ),
+        f"spool     {output.printable(str(spool.directory))}",
+        f"disk      {output.size(status.free_bytes)} free of {output.size(status.total_bytes)}",
+        f"redis     {output.printable(status.ledger_fault) or 'records'}",
+    ]
+    if status.ledger_sizes:
+        lines.append("ledger    " + ", ".join(f"{name} {size}" for name, size in status.ledger_sizes.items()))
+    lines += ["", f"{'STATE':<10}{'FILES':>10}  OLDEST"]
+    for state in STATES:
+        since = status.oldest[state]
+        age = "" if since is None else output.duration(now - since)
+        lines.append(f"{state:<10}{status.counts[state]:>10}  {age}".rstrip())
+    left = [f"{count} {WORDS[reason]}" for reason, count in status.waiting.items() if count]
+    if left:
+        lines += ["", f"In incoming/: {', '.join(left)}"]
+    if status.damaged:
+        lines += ["", f"A power cut may have damaged {status.damaged} in hold/: {output.PROGRAM} queue --state hold"]
+    for line in lines:
+        output.write(output.cut(line, columns))
+
+
+def status_as_json(spool: Spool, status: Status, now: float) -> str:
+    """For a script: ages in seconds."""
+    states = {
+        state: {"files": status.counts[state], "oldest_seconds": None if since is None else round(now - since, 1)}
+        for state, since in status.oldest.items()
+    }
+    return json.dumps(
+        {
+            "daemon_pid": status.pid,
+            "daemon_faults": status.told.faults if status.told else None,
+            "daemon_notices": status.told.notices if status.told else [],
+            "daemon_release": status.told.version if status.told else None,
+            "spool": str(spool.directory),
+            "free_bytes": status.free_bytes,
+            "total_bytes": status.total_bytes,
+            "states": states,
+            "waiting": status.waiting,
+            "warnings": status.told.warnings if status.told else [],
+            "damaged_files": status.damaged,
+            "ledger": status.ledger_sizes or None,
+            "ledger_fault": status.ledger_fault or None,
+        }
+    )
+
+
+def daemon_pid(directory: Path) -> str | None:
+    """The process that serves the spool, as it wrote itself down; None where nobody holds the lock."""
+    try:
+        descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        # Shared, so that two who ask are no daemon to each other; let go at once, for it keeps a daemon from starting.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return None
+    except BlockingIOError:
+        return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+    finally:
+        os.close(descriptor)
+
+
+def _row(state: str, age: str, next_try: str, tries: str, size: str, name: str = "") -> str:
+    return f"{state:<9} {age:>5} {next_try:>5} {tries:>5} {size:>5}  {name}"
+
+
+def _as_json(item: Item) -> dict[str, Any]:
+    return {
+        "state": item.state,
+        "name": item.name,
+        "since": round(item.since, 3),
+        "due": item.due,
+        "attempts": item.attempts,
+        "size_bytes": item.size_bytes,
+        "reason": item.reason or None,
+    }
+
+
+def _since(entry: Entry, found: os.stat_result) -> float:
+    # The last rename sets the ctime anew; a batch keeps the time of its first claim.
+    claimed = _BATCH_TIME.fullmatch(entry.batch)
+    return int(claimed[1], 16) / 1e9 if claimed else found.st_ctime

@@ -1,0 +1,94 @@
+"""`md5s3stashctl verify`: every bucket of every base, several at a time."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+from md5s3stash.audit import Fault, nested_prefixes
+from md5s3stash.digest import is_md5
+from md5s3stash.errors import StoreError
+from md5s3stash.scheme import BucketBase
+from md5s3stash_daemon.fixity.bucket_audit import Auditor, Tally
+from md5s3stash_daemon.runtime import console as output
+
+
+def verify(
+    auditor: Auditor,
+    bases: Sequence[BucketBase],
+    jobs: int,
+    as_json: bool,
+    distrust: Callable[[str], object] | None = None,
+) -> bool:
+    """Prints each fault as it is found, and the count of all; whether there was none and every bucket was read.
+
+    `distrust` is called with the md5 of each fault whose key is one.
+    """
+    printing = threading.Lock()
+
+    def audit(base: BucketBase, bucket: str) -> Tally | None:
+        """What was seen of a bucket; None where it could not be read."""
+        tally = Tally()
+        try:
+            for fault in auditor.faults(base, bucket, nested_prefixes(base, bases), tally):
+                md5 = fault.address.key.rpartition("/")[2]
+                with printing:
+                    _print_fault(fault, as_json)
+                    if distrust is not None and is_md5(md5):
+                        distrust(md5)
+        except StoreError as error:
+            output.complain(str(error))
+            return None
+        return tally
+
+    with ThreadPoolExecutor(jobs, thread_name_prefix="verify") as pool:
+        try:
+            work = [(bucket, pool.submit(audit, base, bucket)) for base in bases for bucket in base.buckets()]
+            tallies = [(bucket, future.result()) for bucket, future in work]
+        except BaseException:
+            # Nobody reads on, or Redis is gone.
+            auditor.stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return _sum_up(tallies, as_json)
+
+
+def _sum_up(tallies: Sequence[tuple[str, Tally | None]], as_json: bool) -> bool:
+    total = Tally()
+    for bucket, tally in tallies:
+        if tally is None:
+            continue
+        total.add(tally)
+        if tally.looks_encrypted:
+            output.complain(
+                f"s3://{bucket}: no ETag is its key: a bucket that encrypts with KMS has such ETags, and LIST "
+                "cannot check it (--deep reads its objects)"
+            )
+    unread = sum(tally is None for _, tally in tallies)
+    _print_total(total, unread, as_json)
+    return total.faults == 0 and unread == 0
+
+
+def _print_fault(fault: Fault, as_json: bool) -> None:
+    s3_url = fault.address.s3_url
+    told = {"s3_url": s3_url, "kind": fault.kind.value, "fault": fault.reason}
+    output.write(json.dumps(told) if as_json else output.printable(f"{s3_url}: {fault.reason}"))
+
+
+def _print_total(total: Tally, unread: int, as_json: bool) -> None:
+    if as_json:
+        output.write(json.dumps({**asdict(total), "unread_buckets": unread}))
+        return
+    told = [f"{total.objects} objects", f"{output.size(total.size_bytes)} bytes", f"{total.faults} faults"]
+    if total.by_sha256:
+        told.append(f"{total.by_sha256} stored in several parts and checked by their SHA-256")
+    if total.by_reading:
+        told.append(f"{total.by_reading} read")
+    if total.not_checkable:
+        told.append(f"{total.not_checkable} not checkable by LIST (stored in several parts; --deep reads them)")
+    if unread:
+        told.append(f"{unread} buckets not read")
+    output.write(", ".join(told))

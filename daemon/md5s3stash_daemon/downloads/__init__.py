@@ -1,0 +1,1 @@
+"""Fetching URLs, for lists and SQS. Imports runtime, spool, ledger and monitoring."""

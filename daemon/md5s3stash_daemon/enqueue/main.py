@@ -1,0 +1,249 @@
+"""The program `md5s3stash-enqueue`: lists of URLs of any size into the daemon's queue.
+
+Batches are sent side by side, and the cursor is moved past a batch only when it and all before it are in the queue. A
+run that dies and is begun again sends a few URLs twice, and skips none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TextIO
+
+from md5s3stash.cli import INTERRUPTED, Parser, escaped, without_password
+from md5s3stash.errors import QueueUnavailable, SettingsError, StashError
+from md5s3stash.logs import set_up_logging
+from md5s3stash.progress import Pause, Standing, standing_display
+from md5s3stash.retry import RetryPolicy, retrying
+from md5s3stash.settings import load, whole_number
+from md5s3stash_daemon.config.settings import QueueSettings
+from md5s3stash_daemon.downloads.url_lines import Line
+from md5s3stash_daemon.enqueue.cursor import Cursor, CursorFile, ListReader, locked
+
+if TYPE_CHECKING:
+    from md5s3stash_daemon.intake.sqs.client import Queue
+
+PROGRAM = "md5s3stash-enqueue"
+
+# SQS takes and throttles by the second. What it has not taken after these is not a matter of waiting.
+RETRY = RetryPolicy(attempts=8, first_delay_seconds=0.5, max_delay_seconds=30)
+
+# What a crash may send twice is what was confirmed in this time, and what was under way.
+CURSOR_SECONDS = 1.0
+
+_EPILOG = """\
+examples:
+  md5s3stash-enqueue harvest.urls
+  zcat harvest.gz | md5s3stash-enqueue --cursor harvest.cursor -
+
+One URL a line; blank lines and lines that begin with # say nothing. How far it has come is kept in LIST.cursor (or
+where --cursor says) until all is sent: begun again with the same list, it goes on where it was.
+
+exit status: 0 all is in the queue, 1 some lines are no URLs or the queue did not take all, 2 the arguments or settings
+are wrong, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(build_parser().parse_args(argv))
+    except StashError as error:
+        for line in str(error).splitlines():
+            _complain(line)
+        return _leave(error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return _leave(1)
+    except KeyboardInterrupt:
+        _complain("interrupted: begun again it goes on where it was, if it has a cursor")
+        return _leave(INTERRUPTED)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="puts a list of URLs into the queue of md5s3stashd",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("list", metavar="LIST", help="file with one URL a line; - reads standard input")
+    parser.add_argument("--queue", metavar="URL", help="the queue; the setting queue.url otherwise")
+    parser.add_argument("--auth-profile", metavar="NAME", help="the daemons' password for all of these URLs")
+    parser.add_argument(
+        "--cursor", type=Path, metavar="FILE", help="where to keep what was sent (default: LIST.cursor)"
+    )
+    parser.add_argument("--jobs", default="8", metavar="N", help="batches sent at once (1 to 64, default 8)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
+    return parser
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Up to BATCH URLs, the lines between them that are none, and where the list stands behind them."""
+
+    urls: tuple[str, ...]
+    faults: tuple[Line, ...]
+    end: Cursor
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # What these import (boto3, requests) takes half a second, which --help need not wait for.
+    from md5s3stash.s3.client import new_session
+    from md5s3stash_daemon.intake.sqs.client import connect_queue
+
+    set_up_logging(logging.WARNING)
+    jobs = _jobs(arguments.jobs)
+    queue_url = load(
+        {"queue": QueueSettings}, os.environ, arguments.config, {"queue.url": arguments.queue}, others_allowed=True
+    )[QueueSettings].url
+    if queue_url is None:
+        raise SettingsError("no queue is named: set queue.url, MD5S3STASH_QUEUE_URL or --queue")
+    queue = connect_queue(queue_url, new_session(), max_connections=jobs)
+    with contextlib.ExitStack() as stack:
+        file = _open(arguments.list, stack)
+        cursor_file = _cursor_file(arguments, queue_url)
+        reader = ListReader(file, cursor_file.read() if cursor_file else Cursor())
+        return Enqueuing(queue, reader, cursor_file, arguments.auth_profile, _size(file)).run(jobs, sys.stderr)
+
+
+class Enqueuing:
+    """One list on its way."""
+
+    def __init__(
+        self, queue: Queue, reader: ListReader, cursor_file: CursorFile | None, auth_profile: str | None, size: int
+    ) -> None:
+        self._queue = queue
+        self._reader = reader
+        self._cursor_file = cursor_file
+        self._auth_profile = auth_profile
+        self._size = size
+        self._done = reader.start
+        self._stopping = threading.Event()
+
+    def run(self, jobs: int, stream: TextIO) -> int:
+        """The exit status. Raises StashError where the queue does not take all."""
+        from md5s3stash.batch import in_order
+
+        if self._done.lines:
+            print(f"{PROGRAM}: goes on after line {self._done.lines:,}", file=stream)
+        begun, written = time.monotonic(), time.monotonic()
+        with (
+            standing_display(self._standing, stream, unit="URLs") as paused,
+            contextlib.closing(in_order(self._send, self._batches(), jobs, self._stopping)) as done,
+        ):
+            try:
+                for batch in done:
+                    self._tell(batch, paused)
+                    self._done = batch.end
+                    if self._cursor_file and time.monotonic() - written >= CURSOR_SECONDS:
+                        self._cursor_file.write(self._done)
+                        written = time.monotonic()
+            except BaseException:
+                if self._cursor_file:
+                    self._cursor_file.write(self._done)
+                raise
+        if self._cursor_file:
+            self._cursor_file.remove()
+        seconds = time.monotonic() - begun
+        print(f"{self._done.urls:,} URLs are in the queue, {self._done.faults:,} lines are none ({seconds:,.0f} s)")
+        return 1 if self._done.faults else 0
+
+    def _batches(self) -> Iterator[Batch]:
+        from md5s3stash_daemon.intake.sqs.client import BATCH
+
+        urls: list[str] = []
+        faults: list[Line] = []
+        for line in self._reader.lines():
+            if line.fault:
+                faults.append(line)
+            else:
+                urls.append(line.url)
+            # A file that is no list at all must not gather its faults in memory.
+            if len(urls) == BATCH or len(faults) == BATCH:
+                yield Batch(tuple(urls), tuple(faults), self._reader.cursor())
+                urls, faults = [], []
+        yield Batch(tuple(urls), tuple(faults), self._reader.cursor())
+
+    def _send(self, batch: Batch) -> Batch:
+        """In a thread. Raises a QueueError where some of it cannot be sent."""
+        left = [self._body(url) for url in batch.urls]
+
+        def attempt() -> None:
+            nonlocal left
+            left = self._queue.send(left) if left else []
+            if left:
+                raise QueueUnavailable(f"SQS did not take {len(left)} messages of a batch")
+
+        retrying(attempt, RETRY, sleep=self._stopping.wait)
+        return batch
+
+    def _body(self, url: str) -> str:
+        if self._auth_profile is None:
+            return url
+        return json.dumps({"url": url, "auth-profile": self._auth_profile})
+
+    def _tell(self, batch: Batch, paused: Pause) -> None:
+        for line in batch.faults:
+            with paused():
+                _complain(f"line {line.number}: {without_password(line.url)}: {line.fault}")
+
+    def _standing(self) -> Standing:
+        done = self._done
+        share = min(1.0, done.offset / self._size) if self._size else 0.0
+        return Standing(done.urls, share, f"line {done.lines:,}")
+
+
+def _open(name: str, stack: contextlib.ExitStack) -> BinaryIO:
+    if name == "-":
+        # A stream of its own: at exit Python takes the lock of sys.stdin, which a read that still waits would hold.
+        return open(0, "rb", closefd=False)
+    file = stack.enter_context(open(name, "rb"))  # noqa: SIM115 the stack closes it
+    stack.enter_context(locked(file, name))
+    return file
+
+
+def _cursor_file(arguments: argparse.Namespace, queue_url: str) -> CursorFile | None:
+    path = arguments.cursor or (None if arguments.list == "-" else Path(f"{arguments.list}.cursor"))
+    return None if path is None else CursorFile(path, queue_url)
+
+
+def _size(file: BinaryIO) -> int:
+    """0 for a pipe."""
+    return os.fstat(file.fileno()).st_size
+
+
+def _jobs(value: str) -> int:
+    try:
+        return int(whole_number(1, 64)(value))
+    except ValueError as error:
+        raise SettingsError(f"--jobs {value!r}: {error}") from None
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.buffer.write(os.fsencode(f"{PROGRAM}: {escaped(message)}\n"))
+        sys.stderr.buffer.flush()
+
+
+def _leave(status: int) -> int:
+    """Ends the process without waiting for threads that may hang in a connection."""
+    sys.stdout.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Do the buckets still hold what the ledger says? Imports ledger."""

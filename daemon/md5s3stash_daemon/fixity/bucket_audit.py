@@ -1,0 +1,116 @@
+"""The audit of one bucket: each object by LIST, those that LIST cannot prove by a closer look, and all of them against
+what is recorded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+
+from md5s3stash.audit import Fault, FaultKind, fault_of, is_of_parts, prefix_of
+from md5s3stash.errors import StoreError
+from md5s3stash.inspection import Proof, inspect
+from md5s3stash.s3.listing import ListedObject, Lister
+from md5s3stash.s3.store import S3ObjectStore
+from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash_daemon.fixity.recorded_digests import Checklist, RecordedDigests
+
+_LEDGER_REASONS = {
+    FaultKind.NOT_RECORDED: "it is stored and not recorded",
+    FaultKind.NOT_STORED: "it is recorded and not stored",
+}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an audit has seen so far."""
+
+    objects: int = 0
+    size_bytes: int = 0
+    faults: int = 0
+    wrong_etags: int = 0
+    by_sha256: int = 0
+    by_reading: int = 0
+    not_checkable: int = 0
+
+    def add(self, other: Tally) -> None:
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+    @property
+    def looks_encrypted(self) -> bool:
+        """No single ETag is its key: then it is rather the bucket's encryption than all of its objects."""
+        without_md5 = self.by_sha256 + self.not_checkable
+        return self.wrong_etags > 0 and self.wrong_etags == self.objects - without_md5
+
+
+@dataclass(frozen=True, slots=True)
+class Auditor:
+    """What an audit needs. `deep` reads each object that LIST cannot prove; `recorded` is compared with if given;
+    `stopping` ends all of them with their page.
+    """
+
+    lister: Lister
+    store: S3ObjectStore
+    deep: bool = False
+    recorded: RecordedDigests | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def faults(self, base: BucketBase, bucket: str, others: tuple[str, ...], tally: Tally) -> Iterator[Fault]:
+        """The faults of a bucket, as they are found; everything is counted in the tally.
+
+        `others` are key prefixes that belong to other bases. Raises StoreError where the bucket cannot be listed.
+        """
+        checklist = self.recorded.of_bucket(base, bucket) if self.recorded else None
+        for fault in self._all_faults(base, bucket, others, checklist, tally):
+            tally.faults += 1
+            tally.wrong_etags += fault.kind is FaultKind.WRONG_ETAG
+            yield fault
+
+    def _all_faults(
+        self, base: BucketBase, bucket: str, others: tuple[str, ...], checklist: Checklist | None, tally: Tally
+    ) -> Iterator[Fault]:
+        for page in self.lister.pages(bucket, prefix_of(base)):
+            if self.stopping.is_set():
+                return
+            for found in page:
+                if others and found.key.startswith(others):
+                    continue
+                tally.objects += 1
+                tally.size_bytes += found.size_bytes
+                fault = self._proven(base, fault_of(base, bucket, found), bucket, found, tally)
+                if fault is not None:
+                    yield fault
+                if checklist is not None and _is_in_place(fault):
+                    yield from _of_ledger(base, checklist.stored(found.key.removeprefix(prefix_of(base))))
+        if checklist is not None:
+            yield from _of_ledger(base, checklist.end())
+
+    def _proven(
+        self, base: BucketBase, fault: Fault | None, bucket: str, found: ListedObject, tally: Tally
+    ) -> Fault | None:
+        """The fault that remains after a closer look, where one is called for."""
+        if fault is None and not is_of_parts(found.etag):
+            return None
+        if fault is not None and not (self.deep and fault.kind is FaultKind.WRONG_ETAG):
+            return fault
+        address = ObjectAddress(bucket, found.key)
+        try:
+            proof = inspect(self.store, address, found.key.removeprefix(prefix_of(base)), self.deep)
+        except StoreError as error:
+            return Fault(address, FaultKind.UNREADABLE, str(error))
+        tally.by_sha256 += proof is Proof.BY_SHA256
+        tally.by_reading += proof is Proof.BY_READING
+        tally.not_checkable += proof is Proof.NONE
+        if proof is Proof.WRONG:
+            return Fault(address, FaultKind.WRONG_BYTES, "its bytes are not those of its key")
+        return None
+
+
+def _is_in_place(fault: Fault | None) -> bool:
+    return fault is None or fault.kind not in (FaultKind.FOREIGN_KEY, FaultKind.WRONG_SHARD)
+
+
+def _of_ledger(base: BucketBase, differences: Iterator[tuple[str, FaultKind]]) -> Iterator[Fault]:
+    return (Fault(base.address(md5), kind, _LEDGER_REASONS[kind]) for md5, kind in differences)

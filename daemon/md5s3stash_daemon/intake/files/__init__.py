@@ -1,0 +1,1 @@
+"""Dropped files: the main loop, the worker processes, and what they do."""

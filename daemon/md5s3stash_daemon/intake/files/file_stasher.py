@@ -1,0 +1,259 @@
+"""What is done with one claimed file: stash it under every bucket base, and judge what went wrong.
+
+Nothing is decided here about the record and the removal; see `commit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from md5s3stash.content import IN_MEMORY_BYTES, Content
+from md5s3stash.errors import (
+    SourceChanged,
+    SourceNotFound,
+    SourceRefused,
+    StashError,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
+from md5s3stash.retry import RetryPolicy
+from md5s3stash.source import content_of_descriptor, open_error
+from md5s3stash.stash import Outcome as HowStored
+from md5s3stash.stash import Stasher
+from md5s3stash_daemon.disk.beneath import status_of
+from md5s3stash_daemon.intake.files.large_files import LargeFiles
+from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
+from md5s3stash_daemon.ledger.ledger import Outcome
+from md5s3stash_daemon.monitoring.counters import Tally
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.spool import DISK_ERRORS, Entry, Spool, due_after, refusal
+
+log = logging.getLogger(__name__)
+
+S3 = "s3"
+REDIS = "redis"
+
+T = TypeVar("T")
+
+# One question to the ledger is for at most this many files.
+CHUNK_FILES = 64
+
+# How long to wait where the spool's own disk does not work: somebody has to free it.
+DISK_RETRY_SECONDS = 5.0
+
+# A file that somebody writes to is looked at again after this time.
+PUT_BACK_SECONDS = 1.0
+
+
+class Handled(NamedTuple):
+    """What became of a file: no outcome where it was put off or handed over, or stays claimed because the daemon stops.
+    The pin is of what was hashed.
+    """
+
+    entry: Entry
+    outcome: Outcome | None
+    pin: Pin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A file that was hashed."""
+
+    entry: Entry
+    content: Content
+    pin: Pin
+
+
+class Worker:
+    """Stashes claimed files; safe to share between threads. `hand_over` is asked first, and takes what is no content
+    but a list of URLs.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        stashers: Sequence[Stasher],
+        confirmations: Confirmations,
+        gate: Gate,
+        delays: RetryPolicy,
+        max_bytes: int,
+        large_files: LargeFiles,
+        stopping: threading.Event,
+        tally: Tally,
+        hand_over: Callable[[Entry], bool],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._spool = spool
+        self._stashers = stashers
+        self._confirmations = confirmations
+        self._gate = gate
+        self._delays = delays
+        self._max_bytes = max_bytes
+        self._large_files = large_files
+        self._stopping = stopping
+        self._tally = tally
+        self._hand_over = hand_over
+        self._clock = clock
+        # What comes next is as what came last, more often than not: a copy that is begun again, or new files.
+        self._expects_known = False
+
+    def set_delays(self, delays: RetryPolicy) -> None:
+        """From the next failure on."""
+        self._delays = delays
+
+    def share(self, waiting: int, threads: int) -> int:
+        """How many files one of the threads takes at once, while others wait."""
+        # What needs no store is work for the processor, and threads would only take turns at it.
+        return min(CHUNK_FILES, 1 + waiting // (1 if self._expects_known else threads))
+
+    def handle(self, entries: Sequence[Entry]) -> Iterator[Sequence[Handled]]:
+        """What became of each file, as soon as it is known. All of them are opened first, so that the ledger is asked
+        once what it knows of them; those that need no store are one piece.
+        """
+        with contextlib.ExitStack() as contents:
+            opened: list[_Opened] = []
+            for entry in entries:
+                file = self._judged(entry, lambda entry=entry: self._open(entry))  # type: ignore[misc]
+                if isinstance(file, _Opened):
+                    contents.enter_context(file.content)
+                    opened.append(file)
+                else:
+                    yield [Handled(entry, file)]
+            known = self._confirmations.known([file.content.digest for file in opened])
+            files = list(zip(opened, known, strict=True))
+            done = [self._settled(file, of_it) for file, of_it in files if of_it.confirmed]
+            self._expects_known = bool(done) and len(done) == len(files)
+            if done:
+                yield done
+            for file, of_it in files:
+                if not of_it.confirmed:
+                    yield [self._settled(file, of_it)]
+
+    def put_off(self, entry: Entry, reason: str) -> None:
+        """For a file that failed elsewhere, and may do better later."""
+        self._defer(entry, reason)
+
+    def _settled(self, file: _Opened, known: Known) -> Handled:
+        outcome = self._judged(file.entry, functools.partial(self._stash, file.entry, file.content, known))
+        if outcome is None:
+            file.pin.release()
+        return Handled(file.entry, outcome, file.pin)
+
+    def _judged(self, entry: Entry, step: Callable[[], T | None]) -> T | Outcome | None:
+        """What a step gives, or what becomes of the file where it fails."""
+        while self._gate.pass_through(self._stopping):
+            try:
+                return step()
+            except (StoreUnavailable, StoreRefused) as error:
+                self._tally.service_error(S3)
+                # While the store itself is down the file has not failed, and waits here.
+                if not self._gate.is_down(S3):
+                    self._gate.note(S3, str(error))
+                    self._defer(entry, str(error))
+                    return None
+            except SourceChanged as error:
+                # Its producer is not done with it. That costs it no attempt.
+                self._put_back(entry, str(error))
+                return None
+            except StashError as error:
+                if not error.retryable:
+                    return Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
+                if isinstance(error, StoreError):
+                    # It answers, and with what nobody can believe.
+                    self._gate.note(S3, str(error))
+                self._defer(entry, str(error))
+                return None
+            except Exception as error:
+                # Ours to mend; the file waits for the version that can.
+                log.exception("unexpected name=%r", entry.name)
+                self._defer(entry, f"unexpected {type(error).__name__}: {error}")
+                return None
+        return None
+
+    def _open(self, entry: Entry) -> _Opened | None:
+        if self._hand_over(entry):
+            return None
+        status = status_of(entry.place)
+        if status is None:
+            raise SourceNotFound("no such file")
+        # Before the open, which does something to a device.
+        reason = refusal(status.st_mode)
+        if reason is not None:
+            raise SourceRefused(reason)
+        try:
+            # By another name its producer may set the mode of a file that is claimed.
+            pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
+        except OSError as error:
+            raise open_error(error) from error
+        # The lease is of both descriptors.
+        descriptor = os.dup(pin.descriptor)
+        if pin.status.st_size > IN_MEMORY_BYTES:
+            content = self._large_files.open(descriptor, entry.name)
+        else:
+            content = content_of_descriptor(descriptor, entry.name, self._max_bytes)
+        return None if content is None else _Opened(entry, content, pin)
+
+    def _stash(self, entry: Entry, content: Content, known: Known) -> Outcome:
+        results = [
+            stasher.store(entry.name, content, standing=standing, kind=known.kind)
+            for stasher, standing in zip(self._stashers, known.standings, strict=True)
+        ]
+        if any(result.outcome is not HowStored.KNOWN for result in results):
+            self._gate.note(S3, "")
+        return Outcome(
+            entry.queue_id,
+            entry.name,
+            tuple(result.report for result in results),
+            content.size_bytes,
+            sent=any(result.outcome is HowStored.STORED for result in results),
+            confirmed=self._confirmations.given(
+                content.digest, [result.outcome is not HowStored.KNOWN for result in results]
+            ),
+        )
+
+    def _defer(self, entry: Entry, reason: str) -> None:
+        delay = self._delays.delay_seconds(entry.attempts + 1, random.random())
+        log.warning(
+            "deferred name=%r batch=%s attempts=%d seconds=%.0f reason=%r",
+            entry.name,
+            entry.batch,
+            entry.attempts + 1,
+            delay,
+            reason,
+        )
+        if until_it_works(lambda: self._spool.defer(entry, due_after(self._clock(), delay)), self._stopping):
+            self._tally.deferred()
+
+    def _put_back(self, entry: Entry, reason: str) -> None:
+        log.info("put back name=%r batch=%s reason=%r", entry.name, entry.batch, reason)
+        until_it_works(lambda: self._spool.put_back(entry, self._clock() + PUT_BACK_SECONDS), self._stopping)
+
+
+def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:
+    """Repeats a move in the spool while its disk refuses; False where the daemon is to stop first.
+
+    The file then stays claimed, and the next start finds it. A move that fails for another reason holds up nobody: it
+    is logged, and the file stays where it is until the next start.
+    """
+    while True:
+        try:
+            move()
+            return True
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
+                return True
+            log.error("spool does not work error=%r; trying again in %.0f seconds", str(error), DISK_RETRY_SECONDS)
+            if stopping.wait(DISK_RETRY_SECONDS):
+                return False

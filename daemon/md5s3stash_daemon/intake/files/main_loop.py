@@ -1,0 +1,179 @@
+"""The daemon as a whole: wake, take bounded batches, hand them to the workers, and wait for the next event or timer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from md5s3stash_daemon.config.settings import SpoolSettings
+from md5s3stash_daemon.intake.files.file_stasher import DISK_RETRY_SECONDS, S3
+from md5s3stash_daemon.intake.files.supervisor import BATCH_FILES, Crew
+from md5s3stash_daemon.ledger.committer import forget_gone
+from md5s3stash_daemon.ledger.ledger import Ledger
+from md5s3stash_daemon.monitoring.counters import Tally
+from md5s3stash_daemon.monitoring.health import LOOP, Pulse
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.disk_space import SpoolDisk
+from md5s3stash_daemon.spool.completeness import Completed, Completeness
+from md5s3stash_daemon.spool.filesystem import by_inotify, filesystem_type
+from md5s3stash_daemon.spool.scan import Intake
+from md5s3stash_daemon.spool.spool import INCOMING, Spool
+from md5s3stash_daemon.spool.waiting import Waiting
+from md5s3stash_daemon.spool.watch import waking
+
+log = logging.getLogger(__name__)
+
+# A folder that was empty for so long has been left by its producer.
+EMPTY_FOLDER_SECONDS = 3600.0
+
+# Files that a pass may look at and leave where they are; the next pass waits until that is so.
+PASSED_OVER_A_SECOND = 2000
+
+
+class Service:
+    """Runs until `stopping` is set; then finishes what is under way within `stop_seconds`."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        crew: Crew,
+        ledger: Ledger,
+        gate: Gate,
+        settings: SpoolSettings,
+        stopping: threading.Event,
+        tally: Tally,
+        pulse: Pulse,
+    ) -> None:
+        self.disk = SpoolDisk(str(spool.directory))
+        self._spool = spool
+        self._crew = crew
+        self._ledger = ledger
+        self._gate = gate
+        # Looked up each time: they may be replaced while the daemon runs.
+        self.settings = settings
+        self._stopping = stopping
+        self._tally = tally
+        self._pulse = pulse
+        self._wake = threading.Event()
+        self.waiting = Waiting()
+        # On time.monotonic; infinite between two passes.
+        self._pass_began = math.inf
+
+    def stop(self) -> None:
+        """Not from a signal handler: an Event must not be set by the thread that is waiting for it."""
+        self._stopping.set()
+        self._wake.set()
+
+    def apply(self, settings: SpoolSettings) -> None:
+        """Goes on with these settings."""
+        self.settings = settings
+        self._wake.set()
+
+    def pass_seconds(self) -> float:
+        """How long the pass that is under way has lasted: there is more than the workers take, or the gate is closed.
+        Negative between two passes.
+        """
+        return time.monotonic() - self._pass_began
+
+    def run(self, ready: Callable[[], object] = lambda: None) -> bool:
+        """Serves the spool, and calls `ready` once it does; whether everything under way was finished in the end.
+        Raises OSError where it cannot start, or where the spool is gone; its threads are then left as they are.
+        """
+        recovered = self._spool.recover()
+        log.info("started spool=%s recovered=%d", self._spool.directory, recovered)
+        completed = Completed()
+        completeness = Completeness(completed, self.settings.settle_seconds)
+        intake = Intake(
+            self._spool,
+            completeness,
+            self.waiting,
+            beat=lambda: self._pulse.beat(LOOP),
+        )
+        forget_gone(self._ledger, self._spool)
+        self._crew.start()
+        # Wrong credentials or a missing bucket are told now, and not with the first file.
+        if self._gate.is_down(S3):
+            self._tally.service_error(S3)
+        completeness.polling, watching = self._watch(completed)
+        with watching:
+            ready()
+            while not self._stopping.is_set():
+                # Cleared before the pass: what is dropped meanwhile wakes us once more.
+                self._wake.clear()
+                self._pulse.beat(LOOP)
+                completeness.settle_seconds = self.settings.settle_seconds
+                self._pass_began = time.monotonic()
+                self._pass(intake)
+                self._pass_began = math.inf
+                if not self._stopping.is_set():
+                    with self._pulse.resting(LOOP):
+                        # Events come as fast as somebody drops; what they find again and again must not keep us busy.
+                        passed_over = sum(self.waiting.counts().values())
+                        self._stopping.wait(min(passed_over / PASSED_OVER_A_SECOND, self.settings.rescan_seconds))
+                        self._wake.wait(
+                            self.settings.poll_seconds if completeness.polling else self.settings.rescan_seconds
+                        )
+        with self._pulse.resting(LOOP):
+            return self._finish()
+
+    def _watch(self, completed: Completed) -> tuple[bool, contextlib.AbstractContextManager[None]]:
+        """Whether drops are noticed by polling, and what notices them otherwise."""
+        incoming = self._spool.path_of(INCOMING)
+        filesystem = filesystem_type(incoming)
+        if by_inotify(self.settings.watch, filesystem):
+            return False, waking(incoming, self._wake, completed)
+        # No second walk beside the rescan: see docs/decisions.
+        log.info("polling filesystem=%s seconds=%g", filesystem, self.settings.poll_seconds)
+        return True, contextlib.nullcontext()
+
+    def _pass(self, intake: Intake) -> None:
+        """Everything that is complete or due now, a batch at a time."""
+        intake.start_pass()
+        while self._wait_for_room() and self._pass_gate():
+            try:
+                batch = intake.take(BATCH_FILES)
+            except FileNotFoundError:
+                # A directory of the spool itself. Nothing that goes on here would do any good.
+                raise
+            except OSError as error:
+                log.error("cannot take from the spool error=%r", str(error))
+                self.disk.note(f"nothing can be taken from it: {error}: make room there, or mend the disk")
+                self._wait_for_disk()
+                return
+            self.disk.note("")
+            if not batch:
+                self._spool.prune_incoming(EMPTY_FOLDER_SECONDS, time.time())
+                self._spool.reserve_room()
+                return
+            self._crew.hand_out(batch)
+
+    def _wait_for_disk(self) -> None:
+        """What is under way makes room when it is done; the rest is for the operator."""
+        until = time.monotonic() + DISK_RETRY_SECONDS
+        if self._crew.under_way():
+            while time.monotonic() < until and not self._stopping.is_set():
+                if self._crew.wait_until_done(timeout_seconds=0.5):
+                    return
+        self._stopping.wait(until - time.monotonic())
+
+    def _pass_gate(self) -> bool:
+        # However long S3 or Redis is down.
+        with self._pulse.resting(LOOP):
+            return self._gate.pass_through(self._stopping)
+
+    def _wait_for_room(self) -> bool:
+        """False where the daemon is to stop. However long the workers take: they tell whether they get on."""
+        while not self._stopping.is_set():
+            self._pulse.beat(LOOP)
+            if self._crew.wait_for_room(timeout_seconds=0.5):
+                return True
+        return False
+
+    def _finish(self) -> bool:
+        complete = self._crew.finish(self.settings.stop_seconds)
+        log.info("stopped complete=%s left_claimed=%d", complete, self._crew.under_way())
+        return complete

@@ -1,0 +1,298 @@
+"""The worker processes as the daemon sees them: who has which files, who is alive, and what they report.
+
+A worker that has died is replaced, and what it had not reported is put off as a failed file is: one of these files may
+be what killed it, so they must neither be lost nor be handed out at once, over and over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+
+from md5s3stash.retry import RetryPolicy
+from md5s3stash.settings import Settings
+from md5s3stash_daemon.intake.files.file_stasher import DISK_RETRY_SECONDS
+from md5s3stash_daemon.intake.files.fork_server import Nursery, NurseryGone
+from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
+from md5s3stash_daemon.ledger.committer import forget_gone
+from md5s3stash_daemon.ledger.ledger import Ledger
+from md5s3stash_daemon.monitoring.health import Pulse
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.spool import Entry, Spool, due_after
+
+log = logging.getLogger(__name__)
+
+# Claimed at once, for one worker. What a batch costs, such as its box in active/, is shared by its files.
+BATCH_FILES = 128
+
+# A worker gets the next batch while it has at most so many left: what waits for a commit, and what is worked on
+# meanwhile. With fewer it runs dry while its committer lingers and Redis syncs.
+ROOM_FILES = 3 * BATCH_FILES
+
+# Between two looks whether the daemon is to stop.
+_TICK_SECONDS = 0.5
+
+# A worker that dies sooner than this after its start is not replaced before.
+_RESTART_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Member:
+    """One place in the crew; `connection` is None while nobody fills it."""
+
+    number: int
+    connection: Connection | None = None
+    pid: int = 0
+    started_at: float = 0.0
+    # By queue id: what it was handed and has not reported.
+    entries: dict[str, Entry] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    threads: set[str] = field(default_factory=set)
+    complete: bool = False
+    # Settings come from another thread than files.
+    sending: threading.Lock = field(default_factory=threading.Lock)
+
+    def __str__(self) -> str:
+        return f"worker {self.number}"
+
+    def send(self, message: object) -> None:
+        """Where it has died: whoever listens finds out, and gives back what it had."""
+        connection = self.connection
+        if connection is not None:
+            with contextlib.suppress(OSError), self.sending:
+                connection.send(message)
+
+
+class Crew:
+    """So many workers, from `start` to `finish`. One thread hands out; a thread of the crew's own listens."""
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        count: int,
+        spool: Spool,
+        ledger: Ledger,
+        gate: Gate,
+        delays: RetryPolicy,
+        take_list: Callable[[Entry], object],
+        stopping: threading.Event,
+        metrics: Metrics,
+        pulse: Pulse,
+    ) -> None:
+        self.delays = delays
+        self._nursery = nursery
+        self._members = [_Member(number) for number in range(1, count + 1)]
+        self._spool = spool
+        self._ledger = ledger
+        self._gate = gate
+        self._take_list = take_list
+        self._stopping = stopping
+        self._metrics = metrics
+        self._pulse = pulse
+        self._changed = threading.Condition()
+        self._settings: Settings | None = None
+        self._orphans: list[Entry] = []
+        self._to_clear_up = False
+        self._disk_retry_at = 0.0
+        self._lost = False
+
+    def start(self) -> None:
+        """Raises NurseryGone."""
+        for member in self._members:
+            self._fill(member)
+        spawn("crew", self._listen, self._pulse)
+
+    def wait_for_room(self, timeout_seconds: float) -> bool:
+        """Whether somebody can take a batch. Raises NurseryGone where nobody ever will again."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: self._lost or self._idlest() is not None, timeout_seconds)
+            if self._lost:
+                raise NurseryGone("no worker process can be started any more: the daemon has to be started anew")
+            return found
+
+    def wait_until_done(self, timeout_seconds: float) -> bool:
+        """Whether the workers have nothing under way."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not any(member.entries for member in self._members), timeout_seconds)
+
+    def hand_out(self, entries: Sequence[Entry]) -> None:
+        """Gives claimed files to whoever has least to do. After `wait_for_room`, from the same thread."""
+        with self._changed:
+            member = self._idlest()
+            if member is not None:
+                member.entries.update((entry.queue_id, entry) for entry in entries)
+        if member is None:
+            # Whoever had room has died since; these are put off with the rest of what it had.
+            self._give_up(entries)
+            return
+        # Without the lock, for it may take its time.
+        member.send(Batch(list(entries), time.monotonic()))
+
+    def apply(self, settings: Settings, delays: RetryPolicy) -> None:
+        """Goes on with these."""
+        self.delays = delays
+        self._settings = settings
+        for member in self._members:
+            member.send(Apply(settings))
+
+    def faults(self) -> dict[str, str]:
+        """The services that the daemon or any worker finds down, and what each said last."""
+        with self._changed:
+            found = {service: said for member in self._members for service, said in member.faults.items()}
+        return found | self._gate.faults()
+
+    def under_way(self) -> int:
+        """How many files are with the workers."""
+        with self._changed:
+            return sum(len(member.entries) for member in self._members)
+
+    def oldest(self) -> set[str]:
+        """By queue id, the file that each worker has had for longest."""
+        with self._changed:
+            return {next(iter(member.entries)) for member in self._members if member.entries}
+
+    def finish(self, seconds: float) -> bool:
+        """Has everybody finish what is under way; whether all did, in time. `stopping` is set."""
+        deadline = time.monotonic() + seconds
+        for member in self._members:
+            member.send(Stop())
+        with self._changed:
+            ended = self._changed.wait_for(
+                lambda: all(member.connection is None for member in self._members),
+                # The workers have the same time, and then tell how it went.
+                max(0.1, deadline - time.monotonic()) + _TICK_SECONDS,
+            )
+            return ended and all(member.complete for member in self._members)
+
+    def _idlest(self) -> _Member | None:
+        """Whoever has least to do, if that is little enough."""
+        there = [
+            member for member in self._members if member.connection is not None and len(member.entries) <= ROOM_FILES
+        ]
+        return min(there, key=lambda member: len(member.entries)) if there else None
+
+    def _fill(self, member: _Member) -> None:
+        connection, pid = self._nursery.start()
+        self._pulse.beat(str(member))
+        with self._changed:
+            member.connection, member.pid, member.started_at = connection, pid, time.monotonic()
+            self._changed.notify_all()
+        if self._settings is not None:
+            member.send(Apply(self._settings))
+        log.debug("worker started number=%d pid=%d", member.number, pid)
+
+    def _listen(self) -> None:
+        """In the crew's thread: takes reports, and replaces who has died."""
+        try:
+            while True:
+                self._pulse.beat("crew")
+                self._clear_up()
+                self._replace_missing()
+                by_connection = {member.connection: member for member in self._members if member.connection is not None}
+                if not by_connection:
+                    if self._stopping.wait(_TICK_SECONDS):
+                        return
+                    continue
+                for connection in wait(list(by_connection), _TICK_SECONDS):
+                    assert isinstance(connection, Connection)
+                    self._hear(by_connection[connection], connection)
+        except NurseryGone as error:
+            log.error("%s", error)
+            with self._changed:
+                self._lost = True
+                self._changed.notify_all()
+
+    def _replace_missing(self) -> None:
+        for member in self._members:
+            if (
+                member.connection is None
+                and not self._stopping.is_set()
+                and time.monotonic() - member.started_at >= _RESTART_SECONDS
+            ):
+                self._fill(member)
+
+    def _hear(self, member: _Member, connection: Connection) -> None:
+        try:
+            report = connection.recv()
+        except (EOFError, OSError):
+            self._bury(member, connection)
+            return
+        assert isinstance(report, Report)
+        self._metrics.add(report.counts)
+        self._metrics.weaker(report.weaker)
+        for service, refusal in report.noted.items():
+            self._gate.note(service, refusal)
+        self._feel(member, report)
+        with self._changed:
+            lists = [member.entries[queue_id] for queue_id in report.lists if queue_id in member.entries]
+            for queue_id in report.ended:
+                member.entries.pop(queue_id, None)
+            member.complete = report.complete
+            new_faults = {name: said for name, said in report.faults.items() if name not in member.faults}
+            member.faults = dict(report.faults)
+            self._changed.notify_all()
+        for service, said in new_faults.items():
+            # Then nothing more is claimed either, until it answers.
+            self._gate.close(service, said)
+        for entry in lists:
+            try:
+                # A disk that refuses is waited for.
+                with self._pulse.resting("crew"):
+                    self._take_list(entry)
+            except Exception as error:
+                log.warning("list not taken name=%r error=%r", entry.name, str(error), exc_info=True)
+                self._give_up([entry])
+
+    def _feel(self, member: _Member, report: Report) -> None:
+        """Each of its threads counts as one of ours, and so does its silence as a whole."""
+        threads = {f"{thread} of {member}": seconds for thread, seconds in report.silences.items()}
+        for gone in member.threads - threads.keys():
+            self._pulse.end(gone)
+        for thread, seconds in threads.items():
+            self._pulse.beat(thread, seconds)
+        self._pulse.beat(str(member))
+        member.threads = set(threads)
+
+    def _bury(self, member: _Member, connection: Connection) -> None:
+        connection.close()
+        for thread in (*member.threads, str(member)):
+            self._pulse.end(thread)
+        with self._changed:
+            member.connection, member.threads, member.faults = None, set(), {}
+            self._changed.notify_all()
+        if not self._stopping.is_set():
+            log.error("worker died pid=%d under_way=%d", member.pid, len(member.entries))
+            self._give_up(member.entries.values())
+            member.entries = {}
+
+    def _clear_up(self) -> None:
+        """Puts off what dead workers had under way; the ledger forgets what they had removed and not yet told it."""
+        if not self._to_clear_up or self._stopping.is_set() or time.monotonic() < self._disk_retry_at:
+            return
+        self._to_clear_up = False
+        with self._changed:
+            orphans, self._orphans = self._orphans, []
+        for entry in orphans:
+            delay = self.delays.delay_seconds(entry.attempts + 1, random.random())
+            try:
+                if self._spool.defer(entry, due_after(time.time(), delay)) is not None:
+                    self._metrics.deferred()
+            except OSError as error:
+                log.error("spool does not work error=%r; trying again in %.0f seconds", str(error), DISK_RETRY_SECONDS)
+                self._disk_retry_at = time.monotonic() + DISK_RETRY_SECONDS
+                self._give_up([entry])
+        # Of others too, that is only sooner than they would: nothing that is gone is recorded again.
+        forget_gone(self._ledger, self._spool)
+
+    def _give_up(self, entries: Iterable[Entry]) -> None:
+        with self._changed:
+            self._orphans += entries
+            self._to_clear_up = True

@@ -1,0 +1,270 @@
+"""A worker process: stashes the files that the daemon hands it, records them, removes them, and reports.
+
+It owns no state that matters. What it has not reported when it dies is still in active/, and the daemon gives it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+
+from md5s3stash.fetch import Fetcher
+from md5s3stash.stash import Stasher
+from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
+from md5s3stash_daemon.disk.beneath import status_of
+from md5s3stash_daemon.intake.files.committer import Committer, Finished
+from md5s3stash_daemon.intake.files.dependencies import NO_RETRY, Parts, delays_of, probe_delays_of, set_log_level
+from md5s3stash_daemon.intake.files.file_stasher import Handled, Worker
+from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
+from md5s3stash_daemon.intake.files.large_files import LargeFiles
+from md5s3stash_daemon.intake.lists.scheduler import is_list
+from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
+from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.spool import Entry
+
+log = logging.getLogger(__name__)
+
+# Between two signs of life; several within the time after which silence means that somebody hangs.
+REPORT_SECONDS = 0.5
+_REPORTS_UNTIL_STUCK = 4
+
+# What a thread takes at once ends with this many bytes and a file more, all of it in memory.
+CHUNK_BYTES = 4 * 1024 * 1024
+
+
+def work(parts: Parts, connection: Connection) -> None:
+    """A worker's life: until it is told to stop, or the daemon is gone."""
+    WorkerProcess(parts, connection).run()
+
+
+class WorkerProcess:
+    """The threads of one worker process."""
+
+    def __init__(self, parts: Parts, connection: Connection) -> None:
+        settings = parts.settings[SpoolSettings]
+        self._settings = settings
+        self._tally, self._pulse = Tally(), Pulse()
+        self._stopping = threading.Event()
+        client = parts.redis_client()
+        ledger = CountedLedger(parts.ledger(client), self._tally)
+        self._gate = Gate(parts.probes(ledger), probe_delays_of(settings))
+        # What is dropped are files: no retries but the spool's, and no caches but the confirmations.
+        fetcher = Fetcher(parts.fetch_limits, retry=NO_RETRY)
+        self.worker = Worker(
+            parts.spool,
+            [Stasher(base, parts.store, fetcher, retry=NO_RETRY) for base in parts.bases],
+            parts.confirmations(client),
+            self._gate,
+            delays_of(settings),
+            parts.fetch_limits.max_bytes,
+            LargeFiles(parts.large_of_a_process, parts.fetch_limits.max_bytes, self._stopping),
+            self._stopping,
+            self._tally,
+            self._hand_over,
+        )
+        self._outbox = _Outbox(
+            connection, self._tally, self._gate, self._pulse, settings.stuck_seconds, parts.store.weaker_promises
+        )
+        self._committer = Committer(
+            parts.spool, ledger, self._gate, self._stopping, self._pulse, self._outbox.ended, self._put_off
+        )
+        self._spool = parts.spool
+        self._connection = connection
+        self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._jobs = parts.jobs_of_a_process
+        self._max_list_bytes = parts.settings[UrlSettings].max_list_bytes
+
+    def run(self) -> None:
+        """Returns at the end; what hangs is left to the end of the process."""
+        self._committer.start()
+        self._outbox.start()
+        for number in range(self._jobs):
+            pulse = ThreadPulse(self._pulse, f"stash-{number}")
+            self._threads.append(spawn(pulse.thread, functools.partial(self._serve, pulse), self._pulse))
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):
+                # The daemon is gone. What is under way is repeated by the next one.
+                os._exit(1)
+            match message:
+                case Batch():
+                    self._take(message)
+                case Apply():
+                    self._apply(message)
+                case Stop():
+                    self._finish()
+                    return
+
+    def _take(self, batch: Batch) -> None:
+        self._tally.claimed([entry.queue_id for entry in batch.entries], batch.claimed_at)
+        for entry in batch.entries:
+            self._waiting.put(entry)
+
+    def _apply(self, message: Apply) -> None:
+        self._settings = message.settings[SpoolSettings]
+        self.worker.set_delays(delays_of(self._settings))
+        self._gate.set_delays(probe_delays_of(self._settings))
+        self._outbox.stuck_seconds = self._settings.stuck_seconds
+        set_log_level(message.settings)
+
+    def _finish(self) -> None:
+        deadline = time.monotonic() + self._settings.stop_seconds
+        self._stopping.set()
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        in_time = not any(thread.is_alive() for thread in self._threads)
+        finisher = threading.Thread(target=self._committer.finish, name="finisher", daemon=True)
+        finisher.start()
+        finisher.join(max(0.1, deadline - time.monotonic()))
+        self._outbox.send(complete=in_time and not finisher.is_alive())
+
+    def _serve(self, pulse: ThreadPulse) -> None:
+        """In a thread of its own: from file to file."""
+        entry = self._waiting.get()
+        while entry is not None and not self._stopping.is_set():
+            chunk, entry = self._chunk(entry)
+            self._handle(chunk, pulse)
+            if entry is None:
+                entry = self._waiting.get()
+
+    def _handle(self, chunk: Sequence[Entry], pulse: ThreadPulse) -> None:
+        left = {entry.queue_id: entry for entry in chunk}
+        try:
+            for handled in self.worker.handle(chunk):
+                for entry, _, _ in handled:
+                    left.pop(entry.queue_id, None)
+                self._hand_on(handled)
+        except Exception as error:
+            # Ours to mend. It costs the files that nothing has become of yet.
+            log.exception("unexpected files=%d", len(left))
+            for entry in left.values():
+                self._put_off(entry, f"unexpected {type(error).__name__}: {error}")
+
+    def _put_off(self, entry: Entry, reason: str) -> None:
+        self.worker.put_off(entry, reason)
+        self._hand_on([Handled(entry, None)])
+
+    def _hand_on(self, handled: Sequence[Handled]) -> None:
+        finished = [Finished(entry, outcome, pin) for entry, outcome, pin in handled if outcome is not None]
+        if finished:
+            self._committer.put(finished)
+        over = [entry for entry, outcome, _ in handled if outcome is None]
+        if over and not self._stopping.is_set():
+            self._tally.unclaimed(entry.queue_id for entry in over)
+            self._outbox.ended(over)
+
+    def _chunk(self, first: Entry) -> tuple[list[Entry], Entry | None]:
+        """This thread's share of what waits, up to the bounds, and what comes after it if that was taken out."""
+        chunk, size_bytes = [first], _size_of(first)
+        share = self.worker.share(self._waiting.qsize(), len(self._threads))
+        while len(chunk) < share and size_bytes < CHUNK_BYTES:
+            try:
+                entry = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if entry is None:
+                # The end, and for this thread: no other takes two.
+                self._waiting.put(None)
+                break
+            its_bytes = _size_of(entry)
+            if its_bytes > CHUNK_BYTES:
+                # A large one has a thread to itself, and holds up no small ones.
+                return chunk, entry
+            chunk.append(entry)
+            size_bytes += its_bytes
+        return chunk, None
+
+    def _hand_over(self, entry: Entry) -> bool:
+        if not is_list(self._spool, entry, self._max_list_bytes):
+            return False
+        self._outbox.is_list(entry)
+        return True
+
+
+def _size_of(entry: Entry) -> int:
+    with contextlib.suppress(OSError):
+        status = status_of(entry.place)
+        return 0 if status is None else status.st_size
+    return 0
+
+
+class _Outbox:
+    """What goes to the daemon: gathered while it is being sent, and at least a sign of life."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        tally: Tally,
+        gate: Gate,
+        pulse: Pulse,
+        stuck_seconds: float,
+        weaker: Callable[[], list[str]],
+    ) -> None:
+        self.stuck_seconds = stuck_seconds
+        self._connection = connection
+        self._tally = tally
+        self._gate = gate
+        self._pulse = pulse
+        self._weaker = weaker
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._ended: list[str] = []
+        self._lists: list[str] = []
+        self._filled = threading.Event()
+
+    def start(self) -> None:
+        spawn("reporter", self._run, self._pulse)
+
+    def ended(self, entries: Sequence[Entry]) -> None:
+        """The worker has done with these files."""
+        with self._lock:
+            self._ended += [entry.queue_id for entry in entries]
+        self._filled.set()
+
+    def is_list(self, entry: Entry) -> None:
+        """A list of URLs, which is the daemon's to work on. To be followed by `ended`."""
+        with self._lock:
+            self._lists.append(entry.queue_id)
+
+    def send(self, complete: bool = False) -> None:
+        """Sends what there is."""
+        with self._sending:
+            with self._lock:
+                ended, self._ended = self._ended, []
+                # One that has not ended yet is told with its end.
+                lists = [queue_id for queue_id in self._lists if queue_id in ended] if self._lists else []
+                self._lists = [queue_id for queue_id in self._lists if queue_id not in lists]
+            report = Report(
+                ended,
+                lists,
+                self._tally.take(),
+                self._gate.down(),
+                self._gate.take_noted(),
+                self._pulse.silences(),
+                self._weaker(),
+                complete,
+            )
+            try:
+                self._connection.send(report)
+            except OSError:
+                # Nobody is there any more; the thread that listens finds out as well.
+                log.debug("not reported files=%d", len(ended))
+
+    def _run(self) -> None:
+        while True:
+            self._filled.wait(min(REPORT_SECONDS, self.stuck_seconds / _REPORTS_UNTIL_STUCK))
+            self._filled.clear()
+            self.send()

@@ -1,0 +1,73 @@
+"""Records the outcomes of a list's lines in groups: in the ledger, then in the journal, and then the ledger may forget.
+
+In this order a crash repeats a line that the ledger knows, which it finds out, and never skips one that it does not.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from md5s3stash_daemon.downloads.cache import UrlCaches
+from md5s3stash_daemon.intake.files.file_stasher import until_it_works
+from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
+from md5s3stash_daemon.ledger.committer import LINGER_SECONDS, GroupCommitter
+from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
+from md5s3stash_daemon.monitoring.health import ThreadPulse
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.spool.spool import Entry
+
+# The number of a line, and what became of it.
+Settled = tuple[int, Outcome]
+
+
+def line_queue_id(entry: Entry, line: int) -> str:
+    """Names one line of one drop, as the queue id names the drop."""
+    return f"{entry.queue_id}#{line}"
+
+
+class LineCommitter(GroupCommitter[Settled]):
+    """The lines of one list."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        gate: Gate,
+        caches: UrlCaches,
+        journal: Journal,
+        entry: Entry,
+        stopping: threading.Event,
+        pulse: ThreadPulse,
+    ) -> None:
+        super().__init__(ledger, gate, stopping, pulse, LINGER_SECONDS)
+        self._caches = caches
+        self._journal = journal
+        # An earlier daemon may have died before it told the ledger about its last lines.
+        self._recorder.forget_later(line_queue_id(entry, line) for line in journal.last_lines)
+
+    def _commit(self, group: list[Settled]) -> bool:
+        self._caches.flush()
+        if not self._recorder.record([outcome for _, outcome in group]):
+            return False
+        lines = [_line_outcome(line, outcome) for line, outcome in group]
+        if not until_it_works(lambda: self._append(lines), self._stopping):
+            return False
+        self._recorder.forget_later(outcome.queue_id for _, outcome in group)
+        return True
+
+    def _set_aside(self, item: Settled, error: Exception) -> bool:
+        line, outcome = item
+        # The fault may be in any of its texts.
+        name, reason = (text.encode("ascii", "backslashreplace").decode() for text in (outcome.name, str(error)))
+        failure = Outcome(outcome.queue_id, name, error=type(error).__name__, reason=f"unexpected: {reason}")
+        return self._commit([(line, failure)])
+
+    def _append(self, lines: list[LineOutcome]) -> None:
+        self._pulse.beat()
+        self._journal.append(lines)
+
+
+def _line_outcome(line: int, outcome: Outcome) -> LineOutcome:
+    if not outcome.reports:
+        return LineOutcome(line, outcome.name, error=outcome.error, reason=outcome.reason)
+    first = outcome.reports[0]
+    return LineOutcome(line, outcome.name, first.md5, first.s3_url, first.mime_type)

@@ -1,0 +1,141 @@
+"""The end of a list: its report in done/, its failed lines in failed/, and only then is it let go.
+
+Each result is written under a temporary name, noted in the journal and then linked to its own name, which never
+replaces another file. A crash at any point leaves the list and its journal, and the next run finds out from them what
+is there already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from md5s3stash_daemon.disk.beneath import Place, folder_of, status_of, sync_folders
+from md5s3stash_daemon.downloads.url_lines import SUFFIX
+from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.reports import report_beside, write_report
+from md5s3stash_daemon.spool.spool import FAILED, Entry, Spool
+
+log = logging.getLogger(__name__)
+
+DONE = "done"
+COLUMNS = ("line", "url", "outcome", "md5", "s3_url", "mime_type", "reason")
+
+# Of the 255 bytes that a file name may have, what is left for the stem beside a number and the suffixes.
+_MAX_STEM_BYTES = 220
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+Write = Callable[[TextIO, Iterator[LineOutcome]], None]
+
+
+def finish(spool: Spool, entry: Entry, pin: Pin, journal: Journal) -> tuple[int, int]:
+    """Publishes the results and removes the list with its journal; how many lines were stashed, and failed. A list that
+    was written to meanwhile is put back instead, as a new drop.
+
+    Raises OSError where the disk does not work; may then be called again.
+    """
+    stashed, failed = _counts(journal)
+    _publish(spool, entry, journal, DONE, ".tsv", _write_report)
+    if failed:
+        place = _publish(spool, entry, journal, FAILED, "", _write_failed)
+        _explain(place, entry, failed, stashed + failed)
+    for changed in spool.remove([(entry, pin)]):
+        log.warning("list changed while it was served, is served again name=%r", changed.name)
+    journal.remove()
+    return stashed, failed
+
+
+def _counts(journal: Journal) -> tuple[int, int]:
+    failed = total = 0
+    for outcome in journal.in_order():
+        total += 1
+        failed += bool(outcome.reason)
+    return total - failed, failed
+
+
+def _publish(spool: Spool, entry: Entry, journal: Journal, state: str, suffix: str, write: Write) -> Place:
+    """Where the result is. Its name is noted before it is linked, and the temporary one goes last: so where a name is
+    noted and no temporary file is there, the result has been published.
+    """
+    root = spool.path_of(state)
+    temporary = f"{journal.path}.{state}"
+    noted = journal.published.get(state)
+    place = None if noted is None else Place(root, noted.removeprefix(f"{root}/"))
+    if place is None or (os.path.exists(temporary) and not _same_file(temporary, place)):
+        _write_synced(temporary, journal, write)
+        place = _link_to_free_name(temporary, root, entry.name, suffix, journal, state)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    return place
+
+
+def _link_to_free_name(temporary: str, root: str, name: str, suffix: str, journal: Journal, state: str) -> Place:
+    for candidate in numbered(name):
+        place = Place(root, candidate + suffix)
+        if status_of(place) is not None or status_of(report_beside(place)) is not None:
+            continue
+        try:
+            with folder_of(place, create=True) as (folder, last):
+                journal.note_published(state, f"{root}/{place.name}")
+                with contextlib.suppress(FileExistsError):  # somebody was faster
+                    os.link(temporary, last, dst_dir_fd=folder)
+                    # The new name must be on the disk before the temporary one is not, and the list.
+                    sync_folders(place)
+                    return place
+        except (FileExistsError, NotADirectoryError):
+            # A file stands where the folder would have to be, and may stand there for ever.
+            return _link_to_free_name(temporary, root, name.replace("/", "_"), suffix, journal, state)
+    raise AssertionError("numbers do not end")
+
+
+def numbered(name: str) -> Iterator[str]:
+    """The name of a list, then with a number before its suffix, which stays what makes it a list."""
+    folder, base = os.path.split(name)
+    stem, suffix = base[: -len(SUFFIX)], base[-len(SUFFIX) :]
+    stem = os.fsdecode(os.fsencode(stem)[:_MAX_STEM_BYTES])
+    yield os.path.join(folder, stem + suffix)
+    for number in itertools.count(2):
+        yield os.path.join(folder, f"{stem}.{number}{suffix}")
+
+
+def _write_synced(path: str, journal: Journal, write: Write) -> None:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        write(file, journal.in_order())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_report(file: TextIO, outcomes: Iterator[LineOutcome]) -> None:
+    file.write("\t".join(COLUMNS) + "\n")
+    for outcome in outcomes:
+        kind = "failed" if outcome.reason else "stashed"
+        row = (str(outcome.line), outcome.url, kind, outcome.md5, outcome.s3_url, outcome.mime_type, outcome.reason)
+        file.write("\t".join(value.translate(_ESCAPES) for value in row) + "\n")
+
+
+def _write_failed(file: TextIO, outcomes: Iterator[LineOutcome]) -> None:
+    for outcome in outcomes:
+        if outcome.reason:
+            file.write(f"# line {outcome.line}: {_CONTROL.sub(' ', outcome.reason)}\n{outcome.url}\n")
+
+
+def _explain(place: Place, entry: Entry, failed: int, total: int) -> None:
+    """The report that stands beside whatever is in failed/."""
+    reason = f"{failed} of {total} URLs failed: the list holds them with their reasons, drop it again to try them anew"
+    report = {"name": entry.name, "error": "LinesFailed", "reason": reason, "attempts": entry.attempts + 1}
+    report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_report(place, report)
+
+
+def _same_file(path: str, place: Place) -> bool:
+    there = status_of(place)
+    return there is not None and os.path.samestat(os.lstat(path), there)

@@ -1,0 +1,220 @@
+"""The lists that were dropped: taken over from the worker processes, each served by a thread, a few at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import random
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from md5s3stash.errors import SourceChanged, SourceRefused, SourceTooLarge, SourceUnreadable
+from md5s3stash.fetch import Fetcher
+from md5s3stash.objectstore import ObjectStore
+from md5s3stash.retry import RetryPolicy
+from md5s3stash.scheme import BucketBase
+from md5s3stash.stash import Stasher
+from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
+from md5s3stash_daemon.disk.beneath import open_file, status_of
+from md5s3stash_daemon.downloads.cache import UrlCaches
+from md5s3stash_daemon.downloads.politeness import Politeness
+from md5s3stash_daemon.downloads.url_lines import is_url_list
+from md5s3stash_daemon.intake.files.file_stasher import PUT_BACK_SECONDS, until_it_works
+from md5s3stash_daemon.intake.lists.journal import PROGRESS, Journal, journal_path, remove_orphans
+from md5s3stash_daemon.intake.lists.list_run import LineWorker, ListParts, ListRun, Stop
+from md5s3stash_daemon.intake.lists.report import DONE, finish
+from md5s3stash_daemon.ledger.ledger import Ledger
+from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.disk_space import DiskFloor
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.spool import Entry, Spool
+
+log = logging.getLogger(__name__)
+
+# Lists that are claimed and wait for a thread. More of them are put off, for each costs memory.
+MAX_WAITING = 1000
+FULL_DELAY_SECONDS = 60.0
+
+# The spool is what tries again.
+NO_RETRY = RetryPolicy(attempts=1)
+
+# Between two looks whether the daemon is to stop.
+_TICK_SECONDS = 0.5
+
+
+class UrlLists:
+    """Serves lists from the first one that is handed over until `finish`."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        ledger: Ledger,
+        gate: Gate,
+        stashers: Sequence[Stasher],
+        caches: UrlCaches,
+        politeness: Politeness,
+        settings: UrlSettings,
+        spool_settings: SpoolSettings,
+        delays: RetryPolicy,
+        stopping: threading.Event,
+        metrics: Metrics,
+        pulse: Pulse,
+    ) -> None:
+        """Makes the directories that lists need, in a spool that is locked. Raises OSError."""
+        for state in (PROGRESS, DONE):
+            os.makedirs(spool.path_of(state), exist_ok=True)
+        remove_orphans(spool)
+        stop = Stop(stopping, spool_settings.stop_seconds)
+        self._spool = spool
+        self._stop = stop
+        self._metrics = metrics
+        self._pulse = pulse
+        self._waiting: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._max_threads = settings.lists
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self.parts = ListParts(
+            spool=spool,
+            ledger=ledger,
+            gate=gate,
+            worker=LineWorker(stashers, gate, politeness, delays, stop, metrics),
+            caches=caches,
+            politeness=politeness,
+            disk=DiskFloor((str(spool.directory), tempfile.gettempdir()), spool_settings.min_free_bytes),
+            downloads=ThreadPoolExecutor(settings.jobs, thread_name_prefix="download"),
+            jobs=settings.jobs,
+            attempts=settings.attempts,
+            stop=stop,
+            metrics=metrics,
+        )
+
+    def apply(self, delays: RetryPolicy, stop_seconds: float) -> None:
+        """Goes on with these."""
+        self.parts.worker.delays = delays
+        self._stop.seconds = stop_seconds
+
+    def take(self, entry: Entry) -> None:
+        """Takes over a claimed list: see `is_list`."""
+        if self._waiting.qsize() >= MAX_WAITING:
+            until_it_works(lambda: self._spool.defer(entry, time.time() + FULL_DELAY_SECONDS), self._stop.event)
+            return
+        self._waiting.put(entry)
+        self._start_thread()
+
+    def finish(self) -> bool:
+        """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
+        for thread in self._threads:
+            thread.join(max(0.1, self._stop.left_seconds()))
+        self.parts.downloads.shutdown(wait=False)
+        return not self._abandoned and not any(thread.is_alive() for thread in self._threads)
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            if len(self._threads) < self._max_threads:
+                self._threads.append(spawn(f"list-{len(self._threads)}", self._serve, self._pulse))
+
+    def _serve(self) -> None:
+        pulse = ThreadPulse(self._pulse, threading.current_thread().name)
+        while not self._stop.event.is_set():
+            try:
+                entry = self._waiting.get(timeout=_TICK_SECONDS)
+            except queue.Empty:
+                continue
+            pulse.beat()
+            try:
+                self._run(entry, pulse)
+            except SourceChanged as error:
+                self._put_back(entry, str(error))
+            except Exception as error:
+                if isinstance(error, FileNotFoundError) and _is_gone(entry):
+                    log.warning("list is gone name=%r error=%r", entry.name, str(error))
+                    continue
+                # The disk, or ours to mend. The journal stays, so nothing is done twice.
+                log.exception("list put off name=%r", entry.name)
+                self._defer(entry, str(error))
+            finally:
+                pulse.rest()
+
+    def _run(self, entry: Entry, pulse: ThreadPulse) -> None:
+        pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
+        with open(os.dup(pin.descriptor), "rb") as file:
+            journal = Journal(journal_path(self._spool, entry), pulse.beat)
+            try:
+                if not journal.is_of(pin.status):
+                    raise SourceChanged("the list was written to after its first lines were served")
+                log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
+                run = ListRun(self.parts, entry, journal, pulse)
+                complete = run.run(file)
+                self._abandoned |= run.in_flight > 0
+                if complete:
+                    until_it_works(lambda: self._let_go(entry, pin, journal), self._stop.event)
+            finally:
+                journal.close()
+
+    def _let_go(self, entry: Entry, pin: Pin, journal: Journal) -> None:
+        stashed, failed = finish(self._spool, entry, pin, journal)
+        log.info("list finished name=%r stashed=%d failed=%d", entry.name, stashed, failed)
+
+    def _put_back(self, entry: Entry, reason: str) -> None:
+        log.info("list put back name=%r reason=%r", entry.name, reason)
+        until_it_works(lambda: self._spool.put_back(entry, time.time() + PUT_BACK_SECONDS), self._stop.event)
+
+    def _defer(self, entry: Entry, reason: str) -> None:
+        delay = self.parts.worker.delays.delay_seconds(entry.attempts + 1, random.random())
+        log.warning("deferred name=%r seconds=%.0f reason=%r", entry.name, delay, reason)
+        if until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._stop.event):
+            self._metrics.deferred()
+
+
+def _is_gone(entry: Entry) -> bool:
+    with contextlib.suppress(OSError):
+        return status_of(entry.place) is None
+    return False
+
+
+def is_list(spool: Spool, entry: Entry, max_bytes: int) -> bool:
+    """Whether a claimed entry is a list that can be read. Raises SourceUnreadable where it is one that cannot, and
+    SourceTooLarge.
+    """
+    if not is_url_list(entry.name):
+        return False
+    status = status_of(entry.place)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return False
+    if status.st_size > max_bytes:
+        raise SourceTooLarge(
+            f"the list has {status.st_size} bytes, more than the {max_bytes} that are allowed (urls.max_list_bytes): "
+            "split it"
+        )
+    try:
+        os.close(spool.opening.opened(entry.place, lambda: open_file(entry.place)))
+    except PermissionError as error:
+        raise SourceUnreadable("permission denied: make the file readable for this user") from error
+    return True
+
+
+def url_stashers(
+    bases: Sequence[BucketBase], store: ObjectStore, fetcher: Fetcher, caches: UrlCaches, images_only: bool
+) -> list[Stasher]:
+    """What stashes URLs: with caches, so that an origin which says that nothing has changed sends nothing."""
+    accept = refuse_all_but_images if images_only else None
+    return [
+        Stasher(base, store, fetcher, its_caches, retry=NO_RETRY, accept=accept)
+        for base, its_caches in zip(bases, caches, strict=True)
+    ]
+
+
+def refuse_all_but_images(mime_type: str) -> None:
+    """Origins answer 200 with a page where a picture was. Raises SourceRefused."""
+    if not mime_type.startswith("image/"):
+        raise SourceRefused(f"the content is {mime_type}, and only images are wanted (urls.images_only)")

@@ -1,0 +1,59 @@
+"""The queue's intake from its settings: what main has to call, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+
+import redis
+
+from md5s3stash.objectstore import ObjectStore
+from md5s3stash.s3.client import CoreSession, new_session
+from md5s3stash.settings import FetchSettings, RedisSettings, Settings
+from md5s3stash_daemon.config.settings import QueueSettings, SpoolSettings
+from md5s3stash_daemon.intake.lists.list_run import ListParts, Stop
+from md5s3stash_daemon.intake.sqs.client import connect_queue
+from md5s3stash_daemon.intake.sqs.consumer import QueueIntake, QueueParts
+from md5s3stash_daemon.intake.sqs.leases import InHand
+from md5s3stash_daemon.intake.sqs.message_handler import Drops, MessageWorker, read_profiles
+from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
+from md5s3stash_daemon.intake.sqs.termination_notice import Metadata, watch_for_notice
+from md5s3stash_daemon.monitoring.counters import CountedLedger
+from md5s3stash_daemon.monitoring.health import Pulse
+from md5s3stash_daemon.runtime.threads import spawn
+
+
+def build_queue_intake(
+    settings: Settings,
+    shared: ListParts,
+    client: redis.Redis,
+    session: CoreSession,
+    store: ObjectStore,
+    pulse: Pulse,
+) -> QueueIntake | None:
+    """The intake, not yet started; None where the settings name no queue. Nothing is sent. Raises SettingsError."""
+    of_queue = settings[QueueSettings]
+    if of_queue.url is None:
+        return None
+    profiles = read_profiles(of_queue.auth_profiles)
+    queue = connect_queue(of_queue.url, new_session(session))
+    of_redis = settings[RedisSettings]
+    ledger = QueueLedger(client, of_redis.prefix, of_redis.replicas, of_redis.accepted_risks)
+    # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
+    stop = Stop(threading.Event(), settings[SpoolSettings].stop_seconds)
+    worker = MessageWorker(
+        shared.worker.with_stop(stop),
+        ledger,
+        shared.politeness,
+        profiles,
+        Drops(store, of_queue.drop_buckets, settings[FetchSettings].max_bytes),
+        shared.attempts,
+        stop,
+    )
+    hand = InHand(queue, ledger, of_queue.visibility_seconds, shared.metrics)
+    shared.metrics.watch_queue(lambda: len(hand))
+    counted = CountedLedger(ledger, shared.metrics)
+    intake = QueueIntake(QueueParts(queue, hand, counted, worker, shared, stop, of_queue), pulse)
+    if of_queue.metadata_url is not None:
+        metadata = Metadata(of_queue.metadata_url)
+        spawn("leaving", lambda: watch_for_notice(metadata, intake.leave, stop.event), pulse)
+    return intake

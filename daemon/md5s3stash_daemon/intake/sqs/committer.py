@@ -1,0 +1,60 @@
+"""Records the outcomes of messages in groups, and then deletes the messages: in this order a crash repeats what the
+ledger knows, and loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from md5s3stash.netguard import printable_url
+from md5s3stash_daemon.downloads.cache import UrlCaches
+from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand
+from md5s3stash_daemon.ledger.committer import LINGER_SECONDS, GroupCommitter
+from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
+from md5s3stash_daemon.monitoring.health import ThreadPulse
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+
+log = logging.getLogger(__name__)
+
+# A message with what became of its jobs.
+Finished = tuple[Held, list[Outcome]]
+
+
+class QueueCommitter(GroupCommitter[Finished]):
+    """The messages that are not committed at the end are still in hand."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        gate: Gate,
+        caches: UrlCaches,
+        hand: InHand,
+        stopping: threading.Event,
+        pulse: ThreadPulse,
+    ) -> None:
+        super().__init__(ledger, gate, stopping, pulse, LINGER_SECONDS)
+        self._caches = caches
+        self._hand = hand
+
+    def _commit(self, group: list[Finished]) -> bool:
+        self._caches.flush()
+        outcomes = [outcome for _, its in group for outcome in its]
+        if outcomes and not self._recorder.record(outcomes):
+            return False
+        for outcome in outcomes:
+            if not outcome.reports:
+                log.error("failed name=%r error=%s reason=%r", _shown(outcome), outcome.error, outcome.reason)
+        with self._pulse.resting():
+            self._hand.delete([held for held, _ in group], [outcome.queue_id for outcome in outcomes])
+        return True
+
+    def _set_aside(self, item: Finished, error: Exception) -> bool:
+        with self._pulse.resting():
+            self._hand.give_back([(item[0], GIVE_BACK_SECONDS)])
+        return True
+
+
+def _shown(outcome: Outcome) -> str:
+    # Where the message gave no other name this is the URL, which may be signed.
+    return printable_url(outcome.name)

@@ -1,0 +1,355 @@
+"""The daemon's second intake: an SQS queue, whose messages are URLs and objects to stash.
+
+Three threads and the pool of downloads that URL lists have too: one receives, one gives hosts their turns, one commits.
+Nothing is kept on this box: a message is in the queue until the ledger has what became of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from md5s3stash.errors import QueueError
+from md5s3stash.retry import RetryPolicy
+from md5s3stash_daemon.config.settings import QueueSettings
+from md5s3stash_daemon.downloads.fair_queue import Pending
+from md5s3stash_daemon.intake.lists.list_run import TICK_SECONDS, ListParts, Stop, Stopped
+from md5s3stash_daemon.intake.sqs.client import BATCH, Message, Queue
+from md5s3stash_daemon.intake.sqs.committer import QueueCommitter
+from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand, too_long_in_hand
+from md5s3stash_daemon.intake.sqs.message_body import Unreadable, UrlJob, parse_body
+from md5s3stash_daemon.intake.sqs.message_handler import GiveBack, MessageWorker
+from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
+from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
+from md5s3stash_daemon.monitoring.metrics import QUEUE
+from md5s3stash_daemon.runtime.threads import spawn
+
+log = logging.getLogger(__name__)
+
+# Of the window, what a host may hold that has asked to be left alone. More of its messages are given back, which counts
+# as a delivery, and a dead-letter queue takes what was delivered too often.
+_PAUSED_SHARE = 1 / 4
+
+# Every so often the messages that wait for their host's turn are looked through for those that will wait too long.
+_LOOK_SECONDS = 5.0
+
+# The longest until an unreadable message is delivered again.
+_UNREADABLE_SECONDS = 60.0
+
+# The longest until SQS is asked again after it has failed: a cure shows soon, whatever the outage lasted.
+_MAX_RETRY_SECONDS = 30.0
+
+# A request may last so much longer than it waits for messages, until SQS counts as silent.
+_ANSWER_SECONDS = 10.0
+
+# Beyond the daemon's own time: what gives messages back, so that others need not wait for their visibility to end.
+_GRACE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueParts:
+    """What is the queue's own. `shared` is what it has in common with the lists."""
+
+    queue: Queue
+    hand: InHand
+    ledger: Ledger
+    worker: MessageWorker
+    shared: ListParts
+    stop: Stop
+    settings: QueueSettings
+
+
+class QueueIntake:
+    """Takes messages from `start` until the daemon stops, or `leave`."""
+
+    def __init__(self, parts: QueueParts, pulse: Pulse) -> None:
+        self._parts = parts
+        self._ending = parts.stop.event
+        self._pulse = ThreadPulse(pulse, "queue")
+        self._pending = Pending[Held]()
+        # Those that ask no host anything.
+        self._free: deque[Held] = deque()
+        # Messages, and what is to be done with each.
+        self._events: queue.SimpleQueue[tuple[Held, Callable[[Held], None]]] = queue.SimpleQueue()
+        self._in_flight = 0
+        self._next_look = 0.0
+        self._complete = False
+        # Why no messages are received, and since when the answer to the last request is waited for; None: it is not.
+        self._refusal = ""
+        self._asked_at: float | None = None
+        self._ended = threading.Event()
+        self._committer = QueueCommitter(
+            parts.ledger,
+            parts.shared.gate,
+            parts.shared.caches,
+            parts.hand,
+            self._ending,
+            self._pulse.of_helper("committer"),
+        )
+
+    def start(self) -> None:
+        """Begins to receive."""
+        self._committer.start()
+        heartbeat = self._pulse.of_helper("heartbeat")
+        spawn(heartbeat.thread, lambda: self._parts.hand.keep_alive(self._ended, heartbeat), heartbeat.pulse)
+        self._receiver = spawn("queue-receiver", self._receive, self._pulse.pulse)
+        self._thread = spawn("queue", self._serve, self._pulse.pulse)
+
+    def apply(self, delays: RetryPolicy, stop_seconds: float) -> None:
+        """Goes on with these."""
+        self._parts.worker.lines.delays = delays
+        self._parts.stop.seconds = stop_seconds
+
+    def leave(self) -> None:
+        """Takes no more messages; ends those under way, and gives back the others. The spool goes on."""
+        self._ending.set()
+
+    def finish(self) -> bool:
+        """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
+        self._ending.set()
+        self._thread.join(max(0.1, self._parts.stop.left_seconds()) + _GRACE_SECONDS)
+        return self._complete
+
+    def faults(self) -> dict[str, str]:
+        """Why no messages are received."""
+        asked_at, said = self._asked_at, self._refusal
+        seconds = self._parts.settings.wait_seconds + _ANSWER_SECONDS
+        if not said and asked_at is not None and time.monotonic() - asked_at > seconds:
+            said = f"SQS does not answer: nothing came for {seconds:g} seconds"
+        return {QUEUE: said} if said and not self._ending.is_set() else {}
+
+    # --- the receiver's thread -----------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        pulse = self._pulse.of_helper("receiver")
+        failures = 0
+        with pulse.resting():
+            self._look_at_queue()
+        while self._pass_gate(pulse):
+            if self._parts.settings.window - len(self._parts.hand) < BATCH:
+                pulse.beat()
+                self._ending.wait(TICK_SECONDS)
+                continue
+            asked_at = self._asked_at = time.monotonic()
+            try:
+                with pulse.resting():
+                    messages = self._parts.queue.receive(
+                        BATCH, self._parts.settings.wait_seconds, self._parts.settings.visibility_seconds
+                    )
+            except QueueError as error:
+                self._parts.shared.metrics.service_error(QUEUE)
+                if not failures:
+                    log.error("no messages are received error=%r", str(error))
+                failures += 1
+                self._refusal, self._asked_at = str(error), None
+                with pulse.resting():
+                    delay = self._parts.worker.lines.delays.delay_seconds(failures, 1.0)
+                    self._ending.wait(min(delay, _MAX_RETRY_SECONDS))
+                continue
+            self._refusal, self._asked_at = "", None
+            if failures:
+                log.warning("messages are received again")
+                failures = 0
+            with pulse.resting():
+                self._take(messages, asked_at)
+
+    def _pass_gate(self, pulse: ThreadPulse) -> bool:
+        # However long S3 or Redis is down: what would be received then would only wait here.
+        with pulse.resting():
+            return self._parts.shared.gate.pass_through(self._ending)
+
+    def _take(self, messages: list[Message], asked_at: float) -> None:
+        self._parts.shared.metrics.queue_event("received", len(messages))
+        for message in messages:
+            try:
+                jobs = parse_body(message.body)
+            except Unreadable as error:
+                self._leave_to_redrive(message, str(error))
+                continue
+            except Exception as error:
+                # Ours to mend. It costs this message.
+                log.exception("unexpected message=%s", message.id)
+                self._leave_to_redrive(message, f"unexpected {type(error).__name__}")
+                continue
+            host = jobs[0].line.host if jobs and isinstance(jobs[0], UrlJob) else ""
+            held = Held(message, jobs, host)
+            self._parts.hand.take(held, asked_at)
+            self._events.put((held, self._begin))
+
+    def _leave_to_redrive(self, message: Message, reason: str) -> None:
+        """A later version of us may understand it. Until then it comes again, and it ends in the dead-letter queue if
+        there is one.
+        """
+        self._parts.shared.metrics.queue_event("unreadable")
+        log.error("unreadable message=%s deliveries=%d reason=%r", message.id, message.deliveries, reason)
+        seconds = self._parts.worker.lines.delays.delay_seconds(message.deliveries, random.random())
+        self._parts.hand.give_back([(Held(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
+
+    def _look_at_queue(self) -> None:
+        """Says what is wrong with the queue, once."""
+        try:
+            self._asked_at = time.monotonic()
+            facts = self._parts.queue.facts()
+        except QueueError as error:
+            # The first request for messages tells whether it matters.
+            log.error("the queue cannot be asked how it is set up error=%r", str(error))
+            return
+        finally:
+            self._asked_at = None
+        log.info("receiving from the queue messages=%d", facts.messages)
+        if facts.max_deliveries is None:
+            log.warning("the queue has no redrive policy: messages that nobody can read come back until they expire")
+        elif facts.max_deliveries <= self._parts.shared.attempts:
+            log.warning(
+                "the queue's maxReceiveCount is %d: messages go to its dead-letter queue before they have had their "
+                "%d attempts (urls.attempts)",
+                facts.max_deliveries,
+                self._parts.shared.attempts,
+            )
+
+    # --- the queue's own thread ----------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self._stopping():
+            self._work(self._start_downloads())
+        self._drain()
+        self._ended.set()
+
+    def _stopping(self) -> bool:
+        if self._parts.shared.stop.event.is_set():
+            self._ending.set()
+        return self._ending.is_set()
+
+    def _work(self, wait_seconds: float) -> None:
+        self._pulse.beat()
+        try:
+            self._do(*self._events.get(timeout=max(0.001, min(wait_seconds, TICK_SECONDS))))
+            while True:
+                self._do(*self._events.get_nowait())
+        except queue.Empty:
+            return
+
+    def _do(self, held: Held, event: Callable[[Held], None]) -> None:
+        try:
+            event(held)
+        except Exception as error:
+            # Ours to mend. It costs this message.
+            log.exception("unexpected message=%s", held.message.id)
+            self._return(held, GiveBack(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}"))
+
+    def _begin(self, held: Held) -> None:
+        """The turn of a message that was received a moment ago."""
+        if self._ending.is_set():
+            self._give_back([(held, 0.0)])
+        elif not held.jobs:
+            self._settle(held, [])
+        elif not held.host:
+            self._free.append(held)
+        elif self._stands_in_the_way(held) or (
+            self._paused_seconds(held)
+            and self._pending.of_host(held.host) >= self._parts.settings.window * _PAUSED_SHARE
+        ):
+            self._put_off(held)
+        else:
+            self._pending.add(held)
+
+    def _paused_seconds(self, held: Held) -> float:
+        return self._parts.shared.politeness.paused_seconds(held.host)
+
+    def _stands_in_the_way(self, held: Held) -> bool:
+        """Whether its turn comes so late that others should have its place in the window."""
+        return self._paused_seconds(held) > self._parts.settings.visibility_seconds
+
+    def _put_off(self, held: Held) -> None:
+        """Given back without a try: for as long as its host wants, and ever longer."""
+        delay = self._parts.worker.lines.delays.delay_seconds(held.message.deliveries, random.random())
+        self._give_back([(held, self._paused_seconds(held) + delay)])
+
+    def _start_downloads(self) -> float:
+        """The seconds until one more may start."""
+        parts = self._parts.shared
+        self._look_through()
+        while self._in_flight < parts.jobs and (self._free or self._pending.count):
+            if not parts.disk.has_room():
+                break
+            held: Held | None
+            if self._free:
+                held = self._free.popleft()
+            else:
+                held, wait_seconds = self._pending.take_polite(parts.politeness)
+                if held is None:
+                    return wait_seconds
+            self._in_flight += 1
+            parts.downloads.submit(self._download, held)
+        return TICK_SECONDS
+
+    def _look_through(self) -> None:
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_SECONDS
+        for held in self._pending.remove(lambda held: too_long_in_hand(held, now) or self._stands_in_the_way(held)):
+            self._put_off(held)
+
+    def _download(self, held: Held) -> None:
+        """In a thread of the pool."""
+        result: list[Outcome] | GiveBack | Stopped
+        try:
+            result = Stopped() if self._ending.is_set() else self._parts.worker.handle(held)
+        except Stopped as stopped:
+            result = stopped
+        except Exception as error:
+            log.exception("unexpected message=%s", held.message.id)
+            result = GiveBack(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}")
+        if held.host:
+            self._parts.shared.politeness.finished(held.host)
+        self._events.put((held, lambda held: self._finished(held, result)))
+
+    def _finished(self, held: Held, result: list[Outcome] | GiveBack | Stopped) -> None:
+        self._in_flight -= 1
+        if isinstance(result, list):
+            self._settle(held, result)
+        elif isinstance(result, Stopped):
+            self._give_back([(held, 0.0)])
+        else:
+            self._return(held, result)
+
+    def _return(self, held: Held, result: GiveBack) -> None:
+        log.info("put off message=%s seconds=%.0f reason=%r", held.message.id, result.seconds, result.reason)
+        self._parts.shared.metrics.deferred()
+        self._give_back([(held, result.seconds)])
+
+    def _settle(self, held: Held, outcomes: list[Outcome]) -> None:
+        # Where the ledger is down this waits for it.
+        with self._pulse.resting():
+            self._committer.put((held, outcomes))
+
+    def _drain(self) -> None:
+        """Nothing new; what is under way has its time, and others get what only waits here."""
+        with self._pulse.resting():
+            waiting = [*self._free, *self._pending.remove(lambda _: True)]
+            self._give_back([(held, 0.0) for held in waiting])
+            log.info("queue drains under_way=%d given_back=%d", self._in_flight, len(waiting))
+            while self._in_flight and self._parts.stop.left_seconds() > 0:
+                self._work(TICK_SECONDS)
+            left = max(1.0, self._parts.stop.left_seconds())
+            recorded = self._committer.finish(left)
+            # A message that it gets now would be hidden from others for as long as a heartbeat lasts.
+            self._receiver.join(max(1.0, self._parts.stop.left_seconds()))
+            self._give_back_all()
+            self._complete = recorded and not self._in_flight
+            log.info("queue drained complete=%s", self._complete)
+
+    def _give_back(self, some: list[tuple[Held, float]]) -> None:
+        # SQS may take its time, and that is no reason to take the daemon for stuck.
+        with self._pulse.resting():
+            self._parts.hand.give_back(some)
+
+    def _give_back_all(self) -> None:
+        self._give_back([(held, 0.0) for held in self._parts.hand.all()])

@@ -1,0 +1,187 @@
+"""The messages that this daemon has in hand: kept invisible to others while it works on them, and then deleted or given
+back.
+
+A daemon that dies lets them go by doing nothing: when the visibility of its last heartbeat is over, others get them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from md5s3stash.errors import CacheUnavailable, QueueError
+from md5s3stash_daemon.intake.sqs.client import BATCH, MAX_INVISIBLE_SECONDS, Message, Queue
+from md5s3stash_daemon.intake.sqs.message_body import Job
+from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
+from md5s3stash_daemon.monitoring.health import ThreadPulse
+from md5s3stash_daemon.monitoring.metrics import QUEUE, Metrics
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A message whose visibility has less than this share left is asked for anew.
+_RENEW_SHARE = 0.5
+_BEATS = 4
+
+# How long the ledger remembers a message that is deleted. Another box may have it in hand at that time, and comes to
+# its end within the limit of a download.
+REMEMBER_SECONDS = 3600.0
+_FORGET_GROUP = 256
+
+# SQS gives and takes away within seconds; a delete that it did not do costs a download, not a wrong outcome.
+_DELETE_ATTEMPTS = 3
+_DELETE_PAUSE_SECONDS = 1.0
+
+# Where work on a message came to an unexpected end.
+GIVE_BACK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A message in hand. `host` is whose turn it waits for, empty where it asks none."""
+
+    message: Message
+    jobs: tuple[Job, ...]
+    host: str
+    since: float = field(default_factory=time.monotonic)
+
+
+class InHand:
+    """Safe to share between threads."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        ledger: QueueLedger,
+        visibility_seconds: float,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue = queue
+        self._ledger = ledger
+        self._visibility_seconds = visibility_seconds
+        self._metrics = metrics
+        self._clock = clock
+        # By receipt: the same message may be here twice.
+        self._until: dict[str, float] = {}
+        self._held: dict[str, Held] = {}
+        self._lock = threading.Lock()
+        # One request about visibility at a time: a heartbeat must not overtake what gives the message back.
+        self._visibility_lock = threading.Lock()
+        self._forgettable: deque[tuple[float, list[str]]] = deque()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._held)
+
+    def take(self, held: Held, received_at: float) -> None:
+        """`received_at`, by the clock, is when it was asked for: its visibility runs from a moment after that."""
+        with self._lock:
+            self._held[held.message.receipt] = held
+            self._until[held.message.receipt] = received_at + self._visibility_seconds
+
+    def all(self) -> list[Held]:
+        with self._lock:
+            return list(self._held.values())
+
+    def delete(self, done: Sequence[Held], queue_ids: Sequence[str]) -> None:
+        """Their outcomes, with these queue ids, are recorded."""
+        for batch in _batches(done):
+            if self._delete([held.message.receipt for held in batch]):
+                self._metrics.queue_event("deleted", len(batch))
+            self._let_go(batch)
+        now = self._clock()
+        self._forgettable.append((now + REMEMBER_SECONDS, list(queue_ids)))
+        self._forget(now)
+
+    def give_back(self, some: Iterable[tuple[Held, float]]) -> None:
+        """Others may have them after so many seconds. Where SQS is not told, they may when their visibility is over."""
+        for batch in _batches(list(some)):
+            self._let_go([held for held, _ in batch])
+            self._metrics.queue_event("given_back", len(batch))
+            try:
+                with self._visibility_lock:
+                    self._queue.set_visibility([(held.message.receipt, seconds) for held, seconds in batch])
+            except QueueError as error:
+                self._metrics.service_error(QUEUE)
+                log.warning("not given back messages=%d error=%r", len(batch), str(error))
+
+    def keep_alive(self, ended: threading.Event, pulse: ThreadPulse) -> None:
+        """Heartbeats, until `ended`."""
+        # At rest all the time: it waits for the clock and for SQS, and each request has its limit.
+        with pulse.resting():
+            while not ended.wait(self._visibility_seconds / _BEATS):
+                self.beat()
+
+    def beat(self) -> None:
+        """Renews what is soon to become visible."""
+        soon = self._clock() + self._visibility_seconds * _RENEW_SHARE
+        with self._lock:
+            due = [receipt for receipt, until in self._until.items() if until <= soon]
+        for batch in _batches(due):
+            with self._visibility_lock:
+                with self._lock:
+                    # What has been let go meanwhile is not ours to hide.
+                    still = [receipt for receipt in batch if receipt in self._held]
+                if still:
+                    self._renew(still)
+
+    def _renew(self, receipts: Sequence[str]) -> None:
+        asked_at = self._clock()
+        try:
+            self._queue.set_visibility([(receipt, self._visibility_seconds) for receipt in receipts])
+        except QueueError as error:
+            self._metrics.service_error(QUEUE)
+            log.warning("no heartbeat messages=%d error=%r", len(receipts), str(error))
+            return
+        with self._lock:
+            for receipt in receipts:
+                if receipt in self._until:
+                    self._until[receipt] = asked_at + self._visibility_seconds
+
+    def _delete(self, receipts: Sequence[str]) -> bool:
+        for attempt in range(1, _DELETE_ATTEMPTS + 1):
+            try:
+                self._queue.delete(receipts)
+                return True
+            except QueueError as error:
+                self._metrics.service_error(QUEUE)
+                # They come again, and the ledger then knows them.
+                log.warning("not deleted messages=%d attempt=%d error=%r", len(receipts), attempt, str(error))
+                if attempt < _DELETE_ATTEMPTS:
+                    time.sleep(_DELETE_PAUSE_SECONDS)
+        return False
+
+    def _let_go(self, some: Iterable[Held]) -> None:
+        with self._lock:
+            for held in some:
+                self._held.pop(held.message.receipt, None)
+                self._until.pop(held.message.receipt, None)
+
+    def _forget(self, now: float) -> None:
+        """Takes the marks of messages that are long deleted off the ledger, many at a time."""
+        queue_ids: list[str] = []
+        while self._forgettable and self._forgettable[0][0] <= now and len(queue_ids) < _FORGET_GROUP:
+            queue_ids += self._forgettable.popleft()[1]
+        if not queue_ids:
+            return
+        try:
+            self._ledger.forget(queue_ids)
+        except CacheUnavailable as error:
+            # They go with their day.
+            log.debug("not forgotten: %s", error)
+
+
+def too_long_in_hand(held: Held, now: float) -> bool:
+    """Whether SQS will soon refuse to keep it invisible, with enough time left for a download."""
+    return now - held.since > MAX_INVISIBLE_SECONDS / 2
+
+
+def _batches(items: Sequence[T]) -> Iterable[Sequence[T]]:
+    return (items[at : at + BATCH] for at in range(0, len(items), BATCH))

@@ -1,0 +1,168 @@
+"""What is done with one message: each of its jobs is stashed and judged as a line of a list is."""
+
+from __future__ import annotations
+
+import logging
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import IO
+from urllib.parse import urlsplit
+
+from md5s3stash.errors import CacheUnavailable, SourceNotFound, SourceRefused
+from md5s3stash.objectstore import ObjectStore
+from md5s3stash.passwords import Passwords
+from md5s3stash.scheme import ObjectAddress
+from md5s3stash.settings import Faults
+from md5s3stash.stash import Auth
+from md5s3stash_daemon.downloads.politeness import Politeness
+from md5s3stash_daemon.downloads.url_lines import Line
+from md5s3stash_daemon.intake.lists.list_run import Again, LineWorker, Stop
+from md5s3stash_daemon.intake.sqs.leases import Held
+from md5s3stash_daemon.intake.sqs.message_body import Job, ObjectJob, UrlJob
+from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger, message_queue_id
+from md5s3stash_daemon.ledger.ledger import Outcome
+
+log = logging.getLogger(__name__)
+
+# host -> user name and password, by the name of the profile.
+Profiles = Mapping[str, Mapping[str, Auth]]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """The message is to come again after so many seconds."""
+
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Where objects are dropped: the store, the buckets that may be read, and how large an object may be."""
+
+    store: ObjectStore
+    buckets: tuple[str, ...]
+    max_bytes: int
+
+
+class MessageWorker:
+    """Safe to share between threads."""
+
+    def __init__(
+        self,
+        lines: LineWorker,
+        ledger: QueueLedger,
+        politeness: Politeness,
+        profiles: Profiles,
+        drops: Drops,
+        attempts: int,
+        stop: Stop,
+    ) -> None:
+        self.lines = lines
+        self._ledger = ledger
+        self._politeness = politeness
+        self._profiles = profiles
+        self._drops = drops
+        self._attempts = attempts
+        self._stop = stop
+
+    def handle(self, held: Held) -> list[Outcome] | GiveBack:
+        """An outcome for each job. Raises Stopped where the daemon stops first."""
+        results = [self._do(job, message_queue_id(held.message, number)) for number, job in enumerate(held.jobs)]
+        failed = [result for result in results if isinstance(result, Again)]
+        if not failed:
+            return [result for result in results if isinstance(result, Outcome)]
+        return self._after_failure(held, results, failed)
+
+    def _do(self, job: Job, queue_id: str) -> Outcome | Again:
+        if isinstance(job, ObjectJob):
+            line = Line(0, job.name)
+            return self.lines.judged(lambda: self._stash_object(job, queue_id), line, queue_id)
+        if job.line.fault:
+            return Outcome(queue_id, job.name, error="SourceRefused", reason=job.line.fault)
+        try:
+            auth = self._auth(job)
+        except SourceRefused as error:
+            return Outcome(queue_id, job.name, error="SourceRefused", reason=str(error))
+        result = self.lines.handle(job.line, queue_id, auth)
+        return replace(result, name=job.name) if isinstance(result, Outcome) else result
+
+    def _after_failure(
+        self, held: Held, results: Sequence[Outcome | Again], failed: Sequence[Again]
+    ) -> list[Outcome] | GiveBack:
+        """Give the message back, or be done with it where it has had all its attempts."""
+        attempts = 0
+        if any(again.counts for again in failed):
+            try:
+                attempts = self._ledger.count_attempt(message_queue_id(held.message, 0))
+            except CacheUnavailable as error:
+                log.debug("attempt not counted: %s", error)
+        if attempts >= self._attempts:
+            return [
+                result
+                if isinstance(result, Outcome)
+                else Outcome(
+                    message_queue_id(held.message, number),
+                    held.jobs[number].name,
+                    error=result.error,
+                    reason=f"{result.reason} (tried {attempts} times)",
+                )
+                for number, result in enumerate(results)
+            ]
+        delay = self.lines.delays.delay_seconds(attempts or held.message.deliveries, random.random())
+        return GiveBack(max(delay, self._politeness.paused_seconds(held.host)), failed[0].reason)
+
+    def _auth(self, job: UrlJob) -> Auth | None:
+        """Raises SourceRefused where the message asks for a password that is not for this URL."""
+        if job.auth_profile is None:
+            return None
+        by_host = self._profiles.get(job.auth_profile)
+        if by_host is None:
+            raise SourceRefused(f"auth-profile {job.auth_profile!r} is not among queue.auth_profiles")
+        if urlsplit(job.line.url).scheme.lower() != "https":
+            raise SourceRefused("a password is sent over https alone")
+        auth = by_host.get(job.line.host)
+        if auth is None:
+            # Whoever writes messages must not choose who is told a password.
+            raise SourceRefused(f"auth-profile {job.auth_profile!r} has no entry for {job.line.host}")
+        return auth
+
+    def _stash_object(self, job: ObjectJob, queue_id: str) -> Outcome:
+        if job.bucket not in self._drops.buckets:
+            # The role may be able to read more buckets than whoever writes messages should.
+            raise SourceRefused(f"the bucket {job.bucket} is not among queue.drop_buckets")
+        with tempfile.NamedTemporaryFile(prefix="md5s3stash-drop-") as file:
+            sink = _Stoppable(file.file, self._stop)
+            if self._drops.store.download(ObjectAddress(job.bucket, job.key), sink, self._drops.max_bytes) is None:
+                raise SourceNotFound("there is no such object any more")
+            file.flush()
+            outcome = self.lines.stash(file.name, queue_id)
+        reports = tuple(report._replace(url=job.name) for report in outcome.reports)
+        return replace(outcome, name=job.name, reports=reports)
+
+
+class _Stoppable:
+    """A file that takes no more once the daemon's time is over."""
+
+    def __init__(self, file: IO[bytes], stop: Stop) -> None:
+        self._file = file
+        self._stop = stop
+
+    def write(self, data: bytes, /) -> object:
+        self._stop.check()
+        return self._file.write(data)
+
+
+def read_profiles(entries: Sequence[str]) -> Profiles:
+    """The profiles of `queue.auth_profiles`. Raises SettingsError with a line for each that cannot be read."""
+    profiles: dict[str, Mapping[str, Auth]] = {}
+    faults = Faults()
+    for entry in entries:
+        name, _, file = entry.partition("=")
+        with faults.noted():
+            # A `default` entry would be for any host, and is passed over.
+            profiles[name] = Passwords.from_options(None, None, file, {}).by_host
+    faults.tell()
+    return profiles

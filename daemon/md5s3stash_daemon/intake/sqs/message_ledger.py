@@ -1,0 +1,78 @@
+"""The ledger of a queue's messages, which all daemons of a fleet share: a message that comes twice is logged once.
+
+The mark of a message is kept by the day that it was sent on, and the marks of a day go when no message of that day can
+be in a queue any more. Most go sooner: see `InHand`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Collection, Sequence
+
+import redis
+
+from md5s3stash_daemon.intake.sqs.client import MAX_RETENTION_SECONDS, Message
+from md5s3stash_daemon.ledger.durability import answering
+from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
+
+_DAY_SECONDS = 86_400
+_KEPT_DAYS = MAX_RETENTION_SECONDS // _DAY_SECONDS + 2
+
+
+def message_queue_id(message: Message, job: int) -> str:
+    """Names one job of one message, wherever and however often it is delivered."""
+    return f"{int(message.sent_seconds) // _DAY_SECONDS}:{message.id}" + (f"#{job}" if job else "")
+
+
+class QueueLedger:
+    """A `Ledger` for outcomes whose queue ids are `message_queue_id`s."""
+
+    def __init__(
+        self, client: redis.Redis, prefix: str, replicas: int = 0, accepted_risks: Collection[str] = ()
+    ) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._replicas = replicas
+        self._accepted_risks = accepted_risks
+        self._days: dict[str, RedisLedger] = {}
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        for day, of_day in itertools.groupby(sorted(outcomes, key=_day), key=_day):
+            known = day in self._days
+            ledger = self._days.get(day) or self._ledger(day)
+            ledger.record(list(of_day))
+            if not known:
+                self._call("EXPIREAT", f"{self._prefix}:open:queue-{day}", (int(day) + _KEPT_DAYS) * _DAY_SECONDS)
+                self._days[day] = ledger
+
+    def forget(self, queue_ids: Sequence[str]) -> None:
+        for day, of_day in itertools.groupby(sorted(queue_ids), key=lambda queue_id: queue_id.partition(":")[0]):
+            self._ledger(day).forget(list(of_day))
+
+    def remembered(self) -> list[str]:
+        """Nobody asks: the marks go by themselves."""
+        return []
+
+    def probe(self) -> None:
+        self._ledger(str(int(time.time()) // _DAY_SECONDS)).probe()
+
+    def count_attempt(self, queue_id: str) -> int:
+        """One more failed attempt of a message, on whichever box; how many there are now. Deliveries do not tell: each
+        box that stops gives back what it holds.
+        """
+        key = f"{self._prefix}:attempts:queue-{queue_id.partition(':')[0]}"
+        attempts = self._call("HINCRBY", key, queue_id, 1)
+        self._call("EXPIRE", key, MAX_RETENTION_SECONDS)
+        return attempts
+
+    def _ledger(self, day: str) -> RedisLedger:
+        return RedisLedger(self._client, self._prefix, f"queue-{day}", self._replicas, self._accepted_risks)
+
+    def _call(self, *command: str | int) -> int:
+        with answering():
+            return int(self._client.execute_command(*command))  # type: ignore[no-untyped-call]
+
+
+def _day(outcome: Outcome) -> str:
+    return outcome.queue_id.partition(":")[0]

@@ -1,0 +1,1 @@
+"""What was stashed, recorded in Redis. Imports runtime."""

@@ -1,0 +1,206 @@
+"""Outcomes into the ledger in groups, through its outages: what files, the lines of URL lists and messages share."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
+
+from md5s3stash.errors import CacheUnavailable
+from md5s3stash_daemon.intake.files.file_stasher import DISK_RETRY_SECONDS, REDIS
+from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
+from md5s3stash_daemon.monitoring.health import ThreadPulse
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.spool import Spool
+
+log = logging.getLogger(__name__)
+
+# Redis runs the record of a group as one script, during which it answers nobody else.
+GROUP_SIZE = 256
+# What may wait to be recorded before those who finish work are held up.
+QUEUE_SIZE = 4 * GROUP_SIZE
+
+# For what is downloaded, between two groups: without it one is as large as what came during two fsyncs, and these cost
+# more than the downloads.
+LINGER_SECONDS = 0.05
+
+T = TypeVar("T")
+
+
+class Recorder:
+    """One thread's way to the ledger. Its pulse rests for as long as the ledger is down."""
+
+    def __init__(self, ledger: Ledger, gate: Gate, stopping: threading.Event, pulse: ThreadPulse) -> None:
+        self._ledger = ledger
+        self._gate = gate
+        self._stopping = stopping
+        self._pulse = pulse
+        self._forgettable: list[str] = []
+
+    def record(self, outcomes: Sequence[Outcome]) -> bool:
+        """Waits until the ledger has all of them; False where the daemon stops before that."""
+        error = self._attempt(outcomes)
+        if error is not None:
+            with self._pulse.resting():
+                if not self._record_after(error, outcomes):
+                    return False
+        self.forget()
+        return True
+
+    def _record_after(self, error: CacheUnavailable | None, outcomes: Sequence[Outcome]) -> bool:
+        with contextlib.ExitStack() as refusing:
+            while error is not None:
+                if self._gate.is_down(REDIS):
+                    refusing.close()
+                    if not self._gate.pass_through(self._stopping):
+                        return False
+                else:
+                    # Its probe finds nothing wrong and yet it takes no record: it is down until it takes this one.
+                    log.error("not recorded outcomes=%d error=%r", len(outcomes), str(error))
+                    refusing.enter_context(self._gate.refusing(REDIS, str(error)))
+                    if self._stopping.wait(1.0):
+                        return False
+                error = self._attempt(outcomes)
+        self._gate.reopen(REDIS)
+        return True
+
+    def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:
+        """Why the ledger did not take them; None where it has."""
+        try:
+            self._ledger.record(outcomes)
+        except CacheUnavailable as error:
+            return error
+        return None
+
+    def forget_later(self, queue_ids: Iterable[str]) -> None:
+        """These will not be recorded again. The ledger is told with the next group, or by `forget`."""
+        self._forgettable += queue_ids
+
+    def forget(self) -> None:
+        """Tells the ledger now."""
+        if not self._forgettable:
+            return
+        try:
+            self._ledger.forget(self._forgettable)
+            self._forgettable = []
+        except CacheUnavailable as error:
+            # With the next group, or at the next start.
+            log.debug("not forgotten: %s", error)
+
+
+class GroupCommitter(ABC, Generic[T]):
+    """A thread that commits what it is given, in groups, until `finish`: while one waits for the disks, the next one
+    gathers.
+
+    After a group that was not taken, because the daemon stops, the others are let drop: their work will be done again.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        gate: Gate,
+        stopping: threading.Event,
+        pulse: ThreadPulse,
+        linger_seconds: float = 0.0,
+    ) -> None:
+        self._recorder = Recorder(ledger, gate, stopping, pulse)
+        self._stopping = stopping
+        self._pulse = pulse
+        self._linger_seconds = linger_seconds
+        self._ending = threading.Event()
+        self._queue: queue.Queue[T | None] = queue.Queue(maxsize=QUEUE_SIZE)
+        self._complete = True
+
+    def start(self) -> None:
+        self._thread = spawn(self._pulse.thread, self._run, self._pulse.pulse)
+
+    def put(self, item: T) -> None:
+        """Hands over what is finished; waits while too much is uncommitted."""
+        self._queue.put(item)
+
+    def finish(self, timeout_seconds: float | None = None) -> bool:
+        """Commits what was put, and ends; whether all of it was taken by then."""
+        self._ending.set()
+        self._queue.put(None)
+        self._thread.join(timeout_seconds)
+        return self._complete and not self._thread.is_alive()
+
+    @abstractmethod
+    def _commit(self, group: list[T]) -> bool:
+        """Whether the group was taken; False where the daemon stops before that."""
+
+    @abstractmethod
+    def _set_aside(self, item: T, error: Exception) -> bool:
+        """What becomes of an item that cannot be committed, though the ledger answers; False as of `_commit`.
+
+        Raises where nothing becomes of it: the process then ends, for the fault is none of the item.
+        """
+
+    def _catch_up(self) -> bool:
+        """Tries again what could not be done for a group before; whether there is more to try, later."""
+        return False
+
+    def _run(self) -> None:
+        more = True
+        is_behind = False
+        while more:
+            group, more = self._next_group(DISK_RETRY_SECONDS if is_behind else None)
+            self._pulse.beat()
+            if group and self._complete:
+                self._complete = self._committed(group)
+            is_behind = self._catch_up()
+            self._ending.wait(self._linger_seconds)
+        self._recorder.forget()
+
+    def _committed(self, group: list[T]) -> bool:
+        """Commits the group; an unexpected error is that of one item, which is found by committing each alone."""
+        try:
+            return self._commit(group)
+        except Exception as error:
+            if len(group) == 1:
+                log.exception("unexpected: not recorded")
+                return self._set_aside(group[0], error)
+            log.warning("unexpected: recording one by one outcomes=%d error=%r", len(group), error)
+        return all(self._committed([item]) for item in group)
+
+    def _next_group(self, timeout_seconds: float | None) -> tuple[list[T], bool]:
+        """Everything that waits, at least one thing but after a timeout, and whether more can come: None in the queue
+        ends it.
+        """
+        group: list[T] = []
+        try:
+            with self._pulse.resting():
+                item = self._queue.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return [], True
+        while item is not None:
+            group.append(item)
+            if len(group) == GROUP_SIZE:
+                return group, True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+
+def forget_gone(ledger: Ledger, spool: Spool) -> None:
+    """At the start, and when a worker died: that may have been right after it had let a file go."""
+    try:
+        gone = ledger.remembered()
+        # Twice, for one look may miss a file that moves from a state not yet looked at to one already looked at.
+        for _ in range(2):
+            holds = functools.lru_cache(spool.holds)
+            # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of them
+            # are one question to the spool.
+            gone = [queue_id for queue_id in gone if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id)]
+        if gone:
+            ledger.forget(gone)
+    except CacheUnavailable as error:
+        log.debug("not forgotten: %s", error)

@@ -1,0 +1,190 @@
+"""What the store has confirmed of late: a content that comes again then costs it no request.
+
+    {prefix}:confirmed:{endpoint} {scheme}:{base}:{since}    md5 (16 bytes) -> when, size and sha-256 (44 bytes)
+
+One hash for each place that objects lie in, since what one store holds says nothing of another, and each stretch of
+time, so that Redis drops it as a whole once nothing in it is believed any more. Without an entry, or with one of
+another size or sha-256 (that would be an md5 collision), the store decides; a content that the hash_cache knows at that
+place is looked for there before its body is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import redis
+
+from md5s3stash.digest import Digest
+from md5s3stash.media import Kind
+from md5s3stash.scheme import BucketBase
+from md5s3stash.stash import Standing
+from md5s3stash_daemon.ledger.durability import WRONG_ANSWER, answering
+from md5s3stash_daemon.ledger.reader import Mapped, mapped
+
+log = logging.getLogger(__name__)
+
+_ENTRY = struct.Struct(">IQ32s")
+
+# Boxes that share a Redis have clocks of their own.
+_CLOCK_SECONDS = 60
+
+# Into so many stretches the time is cut that an entry is believed. With more of them the oldest would go sooner after
+# that, and each look would cost a hash more.
+_STRETCHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """An entry as it is written: the name of the hash, field, value, and when Redis may drop the hash."""
+
+    name: str
+    field: bytes
+    value: bytes
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Of a content: how it stands with each base, and what it is, where every store has confirmed it."""
+
+    standings: tuple[Standing, ...]
+    kind: Kind | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether no store need be asked."""
+        return all(standing is Standing.CONFIRMED for standing in self.standings)
+
+
+class Confirmations:
+    """Those of the places that a daemon stores to. Believed for `fresh_seconds`; 0 keeps none."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        prefix: str,
+        endpoint: str,
+        bases: Sequence[BucketBase],
+        fresh_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client: Any = client
+        self._hash_cache = f"{prefix}:hash_cache"
+        self._bases = bases
+        self._places = [f"{_prefix(prefix)}{endpoint} {base.scheme}:{base.base}" for base in bases]
+        self.fresh_seconds = fresh_seconds
+        self._stretch_seconds = max(_CLOCK_SECONDS, int(fresh_seconds / _STRETCHES))
+        self._clock = clock
+
+    def known(self, digests: Sequence[Digest]) -> list[Known]:
+        """What is known of each content, in the order of the bases. One trip, whatever their number."""
+        unknown = [Known((Standing.UNKNOWN,) * len(self._places))] * len(digests)
+        if not digests or not self.fresh_seconds:
+            return unknown
+        now = self._clock()
+        fields = [bytes.fromhex(digest.md5) for digest in digests]
+        names = [f"{place}:{since}" for place in self._places for since in self._believed(now)]
+        try:
+            with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.hmget(self._hash_cache, [digest.md5 for digest in digests])
+                for name in names:
+                    pipeline.hmget(name, fields)
+                recorded, *found = pipeline.execute()
+            return [
+                self._known(digest, [self._is_fresh(entry, digest, now) for entry in entries], content)
+                for digest, content, *entries in zip(digests, recorded, *found, strict=True)
+            ]
+        except (redis.RedisError, *WRONG_ANSWER) as error:
+            # Then the store is asked, and whoever records will meet the same fault and deal with it.
+            log.debug("confirmations not read: %s", error)
+            return unknown
+
+    def given(self, digest: Digest, asked: Iterable[bool]) -> tuple[Confirmation, ...]:
+        """The entries to write of a content, for each base whether its store has confirmed it just now."""
+        if not self.fresh_seconds:
+            return ()
+        now = int(self._clock())
+        since = self._since(now)
+        until = since + self._stretch_seconds + math.ceil(self.fresh_seconds)
+        field = bytes.fromhex(digest.md5)
+        value = _ENTRY.pack(now, digest.size_bytes, bytes.fromhex(digest.sha256))
+        return tuple(
+            Confirmation(f"{place}:{since}", field, value, until)
+            for place, was in zip(self._places, asked, strict=True)
+            if was
+        )
+
+    def _since(self, seconds: float) -> int:
+        """When the stretch began that a moment is in."""
+        return int(seconds) // self._stretch_seconds * self._stretch_seconds
+
+    def _believed(self, now: float) -> range:
+        """The stretches that may hold something fresh."""
+        return range(
+            self._since(now - self.fresh_seconds), self._since(now + _CLOCK_SECONDS) + 1, self._stretch_seconds
+        )
+
+    def _is_fresh(self, entry: bytes | None, digest: Digest, now: float) -> bool:
+        if entry is None or len(entry) != _ENTRY.size:
+            return False
+        at, size_bytes, sha256 = _ENTRY.unpack(entry)
+        is_same = (size_bytes, sha256.hex()) == (digest.size_bytes, digest.sha256)
+        return is_same and -_CLOCK_SECONDS <= now - at < self.fresh_seconds
+
+    def _known(self, digest: Digest, fresh: Sequence[bool], content: bytes | None) -> Known:
+        recorded = mapped("", digest.md5, content) if content is not None else None
+        of_place = len(fresh) // len(self._places)
+        known = Known(
+            tuple(
+                self._standing(base, digest, any(fresh[at * of_place : (at + 1) * of_place]), recorded)
+                for at, base in enumerate(self._bases)
+            )
+        )
+        # Of one that no store has confirmed the hash_cache may know another content of this md5.
+        return replace(known, kind=_kind(recorded)) if known.confirmed else known
+
+    def _standing(self, base: BucketBase, digest: Digest, fresh: bool, recorded: Mapped | None) -> Standing:
+        if fresh:
+            return Standing.CONFIRMED
+        if recorded is not None and recorded.s3_url == base.address(digest.md5).s3_url:
+            return Standing.TO_CONFIRM
+        return Standing.UNKNOWN
+
+
+def _kind(recorded: Mapped | None) -> Kind | None:
+    if recorded is None or not recorded.mime_type or recorded.width is None or recorded.height is None:
+        return None
+    return recorded.mime_type, (recorded.width, recorded.height)
+
+
+def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | None) -> int:
+    """Has the store asked about these contents (None: about all) when they come again; how many entries that were.
+
+    Raises CacheUnavailable.
+    """
+    database: Any = client
+    with answering():
+        # Of another type is what somebody else keeps there: it confirms nothing.
+        names = list(database.scan_iter(match=f"{_escaped(_prefix(prefix))}*", count=1000, _type="hash"))
+        if md5s is None:
+            dropped = sum(int(database.hlen(name)) for name in names)
+            for name in names:
+                database.unlink(name)
+            return dropped
+        fields = [bytes.fromhex(md5) for md5 in md5s]
+        return sum(int(database.hdel(name, *fields)) for name in names) if fields else 0
+
+
+def _prefix(prefix: str) -> str:
+    return f"{prefix}:confirmed:"
+
+
+def _escaped(text: str) -> str:
+    """As a pattern of Redis that means itself."""
+    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

@@ -1,0 +1,241 @@
+"""What the ledger knows, for those who ask: by name, by digest, in order of time, or all of it. Reads only.
+
+Each answer has bounded size, however much is recorded. See `ledger` for the keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from md5s3stash.digest import is_md5
+from md5s3stash.errors import CacheUnavailable, StashError
+from md5s3stash_daemon.ledger.durability import answering
+
+# Fields a request: Redis serves nobody else while it collects them.
+SCAN_COUNT = 1000
+
+# The end of the year 9999. An id of the log may be up to 2**64, if somebody chose it.
+_LAST_SECOND = 253_402_300_799.0
+
+# No format has more pixels a side.
+_MAX_SIZE = 2**32
+
+
+class LedgerRefused(StashError):
+    """Redis answered with an error that waiting will not mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A dropped name or URL, its content's digest, and what was recorded of that; None and empty where nothing was."""
+
+    name: str
+    md5: str
+    s3_url: str = ""
+    mime_type: str = ""
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One outcome. `id` is the stream's: milliseconds since the epoch, a dash, a number."""
+
+    id: str
+    fields: Mapping[str, str]
+
+    @property
+    def seconds(self) -> float:
+        """When it was recorded, since the epoch."""
+        return min(int(self.id.partition("-")[0]) / 1000, _LAST_SECOND)
+
+
+class LedgerReader:
+    """The reading side of `ledger.RedisLedger`. Raises CacheUnavailable where Redis is down, LedgerRefused where it
+    refuses. An entry that nobody of ours wrote is never an error: what cannot be understood of it counts as unknown.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client: Any = client
+        self._prefix = prefix
+
+    def sizes(self) -> dict[str, int]:
+        """How many names, contents and log entries there are."""
+        with translating("names"):
+            names = int(self._client.hlen(self._key("names")))
+        with translating("hash_cache"):
+            contents = int(self._client.hlen(self._key("hash_cache")))
+        with translating("log"):
+            return {"names": names, "contents": contents, "log": int(self._client.xlen(self._key("log")))}
+
+    def md5_of(self, name: str) -> str | None:
+        """The digest under a dropped name or a URL."""
+        with translating("names"):
+            found = self._client.hget(self._key("names"), _bytes(name))
+        if found is not None and is_md5(_text(found)):
+            return _text(found)
+        with translating("url_cache"):
+            validators = self._client.hget(self._key("url_cache"), _bytes(name))
+        return None if validators is None else _md5_in(validators)
+
+    def with_content(self, pairs: Sequence[tuple[str, str]]) -> list[Mapped]:
+        """Names and digests, completed with what is known of the contents."""
+        if not pairs:
+            return []
+        with translating("hash_cache"):
+            known = self._client.hmget(self._key("hash_cache"), [_bytes(md5) for _, md5 in pairs])
+            return [mapped(name, md5, content) for (name, md5), content in zip(pairs, known, strict=True)]
+
+    def knows(self, md5: str) -> bool:
+        """Whether a content of this digest was recorded."""
+        with translating("hash_cache"):
+            return bool(self._client.hexists(self._key("hash_cache"), md5))
+
+    def digests(self) -> Iterator[list[str]]:
+        """The md5 of every recorded content, about a thousand at a time, in no order; one may come twice."""
+        for found in self._scan("hash_cache"):
+            yield [_text(md5) for md5 in found]
+
+    def names_of(self, md5: str) -> Iterator[str]:
+        """The names of a content. All names are looked through, for they are kept by name; one may come twice."""
+        for pairs in self.names_like():
+            yield from (name for name, its_md5 in pairs if its_md5 == md5)
+
+    def names_like(self, pattern: str | None = None) -> Iterator[list[tuple[str, str]]]:
+        """The names that fit a pattern of SCAN, and their digests: a list for each thousand names that were looked at,
+        mostly empty, so that whoever asks can stop. A name without a digest is left out.
+        """
+        for found in self._scan("names", pattern):
+            pairs = [(_text(name), _text(md5)) for name, md5 in found.items()]
+            yield [(name, md5) for name, md5 in pairs if is_md5(md5)]
+
+    def mappings(self) -> Iterator[list[Mapped]]:
+        """Everything, about a thousand at a time and in no order: the names, then the URLs that the command or the
+        library has stashed, which are no names.
+
+        What is recorded meanwhile may be in it or not. Redis may show a name twice while its table is resized (SCAN's
+        guarantees); within a batch none is.
+        """
+        for pairs in self.names_like():
+            yield self.with_content(pairs)
+        for found in self._scan("url_cache"):
+            yield self.with_content(self._unnamed(found))
+
+    def last(self, count: int) -> list[LogEntry]:
+        """The newest entries of the log, the oldest of them first."""
+        with translating("log"):
+            return _entries(reversed(self._client.xrevrange(self._key("log"), count=count)))
+
+    def after(self, entry_id: str, wait_seconds: float) -> list[LogEntry]:
+        """What was logged after an entry; waits so long for the next one if there is none."""
+        with translating("log"):
+            found = self._client.xread(
+                {self._key("log"): entry_id}, count=SCAN_COUNT, block=max(1, int(wait_seconds * 1000))
+            )
+            # A list of pairs, or with RESP3 a dictionary with a list of pages.
+            streams = found.values() if isinstance(found, dict) else [entries for _, entries in found or []]
+            return [entry for entries in streams for entry in _entries(_pages(entries))]
+
+    def _unnamed(self, validators: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
+        """URLs and their digests, but for those that are names."""
+        digests = {url: md5 for url, entry in validators.items() if (md5 := _md5_in(entry)) is not None}
+        if not digests:
+            return []
+        with translating("names"):
+            named = self._client.hmget(self._key("names"), list(digests))
+        return [(_text(url), md5) for (url, md5), name in zip(digests.items(), named, strict=True) if name is None]
+
+    def _scan(self, name: str, pattern: str | None = None) -> Iterator[dict[bytes, bytes]]:
+        cursor = 0
+        while True:
+            with translating(name):
+                cursor, found = self._client.hscan(
+                    self._key(name), cursor, match=None if pattern is None else _bytes(pattern), count=SCAN_COUNT
+                )
+            # A small hash comes in one piece, whatever the count.
+            yield found
+            if cursor == 0:
+                return
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:{name}"
+
+
+def digest_in(word: str) -> str | None:
+    """The md5 that a word is, or that stands at the end of it as in an S3 or thumbnail URL."""
+    md5 = word.rstrip("/").rpartition("/")[2].lower()
+    return md5 if is_md5(md5) else None
+
+
+@contextlib.contextmanager
+def translating(key: str) -> Iterator[None]:
+    """Redis' errors as ours; `key` is what was read, without the prefix."""
+    try:
+        with answering():
+            yield
+    except CacheUnavailable as error:
+        if isinstance(error.__cause__, redis.ResponseError):
+            raise LedgerRefused(f"{key}: {error}") from error
+        raise
+
+
+def _pages(entries: Any) -> Iterator[Any]:
+    for entry in entries:
+        if isinstance(entry, list):
+            yield from entry
+        else:
+            yield entry
+
+
+def _entries(found: Iterable[Any]) -> list[LogEntry]:
+    return [
+        LogEntry(_text(entry_id), {_text(key): _text(value) for key, value in fields.items()})
+        for entry_id, fields in found
+    ]
+
+
+def mapped(name: str, md5: str, content: bytes | None) -> Mapped:
+    """What an entry of the hash_cache says; null in it is what nobody knows (see `restore`)."""
+    match _json(content or b""):
+        case [str(s3_url), None | str() as mime_type, [width, height]] if is_size(width) and is_size(height):
+            return Mapped(name, md5, s3_url, mime_type or "", width, height)
+        case [str(s3_url), None | str() as mime_type, None]:
+            return Mapped(name, md5, s3_url, mime_type or "")
+    # Nothing there, or somebody else's entry. The name and its digest stand.
+    return Mapped(name, md5)
+
+
+def is_size(value: Any) -> bool:
+    """Whether it can be the width or height of a picture; 0 is that of what is no picture."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SIZE
+
+
+def _md5_in(validators: bytes) -> str | None:
+    match _json(validators):
+        case {"md5": str(md5)} if is_md5(md5):
+            return md5
+    return None
+
+
+def _json(entry: bytes) -> Any:
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(entry)
+    return None
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Of no name: a file's bytes come as other surrogates, and a URL has none.
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _text(field: bytes) -> str:
+    return field.decode("utf-8", "surrogateescape")

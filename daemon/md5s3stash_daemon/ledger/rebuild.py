@@ -1,0 +1,198 @@
+"""Where the ledger gets back from what Redis has lost: the buckets themselves, by LIST, and an export of earlier.
+
+A LIST knows digests and places. Types are asked for with `types`, a HEAD each. Names and dimensions are in no bucket:
+they come from the export, and dimensions also when a content is stashed again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, BinaryIO
+
+from md5s3stash.audit import Fault, FaultKind, fault_of, prefix_of
+from md5s3stash.digest import is_md5
+from md5s3stash.errors import StoreError, StoreUnavailable
+from md5s3stash.inspection import Proof, inspect
+from md5s3stash.media import NO_DIMENSIONS
+from md5s3stash.retry import RetryPolicy, retrying
+from md5s3stash.s3.listing import ListedObject, Lister
+from md5s3stash.s3.store import S3ObjectStore
+from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash_daemon.ledger.reader import Mapped, is_size
+from md5s3stash_daemon.ledger.restore import Restorer
+
+# Names and URLs have a few thousand bytes, each of which JSON may write as six.
+MAX_LINE_BYTES = 256 * 1024
+LINES_AT_ONCE = 1000
+
+# What S3 answers for an object that was stored without a type.
+_NO_TYPE = "binary/octet-stream"
+
+_POLICY = RetryPolicy(attempts=4)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was met so far: `contents` and `names` are entries that were written, `known` objects or lines that brought
+    nothing new, `faults` what was left out.
+    """
+
+    met: int = 0
+    contents: int = 0
+    names: int = 0
+    known: int = 0
+    faults: int = 0
+
+    def add(self, other: Tally) -> None:
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilder:
+    """What the reading of buckets needs. `types` asks for the MIME type of each object of which none is recorded;
+    `heads` are the threads that do; `stopping` ends all buckets with their page.
+    """
+
+    lister: Lister
+    store: S3ObjectStore
+    restorer: Restorer
+    heads: ThreadPoolExecutor
+    types: bool = False
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def rebuild(self, base: BucketBase, bucket: str, others: tuple[str, ...], tally: Tally) -> Iterator[Fault | str]:
+        """Records the objects of a bucket. Yields what it leaves out, and after each page the last key's md5.
+
+        `others` are key prefixes that belong to other bases. Raises StoreError where the bucket cannot be listed.
+        """
+        prefix = prefix_of(base)
+        for page in self.lister.pages(bucket, prefix):
+            if self.stopping.is_set():
+                return
+            mine = [found for found in page if not (others and found.key.startswith(others))]
+            judged = list(self.heads.map(lambda found: self._fault(base, bucket, found), mine))
+            faults = [fault for fault in judged if fault is not None]
+            yield from faults
+            good = [found.key.removeprefix(prefix) for found, fault in zip(mine, judged, strict=True) if fault is None]
+            contents = [Mapped("", md5, base.address(md5).s3_url) for md5 in good]
+            if self.types:
+                contents = self._with_types(base, contents)
+            restored = self.restorer.add(contents)
+            tally.add(Tally(len(mine), restored.contents, 0, len(good) - restored.contents, len(faults)))
+            if good:
+                yield good[-1]
+
+    def _fault(self, base: BucketBase, bucket: str, found: ListedObject) -> Fault | None:
+        """Why an object is left out. One whose ETag is another digest may be encrypted with KMS: its HEAD tells."""
+        fault = fault_of(base, bucket, found)
+        if fault is None or fault.kind is not FaultKind.WRONG_ETAG:
+            return fault
+        address = ObjectAddress(bucket, found.key)
+        try:
+            proof = inspect(self.store, address, found.key.removeprefix(prefix_of(base)), deep=False)
+        except StoreError as error:
+            return Fault(address, FaultKind.UNREADABLE, str(error))
+        return None if proof in (Proof.BY_SHA256, Proof.NONE) else fault
+
+    def _with_types(self, base: BucketBase, contents: list[Mapped]) -> list[Mapped]:
+        known = self.restorer.known([content.md5 for content in contents])
+
+        def asked(content: Mapped) -> Mapped:
+            return content if _has_type(known.get(content.md5)) else self._with_type(base, content)
+
+        return list(self.heads.map(asked, contents))
+
+    def _with_type(self, base: BucketBase, content: Mapped) -> Mapped:
+        address = base.address(content.md5)
+        stored = retrying(lambda: self.store.head(address), _POLICY, only=(StoreUnavailable,))
+        mime_type = stored.content_type if stored is not None else None
+        if not mime_type or mime_type == _NO_TYPE:
+            return content
+        if mime_type.startswith("image/"):
+            return replace(content, mime_type=mime_type)
+        width, height = NO_DIMENSIONS
+        return replace(content, mime_type=mime_type, width=width, height=height)
+
+
+def _has_type(known: Mapped | None) -> bool:
+    return known is not None and bool(known.mime_type)
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line of an export that is none."""
+
+    number: int
+    reason: str
+
+
+def import_export(file: BinaryIO, restorer: Restorer, tally: Tally) -> Iterator[BadLine]:
+    """Records what stands in an export (`md5s3stashctl export --format jsonl`), a thousand lines at a time. Yields what
+    it leaves out. Raises OSError.
+    """
+    number = 0
+    batch: list[Mapped] = []
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        tally.met += 1
+        try:
+            batch.append(_parsed(line))
+        except ValueError as error:
+            tally.faults += 1
+            yield BadLine(number, str(error))
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE_BYTES)
+        if len(batch) == LINES_AT_ONCE:
+            _import_batch(batch, restorer, tally)
+            batch = []
+    _import_batch(batch, restorer, tally)
+
+
+def _import_batch(batch: list[Mapped], restorer: Restorer, tally: Tally) -> None:
+    restored = restorer.add(batch)
+    tally.contents += restored.contents
+    tally.names += restored.names
+    tally.known += len(batch) - restored.names
+
+
+def _parsed(line: bytes) -> Mapped:
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError("it is too long")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON" if line.endswith(b"\n") else "it is no JSON: the export is cut off") from None
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    name, md5 = record.get("name"), record.get("md5")
+    if not isinstance(name, str) or not name or not _is_encodable(name):
+        raise ValueError("its name is no name of a file or URL")
+    if not isinstance(md5, str) or not is_md5(md5):
+        raise ValueError("its md5 is none")
+    width, height = record.get("width"), record.get("height")
+    sized = is_size(width) and is_size(height)
+    return Mapped(
+        name,
+        md5.lower(),
+        _text_or_empty(record.get("s3_url")),
+        _text_or_empty(record.get("mime_type")),
+        width if sized else None,
+        height if sized else None,
+    )
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text_or_empty(value: Any) -> str:
+    return value if isinstance(value, str) and _is_encodable(value) else ""

@@ -1,0 +1,116 @@
+"""Writes back into the ledger what Redis has lost: names, and entries of the hash_cache. Adds what is missing and never
+replaces what somebody recorded meanwhile, so that it can be done again, in any order, while the daemon runs.
+
+An entry must not lie. What nobody knows is null in it: `[s3_url, null, null]` for an object that only a LIST has told
+of. The stash takes an entry with a null as none, and completes it when the content comes by again; who only wants to
+know where a digest lies finds it in the first place, as ever. `[0, 0]` would not do: it says that it is no picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import redis
+
+from md5s3stash.cache import as_json
+from md5s3stash_daemon.ledger.reader import Mapped, mapped, translating
+
+# KEYS: hash_cache, names. ARGV: the number of contents; for each its md5, the entry that was seen (empty for none) and
+# the new one; then names and their md5s. Returns how many contents and names were written. One that was changed by
+# somebody else since it was seen stays: theirs is newer.
+_RESTORE = """
+local at, contents, names = 2, 0, 0
+for _ = 1, tonumber(ARGV[1]) do
+  if (redis.call('HGET', KEYS[1], ARGV[at]) or '') == ARGV[at + 1] then
+    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 2])
+    contents = contents + 1
+  end
+  at = at + 3
+end
+while at < #ARGV do
+  names = names + redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+return {contents, names}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How many entries were written, or would be."""
+
+    contents: int
+    names: int
+
+
+class Restorer:
+    """Adds to the ledger of a prefix; with `dry_run` only says what it would add. Raises as `LedgerReader` does."""
+
+    def __init__(self, client: redis.Redis, prefix: str, dry_run: bool = False) -> None:
+        self._client: Any = client
+        self._keys = (f"{prefix}:hash_cache", f"{prefix}:names")
+        self._script = client.register_script(_RESTORE)
+        self._dry_run = dry_run
+
+    def known(self, md5s: Sequence[str]) -> dict[str, Mapped]:
+        """What is recorded of these contents, for those of which anything is."""
+        return {md5: mapped("", md5, entry) for md5, entry in self._entries(md5s).items()}
+
+    def add(self, batch: Sequence[Mapped]) -> Restored:
+        """All of these, of which several may be of one name or content: the last of a name counts."""
+        wanted: dict[str, Mapped] = {}
+        for each in batch:
+            if each.s3_url:
+                wanted[each.md5] = completed(wanted.get(each.md5), each)
+        entries = self._entries(list(wanted))
+        contents: list[bytes | str] = []
+        for md5, new in wanted.items():
+            entry = entries.get(md5)
+            old = None if entry is None else mapped("", md5, entry)
+            better = completed(old, new)
+            if better != old:
+                contents += [md5, entry or b"", as_entry(better)]
+        names = {_bytes(each.name): each.md5 for each in batch if each.name}
+        if self._dry_run:
+            return Restored(len(contents) // 3, self._missing(list(names)))
+        if not contents and not names:
+            return Restored(0, 0)
+        pairs = (part for pair in names.items() for part in pair)
+        with translating("hash_cache and names"):
+            return Restored(*self._script(self._keys, [len(contents) // 3, *contents, *pairs]))
+
+    def _entries(self, md5s: Sequence[str]) -> dict[str, bytes]:
+        if not md5s:
+            return {}
+        with translating("hash_cache"):
+            found = self._client.hmget(self._keys[0], md5s)
+        return {md5: entry for md5, entry in zip(md5s, found, strict=True) if entry is not None}
+
+    def _missing(self, names: Sequence[bytes]) -> int:
+        if not names:
+            return 0
+        with translating("names"):
+            return sum(md5 is None for md5 in self._client.hmget(self._keys[1], names))
+
+
+def completed(known: Mapped | None, new: Mapped) -> Mapped:
+    """What is known of a content, with the gaps in it filled from what is told of it now."""
+    if known is None or not known.s3_url:
+        return replace(new, name="")
+    if not known.mime_type:
+        known = replace(known, mime_type=new.mime_type)
+    if known.width is None:
+        known = replace(known, width=new.width, height=new.height)
+    return known
+
+
+def as_entry(content: Mapped) -> str:
+    """As it stands in the hash_cache."""
+    dimensions = None if content.width is None else [content.width, content.height]
+    return as_json([content.s3_url, content.mime_type or None, dimensions])
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

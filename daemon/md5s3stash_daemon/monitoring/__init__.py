@@ -1,0 +1,1 @@
+"""Counters, metrics, health, systemd. Imports runtime, spool and ledger."""

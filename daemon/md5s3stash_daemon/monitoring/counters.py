@@ -1,0 +1,114 @@
+"""What happens is counted where it happens, and added up where somebody asks."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from md5s3stash.errors import CacheUnavailable
+from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
+
+STASHED = "stashed"
+ALREADY_THERE = "already_there"
+FAILED = "failed"
+DEFERRED = "deferred"
+OUTCOMES = (STASHED, ALREADY_THERE, FAILED, DEFERRED)
+
+
+@dataclass(slots=True)
+class Counts:
+    """How often each outcome and each service's error was, the bytes that were stashed, and how long each file took."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    size_bytes: int = 0
+    latencies: list[float] = field(default_factory=list)
+
+
+class Tally:
+    """Counts and times what happens; safe to share between threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._counts = Counts()
+        # By queue id; bounded, because what is claimed at once is.
+        self._claimed: dict[str, float] = {}
+
+    def claimed(self, queue_ids: Iterable[str], at: float | None = None) -> None:
+        """Work on these files begins, or began at this moment of the clock."""
+        with self._lock:
+            self._claimed.update(dict.fromkeys(queue_ids, self._clock() if at is None else at))
+
+    def recorded(self, outcomes: Sequence[Outcome]) -> None:
+        """The outcomes stand in the ledger."""
+        with self._lock:
+            now, counts = self._clock(), self._counts
+            for outcome in outcomes:
+                begun = self._claimed.pop(outcome.queue_id, None)
+                if not outcome.reports:
+                    counts.outcomes[FAILED] += 1
+                    continue
+                counts.outcomes[STASHED if outcome.sent else ALREADY_THERE] += 1
+                counts.size_bytes += outcome.size_bytes or 0
+                if begun is not None:
+                    counts.latencies.append(now - begun)
+
+    def unclaimed(self, queue_ids: Iterable[str]) -> None:
+        """Work on these files ended without anything to record."""
+        with self._lock:
+            for queue_id in queue_ids:
+                self._claimed.pop(queue_id, None)
+
+    def deferred(self) -> None:
+        """A file is to be tried again."""
+        with self._lock:
+            self._counts.outcomes[DEFERRED] += 1
+
+    def service_error(self, service: str) -> None:
+        """A request to S3 or Redis was not answered as it should have been."""
+        with self._lock:
+            self._counts.errors[service] += 1
+
+    def take(self) -> Counts:
+        """What was counted since the last time."""
+        with self._lock:
+            taken, self._counts = self._counts, Counts()
+            return taken
+
+
+class CountedLedger:
+    """A `Ledger` that counts what the one behind it has taken: of files and of URLs, whoever hands them over."""
+
+    def __init__(self, ledger: Ledger, tally: Tally) -> None:
+        self._ledger = ledger
+        self._tally = tally
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        with self._errors():
+            self._ledger.record(outcomes)
+        self._tally.recorded(outcomes)
+
+    def forget(self, queue_ids: Sequence[str]) -> None:
+        with self._errors():
+            self._ledger.forget(queue_ids)
+
+    def remembered(self) -> list[str]:
+        with self._errors():
+            return self._ledger.remembered()
+
+    def probe(self) -> None:
+        with self._errors():
+            self._ledger.probe()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except CacheUnavailable:
+            self._tally.service_error("redis")
+            raise

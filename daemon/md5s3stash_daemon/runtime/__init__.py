@@ -1,0 +1,1 @@
+"""What every part of a long-running process uses. Imports core alone."""

@@ -1,0 +1,534 @@
+"""The spool: directories on one filesystem, where the directory a file is in *is* its state.
+
+    incoming/  --claim-->  active/  --remove-->  gone, once it is stashed and recorded
+                           |    ^
+                     defer v    | claim, when its time stamp is reached
+                          deferred/
+    active/    --fail-->  failed/    with NAME.error.json beside each file
+    hold/      is the operator's
+
+Each change of state is one rename(2). None needs an fsync: the address is the content, so a rename that a power cut
+takes back only repeats work. What a rename relies on, such as the reason beside a failed file, is synced before it.
+
+Below active/, deferred/ and hold/ a file keeps its whole name in a box: `BATCH.ATTEMPTS/sub/folder/name`, in deferred/
+`BATCH.ATTEMPTS.DUE/...` with the time of the next attempt. A name occurs once in a batch, so a file that is dropped
+again under the same name never meets the first one. The time stands in the box and not in the file's time stamp
+(Postfix's way), because only its owner may set that, and the owner is whoever dropped it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from md5s3stash.errors import StashError
+from md5s3stash_daemon.disk.beneath import (
+    Place,
+    files_below,
+    folder_of,
+    is_name,
+    move,
+    open_file,
+    prune,
+    remove_empty_folders,
+    status_of,
+)
+from md5s3stash_daemon.disk.durable import open_directory, replace_durably
+from md5s3stash_daemon.disk.opening import Opening
+from md5s3stash_daemon.disk.reserve import FULL, Reserve
+from md5s3stash_daemon.spool.ignored import Ignored
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.reports import place_in_failed, report_beside, write_report
+
+INCOMING = "incoming"
+ACTIVE = "active"
+DEFERRED = "deferred"
+HOLD = "hold"
+FAILED = "failed"
+STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
+
+# Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also
+# keeps files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
+PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
+
+# The disk does not work, or the machine has nothing left: not the file's fault, and worth another try.
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+
+# How long a file may be deferred: the most that spool.max_delay_seconds takes.
+MAX_DELAY_SECONDS = 7 * 86400
+
+log = logging.getLogger(__name__)
+
+# Batch, attempts and time, with the dots between them; and what path_resolution(7) allows.
+_LONGEST_BOX_NAME = 48
+_LONGEST_PATH = 4095
+
+# The batch of a box of ours has 25 characters, and its numbers have at most ten digits.
+_LONGEST_BATCH = 25
+_MAX_DIGITS = 10
+
+_MAX_ID_BYTES = 64
+
+# `md5s3stashctl status` holds the lock for the moment of its look.
+_LOCK_TRIES = 10
+_LOCK_TRY_SECONDS = 0.02
+
+
+class SpoolTaken(StashError):
+    """Another daemon has the spool."""
+
+
+class SpoolClosed(StashError):
+    """The directory is where a volume belongs, and the volume is not mounted."""
+
+
+class Entry(NamedTuple):
+    """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it stands now, `batch`
+    the claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` when it is to be tried
+    again, in seconds since the epoch.
+    """
+
+    name: str
+    path: str
+    batch: str = ""
+    attempts: int = 0
+    due: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where it stands, below the directory of its state."""
+        base = self.path[: -len(self.name) - 1]
+        if not self.batch:
+            return Place(base, self.name)
+        state, _, box = base.rpartition("/")
+        return Place(state, f"{box}/{self.name}")
+
+    @property
+    def queue_id(self) -> str:
+        """Names this drop, and no other of the same name, for as long as it is in the spool."""
+        return f"{self.batch}/{self.name}"
+
+    @property
+    def mark(self) -> str:
+        """In hold/, why the daemon has put the file there, by the name of its box; empty where an operator did."""
+        box = os.path.basename(self.path[: -len(self.name) - 1])
+        return [*box.split("."), "", "", ""][2]
+
+
+class Spool:
+    """The directories and the moves between them. One daemon owns a spool: see `lock`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        ignored: Callable[[str], bool] | None = None,
+        access_socket: str | None = None,
+        spends_reserve: bool = True,
+    ) -> None:
+        self.directory = directory
+        # Whether a dropped name is one that is never stashed (`spool.ignore`).
+        self.is_ignored = ignored or Ignored()
+        self._root = os.fspath(directory).rstrip("/")
+        self.opening = Opening(self._root, access_socket)
+        # Apart: what a thousand failures take must not keep files from being claimed, which frees the disk.
+        self._room_to_move = Reserve(self._root, ".reserve/moves")
+        self._room_to_report = Reserve(self._root, ".reserve/reports")
+        # Not for what an operator moves: the daemon needs it to free the disk.
+        self._spends_reserve = spends_reserve
+        self._spare_batch = ""
+
+    def create(self) -> None:
+        """Makes the directories that are missing. Raises SpoolClosed or OSError."""
+        self.demand_open()
+        for state in STATES:
+            (self.directory / state).mkdir(parents=True, exist_ok=True)
+        self.reserve_room()
+
+    def demand_open(self) -> None:
+        """Raises SpoolClosed for a directory that no user may enter: so the appliance marks a mount point without its
+        volume. Root could enter it, but the mount would hide what is stored there."""
+        with contextlib.suppress(FileNotFoundError):
+            if not os.stat(self.directory).st_mode & (stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO):
+                raise SpoolClosed(
+                    f"the spool {self.directory} is closed (mode 000): mount its volume, then start "
+                    "md5s3stash-spool.service"
+                )
+
+    def lock(self) -> int:
+        """Takes the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""
+        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if not _locked(descriptor):
+            owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise SpoolTaken(
+                f"another md5s3stashd (process {owner or 'unknown'}) serves the spool {self.directory}: stop it first, "
+                "or give this one its own SPOOL_DIR"
+            )
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
+
+    def reserve_room(self) -> None:
+        """For the daemon's own moves and reports, as far as the disk has it."""
+        self._room_to_move.fill()
+        self._room_to_report.fill()
+
+    def identity(self) -> str:
+        """A name of this spool that no other has, made once; several spools may share one ledger."""
+        path = self.directory / ".id"
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            found = file.read(_MAX_ID_BYTES + 1).strip()
+            if found.isalnum() and len(found) <= _MAX_ID_BYTES:
+                return found.decode("ascii")
+            # It is part of a key. Empty it would be that of every spool that has lost its own.
+            log.warning("%s is not ours: the spool gets a new identity", path)
+        # Only the daemon that holds the lock comes here. A torn file would be another identity, so: rename.
+        directory = open_directory(self.directory)
+        try:
+            replace_durably(directory, path.name, f"{secrets.token_hex(8)}\n".encode("ascii"))
+        finally:
+            os.close(directory)
+        return self.identity()
+
+    def holds(self, queue_id: str) -> bool:
+        """Whether the file of a drop that was claimed once is still in active/, deferred/ or hold/."""
+        batch, _, name = queue_id.partition("/")
+        return any(
+            status_of(Place(self.path_of(state), f"{box}/{name}")) is not None
+            for state in (ACTIVE, DEFERRED, HOLD)
+            for box in _boxes(self.path_of(state))
+            if _parse_box(box)[0] == batch
+        )
+
+    def path_of(self, state: str) -> str:
+        """The directory of a state."""
+        return f"{self._root}/{state}"
+
+    def incoming(self) -> Iterator[Entry]:
+        """What producers have dropped, at any depth, but for what still has a temporary name, or is ignored."""
+        return (
+            entry
+            for entry in self.dropped(log_refused)
+            if not is_partial(entry.name) and not self.is_ignored(entry.name)
+        )
+
+    def dropped(self, refused: Callable[[str, OSError], bool]) -> Iterator[Entry]:
+        """Everything in incoming/; see `files_below` for `refused`."""
+        root = self.path_of(INCOMING)
+        return (Entry(name, f"{root}/{name}") for name in files_below(root, refused=refused))
+
+    def due(self, now: float) -> Iterator[Entry]:
+        """The deferred files whose time has come."""
+        for box in _boxes(self.path_of(DEFERRED)):
+            # What is to wait for longer than anything may was deferred by a clock that was wrong.
+            if not now < _parse_box(box)[2] <= now + MAX_DELAY_SECONDS:
+                yield from self._in_box(DEFERRED, box)
+
+    def entries(self, state: str) -> Iterator[Entry]:
+        """Every file of a state that has boxes: active, deferred or hold."""
+        for box in _boxes(self.path_of(state)):
+            yield from self._in_box(state, box)
+
+    def find(self, state: str, name: str) -> list[Entry]:
+        """What stands under a dropped name in a state that is not failed; several where it was dropped again."""
+        if not is_name(name):
+            return []
+        root = self.path_of(state)
+        if state == INCOMING:
+            found = [] if is_partial(name) else [Entry(name, f"{root}/{name}")]
+        else:
+            found = [Entry(name, f"{root}/{box}/{name}", *_parse_box(box)) for box in _boxes(root)]
+        return [entry for entry in found if _is_file(status_of(entry.place))]
+
+    def failed_paths(self) -> Iterator[str]:
+        """Everything in failed/, the reasons too."""
+        root = self.path_of(FAILED)
+        return (f"{root}/{name}" for name in files_below(root, refused=log_refused))
+
+    def recover(self) -> int:
+        """Makes due again what an earlier daemon had claimed when it ended; how many files that were."""
+        count = 0
+        for box in _boxes(self.path_of(ACTIVE)):
+            batch, attempts, _ = _parse_box(box)
+            # The batch stays: by it the ledger knows a drop that it has recorded already.
+            due_now = f"{batch}.{attempts}.0"
+            entries = list(self._in_box(ACTIVE, box))
+            with contextlib.suppress(OSError):
+                # As a whole, where that goes: on a full disk no box can be made.
+                if entries:
+                    os.rename(f"{self.path_of(ACTIVE)}/{box}", f"{self.path_of(DEFERRED)}/{due_now}")
+                    count += len(entries)
+                continue
+            count += sum(self._move(entry, DEFERRED, due_now) is not None for entry in entries)
+        remove_empty_folders(self.path_of(ACTIVE))
+        remove_empty_folders(self.path_of(DEFERRED))
+        return count
+
+    def new_batch(self) -> str:
+        """The name of a batch that no other has, which tells the time of its first claim. Its box is made one batch
+        ahead: on a full disk the claims that free it again must not need a new directory.
+        """
+        batch, spare = new_batch_name(), self._spare_batch
+        with contextlib.suppress(OSError):
+            if spare:
+                os.rename(self._first_box(spare), self._first_box(batch))
+        self._spare_batch = ""
+        with contextlib.suppress(OSError):
+            spare = new_batch_name()
+            os.mkdir(self._first_box(spare))
+            self._spare_batch = spare
+        return batch
+
+    def discard_batch(self, batch: str) -> None:
+        """One that nothing was claimed into; its box becomes the next one, or is removed."""
+        if not self._spare_batch:
+            self._spare_batch = batch
+            return
+        with contextlib.suppress(OSError):
+            os.rmdir(self._first_box(batch))
+
+    def _first_box(self, batch: str) -> str:
+        return f"{self.path_of(ACTIVE)}/{batch}.0"
+
+    def claim(self, entry: Entry, batch: str) -> Entry | None:
+        """Takes a file out of the producers' reach; None where it has gone. Raises OSError where it cannot."""
+        # In UTF-8 a character is four bytes at most, so that the exact length is seldom worth its price.
+        longest = len(self._root) + len(DEFERRED) + _LONGEST_BOX_NAME + len(entry.name) + 3
+        if 4 * longest > _LONGEST_PATH and self._longest_path(entry) > _LONGEST_PATH:
+            # Better left where it is than stuck half-way.
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), entry.path)
+        moved = self._move(entry, ACTIVE, f"{entry.batch or batch}.{entry.attempts}")
+        if moved is not None and entry.batch:
+            prune(entry.place)
+        return moved
+
+    def _longest_path(self, entry: Entry) -> int:
+        """In bytes, of all places where the file may come to stand."""
+        return len(os.fsencode(os.path.join(self.path_of(DEFERRED), "0" * _LONGEST_BOX_NAME, entry.name)))
+
+    def remove(self, files: Sequence[tuple[Entry, Pin]]) -> list[Entry]:
+        """The end of files that are stashed and recorded. May be repeated.
+
+        What is not any more what was hashed is put back instead, as a new drop that is due now; these are returned.
+        """
+        changed = []
+        for entry, pin in files:
+            try:
+                with folder_of(entry.place) as (folder, last):
+                    if pin.is_as_it_was(folder, last):
+                        os.unlink(last, dir_fd=folder)
+                    elif self.put_back(entry, 0) is not None:
+                        changed.append(entry)
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # gone already, where this is repeated
+            except OSError as error:
+                if error.errno in DISK_ERRORS:
+                    raise
+                # Such as one that chattr has made immutable.
+                log.error("cannot be removed name=%r error=%r; the next start tries again", entry.name, str(error))
+        # One of each folder: the others are as empty.
+        for place in {entry.place.name.rpartition("/")[0]: entry.place for entry, _ in files}.values():
+            prune(place)
+        # At once: a producer that tries again and again would take on a full disk whatever comes free.
+        self.reserve_room()
+        return changed
+
+    def defer(self, entry: Entry, until: float) -> Entry | None:
+        """To be tried again at `until`, in seconds since the epoch: see `due_after`."""
+        moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts + 1}.{int(until)}")
+        prune(entry.place)
+        return moved
+
+    def put_back(self, entry: Entry, until: float) -> Entry | None:
+        """A claimed file that somebody writes to, as a drop that is looked at again at `until`: it has another id, for
+        what the ledger may know of this one is about other bytes. None where it has gone.
+        """
+        moved = self._move(entry, DEFERRED, f"{new_batch_name()}.{entry.attempts}.{int(until)}")
+        prune(entry.place)
+        return moved
+
+    def hold(self, entry: Entry) -> Entry | None:
+        """Parks a file of incoming/ or deferred/; None where it has gone."""
+        owned = entry._replace(batch=entry.batch or new_batch_name())
+        moved = self._move(owned, HOLD, f"{owned.batch}.{owned.attempts}")
+        if entry.batch:
+            prune(entry.place)
+        return moved
+
+    def hold_damaged(self, entry: Entry, batch: str, mark: str) -> bool:
+        """Parks a file of any state, in a box whose name says why: see `Entry.mark`; False where it has gone."""
+        moved = self._move(entry, HOLD, f"{entry.batch or batch}.{entry.attempts}.{mark}")
+        if entry.batch:
+            prune(entry.place)
+        return moved is not None
+
+    def make_due(self, entry: Entry, state: str) -> Entry | None:
+        """Has a file of hold/ or deferred/ tried at the next pass, its attempts kept; None where it has gone."""
+        moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts}.0")
+        prune(entry.place)
+        return moved
+
+    def fail(self, entry: Entry, kind: str, reason: str) -> str:
+        """To failed/; its path there, empty where it has gone. No file stands there without its reason, which is first.
+
+        A link, a FIFO or a device is removed, and leaves its report alone: nothing that could be followed, or that an
+        open would wait for, stands in failed/.
+        """
+        status = status_of(entry.place)
+        if status is None:
+            # Moved already, by a daemon that ended before it could say so.
+            return ""
+        place = self._room_to_report.spend(lambda: self._move_to_failed(entry, status.st_mode, kind, reason))
+        prune(entry.place)
+        return f"{place.base}/{place.name}"
+
+    def _move_to_failed(self, entry: Entry, mode: int, kind: str, reason: str) -> Place:
+        place = place_in_failed(self.path_of(FAILED), entry.name, entry.queue_id)
+        report = {"name": entry.name, "error": kind, "reason": reason, "attempts": entry.attempts + 1}
+        report["queue_id"] = entry.queue_id
+        report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        try:
+            if refusal(mode) is None:
+                write_report(place, report)
+                _sync(entry.place)
+                move(entry.place, place)
+            else:
+                write_report(place, report | {"removed": True})
+                with folder_of(entry.place) as (folder, last):
+                    os.unlink(last, dir_fd=folder)
+        except OSError:
+            # It will be tried again, with a report of its own.
+            with contextlib.suppress(OSError), folder_of(report_beside(place)) as (folder, last):
+                os.unlink(last, dir_fd=folder)
+            raise
+        return place
+
+    def prune_incoming(self, unused_seconds: float, now: float) -> None:
+        """Removes folders in incoming/ that have been empty and untouched for so long that their producer is done."""
+        remove_empty_folders(self.path_of(INCOMING), is_left=lambda status: now - status.st_mtime >= unused_seconds)
+
+    def _move(self, entry: Entry, state: str, box: str) -> Entry | None:
+        # os.path.join looks at each character of each name, for each of a million files.
+        target = f"{self._root}/{state}/{box}/{entry.name}"
+        batch, attempts, due = _parse_box(box)
+        place = Place(f"{self._root}/{state}", f"{box}/{entry.name}")
+        try:
+            if self._spends_reserve:
+                is_moved = self._room_to_move.spend(lambda: move(entry.place, place))
+            else:
+                is_moved = move(entry.place, place)
+        except FileExistsError:
+            # A listing may show a name twice that was dropped again, and folders made by hand may share a batch.
+            return self._move(entry, state, f"{new_batch_name()}.{attempts}" + (f".{due}" if state == DEFERRED else ""))
+        except OSError as error:
+            # The folders that were made for it.
+            prune(place)
+            if error.errno in FULL:
+                self.reserve_room()
+            raise
+        if not is_moved:
+            prune(place)
+            return None
+        return Entry(entry.name, target, batch, attempts, due)
+
+    def _in_box(self, state: str, box: str) -> Iterator[Entry]:
+        root = self.path_of(state)
+        batch, attempts, due = _parse_box(box)
+        for name in files_below(root, box, log_refused):
+            yield Entry(name[len(box) + 1 :], f"{root}/{name}", batch, attempts, due)
+
+
+def _locked(descriptor: int) -> bool:
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_TRY_SECONDS)
+    return False
+
+
+def new_batch_name() -> str:
+    """A name that no other batch has; names sort by time."""
+    return f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+
+def _boxes(root: str) -> list[str]:
+    """The boxes of a state, the earliest first. One box holds a batch, so these are few where the files are many."""
+    with os.scandir(root) as found:
+        return sorted(item.name for item in found if item.is_dir(follow_symlinks=False))
+
+
+def _parse_box(box: str) -> tuple[str, int, int]:
+    """(batch, attempts, due). A folder that somebody made by hand is a box with no attempts, due at once."""
+    batch, *numbers = box.split(".")
+    attempts, due = [int(number) if _is_number(number) else 0 for number in [*numbers, "", ""][:2]]
+    if len(batch) > _LONGEST_BATCH:
+        # With its numbers behind it, it would be no name of a folder.
+        batch = hashlib.sha256(os.fsencode(batch)).hexdigest()[:_LONGEST_BATCH]
+    return batch, attempts, due
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
+
+
+def due_after(now: float, delay_seconds: float) -> int:
+    """When something is to be tried again, in seconds since the epoch; up to an eighth of the delay is taken off.
+
+    A batch's delays differ by chance. On a grid that is as coarse as they are long its files share a few boxes, or each
+    of a million would have a box to itself, and every pass would list a million.
+    """
+    grid_seconds = 1 << max(0, int(delay_seconds / 8).bit_length() - 1)
+    return int(now + delay_seconds) // grid_seconds * grid_seconds
+
+
+def is_partial(name: str) -> bool:
+    """Whether a transfer program will rename this file, or move it out of its folder, once it is complete."""
+    return name.startswith(".") or "/." in name or name.lower().endswith(PARTIAL_SUFFIXES)
+
+
+def refusal(mode: int) -> str | None:
+    """Why something with this `st_mode` is not stashed, in words; None for a regular file."""
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {
+        stat.S_IFLNK: "a symbolic link: drop the file itself",
+        stat.S_IFIFO: "a FIFO, not a file",
+        stat.S_IFSOCK: "a socket, not a file",
+        stat.S_IFCHR: "a device, not a file",
+        stat.S_IFBLK: "a device, not a file",
+    }
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def _sync(place: Place) -> None:
+    """After a power cut nobody judges a failed file again, before it is dropped again."""
+    with contextlib.suppress(OSError):  # one that may not be read has failed for that
+        descriptor = open_file(place)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _is_file(status: os.stat_result | None) -> bool:
+    return status is not None and not stat.S_ISDIR(status.st_mode)
+
+
+def log_refused(folder: str, error: OSError) -> bool:
+    """To be called with a folder that cannot be read."""
+    # One folder that cannot be read, or whose path is too long, must not hide the others.
+    log.error("cannot look into folder=%r: %s", folder, error.strerror)
+    return False

@@ -1,0 +1,1 @@
+"""The HTTP port: /healthz, /metrics and the status page. Imports no intake."""

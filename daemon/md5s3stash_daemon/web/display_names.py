@@ -1,0 +1,41 @@
+"""How the status page writes what others have named: file names are bytes that anybody may choose."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+
+from md5s3stash_daemon.runtime.console import PROGRAM
+
+
+def shell_word(text: str) -> str:
+    """The text as one word of bash, zsh and ksh, fit to be copied: nothing in it moves a cursor, ends the line or
+    hides the rest, and pasted it is the very bytes of the name.
+    """
+    if text.isprintable():
+        return shlex.quote(text)
+    return f"$'{''.join(map(_ansi_c, os.fsencode(text)))}'"
+
+
+def retry_command(name: str) -> str:
+    """What drops a failed file again."""
+    dashes = "-- " if name.startswith("-") else ""
+    return f"{PROGRAM} retry {dashes}{shell_word(name)}"
+
+
+def clock_time(seconds: float, now: float) -> str:
+    """A time of the last day as hours and minutes, an earlier one with its date; UTC."""
+    return time.strftime("%H:%M:%S" if 0 <= now - seconds < 86400 else "%d %b %Y %H:%M", time.gmtime(seconds))
+
+
+def iso_time(seconds: float) -> str:
+    """For `datetime` of HTML."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _ansi_c(byte: int) -> str:
+    char = chr(byte)
+    if char in "'\\":
+        return f"\\{char}"
+    return char if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"

@@ -1,0 +1,233 @@
+"""The status page: one page for people beside /healthz and /metrics, which are for machines. Reads only.
+
+A request becomes an answer here; what it tells is gathered in `status_model`, how it looks stands in the folder
+`status`. The page is complete without JavaScript; the script only fetches it again and exchanges what has changed.
+
+File names, URLs and reasons are hostile input: whoever may drop a file chooses them. The template escapes every value,
+`_shown` takes out of each what would reorder or hide the text around it, and the Content-Security-Policy lets nothing
+run that is not one of our two files.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from md5s3stash.cache import connect_redis
+from md5s3stash.scheme import BucketBase, BucketScheme
+from md5s3stash.settings import RedisSettings, Settings, StashSettings
+from md5s3stash.version import running_version
+from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings
+from md5s3stash_daemon.ledger.reader import LedgerReader
+from md5s3stash_daemon.monitoring.health import Health
+from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, Metrics
+from md5s3stash_daemon.runtime.console import cut_middle, duration, printable
+from md5s3stash_daemon.spool.ignored import Ignored
+from md5s3stash_daemon.spool.spool import INCOMING, STATES, Spool
+from md5s3stash_daemon.spool.waiting import WORDS
+from md5s3stash_daemon.web.display_names import clock_time, iso_time, retry_command, shell_word
+from md5s3stash_daemon.web.model import Gatherer, View
+from md5s3stash_daemon.web.plot import PLOT_HEIGHT, SPARK_HEIGHT, bars, spark
+from md5s3stash_daemon.web.search import Found, search
+
+# A Redis that hangs must not make the page hang: it then shows the rest.
+_REDIS_SECONDS = 2.0
+
+# What both the thumbnail server and the daemon call a picture.
+_PICTURES = frozenset(f"image/{kind}" for kind in ("avif", "bmp", "gif", "jp2", "jpeg", "png", "tiff", "webp"))
+
+_MEANINGS = {
+    "incoming": "dropped, not taken yet",
+    "active": "being stashed",
+    "deferred": "to be tried again",
+    "hold": "parked, waiting for you",
+    "failed": "waiting for you",
+}
+
+_STATIC = {
+    "/status.css": "text/css; charset=utf-8",
+    "/status.js": "text/javascript; charset=utf-8",
+    "/favicon.svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is sent back."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+
+
+class StatusPage:
+    """Answers for the paths of the page. Safe to share between threads."""
+
+    def __init__(self, settings: Settings, health: Health, metrics: Metrics) -> None:
+        redis, http = settings[RedisSettings], settings[HttpSettings]
+        spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore))
+        assert redis.url is not None, "checked when the settings were read"
+        client = connect_redis(redis.url, min(redis.timeout_seconds, _REDIS_SECONDS))
+        self._ledger = LedgerReader(client, redis.prefix)
+        self._gatherer = Gatherer(spool, self._ledger, health, metrics)
+        self._hosts = frozenset({"localhost", *http.hosts})
+        self._page = _environment(http.thumbnails_url).get_template("page.html")
+        self._static = {
+            path: Answer(HTTPStatus.OK, content_type, files(__package__).joinpath("assets", path[1:]).read_bytes())
+            for path, content_type in _STATIC.items()
+        }
+        self._facts = {
+            "bases": [_place(base) for base in settings[StashSettings].bases()],
+            "incoming": spool.path_of(INCOMING),
+            "host": socket.gethostname(),
+        }
+        self.headers = _security_headers(http.thumbnails_url)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While it is served."""
+        with self._gatherer.watching():
+            yield
+
+    def answer(self, path: str, query: str, host: str | None) -> Answer | None:
+        """None where there is no such page."""
+        if path != "/" and path not in self._static:
+            return None
+        if not self._is_ours(host):
+            return _refused(
+                HTTPStatus.FORBIDDEN, "This page is not served under this name: see http.hosts in the settings."
+            )
+        if path in self._static:
+            return self._static[path]
+        try:
+            wanted = parse_qs(query, max_num_fields=10, errors="surrogateescape").get("q", [""])[0]
+        except ValueError:
+            return _refused(HTTPStatus.BAD_REQUEST, "This query cannot be read.")
+        found = search(self._ledger, wanted) if wanted.strip() else None
+        return Answer(HTTPStatus.OK, "text/html; charset=utf-8", self._rendered(self._gatherer.view(), found))
+
+    def _rendered(self, view: View, found: Found | None) -> bytes:
+        page = self._page.render(view=view, states=_states(view), plot=bars(view.minutes), found=found, **self._facts)
+        # What is left of half characters after `_shown`, if anything, must not cost the page.
+        return page.encode("utf-8", "replace")
+
+    def _is_ours(self, host: str | None) -> bool:
+        """Whether a browser asked for a name of ours. Somebody else's name may lead to this address as well (DNS
+        rebinding), and its pages could then read ours; an address leads nowhere else.
+        """
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name.rstrip(".") in self._hosts or _is_address(name)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    name: str
+    meaning: str
+    files: int | None
+    is_full: bool
+    oldest: float | None
+    line: str
+    area: str
+
+
+def _states(view: View) -> list[_State]:
+    shown = []
+    for state in STATES:
+        depth = view.depths.get(state)
+        course = spark([minute.depths.get(state) for minute in view.minutes])
+        files_there = None if depth is None else depth.files
+        is_full = files_there is not None and files_there >= MAX_COUNTED
+        oldest = None if depth is None else depth.oldest
+        shown.append(_State(state, _MEANINGS[state], files_there, is_full, oldest, course.line, course.area))
+    return shown
+
+
+def _place(base: BucketBase) -> str:
+    return f"s3://{base.base}" if base.scheme is BucketScheme.SIMPLE else f"s3://{{0-9a-z}}.{base.base}"
+
+
+@functools.cache
+def _environment(thumbnails_url: str | None) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("md5s3stash_daemon.web", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+        # Nor are the other files read again: a release that is replaced under a running daemon must not change half of
+        # its page.
+        auto_reload=False,
+    )
+    environment.filters |= {
+        "thousands": lambda number: f"{number:,}",
+        "duration": duration,
+        "clock": clock_time,
+        "iso": iso_time,
+        "retry": retry_command,
+        "word": shell_word,
+        "short": lambda text: cut_middle(printable(text), 72),
+        "key": lambda path: hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest(),
+        "query": lambda text: "/?" + urlencode({"q": text}, errors="surrogateescape"),
+        "thumbnail": lambda md5, size: f"{thumbnails_url}/clip/{size}/{md5}",
+    }
+    environment.globals |= {
+        "has_thumbnail": lambda mime_type: thumbnails_url is not None and mime_type in _PICTURES,
+        "has_thumbnails": thumbnails_url is not None,
+        "plot_height": PLOT_HEIGHT,
+        "spark_height": SPARK_HEIGHT,
+        "version": running_version(),
+        "waiting_words": WORDS,
+    }
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Every value on its way into the page, none can be forgotten: on one line, each character of it visible."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _security_headers(thumbnails_url: str | None) -> Sequence[tuple[str, str]]:
+    pictures = "'self'"
+    if thumbnails_url is not None:
+        parts = urlsplit(thumbnails_url)
+        pictures += f" {parts.scheme}://{parts.netloc}"
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
+        f"img-src {pictures}; base-uri 'none'; frame-ancestors 'none'"
+    )
+    return (
+        ("Content-Security-Policy", policy),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+    )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _refused(status: HTTPStatus, reason: str) -> Answer:
+    return Answer(status, "text/plain; charset=utf-8", f"{reason}\n".encode())

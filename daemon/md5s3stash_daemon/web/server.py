@@ -1,0 +1,247 @@
+"""GET /healthz and GET /metrics for programs that watch over the box, and the status page for people.
+
+Small on purpose and bounded: a request that does not come, an answer that nobody reads, or a hundred clients at once
+cost a few threads for a few seconds. Neither slow connections nor a page that waits for Redis shut a look at /healthz
+out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import ipaddress
+import json
+import logging
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from md5s3stash.errors import StashError
+from md5s3stash.version import running_version
+from md5s3stash_daemon.config.settings import HttpSettings
+from md5s3stash_daemon.monitoring.health import Health
+from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.web.page import StatusPage
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+log = logging.getLogger(__name__)
+
+# For a request to be here whole, and then for its answer to be taken.
+REQUEST_SECONDS = 5.0
+# A browser opens a handful of connections for one page, some of them ahead of need.
+MAX_REQUESTS_AT_ONCE = 24
+# Of them, others than looks at /healthz.
+MAX_OTHERS_AT_ONCE = 16
+
+# For a connection that has to make room for another to be closed.
+_CLOSE_SECONDS = 1.0
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+class PortTaken(StashError):
+    """Somebody else listens where /healthz is to be."""
+
+
+class _WithinTime(io.RawIOBase):
+    """The request: each byte would have its time anew, which a client that drips has for ever."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        self._connection = connection
+        self._ends_at = time.monotonic() + REQUEST_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        left_seconds = self._ends_at - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError("the request is not complete")
+        self._connection.settimeout(left_seconds)
+        return self._connection.recv_into(buffer)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: StatusServer
+    error_content_type = _TEXT
+    error_message_format = "%(code)d %(message)s\n"
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_WithinTime(self.connection))
+
+    def parse_request(self) -> bool:
+        understood = super().parse_request()
+        self.server.has_come(self.connection)
+        # For all of the answer, as sendall counts.
+        self.connection.settimeout(REQUEST_SECONDS)
+        return understood
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/healthz":
+            reasons = self.server.health.reasons()
+            body: dict[str, Any] = {"status": "failing" if reasons else "ok", "reasons": reasons}
+            if notices := self.server.health.notices():
+                body["notices"] = notices
+            waiting = self.server.health.waiting
+            if any((counts := waiting.counts()).values()):
+                # One folder that cannot be taken from is no outage.
+                body |= {"waiting": counts, "warnings": waiting.warnings()}
+            self._answer(503 if reasons else 200, "application/json", json.dumps(body).encode() + b"\n")
+        elif not self.server.others.acquire(blocking=False):
+            self._answer(503, _TEXT, b"too many requests at once: try again\n")
+        else:
+            try:
+                if path == "/metrics":
+                    self._answer(200, CONTENT_TYPE_PLAIN_0_0_4, self.server.metrics.exposition())
+                else:
+                    self._answer_of_page(path)
+            finally:
+                self.server.others.release()
+
+    do_HEAD = do_GET
+
+    def _answer_of_page(self, path: str) -> None:
+        try:
+            answer = self.server.page.answer(path, self.path.partition("?")[2], self.headers["Host"])
+        except Exception:
+            log.exception("the status page could not be made")
+            self._answer(500, _TEXT, b"the page could not be made; the daemon's log says why\n")
+            return
+        if answer is None:
+            self._answer(404, _TEXT, b"there are /, /healthz and /metrics\n")
+        else:
+            self._answer(answer.status, answer.content_type, answer.body)
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def end_headers(self) -> None:
+        # Of every answer, those included that the base class makes of requests it cannot read.
+        self.send_header("Cache-Control", "no-store")
+        for name, value in self.server.page.headers:
+            self.send_header(name, value)
+        super().end_headers()
+
+    def version_string(self) -> str:
+        return f"md5s3stashd/{running_version()}"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("http client=%s message=%r", self.client_address[0], format % args)
+
+
+class StatusServer(ThreadingHTTPServer):
+    """Listens once it is made: raises OSError where the port is taken."""
+
+    daemon_threads = True
+
+    def __init__(self, settings: HttpSettings, health: Health, metrics: Metrics, page: StatusPage) -> None:
+        self.health = health
+        self.metrics = metrics
+        self.page = page
+        # All but /healthz may have to wait, for Redis or for the disk.
+        self.others = threading.BoundedSemaphore(MAX_OTHERS_AT_ONCE)
+        self._slots = threading.BoundedSemaphore(MAX_REQUESTS_AT_ONCE)
+        # Connections whose request is not here yet, the oldest first.
+        self._coming: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+        if ipaddress.ip_address(settings.address).version == 6:
+            self.address_family = socket.AF_INET6
+        super().__init__((settings.address, settings.port), _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer would look its own name up here, which takes as long as a broken DNS does.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._slots.acquire(blocking=False) and not self._make_room():
+            self.shutdown_request(request)
+            return
+        with self._lock:
+            self._coming[request] = None
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            # No thread could be started.
+            self._over(request)
+            raise
+
+    def has_come(self, request: socket.socket) -> None:
+        """The request of this connection is here, and has a right to its answer."""
+        with self._lock:
+            self._coming.pop(request, None)
+
+    def _make_room(self) -> bool:
+        """Whether there is room now: that of the connection which has kept us waiting for its request longest."""
+        with self._lock:
+            oldest = next(iter(self._coming), None)
+            if oldest is None:
+                return False
+            del self._coming[oldest]
+            # With the lock held it is not closed yet. Its thread finds out, and gives its place back.
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        return self._slots.acquire(timeout=_CLOSE_SECONDS)
+
+    def _over(self, request: socket.socket) -> None:
+        self.has_come(request)
+        self._slots.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        self.has_come(request)
+        super().shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._over(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that went away in the middle, mostly. It must not print a traceback of its own.
+        log.debug("http client=%s request failed", client_address[0], exc_info=True)
+
+
+@contextlib.contextmanager
+def serving(
+    settings: HttpSettings, health: Health, metrics: Metrics, page: StatusPage
+) -> Iterator[StatusServer | None]:
+    """Answers while the context lasts; None where the port is 0. Raises PortTaken where it cannot
+    listen: a box that looks dead to its monitoring is worse than one that does not start.
+    """
+    if settings.port == 0:
+        yield None
+        return
+    try:
+        server = StatusServer(settings, health, metrics, page)
+    except OSError as error:
+        raise PortTaken(
+            f"http.port: cannot listen on {settings.address} port {settings.port}: {error.strerror}; "
+            "choose another with MD5S3STASH_HTTP_PORT, or 0 for none"
+        ) from error
+    with server, page.watching():
+        thread = spawn("http", server.serve_forever, health.pulse)
+        log.info("http address=%s port=%d", settings.address, settings.port)
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,1 @@
+"""Originals and reduced copies on the local disk."""

@@ -1,0 +1,29 @@
+"""The program `md5s3stash-thumbnailer`: `options` reads the command line, `program` does what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from md5s3stash.errors import SettingsError
+from md5s3stash_thumbnailer.options import fail, read_settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT. 0 after an orderly stop, 1 where the port cannot be had, 2 on wrong settings."""
+    # Until the server listens for it, Ctrl-C ends it at once and without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        settings = read_settings([sys.argv[0], *arguments] if arguments is not None else sys.argv, os.environ)
+        # What this imports (boto3) --help need not wait for, nor does a render worker need it.
+        from md5s3stash_thumbnailer import app as program
+
+        return program.run(settings)
+    except SettingsError as error:
+        return fail(str(error), error.exit_code)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

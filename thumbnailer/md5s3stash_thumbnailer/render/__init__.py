@@ -1,0 +1,1 @@
+"""Bytes to a thumbnail. Knows no network, no tornado and no cache."""

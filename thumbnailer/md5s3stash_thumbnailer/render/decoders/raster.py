@@ -1,0 +1,210 @@
+"""Opens an original, refuses what is none, and decodes it no larger than the thumbnail needs.
+
+Formats are an explicit list: Pillow knows three dozen more, some of which start other programs or nobody looks after.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import BinaryIO
+
+import PIL.Image
+
+# With a list of formats Pillow imports no plugin by itself, so each module named here is one that registers its format.
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
+from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
+from md5s3stash_thumbnailer.render.geometry import Cut
+from md5s3stash_thumbnailer.render.picture import OVERSAMPLING_AFTER_AVERAGES, Picture, continuous
+
+MIME_TYPES = {
+    AvifImagePlugin.AvifImageFile.format: "image/avif",
+    BmpImagePlugin.BmpImageFile.format: "image/bmp",
+    GifImagePlugin.GifImageFile.format: "image/gif",
+    Jpeg2KImagePlugin.Jpeg2KImageFile.format: "image/jp2",
+    JpegImagePlugin.JpegImageFile.format: "image/jpeg",
+    # A phone's JPEG with more pictures behind the first one.
+    MpoImagePlugin.MpoImageFile.format: "image/jpeg",
+    PngImagePlugin.PngImageFile.format: "image/png",
+    TiffImagePlugin.TiffImageFile.format: "image/tiff",
+    WebPImagePlugin.WebPImageFile.format: "image/webp",
+}
+"""The formats that are read, by Pillow's name of each."""
+# MPO is opened as JPEG, and found out.
+_OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFile.format)
+
+_ORIENTATION = 0x0112
+# What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
+# Measured against a decode of everything, on hard edges, where it is seen first: the means of a JPEG's blocks are good
+# from 1.75 on, the other reductions by libjpeg, which are no true means, from 2, the wavelets of JPEG 2000 from 3.
+_OVERSAMPLING_AFTER_MEANS = 1.75
+_OVERSAMPLING_AFTER_DCT = 2.0
+_OVERSAMPLING_AFTER_WAVELETS = OVERSAMPLING_AFTER_AVERAGES
+_JPEG_BLOCK_PX = 8
+# Pillow's numbers for 4:2:2 and 4:2:0.
+_HALF_COLOURS = (1, 2)
+# How JFIF numbers brightness and the two colours, and how Adobe's marker says that these are what is stored.
+_JFIF_COMPONENTS, _YCC = (1, 2, 3), 1
+_DIVISORS = {"JPEG": (2, 4, 8), "MPO": (2, 4, 8), "JPEG2000": (2, 4, 8, 16, 32)}
+_LARGEST_PARTIAL_JPEG_POWER = 2
+_LARGEST_JPEG2000_POWER = 5
+# Below a cut the filter still looks at three pixels of the thumbnail, and the decoder smooths colours over a block.
+_ROWS_BELOW_CUT, _BLOCK_ROWS = 4, 16
+# A cut that leaves out fewer rows is not worth the bytes that are copied for it.
+_LEAST_SHARE_LEFT_OUT = 1 / 16
+
+
+class Original(Picture):
+    """A picture that is open. Its size is the upright one; its pixels are decoded at the first need, once."""
+
+    def __init__(self, file: BinaryIO, max_pixels: int) -> None:
+        """Reads the header. Raises NotAnImage or TooManyPixels, and whatever Pillow does on broken data."""
+        image = _open(file)
+        if image.width * image.height > max_pixels:
+            raise TooManyPixels(f"Too many pixels: the original has {image.width}x{image.height}, at most {max_pixels}")
+        super().__init__(image, image.size, _orientation(image))
+        self._file = file
+        self._is_decoded = False
+
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """By how much the decoder reduces, along a side, where that saves time."""
+        return (_JPEG_BLOCK_PX,) if self._has_detail_apart else _DIVISORS.get(self.format, (1,))
+
+    @property
+    def _has_detail_apart(self) -> bool:
+        return self.format == "JPEG" and "progressive" in self.image.info
+
+    @property
+    def sampling(self) -> int | None:
+        is_jpeg = isinstance(self.image, JpegImagePlugin.JpegImageFile)
+        return JpegImagePlugin.get_sampling(self.image) if is_jpeg else None
+
+    @property
+    def has_half_colours(self) -> bool:
+        """Whether it is a JPEG that stores brightness and colours apart, and colours at half the resolution. Where the
+        markers leave room for doubt what is stored (libjpeg, default_decompress_parms) that is no.
+        """
+        if self.image.mode != "RGB" or self.sampling not in _HALF_COLOURS:
+            return False
+        assert isinstance(self.image, JpegImagePlugin.JpegImageFile)
+        components = tuple(layer[0] for layer in self.image.layer)
+        return components == _JFIF_COMPONENTS and self.image.info.get("adobe_transform", _YCC) == _YCC
+
+    def decode(self, reduction: float, bottom: float = math.inf) -> None:
+        """Decodes, at a fraction of the size where the decoder can do that and `reduction` leaves room for it. What is
+        stored below `bottom` may be left out.
+        """
+        if self._is_decoded:
+            return
+        if isinstance(self.image, JpegImagePlugin.JpegImageFile):
+            self._reduce_jpeg(_jpeg_divisor(reduction), bottom + _ROWS_BELOW_CUT * max(1.0, reduction))
+        elif isinstance(self.image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+            self._reduce_jpeg2000(self.image, reduction / _OVERSAMPLING_AFTER_WAVELETS)
+        self._load()
+
+    def reduced(self, divisor: int) -> tuple[PIL.Image.Image, float]:
+        """Everything, as it is stored, and how many of its pixels have become one along a side. That is the divisor,
+        which must be one of `divisors` or a multiple of the largest of them. In mode YCbCr if it `has_half_colours`.
+        """
+        if isinstance(self.image, JpegImagePlugin.JpegImageFile):
+            mode = "YCbCr" if self.has_half_colours else None
+            self._reduce_jpeg(min(divisor, _JPEG_BLOCK_PX), math.inf, mode)
+        elif isinstance(self.image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+            # Half of it by averages: from wavelets alone too little would be left for the smallest factor (reduced.py).
+            self._reduce_jpeg2000(self.image, divisor / 2)
+        self._load()
+        image = continuous(self.image)
+        factor = round(divisor / self.shrink)
+        # Called so because a JPEG 2000 has a number of that name.
+        return PIL.Image.Image.reduce(image, factor) if factor > 1 else image, self.shrink * factor
+
+    def cut(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
+        bottom = self._stored_box(cut)[3]
+        self.decode(1.0 if resampling == PIL.Image.Resampling.NEAREST else cut.reduction, bottom)
+        return super().cut(cut, resampling)
+
+    def _load(self) -> None:
+        self._is_decoded = True
+        self.image.load()
+
+    def _reduce_jpeg(self, divisor: int, bottom: float, mode: str | None = None) -> None:
+        """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
+        self._leave_out(divisor, bottom + _BLOCK_ROWS)
+        width, height = self.image.size
+        # Rounded down: Pillow divides by it, in whole numbers, and takes the next reduction that is not greater.
+        drafted = self.image.draft(mode, (max(1, width // divisor), max(1, height // divisor)))
+        self.shrink = 1.0 if drafted is None else width / drafted[1][2]
+
+    def _leave_out(self, divisor: int, bottom: float) -> None:
+        """Opens the JPEG anew without the rows and the detail that are not needed."""
+        has_detail = self._has_detail_apart and divisor == _JPEG_BLOCK_PX
+        has_rows = bottom < self.image.height * (1 - _LEAST_SHARE_LEFT_OUT)
+        if not (has_detail or has_rows):
+            return
+        self._file.seek(0)
+        jpeg = self._file.read()
+        if has_rows:
+            jpeg = upper_rows(jpeg, math.ceil(bottom / _BLOCK_ROWS) * _BLOCK_ROWS)
+        if has_detail:
+            jpeg = means_alone(jpeg)
+        self.image = _open(io.BytesIO(jpeg))
+
+    def _reduce_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, divisor: float) -> None:
+        """Decodes the resolution that is just large enough. How many a file holds is not known before."""
+        power = _power_of_two_within(divisor, _LARGEST_JPEG2000_POWER)
+        if power:
+            image.reduce = power
+            try:
+                image.load()
+                self.shrink = float(2**power)
+            except OSError:
+                # The file has fewer resolutions, or is broken, which the whole decode will say.
+                self.image = _open(self._file)
+
+
+def _open(file: BinaryIO) -> PIL.Image.Image:
+    file.seek(0)
+    try:
+        return PIL.Image.open(file, formats=_OPENED)
+    except PIL.UnidentifiedImageError as error:
+        raise NotAnImage("File is not an image of a kind that is shown") from error
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    # Pillow turns a TIFF itself, and says its size after that.
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError):
+        raise
+    except Exception:
+        # A picture with broken metadata is a picture.
+        return 1
+
+
+def _jpeg_divisor(reduction: float) -> int:
+    """An eighth where that leaves enough, else a quarter, half or nothing."""
+    if reduction >= _JPEG_BLOCK_PX * _OVERSAMPLING_AFTER_MEANS:
+        return _JPEG_BLOCK_PX
+    return int(2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_PARTIAL_JPEG_POWER))
+
+
+def _power_of_two_within(ratio: float, largest: int) -> int:
+    power = 0
+    while power < largest and 2 ** (power + 1) <= ratio:
+        power += 1
+    return power

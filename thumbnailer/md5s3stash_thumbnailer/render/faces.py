@@ -1,0 +1,84 @@
+"""`position=face`: where a crop is placed so that it holds the faces.
+
+With OpenCV, as pilbox does it; docs/decisions/0007-faces-with-opencv-4.md has the reasons for classifier and numbers.
+Imported and loaded at the first use: most servers never look for a face.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import PIL.Image
+
+from md5s3stash.errors import SettingsError
+from md5s3stash_thumbnailer.render.geometry import CENTRE, Point, Size
+
+if TYPE_CHECKING:
+    import cv2
+
+PREVIEW_PX = 640
+"""The long side of the picture that is searched: enough for a face that fills a tenth of it."""
+
+_CLASSIFIER = "haarcascade_frontalface_alt2.xml"
+_SCALE_FACTOR, _MIN_NEIGHBOURS, _MIN_FACE_PX = 1.2, 4, 20
+
+Rectangle = Sequence[int]
+
+
+def require_detector() -> None:
+    """Raises SettingsError where no face can be looked for. For the start of a server whose default is `face`."""
+    try:
+        _classifier()
+    except ImportError as error:
+        raise SettingsError(
+            f"position=face needs OpenCV 4, which cannot be used here ({error}); "
+            "install it with: pip install 'md5s3stash[thumbnailer]'"
+        ) from error
+
+
+def position_of_faces(preview: PIL.Image.Image) -> Point:
+    """The middle of all faces as fractions of width and height; the centre where there is none, or no OpenCV."""
+    try:
+        return centroid(_find_faces(preview), preview.size)
+    except ImportError:
+        return CENTRE
+
+
+def centroid(faces: Sequence[Rectangle], size: Size) -> Point:
+    """The mean of the middles of rectangles (left, top, width, height), as fractions of the size."""
+    if not len(faces):
+        return CENTRE
+    across = sum(left + width / 2 for left, _, width, _ in faces) / (len(faces) * size[0])
+    down = sum(top + height / 2 for _, top, _, height in faces) / (len(faces) * size[1])
+    return across, down
+
+
+def _find_faces(preview: PIL.Image.Image) -> Sequence[Rectangle]:
+    classifier = _classifier()
+    import cv2
+    import numpy
+
+    grey = cv2.equalizeHist(numpy.asarray(preview.convert("L")))
+    found = classifier.detectMultiScale(
+        grey, scaleFactor=_SCALE_FACTOR, minNeighbors=_MIN_NEIGHBOURS, minSize=(_MIN_FACE_PX, _MIN_FACE_PX)
+    )
+    return [tuple(int(number) for number in face) for face in found]
+
+
+@cache
+def _classifier() -> cv2.CascadeClassifier:
+    """Raises ImportError without OpenCV 4: its release 5 has no such classifier any more."""
+    import cv2
+    import cv2.data
+
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise ImportError(f"OpenCV {cv2.__version__} is installed")
+    # A worker is one of as many as there are cores.
+    cv2.setNumThreads(1)
+    classifier = cv2.CascadeClassifier(os.path.join(cv2.data.haarcascades, _CLASSIFIER))
+    if classifier.empty():
+        raise ImportError(f"OpenCV {cv2.__version__} lacks {_CLASSIFIER}")
+    return classifier

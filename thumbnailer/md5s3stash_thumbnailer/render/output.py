@@ -1,0 +1,69 @@
+"""A finished drawing -> the bytes of the thumbnail: format, background, and how it is encoded."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import PIL.Image
+from PIL import JpegImagePlugin
+
+from md5s3stash_thumbnailer._pilbox import DrawOptions, ImageSaveError
+from md5s3stash_thumbnailer.render.geometry import Size, margins
+from md5s3stash_thumbnailer.render.picture import Picture
+
+# What every browser shows is answered in its own format; pilbox writes no other that browsers show.
+_KEPT_FORMATS = frozenset({"GIF", "JPEG", "PNG", "WEBP"})
+_FORMATS_WITH_ALPHA = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
+_FORMATS_WITH_EXIF = frozenset({"JPEG", "PNG", "WEBP"})
+_ORIENTATION = 0x0112
+_OPAQUE = 255
+
+
+def output_format(options: DrawOptions, original_format: str) -> str:
+    """Pillow's name of the format asked for; else the original's own, or JPEG where browsers do not show that."""
+    return options.format or (original_format if original_format in _KEPT_FORMATS else "JPEG")
+
+
+def compose(image: PIL.Image.Image, size: Size, options: DrawOptions, image_format: str) -> PIL.Image.Image:
+    """The image in the middle of a picture of this size, over the background colour where that shows."""
+    alpha = options.background[3] if image_format in _FORMATS_WITH_ALPHA else _OPAQUE
+    if image.size == size and (image.mode != "RGBA" or alpha == 0):
+        return image
+    canvas = PIL.Image.new("RGBA", size, (*options.background[:3], alpha))
+    canvas.alpha_composite(image.convert("RGBA"), margins(image.size, size))
+    return canvas.convert("RGB") if alpha == _OPAQUE else canvas
+
+
+def encode(image: PIL.Image.Image, original: Picture, options: DrawOptions, image_format: str) -> bytes:
+    """The bytes of the picture. Raises pilbox's ImageSaveError."""
+    parameters: dict[str, Any] = {"optimize": True} if options.optimize else {}
+    if image_format in ("JPEG", "WEBP") and options.quality is not None:
+        parameters["quality"] = options.quality
+    if image_format == "JPEG":
+        parameters |= {"progressive": options.progressive, **_kept_from_jpeg(original, options)}
+    elif image.mode == "YCbCr":
+        image = image.convert("RGB")
+    if options.preserve_exif and image_format in _FORMATS_WITH_EXIF:
+        parameters["exif"] = _upright_exif(original.image)
+    out = io.BytesIO()
+    try:
+        image.save(out, image_format, **parameters)
+    except OSError as error:
+        raise ImageSaveError(f"{image_format} cannot be written: {error}") from error
+    return out.getvalue()
+
+
+def _kept_from_jpeg(original: Picture, options: DrawOptions) -> dict[str, Any]:
+    """How finely the original stores colours, and with quality=keep everything else as well."""
+    kept: dict[str, Any] = {} if original.sampling is None else {"subsampling": original.sampling}
+    if options.quality is None and isinstance(original.image, JpegImagePlugin.JpegImageFile):
+        kept["qtables"] = original.image.quantization
+    return kept
+
+
+def _upright_exif(stored: PIL.Image.Image) -> bytes:
+    """The original's EXIF, without the orientation: the thumbnail is upright already."""
+    exif = stored.getexif()
+    exif.pop(_ORIENTATION, None)
+    return exif.tobytes() if len(exif) else b""

@@ -1,0 +1,115 @@
+"""Stored pixels, perhaps fewer than there were, and how a rectangle of the upright picture is cut from them."""
+
+from __future__ import annotations
+
+import PIL.Image
+
+from md5s3stash_thumbnailer.render.geometry import Box, Cut, Size, whole
+
+# EXIF orientation -> what makes the stored picture upright (CIPA DC-008, 4.6.5.1).
+_TO_UPRIGHT = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+_LYING = frozenset({5, 6, 7, 8})
+_MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
+_MIRRORED_DOWN = frozenset({3, 4, 7, 8})
+
+# Plain averages over whole pixels leave the filter at least this many pixels, along a side, for each of the thumbnail.
+# Measured against a filter over everything, on hard edges, where it is seen first.
+OVERSAMPLING_AFTER_AVERAGES = 3.0
+
+
+class Picture:
+    """`image` holds the stored pixels: one for every `shrink` of the original, along a side."""
+
+    oversampling = OVERSAMPLING_AFTER_AVERAGES
+    """What averages leave to the filter, at least."""
+
+    def __init__(self, image: PIL.Image.Image, stored_size: Size, orientation: int, shrink: float = 1.0) -> None:
+        self.image = image
+        self.stored_size = stored_size
+        self.orientation = orientation
+        self.shrink = shrink
+
+    @property
+    def size(self) -> Size:
+        """Width and height of the upright original."""
+        return upright(self.stored_size, self.orientation)
+
+    @property
+    def format(self) -> str:
+        """Pillow's name of the original's format."""
+        return self.image.format or ""
+
+    @property
+    def sampling(self) -> int | None:
+        """How finely a JPEG stores colours, in Pillow's numbers."""
+        return None
+
+    def cut(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
+        """The rectangle at its new size, upright, in the original's own colours."""
+        return self._resampled(self.image, cut, resampling, self.shrink)
+
+    def _resampled(
+        self, image: PIL.Image.Image, cut: Cut, resampling: PIL.Image.Resampling, shrink: float
+    ) -> PIL.Image.Image:
+        """The same of an image that has one pixel for every `shrink` of the original, along a side."""
+        stored = resample(image, self._stored_cut(cut, image.size, shrink), resampling, self.oversampling)
+        turn = _TO_UPRIGHT.get(self.orientation)
+        return stored if turn is None else stored.transpose(turn)
+
+    def _stored_box(self, cut: Cut) -> Box:
+        """The rectangle in the stored original: lying and mirrored."""
+        left, top, right, bottom = cut.box
+        width, height = self.size
+        if self.orientation in _MIRRORED_ACROSS:
+            left, right = width - right, width - left
+        if self.orientation in _MIRRORED_DOWN:
+            top, bottom = height - bottom, height - top
+        return (top, left, bottom, right) if self.orientation in _LYING else (left, top, right, bottom)
+
+    def _stored_cut(self, cut: Cut, pixels: Size, shrink: float) -> Cut:
+        """The cut in the pixels that there are."""
+        left, top, *ends = (edge / shrink for edge in self._stored_box(cut))
+        right, bottom = pixels
+        # Who shrinks a picture rounds its size in his own way.
+        return Cut((left, top, min(ends[0], right), min(ends[1], bottom)), upright(cut.size, self.orientation))
+
+
+def upright(size: Size, orientation: int) -> Size:
+    """The size of the upright picture from that of the stored one, or the other way round."""
+    return (size[1], size[0]) if orientation in _LYING else size
+
+
+def resample(
+    image: PIL.Image.Image,
+    cut: Cut,
+    resampling: PIL.Image.Resampling,
+    oversampling: float = OVERSAMPLING_AFTER_AVERAGES,
+) -> PIL.Image.Image:
+    """The rectangle at its new size, in one step; what the filter does not need is averaged away first."""
+    image = continuous(image)
+    if cut == whole(image.size):
+        return image
+    if resampling == PIL.Image.Resampling.NEAREST:
+        return image.resize(cut.size, resampling, cut.box)
+    return image.resize(cut.size, resampling, cut.box, reducing_gap=oversampling)
+
+
+def continuous(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture in a mode whose values can be averaged: no palette, no bits, no colour that stands for nothing."""
+    if image.has_transparency_data:
+        return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("P", "PA"):
+        return image.convert("RGB")
+    if image.mode.startswith("I;16"):
+        return image.convert("I")
+    return image

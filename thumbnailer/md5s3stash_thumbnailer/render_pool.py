@@ -1,0 +1,297 @@
+"""Worker processes that render, each one killable: a picture that crashes or hangs a worker costs one request.
+
+concurrent.futures' process pool cannot do that: one dead process breaks the whole pool, and a running call cannot be
+stopped. Here every worker has a pipe and one call at a time. A worker ends when its pipe closes, so none outlives the
+server, however that one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import multiprocessing.reduction
+import multiprocessing.resource_tracker
+import os
+import queue
+import resource
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from md5s3stash_thumbnailer._pilbox import PilboxError
+from md5s3stash_thumbnailer.cache.disk import DiskCache, drop_reduced, keep_reduced
+from md5s3stash_thumbnailer.cache.originals import Source
+from md5s3stash_thumbnailer.errors import (
+    Overloaded,
+    ReducedDamaged,
+    RenderFailed,
+    RenderTimedOut,
+    ThumbnailError,
+    TooManyPixels,
+    WorkerDied,
+)
+from md5s3stash_thumbnailer.render.pipeline import (
+    RenderLimits,
+    Thumbnail,
+    prepare_process,
+    render_and_reduce,
+    render_reduced,
+)
+from md5s3stash_thumbnailer.render.reduced import Reduced
+from md5s3stash_thumbnailer.request import ThumbnailRequest
+
+log = logging.getLogger(__name__)
+
+REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "timeout", "idle")
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 2.0
+# The event loop answers health checks while all workers compute; above it the kernel would share the cores evenly.
+_NICENESS = 10
+# Who is to go first where the box runs out of memory.
+_OOM_SCORE = 500
+
+# For glibc's malloc, which reads it when a process starts: pictures in huge pages, and up to 128 MiB of what one
+# picture has left kept for the next. To clear new pages of 4 KiB can cost more than to decode (decision 13).
+_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
+
+# A fork of a process with threads may inherit a lock that nobody will ever release.
+_context = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Seconds for one picture, bytes that a worker may have beyond what it starts with, requests that may wait for a
+    worker, and for how long.
+    """
+
+    timeout_seconds: float
+    memory_bytes: int
+    max_waiting: int
+    wait_seconds: float
+
+
+class RenderPool:
+    """`count` workers behind one coroutine."""
+
+    def __init__(self, count: int, render_limits: RenderLimits, limits: PoolLimits, cache: DiskCache) -> None:
+        self.replacements: Counter[str] = Counter()
+        self._limits = limits
+        self._cache = cache
+        # Who starts the server may say something else.
+        os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)
+        self._workers = [_Worker(render_limits, limits, cache.directory, self.replacements) for _ in range(count)]
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        # A thread per worker, to wait on its pipe. It takes the next in line by itself: a worker that waited for the
+        # event loop to do that would be idle for some percent of the time.
+        self._threads = ThreadPoolExecutor(count, "render")
+        self._calls: set[Future[Thumbnail]] = set()
+
+    @property
+    def busy(self) -> int:
+        """Workers that render."""
+        return len(self._workers) - self._idle.qsize()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return max(0, len(self._calls) - self.busy)
+
+    async def render(self, source: Source, request: ThumbnailRequest) -> Thumbnail:
+        """The thumbnail; closes the source. Raises Overloaded, ThumbnailError or PilboxError.
+
+        A caller who is cancelled leaves the line. What a worker has begun it finishes.
+        """
+        if len(self._calls) >= len(self._workers) + self._limits.max_waiting:
+            source.file.close()
+            raise Overloaded("Too many requests wait to be rendered")
+        call = self._threads.submit(self._render, source, request)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(lambda _: source.file.close())
+        # Without effect on what has begun, which has a limit of its own.
+        patience = asyncio.get_running_loop().call_later(self._limits.wait_seconds, call.cancel)
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            if not call.cancelled() or patience.when() > asyncio.get_running_loop().time():
+                raise
+            raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
+        finally:
+            patience.cancel()
+
+    def close(self) -> None:
+        """Ends every worker, in the middle of its work if it must be."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for worker in self._workers:
+            worker.end(deadline)
+
+    def _render(self, source: Source, request: ThumbnailRequest) -> Thumbnail:
+        # There are as many threads as workers.
+        worker = self._idle.get_nowait()
+        try:
+            thumbnail, reduced_bytes = worker.render(source, request)
+        finally:
+            self._idle.put(worker)
+        if reduced_bytes:
+            self._cache.added(reduced_bytes)
+        return thumbnail
+
+
+class _Worker:
+    """One process and our end of its pipe; a process that is lost is followed by a new one."""
+
+    def __init__(
+        self, render_limits: RenderLimits, limits: PoolLimits, directory: Path, replacements: Counter[str]
+    ) -> None:
+        self._render_limits = render_limits
+        self._directory = directory
+        self._limits = limits
+        self._replacements = replacements
+        self._closed = False
+        self._start()
+
+    def render(self, source: Source, request: ThumbnailRequest) -> tuple[Thumbnail, int]:
+        """The thumbnail, and how many bytes of a reduced copy the process adds to the cache. Blocks until there is an
+        answer, or until the time is over.
+        """
+        if not self._process.is_alive():
+            self._replace(REPLACED_IDLE)
+        seconds = self._limits.timeout_seconds
+        try:
+            self._await_ready()
+            self._pipe.send((request, source.is_reduced))
+            multiprocessing.reduction.send_handle(self._pipe, source.file.fileno(), self._process.pid or 0)
+            if not self._pipe.poll(seconds):
+                self._replace(REPLACED_TIMEOUT)
+                raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
+            answer: tuple[Thumbnail, int] | Exception = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._replace(REPLACED_ENDED)
+            raise WorkerDied("The image could not be rendered: the worker process ended") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """Tells the process to end once it has done what it is at."""
+        self._closed = True
+        self._pipe.close()
+
+    def end(self, deadline: float) -> None:
+        """Waits for the end of the process until that moment of the monotonic clock, and then brings it about."""
+        self._process.join(max(0.0, deadline - time.monotonic()))
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _start(self) -> None:
+        self._pipe, workers_end = _context.Pipe()
+        self._process: SpawnProcess = _context.Process(
+            target=_work,
+            args=(workers_end, self._render_limits, self._limits.memory_bytes, self._directory),
+            name="render",
+            daemon=True,
+        )
+        # Its first start would unblock the signals again, just before the worker is made.
+        multiprocessing.resource_tracker.ensure_running()
+        with _signals_blocked():
+            self._process.start()
+        self._ready = False
+        # Only the worker may hold its end, or we would never see it close.
+        workers_end.close()
+
+    def _await_ready(self) -> None:
+        # A new interpreter takes most of a second to import Pillow and pilbox, which is no fault of the first picture.
+        if self._ready:
+            return
+        if not self._pipe.poll(_START_SECONDS):
+            raise TimeoutError(f"the worker did not start within {_START_SECONDS:g} seconds")
+        self._pipe.recv()
+        self._ready = True
+
+    def _replace(self, reason: str) -> None:
+        if self._closed:
+            return
+        self._replacements[reason] += 1
+        log.warning("event=worker_replaced pid=%s reason=%s", self._process.pid, reason)
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+        self._start()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A child inherits what is blocked: a signal to the whole group or unit stops the server, which lets its workers
+    finish and then closes their pipes. A handler in the child would come too late for the time of its imports.
+    """
+    stopping = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, directory: Path) -> None:
+    prepare_process(render_limits)
+    _bound_process(memory_bytes)
+    # The other end closes when the server stops, or when it is no more.
+    with suppress(EOFError, ConnectionError):
+        pipe.send("ready")
+        while True:
+            request, is_reduced = pipe.recv()
+            with os.fdopen(multiprocessing.reduction.recv_handle(pipe), "rb") as file:
+                source, modified = Source(file, is_reduced), os.fstat(file.fileno()).st_mtime
+                answer = _answer(source, request, render_limits)
+            if isinstance(answer, Exception):
+                if isinstance(answer, ReducedDamaged):
+                    drop_reduced(directory, request.md5)
+                pipe.send(answer)
+                continue
+            thumbnail, reduced = answer
+            pipe.send((thumbnail, reduced.facts.file_bytes if reduced else 0))
+            # Nobody waits for this. Where the disk refuses, the next request makes the copy anew, in memory at least.
+            if reduced:
+                with suppress(OSError, MemoryError):
+                    keep_reduced(directory, request.md5, reduced.write, modified)
+
+
+def _bound_process(memory_bytes: int) -> None:
+    os.nice(_NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    # Address space is what a limit can be set on; libraries and threads have reserved much more of it than they use.
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    bound = pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+
+def _answer(
+    source: Source, request: ThumbnailRequest, limits: RenderLimits
+) -> tuple[Thumbnail, Reduced | None] | Exception:
+    try:
+        if source.is_reduced:
+            return render_reduced(source.file, request, limits), None
+        return render_and_reduce(source.file, request, limits)
+    except MemoryError:
+        return TooManyPixels("Too many pixels: the image does not fit in the memory of a worker")
+    except (PilboxError, ThumbnailError) as error:
+        return error
+    except Exception:
+        return RenderFailed(traceback.format_exc())

@@ -1,0 +1,1 @@
+"""HTTP: handlers, listening, a graceful stop."""
