@@ -25,7 +25,7 @@ from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
-from md5s3stash_daemon.intake.files import worker as worker_process
+from md5s3stash_daemon.intake.files import worker
 from md5s3stash_daemon.intake.files.dependencies import NO_RETRY, delays_of, parts_of, probe_delays_of, set_log_level
 from md5s3stash_daemon.intake.files.file_stasher import REDIS
 from md5s3stash_daemon.intake.files.fork_server import Nursery
@@ -186,7 +186,7 @@ def build(settings: Settings) -> Daemon:
     OSError."""
     parts = parts_of(settings)
     # Before anything here connects to anything, or starts a thread.
-    nursery = Nursery(functools.partial(worker_process.work, parts))
+    nursery = Nursery(functools.partial(worker.work, parts))
     spool_settings, prefix = settings[SpoolSettings], settings[RedisSettings].prefix
     metrics, pulse, stopping = Metrics(), Pulse(), threading.Event()
     client = parts.redis_client()

@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until SIGTERM or SIGINT; the exit status."""
     arguments = build_parser().parse_args(argv)
     # What this imports (boto3, redis, requests) takes half a second, which --help need not wait for.
-    from md5s3stash_daemon import app as program
+    from md5s3stash_daemon import app
 
-    return program.run(arguments)
+    return app.run(arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:

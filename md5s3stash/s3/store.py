@@ -1,4 +1,4 @@
-"""The S3 adapter: what is stored, found and read through a client of `s3_client`.
+"""The S3 adapter: what is stored, found and read through a client of `client`.
 
 A put is: look first where that saves a body, then one conditional request with the digests in its headers, so that S3
 itself refuses bytes that are not the ones that were hashed. Stores differ in which of these guards they know (see
@@ -81,7 +81,7 @@ class S3Limits:
     `head_first_bytes`: contents of at least this size are looked for before their body is sent. 0 always looks, which
     never sends a body twice; a caller that knows its contents to be new saves a request by raising it.
     `unseen_bytes`: as much is sent without a look where the store has shown that it honours conditional puts (see
-    `s3_conditional`); above that a body costs more than the request which may spare it.
+    `conditional_put`); above that a body costs more than the request which may spare it.
     """
 
     head_first_bytes: int = 0

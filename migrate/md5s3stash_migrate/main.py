@@ -15,9 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = read_options(build_parser().parse_args(argv), os.environ)
         # What this imports (boto3) takes half a second, which --help need not wait for.
-        from md5s3stash_migrate import app as program
+        from md5s3stash_migrate import app
 
-        return program.run(options)
+        return app.run(options)
     except StashError as error:
         for line in str(error).splitlines():
             complain(line)

@@ -11,7 +11,7 @@ from botocore.loaders import JSONFileLoader
 
 from md5s3stash.errors import StashError, StoreRefused
 from md5s3stash.objectstore import PutOutcome
-from md5s3stash.s3 import client as s3_client
+from md5s3stash.s3 import client
 from md5s3stash.s3.client import ChainCredentials, new_session
 from md5s3stash.s3.store import S3ObjectStore, connect, store_for
 from md5s3stash.scheme import ObjectAddress
@@ -36,7 +36,7 @@ def chain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setattr(s3_client, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(client, "_LOOK_SECONDS", 0.0)
     return monkeypatch
 
 
@@ -184,7 +184,7 @@ def test_sessions_for_other_services_sign_with_late_credentials_as_well(
 
 def test_chain_without_credentials_is_asked_once_in_a_while(chain: pytest.MonkeyPatch, tmp_path: Path) -> None:
     chain.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    chain.setattr(s3_client, "_LOOK_SECONDS", 5.0)
+    chain.setattr(client, "_LOOK_SECONDS", 5.0)
     now = 1000.0
     credentials = ChainCredentials(lambda: now)
     with pytest.raises(NoCredentialsError):

@@ -14,7 +14,7 @@ import redis
 
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.stash import StashReport
-from md5s3stash_daemon.intake.files import committer as commit
+from md5s3stash_daemon.intake.files import committer as file_committer
 from md5s3stash_daemon.intake.files.committer import Committer, Finished
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.monitoring.health import Pulse
@@ -37,7 +37,7 @@ def test_a_file_that_comes_alone_is_recorded_at_once_and_those_that_follow_it_to
     tmp_path: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linger_seconds = 3.0
-    monkeypatch.setattr(commit, "LINGER_SECONDS", linger_seconds)
+    monkeypatch.setattr(file_committer, "LINGER_SECONDS", linger_seconds)
     spool = Spool(tmp_path)
     spool.create()
     ledger = Groups(redis.Redis.from_url(redis_server), f"commit-{tmp_path.name}", "spool")

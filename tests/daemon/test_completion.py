@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash_daemon.spool import completeness as completion
-from md5s3stash_daemon.spool import pin
+from md5s3stash_daemon.spool import completeness, pin
 from md5s3stash_daemon.spool.completeness import Completed, Completeness
 
 SETTLE_SECONDS = 5.0
@@ -28,7 +27,7 @@ def written(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for another user's file without CAP_LEASE."""
-    monkeypatch.setattr(completion, "try_lease", lambda descriptor: None)
+    monkeypatch.setattr(completeness, "try_lease", lambda descriptor: None)
 
 
 class Looks:
@@ -144,15 +143,15 @@ def test_a_second_name_of_a_file_waits_for_no_close(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_leases")
 def test_more_files_than_are_watched_at_once_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "MAX_WATCHED", 2)
+    monkeypatch.setattr(completeness, "MAX_WATCHED", 2)
     now = [0.0]
-    completeness = Completeness(Completed(), SETTLE_SECONDS, monotonic=lambda: now[0])
+    judge = Completeness(Completed(), SETTLE_SECONDS, monotonic=lambda: now[0])
     paths = [tmp_path / str(number) for number in range(5)]
     for path in paths:
         path.write_bytes(b"x")
     left, passes = list(paths), 0
     while left:
-        left = [path for path in left if not completeness.is_complete(str(path), os.stat(path), None)]
+        left = [path for path in left if not judge.is_complete(str(path), os.stat(path), None)]
         now[0] += SETTLE_SECONDS
         passes += 1
         assert passes < 10

@@ -19,7 +19,7 @@ from md5s3stash.version import running_version
 from md5s3stash_daemon.monitoring.health import Health, Pulse
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
-from md5s3stash_daemon.web import server as http_status
+from md5s3stash_daemon.web import server as web_server
 from md5s3stash_daemon.web.server import MAX_REQUESTS_AT_ONCE, StatusServer
 from tests.daemon.test_notify import STUCK_ON_TRAP
 from tests.support import servers
@@ -151,7 +151,7 @@ def connected(port: int, clients: contextlib.ExitStack, count: int, start: bytes
 def test_a_request_has_to_be_there_within_a_time_in_all_however_it_drips(
     server: StatusServer, port: int, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    monkeypatch.setattr(http_status, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.5)
     with contextlib.ExitStack() as clients:
         [client] = connected(port, clients, 1, start)
         client.settimeout(0.05)
@@ -178,7 +178,7 @@ def test_slow_clients_shut_nobody_out_and_leave_by_themselves(
     server: StatusServer, port: int, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
     # Far beyond the test, at first: nobody gets in because a slow client's time is over.
-    monkeypatch.setattr(http_status, "REQUEST_SECONDS", 300.0)
+    monkeypatch.setattr(web_server, "REQUEST_SECONDS", 300.0)
     with contextlib.ExitStack() as clients:
         slow = connected(port, clients, 2 * MAX_REQUESTS_AT_ONCE, start)
         for _ in range(5):
@@ -186,7 +186,7 @@ def test_slow_clients_shut_nobody_out_and_leave_by_themselves(
         # The oldest had to make room.
         assert slow[0].recv(10) == b""
 
-        monkeypatch.setattr(http_status, "REQUEST_SECONDS", 0.2)
+        monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.2)
         quick = connected(port, clients, MAX_REQUESTS_AT_ONCE, start)
         assert [client.recv(10) for client in quick] == [b""] * len(quick)
 
@@ -203,7 +203,7 @@ def test_requests_that_wait_for_redis_or_the_disk_leave_room_for_a_look_at_healt
     with contextlib.ExitStack() as clients:
         clients.callback(released.set)
         pages = connected(port, clients, MAX_REQUESTS_AT_ONCE, b"GET / HTTP/1.0\r\n\r\n")
-        turned_away = MAX_REQUESTS_AT_ONCE - http_status.MAX_OTHERS_AT_ONCE
+        turned_away = MAX_REQUESTS_AT_ONCE - web_server.MAX_OTHERS_AT_ONCE
         wait_until(lambda: len(select.select(pages, [], [], 0)[0]) == turned_away, "the others wait")
         refused = select.select(pages, [], [], 0)[0]
         assert {client.recv(20) for client in refused} == {b"HTTP/1.0 503 Service"}

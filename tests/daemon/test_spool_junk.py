@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from md5s3stash.errors import SettingsError
-from md5s3stash_daemon.ctl import moves as ctl_moves
-from md5s3stash_daemon.ctl import status as ctl_queue
+from md5s3stash_daemon.ctl import moves, status
 from md5s3stash_daemon.enqueue.cursor import Cursor, CursorFile
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
 from md5s3stash_daemon.power_cut.boot_record import BootRecord
@@ -65,16 +64,16 @@ def test_a_box_of_any_name_is_listed_recovered_and_its_file_tried(box: bytes, st
         os.mkdir(folder)
         Path(os.fsdecode(folder), "a.txt").write_bytes(b"a")
 
-        [item] = ctl_queue.items(spool, [state])
-        ctl_queue.print_queue(spool, [state], None, 0.0, as_json=True)
-        ctl_queue.print_queue(spool, [state], None, 0.0, as_json=False)
+        [item] = status.items(spool, [state])
+        status.print_queue(spool, [state], None, 0.0, as_json=True)
+        status.print_queue(spool, [state], None, 0.0, as_json=False)
         assert item.name == "a.txt"
         assert spool.find(state, "a.txt") != []
-        command = {ACTIVE: None, DEFERRED: ctl_moves.retry, HOLD: ctl_moves.release}[state]
+        command = {ACTIVE: None, DEFERRED: moves.retry, HOLD: moves.release}[state]
         if command is None:
             assert spool.recover() == 1
         else:
-            assert ctl_moves.move_all(spool, command(spool))
+            assert moves.move_all(spool, command(spool))
 
         [due] = spool.due(time.time())
         claimed = spool.claim(due, spool.new_batch())
@@ -112,9 +111,9 @@ def check_report(content: bytes, name: bytes) -> None:
 
         [failure] = failures(spool)
         assert [found.name for found in newest_failures(spool, 5, 100)] == [failure.name]
-        ctl_queue.print_queue(spool, [FAILED], None, 0.0, as_json=True)
-        ctl_queue.print_queue(spool, [FAILED], None, 0.0, as_json=False)
-        ctl_moves.move_all(spool, ctl_moves.retry(spool))
+        status.print_queue(spool, [FAILED], None, 0.0, as_json=True)
+        status.print_queue(spool, [FAILED], None, 0.0, as_json=False)
+        moves.move_all(spool, moves.retry(spool))
 
         below = [path for state in STATES for path in Path(spool.path_of(state)).rglob("*") if path.is_file()]
         assert b"a" in [path.read_bytes() for path in below], "the file is still in the spool"

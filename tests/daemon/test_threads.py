@@ -128,14 +128,14 @@ def test_a_worker_whose_thread_dies_is_replaced_and_its_files_are_done(site: Sit
 
 def test_an_error_about_several_files_puts_them_off_and_ends_no_thread(site: Site) -> None:
     patch = """
-        from md5s3stash_daemon.ledger import confirmations as confirmed
-        original, count = confirmed.Confirmations.known, [0]
+        from md5s3stash_daemon.ledger import confirmations
+        original, count = confirmations.Confirmations.known, [0]
         def known(self, digests):
             count[0] += 1
             if count[0] <= 8:
                 raise OSError(24, "Too many open files")
             return original(self, digests)
-        confirmed.Confirmations.known = known
+        confirmations.Confirmations.known = known
     """
     # Two threads, which would both be dead after two files.
     with daemon_with(site, patch, {"MD5S3STASH_SPOOL_JOBS": "2", "MD5S3STASH_SPOOL_PROCESSES": "1"}) as daemon:

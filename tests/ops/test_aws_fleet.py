@@ -10,8 +10,7 @@ import pytest
 
 from md5s3stash.settings import RedisSettings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, QueueSettings, SpoolSettings, UrlSettings
-from md5s3stash_daemon.intake.sqs import consumer as queue_service
-from md5s3stash_daemon.intake.sqs import termination_notice as leaving
+from md5s3stash_daemon.intake.sqs import consumer, termination_notice
 from md5s3stash_daemon.intake.sqs.client import MAX_RETENTION_SECONDS
 from tests.support.cloudformation import Stack, read_template
 from tests.support.policies import policy_document, queue_policy_document
@@ -216,10 +215,10 @@ def test_every_box_has_imds_v2_one_hop_and_an_encrypted_disk() -> None:
 def test_a_box_that_is_to_go_has_the_time_that_its_daemon_takes_and_nobody_has_to_say_when_it_is_done() -> None:
     (hook,) = FLEET.properties("Group")["LifecycleHookSpecificationList"]
     seconds = (
-        leaving.POLL_SECONDS
-        + 2 * leaving._ANSWER_SECONDS
+        termination_notice.POLL_SECONDS
+        + 2 * termination_notice._ANSWER_SECONDS
         + DEFAULTS[SpoolSettings].stop_seconds
-        + queue_service._GRACE_SECONDS
+        + consumer._GRACE_SECONDS
     )
 
     assert hook["LifecycleTransition"] == "autoscaling:EC2_INSTANCE_TERMINATING"

@@ -1,4 +1,4 @@
-"""The program `md5s3stash-thumbnailer`: `options` reads the command line, `program` does what it says."""
+"""The program `md5s3stash-thumbnailer`: `options` reads the command line, `app` does what it says."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings([sys.argv[0], *arguments] if arguments is not None else sys.argv, os.environ)
         # What this imports (boto3) --help need not wait for, nor does a render worker need it.
-        from md5s3stash_thumbnailer import app as program
+        from md5s3stash_thumbnailer import app
 
-        return program.run(settings)
+        return app.run(settings)
     except SettingsError as error:
         return fail(str(error), error.exit_code)
 

@@ -20,8 +20,7 @@ from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, SpoolSettings
-from md5s3stash_daemon.ctl import moves as ctl_moves
-from md5s3stash_daemon.ctl import status as ctl_queue
+from md5s3stash_daemon.ctl import moves, status
 from md5s3stash_daemon.runtime import console as output
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.spool import STATES, Spool
@@ -191,75 +190,73 @@ def _jobs(text: str) -> int:
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    status = ctl_queue.read_status(spool, _ledger(settings), _probe(settings), settings[HttpSettings])
+    found = status.read_status(spool, _ledger(settings), _probe(settings), settings[HttpSettings])
     now = time.time()
     if arguments.json:
-        output.write(ctl_queue.status_as_json(spool, status, now))
+        output.write(status.status_as_json(spool, found, now))
     else:
-        ctl_queue.print_status(spool, status, now)
-    return status.is_fine
+        status.print_status(spool, found, now)
+    return found.is_fine
 
 
 def _queue(arguments: argparse.Namespace, settings: Settings) -> bool:
     states = [state for state in STATES if state in (arguments.state or STATES)]
-    ctl_queue.print_queue(_spool(settings), states, arguments.limit, time.time(), arguments.json)
+    status.print_queue(_spool(settings), states, arguments.limit, time.time(), arguments.json)
     return True
 
 
 def _retry(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    return _move(arguments, spool, ctl_moves.retry(spool))
+    return _move(arguments, spool, moves.retry(spool))
 
 
 def _hold(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    return _move(arguments, spool, ctl_moves.hold(spool, settings[SpoolSettings]))
+    return _move(arguments, spool, moves.hold(spool, settings[SpoolSettings]))
 
 
 def _release(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    return _move(arguments, spool, ctl_moves.release(spool))
+    return _move(arguments, spool, moves.release(spool))
 
 
 def _remove_ignored(arguments: argparse.Namespace, settings: Settings) -> bool:
     spool = _spool(settings)
-    return _move(arguments, spool, ctl_moves.remove_ignored(spool))
+    return _move(arguments, spool, moves.remove_ignored(spool))
 
 
-def _move(arguments: argparse.Namespace, spool: Spool, command: ctl_moves.Command) -> bool:
+def _move(arguments: argparse.Namespace, spool: Spool, command: moves.Command) -> bool:
     if arguments.all == bool(arguments.names):
         raise SettingsError("give either names or --all")
-    return (
-        ctl_moves.move_all(spool, command) if arguments.all else ctl_moves.move_named(spool, command, arguments.names)
-    )
+    return moves.move_all(spool, command) if arguments.all else moves.move_named(spool, command, arguments.names)
 
 
 def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
-    from md5s3stash_daemon.ctl import lookup as ctl_ledger
+    from md5s3stash_daemon.ctl import lookup
 
     ledger = _ledger(settings)
     # Without a bucket base the recorded place is all there is to tell.
     bases: tuple[BucketBase, ...] = settings[StashSettings].bases() if settings[StashSettings].bucket_base else ()
-    found = ctl_ledger.lookup(ledger, arguments.word, bases, arguments.limit, arguments.json)
+    found = lookup.lookup(ledger, arguments.word, bases, arguments.limit, arguments.json)
     if not found:
         output.complain(f"{arguments.word}: nothing is recorded under this")
     return found
 
 
 def _log(arguments: argparse.Namespace, settings: Settings) -> bool:
-    from md5s3stash_daemon.ctl import lookup as ctl_ledger
+    from md5s3stash_daemon.ctl import lookup
 
     ledger = _ledger(settings)
-    last = ctl_ledger.print_log(ledger, arguments.count, arguments.json)
+    last = lookup.print_log(ledger, arguments.count, arguments.json)
     if arguments.follow:
-        ctl_ledger.follow_log(ledger, last, arguments.json)
+        lookup.follow_log(ledger, last, arguments.json)
     return True
 
 
 def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
-    from md5s3stash_daemon.ctl import lookup as ctl_ledger
+    from md5s3stash_daemon.ctl import lookup
 
-    ctl_ledger.export(_ledger(settings), arguments.format)
+    lookup.export(_ledger(settings), arguments.format)
     return True
 
 

@@ -4,7 +4,7 @@
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
     {prefix}:names        dropped path or URL -> md5
     {prefix}:log          stream, one entry an outcome, for XREAD
-    {prefix}:confirmed:…  md5 -> that the store confirmed the content of late, see `confirmed`
+    {prefix}:confirmed:…  md5 -> that the store confirmed the content of late, see `confirmations`
     {prefix}:open         queue id -> 1, for drops whose outcome is recorded while their file is still in the spool
 
     {prefix}:probe        written to find out whether Redis takes writes

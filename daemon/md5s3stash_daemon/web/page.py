@@ -1,7 +1,7 @@
 """The status page: one page for people beside /healthz and /metrics, which are for machines. Reads only.
 
-A request becomes an answer here; what it tells is gathered in `status_model`, how it looks stands in the folder
-`status`. The page is complete without JavaScript; the script only fetches it again and exchanges what has changed.
+A request becomes an answer here; what it tells is gathered in `model`, how it looks stands in the folder
+`assets`. The page is complete without JavaScript; the script only fetches it again and exchanges what has changed.
 
 File names, URLs and reasons are hostile input: whoever may drop a file chooses them. The template escapes every value,
 `_shown` takes out of each what would reorder or hide the text around it, and the Content-Security-Policy lets nothing

@@ -1,6 +1,6 @@
 """What is done with one claimed file: stash it under every bucket base, and judge what went wrong.
 
-Nothing is decided here about the record and the removal; see `commit`.
+Nothing is decided here about the record and the removal; see `committer`.
 """
 
 from __future__ import annotations
