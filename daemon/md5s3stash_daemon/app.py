@@ -20,14 +20,13 @@ from md5s3stash.fetch import Fetcher
 from md5s3stash.netguard import NetGuard
 from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash.settings import RedisSettings, Settings
-from md5s3stash_daemon.config.load import as_toml, read_settings
+from md5s3stash_daemon.config.load import NO_RETRY, as_toml, delays_of, probe_delays_of, read_settings
 from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
 from md5s3stash_daemon.intake.files import worker
-from md5s3stash_daemon.intake.files.dependencies import NO_RETRY, delays_of, parts_of, probe_delays_of, set_log_level
-from md5s3stash_daemon.intake.files.file_stasher import REDIS
+from md5s3stash_daemon.intake.files.dependencies import parts_of, set_log_level
 from md5s3stash_daemon.intake.files.fork_server import Nursery
 from md5s3stash_daemon.intake.files.main_loop import Service
 from md5s3stash_daemon.intake.files.supervisor import Crew
@@ -35,13 +34,14 @@ from md5s3stash_daemon.intake.lists.scheduler import UrlLists, url_stashers
 from md5s3stash_daemon.intake.sqs.build import build_queue_intake
 from md5s3stash_daemon.intake.sqs.consumer import QueueIntake
 from md5s3stash_daemon.monitoring.counters import CountedLedger
-from md5s3stash_daemon.monitoring.health import LOOP, Health, Pulse
+from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.monitoring.systemd import Reporter, reporting
 from md5s3stash_daemon.power_cut.boot_record import BootRecord, this_boot
 from md5s3stash_daemon.power_cut.power_cut import hold_damaged
 from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
-from md5s3stash_daemon.runtime.circuit_breaker import Gate, Together
+from md5s3stash_daemon.runtime.circuit_breaker import REDIS, Gate, Together
+from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
 from md5s3stash_daemon.runtime.log_format import set_line_format
 from md5s3stash_daemon.runtime.signals import handled
 from md5s3stash_daemon.runtime.threads import spawn

@@ -17,8 +17,8 @@ from md5s3stash.stash import StashReport
 from md5s3stash_daemon.intake.files import committer as file_committer
 from md5s3stash_daemon.intake.files.committer import Committer, Finished
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
-from md5s3stash_daemon.monitoring.health import Pulse
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.spool import Entry, Spool
 from tests.support.servers import wait_until

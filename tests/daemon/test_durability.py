@@ -23,8 +23,8 @@ from md5s3stash_daemon.ledger.committer import Recorder
 from md5s3stash_daemon.ledger.confirmations import Confirmation
 from md5s3stash_daemon.ledger.durability import risks_of
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
-from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from tests.support.outages import OwnRedis
 from tests.support.servers import wait_until
 

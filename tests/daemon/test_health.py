@@ -16,9 +16,10 @@ import requests
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.version import running_version
-from md5s3stash_daemon.monitoring.health import Health, Pulse
+from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.web import server as web_server
 from md5s3stash_daemon.web.server import MAX_REQUESTS_AT_ONCE, StatusServer
 from tests.daemon.test_notify import STUCK_ON_TRAP

@@ -25,15 +25,16 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.ctl.lookup import export, lookup, print_log
-from md5s3stash_daemon.ledger.committer import forget_gone
+from md5s3stash_daemon.intake.files.supervisor import forget_gone
 from md5s3stash_daemon.ledger.confirmations import drop_confirmations
 from md5s3stash_daemon.ledger.ledger import RedisLedger
 from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.ledger.rebuild import Tally, import_export
 from md5s3stash_daemon.ledger.restore import Restorer
-from md5s3stash_daemon.monitoring.health import Health, Pulse
+from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.web.page import StatusPage
 from tests.support.junk import BYTES, JSON, TEXTS

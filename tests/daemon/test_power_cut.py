@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from md5s3stash_daemon.ctl.main import main as ctl
 from md5s3stash_daemon.disk import beneath, durable
 from md5s3stash_daemon.disk.beneath import Place
-from md5s3stash_daemon.monitoring.health import Pulse
 from md5s3stash_daemon.power_cut import power_cut
 from md5s3stash_daemon.power_cut.boot_record import FILE, Boot, BootRecord, this_boot
 from md5s3stash_daemon.power_cut.power_cut import (
@@ -33,6 +32,7 @@ from md5s3stash_daemon.power_cut.power_cut import (
     reason_of,
 )
 from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
+from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.spool.spool import HOLD, Entry, Spool
 from tests.daemon.test_metrics import metrics_of
 from tests.support.daemon import Daemon, Site

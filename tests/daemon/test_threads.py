@@ -22,11 +22,12 @@ from md5s3stash.stash import Stasher
 from md5s3stash_daemon.downloads.fair_queue import Pending
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.intake.lists.journal import PROGRESS, Journal
-from md5s3stash_daemon.intake.lists.list_run import LineWorker, ListParts, ListRun, Stop
-from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
+from md5s3stash_daemon.intake.lists.list_run import LineWorker, ListParts, ListRun
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
+from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.spool import Entry, Spool
 from tests.support.daemon import IMPORT_PATH, Daemon, Site

@@ -17,9 +17,9 @@ from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.intake.files.main_loop import Service
 from md5s3stash_daemon.intake.files.supervisor import Crew
 from md5s3stash_daemon.ledger.ledger import Ledger
-from md5s3stash_daemon.monitoring.health import Pulse
 from md5s3stash_daemon.monitoring.metrics import Metrics, QueueDepth
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.spool import Entry, Spool
 from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.config.settings import HttpSettings
-from md5s3stash_daemon.monitoring.health import Health, Pulse
+from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Faulty, Gate
+from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.web.page import StatusPage
 from md5s3stash_daemon.web.server import StatusServer, serving
 from tests.support.servers import free_port

@@ -13,9 +13,13 @@ import redis
 
 from md5s3stash.cache import connect_redis
 from md5s3stash.errors import SettingsError
+from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.store import connect
 from md5s3stash.settings import Faults, RedisSettings, S3Settings, Settings, StashSettings, load
-from md5s3stash_daemon.config.settings import SECTIONS
+from md5s3stash_daemon.config.settings import SECTIONS, SpoolSettings
+
+# The spool is what tries again.
+NO_RETRY = RetryPolicy(attempts=1)
 
 
 def read_settings(environ: Mapping[str, str], file: Path | None, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -79,3 +83,17 @@ def without_credentials(text: str) -> str:
     # Up to the last @: a password may hold one, and slashes.
     text = re.sub(r"://.*@", "://***@", text, flags=re.DOTALL)
     return re.sub(r"([?&]password=)[^&]*", r"\1***", text)
+
+
+def delays_of(settings: SpoolSettings) -> RetryPolicy:
+    """Between the tries of a file. Chance decides half, so that files that failed together do not come together."""
+    return RetryPolicy(
+        first_delay_seconds=settings.first_delay_seconds, max_delay_seconds=settings.max_delay_seconds, jitter=0.5
+    )
+
+
+def probe_delays_of(settings: SpoolSettings) -> RetryPolicy:
+    """Between the questions to a service that is down."""
+    return RetryPolicy(
+        first_delay_seconds=settings.probe_seconds, max_delay_seconds=settings.max_probe_seconds, jitter=0.1
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import queue
 import threading
@@ -12,12 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 from md5s3stash.errors import CacheUnavailable
-from md5s3stash_daemon.intake.files.file_stasher import DISK_RETRY_SECONDS, REDIS
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.health import ThreadPulse
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import REDIS, Gate
+from md5s3stash_daemon.runtime.liveness import ThreadPulse
 from md5s3stash_daemon.runtime.threads import spawn
-from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +26,9 @@ QUEUE_SIZE = 4 * GROUP_SIZE
 # For what is downloaded, between two groups: without it one is as large as what came during two fsyncs, and these cost
 # more than the downloads.
 LINGER_SECONDS = 0.05
+
+# Between two tries of what could not be done for a group.
+CATCH_UP_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ class GroupCommitter(ABC, Generic[T]):
         more = True
         is_behind = False
         while more:
-            group, more = self._next_group(DISK_RETRY_SECONDS if is_behind else None)
+            group, more = self._next_group(CATCH_UP_SECONDS if is_behind else None)
             self._pulse.beat()
             if group and self._complete:
                 self._complete = self._committed(group)
@@ -188,19 +188,3 @@ class GroupCommitter(ABC, Generic[T]):
             except queue.Empty:
                 return group, True
         return group, False
-
-
-def forget_gone(ledger: Ledger, spool: Spool) -> None:
-    """At the start, and when a worker died: that may have been right after it had let a file go."""
-    try:
-        gone = ledger.remembered()
-        # Twice, for one look may miss a file that moves from a state not yet looked at to one already looked at.
-        for _ in range(2):
-            holds = functools.lru_cache(spool.holds)
-            # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of them
-            # are one question to the spool.
-            gone = [queue_id for queue_id in gone if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id)]
-        if gone:
-            ledger.forget(gone)
-    except CacheUnavailable as error:
-        log.debug("not forgotten: %s", error)

@@ -15,6 +15,9 @@ from md5s3stash.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
 
+S3 = "s3"
+REDIS = "redis"
+
 # Raises a StashError while the service it stands for is down.
 Probe = Callable[[], object]
 

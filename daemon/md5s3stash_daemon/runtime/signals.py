@@ -12,7 +12,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
-from md5s3stash_daemon.monitoring.health import Pulse
+from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from md5s3stash_daemon.monitoring.health import Pulse
+from md5s3stash_daemon.runtime.liveness import Pulse
 
 log = logging.getLogger(__name__)
 

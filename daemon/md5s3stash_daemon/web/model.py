@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError
-from md5s3stash_daemon.intake.files.file_stasher import REDIS
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
 from md5s3stash_daemon.monitoring.health import Health, Problem
 from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, QUEUE, Metrics, QueueDepth, StateDepth
+from md5s3stash_daemon.runtime.circuit_breaker import REDIS
 from md5s3stash_daemon.runtime.disk_space import DOWNLOADS
 from md5s3stash_daemon.spool.failures import Failure, newest_failures
 from md5s3stash_daemon.spool.spool import STATES, Spool

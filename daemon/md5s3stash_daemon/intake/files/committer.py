@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from md5s3stash_daemon.intake.files.file_stasher import until_it_works
 from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.health import COMMITTER, Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import SPOOL
+from md5s3stash_daemon.runtime.liveness import COMMITTER, Pulse, ThreadPulse
 from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.retry import until_it_works
 from md5s3stash_daemon.spool.spool import DISK_ERRORS, Entry, Spool, due_after
 
 log = logging.getLogger(__name__)

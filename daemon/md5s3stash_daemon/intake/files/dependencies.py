@@ -15,16 +15,15 @@ from md5s3stash.batch import fetch_limits, s3_timeouts
 from md5s3stash.digest import digest_of
 from md5s3stash.fetch import FetchLimits
 from md5s3stash.logs import set_up_logging
-from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.client import CoreSession, core_session
 from md5s3stash.s3.store import S3ObjectStore, connect
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash_daemon.config.load import redis_client
 from md5s3stash_daemon.config.settings import LogSettings, SpoolSettings
-from md5s3stash_daemon.intake.files.file_stasher import REDIS, S3
 from md5s3stash_daemon.ledger.confirmations import Confirmations
 from md5s3stash_daemon.ledger.ledger import Ledger, RedisLedger
+from md5s3stash_daemon.runtime.circuit_breaker import REDIS, S3
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.spool import Spool
 
@@ -33,9 +32,6 @@ PROBE_SECONDS = 10.0
 
 # Its key is that of an object which may be there.
 EMPTY_MD5 = digest_of(b"").md5
-
-# The spool is what tries again.
-NO_RETRY = RetryPolicy(attempts=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +120,6 @@ def parts_of(settings: Settings) -> Parts:
 def default_processes() -> int:
     """One for each core that this process may use, up to four: then the disk and Redis are what is waited for."""
     return min(4, len(os.sched_getaffinity(0)))
-
-
-def delays_of(settings: SpoolSettings) -> RetryPolicy:
-    """Between the tries of a file. Chance decides half, so that files that failed together do not come together."""
-    return RetryPolicy(
-        first_delay_seconds=settings.first_delay_seconds, max_delay_seconds=settings.max_delay_seconds, jitter=0.5
-    )
-
-
-def probe_delays_of(settings: SpoolSettings) -> RetryPolicy:
-    """Between the questions to a service that is down."""
-    return RetryPolicy(
-        first_delay_seconds=settings.probe_seconds, max_delay_seconds=settings.max_probe_seconds, jitter=0.1
-    )
 
 
 def set_log_level(settings: Settings) -> None:

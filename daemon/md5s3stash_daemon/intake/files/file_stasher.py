@@ -35,22 +35,19 @@ from md5s3stash_daemon.intake.files.large_files import LargeFiles
 from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.monitoring.counters import Tally
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.spool import DISK_ERRORS, Entry, Spool, due_after, refusal
+from md5s3stash_daemon.spool.retry import until_it_works
+from md5s3stash_daemon.spool.spool import Entry, Spool, due_after, refusal
 
 log = logging.getLogger(__name__)
 
-S3 = "s3"
-REDIS = "redis"
 
 T = TypeVar("T")
 
 # One question to the ledger is for at most this many files.
 CHUNK_FILES = 64
 
-# How long to wait where the spool's own disk does not work: somebody has to free it.
-DISK_RETRY_SECONDS = 5.0
 
 # A file that somebody writes to is looked at again after this time.
 PUT_BACK_SECONDS = 1.0
@@ -238,22 +235,3 @@ class Worker:
     def _put_back(self, entry: Entry, reason: str) -> None:
         log.info("put back name=%r batch=%s reason=%r", entry.name, entry.batch, reason)
         until_it_works(lambda: self._spool.put_back(entry, self._clock() + PUT_BACK_SECONDS), self._stopping)
-
-
-def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:
-    """Repeats a move in the spool while its disk refuses; False where the daemon is to stop first.
-
-    The file then stays claimed, and the next start finds it. A move that fails for another reason holds up nobody: it
-    is logged, and the file stays where it is until the next start.
-    """
-    while True:
-        try:
-            move()
-            return True
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
-                return True
-            log.error("spool does not work error=%r; trying again in %.0f seconds", str(error), DISK_RETRY_SECONDS)
-            if stopping.wait(DISK_RETRY_SECONDS):
-                return False

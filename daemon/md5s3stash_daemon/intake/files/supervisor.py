@@ -7,6 +7,7 @@ be what killed it, so they must neither be lost nor be handed out at once, over 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import random
 import threading
@@ -15,17 +16,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
+from md5s3stash.errors import CacheUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.settings import Settings
-from md5s3stash_daemon.intake.files.file_stasher import DISK_RETRY_SECONDS
 from md5s3stash_daemon.intake.files.fork_server import Nursery, NurseryGone
 from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
-from md5s3stash_daemon.ledger.committer import forget_gone
 from md5s3stash_daemon.ledger.ledger import Ledger
-from md5s3stash_daemon.monitoring.health import Pulse
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
 from md5s3stash_daemon.spool.spool import Entry, Spool, due_after
 
 log = logging.getLogger(__name__)
@@ -296,3 +297,19 @@ class Crew:
         with self._changed:
             self._orphans += entries
             self._to_clear_up = True
+
+
+def forget_gone(ledger: Ledger, spool: Spool) -> None:
+    """At the start, and when a worker died: that may have been right after it had let a file go."""
+    try:
+        gone = ledger.remembered()
+        # Twice, for one look may miss a file that moves from a state not yet looked at to one already looked at.
+        for _ in range(2):
+            holds = functools.lru_cache(spool.holds)
+            # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of them
+            # are one question to the spool.
+            gone = [queue_id for queue_id in gone if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id)]
+        if gone:
+            ledger.forget(gone)
+    except CacheUnavailable as error:
+        log.debug("not forgotten: %s", error)

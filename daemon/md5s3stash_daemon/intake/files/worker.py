@@ -17,17 +17,18 @@ from multiprocessing.connection import Connection
 
 from md5s3stash.fetch import Fetcher
 from md5s3stash.stash import Stasher
+from md5s3stash_daemon.config.load import NO_RETRY, delays_of, probe_delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.intake.files.committer import Committer, Finished
-from md5s3stash_daemon.intake.files.dependencies import NO_RETRY, Parts, delays_of, probe_delays_of, set_log_level
+from md5s3stash_daemon.intake.files.dependencies import Parts, set_log_level
 from md5s3stash_daemon.intake.files.file_stasher import Handled, Worker
 from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
 from md5s3stash_daemon.intake.lists.scheduler import is_list
 from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
-from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.spool import Entry
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 
 from md5s3stash_daemon.downloads.cache import UrlCaches
-from md5s3stash_daemon.intake.files.file_stasher import until_it_works
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
 from md5s3stash_daemon.ledger.committer import LINGER_SECONDS, GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.health import ThreadPulse
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.spool.retry import until_it_works
 from md5s3stash_daemon.spool.spool import Entry
 
 # The number of a line, and what became of it.

@@ -13,7 +13,6 @@ import logging
 import math
 import queue
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -39,14 +38,14 @@ from md5s3stash_daemon.downloads.fair_queue import Pending
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.settled_urls import SettledUrls
 from md5s3stash_daemon.downloads.url_lines import Line, read_lines
-from md5s3stash_daemon.intake.files.file_stasher import S3
 from md5s3stash_daemon.intake.lists.committer import LineCommitter, line_queue_id
 from md5s3stash_daemon.intake.lists.journal import Journal, LineStates
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.health import ThreadPulse
 from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
+from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.shutdown import Stop, Stopped
 from md5s3stash_daemon.spool.spool import Entry, Spool
 
 log = logging.getLogger(__name__)
@@ -74,34 +73,6 @@ class Again:
     error: str
     reason: str
     counts: bool = True
-
-
-class Stopped(Exception):
-    """Breaks off a transfer from within, since the daemon has no more time."""
-
-
-class Stop:
-    """The end of the daemon, as lists see it: nothing new after `stopping`, and a deadline for what is under way."""
-
-    def __init__(self, stopping: threading.Event, seconds: float) -> None:
-        self.event = stopping
-        self.seconds = seconds
-        self._deadline = math.inf
-        self._lock = threading.Lock()
-
-    def left_seconds(self) -> float:
-        """Infinite while the daemon is not to stop. Counted from the first call after it was told."""
-        if not self.event.is_set():
-            return math.inf
-        with self._lock:
-            if self._deadline == math.inf:
-                self._deadline = time.monotonic() + self.seconds
-            return self._deadline - time.monotonic()
-
-    def check(self, _count: int = 0) -> None:
-        """Called with each piece of a transfer. Raises Stopped where the time is over."""
-        if self.left_seconds() <= 0:
-            raise Stopped
 
 
 class LineWorker:

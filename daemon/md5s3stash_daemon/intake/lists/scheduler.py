@@ -25,17 +25,19 @@ from md5s3stash_daemon.disk.beneath import open_file, status_of
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.url_lines import is_url_list
-from md5s3stash_daemon.intake.files.file_stasher import PUT_BACK_SECONDS, until_it_works
+from md5s3stash_daemon.intake.files.file_stasher import PUT_BACK_SECONDS
 from md5s3stash_daemon.intake.lists.journal import PROGRESS, Journal, journal_path, remove_orphans
-from md5s3stash_daemon.intake.lists.list_run import LineWorker, ListParts, ListRun, Stop
+from md5s3stash_daemon.intake.lists.list_run import LineWorker, ListParts, ListRun
 from md5s3stash_daemon.intake.lists.report import DONE, finish
 from md5s3stash_daemon.ledger.ledger import Ledger
-from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
+from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.retry import until_it_works
 from md5s3stash_daemon.spool.spool import Entry, Spool
 
 log = logging.getLogger(__name__)

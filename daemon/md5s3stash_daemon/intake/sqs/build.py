@@ -10,7 +10,7 @@ from md5s3stash.objectstore import ObjectStore
 from md5s3stash.s3.client import CoreSession, new_session
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.settings import QueueSettings, SpoolSettings
-from md5s3stash_daemon.intake.lists.list_run import ListParts, Stop
+from md5s3stash_daemon.intake.lists.list_run import ListParts
 from md5s3stash_daemon.intake.sqs.client import connect_queue
 from md5s3stash_daemon.intake.sqs.consumer import QueueIntake, QueueParts
 from md5s3stash_daemon.intake.sqs.leases import InHand
@@ -18,7 +18,8 @@ from md5s3stash_daemon.intake.sqs.message_handler import Drops, MessageWorker, r
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
 from md5s3stash_daemon.intake.sqs.termination_notice import Metadata, watch_for_notice
 from md5s3stash_daemon.monitoring.counters import CountedLedger
-from md5s3stash_daemon.monitoring.health import Pulse
+from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
 
 

@@ -12,8 +12,8 @@ from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand
 from md5s3stash_daemon.ledger.committer import LINGER_SECONDS, GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.health import ThreadPulse
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import ThreadPulse
 
 log = logging.getLogger(__name__)
 

@@ -19,15 +19,16 @@ from md5s3stash.errors import QueueError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.config.settings import QueueSettings
 from md5s3stash_daemon.downloads.fair_queue import Pending
-from md5s3stash_daemon.intake.lists.list_run import TICK_SECONDS, ListParts, Stop, Stopped
+from md5s3stash_daemon.intake.lists.list_run import TICK_SECONDS, ListParts
 from md5s3stash_daemon.intake.sqs.client import BATCH, Message, Queue
 from md5s3stash_daemon.intake.sqs.committer import QueueCommitter
 from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand, too_long_in_hand
 from md5s3stash_daemon.intake.sqs.message_body import Unreadable, UrlJob, parse_body
 from md5s3stash_daemon.intake.sqs.message_handler import GiveBack, MessageWorker
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.health import Pulse, ThreadPulse
 from md5s3stash_daemon.monitoring.metrics import QUEUE
+from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.shutdown import Stop, Stopped
 from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)

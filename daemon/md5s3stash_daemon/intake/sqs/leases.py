@@ -18,8 +18,8 @@ from md5s3stash.errors import CacheUnavailable, QueueError
 from md5s3stash_daemon.intake.sqs.client import BATCH, MAX_INVISIBLE_SECONDS, Message, Queue
 from md5s3stash_daemon.intake.sqs.message_body import Job
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
-from md5s3stash_daemon.monitoring.health import ThreadPulse
 from md5s3stash_daemon.monitoring.metrics import QUEUE, Metrics
+from md5s3stash_daemon.runtime.liveness import ThreadPulse
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,33 @@
+"""Moves in the spool that are repeated while its disk refuses them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from md5s3stash_daemon.spool.spool import DISK_ERRORS
+
+log = logging.getLogger(__name__)
+
+# How long to wait where the spool's own disk does not work: somebody has to free it.
+DISK_RETRY_SECONDS = 5.0
+
+
+def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:
+    """Repeats a move in the spool while its disk refuses; False where the daemon is to stop first.
+
+    The file then stays claimed, and the next start finds it. A move that fails for another reason holds up nobody: it
+    is logged, and the file stays where it is until the next start.
+    """
+    while True:
+        try:
+            move()
+            return True
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
+                return True
+            log.error("spool does not work error=%r; trying again in %.0f seconds", str(error), DISK_RETRY_SECONDS)
+            if stopping.wait(DISK_RETRY_SECONDS):
+                return False
