@@ -21,8 +21,10 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.stash import Stasher
 from md5s3stash_daemon.downloads.fair_queue import Pending
 from md5s3stash_daemon.downloads.politeness import Politeness
+from md5s3stash_daemon.downloads.pool import ListParts
+from md5s3stash_daemon.downloads.url_stasher import LineWorker
 from md5s3stash_daemon.intake.lists.journal import PROGRESS, Journal
-from md5s3stash_daemon.intake.lists.list_run import LineWorker, ListParts, ListRun
+from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import DiskFloor

@@ -13,40 +13,23 @@ import logging
 import math
 import queue
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
-from md5s3stash.errors import (
-    SourceChanged,
-    SourceError,
-    SourceUnavailable,
-    StashError,
-    StoreError,
-    StoreRefused,
-    StoreUnavailable,
-)
 from md5s3stash.netguard import printable_url
-from md5s3stash.retry import RetryPolicy
-from md5s3stash.stash import Auth, Stasher
-from md5s3stash.stash import Outcome as HowStored
-from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.fair_queue import Pending
-from md5s3stash_daemon.downloads.politeness import Politeness
+from md5s3stash_daemon.downloads.pool import TICK_SECONDS, ListParts
 from md5s3stash_daemon.downloads.settled_urls import SettledUrls
 from md5s3stash_daemon.downloads.url_lines import Line, read_lines
+from md5s3stash_daemon.downloads.url_stasher import Again
 from md5s3stash_daemon.intake.lists.committer import LineCommitter, line_queue_id
 from md5s3stash_daemon.intake.lists.journal import Journal, LineStates
-from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
-from md5s3stash_daemon.runtime.disk_space import DiskFloor
+from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.runtime.liveness import ThreadPulse
-from md5s3stash_daemon.runtime.shutdown import Stop, Stopped
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.runtime.shutdown import Stopped
+from md5s3stash_daemon.spool.spool import Entry
 
 log = logging.getLogger(__name__)
 
@@ -58,119 +41,6 @@ READ_AHEAD_LINES = 256
 
 # Of WINDOW_LINES, what a host may hold that has asked to be left alone; the rest of its lines waits for the next sweep.
 PAUSED_HOST_LINES = 64
-
-# Between two looks at what no event announces: the end of the daemon, a request of another list.
-TICK_SECONDS = 0.1
-
-# A host that kept a download waiting for longer than this, in vain, is slow.
-SLOW_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """A line that is left for the next sweep. `counts` where that was one of its attempts."""
-
-    error: str
-    reason: str
-    counts: bool = True
-
-
-class LineWorker:
-    """Stashes the content of one URL; safe to share between threads. `delays` may be replaced at any time."""
-
-    def __init__(
-        self,
-        stashers: Sequence[Stasher],
-        gate: Gate,
-        politeness: Politeness,
-        delays: RetryPolicy,
-        stop: Stop,
-        metrics: Metrics,
-    ) -> None:
-        self.delays = delays
-        self._stashers = stashers
-        self._gate = gate
-        self._politeness = politeness
-        self._stop = stop
-        self._metrics = metrics
-
-    def with_stop(self, stop: Stop) -> LineWorker:
-        """One that does the same, and ends at another time."""
-        return LineWorker(self._stashers, self._gate, self._politeness, self.delays, stop, self._metrics)
-
-    def handle(self, line: Line, queue_id: str, auth: Auth | None = None) -> Outcome | Again:
-        """Raises Stopped where the daemon stops first, and nothing else."""
-        return self.judged(lambda: self.stash(line.url, queue_id, auth), line, queue_id)
-
-    def judged(self, stash: Callable[[], Outcome], line: Line, queue_id: str) -> Outcome | Again:
-        """What `stash` makes of the line, or what is to be done about its error. Raises Stopped where the daemon stops
-        first, and nothing else.
-        """
-        try:
-            while self._gate.pass_through(self._stop.event):
-                began = time.monotonic()
-                try:
-                    outcome = stash()
-                    self._politeness.note_slow(line.host, False)
-                    return outcome
-                except (StoreUnavailable, StoreRefused) as error:
-                    self._metrics.service_error(S3)
-                    # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy,
-                    # for which the line waits as a file does.
-                    if not self._gate.is_down(S3):
-                        self._gate.note(S3, str(error))
-                        return Again(type(error).__name__, str(error), counts=False)
-                except StashError as error:
-                    if isinstance(error, SourceUnavailable) and time.monotonic() - began > SLOW_SECONDS:
-                        self._politeness.note_slow(line.host, True)
-                    return self._judge(line, queue_id, error)
-                except OSError as error:
-                    return Again("OSError", f"the disk that downloads go through: {error.strerror or error}")
-        except Stopped:
-            raise
-        except Exception as error:
-            # Ours to mend, or of an S3 that could not even be asked. It costs this line.
-            log.exception("unexpected url=%r", printable_url(line.url))
-            return Again(type(error).__name__, f"unexpected: {error}")
-        raise Stopped
-
-    def stash(self, source: str, queue_id: str, auth: Auth | None = None) -> Outcome:
-        """Under every bucket base. Raises StashError, OSError, and Stopped."""
-        results = [stasher.stash(source, auth, progress=self._stop.check) for stasher in self._stashers]
-        reports = tuple(result.report for result in results)
-        if len({report.md5 for report in reports}) > 1:
-            raise SourceChanged("the origin sent one content for the first bucket and another for the next")
-        if any(result.outcome is not HowStored.KNOWN for result in results):
-            self._gate.note(S3, "")
-        sent = any(result.outcome is HowStored.STORED for result in results)
-        return Outcome(queue_id, source, reports, results[0].size_bytes, sent=sent)
-
-    def _judge(self, line: Line, queue_id: str, error: StashError) -> Outcome | Again:
-        if not error.retryable:
-            return Outcome(queue_id, line.url, error=type(error).__name__, reason=str(error))
-        if isinstance(error, StoreError):
-            self._gate.note(S3, str(error))
-        if isinstance(error, SourceUnavailable) and error.retry_after_seconds:
-            self._politeness.pause(line.host, min(error.retry_after_seconds, self.delays.max_delay_seconds))
-        return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))
-
-
-@dataclass(frozen=True, slots=True)
-class ListParts:
-    """What the runs of all lists share."""
-
-    spool: Spool
-    ledger: Ledger
-    gate: Gate
-    worker: LineWorker
-    caches: UrlCaches
-    politeness: Politeness
-    disk: DiskFloor
-    downloads: ThreadPoolExecutor
-    jobs: int
-    attempts: int
-    stop: Stop
-    metrics: Metrics
 
 
 class ListRun:

@@ -24,10 +24,12 @@ from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.disk.beneath import open_file, status_of
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.politeness import Politeness
+from md5s3stash_daemon.downloads.pool import ListParts
 from md5s3stash_daemon.downloads.url_lines import is_url_list
+from md5s3stash_daemon.downloads.url_stasher import LineWorker
 from md5s3stash_daemon.intake.files.file_stasher import PUT_BACK_SECONDS
 from md5s3stash_daemon.intake.lists.journal import PROGRESS, Journal, journal_path, remove_orphans
-from md5s3stash_daemon.intake.lists.list_run import LineWorker, ListParts, ListRun
+from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.intake.lists.report import DONE, finish
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.metrics import Metrics

@@ -10,7 +10,7 @@ from md5s3stash.objectstore import ObjectStore
 from md5s3stash.s3.client import CoreSession, new_session
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.settings import QueueSettings, SpoolSettings
-from md5s3stash_daemon.intake.lists.list_run import ListParts
+from md5s3stash_daemon.downloads.pool import ListParts
 from md5s3stash_daemon.intake.sqs.client import connect_queue
 from md5s3stash_daemon.intake.sqs.consumer import QueueIntake, QueueParts
 from md5s3stash_daemon.intake.sqs.leases import InHand

@@ -19,7 +19,7 @@ from md5s3stash.errors import QueueError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.config.settings import QueueSettings
 from md5s3stash_daemon.downloads.fair_queue import Pending
-from md5s3stash_daemon.intake.lists.list_run import TICK_SECONDS, ListParts
+from md5s3stash_daemon.downloads.pool import TICK_SECONDS, ListParts
 from md5s3stash_daemon.intake.sqs.client import BATCH, Message, Queue
 from md5s3stash_daemon.intake.sqs.committer import QueueCommitter
 from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand, too_long_in_hand

@@ -18,7 +18,7 @@ from md5s3stash.settings import Faults
 from md5s3stash.stash import Auth
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.url_lines import Line
-from md5s3stash_daemon.intake.lists.list_run import Again, LineWorker
+from md5s3stash_daemon.downloads.url_stasher import Again, LineWorker
 from md5s3stash_daemon.intake.sqs.leases import Held
 from md5s3stash_daemon.intake.sqs.message_body import Job, ObjectJob, UrlJob
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger, message_queue_id
