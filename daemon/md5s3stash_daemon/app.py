@@ -23,6 +23,7 @@ from md5s3stash.settings import RedisSettings, Settings
 from md5s3stash_daemon.config.load import NO_RETRY, as_toml, delays_of, probe_delays_of, read_settings
 from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.disk.filesystem import filesystem_type, is_network
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
 from md5s3stash_daemon.intake.files import worker
@@ -45,7 +46,6 @@ from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
 from md5s3stash_daemon.runtime.log_format import set_line_format
 from md5s3stash_daemon.runtime.signals import handled
 from md5s3stash_daemon.runtime.threads import spawn
-from md5s3stash_daemon.spool.filesystem import filesystem_type, is_network
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.web.page import StatusPage
 from md5s3stash_daemon.web.server import serving

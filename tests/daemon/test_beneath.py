@@ -13,8 +13,9 @@ import pytest
 
 from md5s3stash_daemon.disk import beneath
 from md5s3stash_daemon.disk.beneath import Place
+from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.failures import drop_again, failures, failures_of, newest_failures
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.spool import Spool
 
 
 @pytest.fixture

@@ -24,9 +24,10 @@ from bench import process_tree
 from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.disk import beneath
 from md5s3stash_daemon.spool.completeness import Completed, Completeness
+from md5s3stash_daemon.spool.entry import due_after
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.scan import Intake
-from md5s3stash_daemon.spool.spool import Spool, due_after
+from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import Waiting
 from tests.support import servers
 from tests.support.daemon import Daemon, Site

@@ -19,8 +19,9 @@ from md5s3stash_daemon.intake.files.committer import Committer, Finished
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support.servers import wait_until
 
 

@@ -24,7 +24,8 @@ import pytest
 from PIL import Image
 
 from md5s3stash_daemon.runtime.console import columns_of
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.entry import Entry
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until

@@ -15,7 +15,8 @@ from md5s3stash.stash import StashReport
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
 from md5s3stash_daemon.monitoring.metrics import Metrics, QueueDepth, StateDepth
-from md5s3stash_daemon.spool.spool import STATES, Spool
+from md5s3stash_daemon.spool.entry import STATES
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
 

@@ -17,8 +17,9 @@ import pytest
 
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon.spool import pin as pin_module
+from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support.servers import wait_until
 
 

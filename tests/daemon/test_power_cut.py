@@ -33,7 +33,8 @@ from md5s3stash_daemon.power_cut.power_cut import (
 )
 from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
 from md5s3stash_daemon.runtime.liveness import Pulse
-from md5s3stash_daemon.spool.spool import HOLD, Entry, Spool
+from md5s3stash_daemon.spool.entry import HOLD, Entry
+from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_metrics import metrics_of
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until

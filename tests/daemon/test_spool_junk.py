@@ -21,8 +21,10 @@ from md5s3stash_daemon.ctl import moves, status
 from md5s3stash_daemon.enqueue.cursor import Cursor, CursorFile
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
 from md5s3stash_daemon.power_cut.boot_record import BootRecord
+from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, FAILED, HOLD, STATES
 from md5s3stash_daemon.spool.failures import failures, newest_failures
-from md5s3stash_daemon.spool.spool import ACTIVE, DEFERRED, FAILED, HOLD, STATES, Spool
+from md5s3stash_daemon.spool.ownership import identity
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
 from tests.support.strange import STRANGE_TEXT, STRANGE_VALUES, as_json
@@ -156,17 +158,17 @@ def test_records_of_the_boot_and_of_the_identity_may_hold_anything(content: byte
         (spool.directory / ".id").write_bytes(content)
 
         BootRecord(spool.directory)
-        identity = spool.identity()
+        found = identity(spool.directory)
 
         # It is part of a key: two spools must not be one, and no key may be another's.
-        assert identity.isascii()
-        assert identity.isalnum()
-        assert spool.identity() == identity
+        assert found.isascii()
+        assert found.isalnum()
+        assert identity(spool.directory) == found
 
 
 def test_a_spool_keeps_its_identity() -> None:
     with a_spool() as spool:
-        assert spool.identity() == Spool(spool.directory).identity()
+        assert identity(spool.directory) == identity(Path(str(spool.directory)))
 
 
 @PLAIN

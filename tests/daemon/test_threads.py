@@ -31,7 +31,8 @@ from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.entry import Entry
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support.daemon import IMPORT_PATH, Daemon, Site
 from tests.support.origin import Origin, Reply
 from tests.support.queues import TestQueue

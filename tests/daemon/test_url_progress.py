@@ -14,8 +14,9 @@ import pytest
 from md5s3stash_daemon.downloads.url_lines import read_lines
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome, LineStates, journal_path, remove_orphans
 from md5s3stash_daemon.intake.lists.report import finish, numbered
+from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.spool import Spool
 from tests.support.memory import peak_bytes
 
 STASHED = LineOutcome(1, "http://a/", "0" * 32, "s3://b/0", "text/plain")

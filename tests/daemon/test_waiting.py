@@ -20,8 +20,9 @@ from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.metrics import Metrics, QueueDepth
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.ignored import Ignored
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
 from tests.daemon.test_ctl import run
 from tests.daemon.test_metrics import metrics_of

@@ -13,9 +13,9 @@ import pytest
 from watchdog.observers import inotify_c
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, WatchDescriptor
 
+from md5s3stash_daemon.disk.filesystem import by_inotify, filesystem_of, filesystem_type
 from md5s3stash_daemon.spool import watch
 from md5s3stash_daemon.spool.completeness import Completed
-from md5s3stash_daemon.spool.filesystem import by_inotify, filesystem_of, filesystem_type
 from md5s3stash_daemon.spool.watch import Inotify, waking
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until

@@ -22,8 +22,10 @@ from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettin
 from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, SpoolSettings
 from md5s3stash_daemon.ctl import moves, status
 from md5s3stash_daemon.runtime import console as output
+from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.ignored import Ignored
-from md5s3stash_daemon.spool.spool import STATES, Spool
+from md5s3stash_daemon.spool.ownership import demand_open
+from md5s3stash_daemon.spool.spool import Spool
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -324,7 +326,7 @@ def _distrust(client: Redis, prefix: str, md5: str) -> None:
 def _spool(settings: Settings) -> Spool:
     """The spool, which the daemon has made. Raises StashError where it has not."""
     spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore), spends_reserve=False)
-    spool.demand_open()
+    demand_open(spool.directory)
     if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
         raise StashError(f"{spool.directory} is no spool: md5s3stashd makes it when it starts (SPOOL_DIR)")
     return spool

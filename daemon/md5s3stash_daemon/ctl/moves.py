@@ -15,24 +15,14 @@ from dataclasses import dataclass
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.beneath import Place, folder_of, is_name, prune, status_of
+from md5s3stash_daemon.disk.filesystem import POLL
 from md5s3stash_daemon.runtime import console as output
 from md5s3stash_daemon.spool.completeness import is_still_by_its_stamp
+from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, is_partial, refusal
 from md5s3stash_daemon.spool.failures import Failure, NameTaken, drop_again, failures, failures_of
-from md5s3stash_daemon.spool.filesystem import POLL
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.reports import report_beside
-from md5s3stash_daemon.spool.spool import (
-    ACTIVE,
-    DEFERRED,
-    FAILED,
-    HOLD,
-    INCOMING,
-    Entry,
-    Spool,
-    is_partial,
-    log_refused,
-    refusal,
-)
+from md5s3stash_daemon.spool.spool import Spool, log_refused
 
 
 class NotMoved(Exception):

@@ -22,8 +22,9 @@ from md5s3stash_daemon.ctl.daemon_health import Told, told_by_daemon
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.power_cut.power_cut import reason_of
 from md5s3stash_daemon.runtime import console as output
+from md5s3stash_daemon.spool.entry import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, is_partial
 from md5s3stash_daemon.spool.failures import failures
-from md5s3stash_daemon.spool.spool import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, Spool, is_partial
+from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, REASONS, UNCLAIMABLE, WORDS, WRITING
 
 if TYPE_CHECKING:

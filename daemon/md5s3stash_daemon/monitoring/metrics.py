@@ -22,8 +22,9 @@ from md5s3stash_daemon.monitoring.counters import OUTCOMES, Counts, Tally
 from md5s3stash_daemon.power_cut.power_cut import damaged
 from md5s3stash_daemon.runtime.circuit_breaker import Faulty
 from md5s3stash_daemon.runtime.disk_space import DOWNLOADS, SPOOL
+from md5s3stash_daemon.spool.entry import INCOMING, STATES
 from md5s3stash_daemon.spool.reports import ERROR_SUFFIX
-from md5s3stash_daemon.spool.spool import INCOMING, STATES, Spool
+from md5s3stash_daemon.spool.spool import Spool
 
 SERVICES = ("s3", "redis")
 QUEUE = "sqs"

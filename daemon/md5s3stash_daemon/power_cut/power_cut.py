@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from md5s3stash_daemon.disk.access import READ_WRITE_SEARCH
 from md5s3stash_daemon.disk.beneath import Place, open_file, status_of
 from md5s3stash_daemon.power_cut.boot_record import Boot, BootRecord
-from md5s3stash_daemon.spool.spool import ACTIVE, DEFERRED, HOLD, INCOMING, Entry, Spool, is_partial, new_batch_name
+from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, HOLD, INCOMING, Entry, is_partial, new_batch_name
+from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 

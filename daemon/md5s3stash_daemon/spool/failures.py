@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from md5s3stash_daemon.disk.beneath import Place, files_below, folder_of, is_name, move, open_folder, prune, status_of
+from md5s3stash_daemon.spool.entry import FAILED, INCOMING
 from md5s3stash_daemon.spool.reports import ERROR_SUFFIX, read_report, report_beside
-from md5s3stash_daemon.spool.spool import FAILED, INCOMING, Spool
+from md5s3stash_daemon.spool.spool import Spool
 
 _COMPARED_CHARACTERS = 32
 

@@ -14,7 +14,7 @@ import signal
 
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon.disk.beneath import READ, Place, open_file
-from md5s3stash_daemon.spool.filesystem import filesystem_type, is_network
+from md5s3stash_daemon.disk.filesystem import filesystem_type, is_network
 
 
 class Pin:

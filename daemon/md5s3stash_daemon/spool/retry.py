@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from md5s3stash_daemon.spool.spool import DISK_ERRORS
+from md5s3stash_daemon.spool.entry import DISK_ERRORS
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from md5s3stash_daemon.disk.beneath import READ as READ_FILE
 from md5s3stash_daemon.disk.beneath import Place, folder_of
 from md5s3stash_daemon.disk.reserve import FULL
 from md5s3stash_daemon.spool.completeness import Completeness
-from md5s3stash_daemon.spool.spool import INCOMING, Entry, Spool, is_partial, refusal
+from md5s3stash_daemon.spool.entry import INCOMING, Entry, is_partial, refusal
+from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
 
 # The mode of a folder, or of what lies in it, shuts us out.

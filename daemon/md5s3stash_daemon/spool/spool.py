@@ -20,18 +20,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import hashlib
 import logging
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from md5s3stash.errors import StashError
 from md5s3stash_daemon.disk.beneath import (
     Place,
     files_below,
@@ -43,31 +38,28 @@ from md5s3stash_daemon.disk.beneath import (
     remove_empty_folders,
     status_of,
 )
-from md5s3stash_daemon.disk.durable import open_directory, replace_durably
 from md5s3stash_daemon.disk.opening import Opening
 from md5s3stash_daemon.disk.reserve import FULL, Reserve
+from md5s3stash_daemon.spool.entry import (
+    ACTIVE,
+    DEFERRED,
+    DISK_ERRORS,
+    FAILED,
+    HOLD,
+    INCOMING,
+    MAX_DELAY_SECONDS,
+    STATES,
+    Entry,
+    boxes,
+    is_partial,
+    new_batch_name,
+    parse_box,
+    refusal,
+)
 from md5s3stash_daemon.spool.ignored import Ignored
+from md5s3stash_daemon.spool.ownership import demand_open
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.reports import place_in_failed, report_beside, write_report
-
-INCOMING = "incoming"
-ACTIVE = "active"
-DEFERRED = "deferred"
-HOLD = "hold"
-FAILED = "failed"
-STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
-
-# Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also
-# keeps files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
-PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
-
-# The disk does not work, or the machine has nothing left: not the file's fault, and worth another try.
-DISK_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-)
-
-# How long a file may be deferred: the most that spool.max_delay_seconds takes.
-MAX_DELAY_SECONDS = 7 * 86400
 
 log = logging.getLogger(__name__)
 
@@ -75,60 +67,9 @@ log = logging.getLogger(__name__)
 _LONGEST_BOX_NAME = 48
 _LONGEST_PATH = 4095
 
-# The batch of a box of ours has 25 characters, and its numbers have at most ten digits.
-_LONGEST_BATCH = 25
-_MAX_DIGITS = 10
-
-_MAX_ID_BYTES = 64
-
-# `md5s3stashctl status` holds the lock for the moment of its look.
-_LOCK_TRIES = 10
-_LOCK_TRY_SECONDS = 0.02
-
-
-class SpoolTaken(StashError):
-    """Another daemon has the spool."""
-
-
-class SpoolClosed(StashError):
-    """The directory is where a volume belongs, and the volume is not mounted."""
-
-
-class Entry(NamedTuple):
-    """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it stands now, `batch`
-    the claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` when it is to be tried
-    again, in seconds since the epoch.
-    """
-
-    name: str
-    path: str
-    batch: str = ""
-    attempts: int = 0
-    due: int = 0
-
-    @property
-    def place(self) -> Place:
-        """Where it stands, below the directory of its state."""
-        base = self.path[: -len(self.name) - 1]
-        if not self.batch:
-            return Place(base, self.name)
-        state, _, box = base.rpartition("/")
-        return Place(state, f"{box}/{self.name}")
-
-    @property
-    def queue_id(self) -> str:
-        """Names this drop, and no other of the same name, for as long as it is in the spool."""
-        return f"{self.batch}/{self.name}"
-
-    @property
-    def mark(self) -> str:
-        """In hold/, why the daemon has put the file there, by the name of its box; empty where an operator did."""
-        box = os.path.basename(self.path[: -len(self.name) - 1])
-        return [*box.split("."), "", "", ""][2]
-
 
 class Spool:
-    """The directories and the moves between them. One daemon owns a spool: see `lock`."""
+    """The directories and the moves between them. One daemon owns a spool: see `ownership`."""
 
     def __init__(
         self,
@@ -151,56 +92,15 @@ class Spool:
 
     def create(self) -> None:
         """Makes the directories that are missing. Raises SpoolClosed or OSError."""
-        self.demand_open()
+        demand_open(self.directory)
         for state in STATES:
             (self.directory / state).mkdir(parents=True, exist_ok=True)
         self.reserve_room()
-
-    def demand_open(self) -> None:
-        """Raises SpoolClosed for a directory that no user may enter: so the appliance marks a mount point without its
-        volume. Root could enter it, but the mount would hide what is stored there."""
-        with contextlib.suppress(FileNotFoundError):
-            if not os.stat(self.directory).st_mode & (stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO):
-                raise SpoolClosed(
-                    f"the spool {self.directory} is closed (mode 000): mount its volume, then start "
-                    "md5s3stash-spool.service"
-                )
-
-    def lock(self) -> int:
-        """Takes the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""
-        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if not _locked(descriptor):
-            owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            raise SpoolTaken(
-                f"another md5s3stashd (process {owner or 'unknown'}) serves the spool {self.directory}: stop it first, "
-                "or give this one its own SPOOL_DIR"
-            )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        return descriptor
 
     def reserve_room(self) -> None:
         """For the daemon's own moves and reports, as far as the disk has it."""
         self._room_to_move.fill()
         self._room_to_report.fill()
-
-    def identity(self) -> str:
-        """A name of this spool that no other has, made once; several spools may share one ledger."""
-        path = self.directory / ".id"
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-            found = file.read(_MAX_ID_BYTES + 1).strip()
-            if found.isalnum() and len(found) <= _MAX_ID_BYTES:
-                return found.decode("ascii")
-            # It is part of a key. Empty it would be that of every spool that has lost its own.
-            log.warning("%s is not ours: the spool gets a new identity", path)
-        # Only the daemon that holds the lock comes here. A torn file would be another identity, so: rename.
-        directory = open_directory(self.directory)
-        try:
-            replace_durably(directory, path.name, f"{secrets.token_hex(8)}\n".encode("ascii"))
-        finally:
-            os.close(directory)
-        return self.identity()
 
     def holds(self, queue_id: str) -> bool:
         """Whether the file of a drop that was claimed once is still in active/, deferred/ or hold/."""
@@ -208,8 +108,8 @@ class Spool:
         return any(
             status_of(Place(self.path_of(state), f"{box}/{name}")) is not None
             for state in (ACTIVE, DEFERRED, HOLD)
-            for box in _boxes(self.path_of(state))
-            if _parse_box(box)[0] == batch
+            for box in boxes(self.path_of(state))
+            if parse_box(box)[0] == batch
         )
 
     def path_of(self, state: str) -> str:
@@ -231,14 +131,14 @@ class Spool:
 
     def due(self, now: float) -> Iterator[Entry]:
         """The deferred files whose time has come."""
-        for box in _boxes(self.path_of(DEFERRED)):
+        for box in boxes(self.path_of(DEFERRED)):
             # What is to wait for longer than anything may was deferred by a clock that was wrong.
-            if not now < _parse_box(box)[2] <= now + MAX_DELAY_SECONDS:
+            if not now < parse_box(box)[2] <= now + MAX_DELAY_SECONDS:
                 yield from self._in_box(DEFERRED, box)
 
     def entries(self, state: str) -> Iterator[Entry]:
         """Every file of a state that has boxes: active, deferred or hold."""
-        for box in _boxes(self.path_of(state)):
+        for box in boxes(self.path_of(state)):
             yield from self._in_box(state, box)
 
     def find(self, state: str, name: str) -> list[Entry]:
@@ -249,7 +149,7 @@ class Spool:
         if state == INCOMING:
             found = [] if is_partial(name) else [Entry(name, f"{root}/{name}")]
         else:
-            found = [Entry(name, f"{root}/{box}/{name}", *_parse_box(box)) for box in _boxes(root)]
+            found = [Entry(name, f"{root}/{box}/{name}", *parse_box(box)) for box in boxes(root)]
         return [entry for entry in found if _is_file(status_of(entry.place))]
 
     def failed_paths(self) -> Iterator[str]:
@@ -260,8 +160,8 @@ class Spool:
     def recover(self) -> int:
         """Makes due again what an earlier daemon had claimed when it ended; how many files that were."""
         count = 0
-        for box in _boxes(self.path_of(ACTIVE)):
-            batch, attempts, _ = _parse_box(box)
+        for box in boxes(self.path_of(ACTIVE)):
+            batch, attempts, _ = parse_box(box)
             # The batch stays: by it the ledger knows a drop that it has recorded already.
             due_now = f"{batch}.{attempts}.0"
             entries = list(self._in_box(ACTIVE, box))
@@ -422,7 +322,7 @@ class Spool:
     def _move(self, entry: Entry, state: str, box: str) -> Entry | None:
         # os.path.join looks at each character of each name, for each of a million files.
         target = f"{self._root}/{state}/{box}/{entry.name}"
-        batch, attempts, due = _parse_box(box)
+        batch, attempts, due = parse_box(box)
         place = Place(f"{self._root}/{state}", f"{box}/{entry.name}")
         try:
             if self._spends_reserve:
@@ -445,72 +345,9 @@ class Spool:
 
     def _in_box(self, state: str, box: str) -> Iterator[Entry]:
         root = self.path_of(state)
-        batch, attempts, due = _parse_box(box)
+        batch, attempts, due = parse_box(box)
         for name in files_below(root, box, log_refused):
             yield Entry(name[len(box) + 1 :], f"{root}/{name}", batch, attempts, due)
-
-
-def _locked(descriptor: int) -> bool:
-    for _ in range(_LOCK_TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(_LOCK_TRY_SECONDS)
-    return False
-
-
-def new_batch_name() -> str:
-    """A name that no other batch has; names sort by time."""
-    return f"{time.time_ns():016x}-{secrets.token_hex(4)}"
-
-
-def _boxes(root: str) -> list[str]:
-    """The boxes of a state, the earliest first. One box holds a batch, so these are few where the files are many."""
-    with os.scandir(root) as found:
-        return sorted(item.name for item in found if item.is_dir(follow_symlinks=False))
-
-
-def _parse_box(box: str) -> tuple[str, int, int]:
-    """(batch, attempts, due). A folder that somebody made by hand is a box with no attempts, due at once."""
-    batch, *numbers = box.split(".")
-    attempts, due = [int(number) if _is_number(number) else 0 for number in [*numbers, "", ""][:2]]
-    if len(batch) > _LONGEST_BATCH:
-        # With its numbers behind it, it would be no name of a folder.
-        batch = hashlib.sha256(os.fsencode(batch)).hexdigest()[:_LONGEST_BATCH]
-    return batch, attempts, due
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
-
-
-def due_after(now: float, delay_seconds: float) -> int:
-    """When something is to be tried again, in seconds since the epoch; up to an eighth of the delay is taken off.
-
-    A batch's delays differ by chance. On a grid that is as coarse as they are long its files share a few boxes, or each
-    of a million would have a box to itself, and every pass would list a million.
-    """
-    grid_seconds = 1 << max(0, int(delay_seconds / 8).bit_length() - 1)
-    return int(now + delay_seconds) // grid_seconds * grid_seconds
-
-
-def is_partial(name: str) -> bool:
-    """Whether a transfer program will rename this file, or move it out of its folder, once it is complete."""
-    return name.startswith(".") or "/." in name or name.lower().endswith(PARTIAL_SUFFIXES)
-
-
-def refusal(mode: int) -> str | None:
-    """Why something with this `st_mode` is not stashed, in words; None for a regular file."""
-    if stat.S_ISREG(mode):
-        return None
-    kinds = {
-        stat.S_IFLNK: "a symbolic link: drop the file itself",
-        stat.S_IFIFO: "a FIFO, not a file",
-        stat.S_IFSOCK: "a socket, not a file",
-        stat.S_IFCHR: "a device, not a file",
-        stat.S_IFBLK: "a device, not a file",
-    }
-    return kinds.get(stat.S_IFMT(mode), "not a regular file")
 
 
 def _sync(place: Place) -> None:

@@ -20,7 +20,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from md5s3stash_daemon.spool.completeness import Completed
-from md5s3stash_daemon.spool.spool import is_partial
+from md5s3stash_daemon.spool.entry import is_partial
 
 log = logging.getLogger(__name__)
 

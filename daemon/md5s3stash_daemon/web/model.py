@@ -22,8 +22,9 @@ from md5s3stash_daemon.monitoring.health import Health, Problem
 from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, QUEUE, Metrics, QueueDepth, StateDepth
 from md5s3stash_daemon.runtime.circuit_breaker import REDIS
 from md5s3stash_daemon.runtime.disk_space import DOWNLOADS
+from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.failures import Failure, newest_failures
-from md5s3stash_daemon.spool.spool import STATES, Spool
+from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.web.history import History, Minute
 
 log = logging.getLogger(__name__)

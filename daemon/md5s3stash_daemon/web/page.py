@@ -35,8 +35,9 @@ from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, Metrics
 from md5s3stash_daemon.runtime.console import cut_middle, duration, printable
+from md5s3stash_daemon.spool.entry import INCOMING, STATES
 from md5s3stash_daemon.spool.ignored import Ignored
-from md5s3stash_daemon.spool.spool import INCOMING, STATES, Spool
+from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import WORDS
 from md5s3stash_daemon.web.display_names import clock_time, iso_time, retry_command, shell_word
 from md5s3stash_daemon.web.model import Gatherer, View

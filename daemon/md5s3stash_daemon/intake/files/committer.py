@@ -15,9 +15,10 @@ from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import SPOOL
 from md5s3stash_daemon.runtime.liveness import COMMITTER, Pulse, ThreadPulse
+from md5s3stash_daemon.spool.entry import DISK_ERRORS, Entry, due_after
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.retry import until_it_works
-from md5s3stash_daemon.spool.spool import DISK_ERRORS, Entry, Spool, due_after
+from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 

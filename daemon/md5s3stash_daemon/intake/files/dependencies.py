@@ -25,6 +25,7 @@ from md5s3stash_daemon.ledger.confirmations import Confirmations
 from md5s3stash_daemon.ledger.ledger import Ledger, RedisLedger
 from md5s3stash_daemon.runtime.circuit_breaker import REDIS, S3
 from md5s3stash_daemon.spool.ignored import Ignored
+from md5s3stash_daemon.spool.ownership import identity, lock
 from md5s3stash_daemon.spool.spool import Spool
 
 # A store that answers a HEAD of a bucket later than this is down.
@@ -113,8 +114,10 @@ def parts_of(settings: Settings) -> Parts:
     )
     spool = Spool(spool_settings.dir, Ignored(spool_settings.ignore), spool_settings.access_socket)
     spool.create()
-    spool.lock()
-    return Parts(settings, spool, spool.identity(), bases, session, store, probe, fetch_limits(settings[FetchSettings]))
+    lock(spool.directory)
+    return Parts(
+        settings, spool, identity(spool.directory), bases, session, store, probe, fetch_limits(settings[FetchSettings])
+    )
 
 
 def default_processes() -> int:

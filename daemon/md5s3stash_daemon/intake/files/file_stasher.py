@@ -36,9 +36,10 @@ from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.monitoring.counters import Tally
 from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
+from md5s3stash_daemon.spool.entry import Entry, due_after, refusal
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.retry import until_it_works
-from md5s3stash_daemon.spool.spool import Entry, Spool, due_after, refusal
+from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.monitoring.counters import Counts
-from md5s3stash_daemon.spool.spool import Entry
+from md5s3stash_daemon.spool.entry import Entry
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from md5s3stash_daemon.config.settings import SpoolSettings
+from md5s3stash_daemon.disk.filesystem import by_inotify, filesystem_type
 from md5s3stash_daemon.intake.files.supervisor import BATCH_FILES, Crew, forget_gone
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.counters import Tally
@@ -17,10 +18,10 @@ from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
 from md5s3stash_daemon.runtime.disk_space import SpoolDisk
 from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
 from md5s3stash_daemon.spool.completeness import Completed, Completeness
-from md5s3stash_daemon.spool.filesystem import by_inotify, filesystem_type
+from md5s3stash_daemon.spool.entry import INCOMING
 from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
 from md5s3stash_daemon.spool.scan import Intake
-from md5s3stash_daemon.spool.spool import INCOMING, Spool
+from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import Waiting
 from md5s3stash_daemon.spool.watch import waking
 

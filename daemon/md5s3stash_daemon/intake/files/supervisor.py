@@ -26,8 +26,9 @@ from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.entry import Entry, due_after
 from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
-from md5s3stash_daemon.spool.spool import Entry, Spool, due_after
+from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.threads import spawn
-from md5s3stash_daemon.spool.spool import Entry
+from md5s3stash_daemon.spool.entry import Entry
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from md5s3stash_daemon.ledger.committer import LINGER_SECONDS, GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.retry import until_it_works
-from md5s3stash_daemon.spool.spool import Entry
 
 # The number of a line, and what became of it.
 Settled = tuple[int, Outcome]

@@ -20,7 +20,8 @@ from dataclasses import astuple, dataclass, fields
 from typing import Any, BinaryIO
 
 from md5s3stash_daemon.disk.durable import sync_path
-from md5s3stash_daemon.spool.spool import ACTIVE, DEFERRED, HOLD, Entry, Spool
+from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, HOLD, Entry
+from md5s3stash_daemon.spool.spool import Spool
 
 PROGRESS = "progress"
 JOURNAL_SUFFIX = ".journal"

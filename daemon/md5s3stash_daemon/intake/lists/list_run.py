@@ -29,7 +29,7 @@ from md5s3stash_daemon.intake.lists.journal import Journal, LineStates
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.runtime.liveness import ThreadPulse
 from md5s3stash_daemon.runtime.shutdown import Stopped
-from md5s3stash_daemon.spool.spool import Entry
+from md5s3stash_daemon.spool.entry import Entry
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from typing import TextIO
 from md5s3stash_daemon.disk.beneath import Place, folder_of, status_of, sync_folders
 from md5s3stash_daemon.downloads.url_lines import SUFFIX
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
+from md5s3stash_daemon.spool.entry import FAILED, Entry
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.reports import report_beside, write_report
-from md5s3stash_daemon.spool.spool import FAILED, Entry, Spool
+from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 

@@ -38,9 +38,10 @@ from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.retry import until_it_works
-from md5s3stash_daemon.spool.spool import Entry, Spool
+from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,141 @@
+"""A file in the spool, and the names of the folders it may be in."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import time
+from typing import NamedTuple
+
+from md5s3stash_daemon.disk.beneath import (
+    Place,
+)
+
+INCOMING = "incoming"
+
+
+ACTIVE = "active"
+
+
+DEFERRED = "deferred"
+
+
+HOLD = "hold"
+
+
+FAILED = "failed"
+
+
+STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
+
+
+# Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also
+# keeps files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
+PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
+
+
+# The disk does not work, or the machine has nothing left: not the file's fault, and worth another try.
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+
+
+# How long a file may be deferred: the most that spool.max_delay_seconds takes.
+MAX_DELAY_SECONDS = 7 * 86400
+
+
+# The batch of a box of ours has 25 characters, and its numbers have at most ten digits.
+_LONGEST_BATCH = 25
+
+
+_MAX_DIGITS = 10
+
+
+class Entry(NamedTuple):
+    """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it stands now, `batch`
+    the claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` when it is to be tried
+    again, in seconds since the epoch.
+    """
+
+    name: str
+    path: str
+    batch: str = ""
+    attempts: int = 0
+    due: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where it stands, below the directory of its state."""
+        base = self.path[: -len(self.name) - 1]
+        if not self.batch:
+            return Place(base, self.name)
+        state, _, box = base.rpartition("/")
+        return Place(state, f"{box}/{self.name}")
+
+    @property
+    def queue_id(self) -> str:
+        """Names this drop, and no other of the same name, for as long as it is in the spool."""
+        return f"{self.batch}/{self.name}"
+
+    @property
+    def mark(self) -> str:
+        """In hold/, why the daemon has put the file there, by the name of its box; empty where an operator did."""
+        box = os.path.basename(self.path[: -len(self.name) - 1])
+        return [*box.split("."), "", "", ""][2]
+
+
+def new_batch_name() -> str:
+    """A name that no other batch has; names sort by time."""
+    return f"{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+
+def boxes(root: str) -> list[str]:
+    """The boxes of a state, the earliest first. One box holds a batch, so these are few where the files are many."""
+    with os.scandir(root) as found:
+        return sorted(item.name for item in found if item.is_dir(follow_symlinks=False))
+
+
+def parse_box(box: str) -> tuple[str, int, int]:
+    """(batch, attempts, due). A folder that somebody made by hand is a box with no attempts, due at once."""
+    batch, *numbers = box.split(".")
+    attempts, due = [int(number) if _is_number(number) else 0 for number in [*numbers, "", ""][:2]]
+    if len(batch) > _LONGEST_BATCH:
+        # With its numbers behind it, it would be no name of a folder.
+        batch = hashlib.sha256(os.fsencode(batch)).hexdigest()[:_LONGEST_BATCH]
+    return batch, attempts, due
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
+
+
+def due_after(now: float, delay_seconds: float) -> int:
+    """When something is to be tried again, in seconds since the epoch; up to an eighth of the delay is taken off.
+
+    A batch's delays differ by chance. On a grid that is as coarse as they are long its files share a few boxes, or each
+    of a million would have a box to itself, and every pass would list a million.
+    """
+    grid_seconds = 1 << max(0, int(delay_seconds / 8).bit_length() - 1)
+    return int(now + delay_seconds) // grid_seconds * grid_seconds
+
+
+def is_partial(name: str) -> bool:
+    """Whether a transfer program will rename this file, or move it out of its folder, once it is complete."""
+    return name.startswith(".") or "/." in name or name.lower().endswith(PARTIAL_SUFFIXES)
+
+
+def refusal(mode: int) -> str | None:
+    """Why something with this `st_mode` is not stashed, in words; None for a regular file."""
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {
+        stat.S_IFLNK: "a symbolic link: drop the file itself",
+        stat.S_IFIFO: "a FIFO, not a file",
+        stat.S_IFSOCK: "a socket, not a file",
+        stat.S_IFCHR: "a device, not a file",
+        stat.S_IFBLK: "a device, not a file",
+    }
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")

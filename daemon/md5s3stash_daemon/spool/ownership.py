@@ -1,0 +1,83 @@
+"""Who has a spool: one daemon at a time, and a volume that is mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import stat
+import time
+from pathlib import Path
+
+from md5s3stash.errors import StashError
+from md5s3stash_daemon.disk.durable import open_directory, replace_durably
+
+log = logging.getLogger(__name__)
+
+_MAX_ID_BYTES = 64
+
+# `md5s3stashctl status` holds the lock for the moment of its look.
+_LOCK_TRIES = 10
+_LOCK_TRY_SECONDS = 0.02
+
+
+class SpoolTaken(StashError):
+    """Another daemon has the spool."""
+
+
+class SpoolClosed(StashError):
+    """The directory is where a volume belongs, and the volume is not mounted."""
+
+
+def demand_open(directory: Path) -> None:
+    """Raises SpoolClosed for a directory that no user may enter: so the appliance marks a mount point without its
+    volume. Root could enter it, but the mount would hide what is stored there."""
+    with contextlib.suppress(FileNotFoundError):
+        if not os.stat(directory).st_mode & (stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO):
+            raise SpoolClosed(
+                f"the spool {directory} is closed (mode 000): mount its volume, then start md5s3stash-spool.service"
+            )
+
+
+def lock(directory: Path) -> int:
+    """Takes the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    if not _locked(descriptor):
+        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise SpoolTaken(
+            f"another md5s3stashd (process {owner or 'unknown'}) serves the spool {directory}: stop it first, "
+            "or give this one its own SPOOL_DIR"
+        )
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _locked(descriptor: int) -> bool:
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_TRY_SECONDS)
+    return False
+
+
+def identity(directory: Path) -> str:
+    """A name of this spool that no other has, made once; several spools may share one ledger."""
+    path = directory / ".id"
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        found = file.read(_MAX_ID_BYTES + 1).strip()
+        if found.isalnum() and len(found) <= _MAX_ID_BYTES:
+            return found.decode("ascii")
+        # It is part of a key. Empty it would be that of every spool that has lost its own.
+        log.warning("%s is not ours: the spool gets a new identity", path)
+    # Only the daemon that holds the lock comes here. A torn file would be another identity, so: rename.
+    descriptor = open_directory(directory)
+    try:
+        replace_durably(descriptor, path.name, f"{secrets.token_hex(8)}\n".encode("ascii"))
+    finally:
+        os.close(descriptor)
+    return identity(directory)
