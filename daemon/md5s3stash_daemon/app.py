@@ -220,14 +220,13 @@ def build(settings: Settings) -> Daemon:
         ledger,
         gate,
         delays_of(spool_settings),
-        lists.take,
         stopping,
         metrics,
         pulse,
     )
     queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, pulse)
     metrics.watch_store(parts.store.weaker_promises)
-    service = Service(parts.spool, crew, ledger, gate, spool_settings, stopping, metrics, pulse)
+    service = Service(parts.spool, crew, lists.take, ledger, gate, spool_settings, stopping, metrics, pulse)
     metrics.watch_waiting(service.waiting.counts)
     waited_for = Together(crew, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
     metrics.watch_spool(parts.spool, waited_for)

@@ -23,7 +23,7 @@ from md5s3stash_daemon.downloads.fair_queue import Pending
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.pool import ListParts
 from md5s3stash_daemon.downloads.url_stasher import LineWorker
-from md5s3stash_daemon.intake.lists.journal import PROGRESS, Journal
+from md5s3stash_daemon.intake.lists.journal import Journal
 from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
@@ -31,7 +31,7 @@ from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
-from md5s3stash_daemon.spool.entry import Entry
+from md5s3stash_daemon.spool.entry import PROGRESS, Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support.daemon import IMPORT_PATH, Daemon, Site
 from tests.support.origin import Origin, Reply

@@ -227,7 +227,15 @@ def test_events_do_not_bring_pass_after_pass_over_what_cannot_be_taken(
     stopping = threading.Event()
     gate = Gate({"s3": lambda: None}, RetryPolicy())
     service = Service(
-        spool, cast(Crew, IdleCrew()), cast(Ledger, EmptyLedger()), gate, SpoolSettings(), stopping, Metrics(), Pulse()
+        spool,
+        cast(Crew, IdleCrew()),
+        lambda entry: False,
+        cast(Ledger, EmptyLedger()),
+        gate,
+        SpoolSettings(),
+        stopping,
+        Metrics(),
+        Pulse(),
     )
     thread = threading.Thread(target=service.run)
     thread.start()

@@ -13,11 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from md5s3stash_daemon.intake.lists.journal import PROGRESS
 from md5s3stash_daemon.power_cut.boot_record import BootRecord
 from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.runtime.threads import spawn
-from md5s3stash_daemon.spool.entry import DEFERRED, FAILED, HOLD
+from md5s3stash_daemon.spool.entry import DEFERRED, FAILED, HOLD, PROGRESS
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)

@@ -15,42 +15,29 @@ from md5s3stash_daemon.disk.beneath import (
 )
 
 INCOMING = "incoming"
-
-
 ACTIVE = "active"
-
-
 DEFERRED = "deferred"
-
-
 HOLD = "hold"
-
-
 FAILED = "failed"
-
-
 STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
 
+# The journals of lists, beside the states.
+PROGRESS = "progress"
 
 # Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also
 # keeps files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
-
 
 # The disk does not work, or the machine has nothing left: not the file's fault, and worth another try.
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 )
 
-
 # How long a file may be deferred: the most that spool.max_delay_seconds takes.
 MAX_DELAY_SECONDS = 7 * 86400
 
-
 # The batch of a box of ours has 25 characters, and its numbers have at most ten digits.
 _LONGEST_BATCH = 25
-
-
 _MAX_DIGITS = 10
 
 

@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 # How long to wait where the spool's own disk does not work: somebody has to free it.
 DISK_RETRY_SECONDS = 5.0
 
+# A file that somebody writes to is looked at again after this time.
+PUT_BACK_SECONDS = 1.0
+
 
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:
     """Repeats a move in the spool while its disk refuses; False where the daemon is to stop first.

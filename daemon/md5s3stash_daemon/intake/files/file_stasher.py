@@ -38,7 +38,7 @@ from md5s3stash_daemon.monitoring.counters import Tally
 from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
 from md5s3stash_daemon.spool.entry import Entry, due_after, refusal
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.retry import until_it_works
+from md5s3stash_daemon.spool.retry import PUT_BACK_SECONDS, until_it_works
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,9 @@ T = TypeVar("T")
 CHUNK_FILES = 64
 
 
-# A file that somebody writes to is looked at again after this time.
-PUT_BACK_SECONDS = 1.0
-
-
 class Handled(NamedTuple):
-    """What became of a file: no outcome where it was put off or handed over, or stays claimed because the daemon stops.
-    The pin is of what was hashed.
+    """What became of a file: no outcome where it was put off, or stays claimed because the daemon stops. The pin is of
+    what was hashed.
     """
 
     entry: Entry
@@ -74,9 +70,7 @@ class _Opened:
 
 
 class Worker:
-    """Stashes claimed files; safe to share between threads. `hand_over` is asked first, and takes what is no content
-    but a list of URLs.
-    """
+    """Stashes claimed files; safe to share between threads."""
 
     def __init__(
         self,
@@ -89,7 +83,6 @@ class Worker:
         large_files: LargeFiles,
         stopping: threading.Event,
         tally: Tally,
-        hand_over: Callable[[Entry], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._spool = spool
@@ -101,7 +94,6 @@ class Worker:
         self._large_files = large_files
         self._stopping = stopping
         self._tally = tally
-        self._hand_over = hand_over
         self._clock = clock
         # What comes next is as what came last, more often than not: a copy that is begun again, or new files.
         self._expects_known = False
@@ -180,8 +172,6 @@ class Worker:
         return None
 
     def _open(self, entry: Entry) -> _Opened | None:
-        if self._hand_over(entry):
-            return None
         status = status_of(entry.place)
         if status is None:
             raise SourceNotFound("no such file")

@@ -43,14 +43,12 @@ class Stop:
 class Report:
     """From a worker, whenever something has ended, and as a sign of life.
 
-    `ended`: queue ids of files that it has done with. `lists`: those of them that are URL lists, still claimed.
-    `faults`: the services that it finds down. `noted`: what services said to its work, see `Gate.note`. `silences`: how
-    long ago each of its threads got on. `weaker`: the guards that it found the stores to lack. `complete`: whether
-    everything was finished, in its last report.
+    `ended`: queue ids of files that it has done with. `faults`: the services that it finds down. `noted`: what services
+    said to its work, see `Gate.note`. `silences`: how long ago each of its threads got on. `weaker`: the guards that it
+    found the stores to lack. `complete`: whether everything was finished, in its last report.
     """
 
     ended: list[str] = field(default_factory=list)
-    lists: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     faults: Mapping[str, str] = field(default_factory=dict)
     noted: Mapping[str, str] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
 from md5s3stash_daemon.runtime.disk_space import SpoolDisk
 from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
 from md5s3stash_daemon.spool.completeness import Completed, Completeness
-from md5s3stash_daemon.spool.entry import INCOMING
+from md5s3stash_daemon.spool.entry import INCOMING, Entry
 from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
 from md5s3stash_daemon.spool.scan import Intake
 from md5s3stash_daemon.spool.spool import Spool
@@ -35,12 +35,15 @@ PASSED_OVER_A_SECOND = 2000
 
 
 class Service:
-    """Runs until `stopping` is set; then finishes what is under way within `stop_seconds`."""
+    """Runs until `stopping` is set; then finishes what is under way within `stop_seconds`. `take_list` is asked first,
+    and takes a claimed file that is no content but a list of URLs.
+    """
 
     def __init__(
         self,
         spool: Spool,
         crew: Crew,
+        take_list: Callable[[Entry], bool],
         ledger: Ledger,
         gate: Gate,
         settings: SpoolSettings,
@@ -51,6 +54,7 @@ class Service:
         self.disk = SpoolDisk(str(spool.directory))
         self._spool = spool
         self._crew = crew
+        self._take_list = take_list
         self._ledger = ledger
         self._gate = gate
         # Looked up each time: they may be replaced while the daemon runs.
@@ -149,7 +153,11 @@ class Service:
                 self._spool.prune_incoming(EMPTY_FOLDER_SECONDS, time.time())
                 self._spool.reserve_room()
                 return
-            self._crew.hand_out(batch)
+            # A disk that refuses is waited for.
+            with self._pulse.resting(LOOP):
+                files = [entry for entry in batch if not self._take_list(entry)]
+            if files:
+                self._crew.hand_out(files)
 
     def _wait_for_disk(self) -> None:
         """What is under way makes room when it is done; the rest is for the operator."""

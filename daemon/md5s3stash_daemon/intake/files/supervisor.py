@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
@@ -84,7 +84,6 @@ class Crew:
         ledger: Ledger,
         gate: Gate,
         delays: RetryPolicy,
-        take_list: Callable[[Entry], object],
         stopping: threading.Event,
         metrics: Metrics,
         pulse: Pulse,
@@ -95,7 +94,6 @@ class Crew:
         self._spool = spool
         self._ledger = ledger
         self._gate = gate
-        self._take_list = take_list
         self._stopping = stopping
         self._metrics = metrics
         self._pulse = pulse
@@ -234,7 +232,6 @@ class Crew:
             self._gate.note(service, refusal)
         self._feel(member, report)
         with self._changed:
-            lists = [member.entries[queue_id] for queue_id in report.lists if queue_id in member.entries]
             for queue_id in report.ended:
                 member.entries.pop(queue_id, None)
             member.complete = report.complete
@@ -244,14 +241,6 @@ class Crew:
         for service, said in new_faults.items():
             # Then nothing more is claimed either, until it answers.
             self._gate.close(service, said)
-        for entry in lists:
-            try:
-                # A disk that refuses is waited for.
-                with self._pulse.resting("crew"):
-                    self._take_list(entry)
-            except Exception as error:
-                log.warning("list not taken name=%r error=%r", entry.name, str(error), exc_info=True)
-                self._give_up([entry])
 
     def _feel(self, member: _Member, report: Report) -> None:
         """Each of its threads counts as one of ours, and so does its silence as a whole."""

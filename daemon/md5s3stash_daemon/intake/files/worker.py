@@ -18,14 +18,13 @@ from multiprocessing.connection import Connection
 from md5s3stash.fetch import Fetcher
 from md5s3stash.stash import Stasher
 from md5s3stash_daemon.config.load import NO_RETRY, delays_of, probe_delays_of
-from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
+from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.intake.files.committer import Committer, Finished
 from md5s3stash_daemon.intake.files.dependencies import Parts, set_log_level
 from md5s3stash_daemon.intake.files.file_stasher import Handled, Worker
 from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
-from md5s3stash_daemon.intake.lists.scheduler import is_list
 from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
@@ -70,7 +69,6 @@ class WorkerProcess:
             LargeFiles(parts.large_of_a_process, parts.fetch_limits.max_bytes, self._stopping),
             self._stopping,
             self._tally,
-            self._hand_over,
         )
         self._outbox = _Outbox(
             connection, self._tally, self._gate, self._pulse, settings.stuck_seconds, parts.store.weaker_promises
@@ -78,12 +76,10 @@ class WorkerProcess:
         self._committer = Committer(
             parts.spool, ledger, self._gate, self._stopping, self._pulse, self._outbox.ended, self._put_off
         )
-        self._spool = parts.spool
         self._connection = connection
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._jobs = parts.jobs_of_a_process
-        self._max_list_bytes = parts.settings[UrlSettings].max_list_bytes
 
     def run(self) -> None:
         """Returns at the end; what hangs is left to the end of the process."""
@@ -188,12 +184,6 @@ class WorkerProcess:
             size_bytes += its_bytes
         return chunk, None
 
-    def _hand_over(self, entry: Entry) -> bool:
-        if not is_list(self._spool, entry, self._max_list_bytes):
-            return False
-        self._outbox.is_list(entry)
-        return True
-
 
 def _size_of(entry: Entry) -> int:
     with contextlib.suppress(OSError):
@@ -223,7 +213,6 @@ class _Outbox:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._ended: list[str] = []
-        self._lists: list[str] = []
         self._filled = threading.Event()
 
     def start(self) -> None:
@@ -235,22 +224,13 @@ class _Outbox:
             self._ended += [entry.queue_id for entry in entries]
         self._filled.set()
 
-    def is_list(self, entry: Entry) -> None:
-        """A list of URLs, which is the daemon's to work on. To be followed by `ended`."""
-        with self._lock:
-            self._lists.append(entry.queue_id)
-
     def send(self, complete: bool = False) -> None:
         """Sends what there is."""
         with self._sending:
             with self._lock:
                 ended, self._ended = self._ended, []
-                # One that has not ended yet is told with its end.
-                lists = [queue_id for queue_id in self._lists if queue_id in ended] if self._lists else []
-                self._lists = [queue_id for queue_id in self._lists if queue_id not in lists]
             report = Report(
                 ended,
-                lists,
                 self._tally.take(),
                 self._gate.down(),
                 self._gate.take_noted(),

@@ -20,10 +20,9 @@ from dataclasses import astuple, dataclass, fields
 from typing import Any, BinaryIO
 
 from md5s3stash_daemon.disk.durable import sync_path
-from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, HOLD, Entry
+from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, HOLD, PROGRESS, Entry
 from md5s3stash_daemon.spool.spool import Spool
 
-PROGRESS = "progress"
 JOURNAL_SUFFIX = ".journal"
 
 # Line numbers of which the ledger may still have to be told that they are done with: those of the last groups.

@@ -1,4 +1,4 @@
-"""The lists that were dropped: taken over from the worker processes, each served by a thread, a few at a time."""
+"""The lists that were dropped: each is served by a thread, a few at a time."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from md5s3stash.errors import SourceChanged, SourceRefused, SourceTooLarge, SourceUnreadable
+from md5s3stash.errors import SourceChanged, SourceRefused, SourceTooLarge, SourceUnreadable, StashError
 from md5s3stash.fetch import Fetcher
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Stasher
+from md5s3stash_daemon.config.load import NO_RETRY
 from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
-from md5s3stash_daemon.disk.beneath import open_file, status_of
+from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.pool import ListParts
 from md5s3stash_daemon.downloads.url_lines import is_url_list
 from md5s3stash_daemon.downloads.url_stasher import LineWorker
-from md5s3stash_daemon.intake.files.file_stasher import PUT_BACK_SECONDS
-from md5s3stash_daemon.intake.lists.journal import PROGRESS, Journal, journal_path, remove_orphans
+from md5s3stash_daemon.intake.lists.journal import Journal, journal_path, remove_orphans
 from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.intake.lists.report import DONE, finish
-from md5s3stash_daemon.ledger.ledger import Ledger
+from md5s3stash_daemon.ledger.committer import Recorder
+from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
-from md5s3stash_daemon.spool.entry import Entry
+from md5s3stash_daemon.spool.entry import PROGRESS, Entry
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.retry import until_it_works
+from md5s3stash_daemon.spool.retry import PUT_BACK_SECONDS, until_it_works
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,6 @@ log = logging.getLogger(__name__)
 # Lists that are claimed and wait for a thread. More of them are put off, for each costs memory.
 MAX_WAITING = 1000
 FULL_DELAY_SECONDS = 60.0
-
-# The spool is what tries again.
-NO_RETRY = RetryPolicy(attempts=1)
 
 # Between two looks whether the daemon is to stop.
 _TICK_SECONDS = 0.5
@@ -86,6 +84,7 @@ class UrlLists:
         self._waiting: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._max_threads = settings.lists
+        self._max_list_bytes = settings.max_list_bytes
         self._lock = threading.Lock()
         self._abandoned = False
         self.parts = ListParts(
@@ -108,13 +107,16 @@ class UrlLists:
         self.parts.worker.delays = delays
         self._stop.seconds = stop_seconds
 
-    def take(self, entry: Entry) -> None:
-        """Takes over a claimed list: see `is_list`."""
+    def take(self, entry: Entry) -> bool:
+        """Takes over a claimed list; False for a file that is not one, to be judged as others are."""
+        if not is_url_list(entry.name) or not _is_regular_file(entry):
+            return False
         if self._waiting.qsize() >= MAX_WAITING:
             until_it_works(lambda: self._spool.defer(entry, time.time() + FULL_DELAY_SECONDS), self._stop.event)
-            return
-        self._waiting.put(entry)
-        self._start_thread()
+        else:
+            self._waiting.put(entry)
+            self._start_thread()
+        return True
 
     def finish(self) -> bool:
         """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
@@ -137,7 +139,10 @@ class UrlLists:
                 continue
             pulse.beat()
             try:
-                self._run(entry, pulse)
+                try:
+                    self._run(entry, pulse)
+                except (SourceTooLarge, SourceUnreadable) as error:
+                    self._fail(entry, error, pulse)
             except SourceChanged as error:
                 self._put_back(entry, str(error))
             except Exception as error:
@@ -151,7 +156,7 @@ class UrlLists:
                 pulse.rest()
 
     def _run(self, entry: Entry, pulse: ThreadPulse) -> None:
-        pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
+        pin = self._pinned(entry)
         with open(os.dup(pin.descriptor), "rb") as file:
             journal = Journal(journal_path(self._spool, entry), pulse.beat)
             try:
@@ -165,6 +170,31 @@ class UrlLists:
                     until_it_works(lambda: self._let_go(entry, pin, journal), self._stop.event)
             finally:
                 journal.close()
+
+    def _pinned(self, entry: Entry) -> Pin:
+        try:
+            pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
+        except PermissionError as error:
+            raise SourceUnreadable("permission denied: make the file readable for this user") from error
+        if pin.status.st_size > self._max_list_bytes:
+            pin.release()
+            raise SourceTooLarge(
+                f"the list has {pin.status.st_size} bytes, more than the {self._max_list_bytes} that are allowed "
+                "(urls.max_list_bytes): split it"
+            )
+        return pin
+
+    def _fail(self, entry: Entry, error: StashError, pulse: ThreadPulse) -> None:
+        """Record, then move, as with any file. A disk that has no room for the report defers the list."""
+        outcome = Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
+        recorder = Recorder(self.parts.ledger, self.parts.gate, self._stop.event, pulse)
+        if recorder.record([outcome]):
+            self._spool.fail(entry, outcome.error, outcome.reason)
+            log.error(
+                "failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason
+            )
+            recorder.forget_later([entry.queue_id])
+            recorder.forget()
 
     def _let_go(self, entry: Entry, pin: Pin, journal: Journal) -> None:
         stashed, failed = finish(self._spool, entry, pin, journal)
@@ -187,25 +217,11 @@ def _is_gone(entry: Entry) -> bool:
     return False
 
 
-def is_list(spool: Spool, entry: Entry, max_bytes: int) -> bool:
-    """Whether a claimed entry is a list that can be read. Raises SourceUnreadable where it is one that cannot, and
-    SourceTooLarge.
-    """
-    if not is_url_list(entry.name):
-        return False
-    status = status_of(entry.place)
-    if status is None or not stat.S_ISREG(status.st_mode):
-        return False
-    if status.st_size > max_bytes:
-        raise SourceTooLarge(
-            f"the list has {status.st_size} bytes, more than the {max_bytes} that are allowed (urls.max_list_bytes): "
-            "split it"
-        )
-    try:
-        os.close(spool.opening.opened(entry.place, lambda: open_file(entry.place)))
-    except PermissionError as error:
-        raise SourceUnreadable("permission denied: make the file readable for this user") from error
-    return True
+def _is_regular_file(entry: Entry) -> bool:
+    with contextlib.suppress(OSError):
+        status = status_of(entry.place)
+        return status is not None and stat.S_ISREG(status.st_mode)
+    return False
 
 
 def url_stashers(
