@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -20,7 +19,7 @@ from md5s3stash.fetch import Fetcher
 from md5s3stash.netguard import NetGuard
 from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash.settings import RedisSettings, Settings
-from md5s3stash_daemon.config.load import NO_RETRY, as_toml, delays_of, probe_delays_of, read_settings
+from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, read_settings
 from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.disk.filesystem import filesystem_type, is_network
@@ -44,6 +43,8 @@ from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
 from md5s3stash_daemon.runtime.circuit_breaker import REDIS, Gate, Together
 from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
 from md5s3stash_daemon.runtime.log_format import set_line_format
+from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
+from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.signals import handled
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.spool import Spool
@@ -63,28 +64,20 @@ REDIS_CHECK_SECONDS = 10.0
 class Daemon:
     """Everything that main has to do with."""
 
-    nursery: Nursery
+    runtime: Runtime
     spool: Spool
-    pulse: Pulse
     service: Service
     crew: Crew
     lists: UrlLists
     queue: QueueIntake | None
-    gate: Gate
     metrics: Metrics
     health: Health
-    stopping: threading.Event
 
     def apply(self, settings: Settings) -> None:
         """Goes on with these settings, as far as they are `reload.LIVE`."""
-        spool_settings = settings[SpoolSettings]
-        self.crew.apply(settings, delays_of(spool_settings))
-        self.lists.apply(delays_of(spool_settings), spool_settings.stop_seconds)
-        if self.queue is not None:
-            self.queue.apply(delays_of(spool_settings), spool_settings.stop_seconds)
-        self.gate.set_delays(probe_delays_of(spool_settings))
-        self.health.stuck_seconds = spool_settings.stuck_seconds
-        self.service.apply(spool_settings)
+        self.runtime.live.current = settings
+        self.crew.apply(settings)
+        self.service.wake()
         set_log_level(settings)
 
 
@@ -148,10 +141,14 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
     page = StatusPage(settings, daemon.health, daemon.metrics)
-    spawn("redis", lambda: daemon.gate.watch(REDIS, REDIS_CHECK_SECONDS, daemon.stopping), daemon.pulse)
+    spawn(
+        "redis",
+        lambda: daemon.runtime.gate.watch(REDIS, REDIS_CHECK_SECONDS, daemon.runtime.stopping),
+        daemon.runtime.liveness,
+    )
     with (
         serving(settings[HttpSettings], daemon.health, daemon.metrics, page),
-        handled(actions, daemon.health.pulse),
+        handled(actions, daemon.runtime.liveness),
         reporting(reporter),
     ):
         if daemon.queue is not None:
@@ -173,9 +170,9 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
         yield
         return
     record = BootRecord(spool.directory)
-    hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.pulse.beat(LOOP))
+    hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.runtime.liveness.beat(LOOP))
     waiting = Waiting(daemon.service.pass_seconds, daemon.crew.oldest, daemon.crew.faults)
-    sync = SpoolSync(spool, record, waiting, daemon.pulse)
+    sync = SpoolSync(spool, record, waiting, daemon.runtime.liveness)
     sync.start()
     yield
     sync.finish()
@@ -187,51 +184,41 @@ def build(settings: Settings) -> Daemon:
     parts = parts_of(settings)
     # Before anything here connects to anything, or starts a thread.
     nursery = Nursery(functools.partial(worker.work, parts))
-    spool_settings, prefix = settings[SpoolSettings], settings[RedisSettings].prefix
-    metrics, pulse, stopping = Metrics(), Pulse(), threading.Event()
+    prefix, of_urls = settings[RedisSettings].prefix, settings[UrlSettings]
+    live, metrics = LiveSettings(settings), Metrics()
     client = parts.redis_client()
     redis_ledger = parts.ledger(client)
     ledger = CountedLedger(redis_ledger, metrics)
     metrics.watch_redis(redis_ledger.risks)
+    runtime = Runtime(
+        Gate(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
+        Pulse(),
+        Stop(lambda: live.current[SpoolSettings].stop_seconds),
+        metrics,
+        live,
+    )
     # Nothing that is dropped may make this box read its own network.
-    guard = NetGuard(tuple(map(ip_network, settings[UrlSettings].allowed_networks)))
+    guard = NetGuard(tuple(map(ip_network, of_urls.allowed_networks)))
     fetcher = Fetcher(parts.fetch_limits, guard, retry=NO_RETRY)
-    gate = Gate(parts.probes(ledger), probe_delays_of(spool_settings))
     caches = UrlCaches(client, prefix, parts.bases)
-    of_urls = settings[UrlSettings]
-    lists = UrlLists(
-        parts.spool,
-        ledger,
-        gate,
-        url_stashers(parts.bases, parts.store, fetcher, caches, of_urls.images_only),
-        caches,
-        politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix),
-        of_urls,
-        spool_settings,
-        delays_of(spool_settings),
-        stopping,
-        metrics,
-        pulse,
-    )
-    crew = Crew(
-        nursery,
-        parts.processes,
-        parts.spool,
-        ledger,
-        gate,
-        delays_of(spool_settings),
-        stopping,
-        metrics,
-        pulse,
-    )
-    queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, pulse)
+    stashers = url_stashers(parts.bases, parts.store, fetcher, caches, of_urls.images_only)
+    politeness = politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix)
+    lists = UrlLists(runtime, parts.spool, ledger, stashers, caches, politeness)
+    crew = Crew(runtime, nursery, parts.processes, parts.spool, ledger, metrics)
+    queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, metrics)
     metrics.watch_store(parts.store.weaker_promises)
-    service = Service(parts.spool, crew, lists.take, ledger, gate, spool_settings, stopping, metrics, pulse)
+    service = Service(runtime, parts.spool, crew, lists.take, ledger)
     metrics.watch_waiting(service.waiting.counts)
     waited_for = Together(crew, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
     metrics.watch_spool(parts.spool, waited_for)
-    health = Health(pulse, waited_for, metrics, spool_settings.stuck_seconds, service.waiting)
-    return Daemon(nursery, parts.spool, pulse, service, crew, lists, queue, gate, metrics, health, stopping)
+    health = Health(
+        runtime.liveness,
+        waited_for,
+        metrics,
+        lambda: live.current[SpoolSettings].stuck_seconds,
+        service.waiting,
+    )
+    return Daemon(runtime, parts.spool, service, crew, lists, queue, metrics, health)
 
 
 def _say(message: str, status: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,10 +17,10 @@ from md5s3stash_daemon.intake.files import committer as file_committer
 from md5s3stash_daemon.intake.files.committer import Committer, Finished
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
-from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.spool import Spool
+from tests.support.runtime import runtime_of
 from tests.support.servers import wait_until
 
 
@@ -42,13 +41,11 @@ def test_a_file_that_comes_alone_is_recorded_at_once_and_those_that_follow_it_to
     spool = Spool(tmp_path)
     spool.create()
     ledger = Groups(redis.Redis.from_url(redis_server), f"commit-{tmp_path.name}", "spool")
-    stopping, ended = threading.Event(), list[str]()
+    runtime, ended = runtime_of(), list[str]()
     committer = Committer(
+        runtime,
         spool,
         ledger,
-        Gate({}, RetryPolicy()),
-        stopping,
-        Pulse(),
         lambda entries: ended.extend(entry.name for entry in entries),
         lambda entry, reason: None,
     )
@@ -62,7 +59,7 @@ def test_a_file_that_comes_alone_is_recorded_at_once_and_those_that_follow_it_to
         committer.put(files[4:])
         wait_until(lambda: len(ended) == 6, "recorded")
     finally:
-        stopping.set()
+        runtime.stopping.set()
         committer.finish()
 
     assert ledger.sizes == [1, 5]
@@ -92,15 +89,12 @@ def test_failures_that_the_disk_has_no_room_for_are_told_and_hold_up_no_other(
         failing.append(Finished(entry, replace(outcome, reports=(), error="Kind", reason="why"), None))
     noted: list[tuple[str, str]] = []
     ended: list[str] = []
-    gate = Gate({}, RetryPolicy())
+    gate = Gate({}, RetryPolicy)
     monkeypatch.setattr(gate, "note", lambda service, refusal: noted.append((service, refusal)))
-    stopping = threading.Event()
     committer = Committer(
+        runtime_of(gate),
         spool,
         RedisLedger(redis.Redis.from_url(redis_server), f"commit-{tmp_path.name}", "spool"),
-        gate,
-        stopping,
-        Pulse(),
         lambda entries: ended.extend(entry.name for entry in entries),
         lambda entry, reason: None,
     )

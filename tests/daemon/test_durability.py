@@ -24,8 +24,9 @@ from md5s3stash_daemon.ledger.confirmations import Confirmation
 from md5s3stash_daemon.ledger.durability import risks_of
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
-from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadPulse
 from tests.support.outages import OwnRedis
+from tests.support.runtime import runtime_of
 from tests.support.servers import wait_until
 
 # As a Redis tells that keeps everything.
@@ -248,9 +249,10 @@ def test_a_redis_that_came_back_otherwise_is_asked_at_once(tmp_path: Path) -> No
 def test_a_redis_that_takes_no_record_is_down_although_its_probe_finds_nothing(own_redis: OwnRedis) -> None:
     ledger = ledger_of(own_redis)
     own_redis.client.acl_setuser("default", enabled=True, commands=["-xadd"])
-    stopping, pulse = threading.Event(), Pulse()
-    gate = Gate({"redis": ledger.probe}, RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02))
-    recorder = Recorder(ledger, gate, stopping, ThreadPulse(pulse, "committer"))
+    gate = Gate({"redis": ledger.probe}, lambda: RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02))
+    runtime = runtime_of(gate)
+    stopping, pulse = runtime.stopping, runtime.liveness
+    recorder = Recorder(runtime, ledger, ThreadPulse(pulse, "committer"))
     ledger.probe()
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(recorder.record([outcome(0)])))

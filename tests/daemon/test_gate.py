@@ -12,7 +12,7 @@ DELAYS = RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02)
 
 
 def test_a_refusal_is_told_until_a_piece_of_work_is_done_and_nothing_waits() -> None:
-    gate = Gate({"s3": lambda: None}, DELAYS)
+    gate = Gate({"s3": lambda: None}, lambda: DELAYS)
 
     gate.note("s3", "403 AccessDenied")
 
@@ -28,7 +28,7 @@ def test_what_is_down_is_told_before_what_was_refused() -> None:
     def down() -> None:
         raise StoreUnavailable("no answer")
 
-    gate = Gate({"s3": down}, DELAYS)
+    gate = Gate({"s3": down}, lambda: DELAYS)
     gate.note("s3", "403 AccessDenied")
 
     assert gate.is_down("s3")
@@ -36,7 +36,7 @@ def test_what_is_down_is_told_before_what_was_refused() -> None:
 
 
 def test_what_was_noted_is_handed_on_once() -> None:
-    gate = Gate({}, DELAYS)
+    gate = Gate({}, lambda: DELAYS)
     gate.note("s3", "403 AccessDenied")
     gate.note("s3", "")
 

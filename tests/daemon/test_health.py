@@ -245,9 +245,9 @@ def test_both_what_is_down_and_what_hangs_is_told() -> None:
     pulse = Pulse(clock=lambda: now[0])
     pulse.beat("committer")
     now[0] = 60.0
-    gate = Gate({"s3": down}, RetryPolicy())
+    gate = Gate({"s3": down}, RetryPolicy)
     assert gate.is_down("s3")
-    health = Health(pulse, gate, Metrics(), stuck_seconds=60)
+    health = Health(pulse, gate, Metrics(), stuck_seconds=lambda: 60.0)
 
     assert health.reasons() == ["stuck: the committer has not got on for 60 seconds", "paused: s3: no answer"]
     assert health.status_line() == (

@@ -74,7 +74,7 @@ def page(tmp_path: Path, redis_server: str) -> StatusPage:
         {"BUCKET_BASE": "bucket", "REDIS_URL": redis_server, "SPOOL_DIR": str(tmp_path / "spool"), **PREFIX}, None
     )
     metrics = Metrics()
-    return StatusPage(chosen, Health(Pulse(), Gate({}, RetryPolicy()), metrics, 60), metrics)
+    return StatusPage(chosen, Health(Pulse(), Gate({}, RetryPolicy), metrics, lambda: 60.0), metrics)
 
 
 PREFIX = {"MD5S3STASH_REDIS_PREFIX": "junk", "MD5S3STASH_HTTP_THUMBNAILS_URL": "https://thumbs.example.org"}

@@ -225,7 +225,7 @@ def test_a_pause_is_told_with_its_reason(site: Site) -> None:
     def down() -> None:
         raise StoreUnavailable("no answer from <the store>")
 
-    gate = Gate({"s3": down}, RetryPolicy())
+    gate = Gate({"s3": down}, RetryPolicy)
     assert gate.is_down("s3")
     with page_of(site, gate=gate) as url:
         page = text_of(url)

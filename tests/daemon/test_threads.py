@@ -29,13 +29,13 @@ from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
-from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import PROGRESS, Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support.daemon import IMPORT_PATH, Daemon, Site
 from tests.support.origin import Origin, Reply
 from tests.support.queues import TestQueue
+from tests.support.runtime import runtime_of
 from tests.support.servers import wait_until
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
 
@@ -239,23 +239,24 @@ def test_a_list_never_ends_with_fewer_outcomes_than_lines(tmp_path: Path, error:
     spool = Spool(tmp_path)
     spool.create()
     (tmp_path / PROGRESS).mkdir()
-    delays = RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02)
-    gate, stop = Gate({"s3": lambda: None}, delays), Stop(threading.Event(), 5)
-    metrics, politeness = Broken(), Politeness(2, 0.0)
-    worker = LineWorker([cast(Stasher, _StoreIsAway())], gate, politeness, delays, stop, metrics)
+    runtime = runtime_of(
+        Gate({"s3": lambda: None}, RetryPolicy), Broken(), first_delay_seconds=0.01, max_delay_seconds=0.02
+    )
+    politeness = Politeness(2, 0.0)
+    worker = LineWorker(runtime, [cast(Stasher, _StoreIsAway())], politeness)
     with ThreadPoolExecutor(4) as pool:
         disk = DiskFloor((str(tmp_path),), 0)
         ledger, caches = cast(Any, _Ledger()), cast(Any, _Caches())
-        parts = ListParts(spool, ledger, gate, worker, caches, politeness, disk, pool, 4, 3, stop, metrics)
+        parts = ListParts(runtime, ledger, worker, caches, politeness, disk, pool)
         journal = Journal(str(tmp_path / PROGRESS / "j.journal"))
         run = ListRun(
-            parts, Entry("x.urls", str(tmp_path / "x.urls"), "batch"), journal, ThreadPulse(Pulse(), "list-0")
+            parts, Entry("x.urls", str(tmp_path / "x.urls"), "batch"), journal, ThreadPulse(runtime.liveness, "list-0")
         )
         assert run.run(io.BytesIO(lines))
 
     outcomes = list(journal.in_order())
     assert [outcome.line for outcome in outcomes] == [1, 2, 3]
-    assert all("tried 3 times" in outcome.reason for outcome in outcomes)
+    assert all("tried 5 times" in outcome.reason for outcome in outcomes)
 
 
 def test_a_service_that_cannot_be_asked_is_down_until_it_can_be() -> None:
@@ -266,7 +267,7 @@ def test_a_service_that_cannot_be_asked_is_down_until_it_can_be() -> None:
         if answer is not None:
             raise answer
 
-    gate = Gate({"s3": probe}, RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02))
+    gate = Gate({"s3": probe}, lambda: RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02))
     assert gate.is_down("s3")
     assert "Too many open files" in gate.faults()["s3"]
     assert gate.pass_through(threading.Event())

@@ -13,13 +13,11 @@ import pytest
 import requests
 
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.intake.files.main_loop import Service
 from md5s3stash_daemon.intake.files.supervisor import Crew
 from md5s3stash_daemon.ledger.ledger import Ledger
-from md5s3stash_daemon.monitoring.metrics import Metrics, QueueDepth
+from md5s3stash_daemon.monitoring.metrics import QueueDepth
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
-from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.spool import Spool
@@ -27,6 +25,7 @@ from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITI
 from tests.daemon.test_ctl import run
 from tests.daemon.test_metrics import metrics_of
 from tests.support.daemon import Daemon, Site
+from tests.support.runtime import runtime_of
 from tests.support.servers import free_port, wait_until
 
 IGNORED_NAMES = [
@@ -224,19 +223,8 @@ def test_events_do_not_bring_pass_after_pass_over_what_cannot_be_taken(
     spool.create()
     for number in range(4000):
         (tmp_path / f"incoming/.{number}").touch()
-    stopping = threading.Event()
-    gate = Gate({"s3": lambda: None}, RetryPolicy())
-    service = Service(
-        spool,
-        cast(Crew, IdleCrew()),
-        lambda entry: False,
-        cast(Ledger, EmptyLedger()),
-        gate,
-        SpoolSettings(),
-        stopping,
-        Metrics(),
-        Pulse(),
-    )
+    runtime = runtime_of(Gate({"s3": lambda: None}, RetryPolicy))
+    service = Service(runtime, spool, cast(Crew, IdleCrew()), lambda entry: False, cast(Ledger, EmptyLedger()))
     thread = threading.Thread(target=service.run)
     thread.start()
     try:
@@ -244,7 +232,7 @@ def test_events_do_not_bring_pass_after_pass_over_what_cannot_be_taken(
         begun, before = time.monotonic(), spool.passes
         while time.monotonic() - begun < 5:
             # An event each millisecond.
-            service.apply(SpoolSettings())
+            service.wake()
             time.sleep(0.001)
         seconds = time.monotonic() - begun
     finally:

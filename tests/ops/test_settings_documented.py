@@ -62,7 +62,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.create()
     metrics = Metrics()
-    metrics.watch_spool(spool, Gate({}, RetryPolicy()))
+    metrics.watch_spool(spool, Gate({}, RetryPolicy))
     metrics.watch_redis(frozenset)
     metrics.watch_waiting(Waiting().counts)
     told = set(re.findall(r"^# TYPE (md5s3stash_\w+) ", metrics.exposition().decode(), re.MULTILINE))

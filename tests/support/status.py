@@ -23,7 +23,7 @@ def status_server(environment: Mapping[str, str], gate: Faulty | None = None) ->
     port = environment.get("MD5S3STASH_HTTP_PORT") or str(free_port())
     settings = read_settings({**environment, "MD5S3STASH_HTTP_PORT": port}, None)
     metrics = Metrics()
-    health = Health(Pulse(), gate or Gate({}, RetryPolicy()), metrics, stuck_seconds=60)
+    health = Health(Pulse(), gate or Gate({}, RetryPolicy), metrics, stuck_seconds=lambda: 60.0)
     page = StatusPage(settings, health, metrics)
     with serving(settings[HttpSettings], health, metrics, page) as server:
         yield server

@@ -20,12 +20,14 @@ from md5s3stash.netguard import printable_url
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.stash import Auth, Stasher
 from md5s3stash.stash import Outcome as HowStored
+from md5s3stash_daemon.config.load import delays_of
+from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.url_lines import Line
 from md5s3stash_daemon.ledger.ledger import Outcome
-from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
-from md5s3stash_daemon.runtime.shutdown import Stop, Stopped
+from md5s3stash_daemon.runtime.circuit_breaker import S3
+from md5s3stash_daemon.runtime.runtime import Runtime
+from md5s3stash_daemon.runtime.shutdown import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -43,27 +45,21 @@ class Again:
 
 
 class LineWorker:
-    """Stashes the content of one URL; safe to share between threads. `delays` may be replaced at any time."""
+    """Stashes the content of one URL; safe to share between threads."""
 
-    def __init__(
-        self,
-        stashers: Sequence[Stasher],
-        gate: Gate,
-        politeness: Politeness,
-        delays: RetryPolicy,
-        stop: Stop,
-        metrics: Metrics,
-    ) -> None:
-        self.delays = delays
+    def __init__(self, runtime: Runtime, stashers: Sequence[Stasher], politeness: Politeness) -> None:
+        self._runtime = runtime
         self._stashers = stashers
-        self._gate = gate
         self._politeness = politeness
-        self._stop = stop
-        self._metrics = metrics
 
-    def with_stop(self, stop: Stop) -> LineWorker:
+    def of_runtime(self, runtime: Runtime) -> LineWorker:
         """One that does the same, and ends at another time."""
-        return LineWorker(self._stashers, self._gate, self._politeness, self.delays, stop, self._metrics)
+        return LineWorker(runtime, self._stashers, self._politeness)
+
+    @property
+    def delays(self) -> RetryPolicy:
+        """Between the tries of a line or a message, as of now."""
+        return delays_of(self._runtime.live.current[SpoolSettings])
 
     def handle(self, line: Line, queue_id: str, auth: Auth | None = None) -> Outcome | Again:
         """Raises Stopped where the daemon stops first, and nothing else."""
@@ -74,18 +70,18 @@ class LineWorker:
         first, and nothing else.
         """
         try:
-            while self._gate.pass_through(self._stop.event):
+            while self._runtime.pass_through():
                 began = time.monotonic()
                 try:
                     outcome = stash()
                     self._politeness.note_slow(line.host, False)
                     return outcome
                 except (StoreUnavailable, StoreRefused) as error:
-                    self._metrics.service_error(S3)
+                    self._runtime.events.service_error(S3)
                     # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy,
                     # for which the line waits as a file does.
-                    if not self._gate.is_down(S3):
-                        self._gate.note(S3, str(error))
+                    if not self._runtime.gate.is_down(S3):
+                        self._runtime.gate.note(S3, str(error))
                         return Again(type(error).__name__, str(error), counts=False)
                 except StashError as error:
                     if isinstance(error, SourceUnavailable) and time.monotonic() - began > SLOW_SECONDS:
@@ -103,12 +99,12 @@ class LineWorker:
 
     def stash(self, source: str, queue_id: str, auth: Auth | None = None) -> Outcome:
         """Under every bucket base. Raises StashError, OSError, and Stopped."""
-        results = [stasher.stash(source, auth, progress=self._stop.check) for stasher in self._stashers]
+        results = [stasher.stash(source, auth, progress=self._runtime.shutdown.check) for stasher in self._stashers]
         reports = tuple(result.report for result in results)
         if len({report.md5 for report in reports}) > 1:
             raise SourceChanged("the origin sent one content for the first bucket and another for the next")
         if any(result.outcome is not HowStored.KNOWN for result in results):
-            self._gate.note(S3, "")
+            self._runtime.gate.note(S3, "")
         sent = any(result.outcome is HowStored.STORED for result in results)
         return Outcome(queue_id, source, reports, results[0].size_bytes, sent=sent)
 
@@ -116,7 +112,7 @@ class LineWorker:
         if not error.retryable:
             return Outcome(queue_id, line.url, error=type(error).__name__, reason=str(error))
         if isinstance(error, StoreError):
-            self._gate.note(S3, str(error))
+            self._runtime.gate.note(S3, str(error))
         if isinstance(error, SourceUnavailable) and error.retry_after_seconds:
             self._politeness.pause(line.host, min(error.retry_after_seconds, self.delays.max_delay_seconds))
         return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))

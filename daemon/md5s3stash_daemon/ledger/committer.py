@@ -12,8 +12,9 @@ from typing import Generic, TypeVar
 
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.runtime.circuit_breaker import REDIS, Gate
+from md5s3stash_daemon.runtime.circuit_breaker import REDIS
 from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,9 @@ T = TypeVar("T")
 class Recorder:
     """One thread's way to the ledger. Its pulse rests for as long as the ledger is down."""
 
-    def __init__(self, ledger: Ledger, gate: Gate, stopping: threading.Event, pulse: ThreadPulse) -> None:
+    def __init__(self, runtime: Runtime, ledger: Ledger, pulse: ThreadPulse) -> None:
+        self._runtime = runtime
         self._ledger = ledger
-        self._gate = gate
-        self._stopping = stopping
         self._pulse = pulse
         self._forgettable: list[str] = []
 
@@ -54,20 +54,21 @@ class Recorder:
         return True
 
     def _record_after(self, error: CacheUnavailable | None, outcomes: Sequence[Outcome]) -> bool:
+        gate = self._runtime.gate
         with contextlib.ExitStack() as refusing:
             while error is not None:
-                if self._gate.is_down(REDIS):
+                if gate.is_down(REDIS):
                     refusing.close()
-                    if not self._gate.pass_through(self._stopping):
+                    if not self._runtime.pass_through():
                         return False
                 else:
                     # Its probe finds nothing wrong and yet it takes no record: it is down until it takes this one.
                     log.error("not recorded outcomes=%d error=%r", len(outcomes), str(error))
-                    refusing.enter_context(self._gate.refusing(REDIS, str(error)))
-                    if self._stopping.wait(1.0):
+                    refusing.enter_context(gate.refusing(REDIS, str(error)))
+                    if self._runtime.stopping.wait(1.0):
                         return False
                 error = self._attempt(outcomes)
-        self._gate.reopen(REDIS)
+        gate.reopen(REDIS)
         return True
 
     def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:
@@ -102,15 +103,10 @@ class GroupCommitter(ABC, Generic[T]):
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        gate: Gate,
-        stopping: threading.Event,
-        pulse: ThreadPulse,
-        linger_seconds: float = 0.0,
+        self, runtime: Runtime, ledger: Ledger, pulse: ThreadPulse, linger_seconds: float = LINGER_SECONDS
     ) -> None:
-        self._recorder = Recorder(ledger, gate, stopping, pulse)
-        self._stopping = stopping
+        self._runtime = runtime
+        self._recorder = Recorder(runtime, ledger, pulse)
         self._pulse = pulse
         self._linger_seconds = linger_seconds
         self._ending = threading.Event()

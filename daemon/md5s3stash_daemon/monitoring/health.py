@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from md5s3stash_daemon.monitoring.counters import DEFERRED, FAILED
@@ -23,13 +24,23 @@ class Health:
     """What is told to systemd, to a load balancer and to the operator."""
 
     def __init__(
-        self, pulse: Pulse, gate: Faulty, metrics: Metrics, stuck_seconds: float, waiting: Waiting | None = None
+        self,
+        pulse: Pulse,
+        gate: Faulty,
+        metrics: Metrics,
+        stuck_seconds: Callable[[], float],
+        waiting: Waiting | None = None,
     ) -> None:
-        self.stuck_seconds = stuck_seconds
+        self._stuck_seconds = stuck_seconds
         self.pulse = pulse
         self.waiting = waiting or Waiting()
         self._gate = gate
         self._metrics = metrics
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long a thread may take to get on."""
+        return self._stuck_seconds()
 
     def stuck(self) -> list[str]:
         """The threads that hang."""

@@ -42,7 +42,10 @@ class Gate:
     """Open while every service answers. Whoever meets a fault reports it; whoever starts work passes through first."""
 
     def __init__(
-        self, probes: Mapping[str, Probe], delays: RetryPolicy, clock: Callable[[], float] = time.monotonic
+        self,
+        probes: Mapping[str, Probe],
+        delays: Callable[[], RetryPolicy],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._probes = probes
         self._delays = delays
@@ -54,10 +57,6 @@ class Gate:
         self._noted: dict[str, str] = {}
         self._failures = 0
         self._next_probe_at = 0.0
-
-    def set_delays(self, delays: RetryPolicy) -> None:
-        """From the next question on."""
-        self._delays = delays
 
     def faults(self) -> dict[str, str]:
         """The services that are down or did not do their last piece of work, and what each said last."""
@@ -152,7 +151,7 @@ class Gate:
     def _schedule(self) -> None:
         self._failures += 1
         # Jitter of a tenth: boxes that lost one Redis together do not come back in step.
-        delay = self._delays.delay_seconds(self._failures, 1.0)
+        delay = self._delays().delay_seconds(self._failures, 1.0)
         self._next_probe_at = self._clock() + delay
 
     def _probe_again(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 
 
 class Stopped(Exception):
@@ -12,11 +13,12 @@ class Stopped(Exception):
 
 
 class Stop:
-    """The end of the daemon, as lists see it: nothing new after `stopping`, and a deadline for what is under way."""
+    """The end of the daemon: nothing new begins once `event` is set, and what is under way has a deadline."""
 
-    def __init__(self, stopping: threading.Event, seconds: float) -> None:
-        self.event = stopping
-        self.seconds = seconds
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        """`seconds`: how long what is under way may take; asked for at the end."""
+        self.event = threading.Event()
+        self._seconds = seconds
         self._deadline = math.inf
         self._lock = threading.Lock()
 
@@ -26,7 +28,7 @@ class Stop:
             return math.inf
         with self._lock:
             if self._deadline == math.inf:
-                self._deadline = time.monotonic() + self.seconds
+                self._deadline = time.monotonic() + self._seconds()
             return self._deadline - time.monotonic()
 
     def check(self, _count: int = 0) -> None:

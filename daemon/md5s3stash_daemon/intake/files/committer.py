@@ -5,16 +5,15 @@ spool.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import SPOOL
-from md5s3stash_daemon.runtime.liveness import COMMITTER, Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.liveness import COMMITTER, ThreadPulse
+from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import DISK_ERRORS, Entry, due_after
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.retry import until_it_works
@@ -45,17 +44,14 @@ class Committer(GroupCommitter[Sequence[Finished]]):
 
     def __init__(
         self,
+        runtime: Runtime,
         spool: Spool,
         ledger: Ledger,
-        gate: Gate,
-        stopping: threading.Event,
-        pulse: Pulse,
         ended: Callable[[Sequence[Entry]], object],
         put_off: Callable[[Entry, str], object],
     ) -> None:
-        super().__init__(ledger, gate, stopping, ThreadPulse(pulse, COMMITTER), LINGER_SECONDS)
+        super().__init__(runtime, ledger, ThreadPulse(runtime.liveness, COMMITTER), LINGER_SECONDS)
         self._spool = spool
-        self._gate = gate
         self._ended = ended
         self._put_off = put_off
         # Failures that the disk has no room to report. Stashed files do not wait for them: removing those makes room.
@@ -105,7 +101,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         self._end([entry])
         self._lacks_room = False
         # Also for a worker that has died since it noted the fault.
-        self._gate.note(SPOOL, "")
+        self._runtime.gate.note(SPOOL, "")
         return True
 
     def _fail_later(self, entry: Entry, error: OSError) -> bool:
@@ -114,7 +110,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         if not self._lacks_room:
             log.error("spool does not work reason=%r", reason)
             self._lacks_room = True
-        self._gate.note(SPOOL, reason)
+        self._runtime.gate.note(SPOOL, reason)
         try:
             self._spool.defer(entry, due_after(time.time(), FAIL_AGAIN_SECONDS))
         except OSError:
@@ -150,7 +146,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
             self._pulse.beat()
             move()
 
-        return until_it_works(beat_and_move, self._stopping)
+        return until_it_works(beat_and_move, self._runtime.stopping)
 
 
 def _release(files: Sequence[Finished]) -> None:

@@ -10,7 +10,6 @@ import functools
 import logging
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,16 +25,17 @@ from md5s3stash.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from md5s3stash.retry import RetryPolicy
 from md5s3stash.source import content_of_descriptor, open_error
 from md5s3stash.stash import Outcome as HowStored
 from md5s3stash.stash import Stasher
+from md5s3stash_daemon.config.load import delays_of
+from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
 from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
 from md5s3stash_daemon.ledger.ledger import Outcome
-from md5s3stash_daemon.monitoring.counters import Tally
-from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
+from md5s3stash_daemon.runtime.circuit_breaker import S3
+from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import Entry, due_after, refusal
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.retry import PUT_BACK_SECONDS, until_it_works
@@ -74,33 +74,21 @@ class Worker:
 
     def __init__(
         self,
+        runtime: Runtime,
         spool: Spool,
         stashers: Sequence[Stasher],
         confirmations: Confirmations,
-        gate: Gate,
-        delays: RetryPolicy,
-        max_bytes: int,
         large_files: LargeFiles,
-        stopping: threading.Event,
-        tally: Tally,
-        clock: Callable[[], float] = time.time,
+        max_bytes: int,
     ) -> None:
+        self._runtime = runtime
         self._spool = spool
         self._stashers = stashers
         self._confirmations = confirmations
-        self._gate = gate
-        self._delays = delays
-        self._max_bytes = max_bytes
         self._large_files = large_files
-        self._stopping = stopping
-        self._tally = tally
-        self._clock = clock
+        self._max_bytes = max_bytes
         # What comes next is as what came last, more often than not: a copy that is begun again, or new files.
         self._expects_known = False
-
-    def set_delays(self, delays: RetryPolicy) -> None:
-        """From the next failure on."""
-        self._delays = delays
 
     def share(self, waiting: int, threads: int) -> int:
         """How many files one of the threads takes at once, while others wait."""
@@ -142,14 +130,14 @@ class Worker:
 
     def _judged(self, entry: Entry, step: Callable[[], T | None]) -> T | Outcome | None:
         """What a step gives, or what becomes of the file where it fails."""
-        while self._gate.pass_through(self._stopping):
+        while self._runtime.pass_through():
             try:
                 return step()
             except (StoreUnavailable, StoreRefused) as error:
-                self._tally.service_error(S3)
+                self._runtime.events.service_error(S3)
                 # While the store itself is down the file has not failed, and waits here.
-                if not self._gate.is_down(S3):
-                    self._gate.note(S3, str(error))
+                if not self._runtime.gate.is_down(S3):
+                    self._runtime.gate.note(S3, str(error))
                     self._defer(entry, str(error))
                     return None
             except SourceChanged as error:
@@ -161,7 +149,7 @@ class Worker:
                     return Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
                 if isinstance(error, StoreError):
                     # It answers, and with what nobody can believe.
-                    self._gate.note(S3, str(error))
+                    self._runtime.gate.note(S3, str(error))
                 self._defer(entry, str(error))
                 return None
             except Exception as error:
@@ -198,7 +186,7 @@ class Worker:
             for stasher, standing in zip(self._stashers, known.standings, strict=True)
         ]
         if any(result.outcome is not HowStored.KNOWN for result in results):
-            self._gate.note(S3, "")
+            self._runtime.gate.note(S3, "")
         return Outcome(
             entry.queue_id,
             entry.name,
@@ -211,7 +199,8 @@ class Worker:
         )
 
     def _defer(self, entry: Entry, reason: str) -> None:
-        delay = self._delays.delay_seconds(entry.attempts + 1, random.random())
+        delays = delays_of(self._runtime.live.current[SpoolSettings])
+        delay = delays.delay_seconds(entry.attempts + 1, random.random())
         log.warning(
             "deferred name=%r batch=%s attempts=%d seconds=%.0f reason=%r",
             entry.name,
@@ -220,9 +209,9 @@ class Worker:
             delay,
             reason,
         )
-        if until_it_works(lambda: self._spool.defer(entry, due_after(self._clock(), delay)), self._stopping):
-            self._tally.deferred()
+        if until_it_works(lambda: self._spool.defer(entry, due_after(time.time(), delay)), self._runtime.stopping):
+            self._runtime.events.deferred()
 
     def _put_back(self, entry: Entry, reason: str) -> None:
         log.info("put back name=%r batch=%s reason=%r", entry.name, entry.batch, reason)
-        until_it_works(lambda: self._spool.put_back(entry, self._clock() + PUT_BACK_SECONDS), self._stopping)
+        until_it_works(lambda: self._spool.put_back(entry, time.time() + PUT_BACK_SECONDS), self._runtime.stopping)

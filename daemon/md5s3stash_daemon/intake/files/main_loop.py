@@ -13,10 +13,10 @@ from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.filesystem import by_inotify, filesystem_type
 from md5s3stash_daemon.intake.files.supervisor import BATCH_FILES, Crew, forget_gone
 from md5s3stash_daemon.ledger.ledger import Ledger
-from md5s3stash_daemon.monitoring.counters import Tally
-from md5s3stash_daemon.runtime.circuit_breaker import S3, Gate
+from md5s3stash_daemon.runtime.circuit_breaker import S3
 from md5s3stash_daemon.runtime.disk_space import SpoolDisk
-from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
+from md5s3stash_daemon.runtime.liveness import LOOP
+from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.completeness import Completed, Completeness
 from md5s3stash_daemon.spool.entry import INCOMING, Entry
 from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
@@ -41,27 +41,18 @@ class Service:
 
     def __init__(
         self,
+        runtime: Runtime,
         spool: Spool,
         crew: Crew,
         take_list: Callable[[Entry], bool],
         ledger: Ledger,
-        gate: Gate,
-        settings: SpoolSettings,
-        stopping: threading.Event,
-        tally: Tally,
-        pulse: Pulse,
     ) -> None:
+        self._runtime = runtime
         self.disk = SpoolDisk(str(spool.directory))
         self._spool = spool
         self._crew = crew
         self._take_list = take_list
         self._ledger = ledger
-        self._gate = gate
-        # Looked up each time: they may be replaced while the daemon runs.
-        self.settings = settings
-        self._stopping = stopping
-        self._tally = tally
-        self._pulse = pulse
         self._wake = threading.Event()
         self.waiting = Waiting()
         # On time.monotonic; infinite between two passes.
@@ -69,13 +60,16 @@ class Service:
 
     def stop(self) -> None:
         """Not from a signal handler: an Event must not be set by the thread that is waiting for it."""
-        self._stopping.set()
+        self._runtime.stopping.set()
         self._wake.set()
 
-    def apply(self, settings: SpoolSettings) -> None:
-        """Goes on with these settings."""
-        self.settings = settings
+    def wake(self) -> None:
+        """Has the next pass begin at once."""
         self._wake.set()
+
+    @property
+    def settings(self) -> SpoolSettings:
+        return self._runtime.live.current[SpoolSettings]
 
     def pass_seconds(self) -> float:
         """How long the pass that is under way has lasted: there is more than the workers take, or the gate is closed.
@@ -95,33 +89,35 @@ class Service:
             self._spool,
             completeness,
             self.waiting,
-            beat=lambda: self._pulse.beat(LOOP),
+            beat=lambda: self._runtime.liveness.beat(LOOP),
         )
         forget_gone(self._ledger, self._spool)
         self._crew.start()
         # Wrong credentials or a missing bucket are told now, and not with the first file.
-        if self._gate.is_down(S3):
-            self._tally.service_error(S3)
+        if self._runtime.gate.is_down(S3):
+            self._runtime.events.service_error(S3)
         completeness.polling, watching = self._watch(completed)
         with watching:
             ready()
-            while not self._stopping.is_set():
+            while not self._runtime.stopping.is_set():
                 # Cleared before the pass: what is dropped meanwhile wakes us once more.
                 self._wake.clear()
-                self._pulse.beat(LOOP)
+                self._runtime.liveness.beat(LOOP)
                 completeness.settle_seconds = self.settings.settle_seconds
                 self._pass_began = time.monotonic()
                 self._pass(intake)
                 self._pass_began = math.inf
-                if not self._stopping.is_set():
-                    with self._pulse.resting(LOOP):
+                if not self._runtime.stopping.is_set():
+                    with self._runtime.liveness.resting(LOOP):
                         # Events come as fast as somebody drops; what they find again and again must not keep us busy.
                         passed_over = sum(self.waiting.counts().values())
-                        self._stopping.wait(min(passed_over / PASSED_OVER_A_SECOND, self.settings.rescan_seconds))
+                        self._runtime.stopping.wait(
+                            min(passed_over / PASSED_OVER_A_SECOND, self.settings.rescan_seconds)
+                        )
                         self._wake.wait(
                             self.settings.poll_seconds if completeness.polling else self.settings.rescan_seconds
                         )
-        with self._pulse.resting(LOOP):
+        with self._runtime.liveness.resting(LOOP):
             return self._finish()
 
     def _watch(self, completed: Completed) -> tuple[bool, contextlib.AbstractContextManager[None]]:
@@ -154,7 +150,7 @@ class Service:
                 self._spool.reserve_room()
                 return
             # A disk that refuses is waited for.
-            with self._pulse.resting(LOOP):
+            with self._runtime.liveness.resting(LOOP):
                 files = [entry for entry in batch if not self._take_list(entry)]
             if files:
                 self._crew.hand_out(files)
@@ -163,20 +159,20 @@ class Service:
         """What is under way makes room when it is done; the rest is for the operator."""
         until = time.monotonic() + DISK_RETRY_SECONDS
         if self._crew.under_way():
-            while time.monotonic() < until and not self._stopping.is_set():
+            while time.monotonic() < until and not self._runtime.stopping.is_set():
                 if self._crew.wait_until_done(timeout_seconds=0.5):
                     return
-        self._stopping.wait(until - time.monotonic())
+        self._runtime.stopping.wait(until - time.monotonic())
 
     def _pass_gate(self) -> bool:
         # However long S3 or Redis is down.
-        with self._pulse.resting(LOOP):
-            return self._gate.pass_through(self._stopping)
+        with self._runtime.liveness.resting(LOOP):
+            return self._runtime.pass_through()
 
     def _wait_for_room(self) -> bool:
         """False where the daemon is to stop. However long the workers take: they tell whether they get on."""
-        while not self._stopping.is_set():
-            self._pulse.beat(LOOP)
+        while not self._runtime.stopping.is_set():
+            self._runtime.liveness.beat(LOOP)
             if self._crew.wait_for_room(timeout_seconds=0.5):
                 return True
         return False

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from md5s3stash.errors import CacheUnavailable
-from md5s3stash.retry import RetryPolicy
 from md5s3stash.settings import Settings
+from md5s3stash_daemon.config.load import delays_of
+from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.intake.files.fork_server import Nursery, NurseryGone
 from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import Entry, due_after
 from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
@@ -78,25 +78,19 @@ class Crew:
 
     def __init__(
         self,
+        runtime: Runtime,
         nursery: Nursery,
         count: int,
         spool: Spool,
         ledger: Ledger,
-        gate: Gate,
-        delays: RetryPolicy,
-        stopping: threading.Event,
         metrics: Metrics,
-        pulse: Pulse,
     ) -> None:
-        self.delays = delays
+        self._runtime = runtime
         self._nursery = nursery
         self._members = [_Member(number) for number in range(1, count + 1)]
         self._spool = spool
         self._ledger = ledger
-        self._gate = gate
-        self._stopping = stopping
         self._metrics = metrics
-        self._pulse = pulse
         self._changed = threading.Condition()
         self._settings: Settings | None = None
         self._orphans: list[Entry] = []
@@ -108,7 +102,7 @@ class Crew:
         """Raises NurseryGone."""
         for member in self._members:
             self._fill(member)
-        spawn("crew", self._listen, self._pulse)
+        spawn("crew", self._listen, self._runtime.liveness)
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
         """Whether somebody can take a batch. Raises NurseryGone where nobody ever will again."""
@@ -136,9 +130,8 @@ class Crew:
         # Without the lock, for it may take its time.
         member.send(Batch(list(entries), time.monotonic()))
 
-    def apply(self, settings: Settings, delays: RetryPolicy) -> None:
-        """Goes on with these."""
-        self.delays = delays
+    def apply(self, settings: Settings) -> None:
+        """Has the workers go on with these."""
         self._settings = settings
         for member in self._members:
             member.send(Apply(settings))
@@ -147,7 +140,7 @@ class Crew:
         """The services that the daemon or any worker finds down, and what each said last."""
         with self._changed:
             found = {service: said for member in self._members for service, said in member.faults.items()}
-        return found | self._gate.faults()
+        return found | self._runtime.gate.faults()
 
     def under_way(self) -> int:
         """How many files are with the workers."""
@@ -181,7 +174,7 @@ class Crew:
 
     def _fill(self, member: _Member) -> None:
         connection, pid = self._nursery.start()
-        self._pulse.beat(str(member))
+        self._runtime.liveness.beat(str(member))
         with self._changed:
             member.connection, member.pid, member.started_at = connection, pid, time.monotonic()
             self._changed.notify_all()
@@ -193,12 +186,12 @@ class Crew:
         """In the crew's thread: takes reports, and replaces who has died."""
         try:
             while True:
-                self._pulse.beat("crew")
+                self._runtime.liveness.beat("crew")
                 self._clear_up()
                 self._replace_missing()
                 by_connection = {member.connection: member for member in self._members if member.connection is not None}
                 if not by_connection:
-                    if self._stopping.wait(_TICK_SECONDS):
+                    if self._runtime.stopping.wait(_TICK_SECONDS):
                         return
                     continue
                 for connection in wait(list(by_connection), _TICK_SECONDS):
@@ -214,7 +207,7 @@ class Crew:
         for member in self._members:
             if (
                 member.connection is None
-                and not self._stopping.is_set()
+                and not self._runtime.stopping.is_set()
                 and time.monotonic() - member.started_at >= _RESTART_SECONDS
             ):
                 self._fill(member)
@@ -229,7 +222,7 @@ class Crew:
         self._metrics.add(report.counts)
         self._metrics.weaker(report.weaker)
         for service, refusal in report.noted.items():
-            self._gate.note(service, refusal)
+            self._runtime.gate.note(service, refusal)
         self._feel(member, report)
         with self._changed:
             for queue_id in report.ended:
@@ -240,39 +233,40 @@ class Crew:
             self._changed.notify_all()
         for service, said in new_faults.items():
             # Then nothing more is claimed either, until it answers.
-            self._gate.close(service, said)
+            self._runtime.gate.close(service, said)
 
     def _feel(self, member: _Member, report: Report) -> None:
         """Each of its threads counts as one of ours, and so does its silence as a whole."""
         threads = {f"{thread} of {member}": seconds for thread, seconds in report.silences.items()}
         for gone in member.threads - threads.keys():
-            self._pulse.end(gone)
+            self._runtime.liveness.end(gone)
         for thread, seconds in threads.items():
-            self._pulse.beat(thread, seconds)
-        self._pulse.beat(str(member))
+            self._runtime.liveness.beat(thread, seconds)
+        self._runtime.liveness.beat(str(member))
         member.threads = set(threads)
 
     def _bury(self, member: _Member, connection: Connection) -> None:
         connection.close()
         for thread in (*member.threads, str(member)):
-            self._pulse.end(thread)
+            self._runtime.liveness.end(thread)
         with self._changed:
             member.connection, member.threads, member.faults = None, set(), {}
             self._changed.notify_all()
-        if not self._stopping.is_set():
+        if not self._runtime.stopping.is_set():
             log.error("worker died pid=%d under_way=%d", member.pid, len(member.entries))
             self._give_up(member.entries.values())
             member.entries = {}
 
     def _clear_up(self) -> None:
         """Puts off what dead workers had under way; the ledger forgets what they had removed and not yet told it."""
-        if not self._to_clear_up or self._stopping.is_set() or time.monotonic() < self._disk_retry_at:
+        if not self._to_clear_up or self._runtime.stopping.is_set() or time.monotonic() < self._disk_retry_at:
             return
         self._to_clear_up = False
         with self._changed:
             orphans, self._orphans = self._orphans, []
+        delays = delays_of(self._runtime.live.current[SpoolSettings])
         for entry in orphans:
-            delay = self.delays.delay_seconds(entry.attempts + 1, random.random())
+            delay = delays.delay_seconds(entry.attempts + 1, random.random())
             try:
                 if self._spool.defer(entry, due_after(time.time(), delay)) is not None:
                     self._metrics.deferred()

@@ -11,23 +11,25 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 from md5s3stash.fetch import Fetcher
 from md5s3stash.stash import Stasher
-from md5s3stash_daemon.config.load import NO_RETRY, delays_of, probe_delays_of
+from md5s3stash_daemon.config.load import NO_RETRY, probe_delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.beneath import status_of
+from md5s3stash_daemon.intake.files import ipc
 from md5s3stash_daemon.intake.files.committer import Committer, Finished
 from md5s3stash_daemon.intake.files.dependencies import Parts, set_log_level
 from md5s3stash_daemon.intake.files.file_stasher import Handled, Worker
-from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
+from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
 from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
+from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import Entry
 
@@ -50,32 +52,29 @@ class WorkerProcess:
     """The threads of one worker process."""
 
     def __init__(self, parts: Parts, connection: Connection) -> None:
-        settings = parts.settings[SpoolSettings]
-        self._settings = settings
-        self._tally, self._pulse = Tally(), Pulse()
-        self._stopping = threading.Event()
+        live = LiveSettings(parts.settings)
+        self._tally = Tally()
         client = parts.redis_client()
         ledger = CountedLedger(parts.ledger(client), self._tally)
-        self._gate = Gate(parts.probes(ledger), probe_delays_of(settings))
+        self._runtime = runtime = Runtime(
+            Gate(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
+            Pulse(),
+            Stop(lambda: live.current[SpoolSettings].stop_seconds),
+            self._tally,
+            live,
+        )
         # What is dropped are files: no retries but the spool's, and no caches but the confirmations.
         fetcher = Fetcher(parts.fetch_limits, retry=NO_RETRY)
         self.worker = Worker(
+            runtime,
             parts.spool,
             [Stasher(base, parts.store, fetcher, retry=NO_RETRY) for base in parts.bases],
             parts.confirmations(client),
-            self._gate,
-            delays_of(settings),
+            LargeFiles(parts.large_of_a_process, parts.fetch_limits.max_bytes, runtime.stopping),
             parts.fetch_limits.max_bytes,
-            LargeFiles(parts.large_of_a_process, parts.fetch_limits.max_bytes, self._stopping),
-            self._stopping,
-            self._tally,
         )
-        self._outbox = _Outbox(
-            connection, self._tally, self._gate, self._pulse, settings.stuck_seconds, parts.store.weaker_promises
-        )
-        self._committer = Committer(
-            parts.spool, ledger, self._gate, self._stopping, self._pulse, self._outbox.ended, self._put_off
-        )
+        self._outbox = _Outbox(runtime, connection, self._tally, parts.store.weaker_promises)
+        self._committer = Committer(runtime, parts.spool, ledger, self._outbox.ended, self._put_off)
         self._connection = connection
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -86,8 +85,8 @@ class WorkerProcess:
         self._committer.start()
         self._outbox.start()
         for number in range(self._jobs):
-            pulse = ThreadPulse(self._pulse, f"stash-{number}")
-            self._threads.append(spawn(pulse.thread, functools.partial(self._serve, pulse), self._pulse))
+            pulse = ThreadPulse(self._runtime.liveness, f"stash-{number}")
+            self._threads.append(spawn(pulse.thread, functools.partial(self._serve, pulse), self._runtime.liveness))
         while True:
             try:
                 message = self._connection.recv()
@@ -99,7 +98,7 @@ class WorkerProcess:
                     self._take(message)
                 case Apply():
                     self._apply(message)
-                case Stop():
+                case ipc.Stop():
                     self._finish()
                     return
 
@@ -109,29 +108,26 @@ class WorkerProcess:
             self._waiting.put(entry)
 
     def _apply(self, message: Apply) -> None:
-        self._settings = message.settings[SpoolSettings]
-        self.worker.set_delays(delays_of(self._settings))
-        self._gate.set_delays(probe_delays_of(self._settings))
-        self._outbox.stuck_seconds = self._settings.stuck_seconds
+        self._runtime.live.current = message.settings
         set_log_level(message.settings)
 
     def _finish(self) -> None:
-        deadline = time.monotonic() + self._settings.stop_seconds
-        self._stopping.set()
+        self._runtime.stopping.set()
+        left_seconds = self._runtime.shutdown.left_seconds
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, left_seconds()))
         in_time = not any(thread.is_alive() for thread in self._threads)
         finisher = threading.Thread(target=self._committer.finish, name="finisher", daemon=True)
         finisher.start()
-        finisher.join(max(0.1, deadline - time.monotonic()))
+        finisher.join(max(0.1, left_seconds()))
         self._outbox.send(complete=in_time and not finisher.is_alive())
 
     def _serve(self, pulse: ThreadPulse) -> None:
         """In a thread of its own: from file to file."""
         entry = self._waiting.get()
-        while entry is not None and not self._stopping.is_set():
+        while entry is not None and not self._runtime.stopping.is_set():
             chunk, entry = self._chunk(entry)
             self._handle(chunk, pulse)
             if entry is None:
@@ -159,7 +155,7 @@ class WorkerProcess:
         if finished:
             self._committer.put(finished)
         over = [entry for entry, outcome, _ in handled if outcome is None]
-        if over and not self._stopping.is_set():
+        if over and not self._runtime.stopping.is_set():
             self._tally.unclaimed(entry.queue_id for entry in over)
             self._outbox.ended(over)
 
@@ -197,18 +193,14 @@ class _Outbox:
 
     def __init__(
         self,
+        runtime: Runtime,
         connection: Connection,
         tally: Tally,
-        gate: Gate,
-        pulse: Pulse,
-        stuck_seconds: float,
         weaker: Callable[[], list[str]],
     ) -> None:
-        self.stuck_seconds = stuck_seconds
+        self._runtime = runtime
         self._connection = connection
         self._tally = tally
-        self._gate = gate
-        self._pulse = pulse
         self._weaker = weaker
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -216,7 +208,7 @@ class _Outbox:
         self._filled = threading.Event()
 
     def start(self) -> None:
-        spawn("reporter", self._run, self._pulse)
+        spawn("reporter", self._run, self._runtime.liveness)
 
     def ended(self, entries: Sequence[Entry]) -> None:
         """The worker has done with these files."""
@@ -232,9 +224,9 @@ class _Outbox:
             report = Report(
                 ended,
                 self._tally.take(),
-                self._gate.down(),
-                self._gate.take_noted(),
-                self._pulse.silences(),
+                self._runtime.gate.down(),
+                self._runtime.gate.take_noted(),
+                self._runtime.liveness.silences(),
                 self._weaker(),
                 complete,
             )
@@ -246,6 +238,7 @@ class _Outbox:
 
     def _run(self) -> None:
         while True:
-            self._filled.wait(min(REPORT_SECONDS, self.stuck_seconds / _REPORTS_UNTIL_STUCK))
+            stuck_seconds = self._runtime.live.current[SpoolSettings].stuck_seconds
+            self._filled.wait(min(REPORT_SECONDS, stuck_seconds / _REPORTS_UNTIL_STUCK))
             self._filled.clear()
             self.send()

@@ -5,14 +5,12 @@ In this order a crash repeats a line that the ledger knows, which it finds out, 
 
 from __future__ import annotations
 
-import threading
-
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
-from md5s3stash_daemon.ledger.committer import LINGER_SECONDS, GroupCommitter
+from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.retry import until_it_works
 
@@ -30,15 +28,14 @@ class LineCommitter(GroupCommitter[Settled]):
 
     def __init__(
         self,
+        runtime: Runtime,
         ledger: Ledger,
-        gate: Gate,
         caches: UrlCaches,
         journal: Journal,
         entry: Entry,
-        stopping: threading.Event,
         pulse: ThreadPulse,
     ) -> None:
-        super().__init__(ledger, gate, stopping, pulse, LINGER_SECONDS)
+        super().__init__(runtime, ledger, pulse)
         self._caches = caches
         self._journal = journal
         # An earlier daemon may have died before it told the ledger about its last lines.
@@ -49,7 +46,7 @@ class LineCommitter(GroupCommitter[Settled]):
         if not self._recorder.record([outcome for _, outcome in group]):
             return False
         lines = [_line_outcome(line, outcome) for line, outcome in group]
-        if not until_it_works(lambda: self._append(lines), self._stopping):
+        if not until_it_works(lambda: self._append(lines), self._runtime.stopping):
             return False
         self._recorder.forget_later(outcome.queue_id for _, outcome in group)
         return True

@@ -56,7 +56,7 @@ class ListRun:
         self.in_flight = 0
         self._results: queue.SimpleQueue[tuple[Line, Outcome | Again | Stopped]] = queue.SimpleQueue()
         self._committer = LineCommitter(
-            parts.ledger, parts.gate, parts.caches, journal, entry, parts.stop.event, pulse.of_helper("committer")
+            parts.runtime, parts.ledger, parts.caches, journal, entry, pulse.of_helper("committer")
         )
         self._settled = SettledUrls()
         # By URL: lines that wait for what becomes of another line's download.
@@ -105,7 +105,7 @@ class ListRun:
                 self._work()
                 self._leave_paused()
         while self.in_flight or (self._pending.count and not self._stopping()):
-            if self._parts.stop.left_seconds() <= 0:
+            if self._parts.runtime.shutdown.left_seconds() <= 0:
                 break
             self._work()
         self._stalls = self._stalls + 1 if self._stalled else 0
@@ -156,7 +156,7 @@ class ListRun:
     def _start_downloads(self) -> float:
         """The seconds until one more may start."""
         parts = self._parts
-        while self.in_flight < parts.jobs and self._pending.count and not self._stopping():
+        while self.in_flight < parts.settings.jobs and self._pending.count and not self._stopping():
             if not parts.disk.has_room():
                 return math.inf
             line, wait_seconds = self._pending.take_polite(parts.politeness)
@@ -195,12 +195,12 @@ class ListRun:
 
     def _put_off(self, line: Line, again: Again) -> None:
         attempts = self._states[line.number] + again.counts
-        if attempts >= self._parts.attempts:
+        if attempts >= self._parts.settings.attempts:
             reason = f"{again.reason} (tried {attempts} times)"
             self._settle(line, Outcome(self._queue_id(line), line.url, error=again.error, reason=reason))
             return
         log.info("put off url=%r attempts=%d reason=%r", printable_url(line.url), attempts, again.reason)
-        self._parts.metrics.deferred()
+        self._parts.runtime.events.deferred()
         self._states[line.number] = attempts
         self._most_attempts = max(self._most_attempts, attempts)
         self._stalled |= not again.counts
@@ -217,10 +217,10 @@ class ListRun:
         attempt = max(self._most_attempts, self._stalls)
         if attempt:
             with self._pulse.resting():
-                self._parts.stop.event.wait(self._parts.worker.delays.delay_seconds(attempt, random.random()))
+                self._parts.runtime.stopping.wait(self._parts.worker.delays.delay_seconds(attempt, random.random()))
 
     def _queue_id(self, line: Line) -> str:
         return line_queue_id(self._entry, line.number)
 
     def _stopping(self) -> bool:
-        return self._parts.stop.event.is_set()
+        return self._parts.runtime.stopping.is_set()

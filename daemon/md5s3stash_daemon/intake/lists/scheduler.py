@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from md5s3stash.errors import SourceChanged, SourceRefused, SourceTooLarge, SourceUnreadable, StashError
 from md5s3stash.fetch import Fetcher
 from md5s3stash.objectstore import ObjectStore
-from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Stasher
 from md5s3stash_daemon.config.load import NO_RETRY
@@ -33,11 +32,9 @@ from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.intake.lists.report import DONE, finish
 from md5s3stash_daemon.ledger.committer import Recorder
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
-from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
-from md5s3stash_daemon.runtime.shutdown import Stop
+from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import PROGRESS, Entry
 from md5s3stash_daemon.spool.pin import Pin
@@ -59,60 +56,40 @@ class UrlLists:
 
     def __init__(
         self,
+        runtime: Runtime,
         spool: Spool,
         ledger: Ledger,
-        gate: Gate,
         stashers: Sequence[Stasher],
         caches: UrlCaches,
         politeness: Politeness,
-        settings: UrlSettings,
-        spool_settings: SpoolSettings,
-        delays: RetryPolicy,
-        stopping: threading.Event,
-        metrics: Metrics,
-        pulse: Pulse,
     ) -> None:
         """Makes the directories that lists need, in a spool that is locked. Raises OSError."""
         for state in (PROGRESS, DONE):
             os.makedirs(spool.path_of(state), exist_ok=True)
         remove_orphans(spool)
-        stop = Stop(stopping, spool_settings.stop_seconds)
+        settings, spool_settings = runtime.live.current[UrlSettings], runtime.live.current[SpoolSettings]
+        self._runtime = runtime
         self._spool = spool
-        self._stop = stop
-        self._metrics = metrics
-        self._pulse = pulse
         self._waiting: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._max_threads = settings.lists
-        self._max_list_bytes = settings.max_list_bytes
         self._lock = threading.Lock()
         self._abandoned = False
         self.parts = ListParts(
-            spool=spool,
+            runtime=runtime,
             ledger=ledger,
-            gate=gate,
-            worker=LineWorker(stashers, gate, politeness, delays, stop, metrics),
+            worker=LineWorker(runtime, stashers, politeness),
             caches=caches,
             politeness=politeness,
             disk=DiskFloor((str(spool.directory), tempfile.gettempdir()), spool_settings.min_free_bytes),
             downloads=ThreadPoolExecutor(settings.jobs, thread_name_prefix="download"),
-            jobs=settings.jobs,
-            attempts=settings.attempts,
-            stop=stop,
-            metrics=metrics,
         )
-
-    def apply(self, delays: RetryPolicy, stop_seconds: float) -> None:
-        """Goes on with these."""
-        self.parts.worker.delays = delays
-        self._stop.seconds = stop_seconds
 
     def take(self, entry: Entry) -> bool:
         """Takes over a claimed list; False for a file that is not one, to be judged as others are."""
         if not is_url_list(entry.name) or not _is_regular_file(entry):
             return False
         if self._waiting.qsize() >= MAX_WAITING:
-            until_it_works(lambda: self._spool.defer(entry, time.time() + FULL_DELAY_SECONDS), self._stop.event)
+            until_it_works(lambda: self._spool.defer(entry, time.time() + FULL_DELAY_SECONDS), self._runtime.stopping)
         else:
             self._waiting.put(entry)
             self._start_thread()
@@ -121,18 +98,18 @@ class UrlLists:
     def finish(self) -> bool:
         """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
         for thread in self._threads:
-            thread.join(max(0.1, self._stop.left_seconds()))
+            thread.join(max(0.1, self._runtime.shutdown.left_seconds()))
         self.parts.downloads.shutdown(wait=False)
         return not self._abandoned and not any(thread.is_alive() for thread in self._threads)
 
     def _start_thread(self) -> None:
         with self._lock:
-            if len(self._threads) < self._max_threads:
-                self._threads.append(spawn(f"list-{len(self._threads)}", self._serve, self._pulse))
+            if len(self._threads) < self.parts.settings.lists:
+                self._threads.append(spawn(f"list-{len(self._threads)}", self._serve, self._runtime.liveness))
 
     def _serve(self) -> None:
-        pulse = ThreadPulse(self._pulse, threading.current_thread().name)
-        while not self._stop.event.is_set():
+        pulse = ThreadPulse(self._runtime.liveness, threading.current_thread().name)
+        while not self._runtime.stopping.is_set():
             try:
                 entry = self._waiting.get(timeout=_TICK_SECONDS)
             except queue.Empty:
@@ -167,7 +144,7 @@ class UrlLists:
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
                 if complete:
-                    until_it_works(lambda: self._let_go(entry, pin, journal), self._stop.event)
+                    until_it_works(lambda: self._let_go(entry, pin, journal), self._runtime.stopping)
             finally:
                 journal.close()
 
@@ -176,10 +153,11 @@ class UrlLists:
             pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
         except PermissionError as error:
             raise SourceUnreadable("permission denied: make the file readable for this user") from error
-        if pin.status.st_size > self._max_list_bytes:
+        max_bytes = self.parts.settings.max_list_bytes
+        if pin.status.st_size > max_bytes:
             pin.release()
             raise SourceTooLarge(
-                f"the list has {pin.status.st_size} bytes, more than the {self._max_list_bytes} that are allowed "
+                f"the list has {pin.status.st_size} bytes, more than the {max_bytes} that are allowed "
                 "(urls.max_list_bytes): split it"
             )
         return pin
@@ -187,7 +165,7 @@ class UrlLists:
     def _fail(self, entry: Entry, error: StashError, pulse: ThreadPulse) -> None:
         """Record, then move, as with any file. A disk that has no room for the report defers the list."""
         outcome = Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
-        recorder = Recorder(self.parts.ledger, self.parts.gate, self._stop.event, pulse)
+        recorder = Recorder(self._runtime, self.parts.ledger, pulse)
         if recorder.record([outcome]):
             self._spool.fail(entry, outcome.error, outcome.reason)
             log.error(
@@ -202,13 +180,13 @@ class UrlLists:
 
     def _put_back(self, entry: Entry, reason: str) -> None:
         log.info("list put back name=%r reason=%r", entry.name, reason)
-        until_it_works(lambda: self._spool.put_back(entry, time.time() + PUT_BACK_SECONDS), self._stop.event)
+        until_it_works(lambda: self._spool.put_back(entry, time.time() + PUT_BACK_SECONDS), self._runtime.stopping)
 
     def _defer(self, entry: Entry, reason: str) -> None:
         delay = self.parts.worker.delays.delay_seconds(entry.attempts + 1, random.random())
         log.warning("deferred name=%r seconds=%.0f reason=%r", entry.name, delay, reason)
-        if until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._stop.event):
-            self._metrics.deferred()
+        if until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._runtime.stopping):
+            self._runtime.events.deferred()
 
 
 def _is_gone(entry: Entry) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from dataclasses import replace
 
 import redis
 
@@ -18,7 +18,7 @@ from md5s3stash_daemon.intake.sqs.message_handler import Drops, MessageWorker, r
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
 from md5s3stash_daemon.intake.sqs.termination_notice import Metadata, watch_for_notice
 from md5s3stash_daemon.monitoring.counters import CountedLedger
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
 
@@ -29,7 +29,7 @@ def build_queue_intake(
     client: redis.Redis,
     session: CoreSession,
     store: ObjectStore,
-    pulse: Pulse,
+    metrics: Metrics,
 ) -> QueueIntake | None:
     """The intake, not yet started; None where the settings name no queue. Nothing is sent. Raises SettingsError."""
     of_queue = settings[QueueSettings]
@@ -40,21 +40,22 @@ def build_queue_intake(
     of_redis = settings[RedisSettings]
     ledger = QueueLedger(client, of_redis.prefix, of_redis.replicas, of_redis.accepted_risks)
     # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
-    stop = Stop(threading.Event(), settings[SpoolSettings].stop_seconds)
+    live = shared.runtime.live
+    stop = Stop(lambda: live.current[SpoolSettings].stop_seconds)
+    runtime = replace(shared.runtime, shutdown=stop)
     worker = MessageWorker(
-        shared.worker.with_stop(stop),
+        runtime,
+        shared.worker.of_runtime(runtime),
         ledger,
         shared.politeness,
         profiles,
         Drops(store, of_queue.drop_buckets, settings[FetchSettings].max_bytes),
-        shared.attempts,
-        stop,
     )
-    hand = InHand(queue, ledger, of_queue.visibility_seconds, shared.metrics)
-    shared.metrics.watch_queue(lambda: len(hand))
-    counted = CountedLedger(ledger, shared.metrics)
-    intake = QueueIntake(QueueParts(queue, hand, counted, worker, shared, stop, of_queue), pulse)
+    hand = InHand(queue, ledger, of_queue.visibility_seconds, metrics)
+    metrics.watch_queue(lambda: len(hand))
+    counted = CountedLedger(ledger, metrics)
+    intake = QueueIntake(QueueParts(runtime, queue, hand, counted, worker, shared, metrics))
     if of_queue.metadata_url is not None:
         metadata = Metadata(of_queue.metadata_url)
-        spawn("leaving", lambda: watch_for_notice(metadata, intake.leave, stop.event), pulse)
+        spawn("leaving", lambda: watch_for_notice(metadata, intake.leave, stop.event), runtime.liveness)
     return intake

@@ -5,15 +5,14 @@ ledger knows, and loses nothing.
 from __future__ import annotations
 
 import logging
-import threading
 
 from md5s3stash.netguard import printable_url
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand
-from md5s3stash_daemon.ledger.committer import LINGER_SECONDS, GroupCommitter
+from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
 from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +23,8 @@ Finished = tuple[Held, list[Outcome]]
 class QueueCommitter(GroupCommitter[Finished]):
     """The messages that are not committed at the end are still in hand."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        gate: Gate,
-        caches: UrlCaches,
-        hand: InHand,
-        stopping: threading.Event,
-        pulse: ThreadPulse,
-    ) -> None:
-        super().__init__(ledger, gate, stopping, pulse, LINGER_SECONDS)
+    def __init__(self, runtime: Runtime, ledger: Ledger, caches: UrlCaches, hand: InHand, pulse: ThreadPulse) -> None:
+        super().__init__(runtime, ledger, pulse)
         self._caches = caches
         self._hand = hand
 

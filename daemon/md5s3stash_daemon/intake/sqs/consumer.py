@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from md5s3stash.errors import QueueError
-from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.config.settings import QueueSettings
 from md5s3stash_daemon.downloads.fair_queue import Pending
 from md5s3stash_daemon.downloads.pool import TICK_SECONDS, ListParts
@@ -26,9 +25,10 @@ from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand,
 from md5s3stash_daemon.intake.sqs.message_body import Unreadable, UrlJob, parse_body
 from md5s3stash_daemon.intake.sqs.message_handler import GiveBack, MessageWorker
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.monitoring.metrics import QUEUE
-from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
-from md5s3stash_daemon.runtime.shutdown import Stop, Stopped
+from md5s3stash_daemon.monitoring.metrics import QUEUE, Metrics
+from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.runtime import Runtime
+from md5s3stash_daemon.runtime.shutdown import Stopped
 from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)
@@ -57,22 +57,26 @@ _GRACE_SECONDS = 3.0
 class QueueParts:
     """What is the queue's own. `shared` is what it has in common with the lists."""
 
+    runtime: Runtime
     queue: Queue
     hand: InHand
     ledger: Ledger
     worker: MessageWorker
     shared: ListParts
-    stop: Stop
-    settings: QueueSettings
+    metrics: Metrics
+
+    @property
+    def settings(self) -> QueueSettings:
+        return self.runtime.live.current[QueueSettings]
 
 
 class QueueIntake:
     """Takes messages from `start` until the daemon stops, or `leave`."""
 
-    def __init__(self, parts: QueueParts, pulse: Pulse) -> None:
+    def __init__(self, parts: QueueParts) -> None:
         self._parts = parts
-        self._ending = parts.stop.event
-        self._pulse = ThreadPulse(pulse, "queue")
+        self._ending = parts.runtime.stopping
+        self._pulse = ThreadPulse(parts.runtime.liveness, "queue")
         self._pending = Pending[Held]()
         # Those that ask no host anything.
         self._free: deque[Held] = deque()
@@ -86,11 +90,10 @@ class QueueIntake:
         self._asked_at: float | None = None
         self._ended = threading.Event()
         self._committer = QueueCommitter(
+            parts.runtime,
             parts.ledger,
-            parts.shared.gate,
             parts.shared.caches,
             parts.hand,
-            self._ending,
             self._pulse.of_helper("committer"),
         )
 
@@ -102,11 +105,6 @@ class QueueIntake:
         self._receiver = spawn("queue-receiver", self._receive, self._pulse.pulse)
         self._thread = spawn("queue", self._serve, self._pulse.pulse)
 
-    def apply(self, delays: RetryPolicy, stop_seconds: float) -> None:
-        """Goes on with these."""
-        self._parts.worker.lines.delays = delays
-        self._parts.stop.seconds = stop_seconds
-
     def leave(self) -> None:
         """Takes no more messages; ends those under way, and gives back the others. The spool goes on."""
         self._ending.set()
@@ -114,7 +112,7 @@ class QueueIntake:
     def finish(self) -> bool:
         """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
         self._ending.set()
-        self._thread.join(max(0.1, self._parts.stop.left_seconds()) + _GRACE_SECONDS)
+        self._thread.join(max(0.1, self._parts.runtime.shutdown.left_seconds()) + _GRACE_SECONDS)
         return self._complete
 
     def faults(self) -> dict[str, str]:
@@ -144,7 +142,7 @@ class QueueIntake:
                         BATCH, self._parts.settings.wait_seconds, self._parts.settings.visibility_seconds
                     )
             except QueueError as error:
-                self._parts.shared.metrics.service_error(QUEUE)
+                self._parts.metrics.service_error(QUEUE)
                 if not failures:
                     log.error("no messages are received error=%r", str(error))
                 failures += 1
@@ -163,10 +161,10 @@ class QueueIntake:
     def _pass_gate(self, pulse: ThreadPulse) -> bool:
         # However long S3 or Redis is down: what would be received then would only wait here.
         with pulse.resting():
-            return self._parts.shared.gate.pass_through(self._ending)
+            return self._parts.runtime.pass_through()
 
     def _take(self, messages: list[Message], asked_at: float) -> None:
-        self._parts.shared.metrics.queue_event("received", len(messages))
+        self._parts.metrics.queue_event("received", len(messages))
         for message in messages:
             try:
                 jobs = parse_body(message.body)
@@ -187,7 +185,7 @@ class QueueIntake:
         """A later version of us may understand it. Until then it comes again, and it ends in the dead-letter queue if
         there is one.
         """
-        self._parts.shared.metrics.queue_event("unreadable")
+        self._parts.metrics.queue_event("unreadable")
         log.error("unreadable message=%s deliveries=%d reason=%r", message.id, message.deliveries, reason)
         seconds = self._parts.worker.lines.delays.delay_seconds(message.deliveries, random.random())
         self._parts.hand.give_back([(Held(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
@@ -206,12 +204,12 @@ class QueueIntake:
         log.info("receiving from the queue messages=%d", facts.messages)
         if facts.max_deliveries is None:
             log.warning("the queue has no redrive policy: messages that nobody can read come back until they expire")
-        elif facts.max_deliveries <= self._parts.shared.attempts:
+        elif facts.max_deliveries <= self._parts.shared.settings.attempts:
             log.warning(
                 "the queue's maxReceiveCount is %d: messages go to its dead-letter queue before they have had their "
                 "%d attempts (urls.attempts)",
                 facts.max_deliveries,
-                self._parts.shared.attempts,
+                self._parts.shared.settings.attempts,
             )
 
     # --- the queue's own thread ----------------------------------------------------------------------------------
@@ -223,7 +221,7 @@ class QueueIntake:
         self._ended.set()
 
     def _stopping(self) -> bool:
-        if self._parts.shared.stop.event.is_set():
+        if self._parts.shared.runtime.stopping.is_set():
             self._ending.set()
         return self._ending.is_set()
 
@@ -276,7 +274,7 @@ class QueueIntake:
         """The seconds until one more may start."""
         parts = self._parts.shared
         self._look_through()
-        while self._in_flight < parts.jobs and (self._free or self._pending.count):
+        while self._in_flight < parts.settings.jobs and (self._free or self._pending.count):
             if not parts.disk.has_room():
                 break
             held: Held | None
@@ -323,7 +321,7 @@ class QueueIntake:
 
     def _return(self, held: Held, result: GiveBack) -> None:
         log.info("put off message=%s seconds=%.0f reason=%r", held.message.id, result.seconds, result.reason)
-        self._parts.shared.metrics.deferred()
+        self._parts.runtime.events.deferred()
         self._give_back([(held, result.seconds)])
 
     def _settle(self, held: Held, outcomes: list[Outcome]) -> None:
@@ -337,12 +335,12 @@ class QueueIntake:
             waiting = [*self._free, *self._pending.remove(lambda _: True)]
             self._give_back([(held, 0.0) for held in waiting])
             log.info("queue drains under_way=%d given_back=%d", self._in_flight, len(waiting))
-            while self._in_flight and self._parts.stop.left_seconds() > 0:
+            while self._in_flight and self._parts.runtime.shutdown.left_seconds() > 0:
                 self._work(TICK_SECONDS)
-            left = max(1.0, self._parts.stop.left_seconds())
+            left = max(1.0, self._parts.runtime.shutdown.left_seconds())
             recorded = self._committer.finish(left)
             # A message that it gets now would be hidden from others for as long as a heartbeat lasts.
-            self._receiver.join(max(1.0, self._parts.stop.left_seconds()))
+            self._receiver.join(max(1.0, self._parts.runtime.shutdown.left_seconds()))
             self._give_back_all()
             self._complete = recorded and not self._in_flight
             log.info("queue drained complete=%s", self._complete)

@@ -16,6 +16,7 @@ from md5s3stash.passwords import Passwords
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash.settings import Faults
 from md5s3stash.stash import Auth
+from md5s3stash_daemon.config.settings import UrlSettings
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.url_lines import Line
 from md5s3stash_daemon.downloads.url_stasher import Again, LineWorker
@@ -23,6 +24,7 @@ from md5s3stash_daemon.intake.sqs.leases import Held
 from md5s3stash_daemon.intake.sqs.message_body import Job, ObjectJob, UrlJob
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger, message_queue_id
 from md5s3stash_daemon.ledger.ledger import Outcome
+from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.shutdown import Stop
 
 log = logging.getLogger(__name__)
@@ -53,21 +55,19 @@ class MessageWorker:
 
     def __init__(
         self,
+        runtime: Runtime,
         lines: LineWorker,
         ledger: QueueLedger,
         politeness: Politeness,
         profiles: Profiles,
         drops: Drops,
-        attempts: int,
-        stop: Stop,
     ) -> None:
+        self._runtime = runtime
         self.lines = lines
         self._ledger = ledger
         self._politeness = politeness
         self._profiles = profiles
         self._drops = drops
-        self._attempts = attempts
-        self._stop = stop
 
     def handle(self, held: Held) -> list[Outcome] | GiveBack:
         """An outcome for each job. Raises Stopped where the daemon stops first."""
@@ -100,7 +100,7 @@ class MessageWorker:
                 attempts = self._ledger.count_attempt(message_queue_id(held.message, 0))
             except CacheUnavailable as error:
                 log.debug("attempt not counted: %s", error)
-        if attempts >= self._attempts:
+        if attempts >= self._runtime.live.current[UrlSettings].attempts:
             return [
                 result
                 if isinstance(result, Outcome)
@@ -135,7 +135,7 @@ class MessageWorker:
             # The role may be able to read more buckets than whoever writes messages should.
             raise SourceRefused(f"the bucket {job.bucket} is not among queue.drop_buckets")
         with tempfile.NamedTemporaryFile(prefix="md5s3stash-drop-") as file:
-            sink = _Stoppable(file.file, self._stop)
+            sink = _Stoppable(file.file, self._runtime.shutdown)
             if self._drops.store.download(ObjectAddress(job.bucket, job.key), sink, self._drops.max_bytes) is None:
                 raise SourceNotFound("there is no such object any more")
             file.flush()

@@ -1,0 +1,47 @@
+"""What nearly every part of a process works with, as one value."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+from md5s3stash.settings import Settings
+from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.shutdown import Stop
+
+
+class EventCounter(Protocol):
+    """Counts what happens to files, lines and messages."""
+
+    def deferred(self) -> None: ...
+
+    def service_error(self, service: str) -> None: ...
+
+
+@dataclass(slots=True)
+class LiveSettings:
+    """The settings in force. SIGHUP replaces `current` as a whole, so look it up each time."""
+
+    current: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Of one process. SQS has one with a shutdown of its own."""
+
+    gate: Gate
+    liveness: Pulse
+    shutdown: Stop
+    events: EventCounter
+    live: LiveSettings
+
+    @property
+    def stopping(self) -> threading.Event:
+        """Set once nothing new is to begin."""
+        return self.shutdown.event
+
+    def pass_through(self) -> bool:
+        """Waits until all services answer; False where the process is to stop first."""
+        return self.gate.pass_through(self.shutdown.event)
