@@ -29,7 +29,7 @@ from md5s3stash_daemon.intake.files import worker
 from md5s3stash_daemon.intake.files.dependencies import parts_of, set_log_level
 from md5s3stash_daemon.intake.files.fork_server import Nursery
 from md5s3stash_daemon.intake.files.main_loop import Service
-from md5s3stash_daemon.intake.files.supervisor import Crew
+from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
 from md5s3stash_daemon.intake.lists.scheduler import UrlLists, url_stashers
 from md5s3stash_daemon.intake.sqs.build import build_queue_intake
 from md5s3stash_daemon.intake.sqs.consumer import QueueIntake
@@ -67,7 +67,7 @@ class Daemon:
     runtime: Runtime
     spool: Spool
     service: Service
-    crew: Crew
+    workers: WorkerSupervisor
     lists: UrlLists
     queue: QueueIntake | None
     metrics: Metrics
@@ -76,7 +76,7 @@ class Daemon:
     def apply(self, settings: Settings) -> None:
         """Goes on with these settings, as far as they are `reload.LIVE`."""
         self.runtime.live.current = settings
-        self.crew.apply(settings)
+        self.workers.apply(settings)
         self.service.wake()
         set_log_level(settings)
 
@@ -171,7 +171,7 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
         return
     record = BootRecord(spool.directory)
     hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.runtime.liveness.beat(LOOP))
-    waiting = Waiting(daemon.service.pass_seconds, daemon.crew.oldest, daemon.crew.faults)
+    waiting = Waiting(daemon.service.pass_seconds, daemon.workers.oldest, daemon.workers.faults)
     sync = SpoolSync(spool, record, waiting, daemon.runtime.liveness)
     sync.start()
     yield
@@ -204,12 +204,12 @@ def build(settings: Settings) -> Daemon:
     stashers = url_stashers(parts.bases, parts.store, fetcher, caches, of_urls.images_only)
     politeness = politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix)
     lists = UrlLists(runtime, parts.spool, ledger, stashers, caches, politeness)
-    crew = Crew(runtime, nursery, parts.processes, parts.spool, ledger, metrics)
+    workers = WorkerSupervisor(runtime, nursery, parts.processes, parts.spool, ledger, metrics)
     queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, metrics)
     metrics.watch_store(parts.store.weaker_promises)
-    service = Service(runtime, parts.spool, crew, lists.take, ledger)
+    service = Service(runtime, parts.spool, workers, lists.take, ledger)
     metrics.watch_waiting(service.waiting.counts)
-    waited_for = Together(crew, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
+    waited_for = Together(workers, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
     metrics.watch_spool(parts.spool, waited_for)
     health = Health(
         runtime.liveness,
@@ -218,7 +218,7 @@ def build(settings: Settings) -> Daemon:
         lambda: live.current[SpoolSettings].stuck_seconds,
         service.waiting,
     )
-    return Daemon(runtime, parts.spool, service, crew, lists, queue, metrics, health)
+    return Daemon(runtime, parts.spool, service, workers, lists, queue, metrics, health)
 
 
 def _say(message: str, status: int) -> int:

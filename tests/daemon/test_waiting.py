@@ -14,7 +14,7 @@ import requests
 
 from md5s3stash.retry import RetryPolicy
 from md5s3stash_daemon.intake.files.main_loop import Service
-from md5s3stash_daemon.intake.files.supervisor import Crew
+from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.metrics import QueueDepth
 from md5s3stash_daemon.runtime.circuit_breaker import Gate
@@ -224,7 +224,9 @@ def test_events_do_not_bring_pass_after_pass_over_what_cannot_be_taken(
     for number in range(4000):
         (tmp_path / f"incoming/.{number}").touch()
     runtime = runtime_of(Gate({"s3": lambda: None}, RetryPolicy))
-    service = Service(runtime, spool, cast(Crew, IdleCrew()), lambda entry: False, cast(Ledger, EmptyLedger()))
+    service = Service(
+        runtime, spool, cast(WorkerSupervisor, IdleCrew()), lambda entry: False, cast(Ledger, EmptyLedger())
+    )
     thread = threading.Thread(target=service.run)
     thread.start()
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.filesystem import by_inotify, filesystem_type
-from md5s3stash_daemon.intake.files.supervisor import BATCH_FILES, Crew, forget_gone
+from md5s3stash_daemon.intake.files.supervisor import BATCH_FILES, WorkerSupervisor, forget_gone
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.runtime.circuit_breaker import S3
 from md5s3stash_daemon.runtime.disk_space import SpoolDisk
@@ -43,14 +43,14 @@ class Service:
         self,
         runtime: Runtime,
         spool: Spool,
-        crew: Crew,
+        workers: WorkerSupervisor,
         take_list: Callable[[Entry], bool],
         ledger: Ledger,
     ) -> None:
         self._runtime = runtime
         self.disk = SpoolDisk(str(spool.directory))
         self._spool = spool
-        self._crew = crew
+        self._workers = workers
         self._take_list = take_list
         self._ledger = ledger
         self._wake = threading.Event()
@@ -92,7 +92,7 @@ class Service:
             beat=lambda: self._runtime.liveness.beat(LOOP),
         )
         forget_gone(self._ledger, self._spool)
-        self._crew.start()
+        self._workers.start()
         # Wrong credentials or a missing bucket are told now, and not with the first file.
         if self._runtime.gate.is_down(S3):
             self._runtime.events.service_error(S3)
@@ -153,14 +153,14 @@ class Service:
             with self._runtime.liveness.resting(LOOP):
                 files = [entry for entry in batch if not self._take_list(entry)]
             if files:
-                self._crew.hand_out(files)
+                self._workers.hand_out(files)
 
     def _wait_for_disk(self) -> None:
         """What is under way makes room when it is done; the rest is for the operator."""
         until = time.monotonic() + DISK_RETRY_SECONDS
-        if self._crew.under_way():
+        if self._workers.under_way():
             while time.monotonic() < until and not self._runtime.stopping.is_set():
-                if self._crew.wait_until_done(timeout_seconds=0.5):
+                if self._workers.wait_until_done(timeout_seconds=0.5):
                     return
         self._runtime.stopping.wait(until - time.monotonic())
 
@@ -173,11 +173,11 @@ class Service:
         """False where the daemon is to stop. However long the workers take: they tell whether they get on."""
         while not self._runtime.stopping.is_set():
             self._runtime.liveness.beat(LOOP)
-            if self._crew.wait_for_room(timeout_seconds=0.5):
+            if self._workers.wait_for_room(timeout_seconds=0.5):
                 return True
         return False
 
     def _finish(self) -> bool:
-        complete = self._crew.finish(self.settings.stop_seconds)
-        log.info("stopped complete=%s left_claimed=%d", complete, self._crew.under_way())
+        complete = self._workers.finish(self.settings.stop_seconds)
+        log.info("stopped complete=%s left_claimed=%d", complete, self._workers.under_way())
         return complete

@@ -47,8 +47,8 @@ _RESTART_SECONDS = 1.0
 
 
 @dataclass(slots=True)
-class _Member:
-    """One place in the crew; `connection` is None while nobody fills it."""
+class _Worker:
+    """One place for a worker process; `connection` is None while there is none."""
 
     number: int
     connection: Connection | None = None
@@ -73,8 +73,8 @@ class _Member:
                 connection.send(message)
 
 
-class Crew:
-    """So many workers, from `start` to `finish`. One thread hands out; a thread of the crew's own listens."""
+class WorkerSupervisor:
+    """So many workers, from `start` to `finish`. One thread hands out; a thread of its own listens."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Crew:
     ) -> None:
         self._runtime = runtime
         self._nursery = nursery
-        self._members = [_Member(number) for number in range(1, count + 1)]
+        self._workers = [_Worker(number) for number in range(1, count + 1)]
         self._spool = spool
         self._ledger = ledger
         self._metrics = metrics
@@ -100,8 +100,8 @@ class Crew:
 
     def start(self) -> None:
         """Raises NurseryGone."""
-        for member in self._members:
-            self._fill(member)
+        for worker in self._workers:
+            self._fill(worker)
         spawn("crew", self._listen, self._runtime.liveness)
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
@@ -115,88 +115,88 @@ class Crew:
     def wait_until_done(self, timeout_seconds: float) -> bool:
         """Whether the workers have nothing under way."""
         with self._changed:
-            return self._changed.wait_for(lambda: not any(member.entries for member in self._members), timeout_seconds)
+            return self._changed.wait_for(lambda: not any(worker.entries for worker in self._workers), timeout_seconds)
 
     def hand_out(self, entries: Sequence[Entry]) -> None:
         """Gives claimed files to whoever has least to do. After `wait_for_room`, from the same thread."""
         with self._changed:
-            member = self._idlest()
-            if member is not None:
-                member.entries.update((entry.queue_id, entry) for entry in entries)
-        if member is None:
+            worker = self._idlest()
+            if worker is not None:
+                worker.entries.update((entry.queue_id, entry) for entry in entries)
+        if worker is None:
             # Whoever had room has died since; these are put off with the rest of what it had.
             self._give_up(entries)
             return
         # Without the lock, for it may take its time.
-        member.send(Batch(list(entries), time.monotonic()))
+        worker.send(Batch(list(entries), time.monotonic()))
 
     def apply(self, settings: Settings) -> None:
         """Has the workers go on with these."""
         self._settings = settings
-        for member in self._members:
-            member.send(Apply(settings))
+        for worker in self._workers:
+            worker.send(Apply(settings))
 
     def faults(self) -> dict[str, str]:
         """The services that the daemon or any worker finds down, and what each said last."""
         with self._changed:
-            found = {service: said for member in self._members for service, said in member.faults.items()}
+            found = {service: said for worker in self._workers for service, said in worker.faults.items()}
         return found | self._runtime.gate.faults()
 
     def under_way(self) -> int:
         """How many files are with the workers."""
         with self._changed:
-            return sum(len(member.entries) for member in self._members)
+            return sum(len(worker.entries) for worker in self._workers)
 
     def oldest(self) -> set[str]:
         """By queue id, the file that each worker has had for longest."""
         with self._changed:
-            return {next(iter(member.entries)) for member in self._members if member.entries}
+            return {next(iter(worker.entries)) for worker in self._workers if worker.entries}
 
     def finish(self, seconds: float) -> bool:
         """Has everybody finish what is under way; whether all did, in time. `stopping` is set."""
         deadline = time.monotonic() + seconds
-        for member in self._members:
-            member.send(Stop())
+        for worker in self._workers:
+            worker.send(Stop())
         with self._changed:
             ended = self._changed.wait_for(
-                lambda: all(member.connection is None for member in self._members),
+                lambda: all(worker.connection is None for worker in self._workers),
                 # The workers have the same time, and then tell how it went.
                 max(0.1, deadline - time.monotonic()) + _TICK_SECONDS,
             )
-            return ended and all(member.complete for member in self._members)
+            return ended and all(worker.complete for worker in self._workers)
 
-    def _idlest(self) -> _Member | None:
+    def _idlest(self) -> _Worker | None:
         """Whoever has least to do, if that is little enough."""
         there = [
-            member for member in self._members if member.connection is not None and len(member.entries) <= ROOM_FILES
+            worker for worker in self._workers if worker.connection is not None and len(worker.entries) <= ROOM_FILES
         ]
-        return min(there, key=lambda member: len(member.entries)) if there else None
+        return min(there, key=lambda worker: len(worker.entries)) if there else None
 
-    def _fill(self, member: _Member) -> None:
+    def _fill(self, worker: _Worker) -> None:
         connection, pid = self._nursery.start()
-        self._runtime.liveness.beat(str(member))
+        self._runtime.liveness.beat(str(worker))
         with self._changed:
-            member.connection, member.pid, member.started_at = connection, pid, time.monotonic()
+            worker.connection, worker.pid, worker.started_at = connection, pid, time.monotonic()
             self._changed.notify_all()
         if self._settings is not None:
-            member.send(Apply(self._settings))
-        log.debug("worker started number=%d pid=%d", member.number, pid)
+            worker.send(Apply(self._settings))
+        log.debug("worker started number=%d pid=%d", worker.number, pid)
 
     def _listen(self) -> None:
-        """In the crew's thread: takes reports, and replaces who has died."""
+        """In a thread of its own: takes reports, and replaces who has died."""
         try:
             while True:
                 self._runtime.liveness.beat("crew")
                 self._clear_up()
                 self._replace_missing()
-                by_connection = {member.connection: member for member in self._members if member.connection is not None}
+                by_connection = {worker.connection: worker for worker in self._workers if worker.connection is not None}
                 if not by_connection:
                     if self._runtime.stopping.wait(_TICK_SECONDS):
                         return
                     continue
                 for connection in wait(list(by_connection), _TICK_SECONDS):
                     assert isinstance(connection, Connection)
-                    self._hear(by_connection[connection], connection)
+                    self._on_report(by_connection[connection], connection)
         except NurseryGone as error:
             log.error("%s", error)
             with self._changed:
@@ -204,58 +204,58 @@ class Crew:
                 self._changed.notify_all()
 
     def _replace_missing(self) -> None:
-        for member in self._members:
+        for worker in self._workers:
             if (
-                member.connection is None
+                worker.connection is None
                 and not self._runtime.stopping.is_set()
-                and time.monotonic() - member.started_at >= _RESTART_SECONDS
+                and time.monotonic() - worker.started_at >= _RESTART_SECONDS
             ):
-                self._fill(member)
+                self._fill(worker)
 
-    def _hear(self, member: _Member, connection: Connection) -> None:
+    def _on_report(self, worker: _Worker, connection: Connection) -> None:
         try:
             report = connection.recv()
         except (EOFError, OSError):
-            self._bury(member, connection)
+            self._on_exit(worker, connection)
             return
         assert isinstance(report, Report)
         self._metrics.add(report.counts)
         self._metrics.weaker(report.weaker)
         for service, refusal in report.noted.items():
             self._runtime.gate.note(service, refusal)
-        self._feel(member, report)
+        self._update_liveness(worker, report)
         with self._changed:
             for queue_id in report.ended:
-                member.entries.pop(queue_id, None)
-            member.complete = report.complete
-            new_faults = {name: said for name, said in report.faults.items() if name not in member.faults}
-            member.faults = dict(report.faults)
+                worker.entries.pop(queue_id, None)
+            worker.complete = report.complete
+            new_faults = {name: said for name, said in report.faults.items() if name not in worker.faults}
+            worker.faults = dict(report.faults)
             self._changed.notify_all()
         for service, said in new_faults.items():
             # Then nothing more is claimed either, until it answers.
             self._runtime.gate.close(service, said)
 
-    def _feel(self, member: _Member, report: Report) -> None:
+    def _update_liveness(self, worker: _Worker, report: Report) -> None:
         """Each of its threads counts as one of ours, and so does its silence as a whole."""
-        threads = {f"{thread} of {member}": seconds for thread, seconds in report.silences.items()}
-        for gone in member.threads - threads.keys():
+        threads = {f"{thread} of {worker}": seconds for thread, seconds in report.silences.items()}
+        for gone in worker.threads - threads.keys():
             self._runtime.liveness.end(gone)
         for thread, seconds in threads.items():
             self._runtime.liveness.beat(thread, seconds)
-        self._runtime.liveness.beat(str(member))
-        member.threads = set(threads)
+        self._runtime.liveness.beat(str(worker))
+        worker.threads = set(threads)
 
-    def _bury(self, member: _Member, connection: Connection) -> None:
+    def _on_exit(self, worker: _Worker, connection: Connection) -> None:
         connection.close()
-        for thread in (*member.threads, str(member)):
+        for thread in (*worker.threads, str(worker)):
             self._runtime.liveness.end(thread)
         with self._changed:
-            member.connection, member.threads, member.faults = None, set(), {}
+            worker.connection, worker.threads, worker.faults = None, set(), {}
             self._changed.notify_all()
         if not self._runtime.stopping.is_set():
-            log.error("worker died pid=%d under_way=%d", member.pid, len(member.entries))
-            self._give_up(member.entries.values())
-            member.entries = {}
+            log.error("worker died pid=%d under_way=%d", worker.pid, len(worker.entries))
+            self._give_up(worker.entries.values())
+            worker.entries = {}
 
     def _clear_up(self) -> None:
         """Puts off what dead workers had under way; the ledger forgets what they had removed and not yet told it."""
