@@ -27,7 +27,7 @@ from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
 from md5s3stash_daemon.intake.files import worker
 from md5s3stash_daemon.intake.files.dependencies import parts_of, set_log_level
-from md5s3stash_daemon.intake.files.fork_server import Nursery
+from md5s3stash_daemon.intake.files.fork_server import ForkServer
 from md5s3stash_daemon.intake.files.main_loop import Service
 from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
 from md5s3stash_daemon.intake.lists.scheduler import UrlLists, url_stashers
@@ -183,7 +183,7 @@ def build(settings: Settings) -> Daemon:
     OSError."""
     parts = parts_of(settings)
     # Before anything here connects to anything, or starts a thread.
-    nursery = Nursery(functools.partial(worker.work, parts))
+    fork_server = ForkServer(functools.partial(worker.work, parts))
     prefix, of_urls = settings[RedisSettings].prefix, settings[UrlSettings]
     live, metrics = LiveSettings(settings), Metrics()
     client = parts.redis_client()
@@ -204,7 +204,7 @@ def build(settings: Settings) -> Daemon:
     stashers = url_stashers(parts.bases, parts.store, fetcher, caches, of_urls.images_only)
     politeness = politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix)
     lists = UrlLists(runtime, parts.spool, ledger, stashers, caches, politeness)
-    workers = WorkerSupervisor(runtime, nursery, parts.processes, parts.spool, ledger, metrics)
+    workers = WorkerSupervisor(runtime, fork_server, parts.processes, parts.spool, ledger, metrics)
     queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, metrics)
     metrics.watch_store(parts.store.weaker_promises)
     service = Service(runtime, parts.spool, workers, lists.take, ledger)

@@ -100,8 +100,8 @@ def test_without_the_process_that_starts_workers_the_daemon_ends(site: Site) -> 
     with Daemon(site) as daemon:
         daemon.wait_until_started()
         wait_until(lambda: bool(workers(daemon)), "a worker")
-        [nursery] = children_of(daemon.process.pid)
-        os.kill(nursery, signal.SIGKILL)
+        [fork_server] = children_of(daemon.process.pid)
+        os.kill(fork_server, signal.SIGKILL)
 
         assert daemon.process.wait(20) == 1
     assert "the daemon has to be started anew" in daemon.output()

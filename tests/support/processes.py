@@ -20,4 +20,4 @@ def children_of(pid: int) -> list[int]:
 
 def workers_of(pid: int) -> list[int]:
     """Of a daemon, whose only child is the process that forks them."""
-    return [worker for nursery in children_of(pid) for worker in children_of(nursery)]
+    return [worker for fork_server in children_of(pid) for worker in children_of(fork_server)]

@@ -1,10 +1,10 @@
 """Forks worker processes from a process without threads.
 
-The daemon has threads, and a fork of such a process has the locks that they held, for ever. So a nursery is forked
+The daemon has threads, and a fork of such a process has the locks that they held, for ever. So a fork server is forked
 while there is only one thread yet; it holds everything imported and does nothing but fork a worker when it is asked to.
 They share their memory with it until they write to it.
 
-Nobody is left behind: the kernel kills the nursery when the daemon dies, and the workers when the nursery does.
+Nobody is left behind: the kernel kills the fork server when the daemon dies, and the workers when the fork server does.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _LEFT_TO_THE_DAEMON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Work = Callable[[Connection], object]
 
 
-class NurseryGone(StashError):
+class ForkServerGone(StashError):
     """Without it no worker can be started; with it all of them have died."""
 
 
-class Nursery:
+class ForkServer:
     """The daemon's side. To be made before any thread is started."""
 
     def __init__(self, work: Work) -> None:
@@ -62,23 +62,23 @@ class Nursery:
         self._control.settimeout(_ANSWER_SECONDS)
 
     def start(self) -> tuple[Connection, int]:
-        """A new worker: the daemon's end of its connection, and its process id. Raises NurseryGone."""
+        """A new worker: the daemon's end of its connection, and its process id. Raises ForkServerGone."""
         try:
             self._control.sendall(_ORDER)
             pid, descriptors, _, _ = socket.recv_fds(self._control, 20, 1)
         except OSError:
             pid, descriptors = b"", []
         if not descriptors:
-            raise NurseryGone("the process that starts workers is gone: the daemon has to be started anew")
+            raise ForkServerGone("the process that starts workers is gone: the daemon has to be started anew")
         return Connection(descriptors[0]), int(pid)
 
     def close(self) -> None:
-        """Ends the nursery, and what workers are left."""
+        """Ends the fork server, and what workers are left."""
         self._control.close()
 
 
 def _tend(control: socket.socket, work: Work) -> None:
-    nursery = os.getpid()
+    fork_server = os.getpid()
     while True:
         asked, _, _ = select.select([control], [], [], _REAP_SECONDS)
         _reap()
@@ -92,7 +92,7 @@ def _tend(control: socket.socket, work: Work) -> None:
             control.close()
             ours.close()
             connection = Connection(theirs.detach())
-            _run(functools.partial(work, connection), nursery)
+            _run(functools.partial(work, connection), fork_server)
         theirs.close()
         socket.send_fds(control, [str(pid).encode()], [ours.fileno()])
         ours.close()

@@ -20,7 +20,7 @@ from md5s3stash.errors import CacheUnavailable
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.config.load import delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
-from md5s3stash_daemon.intake.files.fork_server import Nursery, NurseryGone
+from md5s3stash_daemon.intake.files.fork_server import ForkServer, ForkServerGone
 from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.metrics import Metrics
@@ -79,14 +79,14 @@ class WorkerSupervisor:
     def __init__(
         self,
         runtime: Runtime,
-        nursery: Nursery,
+        fork_server: ForkServer,
         count: int,
         spool: Spool,
         ledger: Ledger,
         metrics: Metrics,
     ) -> None:
         self._runtime = runtime
-        self._nursery = nursery
+        self._fork_server = fork_server
         self._workers = [_Worker(number) for number in range(1, count + 1)]
         self._spool = spool
         self._ledger = ledger
@@ -99,17 +99,17 @@ class WorkerSupervisor:
         self._lost = False
 
     def start(self) -> None:
-        """Raises NurseryGone."""
+        """Raises ForkServerGone."""
         for worker in self._workers:
             self._fill(worker)
         spawn("crew", self._listen, self._runtime.liveness)
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
-        """Whether somebody can take a batch. Raises NurseryGone where nobody ever will again."""
+        """Whether somebody can take a batch. Raises ForkServerGone where nobody ever will again."""
         with self._changed:
             found = self._changed.wait_for(lambda: self._lost or self._idlest() is not None, timeout_seconds)
             if self._lost:
-                raise NurseryGone("no worker process can be started any more: the daemon has to be started anew")
+                raise ForkServerGone("no worker process can be started any more: the daemon has to be started anew")
             return found
 
     def wait_until_done(self, timeout_seconds: float) -> bool:
@@ -173,7 +173,7 @@ class WorkerSupervisor:
         return min(there, key=lambda worker: len(worker.entries)) if there else None
 
     def _fill(self, worker: _Worker) -> None:
-        connection, pid = self._nursery.start()
+        connection, pid = self._fork_server.start()
         self._runtime.liveness.beat(str(worker))
         with self._changed:
             worker.connection, worker.pid, worker.started_at = connection, pid, time.monotonic()
@@ -197,7 +197,7 @@ class WorkerSupervisor:
                 for connection in wait(list(by_connection), _TICK_SECONDS):
                     assert isinstance(connection, Connection)
                     self._on_report(by_connection[connection], connection)
-        except NurseryGone as error:
+        except ForkServerGone as error:
             log.error("%s", error)
             with self._changed:
                 self._lost = True
