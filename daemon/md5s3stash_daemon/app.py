@@ -40,7 +40,7 @@ from md5s3stash_daemon.monitoring.systemd import Reporter, reporting
 from md5s3stash_daemon.power_cut.boot_record import BootRecord, this_boot
 from md5s3stash_daemon.power_cut.power_cut import hold_damaged
 from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
-from md5s3stash_daemon.runtime.circuit_breaker import REDIS, Gate, Together
+from md5s3stash_daemon.runtime.circuit_breaker import REDIS, AllFaults, CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
 from md5s3stash_daemon.runtime.log_format import set_line_format
 from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
@@ -143,7 +143,7 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
     page = StatusPage(settings, daemon.health, daemon.metrics)
     spawn(
         "redis",
-        lambda: daemon.runtime.gate.watch(REDIS, REDIS_CHECK_SECONDS, daemon.runtime.stopping),
+        lambda: daemon.runtime.breaker.watch(REDIS, REDIS_CHECK_SECONDS, daemon.runtime.stopping),
         daemon.runtime.liveness,
     )
     with (
@@ -191,7 +191,7 @@ def build(settings: Settings) -> Daemon:
     ledger = CountedLedger(redis_ledger, metrics)
     metrics.watch_redis(redis_ledger.risks)
     runtime = Runtime(
-        Gate(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
+        CircuitBreaker(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
         Pulse(),
         Stop(lambda: live.current[SpoolSettings].stop_seconds),
         metrics,
@@ -209,7 +209,7 @@ def build(settings: Settings) -> Daemon:
     metrics.watch_store(parts.store.weaker_promises)
     service = Service(runtime, parts.spool, workers, lists.take, ledger)
     metrics.watch_waiting(service.waiting.counts)
-    waited_for = Together(workers, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
+    waited_for = AllFaults(workers, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
     metrics.watch_spool(parts.spool, waited_for)
     health = Health(
         runtime.liveness,

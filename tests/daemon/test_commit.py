@@ -16,7 +16,7 @@ from md5s3stash.stash import StashReport
 from md5s3stash_daemon.intake.files import committer as file_committer
 from md5s3stash_daemon.intake.files.committer import Committer, Finished
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.spool import Spool
@@ -89,10 +89,10 @@ def test_failures_that_the_disk_has_no_room_for_are_told_and_hold_up_no_other(
         failing.append(Finished(entry, replace(outcome, reports=(), error="Kind", reason="why"), None))
     noted: list[tuple[str, str]] = []
     ended: list[str] = []
-    gate = Gate({}, RetryPolicy)
-    monkeypatch.setattr(gate, "note", lambda service, refusal: noted.append((service, refusal)))
+    breaker = CircuitBreaker({}, RetryPolicy)
+    monkeypatch.setattr(breaker, "note", lambda service, refusal: noted.append((service, refusal)))
     committer = Committer(
-        runtime_of(gate),
+        runtime_of(breaker),
         spool,
         RedisLedger(redis.Redis.from_url(redis_server), f"commit-{tmp_path.name}", "spool"),
         lambda entries: ended.extend(entry.name for entry in entries),

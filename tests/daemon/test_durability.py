@@ -23,7 +23,7 @@ from md5s3stash_daemon.ledger.committer import Recorder
 from md5s3stash_daemon.ledger.confirmations import Confirmation
 from md5s3stash_daemon.ledger.durability import risks_of
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import ThreadPulse
 from tests.support.outages import OwnRedis
 from tests.support.runtime import runtime_of
@@ -249,26 +249,28 @@ def test_a_redis_that_came_back_otherwise_is_asked_at_once(tmp_path: Path) -> No
 def test_a_redis_that_takes_no_record_is_down_although_its_probe_finds_nothing(own_redis: OwnRedis) -> None:
     ledger = ledger_of(own_redis)
     own_redis.client.acl_setuser("default", enabled=True, commands=["-xadd"])
-    gate = Gate({"redis": ledger.probe}, lambda: RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02))
-    runtime = runtime_of(gate)
+    breaker = CircuitBreaker(
+        {"redis": ledger.probe}, lambda: RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02)
+    )
+    runtime = runtime_of(breaker)
     stopping, pulse = runtime.stopping, runtime.liveness
     recorder = Recorder(runtime, ledger, ThreadPulse(pulse, "committer"))
     ledger.probe()
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(recorder.record([outcome(0)])))
     # Somebody who waits for it, and probes.
-    other = threading.Thread(target=gate.pass_through, args=(stopping,))
+    other = threading.Thread(target=breaker.wait_until_available, args=(stopping,))
     thread.start()
     try:
-        wait_until(lambda: gate.faults() != {}, "it is down")
+        wait_until(lambda: breaker.faults() != {}, "it is down")
         other.start()
         probes = 0
         while probes < 200:
-            assert re.search("grant the user of REDIS_URL", gate.faults()["redis"])
+            assert re.search("grant the user of REDIS_URL", breaker.faults()["redis"])
             probes += 1
             stopping.wait(0.01)
         own_redis.client.acl_setuser("default", enabled=True, commands=["+xadd"])
-        wait_until(lambda: done == [True] and gate.faults() == {}, "recorded, and up again")
+        wait_until(lambda: done == [True] and breaker.faults() == {}, "recorded, and up again")
     finally:
         stopping.set()
         thread.join()

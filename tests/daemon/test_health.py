@@ -18,7 +18,7 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.version import running_version
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.web import server as web_server
 from md5s3stash_daemon.web.server import MAX_REQUESTS_AT_ONCE, StatusServer
@@ -245,9 +245,9 @@ def test_both_what_is_down_and_what_hangs_is_told() -> None:
     pulse = Pulse(clock=lambda: now[0])
     pulse.beat("committer")
     now[0] = 60.0
-    gate = Gate({"s3": down}, RetryPolicy)
-    assert gate.is_down("s3")
-    health = Health(pulse, gate, Metrics(), stuck_seconds=lambda: 60.0)
+    breaker = CircuitBreaker({"s3": down}, RetryPolicy)
+    assert breaker.is_down("s3")
+    health = Health(pulse, breaker, Metrics(), stuck_seconds=lambda: 60.0)
 
     assert health.reasons() == ["stuck: the committer has not got on for 60 seconds", "paused: s3: no answer"]
     assert health.status_line() == (

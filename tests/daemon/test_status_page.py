@@ -22,7 +22,7 @@ import requests
 
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.runtime.circuit_breaker import Faulty, Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker, HasFaults
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, deferred, failed
@@ -43,10 +43,12 @@ def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
 
 
 @contextmanager
-def page_of(site: Site, environment: Mapping[str, str] | None = None, gate: Faulty | None = None) -> Iterator[str]:
+def page_of(
+    site: Site, environment: Mapping[str, str] | None = None, waited_for: HasFaults | None = None
+) -> Iterator[str]:
     """The URL of the page."""
     chosen = {**site.environment(), "MD5S3STASH_HTTP_PORT": "", **(environment or {})}
-    with status_server(chosen, gate) as server:
+    with status_server(chosen, waited_for) as server:
         assert server is not None
         yield f"http://127.0.0.1:{server.server_port}/"
 
@@ -225,9 +227,9 @@ def test_a_pause_is_told_with_its_reason(site: Site) -> None:
     def down() -> None:
         raise StoreUnavailable("no answer from <the store>")
 
-    gate = Gate({"s3": down}, RetryPolicy)
-    assert gate.is_down("s3")
-    with page_of(site, gate=gate) as url:
+    breaker = CircuitBreaker({"s3": down}, RetryPolicy)
+    assert breaker.is_down("s3")
+    with page_of(site, waited_for=breaker) as url:
         page = text_of(url)
     assert "Nothing is being stashed." in page
     assert "paused: s3: no answer from &lt;the store&gt;" in page
@@ -236,7 +238,7 @@ def test_a_pause_is_told_with_its_reason(site: Site) -> None:
 def test_where_only_downloads_wait_the_page_does_not_say_that_files_do(site: Site) -> None:
     floor = DiskFloor([str(site.spool)], min_free_bytes=2**59)
     assert not floor.has_room()
-    with page_of(site, gate=floor) as url:
+    with page_of(site, waited_for=floor) as url:
         page = text_of(url)
     assert "Nothing is being stashed." not in page
     assert "Nothing is being downloaded; files are stashed." in page

@@ -26,7 +26,7 @@ from md5s3stash_daemon.downloads.url_stasher import LineWorker
 from md5s3stash_daemon.intake.lists.journal import Journal
 from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.threads import spawn
@@ -240,7 +240,7 @@ def test_a_list_never_ends_with_fewer_outcomes_than_lines(tmp_path: Path, error:
     spool.create()
     (tmp_path / PROGRESS).mkdir()
     runtime = runtime_of(
-        Gate({"s3": lambda: None}, RetryPolicy), Broken(), first_delay_seconds=0.01, max_delay_seconds=0.02
+        CircuitBreaker({"s3": lambda: None}, RetryPolicy), Broken(), first_delay_seconds=0.01, max_delay_seconds=0.02
     )
     politeness = Politeness(2, 0.0)
     worker = LineWorker(runtime, [cast(Stasher, _StoreIsAway())], politeness)
@@ -267,11 +267,11 @@ def test_a_service_that_cannot_be_asked_is_down_until_it_can_be() -> None:
         if answer is not None:
             raise answer
 
-    gate = Gate({"s3": probe}, lambda: RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02))
-    assert gate.is_down("s3")
-    assert "Too many open files" in gate.faults()["s3"]
-    assert gate.pass_through(threading.Event())
-    assert gate.faults() == {}
+    breaker = CircuitBreaker({"s3": probe}, lambda: RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02))
+    assert breaker.is_down("s3")
+    assert "Too many open files" in breaker.faults()["s3"]
+    assert breaker.wait_until_available(threading.Event())
+    assert breaker.faults() == {}
     assert next(answers, "all asked") == "all asked"
 
 

@@ -17,7 +17,7 @@ from md5s3stash_daemon.intake.files.main_loop import Service
 from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.metrics import QueueDepth
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.spool import Spool
@@ -223,7 +223,7 @@ def test_events_do_not_bring_pass_after_pass_over_what_cannot_be_taken(
     spool.create()
     for number in range(4000):
         (tmp_path / f"incoming/.{number}").touch()
-    runtime = runtime_of(Gate({"s3": lambda: None}, RetryPolicy))
+    runtime = runtime_of(CircuitBreaker({"s3": lambda: None}, RetryPolicy))
     service = Service(
         runtime, spool, cast(WorkerSupervisor, IdleCrew()), lambda entry: False, cast(Ledger, EmptyLedger())
     )

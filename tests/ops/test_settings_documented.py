@@ -15,7 +15,7 @@ from md5s3stash_daemon.config.load import toml_value
 from md5s3stash_daemon.config.reload import LIVE
 from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import Waiting
 
@@ -62,7 +62,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.create()
     metrics = Metrics()
-    metrics.watch_spool(spool, Gate({}, RetryPolicy))
+    metrics.watch_spool(spool, CircuitBreaker({}, RetryPolicy))
     metrics.watch_redis(frozenset)
     metrics.watch_waiting(Waiting().counts)
     told = set(re.findall(r"^# TYPE (md5s3stash_\w+) ", metrics.exposition().decode(), re.MULTILINE))

@@ -8,7 +8,7 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.runtime.runtime import EventCounter, LiveSettings, Runtime
 from md5s3stash_daemon.runtime.shutdown import Stop
@@ -19,8 +19,8 @@ def settings_of(**spool: Any) -> Settings:
     return Settings({SpoolSettings: SpoolSettings(**spool), UrlSettings: UrlSettings()})
 
 
-def runtime_of(gate: Gate | None = None, events: EventCounter | None = None, **spool: Any) -> Runtime:
+def runtime_of(breaker: CircuitBreaker | None = None, events: EventCounter | None = None, **spool: Any) -> Runtime:
     """`spool`: settings of the spool that are not the defaults."""
     live = LiveSettings(settings_of(**spool))
     shutdown = Stop(lambda: live.current[SpoolSettings].stop_seconds)
-    return Runtime(gate or Gate({}, RetryPolicy), Pulse(), shutdown, events or Metrics(), live)
+    return Runtime(breaker or CircuitBreaker({}, RetryPolicy), Pulse(), shutdown, events or Metrics(), live)

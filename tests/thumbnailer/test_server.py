@@ -279,7 +279,7 @@ def test_stop_lets_a_running_request_finish_and_accepts_no_more(s3_server: str, 
     original = picture()
     md5 = put(original)
     with (
-        _gate(s3_server) as (endpoint, asked, go_on),
+        _breaker(s3_server) as (endpoint, asked, go_on),
         thumbnailer(tmp_path, endpoint) as server,
         ThreadPoolExecutor() as threads,
     ):
@@ -329,7 +329,7 @@ def _render_workers(server: Thumbnailer) -> list[int]:
 
 
 @contextmanager
-def _gate(s3_server: str) -> Iterator[tuple[str, threading.Event, threading.Event]]:
+def _breaker(s3_server: str) -> Iterator[tuple[str, threading.Event, threading.Event]]:
     """A way to S3 that says when it is asked for an original, and lets nothing through until it is told to."""
     asked, go_on = threading.Event(), threading.Event()
     connections = itertools.count(1)

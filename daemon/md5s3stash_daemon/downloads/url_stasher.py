@@ -70,7 +70,7 @@ class LineWorker:
         first, and nothing else.
         """
         try:
-            while self._runtime.pass_through():
+            while self._runtime.wait_until_available():
                 began = time.monotonic()
                 try:
                     outcome = stash()
@@ -80,8 +80,8 @@ class LineWorker:
                     self._runtime.events.service_error(S3)
                     # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy,
                     # for which the line waits as a file does.
-                    if not self._runtime.gate.is_down(S3):
-                        self._runtime.gate.note(S3, str(error))
+                    if not self._runtime.breaker.is_down(S3):
+                        self._runtime.breaker.note(S3, str(error))
                         return Again(type(error).__name__, str(error), counts=False)
                 except StashError as error:
                     if isinstance(error, SourceUnavailable) and time.monotonic() - began > SLOW_SECONDS:
@@ -104,7 +104,7 @@ class LineWorker:
         if len({report.md5 for report in reports}) > 1:
             raise SourceChanged("the origin sent one content for the first bucket and another for the next")
         if any(result.outcome is not HowStored.KNOWN for result in results):
-            self._runtime.gate.note(S3, "")
+            self._runtime.breaker.note(S3, "")
         sent = any(result.outcome is HowStored.STORED for result in results)
         return Outcome(queue_id, source, reports, results[0].size_bytes, sent=sent)
 
@@ -112,7 +112,7 @@ class LineWorker:
         if not error.retryable:
             return Outcome(queue_id, line.url, error=type(error).__name__, reason=str(error))
         if isinstance(error, StoreError):
-            self._runtime.gate.note(S3, str(error))
+            self._runtime.breaker.note(S3, str(error))
         if isinstance(error, SourceUnavailable) and error.retry_after_seconds:
             self._politeness.pause(line.host, min(error.retry_after_seconds, self.delays.max_delay_seconds))
         return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))

@@ -54,21 +54,21 @@ class Recorder:
         return True
 
     def _record_after(self, error: CacheUnavailable | None, outcomes: Sequence[Outcome]) -> bool:
-        gate = self._runtime.gate
+        breaker = self._runtime.breaker
         with contextlib.ExitStack() as refusing:
             while error is not None:
-                if gate.is_down(REDIS):
+                if breaker.is_down(REDIS):
                     refusing.close()
-                    if not self._runtime.pass_through():
+                    if not self._runtime.wait_until_available():
                         return False
                 else:
                     # Its probe finds nothing wrong and yet it takes no record: it is down until it takes this one.
                     log.error("not recorded outcomes=%d error=%r", len(outcomes), str(error))
-                    refusing.enter_context(gate.refusing(REDIS, str(error)))
+                    refusing.enter_context(breaker.refusing(REDIS, str(error)))
                     if self._runtime.stopping.wait(1.0):
                         return False
                 error = self._attempt(outcomes)
-        gate.reopen(REDIS)
+        breaker.recover(REDIS)
         return True
 
     def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:

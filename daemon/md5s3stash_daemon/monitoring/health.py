@@ -1,4 +1,4 @@
-"""Is the daemon well? Its threads say that they get on, its gate says what it waits for; this puts the two together."""
+"""Is the daemon well? Its threads say that they get on, its circuit breaker says what it waits for; this puts the two together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from md5s3stash_daemon.monitoring.counters import DEFERRED, FAILED
 from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.circuit_breaker import Faulty
+from md5s3stash_daemon.runtime.circuit_breaker import HasFaults
 from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
 from md5s3stash_daemon.spool.waiting import Waiting
 
@@ -26,7 +26,7 @@ class Health:
     def __init__(
         self,
         pulse: Pulse,
-        gate: Faulty,
+        waited_for: HasFaults,
         metrics: Metrics,
         stuck_seconds: Callable[[], float],
         waiting: Waiting | None = None,
@@ -34,7 +34,7 @@ class Health:
         self._stuck_seconds = stuck_seconds
         self.pulse = pulse
         self.waiting = waiting or Waiting()
-        self._gate = gate
+        self._waited_for = waited_for
         self._metrics = metrics
 
     @property
@@ -51,7 +51,7 @@ class Health:
         stuck = [
             Problem(f"stuck: the {thread} has not got on for {self.stuck_seconds:g} seconds") for thread in self.stuck()
         ]
-        faults = sorted(self._gate.faults().items())
+        faults = sorted(self._waited_for.faults().items())
         return stuck + [Problem(f"paused: {service}: {reason}", service) for service, reason in faults]
 
     def reasons(self) -> list[str]:

@@ -20,7 +20,7 @@ from md5s3stash.settings import RISKS
 from md5s3stash.version import build_info
 from md5s3stash_daemon.monitoring.counters import OUTCOMES, Counts, Tally
 from md5s3stash_daemon.power_cut.power_cut import damaged
-from md5s3stash_daemon.runtime.circuit_breaker import Faulty
+from md5s3stash_daemon.runtime.circuit_breaker import HasFaults
 from md5s3stash_daemon.runtime.disk_space import DOWNLOADS, SPOOL
 from md5s3stash_daemon.spool.entry import INCOMING, STATES
 from md5s3stash_daemon.spool.reports import ERROR_SUFFIX
@@ -64,10 +64,10 @@ class Metrics(Tally):
         )
         self._registry.register(_Collected(self._collect))
 
-    def watch_spool(self, spool: Spool, gate: Faulty) -> None:
+    def watch_spool(self, spool: Spool, waited_for: HasFaults) -> None:
         """Adds what is read from them at each scrape. Once."""
         queue = QueueDepth(spool)
-        self._registry.register(_Collected(lambda: _paused(gate)))
+        self._registry.register(_Collected(lambda: _paused(waited_for)))
         self._registry.register(_Collected(lambda: itertools.chain(queue.metrics(), _free_disk(spool))))
 
     def add(self, counts: Counts) -> None:
@@ -248,8 +248,8 @@ def _arrivals(folder: str, is_ignored: Callable[[str], bool]) -> Iterator[float]
                             yield item.stat(follow_symlinks=False).st_ctime
 
 
-def _paused(gate: Faulty) -> Iterator[Metric]:
-    faults = gate.faults()
+def _paused(waited_for: HasFaults) -> Iterator[Metric]:
+    faults = waited_for.faults()
     paused = GaugeMetricFamily("md5s3stash_paused", "1 while what needs this service waits for it", labels=["service"])
     for service in (*SERVICES, SPOOL, DOWNLOADS, QUEUE):
         paused.add_metric([service], float(service in faults))

@@ -22,23 +22,23 @@ REDIS = "redis"
 Probe = Callable[[], object]
 
 
-class Faulty(Protocol):
+class HasFaults(Protocol):
     """Whoever can tell what has to be waited for, such as a service that is down, and what each said last."""
 
     def faults(self) -> dict[str, str]: ...
 
 
-class Together:
+class AllFaults:
     """What several tell, as one."""
 
-    def __init__(self, *faulty: Faulty) -> None:
+    def __init__(self, *faulty: HasFaults) -> None:
         self._faulty = faulty
 
     def faults(self) -> dict[str, str]:
         return {service: said for each in self._faulty for service, said in each.faults().items()}
 
 
-class Gate:
+class CircuitBreaker:
     """Open while every service answers. Whoever meets a fault reports it; whoever starts work passes through first."""
 
     def __init__(
@@ -83,18 +83,18 @@ class Gate:
             return noted
 
     def is_down(self, service: str) -> bool:
-        """Asks the service now, because somebody has just failed with it; closes the gate if it is down.
+        """Asks the service now, because somebody has just failed with it; trips if it is down.
 
         The answer decides whose fault it was: where the service answers, the failure was the file's own.
         """
         try:
             self._probes[service]()
         except Exception as error:
-            self.close(service, _why(error))
+            self.trip(service, _why(error))
             return True
         return False
 
-    def pass_through(self, stopping: threading.Event) -> bool:
+    def wait_until_available(self, stopping: threading.Event) -> bool:
         """Waits until all services answer; False where the program is to stop first."""
         while not stopping.is_set():
             with self._lock:
@@ -111,7 +111,7 @@ class Gate:
                 stopping.wait(min(wait_seconds, 1.0))
         return False
 
-    def close(self, service: str, reason: str) -> None:
+    def trip(self, service: str, reason: str) -> None:
         """Somebody else has found the service down."""
         with self._lock:
             if service not in self._faults:
@@ -124,14 +124,14 @@ class Gate:
         """While the context lasts the service is down, whatever its probe says: it answers and does not do its work."""
         with self._lock:
             self._refusing[service] += 1
-        self.close(service, reason)
+        self.trip(service, reason)
         try:
             yield
         finally:
             with self._lock:
                 self._refusing[service] -= 1
 
-    def reopen(self, service: str) -> None:
+    def recover(self, service: str) -> None:
         """The service has just done its work: nobody need probe it first, and nobody may come who would."""
         with self._lock:
             if self._refusing[service] or self._faults.pop(service, None) is None:
@@ -144,7 +144,7 @@ class Gate:
         """Asks the service every so many seconds, until the program is to stop: a fault is known before there is work.
         Runs in a thread of its own.
         """
-        while self.pass_through(stopping):
+        while self.wait_until_available(stopping):
             if not self.is_down(service):
                 stopping.wait(seconds)
 
@@ -159,7 +159,7 @@ class Gate:
             try:
                 self._probes[service]()
             except Exception as error:
-                self.close(service, _why(error))
+                self.trip(service, _why(error))
                 continue
             with self._lock:
                 if self._refusing[service]:

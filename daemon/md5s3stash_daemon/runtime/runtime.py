@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from md5s3stash.settings import Settings
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import Pulse
 from md5s3stash_daemon.runtime.shutdown import Stop
 
@@ -31,7 +31,7 @@ class LiveSettings:
 class Runtime:
     """Of one process. SQS has one with a shutdown of its own."""
 
-    gate: Gate
+    breaker: CircuitBreaker
     liveness: Pulse
     shutdown: Stop
     events: EventCounter
@@ -42,6 +42,6 @@ class Runtime:
         """Set once nothing new is to begin."""
         return self.shutdown.event
 
-    def pass_through(self) -> bool:
+    def wait_until_available(self) -> bool:
         """Waits until all services answer; False where the process is to stop first."""
-        return self.gate.pass_through(self.shutdown.event)
+        return self.breaker.wait_until_available(self.shutdown.event)

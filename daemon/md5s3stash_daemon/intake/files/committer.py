@@ -101,7 +101,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         self._end([entry])
         self._lacks_room = False
         # Also for a worker that has died since it noted the fault.
-        self._runtime.gate.note(SPOOL, "")
+        self._runtime.breaker.note(SPOOL, "")
         return True
 
     def _fail_later(self, entry: Entry, error: OSError) -> bool:
@@ -110,7 +110,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         if not self._lacks_room:
             log.error("spool does not work reason=%r", reason)
             self._lacks_room = True
-        self._runtime.gate.note(SPOOL, reason)
+        self._runtime.breaker.note(SPOOL, reason)
         try:
             self._spool.defer(entry, due_after(time.time(), FAIL_AGAIN_SECONDS))
         except OSError:

@@ -130,14 +130,14 @@ class Worker:
 
     def _judged(self, entry: Entry, step: Callable[[], T | None]) -> T | Outcome | None:
         """What a step gives, or what becomes of the file where it fails."""
-        while self._runtime.pass_through():
+        while self._runtime.wait_until_available():
             try:
                 return step()
             except (StoreUnavailable, StoreRefused) as error:
                 self._runtime.events.service_error(S3)
                 # While the store itself is down the file has not failed, and waits here.
-                if not self._runtime.gate.is_down(S3):
-                    self._runtime.gate.note(S3, str(error))
+                if not self._runtime.breaker.is_down(S3):
+                    self._runtime.breaker.note(S3, str(error))
                     self._defer(entry, str(error))
                     return None
             except SourceChanged as error:
@@ -149,7 +149,7 @@ class Worker:
                     return Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
                 if isinstance(error, StoreError):
                     # It answers, and with what nobody can believe.
-                    self._runtime.gate.note(S3, str(error))
+                    self._runtime.breaker.note(S3, str(error))
                 self._defer(entry, str(error))
                 return None
             except Exception as error:
@@ -186,7 +186,7 @@ class Worker:
             for stasher, standing in zip(self._stashers, known.standings, strict=True)
         ]
         if any(result.outcome is not HowStored.KNOWN for result in results):
-            self._runtime.gate.note(S3, "")
+            self._runtime.breaker.note(S3, "")
         return Outcome(
             entry.queue_id,
             entry.name,

@@ -72,7 +72,7 @@ class Service:
         return self._runtime.live.current[SpoolSettings]
 
     def pass_seconds(self) -> float:
-        """How long the pass that is under way has lasted: there is more than the workers take, or the gate is closed.
+        """How long the pass that is under way has lasted: there is more than the workers take, or a service is unavailable.
         Negative between two passes.
         """
         return time.monotonic() - self._pass_began
@@ -94,7 +94,7 @@ class Service:
         forget_gone(self._ledger, self._spool)
         self._workers.start()
         # Wrong credentials or a missing bucket are told now, and not with the first file.
-        if self._runtime.gate.is_down(S3):
+        if self._runtime.breaker.is_down(S3):
             self._runtime.events.service_error(S3)
         completeness.polling, watching = self._watch(completed)
         with watching:
@@ -133,7 +133,7 @@ class Service:
     def _pass(self, intake: Intake) -> None:
         """Everything that is complete or due now, a batch at a time."""
         intake.start_pass()
-        while self._wait_for_room() and self._pass_gate():
+        while self._wait_for_room() and self._wait_until_available():
             try:
                 batch = intake.take(BATCH_FILES)
             except FileNotFoundError:
@@ -164,10 +164,10 @@ class Service:
                     return
         self._runtime.stopping.wait(until - time.monotonic())
 
-    def _pass_gate(self) -> bool:
+    def _wait_until_available(self) -> bool:
         # However long S3 or Redis is down.
         with self._runtime.liveness.resting(LOOP):
-            return self._runtime.pass_through()
+            return self._runtime.wait_until_available()
 
     def _wait_for_room(self) -> bool:
         """False where the daemon is to stop. However long the workers take: they tell whether they get on."""

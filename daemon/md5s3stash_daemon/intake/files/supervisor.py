@@ -140,7 +140,7 @@ class WorkerSupervisor:
         """The services that the daemon or any worker finds down, and what each said last."""
         with self._changed:
             found = {service: said for worker in self._workers for service, said in worker.faults.items()}
-        return found | self._runtime.gate.faults()
+        return found | self._runtime.breaker.faults()
 
     def under_way(self) -> int:
         """How many files are with the workers."""
@@ -222,7 +222,7 @@ class WorkerSupervisor:
         self._metrics.add(report.counts)
         self._metrics.weaker(report.weaker)
         for service, refusal in report.noted.items():
-            self._runtime.gate.note(service, refusal)
+            self._runtime.breaker.note(service, refusal)
         self._update_liveness(worker, report)
         with self._changed:
             for queue_id in report.ended:
@@ -233,7 +233,7 @@ class WorkerSupervisor:
             self._changed.notify_all()
         for service, said in new_faults.items():
             # Then nothing more is claimed either, until it answers.
-            self._runtime.gate.close(service, said)
+            self._runtime.breaker.trip(service, said)
 
     def _update_liveness(self, worker: _Worker, report: Report) -> None:
         """Each of its threads counts as one of ours, and so does its silence as a whole."""

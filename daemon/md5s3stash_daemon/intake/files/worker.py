@@ -26,7 +26,7 @@ from md5s3stash_daemon.intake.files.file_stasher import Handled, Worker
 from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
 from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
-from md5s3stash_daemon.runtime.circuit_breaker import Gate
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
 from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
 from md5s3stash_daemon.runtime.shutdown import Stop
@@ -57,7 +57,7 @@ class WorkerProcess:
         client = parts.redis_client()
         ledger = CountedLedger(parts.ledger(client), self._tally)
         self._runtime = runtime = Runtime(
-            Gate(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
+            CircuitBreaker(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
             Pulse(),
             Stop(lambda: live.current[SpoolSettings].stop_seconds),
             self._tally,
@@ -224,8 +224,8 @@ class _Outbox:
             report = Report(
                 ended,
                 self._tally.take(),
-                self._runtime.gate.down(),
-                self._runtime.gate.take_noted(),
+                self._runtime.breaker.down(),
+                self._runtime.breaker.take_noted(),
                 self._runtime.liveness.silences(),
                 self._weaker(),
                 complete,

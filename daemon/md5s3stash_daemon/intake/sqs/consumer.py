@@ -130,7 +130,7 @@ class QueueIntake:
         failures = 0
         with pulse.resting():
             self._look_at_queue()
-        while self._pass_gate(pulse):
+        while self._wait_until_available(pulse):
             if self._parts.settings.window - len(self._parts.hand) < BATCH:
                 pulse.beat()
                 self._ending.wait(TICK_SECONDS)
@@ -158,10 +158,10 @@ class QueueIntake:
             with pulse.resting():
                 self._take(messages, asked_at)
 
-    def _pass_gate(self, pulse: ThreadPulse) -> bool:
+    def _wait_until_available(self, pulse: ThreadPulse) -> bool:
         # However long S3 or Redis is down: what would be received then would only wait here.
         with pulse.resting():
-            return self._parts.runtime.pass_through()
+            return self._parts.runtime.wait_until_available()
 
     def _take(self, messages: list[Message], asked_at: float) -> None:
         self._parts.metrics.queue_event("received", len(messages))

@@ -1,0 +1,44 @@
+"""What a service said to the last piece of work is told, and nothing waits for it."""
+
+from __future__ import annotations
+
+import threading
+
+from md5s3stash.errors import StoreUnavailable
+from md5s3stash.retry import RetryPolicy
+from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
+
+DELAYS = RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02)
+
+
+def test_a_refusal_is_told_until_a_piece_of_work_is_done_and_nothing_waits() -> None:
+    breaker = CircuitBreaker({"s3": lambda: None}, lambda: DELAYS)
+
+    breaker.note("s3", "403 AccessDenied")
+
+    assert breaker.faults() == {"s3": "403 AccessDenied"}
+    assert breaker.down() == {}
+    assert breaker.wait_until_available(threading.Event())
+    assert breaker.faults() == {"s3": "403 AccessDenied"}, "the probe says nothing about it"
+    breaker.note("s3", "")
+    assert breaker.faults() == {}
+
+
+def test_what_is_down_is_told_before_what_was_refused() -> None:
+    def down() -> None:
+        raise StoreUnavailable("no answer")
+
+    breaker = CircuitBreaker({"s3": down}, lambda: DELAYS)
+    breaker.note("s3", "403 AccessDenied")
+
+    assert breaker.is_down("s3")
+    assert breaker.faults() == breaker.down() == {"s3": "no answer"}
+
+
+def test_what_was_noted_is_handed_on_once() -> None:
+    breaker = CircuitBreaker({}, lambda: DELAYS)
+    breaker.note("s3", "403 AccessDenied")
+    breaker.note("s3", "")
+
+    assert breaker.take_noted() == {"s3": ""}
+    assert breaker.take_noted() == {}
