@@ -41,7 +41,7 @@ from md5s3stash_daemon.power_cut.boot_record import BootRecord, this_boot
 from md5s3stash_daemon.power_cut.power_cut import hold_damaged
 from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
 from md5s3stash_daemon.runtime.circuit_breaker import REDIS, AllFaults, CircuitBreaker
-from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
+from md5s3stash_daemon.runtime.liveness import LOOP, Liveness
 from md5s3stash_daemon.runtime.log_format import set_line_format
 from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
 from md5s3stash_daemon.runtime.shutdown import Stop
@@ -192,7 +192,7 @@ def build(settings: Settings) -> Daemon:
     metrics.watch_redis(redis_ledger.risks)
     runtime = Runtime(
         CircuitBreaker(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
-        Pulse(),
+        Liveness(),
         Stop(lambda: live.current[SpoolSettings].stop_seconds),
         metrics,
         live,

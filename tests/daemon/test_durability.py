@@ -24,7 +24,7 @@ from md5s3stash_daemon.ledger.confirmations import Confirmation
 from md5s3stash_daemon.ledger.durability import risks_of
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
-from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from tests.support.outages import OwnRedis
 from tests.support.runtime import runtime_of
 from tests.support.servers import wait_until
@@ -253,8 +253,8 @@ def test_a_redis_that_takes_no_record_is_down_although_its_probe_finds_nothing(o
         {"redis": ledger.probe}, lambda: RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=0.02)
     )
     runtime = runtime_of(breaker)
-    stopping, pulse = runtime.stopping, runtime.liveness
-    recorder = Recorder(runtime, ledger, ThreadPulse(pulse, "committer"))
+    stopping, liveness = runtime.stopping, runtime.liveness
+    recorder = Recorder(runtime, ledger, ThreadLiveness(liveness, "committer"))
     ledger.probe()
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(recorder.record([outcome(0)])))

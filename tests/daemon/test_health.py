@@ -19,7 +19,7 @@ from md5s3stash.version import running_version
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.web import server as web_server
 from md5s3stash_daemon.web.server import MAX_REQUESTS_AT_ONCE, StatusServer
 from tests.daemon.test_notify import STUCK_ON_TRAP
@@ -222,19 +222,19 @@ def test_no_port_serves_nothing(environment: dict[str, str]) -> None:
 
 def test_one_that_rests_or_has_ended_is_never_stuck_and_one_that_is_silent_is() -> None:
     now = [0.0]
-    pulse = Pulse(clock=lambda: now[0])
-    pulse.beat("loop")
-    with pulse.resting("committer"):
+    liveness = Liveness(clock=lambda: now[0])
+    liveness.beat("loop")
+    with liveness.idle("committer"):
         now[0] = 100.0
-        assert pulse.silent(60) == ["loop"]
-        pulse.beat("loop")
+        assert liveness.silent(60) == ["loop"]
+        liveness.beat("loop")
         now[0] = 159.0
-        assert pulse.silent(60) == []
-        pulse.end("loop")
+        assert liveness.silent(60) == []
+        liveness.end("loop")
         now[0] = 900.0
-        assert pulse.silent(60) == []
+        assert liveness.silent(60) == []
     now[0] = 960.0
-    assert pulse.silent(60) == ["committer"]
+    assert liveness.silent(60) == ["committer"]
 
 
 def test_both_what_is_down_and_what_hangs_is_told() -> None:
@@ -242,12 +242,12 @@ def test_both_what_is_down_and_what_hangs_is_told() -> None:
         raise StoreUnavailable("no answer")
 
     now = [0.0]
-    pulse = Pulse(clock=lambda: now[0])
-    pulse.beat("committer")
+    liveness = Liveness(clock=lambda: now[0])
+    liveness.beat("committer")
     now[0] = 60.0
     breaker = CircuitBreaker({"s3": down}, RetryPolicy)
     assert breaker.is_down("s3")
-    health = Health(pulse, breaker, Metrics(), stuck_seconds=lambda: 60.0)
+    health = Health(liveness, breaker, Metrics(), stuck_seconds=lambda: 60.0)
 
     assert health.reasons() == ["stuck: the committer has not got on for 60 seconds", "paused: s3: no answer"]
     assert health.status_line() == (

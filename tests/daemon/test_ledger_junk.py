@@ -34,7 +34,7 @@ from md5s3stash_daemon.ledger.restore import Restorer
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.web.page import StatusPage
 from tests.support.junk import BYTES, JSON, TEXTS
@@ -74,7 +74,7 @@ def page(tmp_path: Path, redis_server: str) -> StatusPage:
         {"BUCKET_BASE": "bucket", "REDIS_URL": redis_server, "SPOOL_DIR": str(tmp_path / "spool"), **PREFIX}, None
     )
     metrics = Metrics()
-    return StatusPage(chosen, Health(Pulse(), CircuitBreaker({}, RetryPolicy), metrics, lambda: 60.0), metrics)
+    return StatusPage(chosen, Health(Liveness(), CircuitBreaker({}, RetryPolicy), metrics, lambda: 60.0), metrics)
 
 
 PREFIX = {"MD5S3STASH_REDIS_PREFIX": "junk", "MD5S3STASH_HTTP_THUMBNAILS_URL": "https://thumbs.example.org"}

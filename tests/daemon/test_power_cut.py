@@ -32,7 +32,7 @@ from md5s3stash_daemon.power_cut.power_cut import (
     reason_of,
 )
 from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.spool.entry import HOLD, Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_metrics import metrics_of
@@ -298,7 +298,7 @@ def test_the_spool_is_synced_while_files_wait_and_when_one_is_parked(spool: Spoo
     record = BootRecord(spool.directory)
     record.begin(Boot("abc", 1))
     waiting = False
-    sync = SpoolSync(spool, record, lambda: waiting, Pulse())
+    sync = SpoolSync(spool, record, lambda: waiting, Liveness())
 
     def synced() -> int:
         return BootRecord(spool.directory).synced_ns
@@ -349,7 +349,7 @@ def test_a_disk_that_refuses_a_sync_clears_nobody(spool: Spool, monkeypatch: pyt
     record = BootRecord(spool.directory)
     record.begin(Boot("abc", 1))
     monkeypatch.setattr("md5s3stash_daemon.power_cut.boot_record.sync_filesystem", refuses)
-    sync = SpoolSync(spool, record, lambda: True, Pulse())
+    sync = SpoolSync(spool, record, lambda: True, Liveness())
     sync.start()
     sync.finish()
 

@@ -28,7 +28,7 @@ from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
-from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.liveness import Liveness, ThreadLiveness
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import PROGRESS, Entry
 from md5s3stash_daemon.spool.spool import Spool
@@ -60,11 +60,11 @@ def daemon_with(site: Site, patch: str, environment: dict[str, str] | None = Non
 def test_a_thread_that_ends_in_an_error_ends_its_process_which_says_why() -> None:
     program = """
         import logging, threading
-        from md5s3stash_daemon.monitoring.health import Pulse
+        from md5s3stash_daemon.runtime.liveness import Liveness
         from md5s3stash_daemon.runtime.threads import spawn
         logging.basicConfig()
         def loop(): raise SystemExit("as if all were well")
-        spawn("lister", loop, Pulse())
+        spawn("lister", loop, Liveness())
         threading.Event().wait(60)
     """
     done = subprocess.run(
@@ -82,25 +82,25 @@ def test_a_thread_that_ends_in_an_error_ends_its_process_which_says_why() -> Non
 
 def test_a_thread_is_marked_for_as_long_as_it_runs_and_at_rest_until_it_beats() -> None:
     now = 0.0
-    pulse = Pulse(lambda: now)
+    liveness = Liveness(lambda: now)
     may_beat, has_beaten, may_end = threading.Event(), threading.Event(), threading.Event()
 
     def loop() -> None:
         may_beat.wait(30)
-        pulse.beat("lister")
+        liveness.beat("lister")
         has_beaten.set()
         may_end.wait(30)
 
-    thread = spawn("lister", loop, pulse)
+    thread = spawn("lister", loop, liveness)
     now = 1000.0
-    assert pulse.silent(10) == []
+    assert liveness.silent(10) == []
     may_beat.set()
     assert has_beaten.wait(30)
     now = 2000.0
-    assert pulse.silent(10) == ["lister"]
+    assert liveness.silent(10) == ["lister"]
     may_end.set()
     thread.join(30)
-    assert pulse.silent(10) == []
+    assert liveness.silent(10) == []
 
 
 @pytest.mark.parametrize("place", ["worker_process.WorkerProcess._chunk", "recorder.GroupCommitter._next_group"])
@@ -250,7 +250,10 @@ def test_a_list_never_ends_with_fewer_outcomes_than_lines(tmp_path: Path, error:
         parts = ListParts(runtime, ledger, worker, caches, politeness, disk, pool)
         journal = Journal(str(tmp_path / PROGRESS / "j.journal"))
         run = ListRun(
-            parts, Entry("x.urls", str(tmp_path / "x.urls"), "batch"), journal, ThreadPulse(runtime.liveness, "list-0")
+            parts,
+            Entry("x.urls", str(tmp_path / "x.urls"), "batch"),
+            journal,
+            ThreadLiveness(runtime.liveness, "list-0"),
         )
         assert run.run(io.BytesIO(lines))
 

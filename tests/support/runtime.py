@@ -9,7 +9,7 @@ from md5s3stash.settings import Settings
 from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.runtime.runtime import EventCounter, LiveSettings, Runtime
 from md5s3stash_daemon.runtime.shutdown import Stop
 
@@ -23,4 +23,4 @@ def runtime_of(breaker: CircuitBreaker | None = None, events: EventCounter | Non
     """`spool`: settings of the spool that are not the defaults."""
     live = LiveSettings(settings_of(**spool))
     shutdown = Stop(lambda: live.current[SpoolSettings].stop_seconds)
-    return Runtime(breaker or CircuitBreaker({}, RetryPolicy), Pulse(), shutdown, events or Metrics(), live)
+    return Runtime(breaker or CircuitBreaker({}, RetryPolicy), Liveness(), shutdown, events or Metrics(), live)

@@ -11,7 +11,7 @@ from md5s3stash_daemon.config.settings import HttpSettings
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker, HasFaults
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.web.page import StatusPage
 from md5s3stash_daemon.web.server import StatusServer, serving
 from tests.support.servers import free_port
@@ -23,7 +23,7 @@ def status_server(environment: Mapping[str, str], waited_for: HasFaults | None =
     port = environment.get("MD5S3STASH_HTTP_PORT") or str(free_port())
     settings = read_settings({**environment, "MD5S3STASH_HTTP_PORT": port}, None)
     metrics = Metrics()
-    health = Health(Pulse(), waited_for or CircuitBreaker({}, RetryPolicy), metrics, stuck_seconds=lambda: 60.0)
+    health = Health(Liveness(), waited_for or CircuitBreaker({}, RetryPolicy), metrics, stuck_seconds=lambda: 60.0)
     page = StatusPage(settings, health, metrics)
     with serving(settings[HttpSettings], health, metrics, page) as server:
         yield server

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.runtime.circuit_breaker import REDIS
-from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
 
@@ -35,19 +35,19 @@ T = TypeVar("T")
 
 
 class Recorder:
-    """One thread's way to the ledger. Its pulse rests for as long as the ledger is down."""
+    """One thread's way to the ledger. It is idle for as long as the ledger is down."""
 
-    def __init__(self, runtime: Runtime, ledger: Ledger, pulse: ThreadPulse) -> None:
+    def __init__(self, runtime: Runtime, ledger: Ledger, liveness: ThreadLiveness) -> None:
         self._runtime = runtime
         self._ledger = ledger
-        self._pulse = pulse
+        self._liveness = liveness
         self._forgettable: list[str] = []
 
     def record(self, outcomes: Sequence[Outcome]) -> bool:
         """Waits until the ledger has all of them; False where the daemon stops before that."""
         error = self._attempt(outcomes)
         if error is not None:
-            with self._pulse.resting():
+            with self._liveness.idle():
                 if not self._record_after(error, outcomes):
                     return False
         self.forget()
@@ -103,18 +103,18 @@ class GroupCommitter(ABC, Generic[T]):
     """
 
     def __init__(
-        self, runtime: Runtime, ledger: Ledger, pulse: ThreadPulse, linger_seconds: float = LINGER_SECONDS
+        self, runtime: Runtime, ledger: Ledger, liveness: ThreadLiveness, linger_seconds: float = LINGER_SECONDS
     ) -> None:
         self._runtime = runtime
-        self._recorder = Recorder(runtime, ledger, pulse)
-        self._pulse = pulse
+        self._recorder = Recorder(runtime, ledger, liveness)
+        self._liveness = liveness
         self._linger_seconds = linger_seconds
         self._ending = threading.Event()
         self._queue: queue.Queue[T | None] = queue.Queue(maxsize=QUEUE_SIZE)
         self._complete = True
 
     def start(self) -> None:
-        self._thread = spawn(self._pulse.thread, self._run, self._pulse.pulse)
+        self._thread = spawn(self._liveness.thread, self._run, self._liveness.liveness)
 
     def put(self, item: T) -> None:
         """Hands over what is finished; waits while too much is uncommitted."""
@@ -147,7 +147,7 @@ class GroupCommitter(ABC, Generic[T]):
         is_behind = False
         while more:
             group, more = self._next_group(CATCH_UP_SECONDS if is_behind else None)
-            self._pulse.beat()
+            self._liveness.beat()
             if group and self._complete:
                 self._complete = self._committed(group)
             is_behind = self._catch_up()
@@ -171,7 +171,7 @@ class GroupCommitter(ABC, Generic[T]):
         """
         group: list[T] = []
         try:
-            with self._pulse.resting():
+            with self._liveness.idle():
                 item = self._queue.get(timeout=timeout_seconds)
         except queue.Empty:
             return [], True

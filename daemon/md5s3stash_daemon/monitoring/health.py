@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from md5s3stash_daemon.monitoring.counters import DEFERRED, FAILED
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import HasFaults
-from md5s3stash_daemon.runtime.liveness import LOOP, Pulse
+from md5s3stash_daemon.runtime.liveness import LOOP, Liveness
 from md5s3stash_daemon.spool.waiting import Waiting
 
 
@@ -25,14 +25,14 @@ class Health:
 
     def __init__(
         self,
-        pulse: Pulse,
+        liveness: Liveness,
         waited_for: HasFaults,
         metrics: Metrics,
         stuck_seconds: Callable[[], float],
         waiting: Waiting | None = None,
     ) -> None:
         self._stuck_seconds = stuck_seconds
-        self.pulse = pulse
+        self.liveness = liveness
         self.waiting = waiting or Waiting()
         self._waited_for = waited_for
         self._metrics = metrics
@@ -44,7 +44,7 @@ class Health:
 
     def stuck(self) -> list[str]:
         """The threads that hang."""
-        return self.pulse.silent(self.stuck_seconds)
+        return self.liveness.silent(self.stuck_seconds)
 
     def problems(self) -> list[Problem]:
         """Empty where all is well."""
@@ -67,5 +67,5 @@ class Health:
         counts = self._metrics.counts()
         stashed = sum(count for outcome, count in counts.items() if outcome not in (FAILED, DEFERRED))
         totals = f"stashed {stashed}, failed {counts[FAILED]}, deferred {counts[DEFERRED]}"
-        state = "waiting" if self.pulse.rests(LOOP) else "working"
+        state = "waiting" if self.liveness.is_idle(LOOP) else "working"
         return "; ".join([totals, *(self.reasons() or [state]), *self.waiting.warnings()])

@@ -30,7 +30,7 @@ class Reporter:
 
     def start(self) -> None:
         """Begins to report; the first time at once."""
-        self._thread = spawn("reporter", self._run, self._health.pulse)
+        self._thread = spawn("reporter", self._run, self._health.liveness)
 
     def stop(self) -> None:
         self._ended.set()

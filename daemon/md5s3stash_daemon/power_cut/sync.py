@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from md5s3stash_daemon.power_cut.boot_record import BootRecord
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import DEFERRED, FAILED, HOLD, PROGRESS
 from md5s3stash_daemon.spool.spool import Spool
@@ -55,8 +55,8 @@ class SpoolSync:
     that have waited for a second at least, or that S3 or Redis is down.
     """
 
-    def __init__(self, spool: Spool, record: BootRecord, waiting: Callable[[], bool], pulse: Pulse) -> None:
-        self._pulse = pulse
+    def __init__(self, spool: Spool, record: BootRecord, waiting: Callable[[], bool], liveness: Liveness) -> None:
+        self._liveness = liveness
         self._spool = spool
         self._record = record
         self._waiting = waiting
@@ -66,7 +66,7 @@ class SpoolSync:
 
     def start(self) -> None:
         """What earlier runs have left is synced at once."""
-        self._thread = spawn("spool-sync", self._run, self._pulse)
+        self._thread = spawn("spool-sync", self._run, self._liveness)
 
     def finish(self) -> None:
         """Syncs for the last time, with the mark of a clean stop; not where the disk takes too long."""

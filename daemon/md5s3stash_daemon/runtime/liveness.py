@@ -12,7 +12,7 @@ LOOP = "loop"
 COMMITTER = "committer"
 
 
-class Pulse:
+class Liveness:
     """When each thread last got on. One that waits for work, or for a service, rests, and is never stuck."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,15 +25,15 @@ class Pulse:
         with self._lock:
             self._last[thread] = self._clock() - seconds_ago
 
-    def rest(self, thread: str) -> None:
+    def set_idle(self, thread: str) -> None:
         """Until it gets on again, silence is as it should be."""
         with self._lock:
             self._last[thread] = None
 
     @contextlib.contextmanager
-    def resting(self, thread: str) -> Iterator[None]:
+    def idle(self, thread: str) -> Iterator[None]:
         """While the context lasts, silence is as it should be."""
-        self.rest(thread)
+        self.set_idle(thread)
         try:
             yield
         finally:
@@ -44,11 +44,11 @@ class Pulse:
         with self._lock:
             self._last.pop(thread, None)
 
-    def rests(self, thread: str) -> bool:
+    def is_idle(self, thread: str) -> bool:
         with self._lock:
             return self._last.get(thread) is None
 
-    def silences(self) -> dict[str, float]:
+    def seconds_silent(self) -> dict[str, float]:
         """How long ago each thread got on, those that rest left out."""
         with self._lock:
             now = self._clock()
@@ -56,25 +56,25 @@ class Pulse:
 
     def silent(self, seconds: float) -> list[str]:
         """The threads that should have got on, and have not for so long."""
-        return [thread for thread, silence in self.silences().items() if silence >= seconds]
+        return [thread for thread, silence in self.seconds_silent().items() if silence >= seconds]
 
 
 @dataclass(frozen=True, slots=True)
-class ThreadPulse:
+class ThreadLiveness:
     """What one thread tells of itself."""
 
-    pulse: Pulse
+    liveness: Liveness
     thread: str
 
     def beat(self) -> None:
-        self.pulse.beat(self.thread)
+        self.liveness.beat(self.thread)
 
-    def resting(self) -> contextlib.AbstractContextManager[None]:
-        return self.pulse.resting(self.thread)
+    def idle(self) -> contextlib.AbstractContextManager[None]:
+        return self.liveness.idle(self.thread)
 
-    def rest(self) -> None:
-        self.pulse.rest(self.thread)
+    def set_idle(self) -> None:
+        self.liveness.set_idle(self.thread)
 
-    def of_helper(self, name: str) -> ThreadPulse:
+    def for_helper(self, name: str) -> ThreadLiveness:
         """That of a thread which works for this one."""
-        return ThreadPulse(self.pulse, f"{self.thread}-{name}")
+        return ThreadLiveness(self.liveness, f"{self.thread}-{name}")

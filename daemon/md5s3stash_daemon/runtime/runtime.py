@@ -8,7 +8,7 @@ from typing import Protocol
 
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.runtime.shutdown import Stop
 
 
@@ -32,7 +32,7 @@ class Runtime:
     """Of one process. SQS has one with a shutdown of its own."""
 
     breaker: CircuitBreaker
-    liveness: Pulse
+    liveness: Liveness
     shutdown: Stop
     events: EventCounter
     live: LiveSettings

@@ -12,14 +12,14 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def handled(actions: Mapping[signal.Signals, Callable[[], object]], liveness: Pulse) -> Iterator[None]:
+def handled(actions: Mapping[signal.Signals, Callable[[], object]], liveness: Liveness) -> Iterator[None]:
     """Calls the action of each signal that comes while the context lasts, one after the other. Main thread only."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)

@@ -7,12 +7,12 @@ import os
 import threading
 from collections.abc import Callable
 
-from md5s3stash_daemon.runtime.liveness import Pulse
+from md5s3stash_daemon.runtime.liveness import Liveness
 
 log = logging.getLogger(__name__)
 
 
-def spawn(name: str, loop: Callable[[], object], liveness: Pulse) -> threading.Thread:
+def spawn(name: str, loop: Callable[[], object], liveness: Liveness) -> threading.Thread:
     """Runs `loop` in a daemon thread, which is marked in `liveness` for as long as it runs: at rest, until it beats.
 
     An error that leaves the loop is logged with its traceback and ends the process with status 1, so that its
@@ -27,7 +27,7 @@ def spawn(name: str, loop: Callable[[], object], liveness: Pulse) -> threading.T
             end_process(name)
         liveness.end(name)
 
-    liveness.rest(name)
+    liveness.set_idle(name)
     log.debug("thread started name=%s", name)
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()

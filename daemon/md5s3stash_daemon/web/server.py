@@ -238,7 +238,7 @@ def serving(
             "choose another with MD5S3STASH_HTTP_PORT, or 0 for none"
         ) from error
     with server, page.watching():
-        thread = spawn("http", server.serve_forever, health.pulse)
+        thread = spawn("http", server.serve_forever, health.liveness)
         log.info("http address=%s port=%d", settings.address, settings.port)
         try:
             yield server

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.runtime.disk_space import SPOOL
-from md5s3stash_daemon.runtime.liveness import COMMITTER, ThreadPulse
+from md5s3stash_daemon.runtime.liveness import COMMITTER, ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import DISK_ERRORS, Entry, due_after
 from md5s3stash_daemon.spool.pin import Pin
@@ -50,7 +50,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         ended: Callable[[Sequence[Entry]], object],
         put_off: Callable[[Entry, str], object],
     ) -> None:
-        super().__init__(runtime, ledger, ThreadPulse(runtime.liveness, COMMITTER), LINGER_SECONDS)
+        super().__init__(runtime, ledger, ThreadLiveness(runtime.liveness, COMMITTER), LINGER_SECONDS)
         self._spool = spool
         self._ended = ended
         self._put_off = put_off
@@ -90,7 +90,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
 
     def _fail(self, entry: Entry, outcome: Outcome) -> bool:
         """Whether the file has left active/, or never will while this daemon runs."""
-        self._pulse.beat()
+        self._liveness.beat()
         try:
             self._spool.fail(entry, outcome.error, outcome.reason)
         except OSError as error:
@@ -143,7 +143,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
 
     def _moved(self, move: Callable[[], object]) -> bool:
         def beat_and_move() -> None:
-            self._pulse.beat()
+            self._liveness.beat()
             move()
 
         return until_it_works(beat_and_move, self._runtime.stopping)

@@ -44,7 +44,7 @@ class Report:
     """From a worker, whenever something has ended, and as a sign of life.
 
     `ended`: queue ids of files that it has done with. `faults`: the services that it finds down. `noted`: what services
-    said to its work, see `Gate.note`. `silences`: how long ago each of its threads got on. `weaker`: the guards that it
+    said to its work, see `Gate.note`. `seconds_silent`: how long ago each of its threads got on. `weaker`: the guards that it
     found the stores to lack. `complete`: whether everything was finished, in its last report.
     """
 
@@ -52,6 +52,6 @@ class Report:
     counts: Counts = field(default_factory=Counts)
     faults: Mapping[str, str] = field(default_factory=dict)
     noted: Mapping[str, str] = field(default_factory=dict)
-    silences: Mapping[str, float] = field(default_factory=dict)
+    seconds_silent: Mapping[str, float] = field(default_factory=dict)
     weaker: Sequence[str] = ()
     complete: bool = False

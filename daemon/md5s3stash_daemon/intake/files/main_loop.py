@@ -108,7 +108,7 @@ class Service:
                 self._pass(intake)
                 self._pass_began = math.inf
                 if not self._runtime.stopping.is_set():
-                    with self._runtime.liveness.resting(LOOP):
+                    with self._runtime.liveness.idle(LOOP):
                         # Events come as fast as somebody drops; what they find again and again must not keep us busy.
                         passed_over = sum(self.waiting.counts().values())
                         self._runtime.stopping.wait(
@@ -117,7 +117,7 @@ class Service:
                         self._wake.wait(
                             self.settings.poll_seconds if completeness.polling else self.settings.rescan_seconds
                         )
-        with self._runtime.liveness.resting(LOOP):
+        with self._runtime.liveness.idle(LOOP):
             return self._finish()
 
     def _watch(self, completed: Completed) -> tuple[bool, contextlib.AbstractContextManager[None]]:
@@ -150,7 +150,7 @@ class Service:
                 self._spool.reserve_room()
                 return
             # A disk that refuses is waited for.
-            with self._runtime.liveness.resting(LOOP):
+            with self._runtime.liveness.idle(LOOP):
                 files = [entry for entry in batch if not self._take_list(entry)]
             if files:
                 self._workers.hand_out(files)
@@ -166,7 +166,7 @@ class Service:
 
     def _wait_until_available(self) -> bool:
         # However long S3 or Redis is down.
-        with self._runtime.liveness.resting(LOOP):
+        with self._runtime.liveness.idle(LOOP):
             return self._runtime.wait_until_available()
 
     def _wait_for_room(self) -> bool:

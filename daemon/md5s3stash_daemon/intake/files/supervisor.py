@@ -237,7 +237,7 @@ class WorkerSupervisor:
 
     def _update_liveness(self, worker: _Worker, report: Report) -> None:
         """Each of its threads counts as one of ours, and so does its silence as a whole."""
-        threads = {f"{thread} of {worker}": seconds for thread, seconds in report.silences.items()}
+        threads = {f"{thread} of {worker}": seconds for thread, seconds in report.seconds_silent.items()}
         for gone in worker.threads - threads.keys():
             self._runtime.liveness.end(gone)
         for thread, seconds in threads.items():

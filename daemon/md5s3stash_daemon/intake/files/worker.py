@@ -27,7 +27,7 @@ from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
 from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
-from md5s3stash_daemon.runtime.liveness import Pulse, ThreadPulse
+from md5s3stash_daemon.runtime.liveness import Liveness, ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
 from md5s3stash_daemon.runtime.shutdown import Stop
 from md5s3stash_daemon.runtime.threads import spawn
@@ -58,7 +58,7 @@ class WorkerProcess:
         ledger = CountedLedger(parts.ledger(client), self._tally)
         self._runtime = runtime = Runtime(
             CircuitBreaker(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
-            Pulse(),
+            Liveness(),
             Stop(lambda: live.current[SpoolSettings].stop_seconds),
             self._tally,
             live,
@@ -85,8 +85,8 @@ class WorkerProcess:
         self._committer.start()
         self._outbox.start()
         for number in range(self._jobs):
-            pulse = ThreadPulse(self._runtime.liveness, f"stash-{number}")
-            self._threads.append(spawn(pulse.thread, functools.partial(self._serve, pulse), self._runtime.liveness))
+            liveness = ThreadLiveness(self._runtime.liveness, f"stash-{number}")
+            self._threads.append(spawn(liveness.thread, functools.partial(self._serve, liveness), self._runtime.liveness))
         while True:
             try:
                 message = self._connection.recv()
@@ -124,16 +124,16 @@ class WorkerProcess:
         finisher.join(max(0.1, left_seconds()))
         self._outbox.send(complete=in_time and not finisher.is_alive())
 
-    def _serve(self, pulse: ThreadPulse) -> None:
+    def _serve(self, liveness: ThreadLiveness) -> None:
         """In a thread of its own: from file to file."""
         entry = self._waiting.get()
         while entry is not None and not self._runtime.stopping.is_set():
             chunk, entry = self._chunk(entry)
-            self._handle(chunk, pulse)
+            self._handle(chunk, liveness)
             if entry is None:
                 entry = self._waiting.get()
 
-    def _handle(self, chunk: Sequence[Entry], pulse: ThreadPulse) -> None:
+    def _handle(self, chunk: Sequence[Entry], liveness: ThreadLiveness) -> None:
         left = {entry.queue_id: entry for entry in chunk}
         try:
             for handled in self.worker.handle(chunk):
@@ -226,7 +226,7 @@ class _Outbox:
                 self._tally.take(),
                 self._runtime.breaker.down(),
                 self._runtime.breaker.take_noted(),
-                self._runtime.liveness.silences(),
+                self._runtime.liveness.seconds_silent(),
                 self._weaker(),
                 complete,
             )

@@ -9,7 +9,7 @@ from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
 from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.retry import until_it_works
@@ -33,9 +33,9 @@ class LineCommitter(GroupCommitter[Settled]):
         caches: UrlCaches,
         journal: Journal,
         entry: Entry,
-        pulse: ThreadPulse,
+        liveness: ThreadLiveness,
     ) -> None:
-        super().__init__(runtime, ledger, pulse)
+        super().__init__(runtime, ledger, liveness)
         self._caches = caches
         self._journal = journal
         # An earlier daemon may have died before it told the ledger about its last lines.
@@ -59,7 +59,7 @@ class LineCommitter(GroupCommitter[Settled]):
         return self._commit([(line, failure)])
 
     def _append(self, lines: list[LineOutcome]) -> None:
-        self._pulse.beat()
+        self._liveness.beat()
         self._journal.append(lines)
 
 

@@ -27,7 +27,7 @@ from md5s3stash_daemon.downloads.url_stasher import Again
 from md5s3stash_daemon.intake.lists.committer import LineCommitter, line_queue_id
 from md5s3stash_daemon.intake.lists.journal import Journal, LineStates
 from md5s3stash_daemon.ledger.ledger import Outcome
-from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.shutdown import Stopped
 from md5s3stash_daemon.spool.entry import Entry
 
@@ -46,9 +46,9 @@ PAUSED_HOST_LINES = 64
 class ListRun:
     """One list, from the first line without an outcome to the report."""
 
-    def __init__(self, parts: ListParts, entry: Entry, journal: Journal, pulse: ThreadPulse) -> None:
+    def __init__(self, parts: ListParts, entry: Entry, journal: Journal, liveness: ThreadLiveness) -> None:
         self._parts = parts
-        self._pulse = pulse
+        self._liveness = liveness
         self._entry = entry
         self._journal = journal
         self._states = journal.states
@@ -56,7 +56,7 @@ class ListRun:
         self.in_flight = 0
         self._results: queue.SimpleQueue[tuple[Line, Outcome | Again | Stopped]] = queue.SimpleQueue()
         self._committer = LineCommitter(
-            parts.runtime, parts.ledger, parts.caches, journal, entry, pulse.of_helper("committer")
+            parts.runtime, parts.ledger, parts.caches, journal, entry, liveness.for_helper("committer")
         )
         self._settled = SettledUrls()
         # By URL: lines that wait for what becomes of another line's download.
@@ -76,7 +76,7 @@ class ListRun:
             complete = self._sweep_until_done(file)
         finally:
             self._settled.close()
-            with self._pulse.resting():
+            with self._liveness.idle():
                 recorded = self._committer.finish()
         return complete and recorded
 
@@ -95,9 +95,9 @@ class ListRun:
         self._left = self._most_attempts = 0
         self._stalled = False
         file.seek(0)
-        lines = read_lines(file, beat=self._pulse.beat)
+        lines = read_lines(file, beat=self._liveness.beat)
         while (group := list(itertools.islice(lines, READ_AHEAD_LINES))) and not self._stopping():
-            self._pulse.beat()
+            self._liveness.beat()
             open_lines = [line for line in group if self._states[line.number] != LineStates.DONE]
             self._left += len(open_lines)
             self._give_turns(open_lines)
@@ -144,7 +144,7 @@ class ListRun:
     def _work(self) -> None:
         """Starts what may start, and takes what has come back, waiting for it a little."""
         # However long the origins take: they have their own time limits.
-        self._pulse.beat()
+        self._liveness.beat()
         wait_seconds = self._start_downloads()
         try:
             self._take(*self._results.get(timeout=max(0.001, min(wait_seconds, TICK_SECONDS))))
@@ -209,14 +209,14 @@ class ListRun:
         self._states[line.number] = LineStates.DONE
         self._left -= 1
         # Where the ledger is down this waits for it.
-        with self._pulse.resting():
+        with self._liveness.idle():
             self._committer.put((line.number, outcome))
 
     def _wait_between_sweeps(self) -> None:
         """Lines that only made room for others go on at once; failed ones wait, longer each time."""
         attempt = max(self._most_attempts, self._stalls)
         if attempt:
-            with self._pulse.resting():
+            with self._liveness.idle():
                 self._parts.runtime.stopping.wait(self._parts.worker.delays.delay_seconds(attempt, random.random()))
 
     def _queue_id(self, line: Line) -> str:

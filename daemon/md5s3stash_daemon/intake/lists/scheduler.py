@@ -33,7 +33,7 @@ from md5s3stash_daemon.intake.lists.report import DONE, finish
 from md5s3stash_daemon.ledger.committer import Recorder
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
-from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import PROGRESS, Entry
@@ -108,18 +108,18 @@ class UrlLists:
                 self._threads.append(spawn(f"list-{len(self._threads)}", self._serve, self._runtime.liveness))
 
     def _serve(self) -> None:
-        pulse = ThreadPulse(self._runtime.liveness, threading.current_thread().name)
+        liveness = ThreadLiveness(self._runtime.liveness, threading.current_thread().name)
         while not self._runtime.stopping.is_set():
             try:
                 entry = self._waiting.get(timeout=_TICK_SECONDS)
             except queue.Empty:
                 continue
-            pulse.beat()
+            liveness.beat()
             try:
                 try:
-                    self._run(entry, pulse)
+                    self._run(entry, liveness)
                 except (SourceTooLarge, SourceUnreadable) as error:
-                    self._fail(entry, error, pulse)
+                    self._fail(entry, error, liveness)
             except SourceChanged as error:
                 self._put_back(entry, str(error))
             except Exception as error:
@@ -130,17 +130,17 @@ class UrlLists:
                 log.exception("list put off name=%r", entry.name)
                 self._defer(entry, str(error))
             finally:
-                pulse.rest()
+                liveness.set_idle()
 
-    def _run(self, entry: Entry, pulse: ThreadPulse) -> None:
+    def _run(self, entry: Entry, liveness: ThreadLiveness) -> None:
         pin = self._pinned(entry)
         with open(os.dup(pin.descriptor), "rb") as file:
-            journal = Journal(journal_path(self._spool, entry), pulse.beat)
+            journal = Journal(journal_path(self._spool, entry), liveness.beat)
             try:
                 if not journal.is_of(pin.status):
                     raise SourceChanged("the list was written to after its first lines were served")
                 log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
-                run = ListRun(self.parts, entry, journal, pulse)
+                run = ListRun(self.parts, entry, journal, liveness)
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
                 if complete:
@@ -162,10 +162,10 @@ class UrlLists:
             )
         return pin
 
-    def _fail(self, entry: Entry, error: StashError, pulse: ThreadPulse) -> None:
+    def _fail(self, entry: Entry, error: StashError, liveness: ThreadLiveness) -> None:
         """Record, then move, as with any file. A disk that has no room for the report defers the list."""
         outcome = Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
-        recorder = Recorder(self._runtime, self.parts.ledger, pulse)
+        recorder = Recorder(self._runtime, self.parts.ledger, liveness)
         if recorder.record([outcome]):
             self._spool.fail(entry, outcome.error, outcome.reason)
             log.error(

@@ -11,7 +11,7 @@ from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand
 from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,10 @@ Finished = tuple[Held, list[Outcome]]
 class QueueCommitter(GroupCommitter[Finished]):
     """The messages that are not committed at the end are still in hand."""
 
-    def __init__(self, runtime: Runtime, ledger: Ledger, caches: UrlCaches, hand: InHand, pulse: ThreadPulse) -> None:
-        super().__init__(runtime, ledger, pulse)
+    def __init__(
+        self, runtime: Runtime, ledger: Ledger, caches: UrlCaches, hand: InHand, liveness: ThreadLiveness
+    ) -> None:
+        super().__init__(runtime, ledger, liveness)
         self._caches = caches
         self._hand = hand
 
@@ -36,12 +38,12 @@ class QueueCommitter(GroupCommitter[Finished]):
         for outcome in outcomes:
             if not outcome.reports:
                 log.error("failed name=%r error=%s reason=%r", _shown(outcome), outcome.error, outcome.reason)
-        with self._pulse.resting():
+        with self._liveness.idle():
             self._hand.delete([held for held, _ in group], [outcome.queue_id for outcome in outcomes])
         return True
 
     def _set_aside(self, item: Finished, error: Exception) -> bool:
-        with self._pulse.resting():
+        with self._liveness.idle():
             self._hand.give_back([(item[0], GIVE_BACK_SECONDS)])
         return True
 

@@ -26,7 +26,7 @@ from md5s3stash_daemon.intake.sqs.message_body import Unreadable, UrlJob, parse_
 from md5s3stash_daemon.intake.sqs.message_handler import GiveBack, MessageWorker
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.monitoring.metrics import QUEUE, Metrics
-from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.shutdown import Stopped
 from md5s3stash_daemon.runtime.threads import spawn
@@ -76,7 +76,7 @@ class QueueIntake:
     def __init__(self, parts: QueueParts) -> None:
         self._parts = parts
         self._ending = parts.runtime.stopping
-        self._pulse = ThreadPulse(parts.runtime.liveness, "queue")
+        self._liveness = ThreadLiveness(parts.runtime.liveness, "queue")
         self._pending = Pending[Held]()
         # Those that ask no host anything.
         self._free: deque[Held] = deque()
@@ -94,16 +94,16 @@ class QueueIntake:
             parts.ledger,
             parts.shared.caches,
             parts.hand,
-            self._pulse.of_helper("committer"),
+            self._liveness.for_helper("committer"),
         )
 
     def start(self) -> None:
         """Begins to receive."""
         self._committer.start()
-        heartbeat = self._pulse.of_helper("heartbeat")
-        spawn(heartbeat.thread, lambda: self._parts.hand.keep_alive(self._ended, heartbeat), heartbeat.pulse)
-        self._receiver = spawn("queue-receiver", self._receive, self._pulse.pulse)
-        self._thread = spawn("queue", self._serve, self._pulse.pulse)
+        heartbeat = self._liveness.for_helper("heartbeat")
+        spawn(heartbeat.thread, lambda: self._parts.hand.keep_alive(self._ended, heartbeat), heartbeat.liveness)
+        self._receiver = spawn("queue-receiver", self._receive, self._liveness.liveness)
+        self._thread = spawn("queue", self._serve, self._liveness.liveness)
 
     def leave(self) -> None:
         """Takes no more messages; ends those under way, and gives back the others. The spool goes on."""
@@ -126,18 +126,18 @@ class QueueIntake:
     # --- the receiver's thread -----------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        pulse = self._pulse.of_helper("receiver")
+        liveness = self._liveness.for_helper("receiver")
         failures = 0
-        with pulse.resting():
+        with liveness.idle():
             self._look_at_queue()
-        while self._wait_until_available(pulse):
+        while self._wait_until_available(liveness):
             if self._parts.settings.window - len(self._parts.hand) < BATCH:
-                pulse.beat()
+                liveness.beat()
                 self._ending.wait(TICK_SECONDS)
                 continue
             asked_at = self._asked_at = time.monotonic()
             try:
-                with pulse.resting():
+                with liveness.idle():
                     messages = self._parts.queue.receive(
                         BATCH, self._parts.settings.wait_seconds, self._parts.settings.visibility_seconds
                     )
@@ -147,7 +147,7 @@ class QueueIntake:
                     log.error("no messages are received error=%r", str(error))
                 failures += 1
                 self._refusal, self._asked_at = str(error), None
-                with pulse.resting():
+                with liveness.idle():
                     delay = self._parts.worker.lines.delays.delay_seconds(failures, 1.0)
                     self._ending.wait(min(delay, _MAX_RETRY_SECONDS))
                 continue
@@ -155,12 +155,12 @@ class QueueIntake:
             if failures:
                 log.warning("messages are received again")
                 failures = 0
-            with pulse.resting():
+            with liveness.idle():
                 self._take(messages, asked_at)
 
-    def _wait_until_available(self, pulse: ThreadPulse) -> bool:
+    def _wait_until_available(self, liveness: ThreadLiveness) -> bool:
         # However long S3 or Redis is down: what would be received then would only wait here.
-        with pulse.resting():
+        with liveness.idle():
             return self._parts.runtime.wait_until_available()
 
     def _take(self, messages: list[Message], asked_at: float) -> None:
@@ -226,7 +226,7 @@ class QueueIntake:
         return self._ending.is_set()
 
     def _work(self, wait_seconds: float) -> None:
-        self._pulse.beat()
+        self._liveness.beat()
         try:
             self._do(*self._events.get(timeout=max(0.001, min(wait_seconds, TICK_SECONDS))))
             while True:
@@ -326,12 +326,12 @@ class QueueIntake:
 
     def _settle(self, held: Held, outcomes: list[Outcome]) -> None:
         # Where the ledger is down this waits for it.
-        with self._pulse.resting():
+        with self._liveness.idle():
             self._committer.put((held, outcomes))
 
     def _drain(self) -> None:
         """Nothing new; what is under way has its time, and others get what only waits here."""
-        with self._pulse.resting():
+        with self._liveness.idle():
             waiting = [*self._free, *self._pending.remove(lambda _: True)]
             self._give_back([(held, 0.0) for held in waiting])
             log.info("queue drains under_way=%d given_back=%d", self._in_flight, len(waiting))
@@ -347,7 +347,7 @@ class QueueIntake:
 
     def _give_back(self, some: list[tuple[Held, float]]) -> None:
         # SQS may take its time, and that is no reason to take the daemon for stuck.
-        with self._pulse.resting():
+        with self._liveness.idle():
             self._parts.hand.give_back(some)
 
     def _give_back_all(self) -> None:

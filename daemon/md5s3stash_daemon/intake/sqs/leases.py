@@ -19,7 +19,7 @@ from md5s3stash_daemon.intake.sqs.client import BATCH, MAX_INVISIBLE_SECONDS, Me
 from md5s3stash_daemon.intake.sqs.message_body import Job
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
 from md5s3stash_daemon.monitoring.metrics import QUEUE, Metrics
-from md5s3stash_daemon.runtime.liveness import ThreadPulse
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +112,10 @@ class InHand:
                 self._metrics.service_error(QUEUE)
                 log.warning("not given back messages=%d error=%r", len(batch), str(error))
 
-    def keep_alive(self, ended: threading.Event, pulse: ThreadPulse) -> None:
+    def keep_alive(self, ended: threading.Event, liveness: ThreadLiveness) -> None:
         """Heartbeats, until `ended`."""
         # At rest all the time: it waits for the clock and for SQS, and each request has its limit.
-        with pulse.resting():
+        with liveness.idle():
             while not ended.wait(self._visibility_seconds / _BEATS):
                 self.beat()
 
