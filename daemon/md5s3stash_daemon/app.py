@@ -28,7 +28,7 @@ from md5s3stash_daemon.downloads.shared_politeness import politeness_of
 from md5s3stash_daemon.intake.files import worker
 from md5s3stash_daemon.intake.files.dependencies import parts_of, set_log_level
 from md5s3stash_daemon.intake.files.fork_server import ForkServer
-from md5s3stash_daemon.intake.files.main_loop import Service
+from md5s3stash_daemon.intake.files.main_loop import MainLoop
 from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
 from md5s3stash_daemon.intake.lists.scheduler import UrlLists, url_stashers
 from md5s3stash_daemon.intake.sqs.build import build_queue_intake
@@ -66,7 +66,7 @@ class Daemon:
 
     runtime: Runtime
     spool: Spool
-    service: Service
+    main_loop: MainLoop
     workers: WorkerSupervisor
     lists: UrlLists
     queue: QueueIntake | None
@@ -77,7 +77,7 @@ class Daemon:
         """Goes on with these settings, as far as they are `reload.LIVE`."""
         self.runtime.live.current = settings
         self.workers.apply(settings)
-        self.service.wake()
+        self.main_loop.wake()
         set_log_level(settings)
 
 
@@ -132,7 +132,7 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
 
     def stop() -> None:
         notifier.stopping()
-        daemon.service.stop()
+        daemon.main_loop.stop()
 
     actions: dict[signal.Signals, Callable[[], object]] = {
         signal.SIGTERM: stop,
@@ -154,7 +154,7 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         if daemon.queue is not None:
             daemon.queue.start()
         with _outliving_power_cuts(daemon):
-            complete = daemon.service.run(notifier.ready)
+            complete = daemon.main_loop.run(notifier.ready)
             # Lists and the queue stop along with the files, so this waits for what is left of the same time.
             drained = daemon.queue is None or daemon.queue.finish()
             return daemon.lists.finish() and complete and drained
@@ -171,7 +171,7 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
         return
     record = BootRecord(spool.directory)
     hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.runtime.liveness.beat(LOOP))
-    waiting = Waiting(daemon.service.pass_seconds, daemon.workers.oldest, daemon.workers.faults)
+    waiting = Waiting(daemon.main_loop.pass_seconds, daemon.workers.oldest, daemon.workers.faults)
     sync = SpoolSync(spool, record, waiting, daemon.runtime.liveness)
     sync.start()
     yield
@@ -207,18 +207,18 @@ def build(settings: Settings) -> Daemon:
     workers = WorkerSupervisor(runtime, fork_server, parts.processes, parts.spool, ledger, metrics)
     queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, metrics)
     metrics.watch_store(parts.store.weaker_promises)
-    service = Service(runtime, parts.spool, workers, lists.take, ledger)
-    metrics.watch_waiting(service.waiting.counts)
-    waited_for = AllFaults(workers, lists.parts.disk, service.disk, *([queue] if queue is not None else []))
+    main_loop = MainLoop(runtime, parts.spool, workers, lists.take, ledger)
+    metrics.watch_waiting(main_loop.waiting.counts)
+    waited_for = AllFaults(workers, lists.parts.disk, main_loop.disk, *([queue] if queue is not None else []))
     metrics.watch_spool(parts.spool, waited_for)
     health = Health(
         runtime.liveness,
         waited_for,
         metrics,
         lambda: live.current[SpoolSettings].stuck_seconds,
-        service.waiting,
+        main_loop.waiting,
     )
-    return Daemon(runtime, parts.spool, service, workers, lists, queue, metrics, health)
+    return Daemon(runtime, parts.spool, main_loop, workers, lists, queue, metrics, health)
 
 
 def _say(message: str, status: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.intake.files.main_loop import Service
+from md5s3stash_daemon.intake.files.main_loop import MainLoop
 from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.metrics import QueueDepth
@@ -224,7 +224,7 @@ def test_events_do_not_bring_pass_after_pass_over_what_cannot_be_taken(
     for number in range(4000):
         (tmp_path / f"incoming/.{number}").touch()
     runtime = runtime_of(CircuitBreaker({"s3": lambda: None}, RetryPolicy))
-    service = Service(
+    service = MainLoop(
         runtime, spool, cast(WorkerSupervisor, IdleCrew()), lambda entry: False, cast(Ledger, EmptyLedger())
     )
     thread = threading.Thread(target=service.run)

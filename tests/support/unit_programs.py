@@ -20,7 +20,7 @@ from md5s3stash_daemon.disk.access import READ_WRITE_SEARCH, open_up
 from md5s3stash_daemon.disk.access_helper import serve
 from md5s3stash_daemon.disk.beneath import Place
 from md5s3stash_daemon.spool.completeness import Completed, Completeness
-from md5s3stash_daemon.spool.scan import Intake
+from md5s3stash_daemon.spool.scan import SpoolScan
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import REASONS, Waiting
 from tests.support.strangers import DAEMON
@@ -42,7 +42,7 @@ def passes(directory: str, access_socket: str, count: str) -> None:
     become("md5s3stashd.service")
     waiting = Waiting()
     spool = Spool(Path(directory), access_socket=access_socket or None)
-    intake = Intake(spool, Completeness(Completed(), 0), waiting)
+    intake = SpoolScan(spool, Completeness(Completed(), 0), waiting)
     taken: dict[str, str | None] = {}
     for _ in range(int(count)):
         intake.start_pass()

@@ -29,7 +29,7 @@ _NOTHING_LEFT = frozenset({errno.EROFS, errno.EMFILE, errno.ENFILE})
 _MAX_PASSED_OVER = 100
 
 
-class Intake:
+class SpoolScan:
     """Passes over incoming/ and the due part of deferred/, taking from both in turn.
 
     A pass goes on from batch to batch until its end: starting over for each batch would read the beginning of a

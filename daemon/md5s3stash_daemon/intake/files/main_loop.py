@@ -20,7 +20,7 @@ from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.completeness import Completed, Completeness
 from md5s3stash_daemon.spool.entry import INCOMING, Entry
 from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
-from md5s3stash_daemon.spool.scan import Intake
+from md5s3stash_daemon.spool.scan import SpoolScan
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import Waiting
 from md5s3stash_daemon.spool.watch import waking
@@ -34,7 +34,7 @@ EMPTY_FOLDER_SECONDS = 3600.0
 PASSED_OVER_A_SECOND = 2000
 
 
-class Service:
+class MainLoop:
     """Runs until `stopping` is set; then finishes what is under way within `stop_seconds`. `take_list` is asked first,
     and takes a claimed file that is no content but a list of URLs.
     """
@@ -85,7 +85,7 @@ class Service:
         log.info("started spool=%s recovered=%d", self._spool.directory, recovered)
         completed = Completed()
         completeness = Completeness(completed, self.settings.settle_seconds)
-        intake = Intake(
+        scan = SpoolScan(
             self._spool,
             completeness,
             self.waiting,
@@ -105,7 +105,7 @@ class Service:
                 self._runtime.liveness.beat(LOOP)
                 completeness.settle_seconds = self.settings.settle_seconds
                 self._pass_began = time.monotonic()
-                self._pass(intake)
+                self._pass(scan)
                 self._pass_began = math.inf
                 if not self._runtime.stopping.is_set():
                     with self._runtime.liveness.idle(LOOP):
@@ -130,12 +130,12 @@ class Service:
         log.info("polling filesystem=%s seconds=%g", filesystem, self.settings.poll_seconds)
         return True, contextlib.nullcontext()
 
-    def _pass(self, intake: Intake) -> None:
+    def _pass(self, scan: SpoolScan) -> None:
         """Everything that is complete or due now, a batch at a time."""
-        intake.start_pass()
+        scan.start_pass()
         while self._wait_for_room() and self._wait_until_available():
             try:
-                batch = intake.take(BATCH_FILES)
+                batch = scan.take(BATCH_FILES)
             except FileNotFoundError:
                 # A directory of the spool itself. Nothing that goes on here would do any good.
                 raise

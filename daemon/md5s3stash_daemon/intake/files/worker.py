@@ -86,7 +86,9 @@ class WorkerProcess:
         self._outbox.start()
         for number in range(self._jobs):
             liveness = ThreadLiveness(self._runtime.liveness, f"stash-{number}")
-            self._threads.append(spawn(liveness.thread, functools.partial(self._serve, liveness), self._runtime.liveness))
+            self._threads.append(
+                spawn(liveness.thread, functools.partial(self._serve, liveness), self._runtime.liveness)
+            )
         while True:
             try:
                 message = self._connection.recv()
