@@ -26,13 +26,13 @@ from md5s3stash_daemon.disk.filesystem import filesystem_type, is_network
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
 from md5s3stash_daemon.intake.files import worker
-from md5s3stash_daemon.intake.files.dependencies import parts_of, set_log_level
+from md5s3stash_daemon.intake.files.dependencies import dependencies_of, set_log_level
 from md5s3stash_daemon.intake.files.fork_server import ForkServer
 from md5s3stash_daemon.intake.files.main_loop import MainLoop
 from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
-from md5s3stash_daemon.intake.lists.scheduler import UrlLists, url_stashers
+from md5s3stash_daemon.intake.lists.scheduler import ListScheduler, url_stashers
 from md5s3stash_daemon.intake.sqs.build import build_queue_intake
-from md5s3stash_daemon.intake.sqs.consumer import QueueIntake
+from md5s3stash_daemon.intake.sqs.consumer import Consumer
 from md5s3stash_daemon.monitoring.counters import CountedLedger
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
@@ -68,8 +68,8 @@ class Daemon:
     spool: Spool
     main_loop: MainLoop
     workers: WorkerSupervisor
-    lists: UrlLists
-    queue: QueueIntake | None
+    lists: ListScheduler
+    queue: Consumer | None
     metrics: Metrics
     health: Health
 
@@ -181,17 +181,17 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
 def build(settings: Settings) -> Daemon:
     """The daemon of these settings, with its spool made and locked. Raises SettingsError, SpoolClosed, SpoolTaken or
     OSError."""
-    parts = parts_of(settings)
+    dependencies = dependencies_of(settings)
     # Before anything here connects to anything, or starts a thread.
-    fork_server = ForkServer(functools.partial(worker.work, parts))
+    fork_server = ForkServer(functools.partial(worker.work, dependencies))
     prefix, of_urls = settings[RedisSettings].prefix, settings[UrlSettings]
     live, metrics = LiveSettings(settings), Metrics()
-    client = parts.redis_client()
-    redis_ledger = parts.ledger(client)
+    client = dependencies.redis_client()
+    redis_ledger = dependencies.ledger(client)
     ledger = CountedLedger(redis_ledger, metrics)
     metrics.watch_redis(redis_ledger.risks)
     runtime = Runtime(
-        CircuitBreaker(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
+        CircuitBreaker(dependencies.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
         Liveness(),
         Stop(lambda: live.current[SpoolSettings].stop_seconds),
         metrics,
@@ -199,18 +199,18 @@ def build(settings: Settings) -> Daemon:
     )
     # Nothing that is dropped may make this box read its own network.
     guard = NetGuard(tuple(map(ip_network, of_urls.allowed_networks)))
-    fetcher = Fetcher(parts.fetch_limits, guard, retry=NO_RETRY)
-    caches = UrlCaches(client, prefix, parts.bases)
-    stashers = url_stashers(parts.bases, parts.store, fetcher, caches, of_urls.images_only)
+    fetcher = Fetcher(dependencies.fetch_limits, guard, retry=NO_RETRY)
+    caches = UrlCaches(client, prefix, dependencies.bases)
+    stashers = url_stashers(dependencies.bases, dependencies.store, fetcher, caches, of_urls.images_only)
     politeness = politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix)
-    lists = UrlLists(runtime, parts.spool, ledger, stashers, caches, politeness)
-    workers = WorkerSupervisor(runtime, fork_server, parts.processes, parts.spool, ledger, metrics)
-    queue = build_queue_intake(settings, lists.parts, client, parts.session, parts.store, metrics)
-    metrics.watch_store(parts.store.weaker_promises)
-    main_loop = MainLoop(runtime, parts.spool, workers, lists.take, ledger)
+    lists = ListScheduler(runtime, dependencies.spool, ledger, stashers, caches, politeness)
+    workers = WorkerSupervisor(runtime, fork_server, dependencies.processes, dependencies.spool, ledger, metrics)
+    queue = build_queue_intake(settings, lists.pool, client, dependencies.session, dependencies.store, metrics)
+    metrics.watch_store(dependencies.store.weaker_promises)
+    main_loop = MainLoop(runtime, dependencies.spool, workers, lists.take, ledger)
     metrics.watch_waiting(main_loop.waiting.counts)
-    waited_for = AllFaults(workers, lists.parts.disk, main_loop.disk, *([queue] if queue is not None else []))
-    metrics.watch_spool(parts.spool, waited_for)
+    waited_for = AllFaults(workers, lists.pool.disk, main_loop.disk, *([queue] if queue is not None else []))
+    metrics.watch_spool(dependencies.spool, waited_for)
     health = Health(
         runtime.liveness,
         waited_for,
@@ -218,7 +218,7 @@ def build(settings: Settings) -> Daemon:
         lambda: live.current[SpoolSettings].stuck_seconds,
         main_loop.waiting,
     )
-    return Daemon(runtime, parts.spool, main_loop, workers, lists, queue, metrics, health)
+    return Daemon(runtime, dependencies.spool, main_loop, workers, lists, queue, metrics, health)
 
 
 def _say(message: str, status: int) -> int:

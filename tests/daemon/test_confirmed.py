@@ -19,7 +19,7 @@ from md5s3stash.s3.conditional_put import ASK_AFTER
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Standing
 from md5s3stash_daemon.config.load import read_settings
-from md5s3stash_daemon.intake.files.dependencies import parts_of
+from md5s3stash_daemon.intake.files.dependencies import dependencies_of
 from md5s3stash_daemon.intake.files.file_stasher import CHUNK_FILES
 from md5s3stash_daemon.intake.files.worker import WorkerProcess
 from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
@@ -117,8 +117,8 @@ def test_known_contents_are_asked_about_many_at_a_time(site: Site) -> None:
     for number in range(CHUNK_FILES):
         site.drop(f"again/{number}", DATA)
     site.drop("new", b"another content")
-    parts = parts_of(read_settings(site.environment(), None))
-    worker = WorkerProcess(parts, Pipe()[0]).worker
+    parts = dependencies_of(read_settings(site.environment(), None))
+    worker = WorkerProcess(parts, Pipe()[0])._stasher
     batch = parts.spool.new_batch()
     claimed = [parts.spool.claim(entry, batch) for entry in parts.spool.incoming()]
     *again, new = sorted(filter(None, claimed), key=lambda entry: entry.name)

@@ -21,9 +21,9 @@ from tests.support.stores import Keys
 # The scan meets a file of this name and never gets on, as on a file system that hangs.
 STUCK_ON_TRAP = (
     "-c",
-    "import sys, threading; from md5s3stash_daemon import main; from md5s3stash_daemon.spool import spool; "
-    "old = spool.is_partial; "
-    "spool.is_partial = lambda name: name == 'trap' and threading.Event().wait() or old(name); sys.exit(main.main([]))",
+    "import sys, threading; from md5s3stash_daemon import main; from md5s3stash_daemon.spool import entry; "
+    "old = entry.is_partial; "
+    "entry.is_partial = lambda name: name == 'trap' and threading.Event().wait() or old(name); sys.exit(main.main([]))",
 )
 # Pinged twice in 0.2 seconds; what has not got on for 0.4 seconds is stuck.
 WATCHDOG = {"WATCHDOG_USEC": "200000", "MD5S3STASH_SPOOL_STUCK_SECONDS": "0.4"}

@@ -19,10 +19,10 @@ import pytest
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.stash import Stasher
-from md5s3stash_daemon.downloads.fair_queue import Pending
+from md5s3stash_daemon.downloads.fair_queue import FairQueue
 from md5s3stash_daemon.downloads.politeness import Politeness
-from md5s3stash_daemon.downloads.pool import ListParts
-from md5s3stash_daemon.downloads.url_stasher import LineWorker
+from md5s3stash_daemon.downloads.pool import DownloadPool
+from md5s3stash_daemon.downloads.url_stasher import UrlStasher
 from md5s3stash_daemon.intake.lists.journal import Journal
 from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.monitoring.metrics import Metrics
@@ -103,12 +103,12 @@ def test_a_thread_is_marked_for_as_long_as_it_runs_and_at_rest_until_it_beats() 
     assert liveness.silent(10) == []
 
 
-@pytest.mark.parametrize("place", ["worker_process.WorkerProcess._chunk", "recorder.GroupCommitter._next_group"])
+@pytest.mark.parametrize("place", ["intake.files.worker.WorkerProcess._chunk", "ledger.committer.GroupCommitter._next_group"])
 def test_a_worker_whose_thread_dies_is_replaced_and_its_files_are_done(site: Site, place: str, tmp_path: Path) -> None:
-    module, kind, method = place.split(".")
+    folder, module, kind, method = place.rsplit(".", 3)
     patch = f"""
         import os
-        from md5s3stash_daemon import {module}
+        from md5s3stash_daemon.{folder} import {module}
         original = {module}.{kind}.{method}
         def once(*arguments):
             found = original(*arguments)
@@ -243,11 +243,11 @@ def test_a_list_never_ends_with_fewer_outcomes_than_lines(tmp_path: Path, error:
         CircuitBreaker({"s3": lambda: None}, RetryPolicy), Broken(), first_delay_seconds=0.01, max_delay_seconds=0.02
     )
     politeness = Politeness(2, 0.0)
-    worker = LineWorker(runtime, [cast(Stasher, _StoreIsAway())], politeness)
+    worker = UrlStasher(runtime, [cast(Stasher, _StoreIsAway())], politeness)
     with ThreadPoolExecutor(4) as pool:
         disk = DiskFloor((str(tmp_path),), 0)
         ledger, caches = cast(Any, _Ledger()), cast(Any, _Caches())
-        parts = ListParts(runtime, ledger, worker, caches, politeness, disk, pool)
+        parts = DownloadPool(runtime, ledger, worker, caches, politeness, disk, pool)
         journal = Journal(str(tmp_path / PROGRESS / "j.journal"))
         run = ListRun(
             parts,
@@ -286,7 +286,7 @@ class _Waiting:
 
 def test_each_that_waits_is_asked_about_once_and_is_in_one_half() -> None:
     answers = iter([False, True, True, False, True, False])
-    pending = Pending[_Waiting]()
+    pending = FairQueue[_Waiting]()
     for number in range(6):
         pending.add(_Waiting("a" if number < 3 else "b", number))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,13 +67,91 @@ def test_only_the_s3_adapter_of_the_core_imports_a_client_for_s3() -> None:
     }
 
     assert importers
-    assert all(name.startswith("s3") for name in importers), importers
+    assert all(name.startswith("s3/") for name in importers), importers
 
 
 def test_the_daemon_knows_boto3_where_it_speaks_to_sqs_and_nowhere_else() -> None:
     importers = {name for name, imported in imports_of("md5s3stash_daemon").items() if imported & {"boto3", "botocore"}}
 
     assert importers == {"intake/sqs/client.py"}
+
+
+# Each folder of the daemon, and the folders of the daemon that it may import beside itself. main.py and app.py wire.
+LAYERS = {
+    "config": {"spool"},  # its default patterns
+    "runtime": set(),
+    "disk": set(),
+    "spool": {"disk"},
+    "power_cut": {"runtime", "disk", "spool"},
+    "ledger": {"runtime"},
+    "fixity": {"ledger"},
+    "monitoring": {"runtime", "spool", "power_cut", "ledger"},
+    "downloads": {"config", "runtime", "ledger"},
+    "intake.files": {"config", "runtime", "disk", "spool", "ledger", "monitoring"},
+    "intake.lists": {"config", "runtime", "disk", "spool", "ledger", "downloads"},
+    "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
+    "enqueue": {"config", "downloads", "intake.sqs"},
+    "ctl": {"config", "runtime", "disk", "spool", "power_cut", "ledger", "fixity"},
+    "web": {"config", "runtime", "spool", "ledger", "monitoring"},
+}
+
+
+def folder_of(module: str) -> str:
+    """The folder that a module of the daemon stands in, "" for the top."""
+    _, *parts = module.split(".")
+    return ".".join(parts[: 2 if parts[0] == "intake" else 1]) if len(parts) > 1 else ""
+
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """Every module of the package that the source imports, wherever the statement stands."""
+    directory, found = PACKAGES[package], set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            path = directory.joinpath(*node.module.split(".")[1:])
+            # `from folder import module`, or `from module import name`.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if path.is_dir() else {node.module}
+    return {name for name in found if name.partition(".")[0] == package}
+
+
+def imports_between_folders() -> set[tuple[str, str]]:
+    directory = PACKAGES["md5s3stash_daemon"]
+    return {
+        (folder_of(f"md5s3stash_daemon.{'.'.join(path.relative_to(directory).with_suffix('').parts)}"), folder_of(name))
+        for path in directory.rglob("*.py")
+        for name in imported_modules(path.read_text(), "md5s3stash_daemon")
+    }
+
+
+def test_each_folder_of_the_daemon_imports_only_those_below_it() -> None:
+    between = {(folder, other) for folder, other in imports_between_folders() if folder and folder != other}
+
+    assert {folder for folder, _ in between} == set(LAYERS) - {"runtime", "disk"}
+    assert sorted((folder, other) for folder, other in between if other not in LAYERS[folder]) == []
+    # Nothing is allowed that nothing needs.
+    assert {(folder, other) for folder, others in LAYERS.items() for other in others} == between
+
+
+def test_the_folders_of_the_daemon_are_layers() -> None:
+    left = {folder: set(others) for folder, others in LAYERS.items()}
+    while lowest := {folder for folder, others in left.items() if not others}:
+        left = {folder: others - lowest for folder, others in left.items() if folder not in lowest}
+
+    assert left == {}, "these import each other in a circle"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_folder_has_more_than_twelve_modules_and_no_module_more_than_400_lines(package: str) -> None:
+    modules = [path for path in PACKAGES[package].rglob("*.py") if path.name != "__init__.py"]
+    folders = Counter(path.parent for path in modules)
+    if package in ("md5s3stash", "md5s3stash_migrate"):
+        # The core is what the four programs import, by names that others use; migrate is small.
+        del folders[PACKAGES[package]]
+
+    assert {str(folder): count for folder, count in folders.items() if count > 12} == {}
+    lines = {str(path): len(path.read_text().splitlines()) for path in modules}
+    assert {path: count for path, count in lines.items() if count > 400} == {}
 
 
 def test_every_thread_of_the_daemon_but_two_that_run_once_is_started_by_spawn() -> None:
@@ -83,7 +162,7 @@ def test_every_thread_of_the_daemon_but_two_that_run_once_is_started_by_spawn() 
         for name in threads_started(path.read_text())
     }
 
-    assert starters == {"threads.py:name", "worker_process.py:finisher", "status_model.py:status"}
+    assert starters == {"runtime/threads.py:name", "intake/files/worker.py:finisher", "web/model.py:status"}
 
 
 def threads_started(source: str) -> list[str]:

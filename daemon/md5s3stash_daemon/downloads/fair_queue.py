@@ -20,7 +20,7 @@ class OfHost(Protocol):
 T = TypeVar("T", bound=OfHost)
 
 
-class Pending(Generic[T]):
+class FairQueue(Generic[T]):
     """The lines that were read ahead, by host; the host that was served last comes last."""
 
     def __init__(self) -> None:

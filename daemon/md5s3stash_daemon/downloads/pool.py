@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from md5s3stash_daemon.config.settings import UrlSettings
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.politeness import Politeness
-from md5s3stash_daemon.downloads.url_stasher import LineWorker
+from md5s3stash_daemon.downloads.url_stasher import UrlStasher
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.runtime.runtime import Runtime
@@ -18,16 +18,16 @@ TICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class ListParts:
+class DownloadPool:
     """What lists and the queue share."""
 
     runtime: Runtime
     ledger: Ledger
-    worker: LineWorker
+    stasher: UrlStasher
     caches: UrlCaches
     politeness: Politeness
     disk: DiskFloor
-    downloads: ThreadPoolExecutor
+    executor: ThreadPoolExecutor
 
     @property
     def settings(self) -> UrlSettings:

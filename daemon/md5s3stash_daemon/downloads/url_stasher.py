@@ -36,7 +36,7 @@ SLOW_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class TryAgain:
     """A line that is left for the next sweep. `counts` where that was one of its attempts."""
 
     error: str
@@ -44,7 +44,7 @@ class Again:
     counts: bool = True
 
 
-class LineWorker:
+class UrlStasher:
     """Stashes the content of one URL; safe to share between threads."""
 
     def __init__(self, runtime: Runtime, stashers: Sequence[Stasher], politeness: Politeness) -> None:
@@ -52,20 +52,20 @@ class LineWorker:
         self._stashers = stashers
         self._politeness = politeness
 
-    def of_runtime(self, runtime: Runtime) -> LineWorker:
+    def of_runtime(self, runtime: Runtime) -> UrlStasher:
         """One that does the same, and ends at another time."""
-        return LineWorker(runtime, self._stashers, self._politeness)
+        return UrlStasher(runtime, self._stashers, self._politeness)
 
     @property
     def delays(self) -> RetryPolicy:
         """Between the tries of a line or a message, as of now."""
         return delays_of(self._runtime.live.current[SpoolSettings])
 
-    def handle(self, line: Line, queue_id: str, auth: Auth | None = None) -> Outcome | Again:
+    def handle(self, line: Line, queue_id: str, auth: Auth | None = None) -> Outcome | TryAgain:
         """Raises Stopped where the daemon stops first, and nothing else."""
         return self.judged(lambda: self.stash(line.url, queue_id, auth), line, queue_id)
 
-    def judged(self, stash: Callable[[], Outcome], line: Line, queue_id: str) -> Outcome | Again:
+    def judged(self, stash: Callable[[], Outcome], line: Line, queue_id: str) -> Outcome | TryAgain:
         """What `stash` makes of the line, or what is to be done about its error. Raises Stopped where the daemon stops
         first, and nothing else.
         """
@@ -82,19 +82,19 @@ class LineWorker:
                     # for which the line waits as a file does.
                     if not self._runtime.breaker.is_down(S3):
                         self._runtime.breaker.note(S3, str(error))
-                        return Again(type(error).__name__, str(error), counts=False)
+                        return TryAgain(type(error).__name__, str(error), counts=False)
                 except StashError as error:
                     if isinstance(error, SourceUnavailable) and time.monotonic() - began > SLOW_SECONDS:
                         self._politeness.note_slow(line.host, True)
                     return self._judge(line, queue_id, error)
                 except OSError as error:
-                    return Again("OSError", f"the disk that downloads go through: {error.strerror or error}")
+                    return TryAgain("OSError", f"the disk that downloads go through: {error.strerror or error}")
         except Stopped:
             raise
         except Exception as error:
             # Ours to mend, or of an S3 that could not even be asked. It costs this line.
             log.exception("unexpected url=%r", printable_url(line.url))
-            return Again(type(error).__name__, f"unexpected: {error}")
+            return TryAgain(type(error).__name__, f"unexpected: {error}")
         raise Stopped
 
     def stash(self, source: str, queue_id: str, auth: Auth | None = None) -> Outcome:
@@ -108,11 +108,11 @@ class LineWorker:
         sent = any(result.outcome is HowStored.STORED for result in results)
         return Outcome(queue_id, source, reports, results[0].size_bytes, sent=sent)
 
-    def _judge(self, line: Line, queue_id: str, error: StashError) -> Outcome | Again:
+    def _judge(self, line: Line, queue_id: str, error: StashError) -> Outcome | TryAgain:
         if not error.retryable:
             return Outcome(queue_id, line.url, error=type(error).__name__, reason=str(error))
         if isinstance(error, StoreError):
             self._runtime.breaker.note(S3, str(error))
         if isinstance(error, SourceUnavailable) and error.retry_after_seconds:
             self._politeness.pause(line.host, min(error.retry_after_seconds, self.delays.max_delay_seconds))
-        return Again(type(error).__name__, str(error), counts=isinstance(error, SourceError))
+        return TryAgain(type(error).__name__, str(error), counts=isinstance(error, SourceError))

@@ -36,7 +36,7 @@ EMPTY_MD5 = digest_of(b"").md5
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Dependencies:
     """Safe to be used on both sides of a fork, for nothing in it has a connection or a thread yet."""
 
     settings: Settings
@@ -95,7 +95,7 @@ class Parts:
             self.store.require_conditions(base.address(EMPTY_MD5))
 
 
-def parts_of(settings: Settings) -> Parts:
+def dependencies_of(settings: Settings) -> Dependencies:
     """Makes and locks the spool. Raises SettingsError, SpoolClosed, SpoolTaken or OSError."""
     spool_settings = settings[SpoolSettings]
     bases = settings[StashSettings].bases()
@@ -115,7 +115,7 @@ def parts_of(settings: Settings) -> Parts:
     spool = Spool(spool_settings.dir, Ignored(spool_settings.ignore), spool_settings.access_socket)
     spool.create()
     lock(spool.directory)
-    return Parts(
+    return Dependencies(
         settings, spool, identity(spool.directory), bases, session, store, probe, fetch_limits(settings[FetchSettings])
     )
 

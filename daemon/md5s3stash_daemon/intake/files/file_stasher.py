@@ -69,7 +69,7 @@ class _Opened:
     pin: Pin
 
 
-class Worker:
+class FileStasher:
     """Stashes claimed files; safe to share between threads."""
 
     def __init__(

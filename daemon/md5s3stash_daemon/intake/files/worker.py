@@ -21,8 +21,8 @@ from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.intake.files import ipc
 from md5s3stash_daemon.intake.files.committer import Committer, Finished
-from md5s3stash_daemon.intake.files.dependencies import Parts, set_log_level
-from md5s3stash_daemon.intake.files.file_stasher import Handled, Worker
+from md5s3stash_daemon.intake.files.dependencies import Dependencies, set_log_level
+from md5s3stash_daemon.intake.files.file_stasher import FileStasher, Handled
 from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
 from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
@@ -43,42 +43,42 @@ _REPORTS_UNTIL_STUCK = 4
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
-def work(parts: Parts, connection: Connection) -> None:
+def work(dependencies: Dependencies, connection: Connection) -> None:
     """A worker's life: until it is told to stop, or the daemon is gone."""
-    WorkerProcess(parts, connection).run()
+    WorkerProcess(dependencies, connection).run()
 
 
 class WorkerProcess:
     """The threads of one worker process."""
 
-    def __init__(self, parts: Parts, connection: Connection) -> None:
-        live = LiveSettings(parts.settings)
+    def __init__(self, dependencies: Dependencies, connection: Connection) -> None:
+        live = LiveSettings(dependencies.settings)
         self._tally = Tally()
-        client = parts.redis_client()
-        ledger = CountedLedger(parts.ledger(client), self._tally)
+        client = dependencies.redis_client()
+        ledger = CountedLedger(dependencies.ledger(client), self._tally)
         self._runtime = runtime = Runtime(
-            CircuitBreaker(parts.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
+            CircuitBreaker(dependencies.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
             Liveness(),
             Stop(lambda: live.current[SpoolSettings].stop_seconds),
             self._tally,
             live,
         )
         # What is dropped are files: no retries but the spool's, and no caches but the confirmations.
-        fetcher = Fetcher(parts.fetch_limits, retry=NO_RETRY)
-        self.worker = Worker(
+        fetcher = Fetcher(dependencies.fetch_limits, retry=NO_RETRY)
+        self._stasher = FileStasher(
             runtime,
-            parts.spool,
-            [Stasher(base, parts.store, fetcher, retry=NO_RETRY) for base in parts.bases],
-            parts.confirmations(client),
-            LargeFiles(parts.large_of_a_process, parts.fetch_limits.max_bytes, runtime.stopping),
-            parts.fetch_limits.max_bytes,
+            dependencies.spool,
+            [Stasher(base, dependencies.store, fetcher, retry=NO_RETRY) for base in dependencies.bases],
+            dependencies.confirmations(client),
+            LargeFiles(dependencies.large_of_a_process, dependencies.fetch_limits.max_bytes, runtime.stopping),
+            dependencies.fetch_limits.max_bytes,
         )
-        self._outbox = _Outbox(runtime, connection, self._tally, parts.store.weaker_promises)
-        self._committer = Committer(runtime, parts.spool, ledger, self._outbox.ended, self._put_off)
+        self._outbox = _Outbox(runtime, connection, self._tally, dependencies.store.weaker_promises)
+        self._committer = Committer(runtime, dependencies.spool, ledger, self._outbox.ended, self._put_off)
         self._connection = connection
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._jobs = parts.jobs_of_a_process
+        self._jobs = dependencies.jobs_of_a_process
 
     def run(self) -> None:
         """Returns at the end; what hangs is left to the end of the process."""
@@ -138,7 +138,7 @@ class WorkerProcess:
     def _handle(self, chunk: Sequence[Entry], liveness: ThreadLiveness) -> None:
         left = {entry.queue_id: entry for entry in chunk}
         try:
-            for handled in self.worker.handle(chunk):
+            for handled in self._stasher.handle(chunk):
                 for entry, _, _ in handled:
                     left.pop(entry.queue_id, None)
                 self._hand_on(handled)
@@ -149,7 +149,7 @@ class WorkerProcess:
                 self._put_off(entry, f"unexpected {type(error).__name__}: {error}")
 
     def _put_off(self, entry: Entry, reason: str) -> None:
-        self.worker.put_off(entry, reason)
+        self._stasher.put_off(entry, reason)
         self._hand_on([Handled(entry, None)])
 
     def _hand_on(self, handled: Sequence[Handled]) -> None:
@@ -164,7 +164,7 @@ class WorkerProcess:
     def _chunk(self, first: Entry) -> tuple[list[Entry], Entry | None]:
         """This thread's share of what waits, up to the bounds, and what comes after it if that was taken out."""
         chunk, size_bytes = [first], _size_of(first)
-        share = self.worker.share(self._waiting.qsize(), len(self._threads))
+        share = self._stasher.share(self._waiting.qsize(), len(self._threads))
         while len(chunk) < share and size_bytes < CHUNK_BYTES:
             try:
                 entry = self._waiting.get_nowait()

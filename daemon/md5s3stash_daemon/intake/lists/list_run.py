@@ -19,11 +19,11 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from md5s3stash.netguard import printable_url
-from md5s3stash_daemon.downloads.fair_queue import Pending
-from md5s3stash_daemon.downloads.pool import TICK_SECONDS, ListParts
+from md5s3stash_daemon.downloads.fair_queue import FairQueue
+from md5s3stash_daemon.downloads.pool import TICK_SECONDS, DownloadPool
 from md5s3stash_daemon.downloads.settled_urls import SettledUrls
 from md5s3stash_daemon.downloads.url_lines import Line, read_lines
-from md5s3stash_daemon.downloads.url_stasher import Again
+from md5s3stash_daemon.downloads.url_stasher import TryAgain
 from md5s3stash_daemon.intake.lists.committer import LineCommitter, line_queue_id
 from md5s3stash_daemon.intake.lists.journal import Journal, LineStates
 from md5s3stash_daemon.ledger.ledger import Outcome
@@ -46,17 +46,17 @@ PAUSED_HOST_LINES = 64
 class ListRun:
     """One list, from the first line without an outcome to the report."""
 
-    def __init__(self, parts: ListParts, entry: Entry, journal: Journal, liveness: ThreadLiveness) -> None:
-        self._parts = parts
+    def __init__(self, pool: DownloadPool, entry: Entry, journal: Journal, liveness: ThreadLiveness) -> None:
+        self._pool = pool
         self._liveness = liveness
         self._entry = entry
         self._journal = journal
         self._states = journal.states
-        self._pending = Pending[Line]()
+        self._pending = FairQueue[Line]()
         self.in_flight = 0
-        self._results: queue.SimpleQueue[tuple[Line, Outcome | Again | Stopped]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Line, Outcome | TryAgain | Stopped]] = queue.SimpleQueue()
         self._committer = LineCommitter(
-            parts.runtime, parts.ledger, parts.caches, journal, entry, liveness.for_helper("committer")
+            pool.runtime, pool.ledger, pool.caches, journal, entry, liveness.for_helper("committer")
         )
         self._settled = SettledUrls()
         # By URL: lines that wait for what becomes of another line's download.
@@ -105,7 +105,7 @@ class ListRun:
                 self._work()
                 self._leave_paused()
         while self.in_flight or (self._pending.count and not self._stopping()):
-            if self._parts.runtime.shutdown.left_seconds() <= 0:
+            if self._pool.runtime.shutdown.left_seconds() <= 0:
                 break
             self._work()
         self._stalls = self._stalls + 1 if self._stalled else 0
@@ -122,20 +122,20 @@ class ListRun:
             elif (outcome := self._settled.get(line.url)) is not None:
                 self._settle(line, self._as_of(line, outcome))
             elif (
-                not self._parts.politeness.paused_seconds(line.host)
+                not self._pool.politeness.paused_seconds(line.host)
                 or self._pending.of_host(line.host) < PAUSED_HOST_LINES
             ):
                 self._same[line.url] = []
                 self._pending.add(line)
                 first_of_url.append(line)
-        self._parts.caches.read_ahead([line.url for line in first_of_url])
+        self._pool.caches.read_ahead([line.url for line in first_of_url])
 
     def _leave_paused(self) -> None:
         """Hosts that asked to be left alone after their lines were read must not fill the window for that time."""
         of_host: Counter[str] = Counter()
 
         def unwanted(line: Line) -> bool:
-            of_host[line.host] += bool(self._parts.politeness.paused_seconds(line.host))
+            of_host[line.host] += bool(self._pool.politeness.paused_seconds(line.host))
             return of_host[line.host] > PAUSED_HOST_LINES
 
         for line in self._pending.remove(unwanted):
@@ -155,28 +155,28 @@ class ListRun:
 
     def _start_downloads(self) -> float:
         """The seconds until one more may start."""
-        parts = self._parts
-        while self.in_flight < parts.settings.jobs and self._pending.count and not self._stopping():
-            if not parts.disk.has_room():
+        pool = self._pool
+        while self.in_flight < pool.settings.jobs and self._pending.count and not self._stopping():
+            if not pool.disk.has_room():
                 return math.inf
-            line, wait_seconds = self._pending.take_polite(parts.politeness)
+            line, wait_seconds = self._pending.take_polite(pool.politeness)
             if line is None:
                 return wait_seconds
             self.in_flight += 1
-            parts.downloads.submit(self._download, line)
+            pool.executor.submit(self._download, line)
         return math.inf
 
     def _download(self, line: Line) -> None:
         """In a thread of the pool."""
-        result: Outcome | Again | Stopped
+        result: Outcome | TryAgain | Stopped
         try:
-            result = Stopped() if self._stopping() else self._parts.worker.handle(line, self._queue_id(line))
+            result = Stopped() if self._stopping() else self._pool.stasher.handle(line, self._queue_id(line))
         except Stopped as stopped:
             result = stopped
-        self._parts.politeness.finished(line.host)
+        self._pool.politeness.finished(line.host)
         self._results.put((line, result))
 
-    def _take(self, line: Line, result: Outcome | Again | Stopped) -> None:
+    def _take(self, line: Line, result: Outcome | TryAgain | Stopped) -> None:
         self.in_flight -= 1
         others = self._same.pop(line.url)
         self._waiting_for_same -= len(others)
@@ -184,7 +184,7 @@ class ListRun:
             self._settled.add(line.url, result)
             for each in (line, *others):
                 self._settle(each, self._as_of(each, result))
-        elif isinstance(result, Again):
+        elif isinstance(result, TryAgain):
             for each in (line, *others):
                 self._put_off(each, result)
 
@@ -193,14 +193,14 @@ class ListRun:
         queue_id = self._queue_id(line)
         return outcome if outcome.queue_id == queue_id else replace(outcome, queue_id=queue_id, sent=False)
 
-    def _put_off(self, line: Line, again: Again) -> None:
+    def _put_off(self, line: Line, again: TryAgain) -> None:
         attempts = self._states[line.number] + again.counts
-        if attempts >= self._parts.settings.attempts:
+        if attempts >= self._pool.settings.attempts:
             reason = f"{again.reason} (tried {attempts} times)"
             self._settle(line, Outcome(self._queue_id(line), line.url, error=again.error, reason=reason))
             return
         log.info("put off url=%r attempts=%d reason=%r", printable_url(line.url), attempts, again.reason)
-        self._parts.runtime.events.deferred()
+        self._pool.runtime.events.deferred()
         self._states[line.number] = attempts
         self._most_attempts = max(self._most_attempts, attempts)
         self._stalled |= not again.counts
@@ -217,10 +217,10 @@ class ListRun:
         attempt = max(self._most_attempts, self._stalls)
         if attempt:
             with self._liveness.idle():
-                self._parts.runtime.stopping.wait(self._parts.worker.delays.delay_seconds(attempt, random.random()))
+                self._pool.runtime.stopping.wait(self._pool.stasher.delays.delay_seconds(attempt, random.random()))
 
     def _queue_id(self, line: Line) -> str:
         return line_queue_id(self._entry, line.number)
 
     def _stopping(self) -> bool:
-        return self._parts.runtime.stopping.is_set()
+        return self._pool.runtime.stopping.is_set()

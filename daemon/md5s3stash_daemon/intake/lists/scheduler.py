@@ -24,9 +24,9 @@ from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.politeness import Politeness
-from md5s3stash_daemon.downloads.pool import ListParts
+from md5s3stash_daemon.downloads.pool import DownloadPool
 from md5s3stash_daemon.downloads.url_lines import is_url_list
-from md5s3stash_daemon.downloads.url_stasher import LineWorker
+from md5s3stash_daemon.downloads.url_stasher import UrlStasher
 from md5s3stash_daemon.intake.lists.journal import Journal, journal_path, remove_orphans
 from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.intake.lists.report import DONE, finish
@@ -51,7 +51,7 @@ FULL_DELAY_SECONDS = 60.0
 _TICK_SECONDS = 0.5
 
 
-class UrlLists:
+class ListScheduler:
     """Serves lists from the first one that is handed over until `finish`."""
 
     def __init__(
@@ -74,14 +74,14 @@ class UrlLists:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._abandoned = False
-        self.parts = ListParts(
+        self.pool = DownloadPool(
             runtime=runtime,
             ledger=ledger,
-            worker=LineWorker(runtime, stashers, politeness),
+            stasher=UrlStasher(runtime, stashers, politeness),
             caches=caches,
             politeness=politeness,
             disk=DiskFloor((str(spool.directory), tempfile.gettempdir()), spool_settings.min_free_bytes),
-            downloads=ThreadPoolExecutor(settings.jobs, thread_name_prefix="download"),
+            executor=ThreadPoolExecutor(settings.jobs, thread_name_prefix="download"),
         )
 
     def take(self, entry: Entry) -> bool:
@@ -99,12 +99,12 @@ class UrlLists:
         """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
         for thread in self._threads:
             thread.join(max(0.1, self._runtime.shutdown.left_seconds()))
-        self.parts.downloads.shutdown(wait=False)
+        self.pool.executor.shutdown(wait=False)
         return not self._abandoned and not any(thread.is_alive() for thread in self._threads)
 
     def _start_thread(self) -> None:
         with self._lock:
-            if len(self._threads) < self.parts.settings.lists:
+            if len(self._threads) < self.pool.settings.lists:
                 self._threads.append(spawn(f"list-{len(self._threads)}", self._serve, self._runtime.liveness))
 
     def _serve(self) -> None:
@@ -140,7 +140,7 @@ class UrlLists:
                 if not journal.is_of(pin.status):
                     raise SourceChanged("the list was written to after its first lines were served")
                 log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
-                run = ListRun(self.parts, entry, journal, liveness)
+                run = ListRun(self.pool, entry, journal, liveness)
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
                 if complete:
@@ -153,7 +153,7 @@ class UrlLists:
             pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
         except PermissionError as error:
             raise SourceUnreadable("permission denied: make the file readable for this user") from error
-        max_bytes = self.parts.settings.max_list_bytes
+        max_bytes = self.pool.settings.max_list_bytes
         if pin.status.st_size > max_bytes:
             pin.release()
             raise SourceTooLarge(
@@ -165,7 +165,7 @@ class UrlLists:
     def _fail(self, entry: Entry, error: StashError, liveness: ThreadLiveness) -> None:
         """Record, then move, as with any file. A disk that has no room for the report defers the list."""
         outcome = Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
-        recorder = Recorder(self._runtime, self.parts.ledger, liveness)
+        recorder = Recorder(self._runtime, self.pool.ledger, liveness)
         if recorder.record([outcome]):
             self._spool.fail(entry, outcome.error, outcome.reason)
             log.error(
@@ -183,7 +183,7 @@ class UrlLists:
         until_it_works(lambda: self._spool.put_back(entry, time.time() + PUT_BACK_SECONDS), self._runtime.stopping)
 
     def _defer(self, entry: Entry, reason: str) -> None:
-        delay = self.parts.worker.delays.delay_seconds(entry.attempts + 1, random.random())
+        delay = self.pool.stasher.delays.delay_seconds(entry.attempts + 1, random.random())
         log.warning("deferred name=%r seconds=%.0f reason=%r", entry.name, delay, reason)
         if until_it_works(lambda: self._spool.defer(entry, time.time() + delay), self._runtime.stopping):
             self._runtime.events.deferred()

@@ -10,11 +10,11 @@ from md5s3stash.objectstore import ObjectStore
 from md5s3stash.s3.client import CoreSession, new_session
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.settings import QueueSettings, SpoolSettings
-from md5s3stash_daemon.downloads.pool import ListParts
+from md5s3stash_daemon.downloads.pool import DownloadPool
 from md5s3stash_daemon.intake.sqs.client import connect_queue
-from md5s3stash_daemon.intake.sqs.consumer import QueueIntake, QueueParts
-from md5s3stash_daemon.intake.sqs.leases import InHand
-from md5s3stash_daemon.intake.sqs.message_handler import Drops, MessageWorker, read_profiles
+from md5s3stash_daemon.intake.sqs.consumer import Consumer, ConsumerDependencies
+from md5s3stash_daemon.intake.sqs.leases import Leases
+from md5s3stash_daemon.intake.sqs.message_handler import Drops, MessageHandler, read_profiles
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
 from md5s3stash_daemon.intake.sqs.termination_notice import Metadata, watch_for_notice
 from md5s3stash_daemon.monitoring.counters import CountedLedger
@@ -25,12 +25,12 @@ from md5s3stash_daemon.runtime.threads import spawn
 
 def build_queue_intake(
     settings: Settings,
-    shared: ListParts,
+    pool: DownloadPool,
     client: redis.Redis,
     session: CoreSession,
     store: ObjectStore,
     metrics: Metrics,
-) -> QueueIntake | None:
+) -> Consumer | None:
     """The intake, not yet started; None where the settings name no queue. Nothing is sent. Raises SettingsError."""
     of_queue = settings[QueueSettings]
     if of_queue.url is None:
@@ -40,21 +40,21 @@ def build_queue_intake(
     of_redis = settings[RedisSettings]
     ledger = QueueLedger(client, of_redis.prefix, of_redis.replicas, of_redis.accepted_risks)
     # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
-    live = shared.runtime.live
+    live = pool.runtime.live
     stop = Stop(lambda: live.current[SpoolSettings].stop_seconds)
-    runtime = replace(shared.runtime, shutdown=stop)
-    worker = MessageWorker(
+    runtime = replace(pool.runtime, shutdown=stop)
+    handler = MessageHandler(
         runtime,
-        shared.worker.of_runtime(runtime),
+        pool.stasher.of_runtime(runtime),
         ledger,
-        shared.politeness,
+        pool.politeness,
         profiles,
         Drops(store, of_queue.drop_buckets, settings[FetchSettings].max_bytes),
     )
-    hand = InHand(queue, ledger, of_queue.visibility_seconds, metrics)
-    metrics.watch_queue(lambda: len(hand))
+    leases = Leases(queue, ledger, of_queue.visibility_seconds, metrics)
+    metrics.watch_queue(lambda: len(leases))
     counted = CountedLedger(ledger, metrics)
-    intake = QueueIntake(QueueParts(runtime, queue, hand, counted, worker, shared, metrics))
+    intake = Consumer(ConsumerDependencies(runtime, queue, leases, counted, handler, pool, metrics))
     if of_queue.metadata_url is not None:
         metadata = Metadata(of_queue.metadata_url)
         spawn("leaving", lambda: watch_for_notice(metadata, intake.leave, stop.event), runtime.liveness)

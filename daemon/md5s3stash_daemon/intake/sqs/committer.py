@@ -8,7 +8,7 @@ import logging
 
 from md5s3stash.netguard import printable_url
 from md5s3stash_daemon.downloads.cache import UrlCaches
-from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand
+from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Lease, Leases
 from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
@@ -17,18 +17,18 @@ from md5s3stash_daemon.runtime.runtime import Runtime
 log = logging.getLogger(__name__)
 
 # A message with what became of its jobs.
-Finished = tuple[Held, list[Outcome]]
+Finished = tuple[Lease, list[Outcome]]
 
 
 class QueueCommitter(GroupCommitter[Finished]):
-    """The messages that are not committed at the end are still in hand."""
+    """The messages that are not committed at the end are still in leases."""
 
     def __init__(
-        self, runtime: Runtime, ledger: Ledger, caches: UrlCaches, hand: InHand, liveness: ThreadLiveness
+        self, runtime: Runtime, ledger: Ledger, caches: UrlCaches, leases: Leases, liveness: ThreadLiveness
     ) -> None:
         super().__init__(runtime, ledger, liveness)
         self._caches = caches
-        self._hand = hand
+        self._leases = leases
 
     def _commit(self, group: list[Finished]) -> bool:
         self._caches.flush()
@@ -39,12 +39,12 @@ class QueueCommitter(GroupCommitter[Finished]):
             if not outcome.reports:
                 log.error("failed name=%r error=%s reason=%r", _shown(outcome), outcome.error, outcome.reason)
         with self._liveness.idle():
-            self._hand.delete([held for held, _ in group], [outcome.queue_id for outcome in outcomes])
+            self._leases.delete([lease for lease, _ in group], [outcome.queue_id for outcome in outcomes])
         return True
 
     def _set_aside(self, item: Finished, error: Exception) -> bool:
         with self._liveness.idle():
-            self._hand.give_back([(item[0], GIVE_BACK_SECONDS)])
+            self._leases.give_back([(item[0], GIVE_BACK_SECONDS)])
         return True
 
 

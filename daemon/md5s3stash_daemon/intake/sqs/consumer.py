@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 from md5s3stash.errors import QueueError
 from md5s3stash_daemon.config.settings import QueueSettings
-from md5s3stash_daemon.downloads.fair_queue import Pending
-from md5s3stash_daemon.downloads.pool import TICK_SECONDS, ListParts
+from md5s3stash_daemon.downloads.fair_queue import FairQueue
+from md5s3stash_daemon.downloads.pool import TICK_SECONDS, DownloadPool
 from md5s3stash_daemon.intake.sqs.client import BATCH, Message, Queue
 from md5s3stash_daemon.intake.sqs.committer import QueueCommitter
-from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Held, InHand, too_long_in_hand
+from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Lease, Leases, too_long_in_hand
 from md5s3stash_daemon.intake.sqs.message_body import Unreadable, UrlJob, parse_body
-from md5s3stash_daemon.intake.sqs.message_handler import GiveBack, MessageWorker
+from md5s3stash_daemon.intake.sqs.message_handler import MessageHandler, ReturnMessage
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.monitoring.metrics import QUEUE, Metrics
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
@@ -54,15 +54,15 @@ _GRACE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class QueueParts:
-    """What is the queue's own. `shared` is what it has in common with the lists."""
+class ConsumerDependencies:
+    """What is the queue's own. `pool` is what it has in common with the lists."""
 
     runtime: Runtime
     queue: Queue
-    hand: InHand
+    leases: Leases
     ledger: Ledger
-    worker: MessageWorker
-    shared: ListParts
+    handler: MessageHandler
+    pool: DownloadPool
     metrics: Metrics
 
     @property
@@ -70,18 +70,18 @@ class QueueParts:
         return self.runtime.live.current[QueueSettings]
 
 
-class QueueIntake:
+class Consumer:
     """Takes messages from `start` until the daemon stops, or `leave`."""
 
-    def __init__(self, parts: QueueParts) -> None:
+    def __init__(self, parts: ConsumerDependencies) -> None:
         self._parts = parts
         self._ending = parts.runtime.stopping
         self._liveness = ThreadLiveness(parts.runtime.liveness, "queue")
-        self._pending = Pending[Held]()
+        self._pending = FairQueue[Lease]()
         # Those that ask no host anything.
-        self._free: deque[Held] = deque()
+        self._free: deque[Lease] = deque()
         # Messages, and what is to be done with each.
-        self._events: queue.SimpleQueue[tuple[Held, Callable[[Held], None]]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[Lease, Callable[[Lease], None]]] = queue.SimpleQueue()
         self._in_flight = 0
         self._next_look = 0.0
         self._complete = False
@@ -92,8 +92,8 @@ class QueueIntake:
         self._committer = QueueCommitter(
             parts.runtime,
             parts.ledger,
-            parts.shared.caches,
-            parts.hand,
+            parts.pool.caches,
+            parts.leases,
             self._liveness.for_helper("committer"),
         )
 
@@ -101,7 +101,7 @@ class QueueIntake:
         """Begins to receive."""
         self._committer.start()
         heartbeat = self._liveness.for_helper("heartbeat")
-        spawn(heartbeat.thread, lambda: self._parts.hand.keep_alive(self._ended, heartbeat), heartbeat.liveness)
+        spawn(heartbeat.thread, lambda: self._parts.leases.keep_alive(self._ended, heartbeat), heartbeat.liveness)
         self._receiver = spawn("queue-receiver", self._receive, self._liveness.liveness)
         self._thread = spawn("queue", self._serve, self._liveness.liveness)
 
@@ -131,7 +131,7 @@ class QueueIntake:
         with liveness.idle():
             self._look_at_queue()
         while self._wait_until_available(liveness):
-            if self._parts.settings.window - len(self._parts.hand) < BATCH:
+            if self._parts.settings.window - len(self._parts.leases) < BATCH:
                 liveness.beat()
                 self._ending.wait(TICK_SECONDS)
                 continue
@@ -148,7 +148,7 @@ class QueueIntake:
                 failures += 1
                 self._refusal, self._asked_at = str(error), None
                 with liveness.idle():
-                    delay = self._parts.worker.lines.delays.delay_seconds(failures, 1.0)
+                    delay = self._parts.handler.stasher.delays.delay_seconds(failures, 1.0)
                     self._ending.wait(min(delay, _MAX_RETRY_SECONDS))
                 continue
             self._refusal, self._asked_at = "", None
@@ -177,9 +177,9 @@ class QueueIntake:
                 self._leave_to_redrive(message, f"unexpected {type(error).__name__}")
                 continue
             host = jobs[0].line.host if jobs and isinstance(jobs[0], UrlJob) else ""
-            held = Held(message, jobs, host)
-            self._parts.hand.take(held, asked_at)
-            self._events.put((held, self._begin))
+            lease = Lease(message, jobs, host)
+            self._parts.leases.take(lease, asked_at)
+            self._events.put((lease, self._begin))
 
     def _leave_to_redrive(self, message: Message, reason: str) -> None:
         """A later version of us may understand it. Until then it comes again, and it ends in the dead-letter queue if
@@ -187,8 +187,8 @@ class QueueIntake:
         """
         self._parts.metrics.queue_event("unreadable")
         log.error("unreadable message=%s deliveries=%d reason=%r", message.id, message.deliveries, reason)
-        seconds = self._parts.worker.lines.delays.delay_seconds(message.deliveries, random.random())
-        self._parts.hand.give_back([(Held(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
+        seconds = self._parts.handler.stasher.delays.delay_seconds(message.deliveries, random.random())
+        self._parts.leases.give_back([(Lease(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
 
     def _look_at_queue(self) -> None:
         """Says what is wrong with the queue, once."""
@@ -204,12 +204,12 @@ class QueueIntake:
         log.info("receiving from the queue messages=%d", facts.messages)
         if facts.max_deliveries is None:
             log.warning("the queue has no redrive policy: messages that nobody can read come back until they expire")
-        elif facts.max_deliveries <= self._parts.shared.settings.attempts:
+        elif facts.max_deliveries <= self._parts.pool.settings.attempts:
             log.warning(
                 "the queue's maxReceiveCount is %d: messages go to its dead-letter queue before they have had their "
                 "%d attempts (urls.attempts)",
                 facts.max_deliveries,
-                self._parts.shared.settings.attempts,
+                self._parts.pool.settings.attempts,
             )
 
     # --- the queue's own thread ----------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class QueueIntake:
         self._ended.set()
 
     def _stopping(self) -> bool:
-        if self._parts.shared.runtime.stopping.is_set():
+        if self._parts.pool.runtime.stopping.is_set():
             self._ending.set()
         return self._ending.is_set()
 
@@ -234,58 +234,58 @@ class QueueIntake:
         except queue.Empty:
             return
 
-    def _do(self, held: Held, event: Callable[[Held], None]) -> None:
+    def _do(self, lease: Lease, event: Callable[[Lease], None]) -> None:
         try:
-            event(held)
+            event(lease)
         except Exception as error:
             # Ours to mend. It costs this message.
-            log.exception("unexpected message=%s", held.message.id)
-            self._return(held, GiveBack(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}"))
+            log.exception("unexpected message=%s", lease.message.id)
+            self._return(lease, ReturnMessage(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}"))
 
-    def _begin(self, held: Held) -> None:
+    def _begin(self, lease: Lease) -> None:
         """The turn of a message that was received a moment ago."""
         if self._ending.is_set():
-            self._give_back([(held, 0.0)])
-        elif not held.jobs:
-            self._settle(held, [])
-        elif not held.host:
-            self._free.append(held)
-        elif self._stands_in_the_way(held) or (
-            self._paused_seconds(held)
-            and self._pending.of_host(held.host) >= self._parts.settings.window * _PAUSED_SHARE
+            self._give_back([(lease, 0.0)])
+        elif not lease.jobs:
+            self._settle(lease, [])
+        elif not lease.host:
+            self._free.append(lease)
+        elif self._stands_in_the_way(lease) or (
+            self._paused_seconds(lease)
+            and self._pending.of_host(lease.host) >= self._parts.settings.window * _PAUSED_SHARE
         ):
-            self._put_off(held)
+            self._put_off(lease)
         else:
-            self._pending.add(held)
+            self._pending.add(lease)
 
-    def _paused_seconds(self, held: Held) -> float:
-        return self._parts.shared.politeness.paused_seconds(held.host)
+    def _paused_seconds(self, lease: Lease) -> float:
+        return self._parts.pool.politeness.paused_seconds(lease.host)
 
-    def _stands_in_the_way(self, held: Held) -> bool:
+    def _stands_in_the_way(self, lease: Lease) -> bool:
         """Whether its turn comes so late that others should have its place in the window."""
-        return self._paused_seconds(held) > self._parts.settings.visibility_seconds
+        return self._paused_seconds(lease) > self._parts.settings.visibility_seconds
 
-    def _put_off(self, held: Held) -> None:
+    def _put_off(self, lease: Lease) -> None:
         """Given back without a try: for as long as its host wants, and ever longer."""
-        delay = self._parts.worker.lines.delays.delay_seconds(held.message.deliveries, random.random())
-        self._give_back([(held, self._paused_seconds(held) + delay)])
+        delay = self._parts.handler.stasher.delays.delay_seconds(lease.message.deliveries, random.random())
+        self._give_back([(lease, self._paused_seconds(lease) + delay)])
 
     def _start_downloads(self) -> float:
         """The seconds until one more may start."""
-        parts = self._parts.shared
+        parts = self._parts.pool
         self._look_through()
         while self._in_flight < parts.settings.jobs and (self._free or self._pending.count):
             if not parts.disk.has_room():
                 break
-            held: Held | None
+            lease: Lease | None
             if self._free:
-                held = self._free.popleft()
+                lease = self._free.popleft()
             else:
-                held, wait_seconds = self._pending.take_polite(parts.politeness)
-                if held is None:
+                lease, wait_seconds = self._pending.take_polite(parts.politeness)
+                if lease is None:
                     return wait_seconds
             self._in_flight += 1
-            parts.downloads.submit(self._download, held)
+            parts.executor.submit(self._download, lease)
         return TICK_SECONDS
 
     def _look_through(self) -> None:
@@ -293,47 +293,47 @@ class QueueIntake:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_SECONDS
-        for held in self._pending.remove(lambda held: too_long_in_hand(held, now) or self._stands_in_the_way(held)):
-            self._put_off(held)
+        for lease in self._pending.remove(lambda lease: too_long_in_hand(lease, now) or self._stands_in_the_way(lease)):
+            self._put_off(lease)
 
-    def _download(self, held: Held) -> None:
+    def _download(self, lease: Lease) -> None:
         """In a thread of the pool."""
-        result: list[Outcome] | GiveBack | Stopped
+        result: list[Outcome] | ReturnMessage | Stopped
         try:
-            result = Stopped() if self._ending.is_set() else self._parts.worker.handle(held)
+            result = Stopped() if self._ending.is_set() else self._parts.handler.handle(lease)
         except Stopped as stopped:
             result = stopped
         except Exception as error:
-            log.exception("unexpected message=%s", held.message.id)
-            result = GiveBack(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}")
-        if held.host:
-            self._parts.shared.politeness.finished(held.host)
-        self._events.put((held, lambda held: self._finished(held, result)))
+            log.exception("unexpected message=%s", lease.message.id)
+            result = ReturnMessage(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}")
+        if lease.host:
+            self._parts.pool.politeness.finished(lease.host)
+        self._events.put((lease, lambda lease: self._finished(lease, result)))
 
-    def _finished(self, held: Held, result: list[Outcome] | GiveBack | Stopped) -> None:
+    def _finished(self, lease: Lease, result: list[Outcome] | ReturnMessage | Stopped) -> None:
         self._in_flight -= 1
         if isinstance(result, list):
-            self._settle(held, result)
+            self._settle(lease, result)
         elif isinstance(result, Stopped):
-            self._give_back([(held, 0.0)])
+            self._give_back([(lease, 0.0)])
         else:
-            self._return(held, result)
+            self._return(lease, result)
 
-    def _return(self, held: Held, result: GiveBack) -> None:
-        log.info("put off message=%s seconds=%.0f reason=%r", held.message.id, result.seconds, result.reason)
+    def _return(self, lease: Lease, result: ReturnMessage) -> None:
+        log.info("put off message=%s seconds=%.0f reason=%r", lease.message.id, result.seconds, result.reason)
         self._parts.runtime.events.deferred()
-        self._give_back([(held, result.seconds)])
+        self._give_back([(lease, result.seconds)])
 
-    def _settle(self, held: Held, outcomes: list[Outcome]) -> None:
+    def _settle(self, lease: Lease, outcomes: list[Outcome]) -> None:
         # Where the ledger is down this waits for it.
         with self._liveness.idle():
-            self._committer.put((held, outcomes))
+            self._committer.put((lease, outcomes))
 
     def _drain(self) -> None:
         """Nothing new; what is under way has its time, and others get what only waits here."""
         with self._liveness.idle():
             waiting = [*self._free, *self._pending.remove(lambda _: True)]
-            self._give_back([(held, 0.0) for held in waiting])
+            self._give_back([(lease, 0.0) for lease in waiting])
             log.info("queue drains under_way=%d given_back=%d", self._in_flight, len(waiting))
             while self._in_flight and self._parts.runtime.shutdown.left_seconds() > 0:
                 self._work(TICK_SECONDS)
@@ -345,10 +345,10 @@ class QueueIntake:
             self._complete = recorded and not self._in_flight
             log.info("queue drained complete=%s", self._complete)
 
-    def _give_back(self, some: list[tuple[Held, float]]) -> None:
+    def _give_back(self, some: list[tuple[Lease, float]]) -> None:
         # SQS may take its time, and that is no reason to take the daemon for stuck.
         with self._liveness.idle():
-            self._parts.hand.give_back(some)
+            self._parts.leases.give_back(some)
 
     def _give_back_all(self) -> None:
-        self._give_back([(held, 0.0) for held in self._parts.hand.all()])
+        self._give_back([(lease, 0.0) for lease in self._parts.leases.all()])

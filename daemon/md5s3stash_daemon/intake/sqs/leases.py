@@ -43,7 +43,7 @@ GIVE_BACK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class Lease:
     """A message in hand. `host` is whose turn it waits for, empty where it asks none."""
 
     message: Message
@@ -52,7 +52,7 @@ class Held:
     since: float = field(default_factory=time.monotonic)
 
 
-class InHand:
+class Leases:
     """Safe to share between threads."""
 
     def __init__(
@@ -70,7 +70,7 @@ class InHand:
         self._clock = clock
         # By receipt: the same message may be here twice.
         self._until: dict[str, float] = {}
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
         # One request about visibility at a time: a heartbeat must not overtake what gives the message back.
         self._visibility_lock = threading.Lock()
@@ -80,34 +80,34 @@ class InHand:
         with self._lock:
             return len(self._held)
 
-    def take(self, held: Held, received_at: float) -> None:
+    def take(self, lease: Lease, received_at: float) -> None:
         """`received_at`, by the clock, is when it was asked for: its visibility runs from a moment after that."""
         with self._lock:
-            self._held[held.message.receipt] = held
-            self._until[held.message.receipt] = received_at + self._visibility_seconds
+            self._held[lease.message.receipt] = lease
+            self._until[lease.message.receipt] = received_at + self._visibility_seconds
 
-    def all(self) -> list[Held]:
+    def all(self) -> list[Lease]:
         with self._lock:
             return list(self._held.values())
 
-    def delete(self, done: Sequence[Held], queue_ids: Sequence[str]) -> None:
+    def delete(self, done: Sequence[Lease], queue_ids: Sequence[str]) -> None:
         """Their outcomes, with these queue ids, are recorded."""
         for batch in _batches(done):
-            if self._delete([held.message.receipt for held in batch]):
+            if self._delete([lease.message.receipt for lease in batch]):
                 self._metrics.queue_event("deleted", len(batch))
             self._let_go(batch)
         now = self._clock()
         self._forgettable.append((now + REMEMBER_SECONDS, list(queue_ids)))
         self._forget(now)
 
-    def give_back(self, some: Iterable[tuple[Held, float]]) -> None:
+    def give_back(self, some: Iterable[tuple[Lease, float]]) -> None:
         """Others may have them after so many seconds. Where SQS is not told, they may when their visibility is over."""
         for batch in _batches(list(some)):
-            self._let_go([held for held, _ in batch])
+            self._let_go([lease for lease, _ in batch])
             self._metrics.queue_event("given_back", len(batch))
             try:
                 with self._visibility_lock:
-                    self._queue.set_visibility([(held.message.receipt, seconds) for held, seconds in batch])
+                    self._queue.set_visibility([(lease.message.receipt, seconds) for lease, seconds in batch])
             except QueueError as error:
                 self._metrics.service_error(QUEUE)
                 log.warning("not given back messages=%d error=%r", len(batch), str(error))
@@ -158,11 +158,11 @@ class InHand:
                     time.sleep(_DELETE_PAUSE_SECONDS)
         return False
 
-    def _let_go(self, some: Iterable[Held]) -> None:
+    def _let_go(self, some: Iterable[Lease]) -> None:
         with self._lock:
-            for held in some:
-                self._held.pop(held.message.receipt, None)
-                self._until.pop(held.message.receipt, None)
+            for lease in some:
+                self._held.pop(lease.message.receipt, None)
+                self._until.pop(lease.message.receipt, None)
 
     def _forget(self, now: float) -> None:
         """Takes the marks of messages that are long deleted off the ledger, many at a time."""
@@ -178,9 +178,9 @@ class InHand:
             log.debug("not forgotten: %s", error)
 
 
-def too_long_in_hand(held: Held, now: float) -> bool:
+def too_long_in_hand(lease: Lease, now: float) -> bool:
     """Whether SQS will soon refuse to keep it invisible, with enough time left for a download."""
-    return now - held.since > MAX_INVISIBLE_SECONDS / 2
+    return now - lease.since > MAX_INVISIBLE_SECONDS / 2
 
 
 def _batches(items: Sequence[T]) -> Iterable[Sequence[T]]:

@@ -19,8 +19,8 @@ from md5s3stash.stash import Auth
 from md5s3stash_daemon.config.settings import UrlSettings
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.url_lines import Line
-from md5s3stash_daemon.downloads.url_stasher import Again, LineWorker
-from md5s3stash_daemon.intake.sqs.leases import Held
+from md5s3stash_daemon.downloads.url_stasher import TryAgain, UrlStasher
+from md5s3stash_daemon.intake.sqs.leases import Lease
 from md5s3stash_daemon.intake.sqs.message_body import Job, ObjectJob, UrlJob
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger, message_queue_id
 from md5s3stash_daemon.ledger.ledger import Outcome
@@ -34,7 +34,7 @@ Profiles = Mapping[str, Mapping[str, Auth]]
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack:
+class ReturnMessage:
     """The message is to come again after so many seconds."""
 
     seconds: float
@@ -50,54 +50,54 @@ class Drops:
     max_bytes: int
 
 
-class MessageWorker:
+class MessageHandler:
     """Safe to share between threads."""
 
     def __init__(
         self,
         runtime: Runtime,
-        lines: LineWorker,
+        stasher: UrlStasher,
         ledger: QueueLedger,
         politeness: Politeness,
         profiles: Profiles,
         drops: Drops,
     ) -> None:
         self._runtime = runtime
-        self.lines = lines
+        self.stasher = stasher
         self._ledger = ledger
         self._politeness = politeness
         self._profiles = profiles
         self._drops = drops
 
-    def handle(self, held: Held) -> list[Outcome] | GiveBack:
+    def handle(self, lease: Lease) -> list[Outcome] | ReturnMessage:
         """An outcome for each job. Raises Stopped where the daemon stops first."""
-        results = [self._do(job, message_queue_id(held.message, number)) for number, job in enumerate(held.jobs)]
-        failed = [result for result in results if isinstance(result, Again)]
+        results = [self._do(job, message_queue_id(lease.message, number)) for number, job in enumerate(lease.jobs)]
+        failed = [result for result in results if isinstance(result, TryAgain)]
         if not failed:
             return [result for result in results if isinstance(result, Outcome)]
-        return self._after_failure(held, results, failed)
+        return self._after_failure(lease, results, failed)
 
-    def _do(self, job: Job, queue_id: str) -> Outcome | Again:
+    def _do(self, job: Job, queue_id: str) -> Outcome | TryAgain:
         if isinstance(job, ObjectJob):
             line = Line(0, job.name)
-            return self.lines.judged(lambda: self._stash_object(job, queue_id), line, queue_id)
+            return self.stasher.judged(lambda: self._stash_object(job, queue_id), line, queue_id)
         if job.line.fault:
             return Outcome(queue_id, job.name, error="SourceRefused", reason=job.line.fault)
         try:
             auth = self._auth(job)
         except SourceRefused as error:
             return Outcome(queue_id, job.name, error="SourceRefused", reason=str(error))
-        result = self.lines.handle(job.line, queue_id, auth)
+        result = self.stasher.handle(job.line, queue_id, auth)
         return replace(result, name=job.name) if isinstance(result, Outcome) else result
 
     def _after_failure(
-        self, held: Held, results: Sequence[Outcome | Again], failed: Sequence[Again]
-    ) -> list[Outcome] | GiveBack:
+        self, lease: Lease, results: Sequence[Outcome | TryAgain], failed: Sequence[TryAgain]
+    ) -> list[Outcome] | ReturnMessage:
         """Give the message back, or be done with it where it has had all its attempts."""
         attempts = 0
         if any(again.counts for again in failed):
             try:
-                attempts = self._ledger.count_attempt(message_queue_id(held.message, 0))
+                attempts = self._ledger.count_attempt(message_queue_id(lease.message, 0))
             except CacheUnavailable as error:
                 log.debug("attempt not counted: %s", error)
         if attempts >= self._runtime.live.current[UrlSettings].attempts:
@@ -105,15 +105,15 @@ class MessageWorker:
                 result
                 if isinstance(result, Outcome)
                 else Outcome(
-                    message_queue_id(held.message, number),
-                    held.jobs[number].name,
+                    message_queue_id(lease.message, number),
+                    lease.jobs[number].name,
                     error=result.error,
                     reason=f"{result.reason} (tried {attempts} times)",
                 )
                 for number, result in enumerate(results)
             ]
-        delay = self.lines.delays.delay_seconds(attempts or held.message.deliveries, random.random())
-        return GiveBack(max(delay, self._politeness.paused_seconds(held.host)), failed[0].reason)
+        delay = self.stasher.delays.delay_seconds(attempts or lease.message.deliveries, random.random())
+        return ReturnMessage(max(delay, self._politeness.paused_seconds(lease.host)), failed[0].reason)
 
     def _auth(self, job: UrlJob) -> Auth | None:
         """Raises SourceRefused where the message asks for a password that is not for this URL."""
@@ -139,7 +139,7 @@ class MessageWorker:
             if self._drops.store.download(ObjectAddress(job.bucket, job.key), sink, self._drops.max_bytes) is None:
                 raise SourceNotFound("there is no such object any more")
             file.flush()
-            outcome = self.lines.stash(file.name, queue_id)
+            outcome = self.stasher.stash(file.name, queue_id)
         reports = tuple(report._replace(url=job.name) for report in outcome.reports)
         return replace(outcome, name=job.name, reports=reports)
 

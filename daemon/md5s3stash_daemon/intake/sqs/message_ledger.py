@@ -1,7 +1,7 @@
 """The ledger of a queue's messages, which all daemons of a fleet share: a message that comes twice is logged once.
 
 The mark of a message is kept by the day that it was sent on, and the marks of a day go when no message of that day can
-be in a queue any more. Most go sooner: see `InHand`.
+be in a queue any more. Most go sooner: see `Leases`.
 """
 
 from __future__ import annotations
