@@ -44,7 +44,7 @@ from md5s3stash_daemon.runtime.circuit_breaker import REDIS, AllFaults, CircuitB
 from md5s3stash_daemon.runtime.liveness import LOOP, Liveness
 from md5s3stash_daemon.runtime.log_format import set_line_format
 from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
-from md5s3stash_daemon.runtime.shutdown import Stop
+from md5s3stash_daemon.runtime.shutdown import Shutdown
 from md5s3stash_daemon.runtime.signals import handled
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.spool import Spool
@@ -193,7 +193,7 @@ def build(settings: Settings) -> Daemon:
     runtime = Runtime(
         CircuitBreaker(dependencies.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
         Liveness(),
-        Stop(lambda: live.current[SpoolSettings].stop_seconds),
+        Shutdown(lambda: live.current[SpoolSettings].stop_seconds),
         metrics,
         live,
     )

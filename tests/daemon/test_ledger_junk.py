@@ -29,7 +29,7 @@ from md5s3stash_daemon.intake.files.supervisor import forget_gone
 from md5s3stash_daemon.ledger.confirmations import drop_confirmations
 from md5s3stash_daemon.ledger.ledger import RedisLedger
 from md5s3stash_daemon.ledger.reader import LedgerReader
-from md5s3stash_daemon.ledger.rebuild import Tally, import_export
+from md5s3stash_daemon.ledger.rebuild import RebuildCounts, import_export
 from md5s3stash_daemon.ledger.restore import Restorer
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
@@ -182,7 +182,7 @@ def test_odd_lines_of_an_export_are_left_out_and_the_rest_is_recorded(client: re
     put(client, {}, [], 1)
     good = json.dumps({"name": "of the export", "md5": OTHER, "s3_url": "s3://bucket/x"}).encode()
 
-    bad = list(import_export(io.BytesIO(b"\n".join([*lines, good])), Restorer(client, "junk"), Tally()))
+    bad = list(import_export(io.BytesIO(b"\n".join([*lines, good])), Restorer(client, "junk"), RebuildCounts()))
 
     assert len(bad) <= b"\n".join([*lines, good]).count(b"\n") + 1
     assert client.hget("junk:names", "of the export") == OTHER.encode()

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from md5s3stash.errors import CacheUnavailable
 from md5s3stash.stash import StashReport
 from md5s3stash_daemon.ledger.ledger import Outcome
-from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
+from md5s3stash_daemon.monitoring.counters import CountedLedger, Counters
 from md5s3stash_daemon.monitoring.metrics import Metrics, QueueDepth, StateDepth
 from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.spool import Spool
@@ -190,7 +190,7 @@ def test_what_the_ledger_did_not_take_is_an_error_and_no_outcome() -> None:
 
 def test_latency_runs_from_claim_to_record() -> None:
     now = [10.0]
-    tally, metrics = Tally(clock=lambda: now[0]), Metrics()
+    tally, metrics = Counters(clock=lambda: now[0]), Metrics()
     tally.claimed(["kept", "put off"])
     tally.claimed(["claimed before it was told"], at=9.0)
     tally.unclaimed(["put off"])

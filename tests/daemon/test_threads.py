@@ -103,7 +103,9 @@ def test_a_thread_is_marked_for_as_long_as_it_runs_and_at_rest_until_it_beats() 
     assert liveness.silent(10) == []
 
 
-@pytest.mark.parametrize("place", ["intake.files.worker.WorkerProcess._chunk", "ledger.committer.GroupCommitter._next_group"])
+@pytest.mark.parametrize(
+    "place", ["intake.files.worker.WorkerProcess._chunk", "ledger.committer.GroupCommitter._next_group"]
+)
 def test_a_worker_whose_thread_dies_is_replaced_and_its_files_are_done(site: Site, place: str, tmp_path: Path) -> None:
     folder, module, kind, method = place.rsplit(".", 3)
     patch = f"""

@@ -11,7 +11,7 @@ from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.runtime.runtime import EventCounter, LiveSettings, Runtime
-from md5s3stash_daemon.runtime.shutdown import Stop
+from md5s3stash_daemon.runtime.shutdown import Shutdown
 
 
 def settings_of(**spool: Any) -> Settings:
@@ -22,5 +22,5 @@ def settings_of(**spool: Any) -> Settings:
 def runtime_of(breaker: CircuitBreaker | None = None, events: EventCounter | None = None, **spool: Any) -> Runtime:
     """`spool`: settings of the spool that are not the defaults."""
     live = LiveSettings(settings_of(**spool))
-    shutdown = Stop(lambda: live.current[SpoolSettings].stop_seconds)
+    shutdown = Shutdown(lambda: live.current[SpoolSettings].stop_seconds)
     return Runtime(breaker or CircuitBreaker({}, RetryPolicy), Liveness(), shutdown, events or Metrics(), live)

@@ -12,7 +12,7 @@ from md5s3stash.audit import Fault, nested_prefixes
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StoreError
 from md5s3stash.scheme import BucketBase
-from md5s3stash_daemon.fixity.bucket_audit import Auditor, Tally
+from md5s3stash_daemon.fixity.bucket_audit import AuditCounts, Auditor
 from md5s3stash_daemon.runtime import console as output
 
 
@@ -29,11 +29,11 @@ def verify(
     """
     printing = threading.Lock()
 
-    def audit(base: BucketBase, bucket: str) -> Tally | None:
+    def audit(base: BucketBase, bucket: str) -> AuditCounts | None:
         """What was seen of a bucket; None where it could not be read."""
-        tally = Tally()
+        counts = AuditCounts()
         try:
-            for fault in auditor.faults(base, bucket, nested_prefixes(base, bases), tally):
+            for fault in auditor.faults(base, bucket, nested_prefixes(base, bases), counts):
                 md5 = fault.address.key.rpartition("/")[2]
                 with printing:
                     _print_fault(fault, as_json)
@@ -42,32 +42,32 @@ def verify(
         except StoreError as error:
             output.complain(str(error))
             return None
-        return tally
+        return counts
 
     with ThreadPoolExecutor(jobs, thread_name_prefix="verify") as pool:
         try:
             work = [(bucket, pool.submit(audit, base, bucket)) for base in bases for bucket in base.buckets()]
-            tallies = [(bucket, future.result()) for bucket, future in work]
+            counts_of_each = [(bucket, future.result()) for bucket, future in work]
         except BaseException:
             # Nobody reads on, or Redis is gone.
             auditor.stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return _sum_up(tallies, as_json)
+    return _sum_up(counts_of_each, as_json)
 
 
-def _sum_up(tallies: Sequence[tuple[str, Tally | None]], as_json: bool) -> bool:
-    total = Tally()
-    for bucket, tally in tallies:
-        if tally is None:
+def _sum_up(counts_of_each: Sequence[tuple[str, AuditCounts | None]], as_json: bool) -> bool:
+    total = AuditCounts()
+    for bucket, counts in counts_of_each:
+        if counts is None:
             continue
-        total.add(tally)
-        if tally.looks_encrypted:
+        total.add(counts)
+        if counts.looks_encrypted:
             output.complain(
                 f"s3://{bucket}: no ETag is its key: a bucket that encrypts with KMS has such ETags, and LIST "
                 "cannot check it (--deep reads its objects)"
             )
-    unread = sum(tally is None for _, tally in tallies)
+    unread = sum(counts is None for _, counts in counts_of_each)
     _print_total(total, unread, as_json)
     return total.faults == 0 and unread == 0
 
@@ -78,7 +78,7 @@ def _print_fault(fault: Fault, as_json: bool) -> None:
     output.write(json.dumps(told) if as_json else output.printable(f"{s3_url}: {fault.reason}"))
 
 
-def _print_total(total: Tally, unread: int, as_json: bool) -> None:
+def _print_total(total: AuditCounts, unread: int, as_json: bool) -> None:
     if as_json:
         output.write(json.dumps({**asdict(total), "unread_buckets": unread}))
         return

@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SqsBatch:
     """Up to BATCH URLs, the lines between them that are none, and where the list stands behind them."""
 
     urls: tuple[str, ...]
@@ -162,7 +162,7 @@ class Enqueuing:
         print(f"{self._done.urls:,} URLs are in the queue, {self._done.faults:,} lines are none ({seconds:,.0f} s)")
         return 1 if self._done.faults else 0
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[SqsBatch]:
         from md5s3stash_daemon.intake.sqs.client import BATCH
 
         urls: list[str] = []
@@ -174,11 +174,11 @@ class Enqueuing:
                 urls.append(line.url)
             # A file that is no list at all must not gather its faults in memory.
             if len(urls) == BATCH or len(faults) == BATCH:
-                yield Batch(tuple(urls), tuple(faults), self._reader.cursor())
+                yield SqsBatch(tuple(urls), tuple(faults), self._reader.cursor())
                 urls, faults = [], []
-        yield Batch(tuple(urls), tuple(faults), self._reader.cursor())
+        yield SqsBatch(tuple(urls), tuple(faults), self._reader.cursor())
 
-    def _send(self, batch: Batch) -> Batch:
+    def _send(self, batch: SqsBatch) -> SqsBatch:
         """In a thread. Raises a QueueError where some of it cannot be sent."""
         left = [self._body(url) for url in batch.urls]
 
@@ -196,7 +196,7 @@ class Enqueuing:
             return url
         return json.dumps({"url": url, "auth-profile": self._auth_profile})
 
-    def _tell(self, batch: Batch, paused: Pause) -> None:
+    def _tell(self, batch: SqsBatch, paused: Pause) -> None:
         for line in batch.faults:
             with paused():
                 _complain(f"line {line.number}: {without_password(line.url)}: {line.fault}")

@@ -23,7 +23,7 @@ _LEDGER_REASONS = {
 
 
 @dataclass(slots=True)
-class Tally:
+class AuditCounts:
     """What an audit has seen so far."""
 
     objects: int = 0
@@ -34,7 +34,7 @@ class Tally:
     by_reading: int = 0
     not_checkable: int = 0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: AuditCounts) -> None:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
@@ -57,19 +57,19 @@ class Auditor:
     recorded: RecordedDigests | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
 
-    def faults(self, base: BucketBase, bucket: str, others: tuple[str, ...], tally: Tally) -> Iterator[Fault]:
-        """The faults of a bucket, as they are found; everything is counted in the tally.
+    def faults(self, base: BucketBase, bucket: str, others: tuple[str, ...], counts: AuditCounts) -> Iterator[Fault]:
+        """The faults of a bucket, as they are found; everything is counted in the counts.
 
         `others` are key prefixes that belong to other bases. Raises StoreError where the bucket cannot be listed.
         """
         checklist = self.recorded.of_bucket(base, bucket) if self.recorded else None
-        for fault in self._all_faults(base, bucket, others, checklist, tally):
-            tally.faults += 1
-            tally.wrong_etags += fault.kind is FaultKind.WRONG_ETAG
+        for fault in self._all_faults(base, bucket, others, checklist, counts):
+            counts.faults += 1
+            counts.wrong_etags += fault.kind is FaultKind.WRONG_ETAG
             yield fault
 
     def _all_faults(
-        self, base: BucketBase, bucket: str, others: tuple[str, ...], checklist: Checklist | None, tally: Tally
+        self, base: BucketBase, bucket: str, others: tuple[str, ...], checklist: Checklist | None, counts: AuditCounts
     ) -> Iterator[Fault]:
         for page in self.lister.pages(bucket, prefix_of(base)):
             if self.stopping.is_set():
@@ -77,9 +77,9 @@ class Auditor:
             for found in page:
                 if others and found.key.startswith(others):
                     continue
-                tally.objects += 1
-                tally.size_bytes += found.size_bytes
-                fault = self._proven(base, fault_of(base, bucket, found), bucket, found, tally)
+                counts.objects += 1
+                counts.size_bytes += found.size_bytes
+                fault = self._proven(base, fault_of(base, bucket, found), bucket, found, counts)
                 if fault is not None:
                     yield fault
                 if checklist is not None and _is_in_place(fault):
@@ -88,7 +88,7 @@ class Auditor:
             yield from _of_ledger(base, checklist.end())
 
     def _proven(
-        self, base: BucketBase, fault: Fault | None, bucket: str, found: ListedObject, tally: Tally
+        self, base: BucketBase, fault: Fault | None, bucket: str, found: ListedObject, counts: AuditCounts
     ) -> Fault | None:
         """The fault that remains after a closer look, where one is called for."""
         if fault is None and not is_of_parts(found.etag):
@@ -100,9 +100,9 @@ class Auditor:
             proof = inspect(self.store, address, found.key.removeprefix(prefix_of(base)), self.deep)
         except StoreError as error:
             return Fault(address, FaultKind.UNREADABLE, str(error))
-        tally.by_sha256 += proof is Proof.BY_SHA256
-        tally.by_reading += proof is Proof.BY_READING
-        tally.not_checkable += proof is Proof.NONE
+        counts.by_sha256 += proof is Proof.BY_SHA256
+        counts.by_reading += proof is Proof.BY_READING
+        counts.not_checkable += proof is Proof.NONE
         if proof is Proof.WRONG:
             return Fault(address, FaultKind.WRONG_BYTES, "its bytes are not those of its key")
         return None

@@ -36,7 +36,7 @@ _POLICY = RetryPolicy(attempts=4)
 
 
 @dataclass(slots=True)
-class Tally:
+class RebuildCounts:
     """What was met so far: `contents` and `names` are entries that were written, `known` objects or lines that brought
     nothing new, `faults` what was left out.
     """
@@ -47,7 +47,7 @@ class Tally:
     known: int = 0
     faults: int = 0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: RebuildCounts) -> None:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
@@ -65,7 +65,9 @@ class Rebuilder:
     types: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
 
-    def rebuild(self, base: BucketBase, bucket: str, others: tuple[str, ...], tally: Tally) -> Iterator[Fault | str]:
+    def rebuild(
+        self, base: BucketBase, bucket: str, others: tuple[str, ...], counts: RebuildCounts
+    ) -> Iterator[Fault | str]:
         """Records the objects of a bucket. Yields what it leaves out, and after each page the last key's md5.
 
         `others` are key prefixes that belong to other bases. Raises StoreError where the bucket cannot be listed.
@@ -83,7 +85,7 @@ class Rebuilder:
             if self.types:
                 contents = self._with_types(base, contents)
             restored = self.restorer.add(contents)
-            tally.add(Tally(len(mine), restored.contents, 0, len(good) - restored.contents, len(faults)))
+            counts.add(RebuildCounts(len(mine), restored.contents, 0, len(good) - restored.contents, len(faults)))
             if good:
                 yield good[-1]
 
@@ -131,7 +133,7 @@ class BadLine:
     reason: str
 
 
-def import_export(file: BinaryIO, restorer: Restorer, tally: Tally) -> Iterator[BadLine]:
+def import_export(file: BinaryIO, restorer: Restorer, counts: RebuildCounts) -> Iterator[BadLine]:
     """Records what stands in an export (`md5s3stashctl export --format jsonl`), a thousand lines at a time. Yields what
     it leaves out. Raises OSError.
     """
@@ -139,25 +141,25 @@ def import_export(file: BinaryIO, restorer: Restorer, tally: Tally) -> Iterator[
     batch: list[Mapped] = []
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        tally.met += 1
+        counts.met += 1
         try:
             batch.append(_parsed(line))
         except ValueError as error:
-            tally.faults += 1
+            counts.faults += 1
             yield BadLine(number, str(error))
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
         if len(batch) == LINES_AT_ONCE:
-            _import_batch(batch, restorer, tally)
+            _import_batch(batch, restorer, counts)
             batch = []
-    _import_batch(batch, restorer, tally)
+    _import_batch(batch, restorer, counts)
 
 
-def _import_batch(batch: list[Mapped], restorer: Restorer, tally: Tally) -> None:
+def _import_batch(batch: list[Mapped], restorer: Restorer, counts: RebuildCounts) -> None:
     restored = restorer.add(batch)
-    tally.contents += restored.contents
-    tally.names += restored.names
-    tally.known += len(batch) - restored.names
+    counts.contents += restored.contents
+    counts.names += restored.names
+    counts.known += len(batch) - restored.names
 
 
 def _parsed(line: bytes) -> Mapped:

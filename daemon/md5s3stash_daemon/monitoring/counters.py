@@ -29,7 +29,7 @@ class Counts:
     latencies: list[float] = field(default_factory=list)
 
 
-class Tally:
+class Counters:
     """Counts and times what happens; safe to share between threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -84,14 +84,14 @@ class Tally:
 class CountedLedger:
     """A `Ledger` that counts what the one behind it has taken: of files and of URLs, whoever hands them over."""
 
-    def __init__(self, ledger: Ledger, tally: Tally) -> None:
+    def __init__(self, ledger: Ledger, counters: Counters) -> None:
         self._ledger = ledger
-        self._tally = tally
+        self._counters = counters
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         with self._errors():
             self._ledger.record(outcomes)
-        self._tally.recorded(outcomes)
+        self._counters.recorded(outcomes)
 
     def forget(self, queue_ids: Sequence[str]) -> None:
         with self._errors():
@@ -110,5 +110,5 @@ class CountedLedger:
         try:
             yield
         except CacheUnavailable:
-            self._tally.service_error("redis")
+            self._counters.service_error("redis")
             raise

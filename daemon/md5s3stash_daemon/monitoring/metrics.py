@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from md5s3stash.settings import RISKS
 from md5s3stash.version import build_info
-from md5s3stash_daemon.monitoring.counters import OUTCOMES, Counts, Tally
+from md5s3stash_daemon.monitoring.counters import OUTCOMES, Counters, Counts
 from md5s3stash_daemon.power_cut.power_cut import damaged
 from md5s3stash_daemon.runtime.circuit_breaker import HasFaults
 from md5s3stash_daemon.runtime.disk_space import DOWNLOADS, SPOOL
@@ -42,7 +42,7 @@ COUNT_SECONDS = 15.0
 _REST_FACTOR = 20.0
 
 
-class Metrics(Tally):
+class Metrics(Counters):
     """What was counted here and by others (`add`), as Prometheus wants it; safe to share between threads."""
 
     def __init__(self) -> None:

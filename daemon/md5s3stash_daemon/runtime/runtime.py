@@ -9,7 +9,7 @@ from typing import Protocol
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import Liveness
-from md5s3stash_daemon.runtime.shutdown import Stop
+from md5s3stash_daemon.runtime.shutdown import Shutdown
 
 
 class EventCounter(Protocol):
@@ -33,7 +33,7 @@ class Runtime:
 
     breaker: CircuitBreaker
     liveness: Liveness
-    shutdown: Stop
+    shutdown: Shutdown
     events: EventCounter
     live: LiveSettings
 

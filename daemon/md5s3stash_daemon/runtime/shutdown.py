@@ -12,7 +12,7 @@ class Stopped(Exception):
     """Breaks off a transfer from within, since the daemon has no more time."""
 
 
-class Stop:
+class Shutdown:
     """The end of the daemon: nothing new begins once `event` is set, and what is under way has a deadline."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:

@@ -35,7 +35,7 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class Shutdown:
     """To a worker: begin nothing more, finish what is under way, and end."""
 
 

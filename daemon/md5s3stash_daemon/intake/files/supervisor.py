@@ -21,7 +21,7 @@ from md5s3stash.settings import Settings
 from md5s3stash_daemon.config.load import delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.intake.files.fork_server import ForkServer, ForkServerGone
-from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Stop
+from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report, Shutdown
 from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.runtime import Runtime
@@ -156,7 +156,7 @@ class WorkerSupervisor:
         """Has everybody finish what is under way; whether all did, in time. `stopping` is set."""
         deadline = time.monotonic() + seconds
         for worker in self._workers:
-            worker.send(Stop())
+            worker.send(Shutdown())
         with self._changed:
             ended = self._changed.wait_for(
                 lambda: all(worker.connection is None for worker in self._workers),

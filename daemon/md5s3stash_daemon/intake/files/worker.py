@@ -25,11 +25,11 @@ from md5s3stash_daemon.intake.files.dependencies import Dependencies, set_log_le
 from md5s3stash_daemon.intake.files.file_stasher import FileStasher, Handled
 from md5s3stash_daemon.intake.files.ipc import Apply, Batch, Report
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
-from md5s3stash_daemon.monitoring.counters import CountedLedger, Tally
+from md5s3stash_daemon.monitoring.counters import CountedLedger, Counters
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import Liveness, ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
-from md5s3stash_daemon.runtime.shutdown import Stop
+from md5s3stash_daemon.runtime.shutdown import Shutdown
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import Entry
 
@@ -53,14 +53,14 @@ class WorkerProcess:
 
     def __init__(self, dependencies: Dependencies, connection: Connection) -> None:
         live = LiveSettings(dependencies.settings)
-        self._tally = Tally()
+        self._counters = Counters()
         client = dependencies.redis_client()
-        ledger = CountedLedger(dependencies.ledger(client), self._tally)
+        ledger = CountedLedger(dependencies.ledger(client), self._counters)
         self._runtime = runtime = Runtime(
             CircuitBreaker(dependencies.probes(ledger), lambda: probe_delays_of(live.current[SpoolSettings])),
             Liveness(),
-            Stop(lambda: live.current[SpoolSettings].stop_seconds),
-            self._tally,
+            Shutdown(lambda: live.current[SpoolSettings].stop_seconds),
+            self._counters,
             live,
         )
         # What is dropped are files: no retries but the spool's, and no caches but the confirmations.
@@ -73,7 +73,7 @@ class WorkerProcess:
             LargeFiles(dependencies.large_of_a_process, dependencies.fetch_limits.max_bytes, runtime.stopping),
             dependencies.fetch_limits.max_bytes,
         )
-        self._outbox = _Outbox(runtime, connection, self._tally, dependencies.store.weaker_promises)
+        self._outbox = _Outbox(runtime, connection, self._counters, dependencies.store.weaker_promises)
         self._committer = Committer(runtime, dependencies.spool, ledger, self._outbox.ended, self._put_off)
         self._connection = connection
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
@@ -100,12 +100,12 @@ class WorkerProcess:
                     self._take(message)
                 case Apply():
                     self._apply(message)
-                case ipc.Stop():
+                case ipc.Shutdown():
                     self._finish()
                     return
 
     def _take(self, batch: Batch) -> None:
-        self._tally.claimed([entry.queue_id for entry in batch.entries], batch.claimed_at)
+        self._counters.claimed([entry.queue_id for entry in batch.entries], batch.claimed_at)
         for entry in batch.entries:
             self._waiting.put(entry)
 
@@ -158,7 +158,7 @@ class WorkerProcess:
             self._committer.put(finished)
         over = [entry for entry, outcome, _ in handled if outcome is None]
         if over and not self._runtime.stopping.is_set():
-            self._tally.unclaimed(entry.queue_id for entry in over)
+            self._counters.unclaimed(entry.queue_id for entry in over)
             self._outbox.ended(over)
 
     def _chunk(self, first: Entry) -> tuple[list[Entry], Entry | None]:
@@ -197,12 +197,12 @@ class _Outbox:
         self,
         runtime: Runtime,
         connection: Connection,
-        tally: Tally,
+        counters: Counters,
         weaker: Callable[[], list[str]],
     ) -> None:
         self._runtime = runtime
         self._connection = connection
-        self._tally = tally
+        self._counters = counters
         self._weaker = weaker
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -225,7 +225,7 @@ class _Outbox:
                 ended, self._ended = self._ended, []
             report = Report(
                 ended,
-                self._tally.take(),
+                self._counters.take(),
                 self._runtime.breaker.down(),
                 self._runtime.breaker.take_noted(),
                 self._runtime.liveness.seconds_silent(),

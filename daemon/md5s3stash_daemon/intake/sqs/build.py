@@ -19,7 +19,7 @@ from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
 from md5s3stash_daemon.intake.sqs.termination_notice import Metadata, watch_for_notice
 from md5s3stash_daemon.monitoring.counters import CountedLedger
 from md5s3stash_daemon.monitoring.metrics import Metrics
-from md5s3stash_daemon.runtime.shutdown import Stop
+from md5s3stash_daemon.runtime.shutdown import Shutdown
 from md5s3stash_daemon.runtime.threads import spawn
 
 
@@ -41,7 +41,7 @@ def build_queue_intake(
     ledger = QueueLedger(client, of_redis.prefix, of_redis.replicas, of_redis.accepted_risks)
     # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
     live = pool.runtime.live
-    stop = Stop(lambda: live.current[SpoolSettings].stop_seconds)
+    stop = Shutdown(lambda: live.current[SpoolSettings].stop_seconds)
     runtime = replace(pool.runtime, shutdown=stop)
     handler = MessageHandler(
         runtime,

@@ -25,7 +25,7 @@ from md5s3stash_daemon.intake.sqs.message_body import Job, ObjectJob, UrlJob
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger, message_queue_id
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.runtime.runtime import Runtime
-from md5s3stash_daemon.runtime.shutdown import Stop
+from md5s3stash_daemon.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class MessageHandler:
 class _Stoppable:
     """A file that takes no more once the daemon's time is over."""
 
-    def __init__(self, file: IO[bytes], stop: Stop) -> None:
+    def __init__(self, file: IO[bytes], stop: Shutdown) -> None:
         self._file = file
         self._stop = stop
 
