@@ -77,7 +77,7 @@ def _fill(outcomes_for: Callable[[Any], Iterator[Outcome]]) -> Filled:
         while group := list(itertools.islice(outcomes, GROUP_SIZE)):
             _remember(caches, group)
             ledger.record(group)
-            ledger.forget([outcome.queue_id for outcome in group])
+            ledger.forget([outcome.drop_id for outcome in group])
             entries += len(group)
         keys, total = _keys(client), _used(client) - empty
         client.delete(f"{DEFAULT_PREFIX}:none", *client.keys(f"{DEFAULT_PREFIX}:confirmed:*"))

@@ -51,7 +51,7 @@ def _write(url: str, number: int, group_size: int, start: float, seconds: float)
     while time.monotonic() < end:
         group = list(itertools.islice(outcomes, group_size))
         ledger.record(group)
-        ledger.forget([outcome.queue_id for outcome in group])
+        ledger.forget([outcome.drop_id for outcome in group])
         recorded += len(group)
     return recorded
 

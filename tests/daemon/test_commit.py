@@ -74,7 +74,7 @@ def claimed(spool: Spool, name: str) -> Finished:
     entry = spool.claim(dropped, spool.new_batch())
     assert entry is not None
     report = StashReport(name, f"{len(name):032x}", "s3://bucket/x", "text/plain", (0, 0))
-    outcome = Outcome(entry.queue_id, name, (report,), size_bytes=len(name))
+    outcome = Outcome(entry.drop_id, name, (report,), size_bytes=len(name))
     return Finished(entry, outcome, Pin.of(entry.place))
 
 

@@ -167,7 +167,7 @@ class _DownLedger:
     def record(self, outcomes: Sequence[Outcome]) -> None:
         raise CacheUnavailable("down")
 
-    def forget(self, queue_ids: Sequence[str]) -> None: ...
+    def forget(self, drop_ids: Sequence[str]) -> None: ...
 
     def remembered(self) -> list[str]:
         return []

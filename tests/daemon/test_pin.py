@@ -111,7 +111,7 @@ def test_what_changed_since_it_was_hashed_is_put_back_as_another_drop(
     assert not writer.is_alive()
     [again] = spool.due(0)
     assert (again.name, again.attempts) == (entry.name, entry.attempts)
-    assert again.queue_id != entry.queue_id
+    assert again.drop_id != entry.drop_id
     if change is append:
         assert Path(again.path).read_bytes() == b"hashed, and more"
 
@@ -212,7 +212,7 @@ def test_no_move_replaces_a_file(spool: Spool) -> None:
         assert spool.claim(dropped, batch) is not None
 
     assert sorted(Path(entry.path).read_bytes() for entry in spool.entries("active")) == [b"first", b"second"]
-    assert len({entry.queue_id for entry in spool.entries("active")}) == 2
+    assert len({entry.drop_id for entry in spool.entries("active")}) == 2
 
 
 @pytest.mark.parametrize("state", ["hold", "deferred"])

@@ -80,7 +80,7 @@ def test_a_box_of_any_name_is_listed_recovered_and_its_file_tried(box: bytes, st
         [due] = spool.due(time.time())
         claimed = spool.claim(due, spool.new_batch())
         assert claimed is not None
-        assert spool.holds(claimed.queue_id)
+        assert spool.holds(claimed.drop_id)
         deferred = spool.defer(claimed, 5.0)
         assert deferred is not None
         held = spool.hold(deferred)

@@ -59,7 +59,9 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
         standing_display(standing, sys.stderr) as paused,
     ):
         try:
-            unread = sum(not complete for complete in list(pool.map(lambda bucket: read(bucket, paused), counts_of_each)))
+            unread = sum(
+                not complete for complete in list(pool.map(lambda bucket: read(bucket, paused), counts_of_each))
+            )
         except BaseException:
             # Redis is gone, or somebody has had enough.
             rebuilder.stopping.set()

@@ -35,7 +35,7 @@ class SettledUrls:
             self._database.execute("INSERT OR REPLACE INTO settled VALUES (?, ?)", (_key(url), json.dumps(values)))
 
     def get(self, url: str) -> Outcome | None:
-        """None where the list has not come to it yet. The queue id is nobody's."""
+        """None where the list has not come to it yet. The drop id is nobody's."""
         row = None
         with _faults_ignored():
             row = self._database.execute("SELECT outcome FROM settled WHERE url = ?", (_key(url),)).fetchone()

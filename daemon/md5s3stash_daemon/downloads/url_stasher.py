@@ -61,11 +61,11 @@ class UrlStasher:
         """Between the tries of a line or a message, as of now."""
         return delays_of(self._runtime.live.current[SpoolSettings])
 
-    def handle(self, line: Line, queue_id: str, auth: Auth | None = None) -> Outcome | TryAgain:
+    def handle(self, line: Line, drop_id: str, auth: Auth | None = None) -> Outcome | TryAgain:
         """Raises Stopped where the daemon stops first, and nothing else."""
-        return self.judged(lambda: self.stash(line.url, queue_id, auth), line, queue_id)
+        return self.judged(lambda: self.stash(line.url, drop_id, auth), line, drop_id)
 
-    def judged(self, stash: Callable[[], Outcome], line: Line, queue_id: str) -> Outcome | TryAgain:
+    def judged(self, stash: Callable[[], Outcome], line: Line, drop_id: str) -> Outcome | TryAgain:
         """What `stash` makes of the line, or what is to be done about its error. Raises Stopped where the daemon stops
         first, and nothing else.
         """
@@ -86,7 +86,7 @@ class UrlStasher:
                 except StashError as error:
                     if isinstance(error, SourceUnavailable) and time.monotonic() - began > SLOW_SECONDS:
                         self._politeness.note_slow(line.host, True)
-                    return self._judge(line, queue_id, error)
+                    return self._judge(line, drop_id, error)
                 except OSError as error:
                     return TryAgain("OSError", f"the disk that downloads go through: {error.strerror or error}")
         except Stopped:
@@ -97,7 +97,7 @@ class UrlStasher:
             return TryAgain(type(error).__name__, f"unexpected: {error}")
         raise Stopped
 
-    def stash(self, source: str, queue_id: str, auth: Auth | None = None) -> Outcome:
+    def stash(self, source: str, drop_id: str, auth: Auth | None = None) -> Outcome:
         """Under every bucket base. Raises StashError, OSError, and Stopped."""
         results = [stasher.stash(source, auth, progress=self._runtime.shutdown.check) for stasher in self._stashers]
         reports = tuple(result.report for result in results)
@@ -106,11 +106,11 @@ class UrlStasher:
         if any(result.outcome is not HowStored.KNOWN for result in results):
             self._runtime.breaker.note(S3, "")
         sent = any(result.outcome is HowStored.STORED for result in results)
-        return Outcome(queue_id, source, reports, results[0].size_bytes, sent=sent)
+        return Outcome(drop_id, source, reports, results[0].size_bytes, sent=sent)
 
-    def _judge(self, line: Line, queue_id: str, error: StashError) -> Outcome | TryAgain:
+    def _judge(self, line: Line, drop_id: str, error: StashError) -> Outcome | TryAgain:
         if not error.retryable:
-            return Outcome(queue_id, line.url, error=type(error).__name__, reason=str(error))
+            return Outcome(drop_id, line.url, error=type(error).__name__, reason=str(error))
         if isinstance(error, StoreError):
             self._runtime.breaker.note(S3, str(error))
         if isinstance(error, SourceUnavailable) and error.retry_after_seconds:

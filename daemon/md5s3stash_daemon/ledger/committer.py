@@ -79,9 +79,9 @@ class Recorder:
             return error
         return None
 
-    def forget_later(self, queue_ids: Iterable[str]) -> None:
+    def forget_later(self, drop_ids: Iterable[str]) -> None:
         """These will not be recorded again. The ledger is told with the next group, or by `forget`."""
-        self._forgettable += queue_ids
+        self._forgettable += drop_ids
 
     def forget(self) -> None:
         """Tells the ledger now."""

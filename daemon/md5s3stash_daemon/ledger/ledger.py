@@ -5,7 +5,7 @@
     {prefix}:names        dropped path or URL -> md5
     {prefix}:log          stream, one entry an outcome, for XREAD
     {prefix}:confirmed:…  md5 -> that the store confirmed the content of late, see `confirmations`
-    {prefix}:open         queue id -> 1, for drops whose outcome is recorded while their file is still in the spool
+    {prefix}:open         drop id -> 1, for drops whose outcome is recorded while their file is still in the spool
 
     {prefix}:probe        written to find out whether Redis takes writes
 
@@ -30,7 +30,7 @@ from md5s3stash_daemon.ledger.durability import DurableScript, LedgerProbe, answ
 LOG_MAX_ENTRIES = 1_000_000
 
 # KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, when each of those hashes
-# goes, then for each outcome: queue id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's
+# goes, then for each outcome: drop id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's
 # fields and values that these do not tell, they; the number of confirmations, and for each of them the number of its
 # key, field and value.
 #
@@ -71,7 +71,7 @@ end
 class Outcome:
     """What became of a drop: one report for each bucket base, or the kind and the words of a failure."""
 
-    queue_id: str
+    drop_id: str
     name: str
     reports: tuple[StashReport, ...] = ()
     size_bytes: int | None = None
@@ -90,12 +90,12 @@ class Ledger(Protocol):
         """All of them, durably. May be repeated: the same drop is logged once."""
         ...
 
-    def forget(self, queue_ids: Sequence[str]) -> None:
+    def forget(self, drop_ids: Sequence[str]) -> None:
         """The files of these drops are gone from the spool; nobody will record them again."""
         ...
 
     def remembered(self) -> list[str]:
-        """The queue ids that were recorded and not forgotten."""
+        """The drop ids that were recorded and not forgotten."""
         ...
 
     def probe(self) -> None:
@@ -132,21 +132,21 @@ class RedisLedger:
         for outcome in outcomes:
             told = _told(outcome)
             md5 = outcome.reports[0].md5 if outcome.reports else ""
-            arguments += map(_bytes, (outcome.queue_id, outcome.name, md5, _known(outcome), str(len(told)), *told))
+            arguments += map(_bytes, (outcome.drop_id, outcome.name, md5, _known(outcome), str(len(told)), *told))
             arguments.append(len(outcome.confirmed))
             for confirmation in outcome.confirmed:
                 arguments += (number[confirmation.name], confirmation.field, confirmation.value)
         # One script call is one write to the append-only file, and so one fsync for all of them.
         self._record(keys, arguments)
 
-    def forget(self, queue_ids: Sequence[str]) -> None:
+    def forget(self, drop_ids: Sequence[str]) -> None:
         with answering():
-            self._client.hdel(self._open, *map(_bytes, queue_ids))
+            self._client.hdel(self._open, *map(_bytes, drop_ids))
 
     def remembered(self) -> list[str]:
         with answering():
             found: list[bytes] = self._client.hkeys(self._open)  # type: ignore[assignment]
-            return [queue_id.decode("utf-8", "surrogateescape") for queue_id in found]
+            return [drop_id.decode("utf-8", "surrogateescape") for drop_id in found]
 
     def probe(self) -> None:
         self._probe()

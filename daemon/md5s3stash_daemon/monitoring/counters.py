@@ -36,20 +36,20 @@ class Counters:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts = Counts()
-        # By queue id; bounded, because what is claimed at once is.
+        # By drop id; bounded, because what is claimed at once is.
         self._claimed: dict[str, float] = {}
 
-    def claimed(self, queue_ids: Iterable[str], at: float | None = None) -> None:
+    def claimed(self, drop_ids: Iterable[str], at: float | None = None) -> None:
         """Work on these files begins, or began at this moment of the clock."""
         with self._lock:
-            self._claimed.update(dict.fromkeys(queue_ids, self._clock() if at is None else at))
+            self._claimed.update(dict.fromkeys(drop_ids, self._clock() if at is None else at))
 
     def recorded(self, outcomes: Sequence[Outcome]) -> None:
         """The outcomes stand in the ledger."""
         with self._lock:
             now, counts = self._clock(), self._counts
             for outcome in outcomes:
-                begun = self._claimed.pop(outcome.queue_id, None)
+                begun = self._claimed.pop(outcome.drop_id, None)
                 if not outcome.reports:
                     counts.outcomes[FAILED] += 1
                     continue
@@ -58,11 +58,11 @@ class Counters:
                 if begun is not None:
                     counts.latencies.append(now - begun)
 
-    def unclaimed(self, queue_ids: Iterable[str]) -> None:
+    def unclaimed(self, drop_ids: Iterable[str]) -> None:
         """Work on these files ended without anything to record."""
         with self._lock:
-            for queue_id in queue_ids:
-                self._claimed.pop(queue_id, None)
+            for drop_id in drop_ids:
+                self._claimed.pop(drop_id, None)
 
     def deferred(self) -> None:
         """A file is to be tried again."""
@@ -93,9 +93,9 @@ class CountedLedger:
             self._ledger.record(outcomes)
         self._counters.recorded(outcomes)
 
-    def forget(self, queue_ids: Sequence[str]) -> None:
+    def forget(self, drop_ids: Sequence[str]) -> None:
         with self._errors():
-            self._ledger.forget(queue_ids)
+            self._ledger.forget(drop_ids)
 
     def remembered(self) -> list[str]:
         with self._errors():

@@ -63,7 +63,7 @@ class Entry(NamedTuple):
         return Place(state, f"{box}/{self.name}")
 
     @property
-    def queue_id(self) -> str:
+    def drop_id(self) -> str:
         """Names this drop, and no other of the same name, for as long as it is in the spool."""
         return f"{self.batch}/{self.name}"
 

@@ -22,19 +22,19 @@ def report_beside(place: Place) -> Place:
     return Place(place.base, place.name + ERROR_SUFFIX)
 
 
-def place_in_failed(base: str, name: str, queue_id: str) -> Place:
+def place_in_failed(base: str, name: str, drop_id: str) -> Place:
     """Where a failed file of this name can stand, with its folders made. Raises OSError."""
     # The report needs room for its suffix, and perhaps a number, within the 255 bytes of a file name.
     if len(os.fsencode(os.path.basename(name))) <= _LONGEST_FAILED_NAME:
         try:
             place = Place(base, name)
             with folder_of(place, create=True):
-                return _free_place(place, queue_id)
+                return _free_place(place, drop_id)
         except (FileExistsError, NotADirectoryError, PermissionError):
             pass  # a failed file has the name that would have to be a folder now, or the folder is somebody else's
     # The report holds the whole name.
     flat = os.fsencode(name).replace(b"/", b"_")[-_LONGEST_FAILED_NAME:]
-    return _free_place(Place(base, os.fsdecode(flat)), queue_id)
+    return _free_place(Place(base, os.fsdecode(flat)), drop_id)
 
 
 def write_report(place: Place, report: dict[str, Any]) -> None:
@@ -58,15 +58,15 @@ def read_report(place: Place) -> dict[str, Any]:
     return report if isinstance(report, dict) else {}
 
 
-def _free_place(place: Place, queue_id: str) -> Place:
+def _free_place(place: Place, drop_id: str) -> Place:
     """The place, or with a number behind its name where an earlier failure stands there."""
     number, free = 1, place
-    while status_of(free) is not None or not _is_free_report(report_beside(free), queue_id):
+    while status_of(free) is not None or not _is_free_report(report_beside(free), drop_id):
         number += 1
         free = Place(place.base, f"{place.name}.{number}")
     return free
 
 
-def _is_free_report(place: Place, queue_id: str) -> bool:
+def _is_free_report(place: Place, drop_id: str) -> bool:
     """Whether nothing is there, or the report of this very drop, from a daemon that ended between report and move."""
-    return status_of(place) is None or read_report(place).get("queue_id") == queue_id
+    return status_of(place) is None or read_report(place).get("queue_id") == drop_id

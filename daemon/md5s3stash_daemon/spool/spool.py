@@ -102,9 +102,9 @@ class Spool:
         self._room_to_move.fill()
         self._room_to_report.fill()
 
-    def holds(self, queue_id: str) -> bool:
+    def holds(self, drop_id: str) -> bool:
         """Whether the file of a drop that was claimed once is still in active/, deferred/ or hold/."""
-        batch, _, name = queue_id.partition("/")
+        batch, _, name = drop_id.partition("/")
         return any(
             status_of(Place(self.path_of(state), f"{box}/{name}")) is not None
             for state in (ACTIVE, DEFERRED, HOLD)
@@ -295,9 +295,9 @@ class Spool:
         return f"{place.base}/{place.name}"
 
     def _move_to_failed(self, entry: Entry, mode: int, kind: str, reason: str) -> Place:
-        place = place_in_failed(self.path_of(FAILED), entry.name, entry.queue_id)
+        place = place_in_failed(self.path_of(FAILED), entry.name, entry.drop_id)
         report = {"name": entry.name, "error": kind, "reason": reason, "attempts": entry.attempts + 1}
-        report["queue_id"] = entry.queue_id
+        report["queue_id"] = entry.drop_id
         report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
             if refusal(mode) is None:

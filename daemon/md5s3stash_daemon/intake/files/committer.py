@@ -119,7 +119,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         return True
 
     def _end(self, entries: Sequence[Entry]) -> None:
-        self._recorder.forget_later(entry.queue_id for entry in entries)
+        self._recorder.forget_later(entry.drop_id for entry in entries)
         self._ended(entries)
 
     def _log_stashed(self, stashed: Sequence[Finished]) -> None:

@@ -146,7 +146,7 @@ class FileStasher:
                 return None
             except StashError as error:
                 if not error.retryable:
-                    return Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
+                    return Outcome(entry.drop_id, entry.name, error=type(error).__name__, reason=str(error))
                 if isinstance(error, StoreError):
                     # It answers, and with what nobody can believe.
                     self._runtime.breaker.note(S3, str(error))
@@ -188,7 +188,7 @@ class FileStasher:
         if any(result.outcome is not HowStored.KNOWN for result in results):
             self._runtime.breaker.note(S3, "")
         return Outcome(
-            entry.queue_id,
+            entry.drop_id,
             entry.name,
             tuple(result.report for result in results),
             content.size_bytes,

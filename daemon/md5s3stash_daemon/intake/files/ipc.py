@@ -43,7 +43,7 @@ class Shutdown:
 class Report:
     """From a worker, whenever something has ended, and as a sign of life.
 
-    `ended`: queue ids of files that it has done with. `faults`: the services that it finds down. `noted`: what services
+    `ended`: drop ids of files that it has done with. `faults`: the services that it finds down. `noted`: what services
     said to its work, see `Gate.note`. `seconds_silent`: how long ago each of its threads got on. `weaker`: the guards that it
     found the stores to lack. `complete`: whether everything was finished, in its last report.
     """

@@ -54,7 +54,7 @@ class _Worker:
     connection: Connection | None = None
     pid: int = 0
     started_at: float = 0.0
-    # By queue id: what it was handed and has not reported.
+    # By drop id: what it was handed and has not reported.
     entries: dict[str, Entry] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)
@@ -122,7 +122,7 @@ class WorkerSupervisor:
         with self._changed:
             worker = self._idlest()
             if worker is not None:
-                worker.entries.update((entry.queue_id, entry) for entry in entries)
+                worker.entries.update((entry.drop_id, entry) for entry in entries)
         if worker is None:
             # Whoever had room has died since; these are put off with the rest of what it had.
             self._give_up(entries)
@@ -148,7 +148,7 @@ class WorkerSupervisor:
             return sum(len(worker.entries) for worker in self._workers)
 
     def oldest(self) -> set[str]:
-        """By queue id, the file that each worker has had for longest."""
+        """By drop id, the file that each worker has had for longest."""
         with self._changed:
             return {next(iter(worker.entries)) for worker in self._workers if worker.entries}
 
@@ -225,8 +225,8 @@ class WorkerSupervisor:
             self._runtime.breaker.note(service, refusal)
         self._update_liveness(worker, report)
         with self._changed:
-            for queue_id in report.ended:
-                worker.entries.pop(queue_id, None)
+            for drop_id in report.ended:
+                worker.entries.pop(drop_id, None)
             worker.complete = report.complete
             new_faults = {name: said for name, said in report.faults.items() if name not in worker.faults}
             worker.faults = dict(report.faults)
@@ -292,7 +292,7 @@ def forget_gone(ledger: Ledger, spool: Spool) -> None:
             holds = functools.lru_cache(spool.holds)
             # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of them
             # are one question to the spool.
-            gone = [queue_id for queue_id in gone if not holds(queue_id.rpartition("#")[0]) and not holds(queue_id)]
+            gone = [drop_id for drop_id in gone if not holds(drop_id.rpartition("#")[0]) and not holds(drop_id)]
         if gone:
             ledger.forget(gone)
     except CacheUnavailable as error:

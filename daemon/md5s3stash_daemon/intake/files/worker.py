@@ -105,7 +105,7 @@ class WorkerProcess:
                     return
 
     def _take(self, batch: Batch) -> None:
-        self._counters.claimed([entry.queue_id for entry in batch.entries], batch.claimed_at)
+        self._counters.claimed([entry.drop_id for entry in batch.entries], batch.claimed_at)
         for entry in batch.entries:
             self._waiting.put(entry)
 
@@ -136,11 +136,11 @@ class WorkerProcess:
                 entry = self._waiting.get()
 
     def _handle(self, chunk: Sequence[Entry], liveness: ThreadLiveness) -> None:
-        left = {entry.queue_id: entry for entry in chunk}
+        left = {entry.drop_id: entry for entry in chunk}
         try:
             for handled in self._stasher.handle(chunk):
                 for entry, _, _ in handled:
-                    left.pop(entry.queue_id, None)
+                    left.pop(entry.drop_id, None)
                 self._hand_on(handled)
         except Exception as error:
             # Ours to mend. It costs the files that nothing has become of yet.
@@ -158,7 +158,7 @@ class WorkerProcess:
             self._committer.put(finished)
         over = [entry for entry, outcome, _ in handled if outcome is None]
         if over and not self._runtime.stopping.is_set():
-            self._counters.unclaimed(entry.queue_id for entry in over)
+            self._counters.unclaimed(entry.drop_id for entry in over)
             self._outbox.ended(over)
 
     def _chunk(self, first: Entry) -> tuple[list[Entry], Entry | None]:
@@ -215,7 +215,7 @@ class _Outbox:
     def ended(self, entries: Sequence[Entry]) -> None:
         """The worker has done with these files."""
         with self._lock:
-            self._ended += [entry.queue_id for entry in entries]
+            self._ended += [entry.drop_id for entry in entries]
         self._filled.set()
 
     def send(self, complete: bool = False) -> None:

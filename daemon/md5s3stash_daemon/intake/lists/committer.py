@@ -18,9 +18,9 @@ from md5s3stash_daemon.spool.retry import until_it_works
 Settled = tuple[int, Outcome]
 
 
-def line_queue_id(entry: Entry, line: int) -> str:
-    """Names one line of one drop, as the queue id names the drop."""
-    return f"{entry.queue_id}#{line}"
+def line_drop_id(entry: Entry, line: int) -> str:
+    """Names one line of one drop, as the drop id names the drop."""
+    return f"{entry.drop_id}#{line}"
 
 
 class LineCommitter(GroupCommitter[Settled]):
@@ -39,7 +39,7 @@ class LineCommitter(GroupCommitter[Settled]):
         self._caches = caches
         self._journal = journal
         # An earlier daemon may have died before it told the ledger about its last lines.
-        self._recorder.forget_later(line_queue_id(entry, line) for line in journal.last_lines)
+        self._recorder.forget_later(line_drop_id(entry, line) for line in journal.last_lines)
 
     def _commit(self, group: list[Settled]) -> bool:
         self._caches.flush()
@@ -48,14 +48,14 @@ class LineCommitter(GroupCommitter[Settled]):
         lines = [_line_outcome(line, outcome) for line, outcome in group]
         if not until_it_works(lambda: self._append(lines), self._runtime.stopping):
             return False
-        self._recorder.forget_later(outcome.queue_id for _, outcome in group)
+        self._recorder.forget_later(outcome.drop_id for _, outcome in group)
         return True
 
     def _set_aside(self, item: Settled, error: Exception) -> bool:
         line, outcome = item
         # The fault may be in any of its texts.
         name, reason = (text.encode("ascii", "backslashreplace").decode() for text in (outcome.name, str(error)))
-        failure = Outcome(outcome.queue_id, name, error=type(error).__name__, reason=f"unexpected: {reason}")
+        failure = Outcome(outcome.drop_id, name, error=type(error).__name__, reason=f"unexpected: {reason}")
         return self._commit([(line, failure)])
 
     def _append(self, lines: list[LineOutcome]) -> None:

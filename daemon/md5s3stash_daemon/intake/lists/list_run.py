@@ -24,7 +24,7 @@ from md5s3stash_daemon.downloads.pool import TICK_SECONDS, DownloadPool
 from md5s3stash_daemon.downloads.settled_urls import SettledUrls
 from md5s3stash_daemon.downloads.url_lines import Line, read_lines
 from md5s3stash_daemon.downloads.url_stasher import TryAgain
-from md5s3stash_daemon.intake.lists.committer import LineCommitter, line_queue_id
+from md5s3stash_daemon.intake.lists.committer import LineCommitter, line_drop_id
 from md5s3stash_daemon.intake.lists.journal import Journal, LineStates
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
@@ -114,7 +114,7 @@ class ListRun:
         first_of_url: list[Line] = []
         for line in lines:
             if line.fault:
-                self._settle(line, Outcome(self._queue_id(line), line.url, error="SourceRefused", reason=line.fault))
+                self._settle(line, Outcome(self._drop_id(line), line.url, error="SourceRefused", reason=line.fault))
             elif line.url in self._same:
                 if self._waiting_for_same < WINDOW_LINES:
                     self._waiting_for_same += 1
@@ -170,7 +170,7 @@ class ListRun:
         """In a thread of the pool."""
         result: Outcome | TryAgain | Stopped
         try:
-            result = Stopped() if self._stopping() else self._pool.stasher.handle(line, self._queue_id(line))
+            result = Stopped() if self._stopping() else self._pool.stasher.handle(line, self._drop_id(line))
         except Stopped as stopped:
             result = stopped
         self._pool.politeness.finished(line.host)
@@ -190,14 +190,14 @@ class ListRun:
 
     def _as_of(self, line: Line, outcome: Outcome) -> Outcome:
         """The outcome of its URL, which may come of another line's download."""
-        queue_id = self._queue_id(line)
-        return outcome if outcome.queue_id == queue_id else replace(outcome, queue_id=queue_id, sent=False)
+        drop_id = self._drop_id(line)
+        return outcome if outcome.drop_id == drop_id else replace(outcome, drop_id=drop_id, sent=False)
 
     def _put_off(self, line: Line, again: TryAgain) -> None:
         attempts = self._states[line.number] + again.counts
         if attempts >= self._pool.settings.attempts:
             reason = f"{again.reason} (tried {attempts} times)"
-            self._settle(line, Outcome(self._queue_id(line), line.url, error=again.error, reason=reason))
+            self._settle(line, Outcome(self._drop_id(line), line.url, error=again.error, reason=reason))
             return
         log.info("put off url=%r attempts=%d reason=%r", printable_url(line.url), attempts, again.reason)
         self._pool.runtime.events.deferred()
@@ -219,8 +219,8 @@ class ListRun:
             with self._liveness.idle():
                 self._pool.runtime.stopping.wait(self._pool.stasher.delays.delay_seconds(attempt, random.random()))
 
-    def _queue_id(self, line: Line) -> str:
-        return line_queue_id(self._entry, line.number)
+    def _drop_id(self, line: Line) -> str:
+        return line_drop_id(self._entry, line.number)
 
     def _stopping(self) -> bool:
         return self._pool.runtime.stopping.is_set()

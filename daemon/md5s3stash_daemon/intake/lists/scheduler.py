@@ -164,14 +164,14 @@ class ListScheduler:
 
     def _fail(self, entry: Entry, error: StashError, liveness: ThreadLiveness) -> None:
         """Record, then move, as with any file. A disk that has no room for the report defers the list."""
-        outcome = Outcome(entry.queue_id, entry.name, error=type(error).__name__, reason=str(error))
+        outcome = Outcome(entry.drop_id, entry.name, error=type(error).__name__, reason=str(error))
         recorder = Recorder(self._runtime, self.pool.ledger, liveness)
         if recorder.record([outcome]):
             self._spool.fail(entry, outcome.error, outcome.reason)
             log.error(
                 "failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason
             )
-            recorder.forget_later([entry.queue_id])
+            recorder.forget_later([entry.drop_id])
             recorder.forget()
 
     def _let_go(self, entry: Entry, pin: Pin, journal: Journal) -> None:

@@ -39,7 +39,7 @@ class QueueCommitter(GroupCommitter[Finished]):
             if not outcome.reports:
                 log.error("failed name=%r error=%s reason=%r", _shown(outcome), outcome.error, outcome.reason)
         with self._liveness.idle():
-            self._leases.delete([lease for lease, _ in group], [outcome.queue_id for outcome in outcomes])
+            self._leases.delete([lease for lease, _ in group], [outcome.drop_id for outcome in outcomes])
         return True
 
     def _set_aside(self, item: Finished, error: Exception) -> bool:

@@ -90,14 +90,14 @@ class Leases:
         with self._lock:
             return list(self._held.values())
 
-    def delete(self, done: Sequence[Lease], queue_ids: Sequence[str]) -> None:
-        """Their outcomes, with these queue ids, are recorded."""
+    def delete(self, done: Sequence[Lease], drop_ids: Sequence[str]) -> None:
+        """Their outcomes, with these drop ids, are recorded."""
         for batch in _batches(done):
             if self._delete([lease.message.receipt for lease in batch]):
                 self._metrics.queue_event("deleted", len(batch))
             self._let_go(batch)
         now = self._clock()
-        self._forgettable.append((now + REMEMBER_SECONDS, list(queue_ids)))
+        self._forgettable.append((now + REMEMBER_SECONDS, list(drop_ids)))
         self._forget(now)
 
     def give_back(self, some: Iterable[tuple[Lease, float]]) -> None:
@@ -166,13 +166,13 @@ class Leases:
 
     def _forget(self, now: float) -> None:
         """Takes the marks of messages that are long deleted off the ledger, many at a time."""
-        queue_ids: list[str] = []
-        while self._forgettable and self._forgettable[0][0] <= now and len(queue_ids) < _FORGET_GROUP:
-            queue_ids += self._forgettable.popleft()[1]
-        if not queue_ids:
+        drop_ids: list[str] = []
+        while self._forgettable and self._forgettable[0][0] <= now and len(drop_ids) < _FORGET_GROUP:
+            drop_ids += self._forgettable.popleft()[1]
+        if not drop_ids:
             return
         try:
-            self._ledger.forget(queue_ids)
+            self._ledger.forget(drop_ids)
         except CacheUnavailable as error:
             # They go with their day.
             log.debug("not forgotten: %s", error)

@@ -22,7 +22,7 @@ from md5s3stash_daemon.downloads.url_lines import Line
 from md5s3stash_daemon.downloads.url_stasher import TryAgain, UrlStasher
 from md5s3stash_daemon.intake.sqs.leases import Lease
 from md5s3stash_daemon.intake.sqs.message_body import Job, ObjectJob, UrlJob
-from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger, message_queue_id
+from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger, message_drop_id
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.shutdown import Shutdown
@@ -71,23 +71,23 @@ class MessageHandler:
 
     def handle(self, lease: Lease) -> list[Outcome] | ReturnMessage:
         """An outcome for each job. Raises Stopped where the daemon stops first."""
-        results = [self._do(job, message_queue_id(lease.message, number)) for number, job in enumerate(lease.jobs)]
+        results = [self._do(job, message_drop_id(lease.message, number)) for number, job in enumerate(lease.jobs)]
         failed = [result for result in results if isinstance(result, TryAgain)]
         if not failed:
             return [result for result in results if isinstance(result, Outcome)]
         return self._after_failure(lease, results, failed)
 
-    def _do(self, job: Job, queue_id: str) -> Outcome | TryAgain:
+    def _do(self, job: Job, drop_id: str) -> Outcome | TryAgain:
         if isinstance(job, ObjectJob):
             line = Line(0, job.name)
-            return self.stasher.judged(lambda: self._stash_object(job, queue_id), line, queue_id)
+            return self.stasher.judged(lambda: self._stash_object(job, drop_id), line, drop_id)
         if job.line.fault:
-            return Outcome(queue_id, job.name, error="SourceRefused", reason=job.line.fault)
+            return Outcome(drop_id, job.name, error="SourceRefused", reason=job.line.fault)
         try:
             auth = self._auth(job)
         except SourceRefused as error:
-            return Outcome(queue_id, job.name, error="SourceRefused", reason=str(error))
-        result = self.stasher.handle(job.line, queue_id, auth)
+            return Outcome(drop_id, job.name, error="SourceRefused", reason=str(error))
+        result = self.stasher.handle(job.line, drop_id, auth)
         return replace(result, name=job.name) if isinstance(result, Outcome) else result
 
     def _after_failure(
@@ -97,7 +97,7 @@ class MessageHandler:
         attempts = 0
         if any(again.counts for again in failed):
             try:
-                attempts = self._ledger.count_attempt(message_queue_id(lease.message, 0))
+                attempts = self._ledger.count_attempt(message_drop_id(lease.message, 0))
             except CacheUnavailable as error:
                 log.debug("attempt not counted: %s", error)
         if attempts >= self._runtime.live.current[UrlSettings].attempts:
@@ -105,7 +105,7 @@ class MessageHandler:
                 result
                 if isinstance(result, Outcome)
                 else Outcome(
-                    message_queue_id(lease.message, number),
+                    message_drop_id(lease.message, number),
                     lease.jobs[number].name,
                     error=result.error,
                     reason=f"{result.reason} (tried {attempts} times)",
@@ -130,7 +130,7 @@ class MessageHandler:
             raise SourceRefused(f"auth-profile {job.auth_profile!r} has no entry for {job.line.host}")
         return auth
 
-    def _stash_object(self, job: ObjectJob, queue_id: str) -> Outcome:
+    def _stash_object(self, job: ObjectJob, drop_id: str) -> Outcome:
         if job.bucket not in self._drops.buckets:
             # The role may be able to read more buckets than whoever writes messages should.
             raise SourceRefused(f"the bucket {job.bucket} is not among queue.drop_buckets")
@@ -139,7 +139,7 @@ class MessageHandler:
             if self._drops.store.download(ObjectAddress(job.bucket, job.key), sink, self._drops.max_bytes) is None:
                 raise SourceNotFound("there is no such object any more")
             file.flush()
-            outcome = self.stasher.stash(file.name, queue_id)
+            outcome = self.stasher.stash(file.name, drop_id)
         reports = tuple(report._replace(url=job.name) for report in outcome.reports)
         return replace(outcome, name=job.name, reports=reports)
 

@@ -20,13 +20,13 @@ _DAY_SECONDS = 86_400
 _KEPT_DAYS = MAX_RETENTION_SECONDS // _DAY_SECONDS + 2
 
 
-def message_queue_id(message: Message, job: int) -> str:
+def message_drop_id(message: Message, job: int) -> str:
     """Names one job of one message, wherever and however often it is delivered."""
     return f"{int(message.sent_seconds) // _DAY_SECONDS}:{message.id}" + (f"#{job}" if job else "")
 
 
 class QueueLedger:
-    """A `Ledger` for outcomes whose queue ids are `message_queue_id`s."""
+    """A `Ledger` for outcomes whose drop ids are `message_drop_id`s."""
 
     def __init__(
         self, client: redis.Redis, prefix: str, replicas: int = 0, accepted_risks: Collection[str] = ()
@@ -46,8 +46,8 @@ class QueueLedger:
                 self._call("EXPIREAT", f"{self._prefix}:open:queue-{day}", (int(day) + _KEPT_DAYS) * _DAY_SECONDS)
                 self._days[day] = ledger
 
-    def forget(self, queue_ids: Sequence[str]) -> None:
-        for day, of_day in itertools.groupby(sorted(queue_ids), key=lambda queue_id: queue_id.partition(":")[0]):
+    def forget(self, drop_ids: Sequence[str]) -> None:
+        for day, of_day in itertools.groupby(sorted(drop_ids), key=lambda drop_id: drop_id.partition(":")[0]):
             self._ledger(day).forget(list(of_day))
 
     def remembered(self) -> list[str]:
@@ -57,12 +57,12 @@ class QueueLedger:
     def probe(self) -> None:
         self._ledger(str(int(time.time()) // _DAY_SECONDS)).probe()
 
-    def count_attempt(self, queue_id: str) -> int:
+    def count_attempt(self, drop_id: str) -> int:
         """One more failed attempt of a message, on whichever box; how many there are now. Deliveries do not tell: each
         box that stops gives back what it holds.
         """
-        key = f"{self._prefix}:attempts:queue-{queue_id.partition(':')[0]}"
-        attempts = self._call("HINCRBY", key, queue_id, 1)
+        key = f"{self._prefix}:attempts:queue-{drop_id.partition(':')[0]}"
+        attempts = self._call("HINCRBY", key, drop_id, 1)
         self._call("EXPIRE", key, MAX_RETENTION_SECONDS)
         return attempts
 
@@ -75,4 +75,4 @@ class QueueLedger:
 
 
 def _day(outcome: Outcome) -> str:
-    return outcome.queue_id.partition(":")[0]
+    return outcome.drop_id.partition(":")[0]
