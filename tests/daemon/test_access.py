@@ -392,7 +392,8 @@ def test_the_program_imports_nothing_that_is_large_and_ends_when_nobody_asks(tmp
             check=False,
         )
 
-    ours = ["md5s3stash_daemon", *(f"md5s3stash_daemon.{name}" for name in ("access", "access_helper", "beneath"))]
+    names = ("", ".disk", ".disk.access", ".disk.access_helper", ".disk.beneath")
+    ours = [f"md5s3stash_daemon{name}" for name in names]
     assert done.stdout.decode() == f"0 {ours} False\n", done.stderr.decode()
 
 

@@ -281,10 +281,9 @@ def test_a_setting_says_what_is_ignored(site: Site) -> None:
         put(site, name)
     with Daemon(site, {"MD5S3STASH_SPOOL_IGNORE": "*.BAK, backup.d"}) as daemon:
         daemon.wait_until_started()
-        wait_until(lambda: site.names() != {}, "stashed")
+        wait_until(lambda: site.files() == ["incoming/backup.d/1.tif", "incoming/x.bak"], "stashed and removed")
 
     assert set(site.names()) == {"Thumbs.db"}
-    assert site.files() == ["incoming/backup.d/1.tif", "incoming/x.bak"]
 
 
 # remove-ignored
