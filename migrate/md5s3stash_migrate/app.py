@@ -15,7 +15,8 @@ from md5s3stash.logs import set_up_logging
 from md5s3stash.progress import Pause, standing_display
 from md5s3stash.s3.client import new_session
 from md5s3stash.s3.listing import Lister
-from md5s3stash.s3.store import SINGLE_PUT_MAX_BYTES, connect
+from md5s3stash.s3.multipart import SINGLE_PUT_MAX_BYTES
+from md5s3stash.s3.store import connect
 from md5s3stash_migrate.costs import estimate
 from md5s3stash_migrate.listing import Listing, Stored
 from md5s3stash_migrate.manifest import Manifests, target_key_prefix

@@ -18,10 +18,10 @@ from botocore.exceptions import ClientError
 from md5s3stash.audit import is_of_parts
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import DigestMismatch
+from md5s3stash.s3.answers import is_kms
 from md5s3stash.s3.client import BOTO_ERRORS
 from md5s3stash.s3.errors import is_unknown_header
-from md5s3stash.s3.multipart import MAX_PARTS
-from md5s3stash.s3.store import SINGLE_PUT_MAX_BYTES, is_kms
+from md5s3stash.s3.multipart import MAX_PARTS, SINGLE_PUT_MAX_BYTES
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_migrate.listing import Stored
 

@@ -27,7 +27,8 @@ from typing import Any
 
 import redis
 
-from md5s3stash.s3.store import S3ObjectStore, connect
+from md5s3stash.s3.store import connect
+from md5s3stash.s3.writer import S3Writer
 from md5s3stash_daemon import app as daemon_program
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon.disk import beneath as daemon_beneath
@@ -90,8 +91,8 @@ class CrashPoints:
         patched.open = self.around(os.open, lambda _path, flags, *_: bool(flags & os.O_CREAT))
         writer: Any = daemon_url_report
         writer.open = self.around(builtins.open)
-        store: Any = S3ObjectStore
-        store._send = self.around(store._send)
+        writer_of_s3: Any = S3Writer
+        writer_of_s3.send = self.around(writer_of_s3.send)
         client: Any = redis.Redis
         client.execute_command = self.around(
             client.execute_command, lambda _self, command, *_: str(command).upper() in LEDGER_COMMANDS
