@@ -8,7 +8,6 @@ it, what LIST told has to do). Content-Type, Cache-Control and metadata are kept
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,8 +17,8 @@ from botocore.exceptions import ClientError
 
 from md5s3stash.digest import digest_of
 from md5s3stash.errors import StoreUnavailable
-from md5s3stash.s3.answers import as_boto, is_kms
-from md5s3stash.s3.boto_errors import translated
+from md5s3stash.s3.answers import as_boto, etag_of, is_kms
+from md5s3stash.s3.boto_errors import code_of, status_of, translated
 from md5s3stash.s3.client import ANSWER_ERRORS, curl_for, new_client
 from md5s3stash.s3.conditional_put import Guard
 from md5s3stash.s3.connection import Connection, lives_elsewhere
@@ -120,7 +119,7 @@ class Copier:
             )
         except ANSWER_ERRORS as error:
             return _refused(error, target)
-        return _Answer(200, "", answer["CopyObjectResult"].get("ETag", "").strip('"'), is_kms(answer))
+        return _Answer(200, "", etag_of(answer["CopyObjectResult"]), is_kms(answer))
 
     def _in_parts(self, source: Stored, target: ObjectAddress) -> _Answer:
         try:
@@ -154,9 +153,7 @@ def _of_curl(answer: Answer) -> _Answer:
 def _refused(error: Exception, target: ObjectAddress) -> _Answer:
     if not isinstance(error, ClientError):
         raise translated(error, target.s3_url) from error
-    told: Mapping[str, Any] = error.response
-    status = int(told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return _Answer(status, str(told.get("Error", {}).get("Code", "")))
+    return _Answer(status_of(error), code_of(error))
 
 
 def _outcome(answer: _Answer, source: Stored, target: ObjectAddress) -> Copied:
