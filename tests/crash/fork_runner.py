@@ -29,7 +29,6 @@ import redis
 
 from md5s3stash.s3.store import connect
 from md5s3stash.s3.writer import S3Writer
-from md5s3stash_daemon import app as daemon_program
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon.disk import beneath as daemon_beneath
 from md5s3stash_daemon.intake.lists import report as daemon_url_report
@@ -123,7 +122,7 @@ def run_daemon(request: dict[str, Any], count_file: str) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os._exit(daemon_program.run(daemon_main.build_parser().parse_args([])))
+    os._exit(daemon_main.main([]))
 
 
 def serve() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from md5s3stash_daemon.runtime.console import columns_of
+from md5s3stash.console import columns_of
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support import servers

@@ -14,14 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from md5s3stash.cli import Parser
+from md5s3stash import console
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, SpoolSettings
 from md5s3stash_daemon.ctl import moves, status
-from md5s3stash_daemon.runtime import console as output
 from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.ownership import demand_open
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 # Redis and boto3 each take half a second to import, so that only the commands that ask them do.
 
-INTERRUPTED = 130
+PROGRAM = "md5s3stashctl"
 
 _EPILOG = """\
 examples:
@@ -53,37 +52,22 @@ Run = Callable[[argparse.Namespace, Settings], bool]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; the exit status."""
-    try:
-        arguments = build_parser().parse_args(argv)
-        # All programs share the file, so that other sections than the daemon's may be in it.
-        settings = load(SECTIONS, os.environ, arguments.config, others_allowed=True)
-        run: Run = arguments.run
-        well = run(arguments, settings)
-        output.flush()
-        return 0 if well else 1
-    except output.OutputClosed:
-        # Whoever read our output (head, say) has seen enough.
-        return 1
-    except StashError as error:
-        for line in str(error).splitlines():
-            output.complain(line)
-        return error.exit_code
-    except OSError as error:
-        where = f"{error.filename!r}: " if error.filename else ""
-        output.complain(f"{where}{error.strerror or error}")
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return console.run(PROGRAM, lambda: _run(build_parser().parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # All programs share the file, so that other sections than the daemon's may be in it.
+    settings = load(SECTIONS, os.environ, arguments.config, others_allowed=True)
+    run: Run = arguments.run
+    return 0 if run(arguments, settings) else 1
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = Parser(
-        prog=output.PROGRAM,
-        description="looks after the spool, the ledger and the buckets of md5s3stashd",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.Parser(
+        prog=PROGRAM, description="looks after the spool, the ledger and the buckets of md5s3stashd", epilog=_EPILOG
     )
+    parser.add_version()
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -92,8 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=help,
             description=help,
-            epilog="\n".join(("examples:", *(f"  {output.PROGRAM} {name} {example}".rstrip() for example in examples))),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="\n".join(("examples:", *(f"  {PROGRAM} {name} {example}".rstrip() for example in examples))),
         )
         # Before or after the command; given after it, it wins.
         added.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -195,7 +178,7 @@ def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
     found = status.read_status(spool, _ledger(settings), _probe(settings), settings[HttpSettings])
     now = time.time()
     if arguments.json:
-        output.write(status.status_as_json(spool, found, now))
+        console.write(status.status_as_json(spool, found, now))
     else:
         status.print_status(spool, found, now)
     return found.is_fine
@@ -241,7 +224,7 @@ def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
     bases: tuple[BucketBase, ...] = settings[StashSettings].bases() if settings[StashSettings].bucket_base else ()
     found = lookup.lookup(ledger, arguments.word, bases, arguments.limit, arguments.json)
     if not found:
-        output.complain(f"{arguments.word}: nothing is recorded under this")
+        console.complain(f"{arguments.word}: nothing is recorded under this")
     return found
 
 
@@ -271,7 +254,7 @@ def _forget(arguments: argparse.Namespace, settings: Settings) -> bool:
     if wrong:
         raise SettingsError(f"{wrong[0]!r} is not an md5 of 32 hexadecimal digits")
     dropped = drop_confirmations(*_redis(settings), arguments.md5s or None)
-    output.write(f"{dropped} confirmations dropped")
+    console.write(f"{dropped} confirmations dropped")
     return True
 
 
@@ -320,7 +303,7 @@ def _distrust(client: Redis, prefix: str, md5: str) -> None:
     try:
         drop_confirmations(client, prefix, [md5])
     except StashError as error:
-        output.complain(f"{md5}: what S3 has confirmed of it is still believed: {error}")
+        console.complain(f"{md5}: what S3 has confirmed of it is still believed: {error}")
 
 
 def _spool(settings: Settings) -> Spool:
