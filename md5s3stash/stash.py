@@ -45,7 +45,7 @@ class StashReport(NamedTuple):
     dimensions: tuple[int, int]
 
 
-class Outcome(StrEnum):
+class StashOutcome(StrEnum):
     """How the content came to stand in the store."""
 
     STORED = "stored"
@@ -66,7 +66,7 @@ class StashResult:
     """A report, and how it came about. `size_bytes` is None where an origin's 304 spared us the content."""
 
     report: StashReport
-    outcome: Outcome
+    outcome: StashOutcome
     size_bytes: int | None
 
 
@@ -119,7 +119,7 @@ class Stasher:
             fetched = self._fetcher.fetch(source.url, auth, known.validators, progress)
             if not isinstance(fetched, Fetched):
                 self._check_type(known.report.mime_type)
-                return StashResult(known.report, Outcome.KNOWN, None)
+                return StashResult(known.report, StashOutcome.KNOWN, None)
         else:
             # Without validators there is no 304, so whatever comes has bytes.
             fetched = self._fetcher.fetch(source.url, auth, None, progress)
@@ -145,14 +145,14 @@ class Stasher:
         known = self._known_hash(url, md5)
         if known is not None:
             self._check_type(known.mime_type)
-            return StashResult(known, Outcome.KNOWN, content.size_bytes)
+            return StashResult(known, StashOutcome.KNOWN, content.size_bytes)
         address = self._base.address(md5)
         try:
             mime_type, dimensions = kind or describe(content)
             self._check_type(mime_type)
             if standing is Standing.CONFIRMED:
                 return StashResult(
-                    StashReport(url, md5, address.s3_url, mime_type, dimensions), Outcome.KNOWN, content.size_bytes
+                    StashReport(url, md5, address.s3_url, mime_type, dimensions), StashOutcome.KNOWN, content.size_bytes
                 )
             put = retrying(
                 lambda: self._put(address, content, mime_type, progress, standing),
@@ -162,7 +162,7 @@ class Stasher:
         except OSError as error:
             # The store speaks our tree alone, so this is the file: a disk that fails, an NFS server that forgot it.
             raise SourceUnreadable(f"reading failed: {error.strerror or error}") from error
-        outcome = Outcome.STORED if put is PutOutcome.STORED else Outcome.ALREADY_THERE
+        outcome = StashOutcome.STORED if put is PutOutcome.STORED else StashOutcome.ALREADY_THERE
         self._remember(self._caches.hash_cache, md5, (address.s3_url, mime_type, dimensions))
         report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
         log.debug(
