@@ -19,7 +19,7 @@ from md5s3stash.logs import set_up_logging
 from md5s3stash.settings import CORE_SECTIONS, Faults, Settings, load, whole_number
 
 if TYPE_CHECKING:
-    from md5s3stash.batch import Outcome
+    from md5s3stash.batch import SourceResult
 
 # Far above the longest path (4 KiB) and any URL that servers take; a file that is no list must not fill the memory.
 MAX_LINE_BYTES = 64 * 1024
@@ -153,13 +153,13 @@ def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Sett
     return load(CORE_SECTIONS, environ, arguments.config, flags, others_allowed=True)
 
 
-def _print_line(outcome: Outcome) -> None:
+def _print_line(outcome: SourceResult) -> None:
     if outcome.result is not None:
         report = outcome.result.report
         _write("\t".join((escaped(report.url), report.md5, report.s3_url, report.mime_type)))
 
 
-def _print_json(outcome: Outcome) -> None:
+def _print_json(outcome: SourceResult) -> None:
     import json
 
     found = outcome.as_json()
