@@ -53,7 +53,7 @@ class StashOutcome(StrEnum):
     KNOWN = "known"  # the caller or the hash_cache knew it; the store was not asked
 
 
-class Standing(StrEnum):
+class Presence(StrEnum):
     """What the caller knows of a content in the store."""
 
     UNKNOWN = "unknown"
@@ -134,7 +134,7 @@ class Stasher:
         url: str,
         content: Content,
         progress: Progress | None = None,
-        standing: Standing = Standing.UNKNOWN,
+        presence: Presence = Presence.UNKNOWN,
         kind: Kind | None = None,
     ) -> StashResult:
         """Stashes a content that was opened already; its source is called `url` in the report. Raises as `stash`.
@@ -150,12 +150,12 @@ class Stasher:
         try:
             mime_type, dimensions = kind or describe(content)
             self._check_type(mime_type)
-            if standing is Standing.CONFIRMED:
+            if presence is Presence.CONFIRMED:
                 return StashResult(
                     StashReport(url, md5, address.s3_url, mime_type, dimensions), StashOutcome.KNOWN, content.size_bytes
                 )
             put = retrying(
-                lambda: self._put(address, content, mime_type, progress, standing),
+                lambda: self._put(address, content, mime_type, progress, presence),
                 self._retry,
                 only=WORTH_WAITING_FOR,
             )
@@ -176,9 +176,9 @@ class Stasher:
         content: Content,
         mime_type: str,
         progress: Progress | None,
-        standing: Standing,
+        presence: Presence,
     ) -> PutOutcome:
-        if standing is Standing.TO_CONFIRM and (stored := self._store.head(address)) is not None:
+        if presence is Presence.TO_CONFIRM and (stored := self._store.head(address)) is not None:
             require_same_content(address, stored, content.digest)
             return PutOutcome.ALREADY_THERE
         return self._store.put(address, content, mime_type, progress)

@@ -181,8 +181,8 @@ class FileStasher:
 
     def _stash(self, entry: Entry, content: Content, known: Known) -> Outcome:
         results = [
-            stasher.store(entry.name, content, standing=standing, kind=known.kind)
-            for stasher, standing in zip(self._stashers, known.standings, strict=True)
+            stasher.store(entry.name, content, presence=presence, kind=known.kind)
+            for stasher, presence in zip(self._stashers, known.presences, strict=True)
         ]
         if any(result.outcome is not StashOutcome.KNOWN for result in results):
             self._runtime.breaker.note(S3, "")
