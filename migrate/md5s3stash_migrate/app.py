@@ -13,7 +13,7 @@ from typing import IO
 
 from md5s3stash import console
 from md5s3stash.logs import set_up_logging
-from md5s3stash.progress import Pause, standing_display
+from md5s3stash.progress import Pause, state_display
 from md5s3stash.s3.client import new_session
 from md5s3stash.s3.listing import Lister
 from md5s3stash.s3.multipart import SINGLE_PUT_MAX_BYTES
@@ -50,7 +50,7 @@ def run(options: Options) -> int:
         migration = Migration(options.source, options.target, tools)
         well = False
         try:
-            with standing_display(migration.standing, sys.stderr) as paused:
+            with state_display(migration.state, sys.stderr) as paused:
                 pause.append(paused)
                 well = _work(options, migration, listing)
                 pause.clear()

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from md5s3stash.audit import Fault
 from md5s3stash.errors import StashError, StoreError, StoreUnavailable
-from md5s3stash.progress import Standing
+from md5s3stash.progress import ProgressState
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3.store import S3ObjectStore
 from md5s3stash.scheme import BucketBase, ObjectAddress
@@ -109,10 +109,10 @@ class Migration:
                     pool.submit(partial(self._compare, source, self.tally.present))
         return self._tools.report.faults == 0
 
-    def standing(self) -> Standing:
+    def state(self) -> ProgressState:
         """How far the run is. The md5s of contents are spread evenly, so that the current one tells the share."""
         position = self._position
-        return Standing(
+        return ProgressState(
             done=position.done,
             fraction=int(position.md5[:8], 16) / _KEY_SPACE,
             note=f"{position.word}, {self.tally.copied.size_bytes / 1e9:,.2f} GB copied, "

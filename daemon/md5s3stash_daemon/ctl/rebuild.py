@@ -13,7 +13,7 @@ from pathlib import Path
 from md5s3stash import console
 from md5s3stash.audit import Fault, nested_prefixes
 from md5s3stash.errors import StashError, StoreError
-from md5s3stash.progress import Pause, Standing, standing_display
+from md5s3stash.progress import Pause, ProgressState, state_display
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.ledger.rebuild import RebuildCounts, Rebuilder, import_export
 from md5s3stash_daemon.ledger.restore import Restorer
@@ -33,9 +33,9 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
     done = dict.fromkeys(base.buckets(), 0.0)
     counts_of_each = {bucket: RebuildCounts() for bucket in base.buckets()}
 
-    def standing() -> Standing:
+    def state() -> ProgressState:
         total = _total(counts_of_each.values())
-        return Standing(total.met, sum(done.values()) / len(done), f"{total.contents:,} recorded")
+        return ProgressState(total.met, sum(done.values()) / len(done), f"{total.contents:,} recorded")
 
     def read(bucket: str, paused: Pause) -> bool:
         """Whether all of the bucket was read."""
@@ -56,7 +56,7 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
 
     with (
         ThreadPoolExecutor(jobs, thread_name_prefix="rebuild") as pool,
-        standing_display(standing, sys.stderr) as paused,
+        state_display(state, sys.stderr) as paused,
     ):
         try:
             unread = sum(
@@ -78,12 +78,12 @@ def rebuild_from_export(path: Path, restorer: Restorer, dry_run: bool, as_json: 
     with open(path, "rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
 
-        def standing() -> Standing:
-            return Standing(
+        def state() -> ProgressState:
+            return ProgressState(
                 counts.met, file.tell() / size_bytes if size_bytes else 0.0, f"{counts.names:,} names recorded"
             )
 
-        with standing_display(standing, sys.stderr) as paused:
+        with state_display(state, sys.stderr) as paused:
             for bad in import_export(file, restorer, counts):
                 with paused():
                     console.complain(f"{path}, line {bad.number}: {bad.reason}")

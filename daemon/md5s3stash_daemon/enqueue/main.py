@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 from md5s3stash import console
 from md5s3stash.errors import QueueUnavailable, SettingsError
 from md5s3stash.logs import set_up_logging
-from md5s3stash.progress import Pause, Standing, standing_display
+from md5s3stash.progress import Pause, ProgressState, state_display
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.settings import load, whole_number
 from md5s3stash_daemon.config.settings import QueueSettings
@@ -132,7 +132,7 @@ class Enqueuing:
             console.complain(f"resuming after line {self._done.lines:,}")
         begun, written = time.monotonic(), time.monotonic()
         with (
-            standing_display(self._standing, stream, unit="URLs") as paused,
+            state_display(self._state, stream, unit="URLs") as paused,
             contextlib.closing(in_order(self._send, self._batches(), jobs, self._stopping)) as done,
         ):
             try:
@@ -191,10 +191,10 @@ class Enqueuing:
             with paused():
                 console.complain(f"line {line.number}: {console.without_password(line.url)}: {line.fault}")
 
-    def _standing(self) -> Standing:
+    def _state(self) -> ProgressState:
         done = self._done
         share = min(1.0, done.offset / self._size) if self._size else 0.0
-        return Standing(done.urls, share, f"line {done.lines:,}")
+        return ProgressState(done.urls, share, f"line {done.lines:,}")
 
 
 def _open(name: str, stack: contextlib.ExitStack) -> BinaryIO:
