@@ -14,7 +14,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from md5s3stash.content import Progress
-from md5s3stash.errors import CacheUnavailable, SourceError, StashError
+from md5s3stash.errors import RedisUnavailable, SourceError, StashError
 from md5s3stash.fetch import Fetcher, FetchLimits
 from md5s3stash.passwords import Passwords
 from md5s3stash.progress import Display
@@ -100,7 +100,7 @@ def _caches(settings: RedisSettings) -> Caches:
     url_cache, hash_cache = redis_caches(connect_redis(settings.url, settings.timeout_seconds), settings.prefix)
     try:
         len(hash_cache)
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         # Told once, where it is seen at every log level; and no source waits for a Redis that is not there.
         log.error("nothing is looked up or recorded in this run: %s", error)
         return Caches()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import CacheUnavailable, DigestMismatch, SourceUnreadable, StoreUnavailable
+from md5s3stash.errors import DigestMismatch, RedisUnavailable, SourceUnreadable, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher
 from md5s3stash.headers import Validators
 from md5s3stash.media import Kind, describe
@@ -217,7 +217,7 @@ class Stasher:
             return
         try:
             cache[key] = value
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             # The object stands in the store. What is forgotten here costs one look-up the next time.
             log.warning("cache not written key=%s: %s", printable_url(key), error)
 
@@ -235,7 +235,7 @@ def _recall(cache: MutableMapping[str, Any] | None, key: str) -> Any:
         return cache[key]
     except KeyError:
         return None
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         # A cache that is down costs speed, never a stash.
         log.warning("cache not read key=%s: %s", printable_url(key), error)
         return None

@@ -13,8 +13,8 @@ import pytest
 
 from md5s3stash.content import IN_MEMORY_BYTES, Content, Progress
 from md5s3stash.errors import (
-    CacheUnavailable,
     DigestMismatch,
+    RedisUnavailable,
     SourceChanged,
     SourceUnreadable,
     StashError,
@@ -301,19 +301,19 @@ class DownCache(MutableMapping[str, Any]):
     """A cache whose server does not answer."""
 
     def __getitem__(self, key: str) -> Any:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
     def __setitem__(self, key: str, value: Any) -> None:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
     def __delitem__(self, key: str) -> None:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
     def __iter__(self) -> Iterator[str]:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
     def __len__(self) -> int:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
 
 def test_caches_that_are_down_cost_no_stash(fetcher: Fetcher, origin: Origin, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from md5s3stash import console
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import RedisUnavailable
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped, digest_in
 
@@ -100,7 +100,7 @@ def follow_log(ledger: LedgerReader, last: str, as_json: bool) -> None:
     while console.is_stdout_open():
         try:
             entries = ledger.after(last, FOLLOW_SECONDS)
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             if not away:
                 console.complain(f"{error}: trying again")
             away = True

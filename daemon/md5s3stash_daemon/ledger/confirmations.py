@@ -166,7 +166,7 @@ def _kind(recorded: Mapped | None) -> Kind | None:
 def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | None) -> int:
     """Has the store asked about these contents (None: about all) when they come again; how many entries that were.
 
-    Raises CacheUnavailable.
+    Raises RedisUnavailable.
     """
     database: Any = client
     with answering():
