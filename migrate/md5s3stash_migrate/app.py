@@ -19,6 +19,7 @@ from md5s3stash.s3.listing import Lister
 from md5s3stash.s3.multipart import SINGLE_PUT_MAX_BYTES
 from md5s3stash.s3.store import connect
 from md5s3stash_migrate.costs import estimate
+from md5s3stash_migrate.counts import Count
 from md5s3stash_migrate.listing import Listing, Stored
 from md5s3stash_migrate.manifest import Manifests, target_key_prefix
 from md5s3stash_migrate.migration import Migration, Tools
@@ -27,7 +28,6 @@ from md5s3stash_migrate.report import Entry, Kind, Report
 from md5s3stash_migrate.s3_batch import BatchJobs
 from md5s3stash_migrate.s3_copy import Copier
 from md5s3stash_migrate.s3_parts import PartLimits
-from md5s3stash_migrate.tally import Count
 
 # LISTs under way at once; each bucket has at most one.
 _LIST_JOBS = 16
@@ -56,7 +56,7 @@ def run(options: Options) -> int:
                 pause.clear()
         finally:
             _print_summary(migration, report)
-            report.end({**migration.tally.as_json(), "kinds": dict(report.counts), "complete": well})
+            report.end({**migration.counts.as_json(), "kinds": dict(report.counts), "complete": well})
     return 0 if well else 1
 
 
@@ -79,7 +79,7 @@ def _survey(options: Options, migration: Migration, listing: Listing) -> bool:
             part_requests += 1 + -(-source.size_bytes // parts.part_bytes)
 
     well = migration.survey(count)
-    console.write(f"would need {estimate(migration.tally.to_copy, part_requests, listing.pages, options.prices)}")
+    console.write(f"would need {estimate(migration.counts.to_copy, part_requests, listing.pages, options.prices)}")
     return well
 
 
@@ -109,13 +109,13 @@ def _report_stream(path: Path | None) -> Iterator[IO[str] | None]:
 
 
 def _print_summary(migration: Migration, report: Report) -> None:
-    tally = migration.tally
+    counts = migration.counts
     for name, count in (
-        ("source", tally.source),
-        ("to copy", tally.to_copy),
-        ("copied", tally.copied),
-        ("already there", tally.present),
-        ("verified", tally.verified),
+        ("source", counts.source),
+        ("to copy", counts.to_copy),
+        ("copied", counts.copied),
+        ("already there", counts.present),
+        ("verified", counts.verified),
     ):
         console.write(f"{name:14}{_told(count)}")
     for kind, number in sorted(report.counts.items()):

@@ -17,12 +17,12 @@ from md5s3stash.objectstore import StoredObject
 from md5s3stash.progress import ProgressState, as_line, state_display
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_migrate.costs import Prices, estimate
+from md5s3stash_migrate.counts import Count
 from md5s3stash_migrate.listing import Stored, join
 from md5s3stash_migrate.pace import Pace
 from md5s3stash_migrate.plan import Comparison, Step, compare, step_for
 from md5s3stash_migrate.pool import BoundedPool
 from md5s3stash_migrate.sides import parse_side, require_apart
-from md5s3stash_migrate.tally import Count
 from tests.support.servers import wait_until
 
 MD5 = "900150983cd24fb0d6963f7d28e17f72"
