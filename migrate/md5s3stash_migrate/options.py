@@ -37,7 +37,7 @@ environment: S3_ENDPOINT and the AWS_... variables of boto3.
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchJobOptions:
     """What --batch-create needs besides the manifests."""
 
     role: Role
@@ -56,7 +56,7 @@ class Options:
     policy: RetryPolicy
     report: Path | None
     manifest: Path | None
-    batch: Batch | None
+    batch: BatchJobOptions | None
     prices: Prices
 
 
@@ -136,7 +136,7 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> O
     )
 
 
-def _batch(arguments: argparse.Namespace) -> Batch | None:
+def _batch(arguments: argparse.Namespace) -> BatchJobOptions | None:
     if not arguments.batch_create:
         return None
     if not (arguments.batch_manifest and arguments.batch_role and arguments.batch_bucket):
@@ -145,4 +145,4 @@ def _batch(arguments: argparse.Namespace) -> Batch | None:
 
     base = parse_side("--batch-bucket", f"simple:{arguments.batch_bucket}").base
     bucket, slash, prefix = base.partition("/")
-    return Batch(Role.parse(arguments.batch_role), ObjectAddress(bucket, f"{prefix}{slash}"))
+    return BatchJobOptions(Role.parse(arguments.batch_role), ObjectAddress(bucket, f"{prefix}{slash}"))
