@@ -126,7 +126,7 @@ class DigestCollision(StoreError):
 
 
 class RedisUnavailable(StashError):
-    """The cache did not answer."""
+    """Redis did not answer."""
 
     retryable = True
 

@@ -14,7 +14,7 @@ from md5s3stash.scheme import ObjectAddress
 
 
 @contextmanager
-def translating(address: ObjectAddress, is_put: bool = False) -> Iterator[None]:
+def translating(address: ObjectAddress, *, is_put: bool = False) -> Iterator[None]:
     """Raises errors of boto3 as ours; 412 to a put as `Taken`."""
     try:
         yield

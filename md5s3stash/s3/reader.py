@@ -75,7 +75,7 @@ class S3Reader:
                 raise
             return stored_object(address, answer)
 
-    def has(self, address: ObjectAddress, digest: Digest, strict: bool = False) -> bool:
+    def has(self, address: ObjectAddress, digest: Digest, *, strict: bool = False) -> bool:
         """Whether this very content is at the address. Raises DigestCollision where another one is."""
         try:
             stored = self.head(address)
@@ -139,7 +139,7 @@ class S3Reader:
             # A HEAD has no body that says which of rights, keys and clock is wrong. This needs the same right.
             self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
 
-    def check_reading(self, address: ObjectAddress, stands: bool) -> None:
+    def check_reading(self, address: ObjectAddress, *, stands: bool) -> None:
         """Raises as `download` does where objects cannot be read, whether or not one stands there. Where none does, a
         role without s3:ListBucket is refused as well, and a refusal that does not name s3:GetObject says nothing.
         """

@@ -59,6 +59,7 @@ class S3ObjectStore(S3Reader):
         curl: CurlClient | None = None,
         limits: S3Limits | None = None,
         renew: Callable[[], None] = lambda: None,
+        *,
         conditions_required: bool = False,
     ) -> None:
         super().__init__(Connection(client, curl), renew)
@@ -201,6 +202,7 @@ def connect(
     limits: S3Limits | None = None,
     timeouts: Timeouts | None = None,
     attempts: int = 4,
+    *,
     conditions_required: bool = False,
 ) -> S3ObjectStore:
     """A store for many contents, with the credentials of the ordinary boto3 chain: environment, profile, container, the
@@ -215,7 +217,7 @@ def connect(
     session = session or core_session()
     client = new_client(endpoint, session, timeouts, attempts)
     curl, renew = curl_for(client, session, timeouts), renewal_of(session)
-    return S3ObjectStore(client, curl, limits, renew, conditions_required)
+    return S3ObjectStore(client, curl, limits, renew, conditions_required=conditions_required)
 
 
 def store_for(conn: Any = None, endpoint: str | None = None) -> S3ObjectStore:
