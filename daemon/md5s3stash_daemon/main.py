@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="settings file (default: /etc/md5s3stash/md5s3stash.toml)"
     )
     parser.add_argument(
-        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
+        "--check-config", action="store_true", help="print the settings in force, or their errors, and exit"
     )
     parser.add_argument(
         "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"

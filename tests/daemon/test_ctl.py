@@ -661,7 +661,7 @@ def test_a_directory_that_is_no_spool_is_told(site: Site) -> None:
     done = run(site, "queue", SPOOL_DIR=str(site.directory))
 
     assert done.returncode == 1
-    assert "is no spool" in done.stderr
+    assert "is not a spool directory" in done.stderr
 
 
 def test_a_mount_point_without_its_volume_is_said_to_be_closed(site: Site) -> None:

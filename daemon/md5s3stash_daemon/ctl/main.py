@@ -88,31 +88,29 @@ def build_parser() -> argparse.ArgumentParser:
 
     queue = command("queue", _queue, "list the files in the spool", "--state failed --limit 20")
     queue.add_argument("--state", choices=STATES, action="append", help="only this state; may be given again")
-    queue.add_argument("--limit", type=_count, metavar="N", help="at most so many files")
+    queue.add_argument("--limit", type=_count, metavar="N", help="show at most N files")
     _add_json(queue)
 
-    _add_names(
-        command("retry", _retry, "drop failed files again, and have deferred ones tried now", "album/1.tif", "--all")
-    )
-    _add_names(command("hold", _hold, "park files that are in incoming/ or deferred/", "album/1.tif"))
-    _add_names(command("release", _release, "have parked files tried now", "--all"))
+    _add_names(command("retry", _retry, "drop failed files again, and retry deferred ones now", "album/1.tif", "--all"))
+    _add_names(command("hold", _hold, "hold files that are in incoming/ or deferred/", "album/1.tif"))
+    _add_names(command("release", _release, "retry held files now", "--all"))
 
     _add_names(command("remove-ignored", _remove_ignored, "delete files in incoming/ that spool.ignore lists", "--all"))
 
     lookup = command(
         "lookup",
         _lookup,
-        "tell what is recorded of a dropped name, a URL or an md5",
+        "show the record of a file name, a URL or an md5",
         "album/1.tif",
         "3e25960a79dbc69b674cd4ec67a72c62",
     )
     lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; an S3 or thumbnail URL will do")
-    lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many names of an md5 (20)")
+    lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="show at most N names of an md5 (20)")
     _add_json(lookup)
 
     log = command("log", _log, "print the newest outcomes", "--follow")
-    log.add_argument("--follow", action="store_true", help="go on with each outcome as it comes")
-    log.add_argument("--count", type=_count, default=20, metavar="N", help="how many to begin with (20)")
+    log.add_argument("--follow", action="store_true", help="continue with each outcome as it comes")
+    log.add_argument("--count", type=_count, default=20, metavar="N", help="number of outcomes to begin with (20)")
     _add_json(log)
 
     export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
@@ -121,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     forget = command(
         "forget",
         _forget,
-        "have S3 asked about contents when they come again, since their objects were deleted",
+        "forget cached confirmations, so that S3 is asked again (after objects were deleted)",
         "3e25960a79dbc69b674cd4ec67a72c62",
         "--all",
     )
@@ -131,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     rebuild = command(
         "rebuild",
         _rebuild,
-        "record anew what Redis has lost, from the buckets or from an export",
+        "restore lost records to Redis, from the buckets or from an export",
         "--from-export mappings.jsonl",
     )
     rebuild.add_argument(
@@ -139,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rebuild.add_argument("--head", action="store_true", help="ask for the type of each object, a request each")
     rebuild.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
-    rebuild.add_argument("--dry-run", action="store_true", help="only tell what would be recorded")
+    rebuild.add_argument("--dry-run", action="store_true", help="only print what would be recorded")
     _add_json(rebuild)
 
     verify = command("verify", _verify, "audit the buckets by LIST: does each object have its key's md5", "--ledger")
@@ -303,7 +301,7 @@ def _distrust(client: Redis, prefix: str, md5: str) -> None:
     try:
         drop_confirmations(client, prefix, [md5])
     except StashError as error:
-        console.complain(f"{md5}: what S3 has confirmed of it is still believed: {error}")
+        console.complain(f"{md5}: the cached confirmation could not be removed: {error}")
 
 
 def _spool(settings: Settings) -> Spool:
@@ -311,7 +309,9 @@ def _spool(settings: Settings) -> Spool:
     spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore), spends_reserve=False)
     demand_open(spool.directory)
     if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
-        raise StashError(f"{spool.directory} is no spool: md5s3stashd makes it when it starts (SPOOL_DIR)")
+        raise StashError(
+            f"{spool.directory} is not a spool directory: md5s3stashd creates it when it starts (SPOOL_DIR)"
+        )
     return spool
 
 

@@ -46,11 +46,11 @@ examples:
   md5s3stash-enqueue harvest.urls
   zcat harvest.gz | md5s3stash-enqueue --cursor harvest.cursor -
 
-One URL a line; blank lines and lines that begin with # say nothing. How far it has come is kept in LIST.cursor (or
-where --cursor says) until all is sent: begun again with the same list, it goes on where it was.
+One URL a line; blank lines and lines that begin with # are ignored. Progress is saved in LIST.cursor (or where --cursor
+says) until all is sent: run the same command again to resume.
 
-exit status: 0 all is in the queue, 1 some lines are no URLs or the queue did not take all, 2 the arguments or settings
-are wrong, 130 interrupted.
+exit status: 0 all was sent, 1 some lines were not URLs or the queue did not take all, 2 the arguments or settings are
+wrong, 130 interrupted.
 """
 
 
