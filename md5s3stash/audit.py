@@ -54,13 +54,16 @@ def fault_of(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None
     if not is_md5(md5) or md5 != md5.lower():
         return fault(FaultKind.FOREIGN_KEY, "its key is not an md5 in lower-case hex")
     if (found.size_bytes == 0) != (md5 == EMPTY_MD5):
-        that_of_none = "that of none" if md5 == EMPTY_MD5 else "not that of none"
-        return fault(FaultKind.WRONG_SIZE, f"it has {found.size_bytes} bytes, and its key is {that_of_none}")
+        is_not = "is" if md5 == EMPTY_MD5 else "is not"
+        return fault(
+            FaultKind.WRONG_SIZE,
+            f"the object has {found.size_bytes} bytes, but its key {is_not} the md5 of empty content",
+        )
     if not is_of_parts(found.etag) and found.etag != md5:
         return fault(FaultKind.WRONG_ETAG, f"its ETag is {found.etag or 'missing'}")
     right_bucket = base.address(md5).bucket
     if right_bucket != bucket:
-        return fault(FaultKind.WRONG_SHARD, f"it belongs into the bucket {right_bucket}")
+        return fault(FaultKind.WRONG_SHARD, f"it belongs in the bucket {right_bucket}")
     return None
 
 

@@ -14,7 +14,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from md5s3stash.content import Progress
-from md5s3stash.errors import CacheUnavailable, SourceError, StashError
+from md5s3stash.errors import RedisUnavailable, SourceError, StashError
 from md5s3stash.fetch import Fetcher, FetchLimits
 from md5s3stash.passwords import Passwords
 from md5s3stash.progress import Display
@@ -37,7 +37,7 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SourceResult:
     """What became of one source under one bucket base: a result or an error."""
 
     source: str
@@ -60,9 +60,9 @@ class Stash:
         self._stashers = stashers
         self._fetcher = fetcher
 
-    def outcomes(self, source: str, auth: Auth | None, progress: Progress) -> list[Outcome]:
+    def outcomes(self, source: str, auth: Auth | None, progress: Progress) -> list[SourceResult]:
         """One outcome for each bucket base, in the order of the settings, up to a source that cannot be had."""
-        outcomes: list[Outcome] = []
+        outcomes: list[SourceResult] = []
         for stasher in self._stashers:
             outcomes.append(_attempt(stasher, source, auth, progress))
             if isinstance(outcomes[-1].error, SourceError):
@@ -100,7 +100,7 @@ def _caches(settings: RedisSettings) -> Caches:
     url_cache, hash_cache = redis_caches(connect_redis(settings.url, settings.timeout_seconds), settings.prefix)
     try:
         len(hash_cache)
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         # Told once, where it is seen at every log level; and no source waits for a Redis that is not there.
         log.error("nothing is looked up or recorded in this run: %s", error)
         return Caches()
@@ -130,7 +130,7 @@ def s3_timeouts(settings: S3Settings) -> Timeouts:
 
 def stash_all(
     stash: Stash, sources: Iterable[str], passwords: Passwords, jobs: int, display: Display
-) -> Generator[Outcome, None, None]:
+) -> Generator[SourceResult, None, None]:
     """The outcomes of all sources, in order, up to `jobs` of them under way; one that fails does not stop the others.
 
     Closing it breaks off what is under way.
@@ -142,7 +142,7 @@ def stash_all(
             raise _Stopped
         display.bytes_done(count)
 
-    def work(source: str) -> list[Outcome]:
+    def work(source: str) -> list[SourceResult]:
         outcomes = stash.outcomes(source, passwords.for_source(source), progress)
         display.source_done()
         return outcomes
@@ -206,18 +206,18 @@ def in_order(
         wait([future for future in left if future is not None and not future.cancelled()], _STOP_SECONDS)
 
 
-def _attempt(stasher: Stasher, source: str, auth: Auth | None, progress: Progress) -> Outcome:
+def _attempt(stasher: Stasher, source: str, auth: Auth | None, progress: Progress) -> SourceResult:
     try:
-        return Outcome(source, result=stasher.stash(source, auth, progress))
+        return SourceResult(source, result=stasher.stash(source, auth, progress))
     except StashError as error:
-        return Outcome(source, error=error)
+        return SourceResult(source, error=error)
     except OSError as error:
         # The next source may be smaller.
         hint = f": downloads go through {tempfile.gettempdir()}, choose a larger disk with -t"
         message = f"{error.strerror or error}{hint if error.errno in _DISK_FULL else ''}"
-        return Outcome(source, error=StashError(message))
+        return SourceResult(source, error=StashError(message))
     except Exception as error:
         log.debug("unexpected", exc_info=True)
-        return Outcome(
+        return SourceResult(
             source, error=StashError(f"unexpected {type(error).__name__}: {error} (--loglevel DEBUG shows more)")
         )

@@ -20,7 +20,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from md5s3stash.errors import CacheUnavailable, SettingsError
+from md5s3stash.errors import RedisUnavailable, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ SCAN_COUNT = 1000
 class RedisDict(MutableMapping[str, Any]):
     """A Redis hash as a dictionary of JSON values: tuples come back as lists, and an entry that is no JSON is none.
 
-    The client must not decode responses, because a key need not be UTF-8. Raises CacheUnavailable where Redis is down
+    The client must not decode responses, because a key need not be UTF-8. Raises RedisUnavailable where Redis is down
     or refuses.
     """
 
@@ -117,10 +117,10 @@ def redis_caches(client: redis.Redis, prefix: str = DEFAULT_PREFIX) -> tuple[Red
     return RedisDict(client, f"{prefix}:url_cache"), RedisDict(client, f"{prefix}:hash_cache")
 
 
-def _unavailable(error: redis.RedisError) -> CacheUnavailable:
+def _unavailable(error: redis.RedisError) -> RedisUnavailable:
     refused = isinstance(error, redis.ResponseError)
     what_to_do = "" if refused else ": check that redis-server runs, and REDIS_URL"
-    return CacheUnavailable(f"Redis {'refused' if refused else 'does not answer'}: {error}{what_to_do}")
+    return RedisUnavailable(f"Redis {'refused' if refused else 'does not answer'}: {error}{what_to_do}")
 
 
 def _bytes(text: str) -> bytes:

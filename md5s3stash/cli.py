@@ -6,23 +6,20 @@ import argparse
 import contextlib
 import logging
 import os
-import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from unicodedata import category
 
-from md5s3stash.errors import SettingsError, StashError
+from md5s3stash import console
+from md5s3stash.errors import SettingsError
 from md5s3stash.logs import set_up_logging
 from md5s3stash.settings import CORE_SECTIONS, Faults, Settings, load, whole_number
 
 if TYPE_CHECKING:
-    from md5s3stash.batch import Outcome
-
-INTERRUPTED = 130
+    from md5s3stash.batch import SourceResult
 
 # Far above the longest path (4 KiB) and any URL that servers take; a file that is no list must not fill the memory.
 MAX_LINE_BYTES = 64 * 1024
@@ -44,61 +41,17 @@ files: /etc/md5s3stash/md5s3stash.toml, the settings.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status. Work that was broken off ends the process then and there."""
-    _fill_standard_streams()
-    try:
-        return run(build_parser().parse_args(argv))
-    except SettingsError as error:
-        for line in str(error).splitlines():
-            _complain(line)
-        return error.exit_code
-    except OutputClosed:
-        # Whoever read our output (head, say) has seen enough.
-        _leave(1)
-    except OutputFailed as error:
-        _complain(str(error))
-        _leave(1)
-    except KeyboardInterrupt:
-        _complain("interrupted: what was printed is stashed")
-        _leave(INTERRUPTED)
-
-
-class OutputFailed(StashError):
-    """Standard output takes no more lines."""
-
-
-class OutputClosed(OutputFailed):
-    """Nobody reads standard output any more."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells a fault of the arguments in one line, as all others are told."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} ({self.prog} --help tells more)")
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for: that reads the metadata of what is installed."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print(f"md5s3stash {version('md5s3stash')}")
-        except PackageNotFoundError:
-            print("md5s3stash (not installed)")
-        parser.exit()
+    """Runs the command; the exit status."""
+    return console.run(
+        "md5s3stash",
+        lambda: run(build_parser().parse_args(argv)),
+        interrupted="interrupted: what was printed is stashed",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The seed's options, and ours."""
-    parser = Parser(
-        prog="md5s3stash",
-        description="content addressable storage in AWS S3",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.Parser(prog="md5s3stash", description="content addressable storage in AWS S3", epilog=_EPILOG)
     parser.add_argument(
         "url", nargs="+", help="URL or path of source file to stash; - reads them from standard input, one a line"
     )
@@ -128,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line, with everything known")
     parser.add_argument("--jobs", default="1", metavar="N", help="stash N sources at once (1 to 64)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_version()
     return parser
 
 
@@ -163,7 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
         for outcome in outcomes:
             with display.paused():
                 show(outcome)
-            failed += outcome.error is not None
+                if outcome.error is not None:
+                    failed += 1
+                    console.complain(f"{console.without_password(outcome.source)}: {outcome.error}")
     return 1 if failed else 0
 
 
@@ -178,8 +133,10 @@ def read_sources(names: Iterable[str], descriptor: int = 0) -> Iterator[str]:
         if name == "-":
             while line := stdin.readline(MAX_LINE_BYTES):
                 if len(line) == MAX_LINE_BYTES:
-                    raise SettingsError(f"standard input is no list: a line has {MAX_LINE_BYTES} bytes or more")
-                # Bytes that are no UTF-8 are part of a file name, not an error.
+                    raise SettingsError(
+                        f"standard input is not a list of sources: a line exceeds {MAX_LINE_BYTES} bytes"
+                    )
+                # Bytes that are not UTF-8 are part of a file name, not an error.
                 source = os.fsdecode(line.rstrip(b"\r\n"))
                 if source:
                     yield source
@@ -196,22 +153,17 @@ def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Sett
     return load(CORE_SECTIONS, environ, arguments.config, flags, others_allowed=True)
 
 
-def _print_line(outcome: Outcome) -> None:
-    if outcome.error is not None:
-        _complain(f"{without_password(outcome.source)}: {outcome.error}")
-        return
-    assert outcome.result is not None
-    report = outcome.result.report
-    _write("\t".join((escaped(report.url), report.md5, report.s3_url, report.mime_type)))
+def _print_line(outcome: SourceResult) -> None:
+    if outcome.result is not None:
+        report = outcome.result.report
+        _write("\t".join((escaped(report.url), report.md5, report.s3_url, report.mime_type)))
 
 
-def _print_json(outcome: Outcome) -> None:
+def _print_json(outcome: SourceResult) -> None:
     import json
 
     found = outcome.as_json()
-    _write(json.dumps(found | {"url": without_password(found["url"])}))
-    if outcome.error is not None:
-        _complain(f"{without_password(outcome.source)}: {outcome.error}")
+    _write(json.dumps(found | {"url": console.without_password(found["url"])}))
 
 
 def escaped(text: str) -> str:
@@ -219,41 +171,10 @@ def escaped(text: str) -> str:
     return "".join(repr(char)[1:-1] if category(char) in ("Cc", "Zl", "Zp") else char for char in text)
 
 
-def without_password(source: str) -> str:
-    """The source, less what stands before the @ of a web URL: such a URL is refused, and its password not told on."""
-    return re.sub(r"(?i)^(https?://)[^/?#]*@", r"\1", source)
-
-
 def _write(line: str) -> None:
-    try:
-        # Names are bytes: the ones that are no UTF-8 go out as they came in.
-        sys.stdout.buffer.write(os.fsencode(line) + b"\n")
-        sys.stdout.buffer.flush()
-    except BrokenPipeError as error:
-        raise OutputClosed("nobody reads standard output") from error
-    except OSError as error:
-        raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
-
-
-def _complain(message: str) -> None:
-    # Where nobody listens for errors, the exit status has to do.
-    with contextlib.suppress(OSError):
-        sys.stderr.buffer.write(os.fsencode(f"md5s3stash: {escaped(message)}\n"))
-        sys.stderr.buffer.flush()
-
-
-def _leave(status: int) -> NoReturn:
-    """Ends the process at once. The ordinary end waits for each thread, and one may hang in a silent connection."""
-    os._exit(status)
-
-
-def _fill_standard_streams() -> None:
-    """Opens what the caller has closed (`2>&-`): Python's stream is None then, and a socket would take its number."""
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            # The lowest number that is free is the one that was closed.
-            os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False))  # noqa: SIM115
+    console.write(line)
+    # At once: the source is stashed, whatever becomes of the next one.
+    console.flush()
 
 
 def _set_warnings(shown: bool) -> None:
@@ -276,6 +197,8 @@ def _set_tempdir(directory: str | None) -> None:
         return
     if not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
         raise SettingsError(f"--tempdir {directory!r} is not a directory that can be written to")
+    import tempfile
+
     tempfile.tempdir = directory
 
 

@@ -17,7 +17,7 @@
     │   ├── StoreRefused              yes         1      no such bucket, access denied: an operator can mend it
     │   ├── DigestMismatch            yes         1      the store holds other bytes than were sent
     │   └── DigestCollision           no          1      another content already stands under this md5
-    ├── CacheUnavailable              yes         1      Redis is down
+    ├── RedisUnavailable              yes         1      Redis is down
     └── QueueError
         ├── QueueUnavailable          yes         1      SQS is down, slow or says "slow down"
         └── QueueRefused              no          1      no such queue, access denied
@@ -125,10 +125,14 @@ class DigestCollision(StoreError):
     """The key is taken by other bytes. Nothing was overwritten; the file must be kept and looked at by a person."""
 
 
-class CacheUnavailable(StashError):
-    """The cache did not answer."""
+class RedisUnavailable(StashError):
+    """Redis did not answer."""
 
     retryable = True
+
+
+# The old name, kept for a release.
+CacheUnavailable = RedisUnavailable
 
 
 class QueueError(StashError):

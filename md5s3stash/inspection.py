@@ -28,7 +28,7 @@ class Proof(StrEnum):
     GONE = "gone"
 
 
-def inspect(store: S3ObjectStore, address: ObjectAddress, md5: str, deep: bool) -> Proof:
+def inspect(store: S3ObjectStore, address: ObjectAddress, md5: str, *, deep: bool) -> Proof:
     """Whether the object is the content of this md5: one HEAD, or with `deep` one GET of it all.
 
     Raises StoreUnavailable and StoreRefused.

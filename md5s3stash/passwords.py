@@ -51,7 +51,7 @@ class Passwords:
         return found
 
     @classmethod
-    def _from_netrc(cls, file: str, username: str | None, must_exist: bool = True) -> Passwords:
+    def _from_netrc(cls, file: str, username: str | None, *, must_exist: bool = True) -> Passwords:
         path = os.path.expanduser(file)
         try:
             _check_permissions(path, file)

@@ -57,14 +57,14 @@ class _Bar:
             with self._bar.external_write_mode(file=self._bar.fp) if shown else contextlib.nullcontext():
                 yield
 
-    def move_to(self, standing: Standing) -> None:
+    def move_to(self, state: ProgressState) -> None:
         with self._lock:
-            self._bar.total = round(standing.done / standing.fraction) if standing.fraction else None
-            self._bar.set_postfix_str(standing.note, refresh=False)
+            self._bar.total = round(state.done / state.fraction) if state.fraction else None
+            self._bar.set_postfix_str(state.note, refresh=False)
             # A second pass begins anew.
-            if standing.done < self._bar.n:
+            if state.done < self._bar.n:
                 self._bar.reset(self._bar.total)
-            self._bar.update(standing.done - self._bar.n)
+            self._bar.update(state.done - self._bar.n)
             self._bar.refresh()
 
 
@@ -117,7 +117,7 @@ def progress_display(names: Sequence[str], stream: TextIO) -> Iterator[Display]:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ProgressState:
     """How far a long run is: how many are done, the share of all that they are (0 to 1), and words."""
 
     done: int
@@ -126,8 +126,8 @@ class Standing:
 
 
 @contextlib.contextmanager
-def standing_display(
-    look: Callable[[], Standing], stream: TextIO, line_seconds: float = LINE_SECONDS, unit: str = "objects"
+def state_display(
+    look: Callable[[], ProgressState], stream: TextIO, line_seconds: float = LINE_SECONDS, unit: str = "objects"
 ) -> Iterator[Pause]:
     """Shows what `look` returns: as a bar with rate and time left on a terminal, else as a line now and then.
 
@@ -149,11 +149,11 @@ def standing_display(
 Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 
-def as_line(standing: Standing, seconds: float, unit: str = "objects") -> str:
-    """The standing after so many seconds, with rate and the time that is left."""
-    rate = standing.done / seconds if seconds > 0 else 0.0
-    left = f", {seconds * (1 - standing.fraction) / standing.fraction / 60:,.0f} min left" if standing.fraction else ""
-    return f"{standing.done:,} {unit}, {standing.fraction:.0%}, {rate:,.0f} a second{left}; {standing.note}"
+def as_line(state: ProgressState, seconds: float, unit: str = "objects") -> str:
+    """The state after so many seconds, with rate and the time that is left."""
+    rate = state.done / seconds if seconds > 0 else 0.0
+    left = f", {seconds * (1 - state.fraction) / state.fraction / 60:,.0f} min left" if state.fraction else ""
+    return f"{state.done:,} {unit}, {state.fraction:.0%}, {rate:,.0f} a second{left}; {state.note}"
 
 
 @contextlib.contextmanager

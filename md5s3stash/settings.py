@@ -236,6 +236,7 @@ def load(
     environ: Mapping[str, str],
     file: Path | None = None,
     flags: Mapping[str, Any] | None = None,
+    *,
     others_allowed: bool = False,
 ) -> Settings:
     """Reads the sections from their sources, the later of TOML, environment and `flags` ("section.key") winning.
@@ -246,7 +247,7 @@ def load(
     told = Faults()
     faults = told.lines
     table = _read_toml(file, faults)
-    faults += _unknown_keys(table, sections, others_allowed)
+    faults += _unknown_keys(table, sections, others_allowed=others_allowed)
     parsed = {
         kind: kind(**_values(name, kind, table.get(name, {}), environ, flags or {}, faults))
         for name, kind in sections.items()
@@ -282,7 +283,7 @@ def _read_toml(file: Path | None, faults: list[str]) -> Mapping[str, Any]:
     return {}
 
 
-def _unknown_keys(table: Mapping[str, Any], sections: Mapping[str, type], others_allowed: bool) -> list[str]:
+def _unknown_keys(table: Mapping[str, Any], sections: Mapping[str, type], *, others_allowed: bool) -> list[str]:
     faults = []
     for name, values in table.items():
         if name not in sections:

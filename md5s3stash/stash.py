@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import CacheUnavailable, DigestMismatch, SourceUnreadable, StoreUnavailable
+from md5s3stash.errors import DigestMismatch, RedisUnavailable, SourceUnreadable, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher
 from md5s3stash.headers import Validators
 from md5s3stash.media import Kind, describe
@@ -45,7 +45,7 @@ class StashReport(NamedTuple):
     dimensions: tuple[int, int]
 
 
-class Outcome(StrEnum):
+class StashOutcome(StrEnum):
     """How the content came to stand in the store."""
 
     STORED = "stored"
@@ -53,7 +53,7 @@ class Outcome(StrEnum):
     KNOWN = "known"  # the caller or the hash_cache knew it; the store was not asked
 
 
-class Standing(StrEnum):
+class Presence(StrEnum):
     """What the caller knows of a content in the store."""
 
     UNKNOWN = "unknown"
@@ -66,7 +66,7 @@ class StashResult:
     """A report, and how it came about. `size_bytes` is None where an origin's 304 spared us the content."""
 
     report: StashReport
-    outcome: Outcome
+    outcome: StashOutcome
     size_bytes: int | None
 
 
@@ -119,7 +119,7 @@ class Stasher:
             fetched = self._fetcher.fetch(source.url, auth, known.validators, progress)
             if not isinstance(fetched, Fetched):
                 self._check_type(known.report.mime_type)
-                return StashResult(known.report, Outcome.KNOWN, None)
+                return StashResult(known.report, StashOutcome.KNOWN, None)
         else:
             # Without validators there is no 304, so whatever comes has bytes.
             fetched = self._fetcher.fetch(source.url, auth, None, progress)
@@ -134,7 +134,7 @@ class Stasher:
         url: str,
         content: Content,
         progress: Progress | None = None,
-        standing: Standing = Standing.UNKNOWN,
+        presence: Presence = Presence.UNKNOWN,
         kind: Kind | None = None,
     ) -> StashResult:
         """Stashes a content that was opened already; its source is called `url` in the report. Raises as `stash`.
@@ -145,24 +145,24 @@ class Stasher:
         known = self._known_hash(url, md5)
         if known is not None:
             self._check_type(known.mime_type)
-            return StashResult(known, Outcome.KNOWN, content.size_bytes)
+            return StashResult(known, StashOutcome.KNOWN, content.size_bytes)
         address = self._base.address(md5)
         try:
             mime_type, dimensions = kind or describe(content)
             self._check_type(mime_type)
-            if standing is Standing.CONFIRMED:
+            if presence is Presence.CONFIRMED:
                 return StashResult(
-                    StashReport(url, md5, address.s3_url, mime_type, dimensions), Outcome.KNOWN, content.size_bytes
+                    StashReport(url, md5, address.s3_url, mime_type, dimensions), StashOutcome.KNOWN, content.size_bytes
                 )
             put = retrying(
-                lambda: self._put(address, content, mime_type, progress, standing),
+                lambda: self._put(address, content, mime_type, progress, presence),
                 self._retry,
                 only=WORTH_WAITING_FOR,
             )
         except OSError as error:
             # The store speaks our tree alone, so this is the file: a disk that fails, an NFS server that forgot it.
             raise SourceUnreadable(f"reading failed: {error.strerror or error}") from error
-        outcome = Outcome.STORED if put is PutOutcome.STORED else Outcome.ALREADY_THERE
+        outcome = StashOutcome.STORED if put is PutOutcome.STORED else StashOutcome.ALREADY_THERE
         self._remember(self._caches.hash_cache, md5, (address.s3_url, mime_type, dimensions))
         report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
         log.debug(
@@ -176,9 +176,9 @@ class Stasher:
         content: Content,
         mime_type: str,
         progress: Progress | None,
-        standing: Standing,
+        presence: Presence,
     ) -> PutOutcome:
-        if standing is Standing.TO_CONFIRM and (stored := self._store.head(address)) is not None:
+        if presence is Presence.TO_CONFIRM and (stored := self._store.head(address)) is not None:
             require_same_content(address, stored, content.digest)
             return PutOutcome.ALREADY_THERE
         return self._store.put(address, content, mime_type, progress)
@@ -217,7 +217,7 @@ class Stasher:
             return
         try:
             cache[key] = value
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             # The object stands in the store. What is forgotten here costs one look-up the next time.
             log.warning("cache not written key=%s: %s", printable_url(key), error)
 
@@ -235,7 +235,7 @@ def _recall(cache: MutableMapping[str, Any] | None, key: str) -> Any:
         return cache[key]
     except KeyError:
         return None
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         # A cache that is down costs speed, never a stash.
         log.warning("cache not read key=%s: %s", printable_url(key), error)
         return None

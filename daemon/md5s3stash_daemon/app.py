@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash.fetch import Fetcher
 from md5s3stash.netguard import NetGuard
@@ -82,7 +83,7 @@ class Daemon:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the daemon until SIGTERM or SIGINT; the exit status."""
+    """Runs the daemon until SIGTERM or SIGINT; the exit status. Raises StashError."""
 
     def read() -> Settings:
         return read_settings(os.environ, arguments.config, {"log.level": arguments.loglevel})
@@ -91,32 +92,27 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = read()
         if arguments.check_config:
-            print(as_toml(settings), end="")
+            console.write(as_toml(settings), end="")
             return 0
         set_log_level(settings)
         set_line_format(os.environ, sys.stderr.fileno())
         _allow_descriptors()
         daemon = build(settings)
-    except StashError as error:
-        return _say(str(error), error.exit_code)
     except OSError as error:
-        return _say(f"the spool cannot be used: {error}", 1)
-    status = 0
+        raise StashError(f"the spool cannot be used: {error}") from error
     try:
-        if _run(daemon, settings, read, notifier):
-            return 0
-    except StashError as error:
-        status = _say(str(error), error.exit_code)
+        if not _run(daemon, settings, read, notifier):
+            # Threads that hang, or wait for a main thread that is gone, would hold up the end of the interpreter for
+            # ever. Their files are still claimed, and the next start finds them.
+            console.leave(0)
+    except StashError:
+        raise
     except OSError as error:
-        status = _say(f"the spool cannot be used any more: {error}", 1)
+        raise StashError(f"the spool cannot be used any more: {error}") from error
     except Exception:
         log.exception("unexpected")
-        status = 1
-    # Threads that hang, or wait for a main thread that is gone, would hold up the end of the interpreter for ever.
-    # Their files are still claimed, and the next start finds them.
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(status)
+        console.leave(1)
+    return 0
 
 
 def _allow_descriptors() -> None:
@@ -219,9 +215,3 @@ def build(settings: Settings) -> Daemon:
         main_loop.waiting,
     )
     return Daemon(runtime, dependencies.spool, main_loop, workers, lists, queue, metrics, health)
-
-
-def _say(message: str, status: int) -> int:
-    for line in message.splitlines():
-        print(f"md5s3stashd: {line}", file=sys.stderr)
-    return status

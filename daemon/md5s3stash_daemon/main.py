@@ -6,6 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from md5s3stash import console
+
+PROGRAM = "md5s3stashd"
+
 _EPILOG = """\
 examples:
   BUCKET_BASE=my-bucket/originals REDIS_URL=redis://127.0.0.1:6379/0 SPOOL_DIR=/srv/spool md5s3stashd
@@ -14,7 +18,7 @@ examples:
 Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. The status page, /healthz
 and /metrics are on http://127.0.0.1:9108.
 
-exit status: 0 stopped as told, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
+exit status: 0 stopped on request, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
 wrong.
 
 environment: BUCKET_BASE, REDIS_URL, SPOOL_DIR, S3_ENDPOINT, BUCKET_SCHEME, and MD5S3STASH_<SECTION>_<KEY> for every key
@@ -26,7 +30,10 @@ files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until SIGTERM or SIGINT; the exit status."""
-    arguments = build_parser().parse_args(argv)
+    return console.run(PROGRAM, lambda: _run(build_parser().parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     # What this imports (boto3, redis, requests) takes half a second, which --help need not wait for.
     from md5s3stash_daemon import app
 
@@ -35,19 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(
-        prog="md5s3stashd",
-        description="stashes in S3 what is dropped into the spool",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.Parser(prog=PROGRAM, description="stores files dropped into the spool in S3", epilog=_EPILOG)
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings file (default: /etc/md5s3stash/md5s3stash.toml)"
     )
     parser.add_argument(
-        "--check-config", action="store_true", help="print the settings in force, or their faults, and end"
+        "--check-config", action="store_true", help="print the settings in force, or their errors, and exit"
     )
     parser.add_argument(
         "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
     )
+    parser.add_version()
     return parser

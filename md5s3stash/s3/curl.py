@@ -18,9 +18,9 @@ import certifi
 import pycurl
 
 from md5s3stash.content import VerifyingReader
-from md5s3stash.errors import StoreUnavailable
+from md5s3stash.errors import StoreError, StoreUnavailable
 from md5s3stash.fingerprints import BLOCK_BYTES
-from md5s3stash.s3.errors import are_refused, code_of, message_of
+from md5s3stash.s3.errors import are_refused, code_of, message_of, store_error
 from md5s3stash.scheme import ObjectAddress
 
 MAX_ANSWER_BYTES = 64 * 1024
@@ -60,10 +60,9 @@ class Answer:
     code: str
     body: bytes = b""
 
-    @property
-    def message(self) -> str:
-        """What the store says of an error."""
-        return message_of(self.body)
+    def error_at(self, address: ObjectAddress) -> StoreError:
+        """The error of our tree for an answer that is not a success."""
+        return store_error(address.s3_url, self.status, self.code, message_of(self.body))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,10 @@ _MESSAGE = re.compile(rb"<Message>([^<]*)")
 _SECRET = re.compile(r"(?i)((?:signature|token|secret)[a-z-]*\s*[=:]\s*)[^\s&,;]+")
 
 
+class Taken(Exception):
+    """S3's 412: an object is at the key already."""
+
+
 def store_error(s3_url: str, status: int, code: str, message: str = "") -> StoreError:
     """The error for an answer that is not a success, with the store's own words and what to do where we know."""
     # boto3 takes anything for a code.

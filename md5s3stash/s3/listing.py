@@ -10,8 +10,8 @@ from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 from md5s3stash.errors import StoreRefused
+from md5s3stash.s3.boto_errors import translated
 from md5s3stash.s3.client import ANSWER_ERRORS, CoreSession, core_session, new_client, new_session
-from md5s3stash.s3.store import translated
 
 # The most that a LIST answers with (AWS, "ListObjectsV2").
 LISTED_AT_ONCE = 1000

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
+
+from botocore.exceptions import ClientError
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.fingerprints import BLOCK_BYTES
+from md5s3stash.s3.boto_errors import code_of
+from md5s3stash.s3.client import BOTO_ERRORS
 
-# The most parts of one upload (AWS, "Multipart upload limits").
+log = logging.getLogger(__name__)
+
+# The most that S3 takes in one request, and the most parts of one upload (AWS, "Multipart upload limits").
+SINGLE_PUT_MAX_BYTES = 5 * 1024**3
 MAX_PARTS = 10_000
+PART_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +121,22 @@ def pieces(size_bytes: int, part_bytes: int) -> list[range]:
     return [range(start, min(start + step, size_bytes)) for start in range(0, size_bytes, step)]
 
 
-def etag_of_parts(parts: list[SentPart]) -> str:
+def etag_of_parts(md5s: list[bytes]) -> str:
     """What S3 calls a multipart object: the md5 of its parts' binary md5s, a dash, the number of parts."""
-    joined = hashlib.md5(b"".join(sent.part.md5 for sent in parts), usedforsecurity=False)
-    return f"{joined.hexdigest()}-{len(parts)}"
+    return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
+
+
+def abort(client: Any, upload: Mapping[str, str]) -> None:
+    """Removes the parts of an upload that failed. What fails here is logged: the error that led here matters more, and
+    the bucket's lifecycle rule removes stale parts.
+    """
+    try:
+        client.abort_multipart_upload(**upload)
+    except BOTO_ERRORS as error:
+        if not (isinstance(error, ClientError) and code_of(error) == "NoSuchUpload"):
+            log.warning(
+                "abort of a multipart upload failed bucket=%s key=%s: %s", upload["Bucket"], upload["Key"], error
+            )
 
 
 def _md5_of(content: Content, piece: range) -> bytes:

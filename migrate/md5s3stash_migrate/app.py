@@ -11,21 +11,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from md5s3stash import console
 from md5s3stash.logs import set_up_logging
-from md5s3stash.progress import Pause, standing_display
+from md5s3stash.progress import Pause, state_display
 from md5s3stash.s3.client import new_session
 from md5s3stash.s3.listing import Lister
-from md5s3stash.s3.store import SINGLE_PUT_MAX_BYTES, connect
+from md5s3stash.s3.multipart import SINGLE_PUT_MAX_BYTES
+from md5s3stash.s3.store import connect
 from md5s3stash_migrate.costs import estimate
+from md5s3stash_migrate.counts import Count
 from md5s3stash_migrate.listing import Listing, Stored
 from md5s3stash_migrate.manifest import Manifests, target_key_prefix
 from md5s3stash_migrate.migration import Migration, Tools
-from md5s3stash_migrate.options import PROGRAM, Options, complain
+from md5s3stash_migrate.options import PROGRAM, Options
 from md5s3stash_migrate.report import Entry, Kind, Report
 from md5s3stash_migrate.s3_batch import BatchJobs
 from md5s3stash_migrate.s3_copy import Copier
 from md5s3stash_migrate.s3_parts import PartLimits
-from md5s3stash_migrate.tally import Count
 
 # LISTs under way at once; each bucket has at most one.
 _LIST_JOBS = 16
@@ -48,13 +50,13 @@ def run(options: Options) -> int:
         migration = Migration(options.source, options.target, tools)
         well = False
         try:
-            with standing_display(migration.standing, sys.stderr) as paused:
+            with state_display(migration.state, sys.stderr) as paused:
                 pause.append(paused)
                 well = _work(options, migration, listing)
                 pause.clear()
         finally:
             _print_summary(migration, report)
-            report.end({**migration.tally.as_json(), "kinds": dict(report.counts), "complete": well})
+            report.end({**migration.counts.as_json(), "kinds": dict(report.counts), "complete": well})
     return 0 if well else 1
 
 
@@ -77,7 +79,7 @@ def _survey(options: Options, migration: Migration, listing: Listing) -> bool:
             part_requests += 1 + -(-source.size_bytes // parts.part_bytes)
 
     well = migration.survey(count)
-    _print(f"would need {estimate(migration.tally.to_copy, part_requests, listing.pages, options.prices)}")
+    console.write(f"would need {estimate(migration.counts.to_copy, part_requests, listing.pages, options.prices)}")
     return well
 
 
@@ -86,14 +88,14 @@ def _write_manifests(options: Options, migration: Migration) -> bool:
     with Manifests(options.manifest, options.source, options.target) as manifests:
         well = migration.survey(manifests.add)
     for manifest in manifests.all():
-        _print(f"{manifest.path}: {manifest.objects:,} objects of {manifest.source_bucket}")
+        console.write(f"{manifest.path}: {manifest.objects:,} objects of {manifest.source_bucket}")
     if manifests.too_large:
-        _print(f"{manifests.too_large:,} objects above 5 GB are in no manifest: {PROGRAM} copies them")
+        console.write(f"{manifests.too_large:,} objects above 5 GB are in no manifest: {PROGRAM} copies them")
     if options.batch is not None and not options.dry_run:
         jobs = BatchJobs(options.endpoint, options.batch.role, options.batch.place)
         key_prefix = target_key_prefix(options.source, options.target)
         for manifest in manifests.all():
-            _print(f"{manifest.path}: job {jobs.create(manifest, key_prefix)} waits for confirmation")
+            console.write(f"{manifest.path}: job {jobs.create(manifest, key_prefix)} waits for confirmation")
     return well
 
 
@@ -107,17 +109,17 @@ def _report_stream(path: Path | None) -> Iterator[IO[str] | None]:
 
 
 def _print_summary(migration: Migration, report: Report) -> None:
-    tally = migration.tally
+    counts = migration.counts
     for name, count in (
-        ("source", tally.source),
-        ("to copy", tally.to_copy),
-        ("copied", tally.copied),
-        ("already there", tally.present),
-        ("verified", tally.verified),
+        ("source", counts.source),
+        ("to copy", counts.to_copy),
+        ("copied", counts.copied),
+        ("already there", counts.present),
+        ("verified", counts.verified),
     ):
-        _print(f"{name:14}{_told(count)}")
+        console.write(f"{name:14}{_told(count)}")
     for kind, number in sorted(report.counts.items()):
-        _print(f"{kind:14}{number:,}{' (succeeded in the end)' if kind == Kind.RETRIED else ''}")
+        console.write(f"{kind:14}{number:,}{' (succeeded in the end)' if kind == Kind.RETRIED else ''}")
 
 
 def _told(count: Count) -> str:
@@ -126,8 +128,4 @@ def _told(count: Count) -> str:
 
 def _show(entry: Entry, pause: Sequence[Pause]) -> None:
     with pause[0]() if pause else contextlib.nullcontext():
-        complain(f"{entry.kind}: {entry.s3_url}: {entry.reason}")
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)
+        console.complain(f"{entry.kind}: {entry.s3_url}: {entry.reason}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from md5s3stash_migrate.tally import Count
+from md5s3stash_migrate.counts import Count
 
 PRICE_PER_1000 = 0.005
 PRICE_PER_GB = 0.0

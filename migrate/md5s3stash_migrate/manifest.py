@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from md5s3stash.audit import prefix_of
 from md5s3stash.errors import SettingsError
-from md5s3stash.s3.store import SINGLE_PUT_MAX_BYTES
+from md5s3stash.s3.multipart import SINGLE_PUT_MAX_BYTES
 from md5s3stash.scheme import BucketBase
 from md5s3stash_migrate.listing import Stored
 

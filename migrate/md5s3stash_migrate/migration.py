@@ -15,10 +15,11 @@ from typing import TypeVar
 
 from md5s3stash.audit import Fault
 from md5s3stash.errors import StashError, StoreError, StoreUnavailable
-from md5s3stash.progress import Standing
+from md5s3stash.progress import ProgressState
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3.store import S3ObjectStore
 from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash_migrate.counts import Count, SharedCounts
 from md5s3stash_migrate.listing import Listing, Stored, join
 from md5s3stash_migrate.pace import Pace
 from md5s3stash_migrate.plan import Comparison, Step, compare, step_for
@@ -26,7 +27,6 @@ from md5s3stash_migrate.pool import BoundedPool
 from md5s3stash_migrate.report import Entry, Kind, Report
 from md5s3stash_migrate.s3_copy import Copied, Copier, Throttled
 from md5s3stash_migrate.sides import not_of_source
-from md5s3stash_migrate.tally import Count, Tallied
 
 T = TypeVar("T")
 
@@ -72,8 +72,8 @@ class Migration:
         self._source = source
         self._target = target
         self._tools = tools
-        self._tallied = Tallied()
-        self.tally = self._tallied.tally
+        self._shared_counts = SharedCounts()
+        self.counts = self._shared_counts.counts
         self._pace = Pace(tools.jobs)
         self._position = _Position()
         self._stopping = threading.Event()
@@ -87,35 +87,35 @@ class Migration:
         with self._pool() as pool:
             for source, standing in self._pairs(self._tell_fault, self._tell_unread):
                 self._take(pool, source, standing)
-        if self.tally.copied.objects:
+        if self.counts.copied.objects:
             self._verify()
         else:
             # Nothing has changed since that LIST.
-            self.tally.verified = self.tally.present
-        return self._tools.report.faults == 0 and self.tally.verified.objects >= self.tally.source.objects
+            self.counts.verified = self.counts.present
+        return self._tools.report.faults == 0 and self.counts.verified.objects >= self.counts.source.objects
 
     def survey(self, missing: Callable[[Stored], None] = lambda source: None) -> bool:
         """Only looks: counts, tells what is wrong, and hands over what `run` would copy. Whether nothing was wrong."""
         with self._pool() as pool:
             for source, standing in self._pairs(self._tell_fault, self._tell_unread):
-                self.tally.source.add(source)
+                self.counts.source.add(source)
                 step = step_for(source, standing)
                 if step is Step.COPY:
-                    self.tally.to_copy.add(source)
+                    self.counts.to_copy.add(source)
                     missing(source)
                 elif step is Step.PRESENT:
-                    self._tallied.add(self.tally.present, source)
+                    self._shared_counts.add(self.counts.present, source)
                 else:
-                    pool.submit(partial(self._compare, source, self.tally.present))
+                    pool.submit(partial(self._compare, source, self.counts.present))
         return self._tools.report.faults == 0
 
-    def standing(self) -> Standing:
+    def state(self) -> ProgressState:
         """How far the run is. The md5s of contents are spread evenly, so that the current one tells the share."""
         position = self._position
-        return Standing(
+        return ProgressState(
             done=position.done,
             fraction=int(position.md5[:8], 16) / _KEY_SPACE,
-            note=f"{position.word}, {self.tally.copied.size_bytes / 1e9:,.2f} GB copied, "
+            note=f"{position.word}, {self.counts.copied.size_bytes / 1e9:,.2f} GB copied, "
             f"{self._tools.report.faults} faults, {self._pace.limit} at once",
         )
 
@@ -131,14 +131,14 @@ class Migration:
             yield source, standing
 
     def _take(self, pool: BoundedPool, source: Stored, standing: Stored | None) -> None:
-        self.tally.source.add(source)
+        self.counts.source.add(source)
         step = step_for(source, standing)
         if step is Step.PRESENT:
-            self._tallied.add(self.tally.present, source)
+            self._shared_counts.add(self.counts.present, source)
         elif step is Step.COMPARE:
-            pool.submit(partial(self._compare, source, self.tally.present))
+            pool.submit(partial(self._compare, source, self.counts.present))
         else:
-            self.tally.to_copy.add(source)
+            self.counts.to_copy.add(source)
             pool.submit(partial(self._copy, source))
 
     def _verify(self) -> None:
@@ -147,11 +147,11 @@ class Migration:
             for source, standing in self._pairs(lambda fault: None, lambda bucket, error: None):
                 step = step_for(source, standing)
                 if step is Step.PRESENT:
-                    self._tallied.add(self.tally.verified, source)
+                    self._shared_counts.add(self.counts.verified, source)
                 elif source.md5 in self._told:
                     continue
                 elif step is Step.COMPARE:
-                    pool.submit(partial(self._compare, source, self.tally.verified))
+                    pool.submit(partial(self._compare, source, self.counts.verified))
                 else:
                     self._tell(source, Kind.MISSING, "it is not in the target: it came during the run, run again")
 
@@ -166,12 +166,12 @@ class Migration:
             return
         self._failures_in_a_row = 0
         if copied is Copied.DONE:
-            self._tallied.add(self.tally.copied, source)
+            self._shared_counts.add(self.counts.copied, source)
             self._tell_retried(source, faults)
         elif copied is Copied.TAKEN:
             # By somebody else, or by a try of ours whose answer did not come through.
             self._tell_retried(source, faults)
-            self._compare(source, self.tally.copied if faults else self.tally.present)
+            self._compare(source, self.counts.copied if faults else self.counts.present)
         elif copied is Copied.SOURCE_GONE:
             self._tell(source, Kind.SOURCE_GONE, "it was listed and is there no more")
         else:
@@ -195,7 +195,7 @@ class Migration:
 
     def _judge(self, source: Stored, comparison: Comparison, count: Count) -> None:
         if comparison is Comparison.SAME:
-            self._tallied.add(count, source)
+            self._shared_counts.add(count, source)
         elif comparison is Comparison.DIFFERENT:
             self._tell(source, Kind.CONFLICT, "another content stands in the target; it was not overwritten")
         else:

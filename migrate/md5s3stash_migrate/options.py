@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from md5s3stash.cli import Parser, escaped
+from md5s3stash import console
 from md5s3stash.errors import SettingsError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.scheme import BucketBase, ObjectAddress
@@ -40,7 +37,7 @@ environment: S3_ENDPOINT and the AWS_... variables of boto3.
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchJobOptions:
     """What --batch-create needs besides the manifests."""
 
     role: Role
@@ -59,22 +56,19 @@ class Options:
     policy: RetryPolicy
     report: Path | None
     manifest: Path | None
-    batch: Batch | None
+    batch: BatchJobOptions | None
     prices: Prices
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog=PROGRAM,
-        description="copies a stash from one set of buckets to another, inside S3",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.Parser(
+        prog=PROGRAM, description="copies a stash from one set of buckets to another, inside S3", epilog=_EPILOG
     )
     side = "SCHEME:BASE"
     parser.add_argument("--from", dest="source", required=True, metavar=side, help="multibucket:BASE or simple:BUCKET")
     parser.add_argument("--to", dest="target", required=True, metavar=side, help="as --from; a key prefix may follow")
     parser.add_argument("--dry-run", action="store_true", help="only count, and estimate what the requests cost")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write what is wrong or retried there, JSON lines")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write failures and retries to FILE as JSON lines")
     parser.add_argument("--jobs", type=_number(1, 256), default=64, metavar="N", help="copies at once, at most (64)")
     parser.add_argument("--attempts", type=_number(1, 100), default=10, metavar="N", help="tries for a request (10)")
     parser.add_argument("--batch-manifest", type=Path, metavar="FILE", help="copy nothing, write what is to be copied")
@@ -88,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--price-per-gb", type=_price, default=PRICE_PER_GB, metavar="USD", help="moved; 0 within a region, else ~0.02"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
+    parser.add_version()
     return parser
 
 
@@ -141,7 +136,7 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> O
     )
 
 
-def _batch(arguments: argparse.Namespace) -> Batch | None:
+def _batch(arguments: argparse.Namespace) -> BatchJobOptions | None:
     if not arguments.batch_create:
         return None
     if not (arguments.batch_manifest and arguments.batch_role and arguments.batch_bucket):
@@ -150,12 +145,4 @@ def _batch(arguments: argparse.Namespace) -> Batch | None:
 
     base = parse_side("--batch-bucket", f"simple:{arguments.batch_bucket}").base
     bucket, slash, prefix = base.partition("/")
-    return Batch(Role.parse(arguments.batch_role), ObjectAddress(bucket, f"{prefix}{slash}"))
-
-
-def complain(message: str) -> None:
-    """A line on standard error."""
-    # Where nobody listens for errors, the exit status has to do.
-    with contextlib.suppress(OSError):
-        sys.stderr.buffer.write(os.fsencode(f"{PROGRAM}: {escaped(message)}\n"))
-        sys.stderr.buffer.flush()
+    return BatchJobOptions(Role.parse(arguments.batch_role), ObjectAddress(bucket, f"{prefix}{slash}"))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from md5s3stash.errors import SettingsError
+from md5s3stash.s3.boto_errors import translated
 from md5s3stash.s3.client import BOTO_ERRORS, new_client, new_session
-from md5s3stash.s3.store import translated
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_migrate.manifest import Manifest
 

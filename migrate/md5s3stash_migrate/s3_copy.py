@@ -8,7 +8,6 @@ it, what LIST told has to do). Content-Type, Cache-Control and metadata are kept
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,11 +17,14 @@ from botocore.exceptions import ClientError
 
 from md5s3stash.digest import digest_of
 from md5s3stash.errors import StoreUnavailable
+from md5s3stash.s3.answers import as_boto, etag_of, is_kms
+from md5s3stash.s3.boto_errors import code_of, status_of, translated
 from md5s3stash.s3.client import ANSWER_ERRORS, curl_for, new_client
-from md5s3stash.s3.conditional_put import Guard, StoreGuards
-from md5s3stash.s3.curl import CurlClient
+from md5s3stash.s3.conditional_put import Guard
+from md5s3stash.s3.connection import Connection, lives_elsewhere
+from md5s3stash.s3.curl import Answer
 from md5s3stash.s3.errors import is_unknown_header, store_error
-from md5s3stash.s3.store import SINGLE_PUT_MAX_BYTES, WRONG_REGION_CODES, is_kms, translated
+from md5s3stash.s3.multipart import SINGLE_PUT_MAX_BYTES
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_migrate.listing import Stored
 from md5s3stash_migrate.s3_parts import PartLimits, copy_in_parts
@@ -71,12 +73,9 @@ class Copier:
     """
 
     def __init__(self, endpoint: str | None, session: Any, limits: CopyLimits | None = None) -> None:
-        self._client: Any = new_client(endpoint, session)
-        self._curl: CurlClient = curl_for(self._client, session)
+        client = new_client(endpoint, session)
+        self._connection = Connection(client, curl_for(client, session))
         self._limits = limits or CopyLimits()
-        # In another region than the endpoint's: boto3 finds the way there.
-        self._boto_buckets: set[str] = set()
-        self._guards = StoreGuards()
 
     def copy(self, source: Stored, target: ObjectAddress) -> Copied:
         """Raises Throttled, StoreUnavailable and StoreRefused."""
@@ -88,47 +87,28 @@ class Copier:
 
     def _in_one(self, source: Stored, target: ObjectAddress) -> _Answer:
         first: _Answer | None = None
-        for left_out in self._guards.left_out(target.bucket):
+        for left_out in self._connection.guards.left_out(target.bucket):
             answer = self._ask(source, target, left_out)
             if not is_unknown_header(answer.status, answer.code):
                 if answer.status == 200 and first is not None:
-                    self._guards.lacks(target.bucket, left_out)
+                    self._connection.guards.lacks(target.bucket, left_out)
                 return answer
             first = first or answer
         assert first is not None, "there is always a first try"
         return first
 
     def _ask(self, source: Stored, target: ObjectAddress, left_out: frozenset[Guard]) -> _Answer:
-        if target.bucket not in self._boto_buckets:
-            answer = self._by_curl(source, target, left_out)
-            if answer.status not in (301, 307) and answer.code not in WRONG_REGION_CODES:
-                return answer
-            self._boto_buckets.add(target.bucket)
+        curl = self._connection.curl_for(target.bucket)
+        if curl is not None:
+            answer = curl.put(target, b"", _curl_headers(source, left_out))
+            if not lives_elsewhere(answer):
+                return _of_curl(answer)
+            self._connection.boto_buckets.add(target.bucket)
         return self._by_boto(source, target, left_out)
-
-    def _by_curl(self, source: Stored, target: ObjectAddress, left_out: frozenset[Guard]) -> _Answer:
-        headers = {
-            # libcurl would send that of a form.
-            "Content-Type": "",
-            "x-amz-content-sha256": _EMPTY.sha256,
-            "x-amz-copy-source": quote(f"{source.address.bucket}/{source.address.key}", safe="/-_.~"),
-            "x-amz-copy-source-if-match": f'"{source.etag}"',
-            "x-amz-metadata-directive": "COPY",
-        }
-        if Guard.CHECKSUM not in left_out:
-            headers["x-amz-checksum-algorithm"] = "SHA256"
-        if Guard.CONDITION not in left_out:
-            headers["If-None-Match"] = "*"
-        answer = self._curl.put(target, b"", headers)
-        etag = _ETAG.search(answer.body)
-        encryption = {"ServerSideEncryption": answer.headers.get("x-amz-server-side-encryption", "")}
-        return _Answer(
-            answer.status, answer.code, etag[1].decode("utf-8", "replace") if etag else "", is_kms(encryption)
-        )
 
     def _by_boto(self, source: Stored, target: ObjectAddress, left_out: frozenset[Guard]) -> _Answer:
         try:
-            answer = self._client.copy_object(
+            answer = self._connection.client.copy_object(
                 Bucket=target.bucket,
                 Key=target.key,
                 CopySource={"Bucket": source.address.bucket, "Key": source.address.key},
@@ -139,23 +119,41 @@ class Copier:
             )
         except ANSWER_ERRORS as error:
             return _refused(error, target)
-        return _Answer(200, "", answer["CopyObjectResult"].get("ETag", "").strip('"'), is_kms(answer))
+        return _Answer(200, "", etag_of(answer["CopyObjectResult"]), is_kms(answer))
 
     def _in_parts(self, source: Stored, target: ObjectAddress) -> _Answer:
         try:
-            answer = copy_in_parts(self._client, source, target, self._limits.parts)
+            answer = copy_in_parts(self._connection.client, source, target, self._limits.parts)
         except ANSWER_ERRORS as error:
             return _refused(error, target)
         # Its ETag is one of parts, which was checked against the parts; only a copy in one request has the md5.
         return _Answer(200, "", source.etag, is_kms(answer))
 
 
+def _curl_headers(source: Stored, left_out: frozenset[Guard]) -> dict[str, str]:
+    return {
+        # libcurl would send that of a form.
+        "Content-Type": "",
+        "x-amz-content-sha256": _EMPTY.sha256,
+        "x-amz-copy-source": quote(f"{source.address.bucket}/{source.address.key}", safe="/-_.~"),
+        "x-amz-copy-source-if-match": f'"{source.etag}"',
+        "x-amz-metadata-directive": "COPY",
+        **({} if Guard.CHECKSUM in left_out else {"x-amz-checksum-algorithm": "SHA256"}),
+        **({} if Guard.CONDITION in left_out else {"If-None-Match": "*"}),
+    }
+
+
+def _of_curl(answer: Answer) -> _Answer:
+    etag = _ETAG.search(answer.body)
+    return _Answer(
+        answer.status, answer.code, etag[1].decode("utf-8", "replace") if etag else "", is_kms(as_boto(answer))
+    )
+
+
 def _refused(error: Exception, target: ObjectAddress) -> _Answer:
     if not isinstance(error, ClientError):
         raise translated(error, target.s3_url) from error
-    told: Mapping[str, Any] = error.response
-    status = int(told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return _Answer(status, str(told.get("Error", {}).get("Code", "")))
+    return _Answer(status_of(error), code_of(error))
 
 
 def _outcome(answer: _Answer, source: Stored, target: ObjectAddress) -> Copied:

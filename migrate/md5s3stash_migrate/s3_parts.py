@@ -6,8 +6,6 @@ shows ever after that the two are the same.
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,14 +16,12 @@ from botocore.exceptions import ClientError
 from md5s3stash.audit import is_of_parts
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import DigestMismatch
-from md5s3stash.s3.client import BOTO_ERRORS
+from md5s3stash.s3.answers import etag_of, is_kms
+from md5s3stash.s3.boto_errors import code_of, status_of
 from md5s3stash.s3.errors import is_unknown_header
-from md5s3stash.s3.multipart import MAX_PARTS
-from md5s3stash.s3.store import SINGLE_PUT_MAX_BYTES, is_kms
+from md5s3stash.s3.multipart import MAX_PARTS, SINGLE_PUT_MAX_BYTES, abort, etag_of_parts
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_migrate.listing import Stored
-
-log = logging.getLogger(__name__)
 
 _PARTS_AT_ONCE = 8
 
@@ -66,9 +62,9 @@ def copy_in_parts(client: Any, source: Stored, target: ObjectAddress, limits: Pa
         parts = _copy_parts(client, source, upload, part_bytes)
         answer = _complete(client, upload, parts)
     except BaseException:
-        _abort(client, upload)
+        abort(client, upload)
         raise
-    if not answer.get("ETag", "").strip('"'):
+    if not etag_of(answer):
         # Ceph's answer to a completion that is repeated.
         answer = client.head_object(Bucket=target.bucket, Key=target.key)
     _require_etag_of(parts, answer, target)
@@ -81,9 +77,7 @@ def _complete(client: Any, upload: Mapping[str, str], parts: list[dict[str, Any]
         answer: Mapping[str, Any] = client.complete_multipart_upload(**request, IfNoneMatch="*")
         return answer
     except ClientError as error:
-        told = error.response
-        status, code = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), told.get("Error", {}).get("Code", "")
-        if not is_unknown_header(status, code):
+        if not is_unknown_header(status_of(error), code_of(error)):
             raise
     # What LIST told has to do.
     unconditional: Mapping[str, Any] = client.complete_multipart_upload(**request)
@@ -123,26 +117,10 @@ def _copy_parts(client: Any, source: Stored, upload: Mapping[str, str], part_byt
 
 
 def _require_etag_of(parts: list[dict[str, Any]], answer: Mapping[str, Any], target: ObjectAddress) -> None:
-    etags = [str(part["ETag"]).strip('"') for part in parts]
+    etags = [etag_of(part) for part in parts]
     if is_kms(answer) or not all(is_md5(etag) for etag in etags):
         return
-    joined = hashlib.md5(b"".join(bytes.fromhex(etag) for etag in etags), usedforsecurity=False)
-    if answer["ETag"].strip('"') != f"{joined.hexdigest()}-{len(etags)}":
+    if etag_of(answer) != etag_of_parts([bytes.fromhex(etag) for etag in etags]):
         raise DigestMismatch(
             f"{target.s3_url}: the store answered with the ETag {answer['ETag']}, not that of the parts"
         )
-
-
-def _abort(client: Any, upload: Mapping[str, str]) -> None:
-    try:
-        client.abort_multipart_upload(**upload)
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
-            _warn(upload, error)
-    except BOTO_ERRORS as error:
-        # The error that brought us here matters more; the bucket's lifecycle rule removes stale parts.
-        _warn(upload, error)
-
-
-def _warn(upload: Mapping[str, str], error: Exception) -> None:
-    log.warning("abort of a multipart copy failed bucket=%s key=%s: %s", upload["Bucket"], upload["Key"], error)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from md5s3stash.batch import Outcome, Stash, fetch_limits, in_order, stash_all
+from md5s3stash.batch import SourceResult, Stash, fetch_limits, in_order, stash_all
 from md5s3stash.errors import SettingsError, SourceNotFound, StoreRefused
 from md5s3stash.fetch import Fetcher
 from md5s3stash.objectstore import MemoryObjectStore
@@ -26,8 +26,8 @@ from tests.support.servers import wait_until
 SECONDS = 10
 
 
-def answer(source: str) -> list[Outcome]:
-    return [Outcome(source)]
+def answer(source: str) -> list[SourceResult]:
+    return [SourceResult(source)]
 
 
 def test_a_list_without_end_is_read_only_a_bounded_number_ahead() -> None:
@@ -50,7 +50,7 @@ def test_a_list_without_end_is_read_only_a_bounded_number_ahead() -> None:
 def test_answers_keep_the_order_of_the_sources_while_later_ones_are_done_first(jobs: int) -> None:
     first_may_end = threading.Event()
 
-    def work(source: str) -> list[Outcome]:
+    def work(source: str) -> list[SourceResult]:
         if source == "0" and jobs > 1:
             assert first_may_end.wait(SECONDS)
         if source == "1":
@@ -85,7 +85,7 @@ def test_no_more_sources_than_jobs_are_under_way() -> None:
     under_way: list[int] = [0, 0]
     two = threading.Barrier(2)
 
-    def work(source: str) -> list[Outcome]:
+    def work(source: str) -> list[SourceResult]:
         with lock:
             under_way[0] += 1
             under_way[1] = max(under_way)
@@ -114,7 +114,7 @@ def test_closing_breaks_off_what_is_under_way_and_starts_nothing_more() -> None:
     stopping = threading.Event()
     started: list[str] = []
 
-    def work(source: str) -> list[Outcome]:
+    def work(source: str) -> list[SourceResult]:
         started.append(source)
         if source != "0":
             assert stopping.wait(SECONDS)
@@ -160,7 +160,7 @@ def test_each_base_answers_for_itself() -> None:
 
 
 def test_json_of_a_failure_tells_whether_another_try_makes_sense() -> None:
-    assert Outcome("a", error=StoreRefused("no such bucket")).as_json() == {
+    assert SourceResult("a", error=StoreRefused("no such bucket")).as_json() == {
         "url": "a",
         "error": {"type": "StoreRefused", "message": "no such bucket", "retryable": True},
     }

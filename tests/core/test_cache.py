@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from md5s3stash.cache import RedisDict, connect_redis, redis_caches
-from md5s3stash.errors import CacheUnavailable, SettingsError
+from md5s3stash.errors import RedisUnavailable, SettingsError
 from tests.support import servers
 
 Cache = MutableMapping[str, Any]
@@ -131,7 +131,7 @@ OPERATIONS: list[Callable[[Cache], object]] = [
 def test_every_operation_tells_that_redis_is_gone(operation: Callable[[Cache], object]) -> None:
     nobody = servers.free_port()
     url = f"redis://127.0.0.1:{nobody}/0"
-    with connect_redis(url) as client, pytest.raises(CacheUnavailable, match="Redis does not answer"):
+    with connect_redis(url) as client, pytest.raises(RedisUnavailable, match="Redis does not answer"):
         operation(RedisDict(client, "key"))
 
 
@@ -140,7 +140,7 @@ def test_every_operation_tells_that_redis_refuses(client: redis.Redis) -> None:
     client.set(key, "a text, not a hash")
 
     for operation in OPERATIONS:
-        with pytest.raises(CacheUnavailable, match="Redis refused: WRONGTYPE"):
+        with pytest.raises(RedisUnavailable, match="Redis refused: WRONGTYPE"):
             operation(RedisDict(client, key))
 
 
@@ -149,7 +149,7 @@ def test_a_server_that_comes_back_is_used_again(tmp_path: Path) -> None:
         client = connect_redis(url)
         cache = RedisDict(client, "key")
         cache["a"] = 1
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(RedisUnavailable):
         cache["a"]
     port = url.rpartition(":")[2].partition("/")[0]
     command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--dir", str(tmp_path), "--appendonly", "yes"]

@@ -220,7 +220,7 @@ def test_a_file_that_is_no_list_is_refused_before_it_fills_the_memory(cli: Cli) 
     result = Result(process.returncode, out, err)
 
     assert result.status == 2
-    assert result.faults == ["md5s3stash: standard input is no list: a line has 65536 bytes or more"]
+    assert result.faults == ["md5s3stash: standard input is not a list of sources: a line exceeds 65536 bytes"]
 
 
 # --- where it stores

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash.s3.store import SINGLE_PUT_MAX_BYTES
+from md5s3stash.s3.multipart import SINGLE_PUT_MAX_BYTES
 from tests.support.digest_s3 import DigestS3
 
 GIB = 1024**3

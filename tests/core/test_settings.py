@@ -220,4 +220,4 @@ def test_no_input_makes_load_raise_anything_but_a_settings_error(
     file.write_text("\n".join(lines))
 
     with contextlib.suppress(SettingsError):
-        load(CORE_SECTIONS, environ, file, flags, others_allowed)[StashSettings].bases()
+        load(CORE_SECTIONS, environ, file, flags, others_allowed=others_allowed)[StashSettings].bases()

@@ -13,8 +13,8 @@ import pytest
 
 from md5s3stash.content import IN_MEMORY_BYTES, Content, Progress
 from md5s3stash.errors import (
-    CacheUnavailable,
     DigestMismatch,
+    RedisUnavailable,
     SourceChanged,
     SourceUnreadable,
     StashError,
@@ -26,7 +26,7 @@ from md5s3stash.objectstore import MemoryObjectStore, PutOutcome
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.store import connect
 from md5s3stash.scheme import BucketBase, ObjectAddress
-from md5s3stash.stash import Caches, Outcome, Stasher, StashReport
+from md5s3stash.stash import Caches, Stasher, StashOutcome, StashReport
 from tests.support.digest_s3 import DigestS3, Reset, Served, error_reply
 from tests.support.origin import Origin, Reply, Request
 from tests.support.stores import Keys
@@ -87,7 +87,7 @@ def stasher(
 def test_what_may_pass_in_seconds_is_tried_again(error: StashError, fetcher: Fetcher, hello: Path) -> None:
     store = FailingStore(error, error)
 
-    assert stasher(store, fetcher).stash(str(hello)).outcome is Outcome.STORED
+    assert stasher(store, fetcher).stash(str(hello)).outcome is StashOutcome.STORED
 
     assert store.puts == 3
 
@@ -141,7 +141,7 @@ def test_faults_of_a_real_store_are_waited_out(fetcher: Fetcher, tmp_path: Path)
 
         result = pipeline.stash(str(path))
 
-        assert result.outcome is Outcome.STORED
+        assert result.outcome is StashOutcome.STORED
         assert server.objects[f"b/p/{result.report.md5}"].data == path.read_bytes()
 
 
@@ -160,17 +160,17 @@ def test_progress_counts_what_is_read_and_what_is_sent(fetcher: Fetcher, hello: 
 def test_report_of_a_text_has_no_dimensions(fetcher: Fetcher, hello: Path) -> None:
     result = stasher(MemoryObjectStore(), fetcher).stash(str(hello))
     assert result.report == StashReport(str(hello), HELLO_MD5, f"s3://b/p/{HELLO_MD5}", "text/plain", (0, 0))
-    assert (result.outcome, result.size_bytes) == (Outcome.STORED, 5)
+    assert (result.outcome, result.size_bytes) == (StashOutcome.STORED, 5)
 
 
 def test_second_stash_finds_it_there_or_knows_it(fetcher: Fetcher, hello: Path) -> None:
     store = MemoryObjectStore()
-    assert stasher(store, fetcher).stash(str(hello)).outcome is Outcome.STORED
-    assert stasher(store, fetcher).stash(str(hello)).outcome is Outcome.ALREADY_THERE
+    assert stasher(store, fetcher).stash(str(hello)).outcome is StashOutcome.STORED
+    assert stasher(store, fetcher).stash(str(hello)).outcome is StashOutcome.ALREADY_THERE
     caches = Caches({}, {})
     first = stasher(store, fetcher, caches).stash(str(hello))
     second = stasher(store, fetcher, caches).stash(str(hello))
-    assert (first.outcome, second.outcome) == (Outcome.ALREADY_THERE, Outcome.KNOWN)
+    assert (first.outcome, second.outcome) == (StashOutcome.ALREADY_THERE, StashOutcome.KNOWN)
     assert first.report == second.report
 
 
@@ -206,7 +206,7 @@ def test_origin_that_says_not_modified_gives_a_full_report(fetcher: Fetcher, ori
     second = stasher(MemoryObjectStore(), fetcher, caches).stash(url)
 
     assert second.report == first.report
-    assert (second.outcome, second.size_bytes) == (Outcome.KNOWN, None)
+    assert (second.outcome, second.size_bytes) == (StashOutcome.KNOWN, None)
     assert origin.requests[1].headers["if-modified-since"] == "Sat, 01 Aug 2026 10:00:00 GMT"
 
 
@@ -284,7 +284,7 @@ def test_malformed_or_foreign_hash_entries_are_ignored_and_replaced(entry: Any, 
 
     result = stasher(store, fetcher, caches).stash(str(hello))
 
-    assert result.outcome is Outcome.STORED
+    assert result.outcome is StashOutcome.STORED
     assert caches.hash_cache == {HELLO_MD5: (S3_URL, "text/plain", (0, 0))}
 
 
@@ -301,19 +301,19 @@ class DownCache(MutableMapping[str, Any]):
     """A cache whose server does not answer."""
 
     def __getitem__(self, key: str) -> Any:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
     def __setitem__(self, key: str, value: Any) -> None:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
     def __delitem__(self, key: str) -> None:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
     def __iter__(self) -> Iterator[str]:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
     def __len__(self) -> int:
-        raise CacheUnavailable("Redis does not answer")
+        raise RedisUnavailable("Redis does not answer")
 
 
 def test_caches_that_are_down_cost_no_stash(fetcher: Fetcher, origin: Origin, caplog: pytest.LogCaptureFixture) -> None:
@@ -322,7 +322,7 @@ def test_caches_that_are_down_cost_no_stash(fetcher: Fetcher, origin: Origin, ca
 
     result = stasher(store, fetcher, Caches(DownCache(), DownCache())).stash(url)
 
-    assert result.outcome is Outcome.STORED
+    assert result.outcome is StashOutcome.STORED
     assert len(store.objects) == 1
     assert "cache not written" in caplog.text
     assert "secret" not in caplog.text

@@ -27,8 +27,8 @@ from typing import Any
 
 import redis
 
-from md5s3stash.s3.store import S3ObjectStore, connect
-from md5s3stash_daemon import app as daemon_program
+from md5s3stash.s3.store import connect
+from md5s3stash.s3.writer import S3Writer
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon.disk import beneath as daemon_beneath
 from md5s3stash_daemon.intake.lists import report as daemon_url_report
@@ -90,8 +90,8 @@ class CrashPoints:
         patched.open = self.around(os.open, lambda _path, flags, *_: bool(flags & os.O_CREAT))
         writer: Any = daemon_url_report
         writer.open = self.around(builtins.open)
-        store: Any = S3ObjectStore
-        store._send = self.around(store._send)
+        writer_of_s3: Any = S3Writer
+        writer_of_s3.send = self.around(writer_of_s3.send)
         client: Any = redis.Redis
         client.execute_command = self.around(
             client.execute_command, lambda _self, command, *_: str(command).upper() in LEDGER_COMMANDS
@@ -122,7 +122,7 @@ def run_daemon(request: dict[str, Any], count_file: str) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os._exit(daemon_program.run(daemon_main.build_parser().parse_args([])))
+    os._exit(daemon_main.main([]))
 
 
 def serve() -> None:

@@ -17,7 +17,7 @@ import pytest
 from md5s3stash.digest import digest_of
 from md5s3stash.s3.conditional_put import ASK_AFTER
 from md5s3stash.scheme import BucketBase
-from md5s3stash.stash import Standing
+from md5s3stash.stash import Presence
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.intake.files.dependencies import dependencies_of
 from md5s3stash_daemon.intake.files.file_stasher import CHUNK_FILES
@@ -245,11 +245,11 @@ def test_without_a_confirmation_a_recorded_content_is_looked_for_before_it_is_se
 def test_what_was_recorded_of_one_place_says_nothing_of_another(site: Site) -> None:
     digest = digest_of(DATA)
     site.redis.hset(f"{site.prefix}:hash_cache", digest.md5, f'["s3://bucket/{digest.md5}", "text/plain", [0, 0]]')
-    standings = [
+    presences = [
         Confirmations(site.redis, site.prefix, "https://s3", (BucketBase.parse(base, "simple"),), 60).known([digest])
         for base in ("bucket", "other", "bucket/prefix")
     ]
-    assert standings == [[Known((found,))] for found in (Standing.TO_CONFIRM, Standing.UNKNOWN, Standing.UNKNOWN)]
+    assert presences == [[Known((found,))] for found in (Presence.TO_CONFIRM, Presence.UNKNOWN, Presence.UNKNOWN)]
 
 
 def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site: Site) -> None:
@@ -257,11 +257,11 @@ def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site:
     bases = (BucketBase.parse("bucket", "simple"),)
     confirmations = Confirmations(site.redis, site.prefix, "https://s3", bases, 3600, clock=lambda: now[0])
     digest = digest_of(DATA)
-    assert confirmations.known([digest]) == [Known((Standing.UNKNOWN,))]
+    assert confirmations.known([digest]) == [Known((Presence.UNKNOWN,))]
     for entry in confirmations.given(digest, [True]):
         site.redis.hset(entry.name, entry.field, entry.value)
 
-    for seconds, standing in (
+    for seconds, presence in (
         (0, "confirmed"),
         (3599, "confirmed"),
         (3600, "unknown"),
@@ -269,11 +269,11 @@ def test_a_confirmation_is_believed_for_its_time_and_never_from_the_future(site:
         (-600, "unknown"),
     ):
         now[0] = 1_000_000.0 + seconds
-        assert confirmations.known([digest]) == [Known((Standing(standing),))], seconds
+        assert confirmations.known([digest]) == [Known((Presence(presence),))], seconds
     now[0] = 1_000_000.0
-    assert confirmations.known([digest_of(b"other")]) == [Known((Standing.UNKNOWN,))]
+    assert confirmations.known([digest_of(b"other")]) == [Known((Presence.UNKNOWN,))]
     other = Confirmations(site.redis, site.prefix, "https://elsewhere", bases, 3600, clock=lambda: now[0])
-    assert other.known([digest]) == [Known((Standing.UNKNOWN,))]
+    assert other.known([digest]) == [Known((Presence.UNKNOWN,))]
 
 
 @pytest.mark.parametrize("fresh_seconds", [0.5, 60, 3600, 30 * 86400])

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from md5s3stash_daemon.runtime.console import columns_of
+from md5s3stash.console import columns_of
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support import servers
@@ -661,7 +661,7 @@ def test_a_directory_that_is_no_spool_is_told(site: Site) -> None:
     done = run(site, "queue", SPOOL_DIR=str(site.directory))
 
     assert done.returncode == 1
-    assert "is no spool" in done.stderr
+    assert "is not a spool directory" in done.stderr
 
 
 def test_a_mount_point_without_its_volume_is_said_to_be_closed(site: Site) -> None:

@@ -225,7 +225,7 @@ def test_multibucket_objects_in_the_wrong_shard_are_faults_and_missing_buckets_a
 
     fault, total = done.stdout.splitlines()
     assert done.returncode == 1
-    assert fault == f"s3://{wrong}/{md5(data)}: it belongs into the bucket {right}"
+    assert fault == f"s3://{wrong}/{md5(data)}: it belongs in the bucket {right}"
     assert total == "2 objects, 14 bytes, 1 faults, 1 buckets not read"
     [line] = done.stderr.splitlines()
     assert f"s3://{buckets[-1]}/: the store answered 404 NoSuchBucket" in line

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import RedisUnavailable
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.settings import RISKS, risks
 from md5s3stash.stash import StashReport
@@ -123,16 +123,16 @@ def test_config_set_is_noticed_with_the_next_record_and_accepted_by_its_name(
 
     own_redis.client.config_set(name, value)
 
-    with pytest.raises(CacheUnavailable, match=f"{name} is {value}.*redis.accepted_risks"):
+    with pytest.raises(RedisUnavailable, match=f"{name} is {value}.*redis.accepted_risks"):
         ledger.record([outcome(2)])
-    with pytest.raises(CacheUnavailable, match=f"{name} is {value}"):
+    with pytest.raises(RedisUnavailable, match=f"{name} is {value}"):
         ledger.probe()
     assert ledger.risks() == {name}
     accepting = ledger_of(own_redis, name)
     accepting.probe()
     accepting.record([outcome(2)])
     assert accepting.risks() == {name}
-    with pytest.raises(CacheUnavailable, match=name):
+    with pytest.raises(RedisUnavailable, match=name):
         ledger_of(own_redis, *(set(RISKS) - {name})).probe()
 
 
@@ -140,7 +140,7 @@ def test_a_message_s_record_is_held_to_the_same(own_redis: OwnRedis) -> None:
     own_redis.client.config_set("appendfsync", "no")
     message = Outcome("20000:message", "https://example.org/", outcome(1).reports, 5)
 
-    with pytest.raises(CacheUnavailable, match="appendfsync is no"):
+    with pytest.raises(RedisUnavailable, match="appendfsync is no"):
         QueueLedger(own_redis.client, "test").record([message])
     QueueLedger(own_redis.client, "test", accepted_risks=("appendfsync",)).record([message])
 
@@ -152,7 +152,7 @@ def test_a_user_who_may_not_ask_needs_the_risk_accepted_or_two_rights_more(own_r
     own_redis.client.acl_setuser("stash", enabled=True, nopass=True, commands=commands, keys=["test:*"])
     client = redis.Redis(port=own_redis.port, username="stash", password="any")
 
-    with pytest.raises(CacheUnavailable, match=r"CONFIG GET and INFO: grant its user \+info \+config\|get"):
+    with pytest.raises(RedisUnavailable, match=r"CONFIG GET and INFO: grant its user \+info \+config\|get"):
         RedisLedger(client, "test", "spool").record([outcome(1)])
     RedisLedger(client, "test", "spool", accepted_risks=("unknown",)).record([outcome(1)])
     own_redis.client.acl_setuser("stash", enabled=True, commands=["+info", "+config|get"])
@@ -170,7 +170,7 @@ def test_a_record_that_met_a_key_of_another_type_is_whole_after_a_retry(own_redi
     own_redis.client.set(f"test:{name}", "junk")
 
     for call in (ledger.probe, lambda: ledger.record([outcome(1), outcome(2)])):
-        with pytest.raises(CacheUnavailable, match=f"test:{name} is a string, not a .*rename or delete that key"):
+        with pytest.raises(RedisUnavailable, match=f"test:{name} is a string, not a .*rename or delete that key"):
             call()
 
     own_redis.client.rename("aside", f"test:{name}")
@@ -184,7 +184,7 @@ def test_a_record_that_redis_had_no_memory_for_is_whole_after_a_retry(own_redis:
     own_redis.client.config_set("maxmemory", "1mb")
 
     for call in (ledger.probe, lambda: ledger.record([outcome(1), outcome(2)])):
-        with pytest.raises(CacheUnavailable, match=r"its memory is full: raise maxmemory"):
+        with pytest.raises(RedisUnavailable, match=r"its memory is full: raise maxmemory"):
             call()
 
     own_redis.client.config_set("maxmemory", "0")
@@ -206,7 +206,7 @@ def test_a_script_that_redis_breaks_off_in_the_middle_is_completed_by_a_retry(
     else:
         client.acl_setuser("stash", enabled=True, commands=["-xadd"])
 
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(RedisUnavailable):
         ledger.record([outcome(1), outcome(2)])
 
     assert client.hexists("test:names", "file 1")
@@ -242,7 +242,7 @@ def test_a_redis_that_came_back_otherwise_is_asked_at_once(tmp_path: Path) -> No
         ledger.record([outcome(0)])
         server.kill()
         with_less = OwnRedis(tmp_path / "less", ("--appendfsync", "everysec"), port=server.port)
-        with with_less, pytest.raises(CacheUnavailable, match="appendfsync is everysec"):
+        with with_less, pytest.raises(RedisUnavailable, match="appendfsync is everysec"):
             ledger.record([outcome(1)])
 
 

@@ -10,7 +10,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import RedisUnavailable
 from md5s3stash.stash import StashReport
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.monitoring.counters import CountedLedger, Counters
@@ -165,7 +165,7 @@ class _DownLedger:
     """A ledger that takes nothing."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
-        raise CacheUnavailable("down")
+        raise RedisUnavailable("down")
 
     def forget(self, drop_ids: Sequence[str]) -> None: ...
 
@@ -179,7 +179,7 @@ def test_what_the_ledger_did_not_take_is_an_error_and_no_outcome() -> None:
     metrics = Metrics()
     ledger = CountedLedger(_DownLedger(), metrics)
 
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(RedisUnavailable):
         ledger.record([Outcome("id", "x", (REPORT,), 5)])
 
     assert not metrics.counts()

@@ -91,7 +91,7 @@ def test_a_copy_in_parts_has_the_parts_of_the_source_and_its_attributes(moto: Be
     first, second = moto.migrate(), moto.migrate()
 
     assert moto.well, moto.told
-    assert (first.tally.copied.objects, second.tally.copied.objects) == (1, 0)
+    assert (first.counts.copied.objects, second.counts.copied.objects) == (1, 0)
     assert moto.etag(moto.target, md5) == moto.etag(moto.source, md5)
     answer = moto.client.get_object(Bucket=moto.target, Key=md5)
     assert answer["Body"].read() == data
@@ -107,8 +107,8 @@ def test_where_the_parts_differ_the_stored_sha256_compares(moto: Bench) -> None:
 
     assert moto.well, moto.told
     assert moto.etag(moto.target, md5).endswith('-2"')
-    assert (first.tally.verified.objects, second.tally.verified.objects) == (1, 1)
-    assert second.tally.copied.objects == 0
+    assert (first.counts.verified.objects, second.counts.verified.objects) == (1, 1)
+    assert second.counts.copied.objects == 0
 
 
 def test_what_nothing_can_compare_is_unproven_and_the_run_has_not_succeeded(moto: Bench) -> None:
@@ -118,7 +118,7 @@ def test_what_nothing_can_compare_is_unproven_and_the_run_has_not_succeeded(moto
 
     assert not moto.well
     assert moto.kinds() == ["unproven"]
-    assert (migration.tally.copied.objects, migration.tally.verified.objects) == (1, 0)
+    assert (migration.counts.copied.objects, migration.counts.verified.objects) == (1, 0)
 
 
 def test_an_object_of_small_parts_is_copied_in_one_request_and_gets_its_md5(digests: DigestS3) -> None:

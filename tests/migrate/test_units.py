@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from md5s3stash.errors import SettingsError
 from md5s3stash.objectstore import StoredObject
-from md5s3stash.progress import Standing, as_line, standing_display
+from md5s3stash.progress import ProgressState, as_line, state_display
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_migrate.costs import Prices, estimate
+from md5s3stash_migrate.counts import Count
 from md5s3stash_migrate.listing import Stored, join
 from md5s3stash_migrate.pace import Pace
 from md5s3stash_migrate.plan import Comparison, Step, compare, step_for
 from md5s3stash_migrate.pool import BoundedPool
 from md5s3stash_migrate.sides import parse_side, require_apart
-from md5s3stash_migrate.tally import Count
 from tests.support.servers import wait_until
 
 MD5 = "900150983cd24fb0d6963f7d28e17f72"
@@ -166,16 +166,16 @@ def test_sides_are_read_and_must_differ() -> None:
 
 
 def test_a_line_of_progress_tells_rate_and_time_left() -> None:
-    line = as_line(Standing(done=6000, fraction=0.25, note="copying"), 60.0)
+    line = as_line(ProgressState(done=6000, fraction=0.25, note="copying"), 60.0)
 
     assert line == "6,000 objects, 25%, 100 a second, 3 min left; copying"
-    assert "left" not in as_line(Standing(0, 0.0, "copying"), 0.0)
+    assert "left" not in as_line(ProgressState(0, 0.0, "copying"), 0.0)
 
 
 def test_in_a_pipe_progress_is_a_line_now_and_then() -> None:
     stream = io.StringIO()
 
-    with standing_display(lambda: Standing(1, 0.5, "copying"), stream, line_seconds=0.01):
+    with state_display(lambda: ProgressState(1, 0.5, "copying"), stream, line_seconds=0.01):
         wait_until(lambda: stream.getvalue().count("\n") >= 2, "two lines")
 
     assert stream.getvalue().startswith("1 objects, 50%")
@@ -192,7 +192,7 @@ def test_on_a_terminal_progress_is_a_bar_that_knows_the_end() -> None:
         # A quarter of the keys went by with 500 objects.
         return b"500/2000" in shown
 
-    with open(theirs, "w") as stream, standing_display(lambda: Standing(500, 0.25, "copying"), stream) as paused:
+    with open(theirs, "w") as stream, state_display(lambda: ProgressState(500, 0.25, "copying"), stream) as paused:
         wait_until(is_shown, "the bar")
         with paused():
             print("a line", file=stream, flush=True)

@@ -62,7 +62,7 @@ def test_wrong_value_of_an_option_is_one_line_and_exit_2() -> None:
 def test_unknown_option_is_exit_2_without_a_traceback() -> None:
     result = start("--no_such_option=1", BUCKET_BASE="pictures")
     assert result.returncode == 2
-    assert "no-such-option" in result.stderr.splitlines()[-1]
+    assert "no_such_option" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
+from md5s3stash import console
+from md5s3stash.errors import StashError
 from md5s3stash.s3.curl import Timeouts
 from md5s3stash.s3.store import connect
 from md5s3stash_thumbnailer._pilbox import PilboxApplication
 from md5s3stash_thumbnailer.cache.disk import open_cache
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.metrics import Metrics
-from md5s3stash_thumbnailer.options import Settings, fail
+from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.render_pool import RenderPool
 from md5s3stash_thumbnailer.server.handlers import (
     Activity,
@@ -28,8 +28,6 @@ from md5s3stash_thumbnailer.server.handlers import (
 )
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
-
-_EXIT_OK, _EXIT_CANNOT_LISTEN = 0, 1
 
 
 class ThumbnailApplication(PilboxApplication):
@@ -53,7 +51,7 @@ class ThumbnailApplication(PilboxApplication):
 
 
 def run(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT. 0 after an orderly stop, 1 where the port cannot be had. Raises SettingsError."""
+    """Serves until SIGTERM or SIGINT. 0 after an orderly stop. Raises StashError, also where the port is in use."""
     try:
         cache = open_cache(settings.cache_directory, settings.cache_bytes)
         sockets = listening_sockets(settings.port, settings.address, os.environ)
@@ -63,7 +61,7 @@ def run(settings: Settings) -> int:
         store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
     except OSError as error:
         place = f"port {settings.port} of {settings.address or 'all addresses'}"
-        return fail(f"cannot listen on {place}: {error.strerror or error}", _EXIT_CANNOT_LISTEN)
+        raise StashError(f"cannot listen on {place}: {error.strerror or error}") from error
     originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits.reduced_side)
     pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
     readiness = Readiness(store, settings.stash.base)
@@ -74,7 +72,8 @@ def run(settings: Settings) -> int:
         readiness.close()
         originals.close()
         pool.close()
-    return _leave()
+    # At once: the interpreter would wait for every thread, also for one that hangs in S3.
+    console.leave(0)
 
 
 async def _run(
@@ -99,11 +98,3 @@ async def _run(
         await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
-
-
-def _leave() -> NoReturn:
-    """Ends the process at once: the interpreter would wait for every thread, also for one that hangs in S3."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(_EXIT_OK)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 
+PROGRAM = "md5s3stash-thumbnailer"
+
 DESCRIPTION = "serves thumbnails of what is stashed, at /{mode}/{width}x{height}/{md5}"
 
 EPILOG = """\
@@ -44,7 +46,7 @@ Runs until SIGTERM or SIGINT, finishing what is under way. A value stands behind
 may have one, too: --webp=false. Underscores in a name may be written for dashes. --config=FILE reads a file of lines
 such as port = 8888.
 
-exit status: 0 stopped as told, 1 the port cannot be had, 2 the options or settings are wrong.
+exit status: 0 stopped on request, 1 the port is in use, 2 the options or settings are wrong.
 
 environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT: where the originals lie; the AWS_... variables of boto3;
 CACHE_DIRECTORY, where --cache-dir is not given.
@@ -74,6 +76,7 @@ define(
     help="secret keys of signed URLs, separated by commas: every request needs a signature that one of them made; "
     "write them into the file of --config, where other users do not see them; default: no signature is needed",
 )
+define("version", type=bool, default=False, help="show the version and exit")
 define("webp", type=bool, default=False, help="answer in WebP where the Accept header asks for it and no format is set")
 define("worker_memory", type=int, default=1024 * _MIB, help="bytes that a worker may take for one picture")
 
@@ -181,26 +184,32 @@ def _parse(arguments: Sequence[str]) -> None:
         options.print_help(sys.stdout)
         print(EPILOG)
         raise SystemExit(0)
+    if {"--version", "-version"} & set(given):
+        from md5s3stash import console
+
+        console.write(console.version_line(PROGRAM))
+        raise SystemExit(0)
     for argument in given:
         # One by one, because tornado's errors do not say which it was.
         _parse_one(program, argument)
     try:
         options.run_parse_callbacks()
     except AttributeError as error:
-        raise SettingsError(f"logging: {options.logging!r} is none of debug, info, warning, error, none") from error
+        raise SettingsError(f"logging: {options.logging!r} must be one of debug, info, warning, error, none") from error
     except (OSError, ValueError) as error:
         raise SettingsError(f"the log options: {error}") from error
 
 
 def _parse_one(program: str, argument: str) -> None:
+    name = argument.partition("=")[0]
+    if not name.startswith("-") or name.lstrip("-") not in options:
+        # tornado would print all of its help first.
+        raise SettingsError(f"unknown option {name!r} (see {PROGRAM} --help)")
     try:
-        rest = tornado.options.parse_command_line([program, argument], final=False)
+        tornado.options.parse_command_line([program, argument], final=False)
     except Exception as error:
         # The file that --config names is Python, which can be wrong in every way.
-        name = argument.partition("=")[0]
-        raise SettingsError(f"{name}: {' '.join(str(error).split())} (--help lists the options)") from error
-    if rest:
-        raise SettingsError(f"{rest[0]!r} is no option (--help lists the options)")
+        raise SettingsError(f"{name}: {' '.join(str(error).split())} (see {PROGRAM} --help)") from error
 
 
 def _check() -> None:
@@ -263,9 +272,3 @@ def _cache_directory(environment: Mapping[str, str]) -> Path:
     # systemd's name for the directory of CacheDirectory=.
     given = options.cache_dir or environment.get("CACHE_DIRECTORY")
     return Path(given) if given else Path(tempfile.gettempdir()) / f"md5s3stash-thumbnailer-{os.geteuid()}"
-
-
-def fail(message: str, code: int) -> int:
-    """Says why the server cannot be; the exit status."""
-    print(f"md5s3stash-thumbnailer: {message}", file=sys.stderr)
-    return code

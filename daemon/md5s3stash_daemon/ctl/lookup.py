@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash import console
+from md5s3stash.errors import RedisUnavailable
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped, digest_in
-from md5s3stash_daemon.runtime import console as output
 
 # How long Redis is asked to wait for the next entry, and so how soon we see that nobody reads any more.
 FOLLOW_SECONDS = 1.0
@@ -50,15 +50,15 @@ def _print_found(
     if as_json:
         found: dict[str, Any] = {"md5": md5, "s3_urls": urls, "mime_type": content.mime_type or None}
         found |= {"width": content.width, "height": content.height, "names": list(names), "more_names": more}
-        output.write(json.dumps(found))
+        console.write(json.dumps(found))
         return
-    lines = [("name", output.printable(name)) for name in names]
+    lines = [("name", console.printable(name)) for name in names]
     lines += [("name", "and others: see --limit")] if more else []
-    lines += [("md5", md5), *(("s3_url", output.printable(url)) for url in urls)]
-    lines += [("mime_type", output.printable(content.mime_type))] if content.mime_type else []
+    lines += [("md5", md5), *(("s3_url", console.printable(url)) for url in urls)]
+    lines += [("mime_type", console.printable(content.mime_type))] if content.mime_type else []
     lines += [("dimensions", f"{content.width}x{content.height}")] if content.width and content.height else []
     for label, value in lines:
-        output.write(f"{label:<12}{value}")
+        console.write(f"{label:<12}{value}")
 
 
 def _s3_urls(content: Mapped, bases: Sequence[BucketBase]) -> list[str]:
@@ -87,7 +87,7 @@ def print_log(ledger: LedgerReader, count: int, as_json: bool) -> str:
         if count:
             _print_entry(entry, as_json)
         last = entry.id
-    output.flush()
+    console.flush()
     return last
 
 
@@ -97,32 +97,32 @@ def follow_log(ledger: LedgerReader, last: str, as_json: bool) -> None:
     Raises LedgerRefused, OutputClosed.
     """
     away = False
-    while output.is_stdout_open():
+    while console.is_stdout_open():
         try:
             entries = ledger.after(last, FOLLOW_SECONDS)
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             if not away:
-                output.complain(f"{error}: trying again")
+                console.complain(f"{error}: trying again")
             away = True
             time.sleep(RECONNECT_SECONDS)
             continue
         if away:
-            output.complain("Redis answers again")
+            console.complain("Redis answers again")
             away = False
         for entry in entries:
             _print_entry(entry, as_json)
             last = entry.id
-        output.flush()
+        console.flush()
 
 
 def _print_entry(entry: LogEntry, as_json: bool) -> None:
     if as_json:
-        output.write(json.dumps({"id": entry.id, "time": _utc(entry.seconds), **entry.fields}))
+        console.write(json.dumps({"id": entry.id, "time": _utc(entry.seconds), **entry.fields}))
         return
     fields = entry.fields
     told = fields.get("md5") or f"{fields.get('error', '')}: {fields.get('reason', '')}"
     line = f"{_utc(entry.seconds)}  {fields.get('outcome', ''):<8}  {fields.get('name', '')}  {told}"
-    output.write(output.printable(line))
+    console.write(console.printable(line))
 
 
 def _utc(seconds: float) -> str:
@@ -140,7 +140,7 @@ def export(ledger: LedgerReader, form: str) -> None:
 
 def _export_jsonl(batch: Sequence[Mapped]) -> None:
     for mapped in batch:
-        output.write(json.dumps(_as_record(mapped)))
+        console.write(json.dumps(_as_record(mapped)))
 
 
 def _export_csv(batch: Sequence[Mapped]) -> None:
@@ -156,7 +156,7 @@ def _write_csv(rows: Sequence[Sequence[Any]]) -> None:
     text = io.StringIO()
     # As RFC 4180 has it, which also makes the module quote a name with a lone carriage return.
     csv.writer(text, lineterminator="\r\n").writerows(rows)
-    output.write_raw(text.getvalue())
+    console.write(text.getvalue(), end="")
 
 
 EXPORTERS: dict[str, Callable[[Sequence[Mapped]], None]] = {"jsonl": _export_jsonl, "csv": _export_csv}

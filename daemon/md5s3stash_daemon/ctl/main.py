@@ -14,14 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from md5s3stash.cli import Parser
+from md5s3stash import console
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, SpoolSettings
 from md5s3stash_daemon.ctl import moves, status
-from md5s3stash_daemon.runtime import console as output
 from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.ownership import demand_open
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 # Redis and boto3 each take half a second to import, so that only the commands that ask them do.
 
-INTERRUPTED = 130
+PROGRAM = "md5s3stashctl"
 
 _EPILOG = """\
 examples:
@@ -53,37 +52,22 @@ Run = Callable[[argparse.Namespace, Settings], bool]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; the exit status."""
-    try:
-        arguments = build_parser().parse_args(argv)
-        # All programs share the file, so that other sections than the daemon's may be in it.
-        settings = load(SECTIONS, os.environ, arguments.config, others_allowed=True)
-        run: Run = arguments.run
-        well = run(arguments, settings)
-        output.flush()
-        return 0 if well else 1
-    except output.OutputClosed:
-        # Whoever read our output (head, say) has seen enough.
-        return 1
-    except StashError as error:
-        for line in str(error).splitlines():
-            output.complain(line)
-        return error.exit_code
-    except OSError as error:
-        where = f"{error.filename!r}: " if error.filename else ""
-        output.complain(f"{where}{error.strerror or error}")
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return console.run(PROGRAM, lambda: _run(build_parser().parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # All programs share the file, so that other sections than the daemon's may be in it.
+    settings = load(SECTIONS, os.environ, arguments.config, others_allowed=True)
+    run: Run = arguments.run
+    return 0 if run(arguments, settings) else 1
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = Parser(
-        prog=output.PROGRAM,
-        description="looks after the spool, the ledger and the buckets of md5s3stashd",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.Parser(
+        prog=PROGRAM, description="looks after the spool, the ledger and the buckets of md5s3stashd", epilog=_EPILOG
     )
+    parser.add_version()
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -92,8 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=help,
             description=help,
-            epilog="\n".join(("examples:", *(f"  {output.PROGRAM} {name} {example}".rstrip() for example in examples))),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="\n".join(("examples:", *(f"  {PROGRAM} {name} {example}".rstrip() for example in examples))),
         )
         # Before or after the command; given after it, it wins.
         added.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -105,31 +88,29 @@ def build_parser() -> argparse.ArgumentParser:
 
     queue = command("queue", _queue, "list the files in the spool", "--state failed --limit 20")
     queue.add_argument("--state", choices=STATES, action="append", help="only this state; may be given again")
-    queue.add_argument("--limit", type=_count, metavar="N", help="at most so many files")
+    queue.add_argument("--limit", type=_count, metavar="N", help="show at most N files")
     _add_json(queue)
 
-    _add_names(
-        command("retry", _retry, "drop failed files again, and have deferred ones tried now", "album/1.tif", "--all")
-    )
-    _add_names(command("hold", _hold, "park files that are in incoming/ or deferred/", "album/1.tif"))
-    _add_names(command("release", _release, "have parked files tried now", "--all"))
+    _add_names(command("retry", _retry, "drop failed files again, and retry deferred ones now", "album/1.tif", "--all"))
+    _add_names(command("hold", _hold, "hold files that are in incoming/ or deferred/", "album/1.tif"))
+    _add_names(command("release", _release, "retry held files now", "--all"))
 
     _add_names(command("remove-ignored", _remove_ignored, "delete files in incoming/ that spool.ignore lists", "--all"))
 
     lookup = command(
         "lookup",
         _lookup,
-        "tell what is recorded of a dropped name, a URL or an md5",
+        "show the record of a file name, a URL or an md5",
         "album/1.tif",
         "3e25960a79dbc69b674cd4ec67a72c62",
     )
     lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; an S3 or thumbnail URL will do")
-    lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many names of an md5 (20)")
+    lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="show at most N names of an md5 (20)")
     _add_json(lookup)
 
     log = command("log", _log, "print the newest outcomes", "--follow")
-    log.add_argument("--follow", action="store_true", help="go on with each outcome as it comes")
-    log.add_argument("--count", type=_count, default=20, metavar="N", help="how many to begin with (20)")
+    log.add_argument("--follow", action="store_true", help="continue with each outcome as it comes")
+    log.add_argument("--count", type=_count, default=20, metavar="N", help="number of outcomes to begin with (20)")
     _add_json(log)
 
     export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
@@ -138,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     forget = command(
         "forget",
         _forget,
-        "have S3 asked about contents when they come again, since their objects were deleted",
+        "forget cached confirmations, so that S3 is asked again (after objects were deleted)",
         "3e25960a79dbc69b674cd4ec67a72c62",
         "--all",
     )
@@ -148,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     rebuild = command(
         "rebuild",
         _rebuild,
-        "record anew what Redis has lost, from the buckets or from an export",
+        "restore lost records to Redis, from the buckets or from an export",
         "--from-export mappings.jsonl",
     )
     rebuild.add_argument(
@@ -156,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rebuild.add_argument("--head", action="store_true", help="ask for the type of each object, a request each")
     rebuild.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
-    rebuild.add_argument("--dry-run", action="store_true", help="only tell what would be recorded")
+    rebuild.add_argument("--dry-run", action="store_true", help="only print what would be recorded")
     _add_json(rebuild)
 
     verify = command("verify", _verify, "audit the buckets by LIST: does each object have its key's md5", "--ledger")
@@ -195,7 +176,7 @@ def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
     found = status.read_status(spool, _ledger(settings), _probe(settings), settings[HttpSettings])
     now = time.time()
     if arguments.json:
-        output.write(status.status_as_json(spool, found, now))
+        console.write(status.status_as_json(spool, found, now))
     else:
         status.print_status(spool, found, now)
     return found.is_fine
@@ -241,7 +222,7 @@ def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
     bases: tuple[BucketBase, ...] = settings[StashSettings].bases() if settings[StashSettings].bucket_base else ()
     found = lookup.lookup(ledger, arguments.word, bases, arguments.limit, arguments.json)
     if not found:
-        output.complain(f"{arguments.word}: nothing is recorded under this")
+        console.complain(f"{arguments.word}: nothing is recorded under this")
     return found
 
 
@@ -271,7 +252,7 @@ def _forget(arguments: argparse.Namespace, settings: Settings) -> bool:
     if wrong:
         raise SettingsError(f"{wrong[0]!r} is not an md5 of 32 hexadecimal digits")
     dropped = drop_confirmations(*_redis(settings), arguments.md5s or None)
-    output.write(f"{dropped} confirmations dropped")
+    console.write(f"{dropped} confirmations dropped")
     return True
 
 
@@ -320,7 +301,7 @@ def _distrust(client: Redis, prefix: str, md5: str) -> None:
     try:
         drop_confirmations(client, prefix, [md5])
     except StashError as error:
-        output.complain(f"{md5}: what S3 has confirmed of it is still believed: {error}")
+        console.complain(f"{md5}: the cached confirmation could not be removed: {error}")
 
 
 def _spool(settings: Settings) -> Spool:
@@ -328,7 +309,9 @@ def _spool(settings: Settings) -> Spool:
     spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore), spends_reserve=False)
     demand_open(spool.directory)
     if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
-        raise StashError(f"{spool.directory} is no spool: md5s3stashd makes it when it starts (SPOOL_DIR)")
+        raise StashError(
+            f"{spool.directory} is not a spool directory: md5s3stashd creates it when it starts (SPOOL_DIR)"
+        )
     return spool
 
 

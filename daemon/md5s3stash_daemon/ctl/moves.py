@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from md5s3stash import console
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.beneath import Place, folder_of, is_name, prune, status_of
 from md5s3stash_daemon.disk.filesystem import POLL
-from md5s3stash_daemon.runtime import console as output
 from md5s3stash_daemon.spool.completeness import is_still_by_its_stamp
 from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, is_partial, refusal
 from md5s3stash_daemon.spool.failures import Failure, NameTaken, drop_again, failures, failures_of
@@ -113,7 +113,7 @@ def move_named(spool: Spool, command: Command, names: Sequence[str]) -> bool:
     for name in names:
         moved, refused = _carry_out(spool, command.named(name))
         if moved + refused == 0:
-            output.complain(f"{name}: {_why_not_found(spool, command, name)}")
+            console.complain(f"{name}: {_why_not_found(spool, command, name)}")
         well &= moved > 0 and refused == 0
     return well
 
@@ -123,13 +123,13 @@ def _carry_out(spool: Spool, moves: Iterable[Move]) -> tuple[int, int]:
     moved = refused = 0
     for move in moves:
         try:
-            output.write(f"{output.printable(move.name)}: {move.carry_out()}")
+            console.write(f"{console.printable(move.name)}: {move.carry_out()}")
             moved += 1
         except NotMoved as error:
-            output.complain(f"{move.name}: {error}")
+            console.complain(f"{move.name}: {error}")
             refused += 1
         except OSError as error:
-            output.complain(f"{move.name}: cannot be moved: {error.strerror}")
+            console.complain(f"{move.name}: cannot be moved: {error.strerror}")
             refused += 1
     if moved:
         _wake_daemon(spool)

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from md5s3stash import console
 from md5s3stash.audit import Fault, nested_prefixes
 from md5s3stash.errors import StashError, StoreError
-from md5s3stash.progress import Pause, Standing, standing_display
+from md5s3stash.progress import Pause, ProgressState, state_display
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.ledger.rebuild import RebuildCounts, Rebuilder, import_export
 from md5s3stash_daemon.ledger.restore import Restorer
-from md5s3stash_daemon.runtime import console as output
 
 # HEAD requests at once, of all buckets together.
 HEADS = 16
@@ -33,9 +33,9 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
     done = dict.fromkeys(base.buckets(), 0.0)
     counts_of_each = {bucket: RebuildCounts() for bucket in base.buckets()}
 
-    def standing() -> Standing:
+    def state() -> ProgressState:
         total = _total(counts_of_each.values())
-        return Standing(total.met, sum(done.values()) / len(done), f"{total.contents:,} recorded")
+        return ProgressState(total.met, sum(done.values()) / len(done), f"{total.contents:,} recorded")
 
     def read(bucket: str, paused: Pause) -> bool:
         """Whether all of the bucket was read."""
@@ -43,20 +43,20 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
             for told in rebuilder.rebuild(base, bucket, nested_prefixes(base, bases), counts_of_each[bucket]):
                 if isinstance(told, Fault):
                     with paused():
-                        output.complain(f"{told.address.s3_url}: not recorded: {told.reason}")
+                        console.complain(f"{told.address.s3_url}: not recorded: {told.reason}")
                 else:
                     # Digests are spread evenly, and a LIST is in their order.
                     done[bucket] = int(told[:8], 16) / 16**8
         except StoreError as error:
             with paused():
-                output.complain(str(error))
+                console.complain(str(error))
             return False
         done[bucket] = 1.0
         return True
 
     with (
         ThreadPoolExecutor(jobs, thread_name_prefix="rebuild") as pool,
-        standing_display(standing, sys.stderr) as paused,
+        state_display(state, sys.stderr) as paused,
     ):
         try:
             unread = sum(
@@ -78,15 +78,15 @@ def rebuild_from_export(path: Path, restorer: Restorer, dry_run: bool, as_json: 
     with open(path, "rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
 
-        def standing() -> Standing:
-            return Standing(
+        def state() -> ProgressState:
+            return ProgressState(
                 counts.met, file.tell() / size_bytes if size_bytes else 0.0, f"{counts.names:,} names recorded"
             )
 
-        with standing_display(standing, sys.stderr) as paused:
+        with state_display(state, sys.stderr) as paused:
             for bad in import_export(file, restorer, counts):
                 with paused():
-                    output.complain(f"{path}, line {bad.number}: {bad.reason}")
+                    console.complain(f"{path}, line {bad.number}: {bad.reason}")
                 if counts.faults == MAX_BAD_LINES:
                     raise StashError(f"{path}: {MAX_BAD_LINES} lines are wrong: is it an export in the format jsonl?")
     _sum_up(counts, "lines", dry_run, as_json)
@@ -103,11 +103,11 @@ def _total(counts_of_each: Iterable[RebuildCounts]) -> RebuildCounts:
 def _sum_up(counts: RebuildCounts, what: str, dry_run: bool, as_json: bool, unread: int = 0) -> None:
     if as_json:
         figures = asdict(counts)
-        output.write(json.dumps({what: figures.pop("met"), **figures, "unread_buckets": unread}))
+        console.write(json.dumps({what: figures.pop("met"), **figures, "unread_buckets": unread}))
         return
     verb = "to be recorded" if dry_run else "recorded"
     told = [f"{counts.met} {what}", f"{counts.contents} contents {verb}"]
     told += [f"{counts.names} names {verb}"] if what == "lines" else []
     told += [f"{counts.known} known already", f"{counts.faults} left out"]
     told += [f"{unread} buckets not read"] if unread else []
-    output.write(", ".join(told))
+    console.write(", ".join(told))

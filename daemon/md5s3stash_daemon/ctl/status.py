@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash_daemon.config.settings import HttpSettings
 from md5s3stash_daemon.ctl.daemon_health import Told, told_by_daemon
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.power_cut.power_cut import reason_of
-from md5s3stash_daemon.runtime import console as output
 from md5s3stash_daemon.spool.entry import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, is_partial
 from md5s3stash_daemon.spool.failures import failures
 from md5s3stash_daemon.spool.spool import Spool
@@ -69,21 +69,21 @@ def items(spool: Spool, states: Sequence[str]) -> Iterator[Item]:
 
 def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: float, as_json: bool) -> None:
     """One line a file, in order of the states; failed ones with the reason below."""
-    columns = output.terminal_columns()
+    columns = console.terminal_columns()
     if not as_json:
-        output.write(output.cut(_row("STATE", "AGE", "NEXT", "TRIES", "SIZE", "NAME"), columns))
+        console.write(console.cut(_row("STATE", "AGE", "NEXT", "TRIES", "SIZE", "NAME"), columns))
     for item in itertools.islice(items(spool, states), limit):
         if as_json:
-            output.write(json.dumps(_as_json(item)))
+            console.write(json.dumps(_as_json(item)))
             continue
-        next_try = "" if item.due is None else "now" if item.due <= now else output.duration(item.due - now)
+        next_try = "" if item.due is None else "now" if item.due <= now else console.duration(item.due - now)
         start = _row(
-            item.state, output.duration(now - item.since), next_try, str(item.attempts), output.size(item.size_bytes)
+            item.state, console.duration(now - item.since), next_try, str(item.attempts), console.size(item.size_bytes)
         )
         room = None if columns is None else max(10, columns - len(start))
-        output.write(output.cut(start + output.cut_middle(output.printable(item.name), room), columns))
+        console.write(console.cut(start + console.cut_middle(console.printable(item.name), room), columns))
         if item.reason:
-            output.write(output.cut(f"          ({output.printable(item.reason)})", columns))
+            console.write(console.cut(f"          ({console.printable(item.reason)})", columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,34 +162,34 @@ def _dropped(spool: Spool, waiting: dict[str, int]) -> Iterator[float]:
 
 def print_status(spool: Spool, status: Status, now: float) -> None:
     """For a person."""
-    columns = output.terminal_columns()
+    columns = console.terminal_columns()
     lines = [
         f"daemon    {'not running' if status.pid is None else f'running, process {status.pid}'}",
-        *([f"release   {output.printable(status.told.version)}"] if status.told else []),
-        *(f"          {output.printable(fault)}" for fault in (status.told.faults if status.told else ())),
-        *(f"          weaker: {output.printable(notice)}" for notice in (status.told.notices if status.told else ())),
+        *([f"release   {console.printable(status.told.version)}"] if status.told else []),
+        *(f"          {console.printable(fault)}" for fault in (status.told.faults if status.told else ())),
+        *(f"          weaker: {console.printable(notice)}" for notice in (status.told.notices if status.told else ())),
         *(
-            f"          warning: {output.printable(warning)}"
+            f"          warning: {console.printable(warning)}"
             for warning in (status.told.warnings if status.told else ())
         ),
-        f"spool     {output.printable(str(spool.directory))}",
-        f"disk      {output.size(status.free_bytes)} free of {output.size(status.total_bytes)}",
-        f"redis     {output.printable(status.ledger_fault) or 'records'}",
+        f"spool     {console.printable(str(spool.directory))}",
+        f"disk      {console.size(status.free_bytes)} free of {console.size(status.total_bytes)}",
+        f"redis     {console.printable(status.ledger_fault) or 'records'}",
     ]
     if status.ledger_sizes:
         lines.append("ledger    " + ", ".join(f"{name} {size}" for name, size in status.ledger_sizes.items()))
     lines += ["", f"{'STATE':<10}{'FILES':>10}  OLDEST"]
     for state in STATES:
         since = status.oldest[state]
-        age = "" if since is None else output.duration(now - since)
+        age = "" if since is None else console.duration(now - since)
         lines.append(f"{state:<10}{status.counts[state]:>10}  {age}".rstrip())
     left = [f"{count} {WORDS[reason]}" for reason, count in status.waiting.items() if count]
     if left:
         lines += ["", f"In incoming/: {', '.join(left)}"]
     if status.damaged:
-        lines += ["", f"A power cut may have damaged {status.damaged} in hold/: {output.PROGRAM} queue --state hold"]
+        lines += ["", f"A power cut may have damaged {status.damaged} in hold/: md5s3stashctl queue --state hold"]
     for line in lines:
-        output.write(output.cut(line, columns))
+        console.write(console.cut(line, columns))
 
 
 def status_as_json(spool: Spool, status: Status, now: float) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+from md5s3stash import console
 from md5s3stash.audit import Fault, nested_prefixes
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StoreError
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.fixity.bucket_audit import AuditCounts, Auditor
-from md5s3stash_daemon.runtime import console as output
 
 
 def verify(
@@ -40,7 +40,7 @@ def verify(
                     if distrust is not None and is_md5(md5):
                         distrust(md5)
         except StoreError as error:
-            output.complain(str(error))
+            console.complain(str(error))
             return None
         return counts
 
@@ -63,7 +63,7 @@ def _sum_up(counts_of_each: Sequence[tuple[str, AuditCounts | None]], as_json: b
             continue
         total.add(counts)
         if counts.looks_encrypted:
-            output.complain(
+            console.complain(
                 f"s3://{bucket}: no ETag is its key: a bucket that encrypts with KMS has such ETags, and LIST "
                 "cannot check it (--deep reads its objects)"
             )
@@ -75,14 +75,14 @@ def _sum_up(counts_of_each: Sequence[tuple[str, AuditCounts | None]], as_json: b
 def _print_fault(fault: Fault, as_json: bool) -> None:
     s3_url = fault.address.s3_url
     told = {"s3_url": s3_url, "kind": fault.kind.value, "fault": fault.reason}
-    output.write(json.dumps(told) if as_json else output.printable(f"{s3_url}: {fault.reason}"))
+    console.write(json.dumps(told) if as_json else console.printable(f"{s3_url}: {fault.reason}"))
 
 
 def _print_total(total: AuditCounts, unread: int, as_json: bool) -> None:
     if as_json:
-        output.write(json.dumps({**asdict(total), "unread_buckets": unread}))
+        console.write(json.dumps({**asdict(total), "unread_buckets": unread}))
         return
-    told = [f"{total.objects} objects", f"{output.size(total.size_bytes)} bytes", f"{total.faults} faults"]
+    told = [f"{total.objects} objects", f"{console.size(total.size_bytes)} bytes", f"{total.faults} faults"]
     if total.by_sha256:
         told.append(f"{total.by_sha256} stored in several parts and checked by their SHA-256")
     if total.by_reading:
@@ -91,4 +91,4 @@ def _print_total(total: AuditCounts, unread: int, as_json: bool) -> None:
         told.append(f"{total.not_checkable} not checkable by LIST (stored in several parts; --deep reads them)")
     if unread:
         told.append(f"{unread} buckets not read")
-    output.write(", ".join(told))
+    console.write(", ".join(told))

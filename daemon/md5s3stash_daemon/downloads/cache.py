@@ -15,7 +15,7 @@ from typing import Any
 import redis
 
 from md5s3stash.cache import RedisDict, as_json
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import RedisUnavailable
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Caches
 
@@ -37,7 +37,7 @@ class BatchedCache(RedisDict):
         """Fetches these in one go. What is never asked for is kept, so the caller bounds it."""
         try:
             found = self._call("HMGET", *fields) if fields else []
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             # Each asks for itself then, and says what it met.
             log.debug("not read ahead: %s", error)
             return
@@ -55,7 +55,7 @@ class BatchedCache(RedisDict):
             return
         try:
             self._call("HSET", *itertools.chain.from_iterable(written.items()))
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             log.warning("cache not written entries=%d: %s", len(written), error)
 
     def _stored(self, field: str) -> bytes | str | None:

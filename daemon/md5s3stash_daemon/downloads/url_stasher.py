@@ -18,8 +18,7 @@ from md5s3stash.errors import (
 )
 from md5s3stash.netguard import printable_url
 from md5s3stash.retry import RetryPolicy
-from md5s3stash.stash import Auth, Stasher
-from md5s3stash.stash import Outcome as HowStored
+from md5s3stash.stash import Auth, Stasher, StashOutcome
 from md5s3stash_daemon.config.load import delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.downloads.politeness import Politeness
@@ -103,9 +102,9 @@ class UrlStasher:
         reports = tuple(result.report for result in results)
         if len({report.md5 for report in reports}) > 1:
             raise SourceChanged("the origin sent one content for the first bucket and another for the next")
-        if any(result.outcome is not HowStored.KNOWN for result in results):
+        if any(result.outcome is not StashOutcome.KNOWN for result in results):
             self._runtime.breaker.note(S3, "")
-        sent = any(result.outcome is HowStored.STORED for result in results)
+        sent = any(result.outcome is StashOutcome.STORED for result in results)
         return Outcome(drop_id, source, reports, results[0].size_bytes, sent=sent)
 
     def _judge(self, line: Line, drop_id: str, error: StashError) -> Outcome | TryAgain:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-from md5s3stash.cli import INTERRUPTED, Parser, escaped, without_password
-from md5s3stash.errors import QueueUnavailable, SettingsError, StashError
+from md5s3stash import console
+from md5s3stash.errors import QueueUnavailable, SettingsError
 from md5s3stash.logs import set_up_logging
-from md5s3stash.progress import Pause, Standing, standing_display
+from md5s3stash.progress import Pause, ProgressState, state_display
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.settings import load, whole_number
 from md5s3stash_daemon.config.settings import QueueSettings
@@ -46,39 +46,28 @@ examples:
   md5s3stash-enqueue harvest.urls
   zcat harvest.gz | md5s3stash-enqueue --cursor harvest.cursor -
 
-One URL a line; blank lines and lines that begin with # say nothing. How far it has come is kept in LIST.cursor (or
-where --cursor says) until all is sent: begun again with the same list, it goes on where it was.
+One URL a line; blank lines and lines that begin with # are ignored. Progress is saved in LIST.cursor (or where --cursor
+says) until all is sent: run the same command again to resume.
 
-exit status: 0 all is in the queue, 1 some lines are no URLs or the queue did not take all, 2 the arguments or settings
-are wrong, 130 interrupted.
+exit status: 0 all was sent, 1 some lines were not URLs or the queue did not take all, 2 the arguments or settings are
+wrong, 130 interrupted.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return _run(build_parser().parse_args(argv))
-    except StashError as error:
-        for line in str(error).splitlines():
-            _complain(line)
-        return _leave(error.exit_code)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
-        return _leave(1)
-    except KeyboardInterrupt:
-        _complain("interrupted: begun again it goes on where it was, if it has a cursor")
-        return _leave(INTERRUPTED)
+    return console.run(
+        PROGRAM,
+        lambda: _run(build_parser().parse_args(argv)),
+        interrupted="interrupted: run the same command to resume (needs a cursor file)",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = Parser(
-        prog=PROGRAM,
-        description="puts a list of URLs into the queue of md5s3stashd",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.Parser(
+        prog=PROGRAM, description="puts a list of URLs into the queue of md5s3stashd", epilog=_EPILOG
     )
     parser.add_argument("list", metavar="LIST", help="file with one URL a line; - reads standard input")
     parser.add_argument("--queue", metavar="URL", help="the queue; the setting queue.url otherwise")
@@ -88,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--jobs", default="8", metavar="N", help="batches sent at once (1 to 64, default 8)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
+    parser.add_version()
     return parser
 
 
@@ -139,10 +129,10 @@ class Enqueuing:
         from md5s3stash.batch import in_order
 
         if self._done.lines:
-            print(f"{PROGRAM}: goes on after line {self._done.lines:,}", file=stream)
+            console.complain(f"resuming after line {self._done.lines:,}")
         begun, written = time.monotonic(), time.monotonic()
         with (
-            standing_display(self._standing, stream, unit="URLs") as paused,
+            state_display(self._state, stream, unit="URLs") as paused,
             contextlib.closing(in_order(self._send, self._batches(), jobs, self._stopping)) as done,
         ):
             try:
@@ -159,7 +149,7 @@ class Enqueuing:
         if self._cursor_file:
             self._cursor_file.remove()
         seconds = time.monotonic() - begun
-        print(f"{self._done.urls:,} URLs are in the queue, {self._done.faults:,} lines are none ({seconds:,.0f} s)")
+        console.write(f"sent {self._done.urls:,} URLs; {self._done.faults:,} lines were not URLs ({seconds:,.0f} s)")
         return 1 if self._done.faults else 0
 
     def _batches(self) -> Iterator[SqsBatch]:
@@ -199,12 +189,12 @@ class Enqueuing:
     def _tell(self, batch: SqsBatch, paused: Pause) -> None:
         for line in batch.faults:
             with paused():
-                _complain(f"line {line.number}: {without_password(line.url)}: {line.fault}")
+                console.complain(f"line {line.number}: {console.without_password(line.url)}: {line.fault}")
 
-    def _standing(self) -> Standing:
+    def _state(self) -> ProgressState:
         done = self._done
         share = min(1.0, done.offset / self._size) if self._size else 0.0
-        return Standing(done.urls, share, f"line {done.lines:,}")
+        return ProgressState(done.urls, share, f"line {done.lines:,}")
 
 
 def _open(name: str, stack: contextlib.ExitStack) -> BinaryIO:
@@ -231,18 +221,6 @@ def _jobs(value: str) -> int:
         return int(whole_number(1, 64)(value))
     except ValueError as error:
         raise SettingsError(f"--jobs {value!r}: {error}") from None
-
-
-def _complain(message: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.buffer.write(os.fsencode(f"{PROGRAM}: {escaped(message)}\n"))
-        sys.stderr.buffer.flush()
-
-
-def _leave(status: int) -> int:
-    """Ends the process without waiting for threads that may hang in a connection."""
-    sys.stdout.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

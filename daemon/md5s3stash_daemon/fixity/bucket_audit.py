@@ -97,7 +97,7 @@ class Auditor:
             return fault
         address = ObjectAddress(bucket, found.key)
         try:
-            proof = inspect(self.store, address, found.key.removeprefix(prefix_of(base)), self.deep)
+            proof = inspect(self.store, address, found.key.removeprefix(prefix_of(base)), deep=self.deep)
         except StoreError as error:
             return Fault(address, FaultKind.UNREADABLE, str(error))
         counts.by_sha256 += proof is Proof.BY_SHA256

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import RedisUnavailable
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.runtime.circuit_breaker import REDIS
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
@@ -53,7 +53,7 @@ class Recorder:
         self.forget()
         return True
 
-    def _record_after(self, error: CacheUnavailable | None, outcomes: Sequence[Outcome]) -> bool:
+    def _record_after(self, error: RedisUnavailable | None, outcomes: Sequence[Outcome]) -> bool:
         breaker = self._runtime.breaker
         with contextlib.ExitStack() as refusing:
             while error is not None:
@@ -71,11 +71,11 @@ class Recorder:
         breaker.recover(REDIS)
         return True
 
-    def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:
+    def _attempt(self, outcomes: Sequence[Outcome]) -> RedisUnavailable | None:
         """Why the ledger did not take them; None where it has."""
         try:
             self._ledger.record(outcomes)
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             return error
         return None
 
@@ -90,7 +90,7 @@ class Recorder:
         try:
             self._ledger.forget(self._forgettable)
             self._forgettable = []
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             # With the next group, or at the next start.
             log.debug("not forgotten: %s", error)
 

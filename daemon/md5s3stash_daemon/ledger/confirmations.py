@@ -23,7 +23,7 @@ import redis
 from md5s3stash.digest import Digest
 from md5s3stash.media import Kind
 from md5s3stash.scheme import BucketBase
-from md5s3stash.stash import Standing
+from md5s3stash.stash import Presence
 from md5s3stash_daemon.ledger.durability import WRONG_ANSWER, answering
 from md5s3stash_daemon.ledger.reader import Mapped, mapped
 
@@ -53,13 +53,13 @@ class Confirmation:
 class Known:
     """Of a content: how it stands with each base, and what it is, where every store has confirmed it."""
 
-    standings: tuple[Standing, ...]
+    presences: tuple[Presence, ...]
     kind: Kind | None = None
 
     @property
     def confirmed(self) -> bool:
         """Whether no store need be asked."""
-        return all(standing is Standing.CONFIRMED for standing in self.standings)
+        return all(presence is Presence.CONFIRMED for presence in self.presences)
 
 
 class Confirmations:
@@ -84,7 +84,7 @@ class Confirmations:
 
     def known(self, digests: Sequence[Digest]) -> list[Known]:
         """What is known of each content, in the order of the bases. One trip, whatever their number."""
-        unknown = [Known((Standing.UNKNOWN,) * len(self._places))] * len(digests)
+        unknown = [Known((Presence.UNKNOWN,) * len(self._places))] * len(digests)
         if not digests or not self.fresh_seconds:
             return unknown
         now = self._clock()
@@ -142,19 +142,19 @@ class Confirmations:
         of_place = len(fresh) // len(self._places)
         known = Known(
             tuple(
-                self._standing(base, digest, any(fresh[at * of_place : (at + 1) * of_place]), recorded)
+                self._presence(base, digest, any(fresh[at * of_place : (at + 1) * of_place]), recorded)
                 for at, base in enumerate(self._bases)
             )
         )
         # Of one that no store has confirmed the hash_cache may know another content of this md5.
         return replace(known, kind=_kind(recorded)) if known.confirmed else known
 
-    def _standing(self, base: BucketBase, digest: Digest, fresh: bool, recorded: Mapped | None) -> Standing:
+    def _presence(self, base: BucketBase, digest: Digest, fresh: bool, recorded: Mapped | None) -> Presence:
         if fresh:
-            return Standing.CONFIRMED
+            return Presence.CONFIRMED
         if recorded is not None and recorded.s3_url == base.address(digest.md5).s3_url:
-            return Standing.TO_CONFIRM
-        return Standing.UNKNOWN
+            return Presence.TO_CONFIRM
+        return Presence.UNKNOWN
 
 
 def _kind(recorded: Mapped | None) -> Kind | None:
@@ -166,7 +166,7 @@ def _kind(recorded: Mapped | None) -> Kind | None:
 def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | None) -> int:
     """Has the store asked about these contents (None: about all) when they come again; how many entries that were.
 
-    Raises CacheUnavailable.
+    Raises RedisUnavailable.
     """
     database: Any = client
     with answering():

@@ -15,7 +15,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, ReadOnlyError
 
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import RedisUnavailable
 
 # How long replicas may take for a group before it is recorded again; less where Redis is waited for less long.
 _REPLICA_SECONDS = 2.0
@@ -85,7 +85,7 @@ class DurableScript:
         self.risks: frozenset[str] = frozenset()
 
     def __call__(self, keys: Sequence[str], arguments: Sequence[Any]) -> None:
-        """Raises CacheUnavailable where Redis does not answer or refuses, and where it may lose what was written."""
+        """Raises RedisUnavailable where Redis does not answer or refuses, and where it may lose what was written."""
         command = ("EVALSHA", self._script.sha, len(keys), *keys, *arguments)
         with answering():
             written, acknowledged, *told = self._run(command)
@@ -98,7 +98,7 @@ class DurableScript:
                 self._client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(written) from written
         if written is not None:
-            raise CacheUnavailable(f"{_NOT_REDIS}: {written!r:.100}")
+            raise RedisUnavailable(f"{_NOT_REDIS}: {written!r:.100}")
         self._check(acknowledged, [each if isinstance(each, Mapping) else {} for each in told])
 
     def _run(self, command: Sequence[Any]) -> list[Any]:
@@ -122,9 +122,9 @@ class DurableScript:
         self.risks = frozenset(risk.name for risk in risks if risk.name)
         wrong = [risk.words for risk in risks if risk.name not in self._accepted_risks]
         if wrong:
-            raise CacheUnavailable(f"Redis may lose what it confirms: {'; '.join(wrong)}")
+            raise RedisUnavailable(f"Redis may lose what it confirms: {'; '.join(wrong)}")
         if self._replicas and not (isinstance(acknowledged, int) and acknowledged >= self._replicas):
-            raise CacheUnavailable(f"only {acknowledged} replicas of Redis have it, {self._replicas} are wanted")
+            raise RedisUnavailable(f"only {acknowledged} replicas of Redis have it, {self._replicas} are wanted")
 
 
 def ledger_keys(prefix: str, spool_id: str) -> list[str]:
@@ -133,7 +133,7 @@ def ledger_keys(prefix: str, spool_id: str) -> list[str]:
 
 
 class LedgerProbe:
-    """Writes one key, as a record would be written. Raises CacheUnavailable where a record would not be taken, or might
+    """Writes one key, as a record would be written. Raises RedisUnavailable where a record would not be taken, or might
     be lost.
     """
 
@@ -209,16 +209,16 @@ def _setting(name: str, value: Any, wanted: str) -> Risk:
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Redis' errors as CacheUnavailable, and what no Redis answers, too."""
+    """Redis' errors as RedisUnavailable, and what no Redis answers, too."""
     try:
         yield
     except redis.RedisError as error:
         raise unavailable(error) from error
     except WRONG_ANSWER as error:
-        raise CacheUnavailable(f"{_NOT_REDIS}: {error!r:.100}") from error
+        raise RedisUnavailable(f"{_NOT_REDIS}: {error!r:.100}") from error
 
 
-def unavailable(error: redis.RedisError) -> CacheUnavailable:
+def unavailable(error: redis.RedisError) -> RedisUnavailable:
     """Redis' error as ours, with what is to be done."""
     said = _OF_SCRIPT.sub("", str(error))
     words = f"Redis {'refused' if isinstance(error, redis.ResponseError) else 'does not answer'}: {said}"
@@ -226,4 +226,4 @@ def unavailable(error: redis.RedisError) -> CacheUnavailable:
     remedy = next((remedy for sign, remedy in _REMEDIES if sign in seen), "")
     if not remedy and not isinstance(error, redis.ResponseError):
         remedy = "check that redis-server runs, and REDIS_URL"
-    return CacheUnavailable(f"{words} ({remedy})" if remedy else words)
+    return RedisUnavailable(f"{words} ({remedy})" if remedy else words)

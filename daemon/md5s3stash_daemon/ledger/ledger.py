@@ -84,7 +84,7 @@ class Outcome:
 
 
 class Ledger(Protocol):
-    """Records outcomes. Raises CacheUnavailable where it could not be recorded for certain: the files must be kept."""
+    """Records outcomes. Raises RedisUnavailable where it could not be recorded for certain: the files must be kept."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """All of them, durably. May be repeated: the same drop is logged once."""
@@ -99,7 +99,7 @@ class Ledger(Protocol):
         ...
 
     def probe(self) -> None:
-        """Raises CacheUnavailable where the ledger would not take a record, or may lose it."""
+        """Raises RedisUnavailable where the ledger would not take a record, or may lose it."""
         ...
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import CacheUnavailable, StashError
+from md5s3stash.errors import RedisUnavailable, StashError
 from md5s3stash_daemon.ledger.durability import answering
 
 # Fields a request: Redis serves nobody else while it collects them.
@@ -57,7 +57,7 @@ class LogEntry:
 
 
 class LedgerReader:
-    """The reading side of `ledger.RedisLedger`. Raises CacheUnavailable where Redis is down, LedgerRefused where it
+    """The reading side of `ledger.RedisLedger`. Raises RedisUnavailable where Redis is down, LedgerRefused where it
     refuses. An entry that nobody of ours wrote is never an error: what cannot be understood of it counts as unknown.
     """
 
@@ -179,7 +179,7 @@ def translating(key: str) -> Iterator[None]:
     try:
         with answering():
             yield
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         if isinstance(error.__cause__, redis.ResponseError):
             raise LedgerRefused(f"{key}: {error}") from error
         raise

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import RedisUnavailable
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 
 STASHED = "stashed"
@@ -109,6 +109,6 @@ class CountedLedger:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except CacheUnavailable:
+        except RedisUnavailable:
             self._counters.service_error("redis")
             raise

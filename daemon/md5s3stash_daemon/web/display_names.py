@@ -6,8 +6,6 @@ import os
 import shlex
 import time
 
-from md5s3stash_daemon.runtime.console import PROGRAM
-
 
 def shell_word(text: str) -> str:
     """The text as one word of bash, zsh and ksh, fit to be copied: nothing in it moves a cursor, ends the line or
@@ -21,7 +19,7 @@ def shell_word(text: str) -> str:
 def retry_command(name: str) -> str:
     """What drops a failed file again."""
     dashes = "-- " if name.startswith("-") else ""
-    return f"{PROGRAM} retry {dashes}{shell_word(name)}"
+    return f"md5s3stashctl retry {dashes}{shell_word(name)}"
 
 
 def clock_time(seconds: float, now: float) -> str:

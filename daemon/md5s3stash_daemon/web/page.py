@@ -27,6 +27,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from md5s3stash.cache import connect_redis
+from md5s3stash.console import cut_middle, duration, printable
 from md5s3stash.scheme import BucketBase, BucketScheme
 from md5s3stash.settings import RedisSettings, Settings, StashSettings
 from md5s3stash.version import running_version
@@ -34,7 +35,6 @@ from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings
 from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, Metrics
-from md5s3stash_daemon.runtime.console import cut_middle, duration, printable
 from md5s3stash_daemon.spool.entry import INCOMING, STATES
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.spool import Spool

@@ -168,7 +168,7 @@ class _Drawing:
     def rotate(self, degrees_clockwise: str) -> None:
         # pilbox's `auto` turns by the EXIF orientation; that is done.
         if degrees_clockwise != "auto":
-            self._image = _rotated(self._everything(), int(degrees_clockwise), self._options.expand)
+            self._image = _rotated(self._everything(), int(degrees_clockwise), expand=self._options.expand)
 
     def select(self, rectangle: str) -> None:
         left, top, width, height = (int(number) for number in rectangle.split(","))
@@ -208,7 +208,7 @@ class _Drawing:
         return position_of_faces(self._drawn(preview, PIL.Image.Resampling.BILINEAR))
 
 
-def _rotated(image: PIL.Image.Image, degrees_clockwise: int, expand: bool) -> PIL.Image.Image:
+def _rotated(image: PIL.Image.Image, degrees_clockwise: int, *, expand: bool) -> PIL.Image.Image:
     if degrees_clockwise % 90 == 0:
         # pilbox turns by right angles without cutting off, whatever `expand` says.
         return image.rotate(-degrees_clockwise, expand=True)

@@ -49,7 +49,7 @@ class Request(HTTPMessageDelegate):
     """Puts a request right before tornado's own delegate sees it."""
 
     # tornado's connection, whose part that decides this has no type and no public name.
-    def __init__(self, delegate: HTTPMessageDelegate, connection: object, stopping: bool) -> None:
+    def __init__(self, delegate: HTTPMessageDelegate, connection: object, *, stopping: bool) -> None:
         self._delegate = delegate
         self._connection = connection
         self._stopping = stopping

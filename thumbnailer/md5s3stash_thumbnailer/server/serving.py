@@ -81,7 +81,9 @@ class Server(tornado.httpserver.HTTPServer):
     def start_request(
         self, server_conn: object, request_conn: tornado.httputil.HTTPConnection
     ) -> tornado.httputil.HTTPMessageDelegate:
-        return Request(super().start_request(server_conn, request_conn), request_conn, self.conn_params.no_keep_alive)
+        return Request(
+            super().start_request(server_conn, request_conn), request_conn, stopping=self.conn_params.no_keep_alive
+        )
 
     def on_close(self, server_conn: object) -> None:
         self.connections -= 1

@@ -26,8 +26,7 @@ from md5s3stash.errors import (
     StoreUnavailable,
 )
 from md5s3stash.source import content_of_descriptor, open_error
-from md5s3stash.stash import Outcome as HowStored
-from md5s3stash.stash import Stasher
+from md5s3stash.stash import Stasher, StashOutcome
 from md5s3stash_daemon.config.load import delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.beneath import status_of
@@ -182,19 +181,19 @@ class FileStasher:
 
     def _stash(self, entry: Entry, content: Content, known: Known) -> Outcome:
         results = [
-            stasher.store(entry.name, content, standing=standing, kind=known.kind)
-            for stasher, standing in zip(self._stashers, known.standings, strict=True)
+            stasher.store(entry.name, content, presence=presence, kind=known.kind)
+            for stasher, presence in zip(self._stashers, known.presences, strict=True)
         ]
-        if any(result.outcome is not HowStored.KNOWN for result in results):
+        if any(result.outcome is not StashOutcome.KNOWN for result in results):
             self._runtime.breaker.note(S3, "")
         return Outcome(
             entry.drop_id,
             entry.name,
             tuple(result.report for result in results),
             content.size_bytes,
-            sent=any(result.outcome is HowStored.STORED for result in results),
+            sent=any(result.outcome is StashOutcome.STORED for result in results),
             confirmed=self._confirmations.given(
-                content.digest, [result.outcome is not HowStored.KNOWN for result in results]
+                content.digest, [result.outcome is not StashOutcome.KNOWN for result in results]
             ),
         )
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
-from md5s3stash.errors import CacheUnavailable
+from md5s3stash.errors import RedisUnavailable
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.config.load import delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
@@ -295,5 +295,5 @@ def forget_gone(ledger: Ledger, spool: Spool) -> None:
             gone = [drop_id for drop_id in gone if not holds(drop_id.rpartition("#")[0]) and not holds(drop_id)]
         if gone:
             ledger.forget(gone)
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         log.debug("not forgotten: %s", error)

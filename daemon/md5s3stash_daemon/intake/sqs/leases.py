@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from md5s3stash.errors import CacheUnavailable, QueueError
+from md5s3stash.errors import QueueError, RedisUnavailable
 from md5s3stash_daemon.intake.sqs.client import BATCH, MAX_INVISIBLE_SECONDS, Message, Queue
 from md5s3stash_daemon.intake.sqs.message_body import Job
 from md5s3stash_daemon.intake.sqs.message_ledger import QueueLedger
@@ -173,7 +173,7 @@ class Leases:
             return
         try:
             self._ledger.forget(drop_ids)
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             # They go with their day.
             log.debug("not forgotten: %s", error)
 

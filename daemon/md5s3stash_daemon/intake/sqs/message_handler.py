@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import IO
 from urllib.parse import urlsplit
 
-from md5s3stash.errors import CacheUnavailable, SourceNotFound, SourceRefused
+from md5s3stash.errors import RedisUnavailable, SourceNotFound, SourceRefused
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.passwords import Passwords
 from md5s3stash.scheme import ObjectAddress
@@ -98,7 +98,7 @@ class MessageHandler:
         if any(again.counts for again in failed):
             try:
                 attempts = self._ledger.count_attempt(message_drop_id(lease.message, 0))
-            except CacheUnavailable as error:
+            except RedisUnavailable as error:
                 log.debug("attempt not counted: %s", error)
         if attempts >= self._runtime.live.current[UrlSettings].attempts:
             return [

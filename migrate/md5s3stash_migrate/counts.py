@@ -23,7 +23,7 @@ class Count:
 
 
 @dataclass(slots=True)
-class Tally:
+class MigrationCounts:
     """`source`: objects that can be migrated, each md5 once; of these `to_copy` were not in the target, `copied` were
     copied and `present` were there. `verified` were found in the target by the last LIST of both sides.
     """
@@ -38,11 +38,11 @@ class Tally:
         return asdict(self)
 
 
-class Tallied:
-    """A tally that several threads count in."""
+class SharedCounts:
+    """Counts that several threads add to."""
 
     def __init__(self) -> None:
-        self.tally = Tally()
+        self.counts = MigrationCounts()
         self._lock = threading.Lock()
 
     def add(self, count: Count, source: Stored) -> None:

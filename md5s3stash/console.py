@@ -1,0 +1,227 @@
+"""What the commands print, and how they end: each line on one line whatever name is in it, each error with its status.
+
+A command is `sys.exit(run(...))`. Within it `write` prints to standard output and `complain` to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import select
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+from unicodedata import combining, east_asian_width
+
+from md5s3stash.errors import SettingsError, StashError
+
+INTERRUPTED = 130
+
+_program = "md5s3stash"
+
+
+class OutputFailed(StashError):
+    """Standard output takes no more."""
+
+
+class OutputClosed(OutputFailed):
+    """The reader of standard output (`head`, say) has seen enough."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The arguments of a command. An error in them is one line, as every other error is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def add_version(self) -> None:
+        self.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} (see {self.prog} --help)")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        write(version_line(parser.prog))
+        parser.exit()
+
+
+def version_line(program: str) -> str:
+    """What --version prints."""
+    # Only when it is asked for: this reads the metadata of what is installed.
+    from md5s3stash.version import UNKNOWN, distribution_version
+
+    version = distribution_version()
+    return f"{program} {'(not installed)' if version == UNKNOWN else version}"
+
+
+def run(program: str, work: Callable[[], int], interrupted: str = "") -> int:
+    """The exit status of a command: what `work` returns. An error is printed and ends the process at once with the
+    error's status: the ordinary end waits for each thread, and one may hang in a silent connection.
+    """
+    global _program
+    _program = program
+    _fill_standard_streams()
+    try:
+        try:
+            status = work()
+        except SystemExit as ended:
+            # After --help and --version.
+            status = int(ended.code or 0)
+        flush()
+        return status
+    except OutputClosed:
+        leave(1)
+    except StashError as error:
+        leave(error.exit_code, str(error))
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        leave(1, f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        leave(INTERRUPTED, interrupted)
+
+
+def leave(status: int, message: str = "") -> NoReturn:
+    """Ends the process at once, after a line on standard error for each line of the message."""
+    for line in message.splitlines():
+        complain(line)
+    with contextlib.suppress(OutputFailed):
+        flush()
+    os._exit(status)
+
+
+def write(line: str, end: str = "\n") -> None:
+    """A line to standard output; bytes of names that are not UTF-8 go out as they came in. Raises OutputFailed."""
+    with _to_stdout():
+        sys.stdout.buffer.write(_encoded(line + end))
+
+
+def flush() -> None:
+    """Makes sure that what was written has left. Raises OutputFailed."""
+    with _to_stdout():
+        sys.stdout.flush()
+
+
+def complain(message: str) -> None:
+    """One line to standard error."""
+    # Where standard error is closed, the exit status has to do.
+    with contextlib.suppress(OSError):
+        sys.stderr.buffer.write(_encoded(f"{_program}: {printable(message)}\n"))
+        sys.stderr.buffer.flush()
+
+
+def is_stdout_open() -> bool:
+    """Whether standard output still has a reader; found out without writing."""
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)
+    return not any(event & select.POLLERR for _, event in poller.poll(0))
+
+
+@contextlib.contextmanager
+def _to_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # What is still buffered would be tried again at the end of the interpreter, which then complains in its own
+        # words.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise OutputClosed("standard output was closed") from error
+        raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        # Half a surrogate pair, which only other programs' JSON can have brought here, or a locale that is not UTF-8.
+        return text.encode("utf-8", "backslashreplace")
+
+
+def _fill_standard_streams() -> None:
+    """Opens what the caller has closed (`2>&-`): Python's stream is None then, and a socket would take its number."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free is the one that was closed.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+def printable(text: str) -> str:
+    """The text on one line: what would move the cursor, reorder what is around it or is not a character is written as
+    in Python.
+    """
+    return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    # A byte of a name that is not UTF-8.
+    return f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else repr(char)[1:-1]
+
+
+def without_password(source: str) -> str:
+    """The source, less what stands before the @ of a web URL: such a URL is refused, and its password is not shown."""
+    return re.sub(r"(?i)^(https?://)[^/?#]*@", r"\1", source)
+
+
+def terminal_columns() -> int | None:
+    """The width of the terminal that standard output is; None where it is not one, and nothing needs to be cut."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except OSError:
+        return None
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a printable text takes."""
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def cut(text: str, columns: int | None) -> str:
+    """The text in so many columns at most, its end left out."""
+    if columns is None or columns_of(text) <= columns:
+        return text
+    return _start_of(text, columns - 1) + "…" if columns > 0 else ""
+
+
+def cut_middle(text: str, columns: int | None) -> str:
+    """The text in so many columns at most, its middle left out: names differ at their ends, where the kind is too."""
+    if columns is None or columns_of(text) <= columns:
+        return text
+    if columns <= 0:
+        return ""
+    start = _start_of(text, (columns - 1) // 2)
+    end = _start_of(text[::-1], columns - 1 - columns_of(start))[::-1]
+    return f"{start}…{end}"
+
+
+def duration(seconds: float) -> str:
+    """About how long, in one unit and at most five columns."""
+    seconds = max(0.0, seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def size(size_bytes: int) -> str:
+    """About how many bytes, in binary units."""
+    amount = float(size_bytes)
+    for unit in ("", "K", "M", "G", "T"):
+        if amount < 1024:
+            return f"{amount:.1f}{unit}" if unit and amount < 10 else f"{int(amount)}{unit}"
+        amount /= 1024
+    return f"{int(amount)}P"
+
+
+def _start_of(text: str, columns: int) -> str:
+    taken = 0
+    for at, char in enumerate(text):
+        taken += columns_of(char)
+        if taken > columns:
+            return text[:at]
+    return text

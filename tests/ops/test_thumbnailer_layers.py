@@ -1,0 +1,47 @@
+"""The folders of the thumbnailer: rendering knows no network and no cache, the cache knows no server."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ops.test_import_rules import PACKAGES, imported_modules, imported_packages
+
+PACKAGE = "md5s3stash_thumbnailer"
+
+# Each folder, and what it may import of the thumbnailer beside itself. main.py, app.py, options.py and render_pool.py,
+# which hands what the cache holds to the workers that render, are above them.
+LAYERS = {
+    "render": {"_pilbox", "errors", "request"},
+    "cache": {"errors", "request", "render"},
+    "server": {"_pilbox", "errors", "metrics", "render_pool", "request", "signed_url", "render", "cache"},
+}
+NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}
+
+
+def sources_of(folder: str) -> dict[str, str]:
+    directory = PACKAGES[PACKAGE]
+    return {str(path.relative_to(directory)): path.read_text() for path in (directory / folder).rglob("*.py")}
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_a_folder_imports_only_what_is_below_it(folder: str) -> None:
+    sources = sources_of(folder)
+    imported = {
+        name: {module.split(".")[1] for module in imported_modules(source, PACKAGE)} - {folder}
+        for name, source in sources.items()
+    }
+
+    assert len(sources) > 1
+    assert {name: extra for name, found in imported.items() if (extra := found - LAYERS[folder])} == {}
+    # Nothing is allowed that nothing needs.
+    assert set().union(*imported.values()) == LAYERS[folder]
+
+
+def test_rendering_knows_no_network() -> None:
+    found = {name: imported_packages(source) & NETWORK for name, source in sources_of("render").items()}
+
+    assert {name: packages for name, packages in found.items() if packages} == {}
+
+
+def test_all_folders_are_covered() -> None:
+    assert {path.parent.name for path in PACKAGES[PACKAGE].glob("*/__init__.py")} == set(LAYERS)
