@@ -24,6 +24,7 @@ from bench import (
     known_content,
     large_files,
     latency,
+    migrate,
     page,
     run,
     stack,
@@ -178,6 +179,15 @@ def test_start_of_the_command_is_measured() -> None:
     rounds, _ = cli_startup.measure(cli_startup.Plan(1), peers=[])
     assert names_in(cli_startup.table(rounds)) == [*cli_startup.HELPS, cli_startup.STASH]
     assert "Ahead of `aws s3 cp`: not measured" in cli_startup.aims(rounds)
+
+
+def test_migration_is_measured_into_an_empty_bucket_and_again() -> None:
+    told = migrate.report(migrate.Plan(50), ["md5s3stash-migrate"])
+    [cells] = [line.strip("| ").split(" | ") for line in told.text.splitlines()[2:]]
+    assert cells[0] == "md5s3stash-migrate"
+    # A LIST and a copy each; the second time no copies.
+    assert 50 < int(cells[3]) < 150
+    assert int(cells[5]) < 50
 
 
 def test_clients_of_the_adapter_are_measured() -> None:
