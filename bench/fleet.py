@@ -1,6 +1,6 @@
 """How throughput grows with daemons: some of them in network namespaces of their own, on one queue. Needs root.
 
-    .venv/bin/python -m bench.fleet
+    python -m bench.fleet
 
 The origin takes its time for each answer, as origins do, so that what is measured is how the work is shared and not how
 many cores this machine has: all daemons, Redis, the queue, the store and the origin share it. The last row is of an
@@ -10,7 +10,6 @@ first row has cost.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -24,10 +23,18 @@ from tests.support.fleet import Fleet, fleet
 from tests.support.servers import wait_until
 
 JOBS = 16
-ANSWER_SECONDS = 0.5
 QUICK_SECONDS = 0.01
 # Of the URLs: the beginning, when connections are made, and the end, when some daemons are idle, are left out.
 MEASURED = (0.15, 0.85)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Each number of daemons, for so many seconds, of an origin that takes so long for an answer."""
+
+    daemons: tuple[int, ...] = (1, 2, 4)
+    seconds: float = 20.0
+    answer_seconds: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +135,19 @@ def table(results: Sequence[tuple[Case, Measured, Prediction]]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--daemons", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long each is measured, about")
-    parser.add_argument("--answer-seconds", type=float, default=ANSWER_SECONDS, help="what the origin takes")
-    arguments = parser.parse_args()
+def report(plan: Plan) -> page.Figures:
     # A run of tests sets these for itself; nobody's own account plays a part here either.
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
-    cases = [Case(daemons, arguments.answer_seconds) for daemons in arguments.daemons]
-    cases.append(Case(arguments.daemons[-1], QUICK_SECONDS))
+    cases = [Case(daemons, plan.answer_seconds) for daemons in plan.daemons]
+    cases.append(Case(plan.daemons[-1], QUICK_SECONDS))
     results = []
     process_tree.adopt_orphans()
     others = process_tree.watch_others()
-    for case, measured, model in rows(cases, arguments.seconds):
+    for case, measured, model in rows(cases, plan.seconds):
         results.append((case, measured, model))
         print(f"  {case.daemons} daemons, {case.answer_seconds:g} s an answer: {measured.rate:.0f} URLs/s", flush=True)
-    print(f"\n{table(results)}\n\nOther processes took {others():.0%} of the machine's time meanwhile.")
+    return page.Figures(table(results), f"Other processes took {others():.0%} of the machine's time.")
 
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

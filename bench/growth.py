@@ -1,31 +1,28 @@
 """Whether a file costs the same however many wait: time a file and memory of a daemon that starts on a full spool.
 
-python bench/growth.py --files 1000 10000 100000
+python -m bench.growth --files 1000 10000 100000
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench import page, stack
+from bench.daemon_run import Daemon
+from bench.jpeg_files import make_files
+from bench.timing import Cost
 
-from bench import page, stack  # noqa: E402 after the path that makes them importable
-from bench.daemon_run import Daemon  # noqa: E402
-from bench.jpeg_files import make_files  # noqa: E402
-from bench.plots import Line, Plot, draw  # noqa: E402
-from bench.timing import Cost  # noqa: E402
-
-COUNTS = (1000, 10_000, 100_000)
-MANY = 1_000_000
 # A block of the disk each, whatever they hold; a million of the larger ones would be 20 GB.
 FILE_BYTES = 1000
 _LONGEST_SECONDS_A_FILE = 0.05
 # Python, its libraries and a warm allocator are there whatever waits; half as much again is what flat may mean.
 _FLAT = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    files: tuple[int, ...] = (1000, 10_000, 100_000)
 
 
 def measure(counts: Sequence[int]) -> dict[int, Cost]:
@@ -73,44 +70,12 @@ def aims(costs: Mapping[int, Cost]) -> str:
     )
 
 
-def plot(costs: Mapping[int, Cost]) -> Plot:
-    """Both, on axes that begin at nothing."""
-    return Plot(
-        "Files waiting in the spool",
-        "files waiting",
-        "ms a file",
-        [
-            Line("time a file", [(count, 1000 * cost.seconds / count) for count, cost in costs.items()], ours=True),
-            Line("peak memory", [(count, cost.peak_mib) for count, cost in costs.items()], second=True),
-        ],
-        log_x=True,
-        second_y="peak MiB",
-    )
+def report(plan: Plan) -> page.Figures:
+    costs = measure(plan.files)
+    return page.Figures(page.paragraphs(table(costs), aims(costs)))
 
 
-def text(full: bool) -> str:
-    """The section of the page."""
-    counts = (*COUNTS, MANY) if full else COUNTS
-    costs = measure(counts)
-    return page.paragraphs(
-        f"JPEGs of {FILE_BYTES:,} bytes that wait in one directory as the daemon starts, until all are recorded and "
-        "gone; its start is part of the time. One run each. The bound for flat is half as much again.",
-        aims(costs),
-        table(costs),
-        draw(plot(costs), "growth"),
-        page.command(f"python bench/growth.py --files {' '.join(map(str, counts))}"),
-    )
-
-
-SECTIONS = (page.Section("growth", "Growth with the number of files that wait", text),)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="time a file and memory, by how many files wait")
-    parser.add_argument("--files", type=int, nargs="+", default=COUNTS)
-    costs = measure(parser.parse_args(argv).files)
-    print(f"\n{page.paragraphs(aims(costs), table(costs))}")
-
+BLOCKS = (page.Block("growth", report, Plan(), Plan((*Plan().files, 1_000_000))),)
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

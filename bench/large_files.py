@@ -1,33 +1,25 @@
 """Large files, from dropped to recorded: the daemon beside programs that verify as well, and what bounds them all.
 
-python bench/large_files.py --files 10 --megabytes 200 --rounds 3
+python -m bench.large_files --files 10 --megabytes 200 --rounds 3
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bench import page, process_tree, stack  # noqa: E402 after the path that makes them importable
-from bench.timing import Cost, Rounds, RunFailed, in_rounds  # noqa: E402
-from bench.upload_peers import RCLONE, Peer, aws, python_loop, s5cmd  # noqa: E402
-from bench.uploads import OURS, Server, Uploads, installed, sink_server  # noqa: E402
-
-FILES, MEGABYTES, ROUNDS = 10, 200, 3
-LARGEST_MEGABYTES = 6000
+from bench import page, process_tree, stack
+from bench.timing import Cost, Rounds, RunFailed, in_rounds
+from bench.upload_peers import RCLONE, Peer, aws, python_loop, s5cmd
+from bench.uploads import OURS, Server, Uploads, installed, sink_server
 
 PEERS = (
     s5cmd("s5cmd cp", "cp"),
@@ -50,51 +42,36 @@ _BLOCK_BYTES = 1 << 20
 _LONGEST_SECONDS = 1200.0
 _CORES = os.cpu_count() or 1
 
-# By hand: why an aim is missed. Look at it again after measuring.
-REMARKS = """\
-Where the aim is missed: the name of an object is the md5 of its bytes, so that a file must be hashed to its end
-before its first byte can be sent. The peers read once and name the object as the file. Several files overlap, one
-being hashed while another is sent, until the two cores are full: md5 and SHA-256 here, the md5 of the sink and the
-sending come to twice the CPU seconds a GB of the PUT that is the limit. One file alone cannot overlap: its two
-passes, each bounded by one core's md5, follow each other, so that even without any other work it would reach 0.6 of
-the limit."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """So many files of so many megabytes."""
 
-    files: int = FILES
-    megabytes: int = MEGABYTES
-    rounds: int = ROUNDS
-    peers: Sequence[Peer] = PEERS
-
-    def command(self) -> str:
-        return page.command(
-            f"python bench/large_files.py --files {self.files} --megabytes {self.megabytes} --rounds {self.rounds}"
-        )
+    files: int = 10
+    megabytes: int = 200
+    rounds: int = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What the page shows."""
+    """All rows."""
 
-    plan: Plan
+    megabytes: int
     rounds: Rounds
     versions: dict[str, str]
 
 
-def measure(plan: Plan) -> Results:
+def measure(plan: Plan, peers: Sequence[Peer] = PEERS) -> Results:
     """All rows, in interleaved rounds."""
-    versions, missing = installed(plan.peers)
+    versions, missing = installed(peers)
     with stack.workspace() as directory, sink_server(directory) as server:
         source = directory / "files"
         _make_files(source, plan)
         uploads = Uploads(directory, source, plan.files, server, _LONGEST_SECONDS)
-        rows = uploads.rows(plan.peers)
+        rows = uploads.rows(peers)
         rows[MD5] = lambda: _on_all_cores(_hash, source)
         rows[PUT] = lambda: _on_all_cores(_putter(server), source)
-        return Results(plan, in_rounds(rows, plan.rounds, missing), versions)
+        return Results(plan.files * plan.megabytes, in_rounds(rows, plan.rounds, missing), versions)
 
 
 def _make_files(directory: Path, plan: Plan) -> None:
@@ -146,12 +123,11 @@ def _putter(server: Server) -> Callable[[Path], None]:
 
 def table(results: Results) -> str:
     """Megabytes a second, and what the daemon's are to each other's."""
-    rounds, megabytes = results.rounds, results.plan.files * results.plan.megabytes
-    columns = ("client", "versions", "verified", ">MB/s", ">daemon to it", ">CPU s per GB", ">peak MiB")
+    rounds, megabytes = results.rounds, results.megabytes
+    columns = ("client", "verified", ">MB/s", ">daemon to it", ">CPU s per GB", ">peak MiB")
     rows = [
         (
             name,
-            results.versions.get(name, "-"),
             VERIFIED.get(name, "-"),
             f"{megabytes / rounds.seconds(name):,.0f}",
             page.times(rounds.times_as_fast(OURS, name)),
@@ -160,14 +136,14 @@ def table(results: Results) -> str:
         )
         for name in rounds.costs
     ]
-    return page.paragraphs(page.table(columns, rows), page.not_measured(rounds.missing))
+    return page.table(columns, rows)
 
 
 def aims(results: Results) -> str:
     """What the figures are held against."""
     rounds = results.rounds
     limits = [rounds.times_as_fast(OURS, name) for name in (MD5, PUT)]
-    others = [rounds.times_as_fast(OURS, peer.name) for peer in results.plan.peers]
+    others = [rounds.times_as_fast(OURS, name) for name in VERIFIED if name != OURS]
     of_limit = max(filter(None, limits), default=None)
     ahead = min(filter(None, others), default=None)
     return "\n".join(
@@ -178,43 +154,17 @@ def aims(results: Results) -> str:
     )
 
 
-def text(full: bool) -> str:
-    """The section of the page."""
-    several = measure(Plan())
-    largest = measure(Plan(1, LARGEST_MEGABYTES, ROUNDS if full else 1))
-    return page.paragraphs(
-        f"{FILES} files of {MEGABYTES} MB, random bytes, on a local disk and in its cache; measured as the small "
-        "ones are. Two rows are limits and no programs for the job: md5 of the files in as many threads as there "
-        "are cores, and a PUT of each by sendfile(2), unsigned and unhashed by the sender. The sink takes the md5 "
-        f"of all that it gets, on one core, which every client shares with it. Medians of {several.plan.rounds}.",
-        aims(several),
-        REMARKS,
-        table(several),
-        several.plan.command(),
-        f"### One file of {LARGEST_MEGABYTES / 1000:g} GB",
-        f"More than one request may hold, so that all send it in parts. {_rounds(largest.plan.rounds)}",
-        aims(largest),
-        table(largest),
-        largest.plan.command(),
-    )
+def report(plan: Plan) -> page.Figures:
+    results = measure(plan)
+    notes = page.notes(results.rounds.missing, results.versions)
+    return page.Figures(page.paragraphs(table(results), aims(results)), notes)
 
 
-def _rounds(count: int) -> str:
-    return "One run each." if count == 1 else f"Medians of {count}."
-
-
-SECTIONS = (page.Section("large_files", "Large files: drop to recorded", text),)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="large files, from dropped to recorded, beside other programs")
-    parser.add_argument("--files", type=int, default=FILES)
-    parser.add_argument("--megabytes", type=int, default=MEGABYTES)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    arguments = parser.parse_args(argv)
-    results = measure(Plan(arguments.files, arguments.megabytes, arguments.rounds))
-    print(f"\n{page.paragraphs(aims(results), table(results))}")
-
+_LARGEST = Plan(files=1, megabytes=6000)
+BLOCKS = (
+    page.Block("large_files", report, Plan()),
+    page.Block("large_files/largest", report, replace(_LARGEST, rounds=1), _LARGEST),
+)
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

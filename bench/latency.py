@@ -1,31 +1,30 @@
 """How long a single file takes on an idle box: from its rename into the spool until Redis has it.
 
-python bench/latency.py --drops 200
+python -m bench.latency --drops 200
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import os
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench import page, stack
+from bench.daemon_run import Daemon
+from bench.jpeg_files import make_files
 
-from bench import page, stack  # noqa: E402 after the path that makes them importable
-from bench.daemon_run import Daemon  # noqa: E402
-from bench.jpeg_files import FILE_BYTES, make_files  # noqa: E402
-
-DROPS = 200
 # So that the daemon is at rest again, as on a box that gets a file now and then.
 _PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    drops: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,28 +103,12 @@ def aims(results: Results) -> str:
     )
 
 
-def text(full: bool) -> str:
-    """The section of the page."""
-    results = measure(DROPS)
-    return page.paragraphs(
-        f"{DROPS} JPEGs of {FILE_BYTES:,} bytes, each renamed into the spool of a daemon at rest, a tenth of a "
-        "second after the one before; until its record can be read, synced, from Redis. The round trip is that of a "
-        "plain PUT of the same bytes to the same sink on an open connection, measured in between.",
-        aims(results),
-        table(results),
-        page.command(f"python bench/latency.py --drops {DROPS}"),
-    )
+def report(plan: Plan) -> page.Figures:
+    results = measure(plan.drops)
+    return page.Figures(page.paragraphs(table(results), aims(results)))
 
 
-SECTIONS = (page.Section("latency", "Latency of a single drop", text),)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="from rename to recorded, one file at a time")
-    parser.add_argument("--drops", type=int, default=DROPS)
-    results = measure(parser.parse_args(argv).drops)
-    print(page.paragraphs(aims(results), table(results)))
-
+BLOCKS = (page.Block("latency", report, Plan()),)
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

@@ -1,42 +1,38 @@
 """What the ledger takes of Redis' memory, key by key: filled by the code that records, group by group, then measured.
 
-    python bench/ledger_memory.py --entries 1000000
+    python -m bench.ledger_memory --entries 1000000
 
 Once with files as they are dropped, once with URLs as they come from lists or a queue.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "daemon")]
-
-from bench import page, stack  # noqa: E402 after the path that makes them importable
-from md5s3stash.cache import DEFAULT_PREFIX  # noqa: E402
-from md5s3stash.digest import Digest  # noqa: E402
-from md5s3stash.scheme import BucketBase  # noqa: E402
-from md5s3stash.stash import StashReport  # noqa: E402
-from md5s3stash_daemon.downloads.cache import UrlCaches  # noqa: E402
-from md5s3stash_daemon.ledger.committer import GROUP_SIZE  # noqa: E402
-from md5s3stash_daemon.ledger.confirmations import Confirmations  # noqa: E402
-from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger  # noqa: E402
-
-# Just below a power of two, as a million is: Redis' tables double there, so both weigh about the same an entry.
-ENTRIES = 250_000
-MANY = 1_000_000
+from bench import page, stack
+from md5s3stash.cache import DEFAULT_PREFIX
+from md5s3stash.digest import Digest
+from md5s3stash.scheme import BucketBase
+from md5s3stash.stash import StashReport
+from md5s3stash_daemon.downloads.cache import UrlCaches
+from md5s3stash_daemon.ledger.committer import GROUP_SIZE
+from md5s3stash_daemon.ledger.confirmations import Confirmations
+from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 
 _BASE = BucketBase.parse("university-library-stash", "simple")
 _ENDPOINT = "https://s3.us-west-2.amazonaws.com"
 _FRESH_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    # Just below a power of two, as a million is: Redis' tables double there, so both weigh about the same an entry.
+    entries: int = 250_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,34 +150,25 @@ def _keys(client: Any) -> list[Key]:
 
 def table(results: Mapping[str, Filled]) -> str:
     """Bytes an entry are megabytes a million."""
-    rows = []
-    for kind, filled in results.items():
-        for key in filled.keys:
-            rows.append((kind, f"`{key.name}`", f"{key.entries:,}", f"{key.bytes / filled.entries:.0f}"))
-        rows.append((kind, "all of Redis", "", f"{filled.total_bytes / filled.entries:.0f}"))
-        if filled.lasting_bytes < filled.total_bytes:
-            rows.append((kind, "the same later", "", f"{filled.lasting_bytes / filled.entries:.0f}"))
-    return page.table(("of", "key", ">entries", ">MB a million"), rows)
+    columns = [
+        {
+            **{f"`{key.name}`": key.bytes / filled.entries for key in filled.keys},
+            "all of Redis": (total := filled.total_bytes / filled.entries),
+            **({"the same later": lasting} if (lasting := filled.lasting_bytes / filled.entries) < total else {}),
+        }
+        for filled in results.values()
+    ]
+    # The totals last, whichever column has a key of its own.
+    names = sorted({name: None for column in columns for name in column}, key=lambda name: not name.startswith("`"))
+    rows = [(name, *(f"{column[name]:.0f}" if name in column else "" for column in columns)) for name in names]
+    return page.table(("key, MB a million", *(f">{kind}" for kind in results)), rows)
 
 
-def text(full: bool) -> str:
-    """The section of the page."""
-    entries = MANY if full else ENTRIES
-    return page.paragraphs(
-        f"What {entries:,} files, or URLs, take in the ledger; each has a content of its own. See docs/scale.md.",
-        table(measure(entries)),
-        page.command(f"python bench/ledger_memory.py --entries {entries}"),
-    )
+def report(plan: Plan) -> page.Figures:
+    return page.Figures(table(measure(plan.entries)))
 
 
-SECTIONS = (page.Section("ledger-memory", "Memory of the ledger", text, takes_long=True),)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="the memory of the ledger, key by key")
-    parser.add_argument("--entries", type=int, default=ENTRIES)
-    print(table(measure(parser.parse_args().entries)))
-
+BLOCKS = (page.Block("ledger-memory", report, Plan(), Plan(1_000_000), takes_long=True),)
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

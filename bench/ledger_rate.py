@@ -1,6 +1,6 @@
 """How many outcomes a second one Redis takes from several daemons, every write synced, by how many come in one group.
 
-    python bench/ledger_rate.py --daemons 1 2 4
+    python -m bench.ledger_rate --daemons 1 2 4
 
 A writer for each daemon, a process of its own, records group after group as the daemon's committer does and does
 nothing else. Groups grow by themselves with what there is to record, up to 256 (decision 5).
@@ -8,26 +8,25 @@ nothing else. Groups grow by themselves with what there is to record, up to 256 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import multiprocessing
-import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "daemon")]
+from bench import page, process_tree, stack
+from bench.ledger_memory import of_files
+from md5s3stash.cache import DEFAULT_PREFIX, connect_redis
+from md5s3stash_daemon.ledger.committer import GROUP_SIZE
+from md5s3stash_daemon.ledger.ledger import RedisLedger
 
-from bench import page, process_tree, stack  # noqa: E402 after the path that makes them importable
-from bench.ledger_memory import of_files  # noqa: E402
-from md5s3stash.cache import DEFAULT_PREFIX, connect_redis  # noqa: E402
-from md5s3stash_daemon.ledger.committer import GROUP_SIZE  # noqa: E402
-from md5s3stash_daemon.ledger.ledger import RedisLedger  # noqa: E402
 
-DAEMONS = (1, 2, 4)
-GROUPS = (1, 16, GROUP_SIZE)
-SECONDS = 3.0
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every number of daemons with every size of a group, each for so long."""
+
+    daemons: tuple[int, ...] = (1, 2, 4)
+    groups: tuple[int, ...] = (1, 16, GROUP_SIZE)
+    seconds: float = 3.0
 
 
 def measure(daemons: int, group_size: int, seconds: float) -> tuple[float, float]:
@@ -56,22 +55,14 @@ def _write(url: str, number: int, group_size: int, start: float, seconds: float)
     return recorded
 
 
-def table(daemons: Sequence[int], groups: Sequence[int], seconds: float) -> str:
+def report(plan: Plan) -> page.Figures:
     rows = []
-    for count, size in itertools.product(daemons, groups):
-        rate, cpu = measure(count, size, seconds)
+    for count, size in itertools.product(plan.daemons, plan.groups):
+        rate, cpu = measure(count, size, plan.seconds)
         rows.append((str(count), str(size), f"{rate:,.0f}", f"{cpu:.0f}"))
-    return page.table((">daemons", ">outcomes a group", ">outcomes a second", ">Redis' CPU, µs an outcome"), rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="outcomes a second into one Redis")
-    parser.add_argument("--daemons", type=int, nargs="+", default=DAEMONS)
-    parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
-    parser.add_argument("--seconds", type=float, default=SECONDS)
-    arguments = parser.parse_args()
-    print(table(arguments.daemons, arguments.groups, arguments.seconds))
+    columns = (">daemons", ">outcomes a group", ">outcomes a second", ">Redis' CPU, µs an outcome")
+    return page.Figures(page.table(columns, rows))
 
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

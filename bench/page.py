@@ -1,21 +1,77 @@
-"""How docs/benchmarks.md is made up: sections, tables, and what they are held against."""
+"""What every benchmark gives: a block of docs/benchmarks.md, and a command line with an option for each field of its
+plan. The page's own words are on the page; here are figures alone.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+
+class Figures(NamedTuple):
+    """What a benchmark found: table and limits, and what the page folds away."""
+
+    text: str
+    notes: str = ""
+
+    def __str__(self) -> str:
+        return paragraphs(self.text, self.notes)
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the page: what `--only` calls it, and what measures it, in full or not, and gives its text. Those that
-    take long are measured by `--full` alone, or when they are named.
+class Block:
+    """A block of the page: its name there, what measures it, and the plan (a dataclass) that says how much. `full` is
+    the plan of `make bench-full`; a block that takes long is measured by that alone, or when it is named.
     """
 
     name: str
-    title: str
-    run: Callable[[bool], str]
+    measure: Callable[[Any], Figures]
+    plan: Any
+    full: Any = None
     takes_long: bool = False
+
+    def chosen(self, full: bool) -> Any:
+        """The plan to measure."""
+        return self.full if full and self.full is not None else self.plan
+
+    def command(self, full: bool) -> str:
+        """The command that measures the same."""
+        plan = self.chosen(full)
+        words = ["python -m", self.measure.__module__]
+        for field in fields(plan):
+            value = getattr(plan, field.name)
+            if value is True:
+                words.append(_option(field.name))
+            elif isinstance(value, tuple):
+                words += [_option(field.name), *map(str, value)]
+            elif value is not False and (isinstance(value, int) or value != field.default):
+                words += [_option(field.name), str(value)]
+        return " ".join(words)
+
+
+def main(measure: Callable[[Any], Figures], plan: Any, description: str | None) -> None:
+    """Measures the plan, as the options of the command line change it, and prints the block."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if isinstance(value, bool):
+            parser.add_argument(_option(field.name), action="store_true")
+        elif isinstance(value, tuple):
+            parser.add_argument(_option(field.name), type=type(value[0]), nargs="+", default=value)
+        else:
+            choices = field.metadata.get("choices")
+            parser.add_argument(_option(field.name), type=type(value), default=value, choices=choices)
+    given = vars(parser.parse_args())
+    text = measure(
+        type(plan)(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    )
+    print(f"\n{text}")
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def paragraphs(*parts: str) -> str:
@@ -23,13 +79,8 @@ def paragraphs(*parts: str) -> str:
     return "\n\n".join(part.strip("\n") for part in parts if part.strip())
 
 
-def command(line: str) -> str:
-    """The command that makes the table above it."""
-    return f"    {line}"
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """As Markdown. A `>` before the name of a column sets it to the right."""
+    """As Markdown. A `>` before the name of a column aligns it to the right."""
     names = [column.removeprefix(">") for column in columns]
     rules = ["---:" if column.startswith(">") else "---" for column in columns]
     lines = [f"| {' | '.join(names)} |", f"|{'|'.join(rules)}|"]
@@ -61,6 +112,8 @@ def _missed(part: float) -> str:
     return f"missed by {part:.0%}" if part >= 0.01 else "missed by less than 1%"
 
 
-def not_measured(missing: Mapping[str, str]) -> str:
-    """A line for each row that the table lacks, with the reason."""
-    return "\n".join(f"Not measured: {name}: {' '.join(reason.split())}" for name, reason in missing.items())
+def notes(missing: Mapping[str, str], versions: Mapping[str, str] | None = None) -> str:
+    """The versions of the rows, and a line for each row that the table lacks, with the reason."""
+    found = sorted({each for told in (versions or {}).values() for each in told.split(", ")})
+    lines = [f"Not measured: {name}: {' '.join(reason.split())}" for name, reason in missing.items()]
+    return paragraphs(f"Versions: {', '.join(found)}." if found else "", "\n".join(lines))

@@ -2,8 +2,8 @@
 
 It takes objects, whole or in parts, plain or in aws-chunked bodies, and keeps the md5 of each as its ETag and nothing
 of its bytes. It refuses a body that Content-MD5 or x-amz-checksum-sha256 does not match, and a conditional put of a key
-that it has. HEAD and LIST tell what it took. It checks no signature. Figures against it show what a *client* costs;
-figures against a real store are marked as such.
+that it has. HEAD and LIST show what it took, CopyObject copies it. It checks no signature. Figures against it show what
+a *client* costs; figures against a real store are marked as such.
 
     GET /                    a line for each object: its path and its md5
     GET /-/counts            how often each method was asked for, since the last time
@@ -28,7 +28,7 @@ from urllib.parse import parse_qs, unquote
 ROOT = __file__.rpartition("/bench/")[0]
 sys.path.insert(0, ROOT)
 
-from bench.sink_store import NAMESPACE, Store, Stored, list_page, matches  # noqa: E402 after the path
+from bench.sink_store import NAMESPACE, Store, Stored, iso, list_page, matches  # noqa: E402 after the path
 
 REASONS = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Found", 412: b"Precondition Failed"}
 REASONS |= {501: b"Not Implemented"}
@@ -174,6 +174,8 @@ class Responder:
 
     def _put(self, head: Head, hashes: Hashes, bucket_name: str, key: str) -> bytes:
         objects = self._store.bucket(bucket_name).objects
+        if source := head.value(b"x-amz-copy-source"):
+            return self._copy(head, source, objects, key)
         if not _intact(head, hashes):
             return _error(400, "BadDigest")
         if key in objects and head.value(b"if-none-match") == "*":
@@ -181,6 +183,17 @@ class Responder:
         etag = hashes.md5.hexdigest()
         objects[key] = Stored(etag, hashes.size, int(time.time()), head.attributes())
         return b'HTTP/1.1 200 OK\r\nETag: "%s"\r\nContent-Length: 0\r\n\r\n' % etag.encode()
+
+    def _copy(self, head: Head, source: str, objects: dict[str, Stored], key: str) -> bytes:
+        bucket_name, _, source_key = unquote(source).lstrip("/").partition("/")
+        stored = self._store.bucket(bucket_name).objects.get(source_key)
+        if stored is None:
+            return _error(404, "NoSuchKey")
+        if key in objects and head.value(b"if-none-match") == "*":
+            return _error(412, "PreconditionFailed")
+        objects[key] = stored
+        modified = f"<LastModified>{iso(stored.modified)}</LastModified>"
+        return _xml(f"<CopyObjectResult><ETag>&quot;{stored.etag}&quot;</ETag>{modified}</CopyObjectResult>")
 
     def _object(self, head: Head, hashes: Hashes, bucket_name: str, key: str) -> bytes:
         parameters = head.parameters()

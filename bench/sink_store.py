@@ -117,7 +117,7 @@ def list_page(name: str, bucket: Bucket, prefix: str, after: str) -> bytes:
     found = bucket.listed(after, prefix, LISTED_AT_ONCE + 1)
     page, more = found[:LISTED_AT_ONCE], len(found) > LISTED_AT_ONCE
     entries = "".join(
-        f"<Contents><Key>{unquote(entry.key)}</Key><LastModified>{_iso(entry.modified)}</LastModified>"
+        f"<Contents><Key>{unquote(entry.key)}</Key><LastModified>{iso(entry.modified)}</LastModified>"
         f"<ETag>&quot;{entry.etag}&quot;</ETag><Size>{entry.size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         for entry in page
     )
@@ -140,5 +140,5 @@ def matches(stated_base64: str, digest: bytes) -> bool:
 
 
 @functools.cache
-def _iso(moment: int) -> str:
+def iso(moment: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(moment))

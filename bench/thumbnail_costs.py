@@ -1,6 +1,6 @@
 """What a thumbnail costs beside its bare parts: a scaled decode, a resize and an encoding in one process.
 
-    python bench/thumbnail_costs.py
+    python -m bench.thumbnail_costs
 
 That is the least that Pillow can do it for. What is above it is ours: HTTP, the way to a worker and back, and the care
 that is taken of each picture.
@@ -8,12 +8,9 @@ that is taken of each picture.
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +18,19 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench import page
+from bench.picture_corpus import KINDS, Kind, Original, make_corpus
+from bench.thumbnail_servers import QUALITY, Running, Shape, running, site_for
+from bench.thumbnails import DIRECTORY, OURS, SHAPES, cpu_milliseconds
 
-from bench.page import Section, at_most, command, paragraphs, table  # noqa: E402 after the path to them
-from bench.picture_corpus import KINDS, Kind, Original, make_corpus  # noqa: E402
-from bench.thumbnail_servers import QUALITY, Running, Shape, running, site_for  # noqa: E402
-from bench.thumbnails import DIRECTORY, OURS, SHAPES, cpu_milliseconds  # noqa: E402
-
-ROUNDS = 5
 # Of each kind, one after the other, so that a single dear request does not matter.
 REQUESTS = 16
 MOST, _UNIT = 1.35, "times the bare parts"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    rounds: int = 5
 
 
 @dataclass(frozen=True)
@@ -62,21 +60,16 @@ def bare_thumbnail(path: Path, shape: Shape) -> bytes:
 
 def bare_cpu_milliseconds(paths: Sequence[Path], shape: Shape) -> float:
     """Of a thumbnail, in a process of its own."""
-    job = json.dumps({"paths": [str(path) for path in paths], "mode": shape.mode, "side": shape.side})
-    answer = subprocess.run(
-        [sys.executable, __file__, "--bare"], input=job, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return float(answer.stdout)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_bare_milliseconds, (paths, shape))
 
 
-def _bare_process() -> None:
-    job = json.load(sys.stdin)
-    paths, shape = [Path(path) for path in job["paths"]], Shape(job["mode"], job["side"])
+def _bare_milliseconds(paths: Sequence[Path], shape: Shape) -> float:
     bare_thumbnail(paths[0], shape)  # imports the plugin
     started = time.process_time()
     for path in paths:
         bare_thumbnail(path, shape)
-    print(1000 * (time.process_time() - started) / len(paths))
+    return 1000 * (time.process_time() - started) / len(paths)
 
 
 def measure(rounds: int) -> dict[tuple[Shape, Kind], list[Cost]]:
@@ -105,24 +98,7 @@ def _repeated(originals: Sequence[Original]) -> list[Original]:
     return [originals[number % len(originals)] for number in range(REQUESTS)]
 
 
-# By hand: why the figures are as they are. Look at it again after measuring.
-REMARKS = """\
-Reading the request, finding the original, handing it to a worker and answering take about 1 ms, whatever the picture,
-and from one start of the server to the next between 0.8 and 1.7. That shows beside the smallest only: the crop of 1
-megapixel has been between 1.22 and 1.44 in runs of this section. Most of it is Python that the processor's caches have
-lost while a picture was drawn: without one in between, the same takes less than half as long."""
-
-
-def text(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]], rounds: int) -> str:
-    """The section."""
-    explanation = (
-        "CPU milliseconds a thumbnail of all processes of this project's server, one client, without reduced copies, "
-        "beside the bare parts in one process of Python: libjpeg's reduction to at least twice the size, Pillow's "
-        f"Lanczos filter, and the encoding as JPEG of quality {QUALITY}. {REQUESTS} thumbnails of a kind after each "
-        f"other, medians of {rounds} interleaved rounds, each with a server started anew; the ratio is the median of "
-        "the rounds' own. Below 1 is where the server does less than these parts: rows that a crop does not show, "
-        "detail that an eighth of the size does not need, memory that is kept."
-    )
+def table(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]]) -> str:
     columns = ["original"]
     for shape in SHAPES:
         columns += [f">{shape}: server", ">bare", ">ratio"]
@@ -137,17 +113,18 @@ def text(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]], rounds: int) -> str
             ]
             row.append(f"{ratio(found):.2f}")
         rows.append(row)
-    aims = [at_most(f"{shape}, the corpus as it is mixed", mixed_ratio(costs, shape), MOST, _UNIT) for shape in SHAPES]
+    return page.table(columns, rows)
+
+
+def aims(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]]) -> str:
+    """Of the corpus as it is mixed, and of the kind whose ratio is the worst."""
+    lines = [
+        page.at_most(f"{shape}, the corpus as it is mixed", mixed_ratio(costs, shape), MOST, _UNIT) for shape in SHAPES
+    ]
     for shape in SHAPES:
         kind = max(KINDS, key=lambda kind: ratio(costs[shape, kind]))
-        aims.append(at_most(f"{shape}, the dearest kind ({kind.name})", ratio(costs[shape, kind]), MOST, _UNIT))
-    return paragraphs(
-        explanation,
-        table(columns, rows),
-        "\n".join(aims),
-        REMARKS,
-        command("python bench/run.py --only thumbnail-costs"),
-    )
+        lines.append(page.at_most(f"{shape}, the dearest kind ({kind.name})", ratio(costs[shape, kind]), MOST, _UNIT))
+    return "\n".join(lines)
 
 
 def ratio(costs: Sequence[Cost]) -> float:
@@ -164,19 +141,12 @@ def mixed_ratio(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]], shape: Shape
     return statistics.median(ratios)
 
 
-SECTIONS = (Section("thumbnail-costs", "Thumbnails and their bare parts", lambda _: text(measure(ROUNDS), ROUNDS)),)
+def report(plan: Plan) -> page.Figures:
+    costs = measure(plan.rounds)
+    return page.Figures(page.paragraphs(table(costs), aims(costs)))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--bare", action="store_true", help="the bare parts of a job on standard input")
-    arguments = parser.parse_args(argv)
-    if arguments.bare:
-        _bare_process()
-    else:
-        print(text(measure(arguments.rounds), arguments.rounds))
-
+BLOCKS = (page.Block("thumbnail-costs", report, Plan()),)
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

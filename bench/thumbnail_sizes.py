@@ -1,15 +1,13 @@
 """What the second and further sizes of a picture cost, cut from its reduced copy, beside sharp from the original.
 
-python bench/thumbnail_sizes.py
+python -m bench.thumbnail_sizes
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import statistics
-import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +15,12 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench import page, thumbnail_quality
+from bench.peer_packages import PeerMissing
+from bench.picture_corpus import Original, make_corpus
+from bench.thumbnail_servers import OURS_WITH_COPIES, Running, Shape, running, site_for
+from bench.thumbnails import DIRECTORY, OURS, cpu_milliseconds
 
-from bench import thumbnail_quality  # noqa: E402 after the path that makes them importable
-from bench.page import Section, at_least, command, not_measured, paragraphs, table  # noqa: E402
-from bench.peer_packages import PeerMissing  # noqa: E402
-from bench.picture_corpus import Original, make_corpus  # noqa: E402
-from bench.thumbnail_servers import OURS_WITH_COPIES, QUALITY, Running, Shape, running, site_for  # noqa: E402
-from bench.thumbnails import DIRECTORY, OURS, cpu_milliseconds  # noqa: E402
-
-ROUNDS = 5
 # How often each original is asked for in a round, so that a single dear request does not matter.
 PASSES = 2
 SHARP = "sharp alone"
@@ -37,6 +30,11 @@ LEAST_TIMES, LEAST_SSIM = 5.0, 0.97
 
 # (kind, size, server) -> CPU milliseconds a thumbnail, round by round
 Costs = Mapping[tuple[str, Shape, str], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    rounds: int = 5
 
 
 @dataclass(frozen=True)
@@ -99,23 +97,8 @@ def _copy_bytes(directory: Path, kind: str, originals: Sequence[Original]) -> li
     return [path.stat().st_size for path in (directory / "cache-with-copies").iterdir() if path.name in names]
 
 
-# By hand: why the figures are as they are. Look at it again after measuring.
-REMARKS = """\
-Least is gained at 400 pixels of 12 megapixels. Its copy has 1,000 pixels a side, and to resize those takes more than
-half of the request (3 of 5 ms; HTTP and the way to a worker and back take 1.4); a smaller copy would leave too little
-for 500 pixels, a filter that is quicker falls below an SSIM of 0.97 on line art (decision 14). From run to run it is
-between 4.9 and 5.5 times: what the process in front takes differs from start to start, as in the section before."""
-
-
-def text(results: Results, rounds: int) -> str:
-    """The section."""
-    explanation = (
-        "CPU milliseconds a thumbnail of all processes of a server, where another size of the same picture was asked "
-        "for before: from the reduced copy (`reduced_side` as it is by default), from the original (`reduced_side=0`), "
-        f"and by sharp from the original. One client, JPEG of quality {QUALITY}, all pictures of the kind {PASSES} "
-        f"times; medians of {rounds} interleaved rounds. SSIM is the least, of thumbnails as PNG, to one of the whole "
-        "original that was resized by Lanczos in one step."
-    )
+def report(plan: Plan) -> page.Figures:
+    results = measure(plan.rounds)
     columns = ["original", "thumbnail", ">from the copy", ">from the original", ">sharp", ">sharp to the copy", ">SSIM"]
     rows, ratios = [], []
     for kind in KINDS:
@@ -127,20 +110,10 @@ def text(results: Results, rounds: int) -> str:
             ratios.append(ratio)
     least = min((ratio for ratio in ratios if ratio is not None), default=None)
     copies = ", ".join(f"{kind}: {size / 1e6:.1f} MB" for kind, size in results.copy_bytes.items())
-    return paragraphs(
-        explanation,
-        table(columns, rows),
-        f"A copy takes on disk: {copies}.",
-        "\n".join(
-            [
-                at_least("sharp's CPU to ours, the least of all sizes", least, LEAST_TIMES),
-                at_least("SSIM, the least of all sizes", min(results.ssim.values()), LEAST_SSIM, ""),
-            ]
-        ),
-        REMARKS,
-        not_measured(results.missing),
-        command("python bench/run.py --only thumbnail-sizes"),
-    )
+    aims = [page.at_least("sharp's CPU to ours, the least of all sizes", least, LEAST_TIMES)]
+    aims.append(page.at_least("SSIM, the least of all sizes", min(results.ssim.values()), LEAST_SSIM, ""))
+    notes = page.paragraphs(f"A copy takes on disk: {copies}.", page.notes(results.missing))
+    return page.Figures(page.paragraphs(page.table(columns, rows), "\n".join(aims)), notes)
 
 
 def _median(results: Results, kind: str, shape: Shape, server: str) -> float | None:
@@ -158,15 +131,7 @@ def _ms(milliseconds: float | None) -> str:
     return "-" if milliseconds is None else f"{milliseconds:.1f}"
 
 
-SECTIONS = (Section("thumbnail-sizes", "Further sizes of a picture", lambda _: text(measure(ROUNDS), ROUNDS)),)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    arguments = parser.parse_args(argv)
-    print(text(measure(arguments.rounds), arguments.rounds))
-
+BLOCKS = (page.Block("thumbnail-sizes", report, Plan()),)
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

@@ -1,5 +1,7 @@
 """What thumbnails cost: this project's server beside plain pilbox, thumbor and sharp, on one corpus.
 
+    python -m bench.thumbnails --rounds 2
+
 All servers run all the time, and one at a time is asked, in rounds: whatever else the machine does hits every one
 alike. Each gets the same requests in the same order. Medians over the rounds count, for times all requests together,
 and ratios are taken within a round.
@@ -7,7 +9,6 @@ and ratios are taken within a round.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -18,46 +19,28 @@ import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bench import process_tree, thumbnail_quality  # noqa: E402 after the path that makes them importable
-from bench.http_load import Job, Load  # noqa: E402
-from bench.page import at_least  # noqa: E402
-from bench.peer_packages import PeerMissing  # noqa: E402
-from bench.picture_corpus import KINDS, Original, make_corpus  # noqa: E402
-from bench.thumbnail_quality import Quality  # noqa: E402
-from bench.thumbnail_servers import (  # noqa: E402
-    OURS_WITH_COPIES,
-    PROGRAMS,
-    QUALITY,
-    WORKERS,
-    Running,
-    Shape,
-    Site,
-    running,
-    site_for,
-)
+from bench import page, process_tree, thumbnail_quality
+from bench.http_load import Job, Load
+from bench.peer_packages import PeerMissing
+from bench.picture_corpus import Original, make_corpus
+from bench.thumbnail_quality import Quality
+from bench.thumbnail_servers import OURS_WITH_COPIES, PROGRAMS, ROOT, Running, Shape, Site, running, site_for
 
 DIRECTORY = ROOT / "build" / "bench"
-ROUNDS = 5
 SHAPES = (Shape("crop", 200), Shape("clip", 400))
 OURS, BASE = "md5s3stash", "pilbox"
 PEERS = tuple(name for name in PROGRAMS if not name.startswith(OURS))
 
-# By hand: why the figures are as they are. Look at it again after measuring.
-REMARKS = """\
-What is left of a JPEG at an eighth of its size is the Huffman decoding of every block, which no reduction spares, and
-PNG and WebP are decoded whole by all. In the clip to 400 pixels sharp alone has two advantages. sharp and thumbor let
-libjpeg reduce to barely the size that is asked for; here at least twice the pixels remain (1.75 times at an eighth),
-which keeps the thumbnail within an SSIM of 0.97 of plain pilbox's even for line art, and 12 megapixels are therefore
-decoded at a quarter where sharp takes an eighth. And Pillow's Lanczos filter has no SIMD code. None of this is paid
-again where a reduced copy is there: see the section on further sizes."""
 TIMES_PILBOX = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    # As many as fit in seven minutes.
+    rounds: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,160 +182,67 @@ def load(job: Job) -> Load:
     return Load(**json.loads(finished.stdout))
 
 
-def explanation(rounds: int) -> str:
-    """What is compared, and what was done so that the comparison is a fair one."""
-    count = sum(kind.count for kind in KINDS)
-    passes = ", ".join(f"{level.passes * count} requests from {_clients(level)}" for level in LEVELS)
-    return (
-        f"{count} originals that `bench/picture_corpus.py` draws, with the bits a pixel and the mix of sizes that "
-        f"photographs have; thumbnails as JPEG of quality {QUALITY}. Each round is {passes} at once, every server "
-        f"the same originals in the same order, one server at a time; medians of {rounds} interleaved rounds, "
-        "times over all of them. Nobody keeps results. This project's server is there twice: without its reduced "
-        f"copies of originals, and as it is set up by default ({OURS_WITH_COPIES}), where every original has been "
-        "asked for once before the measurement, as it has of all servers. Originals are on a local disk for all "
-        "but plain pilbox, which knows only URLs and fetches from a server on the same machine; this project's "
-        f"server has them from S3 in its own cache. {WORKERS} worker processes each; node is one process with "
-        "libuv's and sharp's own default numbers of threads. Plain pilbox has the same Pillow as this project's "
-        "server and the one name that it misses there. Each request has its own connection: kept-alive ones would"
-        " stay with one of the processes of pilbox and thumbor and leave the other idle. SSIM is against an "
-        "uncompressed thumbnail of the whole original; p99 is of a mix, so it is mostly the time of the dearest "
-        "original. Server CPU counts all processes of the server, not the web server that pilbox fetches from. "
-        "Peak memory sums the peaks of the processes."
-    )
-
-
-def report(results: Results) -> str:
-    """The results as Markdown."""
-    parts = [
-        _aims(results),
-        REMARKS,
-        _target_table(results),
-        *(_shape_table(results, shape) for shape in SHAPES),
-        _kind_table(results),
-        _server_table(results),
-        *(f"{name} is missing from the tables: {reason}" for name, reason in results.missing.items()),
+def table(results: Results) -> str:
+    """Thumbnails a second, and p99."""
+    rows = [
+        (
+            f"{shape}, {_clients(level)}",
+            *(_rate_and_tail(results, Case(name, shape, level)) for name in results.versions),
+        )
+        for shape in SHAPES
+        for level in LEVELS
     ]
-    return "\n\n".join(parts)
+    return page.table(("thumbnails/s, p99 ms", *(f">{name}" for name in results.versions)), rows)
 
 
-def _aims(results: Results) -> str:
-    """The crop: four times plain pilbox's rate at 8 clients, and ahead of every other in rate and p99 at all levels."""
-    crop = SHAPES[0]
-    lines = []
-    for name in _others(results):
-        pairs = [(Case(OURS, crop, level), Case(name, crop, level)) for level in LEVELS]
-        if name == BASE:
-            reached = results.rate_to(Case(OURS, crop, EIGHT), Case(name, crop, EIGHT))
-            lines.append(at_least(f"{crop}, 8 clients: the rate to {name}'s", reached, TIMES_PILBOX))
-            by_default = results.rate_to(Case(OURS_WITH_COPIES, crop, EIGHT), Case(name, crop, EIGHT))
-            lines.append(at_least(f"The same of {OURS_WITH_COPIES}, the default", by_default, TIMES_PILBOX))
-        least = min(results.rate_to(ours, other) for ours, other in pairs)
-        lines.append(at_least(f"{crop}, least of all levels: the rate to that of {name}", least, 1.0))
-        tail = min(results.percentile(other, 99) / results.percentile(ours, 99) for ours, other in pairs)
-        lines.append(at_least(f"{crop}, least of all levels: p99 of {name} to ours", tail, 1.0))
-    return "\n".join(lines)
-
-
-def _others(results: Results) -> list[str]:
-    return [name for name in results.versions if not name.startswith(OURS)]
-
-
-def _target_table(results: Results) -> str:
-    """Where we want to be, and where we are: above 1 is ahead, for p99 too."""
-    lines = [
-        f"### {OURS} to the others: rate, and p99 of the other to ours\n",
-        f"| | {' | '.join(_others(results))} |",
-        f"|---|{'---:|' * len(_others(results))}",
-    ]
-    for shape in SHAPES:
-        for level in LEVELS:
-            ours = Case(OURS, shape, level)
-            cells = [
-                f"{results.rate_to(ours, other):.2f}, "
-                f"{results.percentile(other, 99) / results.percentile(ours, 99):.2f}"
-                for other in (Case(name, shape, level) for name in _others(results))
-            ]
-            lines.append(f"| {shape}, {_clients(level)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _rate_and_tail(results: Results, case: Case) -> str:
+    return f"{results.rate(case):.1f}, {results.percentile(case, 99):,.0f}"
 
 
 def _clients(level: Level) -> str:
     return f"{level.clients} client{'s' if level.clients > 1 else ''}"
 
 
-def _shape_table(results: Results, shape: Shape) -> str:
-    lines = [
-        f"### {shape}\n",
-        f"| clients | server | thumbnails/s | to {BASE} | p50 ms | p99 ms | server CPU ms each | client CPU ms each |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for level in LEVELS:
-        for server in results.versions:
-            case = Case(server, shape, level)
-            ratio = _ratio(results, case)
-            lines.append(
-                f"| {level.clients} | {server} | {results.rate(case):.1f} | {ratio} | "
-                f"{results.percentile(case, 50):,.0f} | {results.percentile(case, 99):,.0f} | "
-                f"{results.cpu_milliseconds(case):.1f} | {_client_cpu_milliseconds(results, case):.2f} |"
-            )
+def aims(results: Results) -> str:
+    """The crop: four times plain pilbox's rate at 8 clients, and ahead of every other in rate and p99 at all levels."""
+    crop = SHAPES[0]
+    lines = []
+    others = [name for name in results.versions if not name.startswith(OURS)]
+    if BASE in others:
+        for name in (OURS, OURS_WITH_COPIES):
+            reached = results.rate_to(Case(name, crop, EIGHT), Case(BASE, crop, EIGHT))
+            lines.append(page.at_least(f"{crop}, 8 clients, {name}: the rate to {BASE}'s", reached, TIMES_PILBOX))
+    pairs = [(Case(OURS, crop, level), Case(name, crop, level)) for level in LEVELS for name in others]
+    least = min((results.rate_to(ours, other) for ours, other in pairs), default=None)
+    tail = min((results.percentile(other, 99) / results.percentile(ours, 99) for ours, other in pairs), default=None)
+    lines.append(page.at_least(f"{crop}, the least of all levels: the rate to that of any other", least, 1.0))
+    lines.append(page.at_least(f"{crop}, the least of all levels: p99 of any other to ours", tail, 1.0))
     return "\n".join(lines)
 
 
-def _ratio(results: Results, case: Case) -> str:
-    base = Case(BASE, case.shape, case.level)
-    return f"{results.rate_to(case, base):.2f}" if base in results.phases else "-"
+def server_table(results: Results) -> str:
+    """What they gave, and what they took: CPU milliseconds a thumbnail at 8 clients."""
+    columns = ["server"]
+    for shape in SHAPES:
+        columns += [f">{shape}: CPU ms", ">bytes", ">SSIM mean", ">least"]
+    rows = []
+    for server in results.versions:
+        cells = [server]
+        for shape in SHAPES:
+            q = results.quality[server, shape]
+            cells += [f"{results.cpu_milliseconds(Case(server, shape, EIGHT)):.1f}", f"{q.mean_bytes:,.0f}"]
+            cells += [f"{q.mean_ssim:.3f}", f"{q.least_ssim:.3f}"]
+        rows.append([*cells, f"{results.peak_mib[server]:,.0f}"])
+    return page.table([*columns, ">peak MiB"], rows)
 
 
-def _client_cpu_milliseconds(results: Results, case: Case) -> float:
-    phases = results.phases[case]
-    return statistics.median(1000 * p.load.client_cpu_seconds / len(p.load.milliseconds) for p in phases)
+def report(plan: Plan) -> page.Figures:
+    results = measure_all(plan.rounds)
+    notes = page.paragraphs(server_table(results), page.notes(results.missing, results.versions))
+    return page.Figures(page.paragraphs(table(results), aims(results)), notes)
 
 
-def _kind_table(results: Results) -> str:
-    """Medians of one client, for the kinds of originals."""
-    shape, level = SHAPES[0], LEVELS[0]
-    lines = [
-        f"### {shape}, one client, by kind of original: median ms\n",
-        f"| original | of {len(results.originals)} | {' | '.join(results.versions)} |",
-        f"|---|---:|{'---:|' * len(results.versions)}",
-    ]
-    times = {server: _times_by_kind(results, Case(server, shape, level)) for server in results.versions}
-    for kind in KINDS:
-        cells = " | ".join(f"{statistics.median(times[server][kind.name]):.0f}" for server in results.versions)
-        lines.append(f"| {kind.name} | {kind.count} | {cells} |")
-    return "\n".join(lines)
-
-
-def _times_by_kind(results: Results, case: Case) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {}
-    for number, phase in enumerate(results.phases[case]):
-        order = _shuffled(results.originals, case.level.passes, number)
-        for original, milliseconds in zip(order, phase.load.milliseconds, strict=True):
-            times.setdefault(original.kind.name, []).append(milliseconds)
-    return times
-
-
-def _server_table(results: Results) -> str:
-    shapes = " | ".join(f"{shape}: mean bytes | SSIM mean | least" for shape in SHAPES)
-    lines = [
-        "### What they gave, and what they are\n",
-        f"| server | {shapes} | peak MiB | versions |",
-        f"|---|{'---:|' * (3 * len(SHAPES) + 1)}---|",
-    ]
-    for server, versions in results.versions.items():
-        qualities = [results.quality[server, shape] for shape in SHAPES]
-        cells = " | ".join(f"{q.mean_bytes:,.0f} | {q.mean_ssim:.3f} | {q.least_ssim:.3f}" for q in qualities)
-        lines.append(f"| {server} | {cells} | {results.peak_mib[server]:,.0f} | {versions} |")
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="thumbnails, server beside server")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
-    arguments = parser.parse_args(argv)
-    print(report(measure_all(arguments.rounds, arguments.peers)))
-
+BLOCKS = (page.Block("thumbnails", report, Plan()),)
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

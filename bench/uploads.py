@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -119,8 +119,3 @@ def installed(peers: Sequence[Peer]) -> tuple[dict[str, str], dict[str, str]]:
 def _redis_version() -> str:
     said = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
     return said.partition("v=")[2].split()[0]
-
-
-def versions_line(versions: Mapping[str, str]) -> str:
-    """What was measured, for tables that have no room for it."""
-    return f"Versions: {', '.join(sorted(set(versions.values())))}."

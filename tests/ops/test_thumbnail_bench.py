@@ -128,9 +128,9 @@ def test_photograph_is_the_same_each_time_and_costs_what_a_photograph_does() -> 
 def test_the_dearest_kind_is_told_beside_the_corpus_as_it_is_mixed() -> None:
     costs = {(shape, kind): [thumbnail_costs.Cost(1.0, 1.0)] for shape in SHAPES for kind in KINDS}
     costs[SHAPES[0], KINDS[3]] = [thumbnail_costs.Cost(2.7, 1.0)]
-    page = thumbnail_costs.text(costs, rounds=1)
-    assert f"{SHAPES[0]}, the dearest kind ({KINDS[3].name}): 2.70 times the bare parts, missed" in page
-    assert f"{SHAPES[1]}, the dearest kind" in page
+    aims = thumbnail_costs.aims(costs)
+    assert f"{SHAPES[0]}, the dearest kind ({KINDS[3].name}): 2.70 times the bare parts, missed" in aims
+    assert f"{SHAPES[1]}, the dearest kind" in aims
 
 
 def _jpeg(picture: Image.Image, quality: int = 95) -> bytes:

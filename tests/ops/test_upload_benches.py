@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,14 @@ from bench import (
     known_content,
     large_files,
     latency,
+    migrate,
     page,
-    plots,
     run,
     stack,
     upload_clients,
 )
 from bench.jpeg_files import FILE_BYTES, make_files
-from bench.page import Section
+from bench.page import Block, Figures
 from bench.sink_store import Bucket, Stored
 from bench.timing import Command, Cost, RunFailed, in_rounds, timed
 from bench.upload_peers import RCLONE
@@ -128,35 +129,35 @@ def test_row_that_fails_is_left_out_and_named() -> None:
     rounds = in_rounds({"a": lambda: Cost(1, 1, 1), "b": lambda: Cost(next(seconds), 1, 1), "c": fails}, rounds=3)
     assert rounds.times_as_fast("a", "b") == 4
     assert rounds.times_as_fast("a", "c") is None
-    assert page.not_measured(rounds.missing) == "Not measured: c: it broke"
+    assert page.notes(rounds.missing) == "Not measured: c: it broke"
     with pytest.raises(RunFailed, match="c: it broke"):
         rounds.times_as_fast("c", "a")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "tls"])
 def test_drops_are_measured(tls: bool) -> None:
-    results = drops.measure(drops.Plan(20, 1, [RCLONE], tls=tls))
+    results = drops.measure(drops.Plan(20, 1, tls=tls), [RCLONE])
     assert names_in(drops.table(results)) == [OURS, "rclone copy"]
     assert "s5cmd: not measured" in drops.aims(results)
-    assert [name for name, _ in drops.plot(results).bars] == [OURS, "rclone copy"]
 
 
 def test_drops_are_measured_against_a_real_server() -> None:
-    results = drops.measure(drops.Plan(20, 1, [RCLONE], real_server=True))
+    results = drops.measure(drops.Plan(20, 1, real_server=True), [RCLONE])
     assert names_in(drops.table(results)) == [OURS, "rclone copy"]
 
 
 def test_known_content_is_measured_near_and_far_and_beside_many_objects() -> None:
     peers = [peer for peer in known_content.PEERS if peer.again.name == known_content.BY_CONTENT]
-    results = known_content.measure(20, 1, [0, 2000], peers)
+    results = known_content.measure(known_content.Plan(20, 1), peers)
     assert names_in(known_content.table(results)) == [OURS, known_content.BY_CONTENT, known_content.LIMIT]
-    assert names_in(known_content.growth_table(results)) == [OURS, known_content.BY_CONTENT]
-    assert len(known_content.plot(results).lines) == 2
-    assert known_content.aims(results).count("\n") == 5
+    assert known_content.aims(results).count("\n") == 4
+    by_objects = known_content.measure_objects(known_content.Plan(20, 1, (0, 2000)), peers)
+    assert names_in(known_content.objects_table(20, by_objects)) == [OURS, known_content.BY_CONTENT]
+    assert known_content.objects_aim(by_objects).startswith("- As quick")
 
 
 def test_large_files_are_measured() -> None:
-    results = large_files.measure(large_files.Plan(2, 10, 1, [RCLONE]))
+    results = large_files.measure(large_files.Plan(2, 10, 1), [RCLONE])
     assert names_in(large_files.table(results)) == [OURS, "rclone copy", large_files.MD5, large_files.PUT]
     assert large_files.aims(results).count("\n") == 1
 
@@ -172,65 +173,93 @@ def test_growth_is_measured() -> None:
     costs = growth.measure([10, 20])
     assert names_in(growth.table(costs)) == ["10", "20"]
     assert growth.aims(costs).count("\n") == 1
-    assert [len(line.points) for line in growth.plot(costs).lines] == [2, 2]
 
 
 def test_start_of_the_command_is_measured() -> None:
-    results = cli_startup.measure(1, peers=[])
-    assert names_in(cli_startup.table(results)) == [*cli_startup.HELPS, cli_startup.STASH]
-    assert "Ahead of `aws s3 cp`: not measured" in cli_startup.aims(results)
+    rounds, _ = cli_startup.measure(cli_startup.Plan(1), peers=[])
+    assert names_in(cli_startup.table(rounds)) == [*cli_startup.HELPS, cli_startup.STASH]
+    assert "Ahead of `aws s3 cp`: not measured" in cli_startup.aims(rounds)
+
+
+def test_migration_is_measured_into_an_empty_bucket_and_again() -> None:
+    told = migrate.report(migrate.Plan(50), ["md5s3stash-migrate"])
+    [cells] = [line.strip("| ").split(" | ") for line in told.text.splitlines()[2:]]
+    assert cells[0] == "md5s3stash-migrate"
+    # A LIST and a copy each; the second time no copies.
+    assert 50 < int(cells[3]) < 150
+    assert int(cells[5]) < 50
 
 
 def test_clients_of_the_adapter_are_measured() -> None:
-    rows, missing = upload_clients.measure_all(10, 1, clients=["boto3", "libcurl"])
-    assert [row.client for row in rows] == ["boto3", "libcurl"]
-    assert rows[1].package.startswith("PycURL/")
-    assert missing == {}
+    rounds = upload_clients.measure(upload_clients.Plan(10, 1), ["boto3", "libcurl"])
+    assert names_in(upload_clients.table(upload_clients.Plan(10, 1), rounds)) == ["boto3", "libcurl"]
+    assert upload_clients.describe_package("pycurl").startswith("PycURL/")
+    assert rounds.missing == {}
 
 
 def test_a_client_that_fails_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of which the program that measures one knows nothing.
-    monkeypatch.setitem(upload_clients.CLIENTS, "nobody", upload_clients.CLIENTS["boto3"])
-    told = upload_clients.table(*upload_clients.measure_all(10, 1, clients=["nobody", "boto3"]))
-    assert names_in(told) == ["boto3"]
-    assert "Not measured: nobody: it ended with 2 in round 1" in told
+    monkeypatch.setitem(upload_clients.CLIENTS, "unheard of", upload_clients.CLIENTS["boto3"])
+    rounds = upload_clients.measure(upload_clients.Plan(10, 1), ["unheard of", "boto3"])
+    assert list(rounds.costs) == ["boto3"]
+    assert rounds.missing == {"unheard of": "it ended with 2"}
 
 
-def test_a_section_that_fails_leaves_the_page_what_it_had_and_stops_no_other(tmp_path: Path) -> None:
-    def fails(full: bool) -> str:
+@dataclass(frozen=True)
+class Plan:
+    files: int = 5
+    rounds: tuple[int, ...] = (1, 2)
+    beside: str = "all"
+    tls: bool = False
+
+
+def test_a_block_that_fails_leaves_the_page_what_it_had_and_stops_no_other(tmp_path: Path) -> None:
+    def fails(plan: Plan) -> Figures:
         raise RuntimeError("no")
 
+    def succeeds(plan: Plan) -> Figures:
+        return Figures(f"new, {plan.files} files", "notes")
+
     output = tmp_path / "page.md"
-    output.write_text(f"# Old\n\n## {run.SECTIONS[0].title}\n\nold one\n\n## Given up\n\nold two\n")
-    failing = Section(run.SECTIONS[0].name, run.SECTIONS[0].title, fails)
-    succeeding = Section(run.SECTIONS[1].name, run.SECTIONS[1].title, lambda full: f"new, {full=}")
-    assert not run.measure([failing, succeeding], output, full=True)
+    marks = (f"<!-- measured: {name} -->\n\nold {name}\n\n<!-- end -->" for name in ("a", "b", "b: run", "c"))
+    output.write_text("# By hand\n\n" + "\n\n".join(marks))
+    succeeding = Block("b", succeeds, Plan(), Plan(50, tls=True))
+    assert not run.measure([Block("a", fails, Plan()), succeeding], output, full=True)
     written = output.read_text()
-    assert "old one" in written
-    assert "new, full=True" in written
-    assert "Machine: " in written
-    assert "Given up" not in written
-    assert run.measure([succeeding], output)
+    assert "# By hand" in written
+    assert "old a\n" in written
+    assert "<!-- measured: b -->\n\nnew, 50 files\n\n<!-- end -->" in written
+    command = f"`python -m {__name__} --files 50 --rounds 1 2 --tls`"
+    assert f"<!-- measured: b: run -->\n\nnotes\n\n{command} ({run.machine()}, " in written
+    assert run.measure([Block("c", succeeds, Plan())], output)
+    # The block of another one names the machine, but the head of the page does not.
+    assert written.count(run.machine()) == 1
+    assert output.read_text().count(run.machine()) == 2
+    output.write_text(output.read_text().replace("# By hand", f"# By hand, on {run.machine()}."))
+    assert run.measure([Block("c", succeeds, Plan())], output)
+    assert re.search(r"\nnew, 5 files\n\nnotes\n\n`[^`]*` \(20[-0-9]*, others [0-9]+%\)\n", output.read_text())
+    assert not run.measure([Block("not on the page", succeeds, Plan())], output)
 
 
-def test_plots_are_drawn_beside_the_page_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What draws them is installed for a benchmark alone.
-    script = tmp_path / "script.py"
-    script.write_text("import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('a plot')")
-    monkeypatch.setattr(plots, "_SCRIPT", script)
-    monkeypatch.setattr(plots, "python_environment", lambda *_: Path(sys.prefix))
-    section = replace(run.SECTIONS[0], run=lambda full: plots.draw(plots.Bars("Title", "", [], ""), "of-a-test"))
-
-    assert run.measure([section], tmp_path / "page.md")
-
-    assert "![Title](pictures/bench-of-a-test.svg)" in (tmp_path / "page.md").read_text()
-    assert (tmp_path / "pictures/bench-of-a-test.svg").read_text() == "a plot"
-    assert not (REPOSITORY / "docs/pictures/bench-of-a-test.svg").exists()
+def test_the_page_has_each_block_once_and_no_other() -> None:
+    names = [block.name for block in run.BLOCKS]
+    marked = re.findall(r"<!-- measured: (.*?) -->", run.PAGE.read_text())
+    assert sorted(name for name in marked if not name.endswith(": run")) == sorted(names)
+    assert len(set(marked)) == len(marked)
 
 
-def test_every_section_has_a_name_and_a_title_of_its_own() -> None:
-    assert len({section.name for section in run.SECTIONS}) == len({section.title for section in run.SECTIONS})
-    assert len({section.name for section in run.SECTIONS}) == len(run.SECTIONS)
+def test_a_name_stands_for_the_blocks_below_it_as_well() -> None:
+    assert [block.name for block in run.chosen(["drops"], full=False)] == ["drops", "drops/tls", "drops/real"]
+    assert "drops_many" not in {block.name for block in run.chosen([], full=False)}
+    assert run.chosen([], full=True) == list(run.BLOCKS)
+
+
+@pytest.mark.parametrize("module", ["drops", "growth", "known_content", "ledger_rate", "fleet"])
+def test_a_benchmark_has_an_option_for_each_field_of_its_plan(module: str) -> None:
+    command = [sys.executable, "-m", f"bench.{module}", "--help"]
+    told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert {"drops": "--real-server", "fleet": "--answer-seconds"}.get(module, "") in told
+    assert "usage:" in told
 
 
 def test_s5cmd_by_md5_uploads_each_file_under_its_md5(tmp_path: Path) -> None:
