@@ -5,6 +5,10 @@ answered by {"pid": ...} and, once the daemon has ended, {"status": ..., "calls"
 gets SIGKILL right before the n-th call of it or its workers that changes a file, the store or the ledger; with
 `of_worker` the worker process alone that is about to make it. Between two such calls nothing changes that a crash could
 leave behind, so "before each" is every crash there is.
+
+The spool's reserve has two files for moves and two for reports, in place of 128 and 128. One call makes each spare file, and a
+crash before it leaves the files before it: the first and the second time show what any other would. `make soak` makes
+all of them (CRASH_SPARES).
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from md5s3stash.s3.store import connect
 from md5s3stash.s3.writer import S3Writer
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon.disk import beneath as daemon_beneath
+from md5s3stash_daemon.disk import reserve as daemon_reserve
 from md5s3stash_daemon.intake.lists import report as daemon_url_report
 from md5s3stash_daemon.web import page as daemon_status_page
 
@@ -129,6 +134,8 @@ def serve() -> None:
     # What each daemon would do again: read botocore's description of S3, compile the status page.
     connect("http://127.0.0.1:9")
     daemon_status_page._environment(None).get_template("page.html")
+    reserve: Any = daemon_reserve
+    reserve._MAX_SPARES = int(os.environ.get("CRASH_SPARES", "2"))
     # Collections in the forks would write to all of it, and so copy it.
     gc.collect()
     gc.freeze()
