@@ -47,9 +47,7 @@ def test_the_fault_names_the_tightest_disk_and_ends_with_the_room_that_is_made(f
     # Nobody downloads, and so nothing waits.
     assert floor.faults() == {}
     assert not floor.has_room()
-    assert floor.faults() == {
-        "downloads": "/tmp has 9 bytes free, less than min_free_bytes=10: free some space there"
-    }
+    assert floor.faults() == {"downloads": "/tmp has 9 bytes free, less than min_free_bytes=10: free some space there"}
 
     free["/tmp"] = 10
     now[0] = 2.0
