@@ -63,7 +63,7 @@ def test_every_fault_is_told_at_once_with_its_key_and_what_is_allowed(tmp_path: 
             "MD5S3STASH_HTTP_ADDRESS: an IP address is needed, such as 127.0.0.1",
             "MD5S3STASH_SPOOL_WATCH: one of auto, inotify, poll is needed",
             "BUCKET_BASE is not set: give the bucket (or bucket/prefix) to stash into",
-            "REDIS_URL is not set: the daemon records there what it stashed",
+            "REDIS_URL is not set: set it to the Redis where the daemon records what it stashes",
         ]
     )
 

@@ -250,13 +250,13 @@ def test_bad_lines_are_told_with_their_numbers_and_the_others_are_recorded(site:
     assert done.returncode == 1
     assert site.names() == {"good": md5(b"x"), "last": md5(b"x")}
     assert [line.partition("line ")[2] for line in done.stderr.splitlines()] == [
-        "2: it is no JSON",
-        "3: it is no JSON object",
-        "4: its md5 is none",
-        "5: its name is no name of a file or URL",
-        "6: its name is no name of a file or URL",
-        "7: it is too long",
-        "9: it is no JSON: the export is cut off",
+        "2: not valid JSON",
+        "3: not a JSON object",
+        "4: the md5 is not an md5",
+        "5: the name is not a file name or URL",
+        "6: the name is not a file name or URL",
+        "7: the line is too long",
+        "9: not valid JSON: the export is cut off",
     ]
 
 

@@ -47,9 +47,7 @@ def test_the_fault_names_the_tightest_disk_and_ends_with_the_room_that_is_made(f
     # Nobody downloads, and so nothing waits.
     assert floor.faults() == {}
     assert not floor.has_room()
-    assert floor.faults() == {
-        "downloads": "/tmp has 9 bytes free, and min_free_bytes=10 are to stay so: make room there"
-    }
+    assert floor.faults() == {"downloads": "/tmp has 9 bytes free, less than min_free_bytes=10: free some space there"}
 
     free["/tmp"] = 10
     now[0] = 2.0
@@ -93,7 +91,7 @@ def test_the_spool_tells_what_it_refused_until_something_can_be_taken(tmp_path: 
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.EROFS, ": its disk is read-only: mend it, and mount it again"),
+        (errno.EROFS, ": its disk is read-only: repair it, and mount it again"),
         (errno.EIO, ": Input/output error"),
         (errno.EACCES, None),
     ],

@@ -80,7 +80,7 @@ def test_a_redis_that_keeps_everything_is_no_risk() -> None:
         ({"maxmemory": "1", "maxmemory-policy": "volatile-ttl"}, {}, "maxmemory-policy", "volatile-ttl"),
         ({}, {"role": "slave"}, "", "it is a replica"),
         ({}, {"aof_last_write_status": "err"}, "", "aof_last_write_status is not ok"),
-        ({}, {"aof_current_size": 0, "aof_rewrite_in_progress": 1}, "", "appendonly is yes since a moment"),
+        ({}, {"aof_current_size": 0, "aof_rewrite_in_progress": 1}, "", "appendonly was just set to yes"),
     ],
 )
 def test_each_risk_is_told_by_the_name_of_the_setting(

@@ -99,7 +99,7 @@ def test_a_stuck_loop_is_503(site: Site, port: int) -> None:
         wait_until(lambda: health_of(port)[0] == 200, "healthy")
         (site.incoming / "trap").touch()
         wait_until(lambda: health_of(port)[0] == 503, "unhealthy")
-        assert health_of(port)[1]["reasons"] == ["stuck: the loop has not got on for 0.5 seconds"]
+        assert health_of(port)[1]["reasons"] == ["stuck: no progress in the loop for 0.5 seconds"]
 
 
 def test_a_taken_port_ends_the_start_with_one_clear_line(site: Site) -> None:
@@ -249,7 +249,7 @@ def test_both_what_is_down_and_what_hangs_is_told() -> None:
     assert breaker.is_down("s3")
     health = Health(liveness, breaker, Metrics(), stuck_seconds=lambda: 60.0)
 
-    assert health.reasons() == ["stuck: the committer has not got on for 60 seconds", "paused: s3: no answer"]
+    assert health.reasons() == ["stuck: no progress in the committer for 60 seconds", "paused: s3: no answer"]
     assert health.status_line() == (
-        "stashed 0, failed 0, deferred 0; stuck: the committer has not got on for 60 seconds; paused: s3: no answer"
+        "stashed 0, failed 0, deferred 0; stuck: no progress in the committer for 60 seconds; paused: s3: no answer"
     )

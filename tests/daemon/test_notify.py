@@ -25,7 +25,7 @@ STUCK_ON_TRAP = (
     "old = entry.is_partial; "
     "entry.is_partial = lambda name: name == 'trap' and threading.Event().wait() or old(name); sys.exit(main.main([]))",
 )
-# Pinged twice in 0.2 seconds; what has not got on for 0.4 seconds is stuck.
+# Pinged twice in 0.2 seconds; a thread without progress for 0.4 seconds is stuck.
 WATCHDOG = {"WATCHDOG_USEC": "200000", "MD5S3STASH_SPOOL_STUCK_SECONDS": "0.4"}
 
 

@@ -243,7 +243,7 @@ REDIS = [
     of_redis("refuses writes: it became a replica", "it is a replica", a_replica),
     of_redis(
         "refuses writes: `min-replicas-to-write`",
-        "too few of its replicas are there",
+        "it has too few replicas",
         partial(configured, min_replicas_to_write="1"),
     ),
     of_redis(

@@ -1,1 +1,1 @@
-"""Settings: read, checked, reloaded. Imports core alone."""
+"""Settings: read, checked, reloaded. Imports only core."""

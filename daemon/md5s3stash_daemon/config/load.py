@@ -1,4 +1,4 @@
-"""The daemon's settings as a whole: read, checked together, and shown."""
+"""Reads all of the daemon's settings, checks them together, and prints them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from md5s3stash.s3.store import connect
 from md5s3stash.settings import Faults, RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, SpoolSettings
 
-# The spool is what tries again.
+# The spool does the retries.
 NO_RETRY = RetryPolicy(attempts=1)
 
 
 def read_settings(environ: Mapping[str, str], file: Path | None, flags: Mapping[str, Any] | None = None) -> Settings:
-    """The settings, complete and usable. Nothing is connected to. Raises SettingsError with a line for each fault."""
+    """The settings, complete and checked, without connecting anywhere. Raises SettingsError with a line per error."""
     faults = Faults()
     settings: Settings | None = None
     with faults.noted():
         settings = load(SECTIONS, environ, file, flags)
     for name, check in _CHECKS.items():
         with faults.noted():
-            # On its own: what is missing in here is told even if something is wrong elsewhere.
+            # On its own: reports a section's missing settings even if another section is wrong.
             check(load({name: SECTIONS[name]}, environ, file, flags, others_allowed=True))
-    # A section that is wrong in itself told so both times.
+    # Both passes report a section's own errors: keep each once.
     faults.lines = list(dict.fromkeys(faults.lines))
     faults.tell()
     assert settings is not None
@@ -40,10 +40,10 @@ def read_settings(environ: Mapping[str, str], file: Path | None, flags: Mapping[
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """The client of the ledger; nothing is sent. Raises SettingsError."""
+    """The client of the ledger; does not connect yet. Raises SettingsError."""
     of_redis = settings[RedisSettings]
     if of_redis.url is None:
-        raise SettingsError("REDIS_URL is not set: the daemon records there what it stashed")
+        raise SettingsError("REDIS_URL is not set: set it to the Redis where the daemon records what it stashes")
     return connect_redis(of_redis.url, of_redis.timeout_seconds)
 
 
@@ -55,7 +55,7 @@ _CHECKS: Mapping[str, Callable[[Settings], object]] = {
 
 
 def as_toml(settings: Settings) -> str:
-    """All that is in force, as a settings file, but for the secrets."""
+    """The current settings as a settings file, without secrets."""
     return "\n".join(line for name, kind in SECTIONS.items() for line in _section(name, settings[kind]))
 
 
@@ -68,7 +68,7 @@ def _section(name: str, values: Any) -> Iterator[str]:
 
 
 def toml_value(value: Any) -> str:
-    """A value of a setting as TOML writes it, without the credentials that may be in it."""
+    """The value of a setting in TOML, without credentials."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
@@ -80,20 +80,20 @@ def toml_value(value: Any) -> str:
 
 def without_credentials(text: str) -> str:
     """A URL with `***` for its user and password, and for a password in its query."""
-    # Up to the last @: a password may hold one, and slashes.
+    # Up to the last @: a password may contain an @ and slashes.
     text = re.sub(r"://.*@", "://***@", text, flags=re.DOTALL)
     return re.sub(r"([?&]password=)[^&]*", r"\1***", text)
 
 
 def delays_of(settings: SpoolSettings) -> RetryPolicy:
-    """Between the tries of a file. Chance decides half, so that files that failed together do not come together."""
+    """Delays between the attempts of a file. Half is random, so that files that failed together spread out."""
     return RetryPolicy(
         first_delay_seconds=settings.first_delay_seconds, max_delay_seconds=settings.max_delay_seconds, jitter=0.5
     )
 
 
 def probe_delays_of(settings: SpoolSettings) -> RetryPolicy:
-    """Between the questions to a service that is down."""
+    """Delays between probes of an unavailable service."""
     return RetryPolicy(
         first_delay_seconds=settings.probe_seconds, max_delay_seconds=settings.max_probe_seconds, jitter=0.1
     )

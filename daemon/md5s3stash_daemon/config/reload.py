@@ -1,4 +1,4 @@
-"""SIGHUP: read the settings again, change what can change while work is under way, and say what cannot."""
+"""SIGHUP: reads the settings again, applies those that can change during work, and logs those that need a restart."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from md5s3stash_daemon.config.settings import SECTIONS
 
 log = logging.getLogger(__name__)
 
-# These are looked up each time they are needed. The others are built into clients, pools and open directories, and to
-# take those apart under work in hand is what a restart does better.
+# These are looked up each time they are needed. The others are built into clients, pools and open directories; a
+# restart replaces these more safely than a reload during work.
 LIVE = frozenset(
     {
         "spool.rescan_seconds",
@@ -33,7 +33,7 @@ LIVE = frozenset(
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:
-    """What differs, as "section.key"."""
+    """The settings that differ, as "section.key"."""
     return [
         f"{name}.{field.name}"
         for name, kind in SECTIONS.items()
@@ -43,7 +43,7 @@ def changed_keys(old: Settings, new: Settings) -> list[str]:
 
 
 def merged(old: Settings, new: Settings) -> Settings:
-    """What is in force after a reload: the new values where they are LIVE, the old ones elsewhere."""
+    """The settings after a reload: the new values of LIVE settings, the old ones of all others."""
     sections: dict[type, Any] = {}
     for name, kind in SECTIONS.items():
         live = [field.name for field in dataclasses.fields(kind) if f"{name}.{field.name}" in LIVE]
@@ -52,7 +52,7 @@ def merged(old: Settings, new: Settings) -> Settings:
 
 
 class Reload:
-    """Called for each SIGHUP, never twice at once."""
+    """To be called for each SIGHUP, by one thread at a time."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Reload:
         try:
             self._take(self._read())
         except SettingsError as error:
-            log.error("settings kept, the new ones are wrong: %s", "; ".join(str(error).splitlines()))
+            log.error("settings kept, the new ones are not valid: %s", "; ".join(str(error).splitlines()))
         finally:
             self._notifier.ready()
 

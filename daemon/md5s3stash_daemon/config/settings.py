@@ -1,4 +1,4 @@
-"""The daemon's own section of the settings."""
+"""The daemon's own sections of the settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def directory(value: Any) -> Path:
 
 
 def socket_path(value: Any) -> str | None:
-    """An absolute path; empty is the same as not set."""
+    """An absolute path; an empty text means not set."""
     path = optional_text(value)
     if path is not None and not path.startswith("/"):
         raise ValueError("an absolute path is needed")
@@ -33,7 +33,7 @@ def socket_path(value: Any) -> str | None:
 
 
 def ip_address(value: Any) -> str:
-    """An address of this machine, as numbers."""
+    """A numeric IP address of this machine."""
     try:
         return str(ipaddress.ip_address(text(value)))
     except ValueError:
@@ -41,7 +41,7 @@ def ip_address(value: Any) -> str:
 
 
 def networks(value: Any) -> tuple[str, ...]:
-    """Networks in CIDR form; an address alone is a network of one."""
+    """Networks in CIDR form; a single address is a network of one."""
     try:
         return tuple(str(ipaddress.ip_network(part)) for part in texts(value))
     except ValueError as error:
@@ -49,7 +49,7 @@ def networks(value: Any) -> tuple[str, ...]:
 
 
 def host_names(value: Any) -> tuple[str, ...]:
-    """Names of hosts, in lower case."""
+    """Host names, in lower case."""
     names = tuple(name.lower() for name in texts(value))
     if not all(_HOST_NAME.fullmatch(name) for name in names):
         raise ValueError("host names such as stash.example.org are needed, without a port")
@@ -57,9 +57,9 @@ def host_names(value: Any) -> tuple[str, ...]:
 
 
 def web_url(value: Any) -> str | None:
-    """An http or https URL to put paths behind, or nothing."""
+    """An http or https URL to append paths to; an empty text means not set."""
     url = text(value).rstrip("/")
-    # It stands in a header that separates its words by blanks and semicolons.
+    # It becomes part of a header whose words are separated by blanks and semicolons.
     if url and not _WEB_URL.fullmatch(url):
         raise ValueError("a URL such as https://thumbs.example.org is needed, without a query")
     return url or None
@@ -77,50 +77,54 @@ def yes_or_no(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SpoolSettings:
-    """`[spool]`: the directories, and the pace."""
+    """`[spool]`: directories and timing."""
 
     dir: Path = setting(
-        Path("/var/spool/md5s3stash"), directory, "where incoming/ and the other states are", "SPOOL_DIR"
+        Path("/var/spool/md5s3stash"), directory, "directory of incoming/ and the other states", "SPOOL_DIR"
     )
     jobs: int = setting(16, whole_number(1, 64), "files stashed at once, by all processes together")
     processes: int = setting(
-        0, whole_number(0, 64), "worker processes, at most one a job; 0 takes one for each core, up to four"
+        0, whole_number(0, 64), "worker processes, at most one for each job; 0: one for each core, up to four"
     )
     confirmed_seconds: float = setting(
         3600.0,
         seconds(0, 30 * 86400),
-        "how long S3's word that it holds a content is taken for another file of that content; 0 asks each time",
+        "how long S3's confirmation of a content is cached for other files with that content; 0 asks S3 each time",
     )
-    rescan_seconds: float = setting(10.0, seconds(0.1, 3600), "between scans when no event wakes the daemon")
-    stop_seconds: float = setting(60.0, seconds(0, 3600), "for what is under way when the daemon is told to stop")
-    probe_seconds: float = setting(1.0, seconds(0.01, 300), "before S3 or Redis is asked again after a fault; doubles")
-    max_probe_seconds: float = setting(30.0, seconds(0.1, 3600), "the longest wait between two such questions")
+    rescan_seconds: float = setting(10.0, seconds(0.1, 3600), "time between scans when no event wakes the daemon")
+    stop_seconds: float = setting(60.0, seconds(0, 3600), "time for work in progress when the daemon shuts down")
+    probe_seconds: float = setting(
+        1.0, seconds(0.01, 300), "first delay before S3 or Redis is probed again while unavailable; doubles each time"
+    )
+    max_probe_seconds: float = setting(30.0, seconds(0.1, 3600), "longest delay between two probes")
     settle_seconds: float = setting(
         5.0,
         seconds(0, 3600),
-        "how long size and time stamp must be still where nothing else tells that a file is complete",
+        "how long size and times must stay the same where nothing else shows that a file is complete",
     )
     first_delay_seconds: float = setting(
-        5.0, seconds(0.1, 86400), "before a failed file is tried again; doubles each time"
+        5.0, seconds(0.1, 86400), "delay before the first retry of a deferred file; doubles each time"
     )
-    max_delay_seconds: float = setting(3600.0, seconds(1, 7 * 86400), "the longest wait between two tries")
+    max_delay_seconds: float = setting(3600.0, seconds(1, 7 * 86400), "longest delay between two attempts")
     watch: str = setting(
-        "auto", one_of("auto", "inotify", "poll"), "how drops are noticed; auto polls on network file systems"
+        "auto", one_of("auto", "inotify", "poll"), "how drops are noticed; auto: polls on network file systems only"
     )
-    poll_seconds: float = setting(5.0, seconds(0.1, 3600), "between scans where drops are noticed by polling")
+    poll_seconds: float = setting(5.0, seconds(0.1, 3600), "time between scans where drops are noticed by polling")
     stuck_seconds: float = setting(
-        120.0, seconds(0.1, 86400), "without progress until the watchdog and /healthz are told that the daemon hangs"
+        120.0,
+        seconds(0.1, 86400),
+        "seconds without progress before the watchdog and /healthz report the daemon as stuck",
     )
     ignore: tuple[str, ...] = setting(
         DEFAULT_PATTERNS, texts, "names of files and folders in incoming/ that are never stashed, as patterns"
     )
     access_socket: str | None = setting(
-        None, socket_path, "socket of the access helper, which opens closed folders to the daemon; not set: no helper"
+        None, socket_path, "socket of the access helper, which gives the daemon access to folders; not set: no helper"
     )
     min_free_bytes: int = setting(
         1024**3,
         whole_number(0, 2**60),
-        "downloads pause while the disk of the spool or of temporary files has less free",
+        "downloads pause while the disk of the spool or of temporary files has fewer free bytes",
     )
 
 
@@ -128,21 +132,21 @@ class SpoolSettings:
 class HttpSettings:
     """`[http]`: the status page, /healthz and /metrics."""
 
-    address: str = setting("127.0.0.1", ip_address, "where the status page, /healthz and /metrics are served")
-    port: int = setting(9108, whole_number(0, 65535), "the port of these; 0 serves nothing")
+    address: str = setting("127.0.0.1", ip_address, "address of the status page, /healthz and /metrics")
+    port: int = setting(9108, whole_number(0, 65535), "port of the status page, /healthz and /metrics; 0: no server")
     hosts: tuple[str, ...] = setting(
-        (), host_names, "names by which browsers may ask for the status page, besides localhost and addresses"
+        (), host_names, "host names that browsers may use for the status page, besides localhost and IP addresses"
     )
     thumbnails_url: str | None = setting(
-        None, web_url, "where browsers find the thumbnail server, such as https://thumbs.example.org"
+        None, web_url, "URL of the thumbnail server for browsers, such as https://thumbs.example.org"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """`[log]`: what is written to standard error."""
+    """`[log]`: the log on standard error."""
 
-    level: str = setting("INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "the least important line that is logged")
+    level: str = setting("INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "lowest level that is logged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +154,17 @@ class UrlSettings:
     """`[urls]`: how dropped lists of URLs are fetched."""
 
     jobs: int = setting(16, whole_number(1, 256), "URLs fetched at once, of all lists together")
-    lists: int = setting(2, whole_number(1, 32), "lists worked on at once; the others wait")
+    lists: int = setting(2, whole_number(1, 32), "lists processed at once; the others wait")
     per_host: int = setting(2, whole_number(1, 64), "requests to one host at once")
-    host_delay_seconds: float = setting(0.1, seconds(0, 3600), "from one request to a host to the next")
+    host_delay_seconds: float = setting(0.1, seconds(0, 3600), "delay between two requests to one host")
     shared: bool = setting(
-        False, yes_or_no, "whether host_delay_seconds and Retry-After hold for all daemons on this Redis together"
+        False, yes_or_no, "apply host_delay_seconds and Retry-After to all daemons on this Redis together"
     )
-    attempts: int = setting(5, whole_number(1, 100), "how often a URL is tried that may work later")
-    images_only: bool = setting(False, yes_or_no, "whether contents that are no pictures are refused")
+    attempts: int = setting(5, whole_number(1, 100), "attempts for a URL with temporary errors")
+    images_only: bool = setting(False, yes_or_no, "refuse content that is not an image")
     max_list_bytes: int = setting(1024**3, whole_number(1, 2**40), "the largest list of URLs, in bytes")
     allowed_networks: tuple[str, ...] = setting(
-        (), networks, "private networks that URLs may lead to, such as 10.1.0.0/16; public ones always may"
+        (), networks, "private networks that URLs may point to, such as 10.1.0.0/16; public ones are always allowed"
     )
 
 
@@ -171,13 +175,13 @@ def queue_url(value: Any) -> str | None:
         if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+/[A-Za-z0-9_.\-/]+", url):
             raise ValueError("a queue's URL, such as https://sqs.us-west-2.amazonaws.com/123456789012/NAME, is needed")
         if url.endswith(".fifo"):
-            # It hands out no more of a group while one message is in hand, and wants group ids of every producer.
-            raise ValueError("a standard queue is needed, not a FIFO one: order means nothing here")
+            # It delivers no more of a group while one message is in progress, and every producer must set group ids.
+            raise ValueError("a standard queue is needed, not a FIFO one: order does not matter here")
     return url
 
 
 def http_url(value: Any) -> str | None:
-    """The start of a URL: scheme, host and perhaps port."""
+    """Scheme, host and perhaps port of a URL."""
     url = optional_text(value)
     if url is not None and not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+/?", url):
         raise ValueError("a URL such as http://169.254.169.254 is needed")
@@ -185,7 +189,7 @@ def http_url(value: Any) -> str | None:
 
 
 def profile_files(value: Any) -> tuple[str, ...]:
-    """Entries NAME=/PATH."""
+    """Entries of the form NAME=/PATH."""
     entries = texts(value)
     for entry in entries:
         name, _, file = entry.partition("=")
@@ -196,22 +200,26 @@ def profile_files(value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """`[queue]`: the second intake, beside the spool. How URLs are fetched and tried again is in `[urls]`."""
+    """`[queue]`: the second intake, beside the spool. `[urls]` sets how its URLs are fetched and retried."""
 
-    url: str | None = setting(None, queue_url, "of an SQS queue to take messages from; not set: there is none")
-    window: int = setting(128, whole_number(10, 10_000), "messages in hand at once, fetched or waiting for their host")
-    wait_seconds: float = setting(10.0, seconds(0, 20), "how long SQS waits for a message; an idle stop takes as long")
+    url: str | None = setting(None, queue_url, "URL of the SQS queue to consume; not set: no queue")
+    window: int = setting(
+        128, whole_number(10, 10_000), "messages in progress at once, fetched or waiting for their host"
+    )
+    wait_seconds: float = setting(
+        10.0, seconds(0, 20), "how long SQS waits for a message; shutdown of an idle daemon takes as long"
+    )
     visibility_seconds: float = setting(
-        120.0, seconds(2, 43200), "until others get the messages of a daemon that died; heartbeats renew it"
+        120.0, seconds(2, 43200), "time until other daemons get the messages of one that died; heartbeats extend it"
     )
     auth_profiles: tuple[str, ...] = setting(
-        (), profile_files, "passwords that messages may name, as NAME=/PATH of a netrc file each"
+        (), profile_files, "password files that messages may name, as NAME=/PATH, each a netrc file"
     )
-    drop_buckets: tuple[str, ...] = setting(
-        (), texts, "buckets whose objects S3's event notifications may have stashed"
-    )
+    drop_buckets: tuple[str, ...] = setting((), texts, "buckets whose S3 event notifications are accepted")
     metadata_url: str | None = setting(
-        None, http_url, "asked whether this instance is to go, http://169.254.169.254 on EC2; not set: nobody is"
+        None,
+        http_url,
+        "metadata endpoint to poll for termination notices, http://169.254.169.254 on EC2; not set: no polling",
     )
 
 

@@ -1,8 +1,8 @@
-"""Opens folders and files of producers to one user, the daemon's, where their modes shut it out.
+"""Gives the daemon's user access to folders and files of producers whose modes deny it.
 
-A folder that `sftp put -r` has made has no g+w, a file of a strict umask no g+r. An entry in the access control list
-lets the daemon in, and nobody else; owners and groups stay. The kernel lets the owner add one, and a process with
-CAP_FOWNER, which the access helper has and the daemon has not (decision 38).
+A folder made by `sftp put -r` has no g+w, a file made with a strict umask no g+r. An entry in the access control list
+lets in the daemon and no other user; owner and group stay the same. The kernel lets the owner add one, and a process
+with CAP_FOWNER, which the access helper has and the daemon does not (decision 38).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 
 from md5s3stash_daemon.disk.beneath import Place, folder_of
 
-# As the kernel keeps it (include/uapi/linux/posix_acl_xattr.h): a version, then entries of tag, permissions, id.
+# The kernel's format (include/uapi/linux/posix_acl_xattr.h): a version, then entries of tag, permissions, id.
 _ATTRIBUTE = "system.posix_acl_access"
 _HEADER = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
@@ -30,35 +30,35 @@ Acl = list[tuple[int, int, int]]
 
 
 def open_up(place: Place, permissions: int) -> bool:
-    """Whether this user has these permissions on the file or folder now, and may go through the folders on the way."""
+    """Grants this user these permissions on the file or folder, and access to its parent folders; False on failure."""
     parts = place.name.split("/")
     try:
         for depth in range(1, len(parts)):
             grant(Place(place.base, "/".join(parts[:depth])), READ_WRITE_SEARCH)
         return grant(place, permissions)
     except OSError:
-        # It has gone, or a link stands there.
+        # It is gone, or is a link.
         return False
 
 
 def grant(place: Place, permissions: int) -> bool:
-    """Whether this user has these permissions on the file or folder now; False where the kernel refuses that.
+    """Grants this user these permissions on the file or folder; False if the kernel refuses.
 
-    Raises OSError where it has gone, or a link stands there.
+    Raises OSError if it is gone, or is a link.
     """
     with folder_of(place) as (folder, last):
-        # With O_PATH, for we may not even read it.
+        # O_PATH, because we may not be allowed to read it.
         descriptor = os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
-        # The way through /proc: on an O_PATH descriptor itself no attribute can be set.
+        # Through /proc: no attribute can be set on an O_PATH descriptor itself.
         path = f"/proc/self/fd/{descriptor}"
         status = os.fstat(descriptor)
         if not _may_be_opened(status):
             return False
         try:
             if _is_sticky(status):
-                # Its files are their owners' to move, whatever an entry says. All modes below 0o1000: RestrictSUIDSGID=
-                # refuses to keep the setgid bit.
+                # Only their owners may move its files, whatever the list says. The setgid bit goes too:
+                # RestrictSUIDSGID= refuses a chmod that keeps it.
                 os.chmod(path, status.st_mode & 0o777)
             elif os.access(path, permissions):
                 return True
@@ -74,12 +74,12 @@ def grant(place: Place, permissions: int) -> bool:
 def _may_be_opened(status: os.stat_result) -> bool:
     if not stat.S_ISREG(status.st_mode):
         return stat.S_ISDIR(status.st_mode)
-    # One of several names may be a link to a file of anybody's, which lies elsewhere, unless the kernel forbids those.
+    # With several names it may be a hard link to another user's file elsewhere, unless the kernel forbids such links.
     return status.st_nlink == 1 or _links_are_protected()
 
 
 def _links_are_protected() -> bool:
-    """Whether a link can be made only to what one may read and write (proc(5)); no, where that is not shown."""
+    """Whether users can only link to files that they may read and write (proc(5)); False if unknown."""
     try:
         with open(PROTECTED_LINKS, "rb") as file:
             return file.read().strip() == b"1"
@@ -104,11 +104,11 @@ def _entries_of(path: str, mode: int) -> Acl:
 
 
 def with_user(entries: Acl, user: int, permissions: int) -> Acl:
-    """The list with these permissions for the user, and a mask that lets them through; nobody else gains any."""
+    """The list with these permissions for the user, and a mask that lets them through; no other user gains any."""
     masks = [granted for tag, granted, _ in entries if tag == _MASK]
     mask = masks[0] if masks else 7
     others = [
-        # What the mask withheld so far must not come into force with the new mask.
+        # Permissions that the old mask withheld must not become effective with the new mask.
         (tag, granted & mask if tag in (_USER, _GROUP_OBJ, _GROUP) else granted, owner)
         for tag, granted, owner in entries
         if tag != _MASK and (tag, owner) != (_USER, user)
@@ -116,17 +116,17 @@ def with_user(entries: Acl, user: int, permissions: int) -> Acl:
     needed = permissions
     for tag, granted, _ in others:
         needed |= granted if tag in (_USER, _GROUP_OBJ, _GROUP) else 0
-    # The kernel wants them in order of tag and id.
+    # The kernel requires order by tag and id.
     return sorted(
         [*others, (_USER, permissions, user), (_MASK, needed, _NO_ID)], key=lambda entry: (entry[0], entry[2])
     )
 
 
 def parse(attribute: bytes) -> Acl:
-    """Raises struct.error where it is none."""
+    """Raises struct.error if it is not an access control list."""
     return [(tag, granted, owner) for tag, granted, owner in _ENTRY.iter_unpack(attribute[_HEADER.size :])]
 
 
 def pack(entries: Acl) -> bytes:
-    """As the kernel takes it."""
+    """In the kernel's format."""
     return _HEADER.pack(_VERSION) + b"".join(_ENTRY.pack(*entry) for entry in entries)

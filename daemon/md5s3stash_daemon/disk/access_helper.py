@@ -1,11 +1,11 @@
-"""Opens folders and files in the spool to the daemon's user: a program of its own, for it takes CAP_FOWNER.
+"""Gives the daemon's user access to folders and files in the spool: a separate program, because it needs CAP_FOWNER.
 
-systemd starts it when the daemon asks, over a socket of Unix, and it ends when nobody has asked for a while. A request
-is one packet: "r" for a file or "w" for a folder, then the bytes of its name below the spool. The answer is "y" or "n".
-It only ever opens to its own user, which is the daemon's, and only what is below the states whose files have modes of
-others' choice (`beneath`).
+systemd starts it on a request of the daemon over a Unix socket; it ends after a minute without requests. A request is
+one packet: "r" for a file or "w" for a folder, then the bytes of its name below the spool. The answer is "y" or "n".
+It gives access only to its own user, which is the daemon's, and only below the states whose files keep the modes that
+producers chose (`beneath`).
 
-It imports no more than that takes, to be small and to start fast.
+It imports only what it needs, to be small and to start fast.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import sys
 from md5s3stash_daemon.disk.access import READ, READ_WRITE_SEARCH, open_up
 from md5s3stash_daemon.disk.beneath import Place, is_name
 
-# Then systemd listens again, and starts the next one.
+# Then it ends, and systemd listens again.
 IDLE_SECONDS = 60.0
-# A client that does not go on must not hold up the next.
+# A client that hangs must not block the next one.
 REQUEST_SECONDS = 1.0
-# More than any path that the spool takes (PATH_MAX).
+# Longer than any path in the spool (PATH_MAX).
 MAX_REQUEST_BYTES = 4200
 
 _STATES = ("incoming", "active", "deferred")
@@ -32,7 +32,7 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status."""
+    """Returns the exit status."""
     if len(arguments) != 1 or os.environ.get("LISTEN_FDS") != "1":
         print("usage: md5s3stash_daemon.disk.access_helper SPOOL, started by its socket unit", file=sys.stderr)
         return 2
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(listening: socket.socket, spool: str, idle_seconds: float = IDLE_SECONDS) -> None:
-    """Answers until nobody has asked for so long."""
+    """Answers requests until none has come for `idle_seconds`."""
     listening.settimeout(idle_seconds)
     while True:
         try:
@@ -59,7 +59,7 @@ def serve(listening: socket.socket, spool: str, idle_seconds: float = IDLE_SECON
 
 
 def answer(request: bytes, spool: str) -> bool:
-    """Whether what was asked for is open now."""
+    """Whether the daemon has the requested access now."""
     permissions = _PERMISSIONS.get(request[:1])
     state, _, name = os.fsdecode(request[1:]).partition("/")
     if permissions is None or len(request) == MAX_REQUEST_BYTES or state not in _STATES or not is_name(name):
@@ -68,7 +68,7 @@ def answer(request: bytes, spool: str) -> bool:
 
 
 def ask(path: str, name: str, permissions: int, seconds: float) -> bool:
-    """The daemon's side. Raises OSError where there is no answer."""
+    """The daemon's side of a request. Raises OSError if there is no answer."""
     request = (b"r" if permissions == READ else b"w") + os.fsencode(name)
     if len(request) >= MAX_REQUEST_BYTES:
         return False
@@ -76,10 +76,10 @@ def ask(path: str, name: str, permissions: int, seconds: float) -> bool:
         connection.settimeout(seconds)
         connection.connect(path)
         connection.send(request)
-        told = connection.recv(1)
-    if not told:
-        raise ConnectionResetError("the helper has closed the connection")
-    return told == b"y"
+        reply = connection.recv(1)
+    if not reply:
+        raise ConnectionResetError("the access helper closed the connection")
+    return reply == b"y"
 
 
 def _is_ours(connection: socket.socket) -> bool:

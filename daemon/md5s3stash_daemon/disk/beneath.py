@@ -1,8 +1,8 @@
-"""Files below a directory in which others may write, reached without following a link.
+"""Reaches files below a directory that other users may write to, without following a link.
 
-Each folder on the way is opened by its descriptor, with O_NOFOLLOW. So a name leads nowhere but below its base, even
-where a folder is exchanged for a link between two of our steps. A base is a directory that only the daemon's user and
-the operator can replace. A name is a path below it, without `..`.
+Each folder on the way is opened relative to its parent's descriptor, with O_NOFOLLOW. So a name never leads out of its
+base, even if a producer replaces a folder with a link between two of our steps. A base is a directory that only the
+daemon's user and the operator can replace. A name is a path below it, without `..`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import NamedTuple
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER_BELOW = _FOLDER | os.O_NOFOLLOW
 
-# path_resolution(7), less the zero byte at its end.
+# path_resolution(7), without the final zero byte.
 _LONGEST_PATH = 4095
 
-# Neither a FIFO nor a device may keep us waiting.
+# O_NONBLOCK: a FIFO or a device must not block us.
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -33,9 +33,9 @@ class Place(NamedTuple):
 
 
 def is_name(name: str) -> bool:
-    """Whether this can be a name: a path that does not lead out of its base."""
+    """Whether this is a valid name: a path that does not lead out of its base."""
     try:
-        # Not every text is: one from a report may hold half a surrogate pair.
+        # Fails for text from a report with half a surrogate pair.
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
         return False
@@ -43,7 +43,7 @@ def is_name(name: str) -> bool:
 
 
 def open_folder(base: str, folder: str, create: bool = False) -> int:
-    """A descriptor of a folder below the base (of the base itself if `folder` is empty), made if `create`.
+    """A descriptor of a folder below the base (the base itself if `folder` is empty); `create` makes it if missing.
 
     Raises FileNotFoundError, NotADirectoryError (also for a link), and OSError.
     """
@@ -61,7 +61,7 @@ def _made(descriptor: int, part: str) -> int:
     while True:
         with contextlib.suppress(FileNotFoundError):
             return _open_below(descriptor, part)
-        # Again and again: md5s3stashctl removes folders that look left over, and may take the one made here.
+        # In a loop: md5s3stashctl removes empty folders, and may remove the one made here.
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, dir_fd=descriptor)
 
@@ -77,7 +77,7 @@ def _open_below(descriptor: int, part: str) -> int:
 
 @contextlib.contextmanager
 def folder_of(place: Place, create: bool = False) -> Iterator[tuple[int, str]]:
-    """A descriptor of the folder that the file is in, and the last part of its name."""
+    """A descriptor of the file's folder, and the last part of its name."""
     folder, _, last = place.name.rpartition("/")
     descriptor = open_folder(place.base, folder, create)
     try:
@@ -87,7 +87,7 @@ def folder_of(place: Place, create: bool = False) -> Iterator[tuple[int, str]]:
 
 
 def status_of(place: Place) -> os.stat_result | None:
-    """What stands there, itself if it is a link; None where nothing does. Raises OSError."""
+    """lstat(2) of the file; None if it does not exist. Raises OSError."""
     try:
         with folder_of(place) as (folder, last):
             return os.lstat(last, dir_fd=folder)
@@ -106,9 +106,9 @@ def open_file(place: Place, flags: int = READ, mode: int = 0o644) -> int:
 
 
 def move(source: Place, target: Place) -> bool:
-    """Renames a file, and makes the folders above its target; False where it has gone.
+    """Renames a file, and makes the folders above its target; False if it is gone.
 
-    Raises FileExistsError where something stands there, NotADirectoryError where a folder cannot be made, and OSError.
+    Raises FileExistsError if the target exists, NotADirectoryError if a folder cannot be made, and OSError.
     """
     while True:
         try:
@@ -118,7 +118,7 @@ def move(source: Place, target: Place) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             if status_of(source) is None:
                 return False
-            # Either the target's folder went away under us, or one can never be made: the second look tells.
+            # Either the target's folder was removed in between, or it can never be made: this second attempt raises.
             with folder_of(target, create=True):
                 pass
 
@@ -129,13 +129,13 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK
 
 
 def rename_to_new(old_folder: int, old: str, new_folder: int, new: str) -> None:
-    """rename(2) between two folders that never replaces. Raises FileExistsError and whatever else rename(2) does."""
+    """rename(2) between two folders that never replaces a file. Raises FileExistsError, and OSError as rename(2)."""
     if _LIBC.renameat2(old_folder, os.fsencode(old), new_folder, os.fsencode(new), _RENAME_NOREPLACE) == 0:
         return
     number = ctypes.get_errno()
     if number not in (errno.ENOSYS, errno.EINVAL):
         raise OSError(number, os.strerror(number), old, None, new)
-    # NFS has no such rename. Both names for a moment are harmless: the content is the address.
+    # NFS has no such rename. Two names for a moment are harmless: the content is the address.
     try:
         os.link(old, new, src_dir_fd=old_folder, dst_dir_fd=new_folder, follow_symlinks=False)
     except OSError as error:
@@ -144,7 +144,7 @@ def rename_to_new(old_folder: int, old: str, new_folder: int, new: str) -> None:
     else:
         os.unlink(old, dir_fd=old_folder)
         return
-    # Nor has it links, as on CIFS and FUSE: what is left is a look before.
+    # CIFS and FUSE have no links either: all that is left is to check first.
     with contextlib.suppress(FileNotFoundError):
         os.lstat(new, dir_fd=new_folder)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
@@ -152,8 +152,8 @@ def rename_to_new(old_folder: int, old: str, new_folder: int, new: str) -> None:
 
 
 class _Folder:
-    """A folder that is held open for as long as a walk has something below it to open: a way from the base to each of
-    thousands of folders, one in the other, would be millions of steps. At most as many are open as folders lie deep.
+    """A folder that stays open while a walk has folders below it to open: for thousands of nested folders, going from
+    the base to each would take millions of steps. The number of open folders is at most the depth.
     """
 
     __slots__ = ("descriptor", "name")
@@ -169,9 +169,9 @@ class _Folder:
         return f"{self.name}/{item}" if self.name else item
 
     def open(self, item: str) -> _Folder:
-        """Raises as `open_folder`, and ENAMETOOLONG where no path leads there."""
+        """Raises as `open_folder` does, and ENAMETOOLONG if no path can reach it."""
         name = self.name_of(item)
-        # In UTF-8 a character is four bytes at most, so that the exact length is seldom worth its price.
+        # A UTF-8 character has at most four bytes, so the exact length is rarely needed.
         if 4 * len(name) > _LONGEST_PATH and len(os.fsencode(name)) > _LONGEST_PATH:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
         return _Folder(_open_below(self.descriptor, item), name)
@@ -180,10 +180,10 @@ class _Folder:
 def files_below(
     base: str, folder: str = "", refused: Callable[[str, OSError], bool] = lambda folder, error: False
 ) -> Iterator[str]:
-    """The name of everything that is not a directory, one directory at a time: a million names are never a list.
+    """The name of everything that is not a directory, one directory at a time: a million names never fill a list.
 
-    `refused` is called with each folder that cannot be read, and why; it says whether another try may succeed. A folder
-    that has gone is passed over.
+    `refused` is called with each folder that cannot be read and its error; it returns whether a retry may succeed. A
+    folder that is gone is skipped.
     """
     waiting: list[tuple[str, Callable[[], _Folder]]] = [(folder, lambda: _Folder(open_folder(base, folder), folder))]
     while waiting:
@@ -217,16 +217,16 @@ def _opened(name: str, open_it: Callable[[], _Folder], refused: Callable[[str, O
 def remove_empty_folders(
     base: str, folder: str = "", is_left: Callable[[os.stat_result], bool] = lambda status: True
 ) -> None:
-    """Removes the empty folders below, the deepest first, of which `is_left` says so; not the one where it begins."""
+    """Removes empty folders below `folder` for which `is_left` is true, the deepest first; keeps `folder` itself."""
     try:
         top = _Folder(open_folder(base, folder), folder)
     except OSError:
         return
-    # A folder is met twice: to look into it, and when all below it was met.
+    # Each folder comes up twice: to list it, and after everything below it.
     waiting = [(top, item, False) for item in _folders_in(top)]
     while waiting:
         above, item, looked_into = waiting.pop()
-        # What has gone, or is not empty, stays as it is.
+        # A folder that is gone or not empty is left alone.
         with contextlib.suppress(OSError):
             if not looked_into:
                 waiting.append((above, item, True))
@@ -242,21 +242,21 @@ def _folders_in(folder: _Folder) -> list[str]:
 
 
 def prune(place: Place) -> None:
-    """Removes the folders that a file has left empty, or that were made for it, up to the base, which stays."""
+    """Removes the empty folders above a file that is gone or never came, up to the base, which stays."""
     folder = place.name
     with contextlib.suppress(OSError):  # not empty: another file is in there
         while folder := folder.rpartition("/")[0]:
-            # Of the way to a file not all may have been made.
+            # Some folders of the path may not exist.
             with contextlib.suppress(FileNotFoundError), folder_of(Place(place.base, folder)) as (above, last):
                 os.rmdir(last, dir_fd=above)
 
 
 def sync_folders(place: Place) -> None:
-    """Has the name of a file on the disk, and those of the folders that it is in. Raises OSError."""
+    """Syncs the directory entry of a file and of all its folders. Raises OSError."""
     folder = place.name
     while folder:
         folder = folder.rpartition("/")[0]
-        # One that has gone is as empty as its last file left it.
+        # A folder that is gone was empty.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             descriptor = open_folder(place.base, folder)
             try:

@@ -1,4 +1,4 @@
-"""What must outlive a power cut: files and directories that are on the disk when these return."""
+"""Writes that survive a power cut: files and directories are on the disk when these functions return."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 
 
 def write_durably(directory: int, name: str, data: bytes) -> None:
-    """Writes a new file below a directory's descriptor, in the place of what stands there: its bytes and its name are
-    on the disk. Not at once: a cut in the middle leaves a part of it. Raises OSError.
+    """Writes a file below a directory's descriptor, replacing an old one, and syncs its bytes and its name. Not atomic:
+    a power cut in the middle leaves a part of it. Raises OSError.
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
@@ -23,7 +23,7 @@ def write_durably(directory: int, name: str, data: bytes) -> None:
 
 
 def replace_durably(directory: int, name: str, data: bytes) -> None:
-    """As `write_durably`, and at once: a cut leaves the old file or the new one. Raises OSError."""
+    """Like `write_durably`, but atomic: a power cut leaves the old file or the new one. Raises OSError."""
     temporary = f"{name}.new"
     write_durably(directory, temporary, data)
     os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -36,7 +36,7 @@ def open_directory(path: str | os.PathLike[str]) -> int:
 
 
 def sync_path(path: str) -> None:
-    """What a regular file holds, or the names in a directory, are on the disk. Raises OSError."""
+    """Syncs the content of a regular file, or the names in a directory. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -45,11 +45,11 @@ def sync_path(path: str) -> None:
 
 
 def sync_filesystem(descriptor: int) -> None:
-    """Everything that was written before is on the disk, by any program, on the whole file system: syncfs(2).
+    """Syncs the whole file system with syncfs(2): everything that any program has written so far.
 
-    Raises OSError. Takes as long as the disk does; other threads go on.
+    Raises OSError. Takes as long as the disk takes; other threads continue.
     """
-    # Looked up here: a module that others import for their types alone needs no libc.
+    # Looked up here: a module that others import only for its types needs no libc.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(descriptor) != 0:
         number = ctypes.get_errno()

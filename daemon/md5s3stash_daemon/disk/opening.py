@@ -1,7 +1,7 @@
-"""Has folders and files of the spool opened to the daemon: by itself where it may, else by the access helper.
+"""Gets the daemon access to folders and files of the spool: by itself where it may, otherwise by the access helper.
 
-What was refused is not asked for again at once, and a pass asks for a bounded number of things in vain: a producer that
-makes thousands of folders which cannot be opened must not hold up the others.
+A refused request is not repeated for a while, and the refused requests of a pass are limited: a producer with thousands
+of folders that cannot be opened must not delay the others.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ _ASK_AGAIN_SECONDS = 600.0
 
 
 class Opening:
-    """Of one spool. `socket` is the helper's, or None where there is none. The thread that scans uses `start_pass` and
-    `in_pass`, which have bounds; any thread may use `once`.
+    """Access to the files of one spool. `socket` is the helper's, or None without one. The scanning thread uses
+    `start_pass` and `in_pass`, which are limited; any thread may use `once`.
     """
 
     def __init__(self, spool: str, socket: str | None, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._spool = spool
         self._socket = socket
         self._monotonic = monotonic
-        # When what was refused may be asked for again.
+        # Refused request -> when it may be repeated.
         self._refused: dict[tuple[Place, int], float] = {}
         self._left = _MAX_REFUSED_A_PASS
         self._answers = True
 
     def start_pass(self) -> None:
-        """What was refused for want of an answer may be asked for again."""
+        """Resets the limit, and lets requests without an answer be repeated."""
         self._left = _MAX_REFUSED_A_PASS
         self._answers = True
 
     def in_pass(self, place: Place, permissions: int) -> bool:
-        """Whether the file or folder below a state, and the way to it, is open to us now."""
+        """Whether we have access to the file or folder below a state now, and to the folders on the way."""
         if not place.name:
             return False
         if open_up(place, permissions):
@@ -64,11 +64,11 @@ class Opening:
         return bool(answer)
 
     def once(self, place: Place, permissions: int) -> bool:
-        """The same, without a look at what was refused before."""
+        """Like `in_pass`, but without limits, and regardless of earlier refusals."""
         return open_up(place, permissions) or bool(self._asked(place, permissions))
 
     def opened(self, place: Place, do: Callable[[], T], permissions: int = READ) -> T:
-        """What `do` returns, which needs a file or folder that its producer may have shut to us. Raises as it does."""
+        """Returns `do()`; if access is denied, gets access and calls it again. Raises as it does."""
         try:
             return do()
         except PermissionError:
@@ -77,15 +77,15 @@ class Opening:
         return do()
 
     def _asked(self, place: Place, permissions: int) -> bool | None:
-        """The helper's answer; None where there is none."""
+        """The helper's answer; None if there is no answer."""
         if self._socket is None:
             return None
         state = place.base[len(self._spool) + 1 :]
         try:
             return access_helper.ask(self._socket, f"{state}/{place.name}", permissions, _ANSWER_SECONDS)
         except FileNotFoundError:
-            # It is not installed, or its socket unit is stopped.
+            # The helper is not installed, or its socket unit is stopped.
             return None
         except OSError as error:
-            log.warning("no answer of the access helper socket=%s error=%r", self._socket, str(error))
+            log.warning("no answer from the access helper socket=%s error=%r", self._socket, str(error))
             return None

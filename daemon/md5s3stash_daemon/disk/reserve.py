@@ -1,5 +1,5 @@
-"""Room on the spool's disk that only the daemon uses. On a full disk even what frees it needs a little: a claim makes
-folders, a failure writes its report.
+"""Space on the spool's disk reserved for the daemon. On a full disk, even the work that frees it needs some space: a
+claim makes folders, a failure writes its report.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from md5s3stash_daemon.disk.beneath import open_folder
 
 log = logging.getLogger(__name__)
 
-# Each spare file holds one inode and some blocks: either may be what has run out.
+# Each spare file holds one inode and some blocks: the disk may run out of either.
 _SPARE_BYTES = 16 * 1024
 _MAX_SPARES = 128
 # Of a small disk.
 _SHARE = 1 / 128
 
-# No room, or no room for this user.
+# The disk is full, or this user's quota is.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
 
 
 class Reserve:
-    """A folder of spare files below `base`, given up one by one. Safe to use from several processes."""
+    """A folder of spare files below `base`, removed one by one on demand. Several processes may use it."""
 
     def __init__(self, base: str, folder: str) -> None:
         self._base = base
@@ -38,7 +38,7 @@ class Reserve:
         self._told = False
 
     def fill(self) -> None:
-        """Makes the spare files that are missing, as far as the disk gives room."""
+        """Makes missing spare files, as far as the disk has room."""
         if self._changed_at() == self._full_since:
             return
         try:
@@ -51,10 +51,10 @@ class Reserve:
         except OSError as error:
             if error.errno not in FULL and not self._told:
                 self._told = True
-                log.error("no reserve folder=%s/%s error=%r", self._base, self._folder, str(error))
+                log.error("cannot reserve space folder=%s/%s error=%r", self._base, self._folder, str(error))
 
     def spend(self, do: Callable[[], T]) -> T:
-        """Calls `do`, and again after each spare file given up, while it finds the disk full. Raises as it does."""
+        """Calls `do`; while it finds the disk full, removes a spare file and calls it again. Raises as it does."""
         while True:
             try:
                 return do()

@@ -1,1 +1,1 @@
-"""What was stashed, recorded in Redis. Imports runtime."""
+"""The record of what was stashed, in Redis. Imports runtime."""

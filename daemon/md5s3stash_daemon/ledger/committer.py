@@ -1,4 +1,4 @@
-"""Outcomes into the ledger in groups, through its outages: what files, the lines of URL lists and messages share."""
+"""Records outcomes in the ledger in groups, through its outages; shared by files, list lines and messages."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)
 
-# Redis runs the record of a group as one script, during which it answers nobody else.
+# Redis records a group in one script, and serves no other client during it.
 GROUP_SIZE = 256
-# What may wait to be recorded before those who finish work are held up.
+# How many outcomes may wait to be recorded before `put` blocks.
 QUEUE_SIZE = 4 * GROUP_SIZE
 
-# For what is downloaded, between two groups: without it one is as large as what came during two fsyncs, and these cost
-# more than the downloads.
+# For downloads, the pause between two groups: without it a group is only what arrives during two fsyncs, and the fsyncs
+# cost more than the downloads.
 LINGER_SECONDS = 0.05
 
-# Between two tries of what could not be done for a group.
+# Between two retries of work that failed for a group.
 CATCH_UP_SECONDS = 5.0
 
 T = TypeVar("T")
 
 
 class Recorder:
-    """One thread's way to the ledger. It is idle for as long as the ledger is down."""
+    """Records outcomes for one thread, which counts as idle while the ledger is unavailable."""
 
     def __init__(self, runtime: Runtime, ledger: Ledger, liveness: ThreadLiveness) -> None:
         self._runtime = runtime
@@ -44,7 +44,7 @@ class Recorder:
         self._forgettable: list[str] = []
 
     def record(self, outcomes: Sequence[Outcome]) -> bool:
-        """Waits until the ledger has all of them; False where the daemon stops before that."""
+        """Waits until the ledger has all of them; False if the daemon shuts down first."""
         error = self._attempt(outcomes)
         if error is not None:
             with self._liveness.idle():
@@ -62,8 +62,8 @@ class Recorder:
                     if not self._runtime.wait_until_available():
                         return False
                 else:
-                    # Its probe finds nothing wrong and yet it takes no record: it is down until it takes this one.
-                    log.error("not recorded outcomes=%d error=%r", len(outcomes), str(error))
+                    # The probe succeeds, but recording fails: Redis counts as unavailable until it takes this record.
+                    log.error("cannot record outcomes=%d error=%r", len(outcomes), str(error))
                     refusing.enter_context(breaker.refusing(REDIS, str(error)))
                     if self._runtime.stopping.wait(1.0):
                         return False
@@ -71,8 +71,8 @@ class Recorder:
         breaker.recover(REDIS)
         return True
 
-    def _attempt(self, outcomes: Sequence[Outcome]) -> RedisUnavailable | None:
-        """Why the ledger did not take them; None where it has."""
+    def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:
+        """Why the ledger did not take them; None if it did."""
         try:
             self._ledger.record(outcomes)
         except RedisUnavailable as error:
@@ -80,26 +80,26 @@ class Recorder:
         return None
 
     def forget_later(self, drop_ids: Iterable[str]) -> None:
-        """These will not be recorded again. The ledger is told with the next group, or by `forget`."""
+        """These will not be recorded again. The ledger forgets them with the next group, or by `forget`."""
         self._forgettable += drop_ids
 
     def forget(self) -> None:
-        """Tells the ledger now."""
+        """Makes the ledger forget them now."""
         if not self._forgettable:
             return
         try:
             self._ledger.forget(self._forgettable)
             self._forgettable = []
-        except RedisUnavailable as error:
-            # With the next group, or at the next start.
+        except CacheUnavailable as error:
+            # Repeated with the next group, or at the next start.
             log.debug("not forgotten: %s", error)
 
 
 class GroupCommitter(ABC, Generic[T]):
-    """A thread that commits what it is given, in groups, until `finish`: while one waits for the disks, the next one
-    gathers.
+    """A thread that commits items in groups until `finish`: while one group waits for the disks, the next one collects.
 
-    After a group that was not taken, because the daemon stops, the others are let drop: their work will be done again.
+    After a group that was not recorded, because the daemon shuts down, later groups are discarded; their work is
+    repeated after the restart.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class GroupCommitter(ABC, Generic[T]):
         self._thread = spawn(self._liveness.thread, self._run, self._liveness.liveness)
 
     def put(self, item: T) -> None:
-        """Hands over what is finished; waits while too much is uncommitted."""
+        """Hands over a finished item; blocks while too many are uncommitted."""
         self._queue.put(item)
 
     def finish(self, timeout_seconds: float | None = None) -> bool:
-        """Commits what was put, and ends; whether all of it was taken by then."""
+        """Commits everything that was put, and ends; False if not all of it was committed."""
         self._ending.set()
         self._queue.put(None)
         self._thread.join(timeout_seconds)
@@ -129,17 +129,17 @@ class GroupCommitter(ABC, Generic[T]):
 
     @abstractmethod
     def _commit(self, group: list[T]) -> bool:
-        """Whether the group was taken; False where the daemon stops before that."""
+        """Commits the group; False if the daemon shuts down first."""
 
     @abstractmethod
     def _set_aside(self, item: T, error: Exception) -> bool:
-        """What becomes of an item that cannot be committed, though the ledger answers; False as of `_commit`.
+        """Handles an item that cannot be committed although the ledger answers; returns False as `_commit` does.
 
-        Raises where nothing becomes of it: the process then ends, for the fault is none of the item.
+        Raises if that fails too: the process then ends, because the error is not the item's own.
         """
 
     def _catch_up(self) -> bool:
-        """Tries again what could not be done for a group before; whether there is more to try, later."""
+        """Retries work that failed for an earlier group; True if some of it has to be retried later."""
         return False
 
     def _run(self) -> None:
@@ -155,7 +155,7 @@ class GroupCommitter(ABC, Generic[T]):
         self._recorder.forget()
 
     def _committed(self, group: list[T]) -> bool:
-        """Commits the group; an unexpected error is that of one item, which is found by committing each alone."""
+        """Commits the group; after an unexpected error commits each item alone, to find the one that caused it."""
         try:
             return self._commit(group)
         except Exception as error:
@@ -166,9 +166,7 @@ class GroupCommitter(ABC, Generic[T]):
         return all(self._committed([item]) for item in group)
 
     def _next_group(self, timeout_seconds: float | None) -> tuple[list[T], bool]:
-        """Everything that waits, at least one thing but after a timeout, and whether more can come: None in the queue
-        ends it.
-        """
+        """All waiting items (none only after a timeout), and whether more can come: None in the queue ends it."""
         group: list[T] = []
         try:
             with self._liveness.idle():

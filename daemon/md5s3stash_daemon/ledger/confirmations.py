@@ -1,11 +1,11 @@
-"""What the store has confirmed of late: a content that comes again then costs it no request.
+"""Caches what the store has recently confirmed: the same content dropped again then needs no request.
 
     {prefix}:confirmed:{endpoint} {scheme}:{base}:{since}    md5 (16 bytes) -> when, size and sha-256 (44 bytes)
 
-One hash for each place that objects lie in, since what one store holds says nothing of another, and each stretch of
-time, so that Redis drops it as a whole once nothing in it is believed any more. Without an entry, or with one of
-another size or sha-256 (that would be an md5 collision), the store decides; a content that the hash_cache knows at that
-place is looked for there before its body is sent.
+There is one hash for each place and each period. For each place, because one store says nothing about another. For each
+period, so that Redis expires a hash as a whole when its entries are no longer trusted. Without an entry, or with
+another size or sha-256 (an md5 collision), the store decides; if the hash_cache has the content at that place, a HEAD
+comes before the upload.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 
 _ENTRY = struct.Struct(">IQ32s")
 
-# Boxes that share a Redis have clocks of their own.
+# Machines that share a Redis have different clocks.
 _CLOCK_SECONDS = 60
 
-# Into so many stretches the time is cut that an entry is believed. With more of them the oldest would go sooner after
-# that, and each look would cost a hash more.
+# Number of periods in the time that an entry is trusted. More of them would expire entries sooner, but each lookup
+# would read more hashes.
 _STRETCHES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """An entry as it is written: the name of the hash, field, value, and when Redis may drop the hash."""
+    """An entry to write: the name of the hash, field, value, and when the hash expires."""
 
     name: str
     field: bytes
@@ -51,19 +51,19 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Of a content: how it stands with each base, and what it is, where every store has confirmed it."""
+    """What is known of a content: its standing with each base, and its kind if every store has confirmed it."""
 
     presences: tuple[Presence, ...]
     kind: Kind | None = None
 
     @property
     def confirmed(self) -> bool:
-        """Whether no store need be asked."""
-        return all(presence is Presence.CONFIRMED for presence in self.presences)
+        """Whether no store has to be asked."""
+        return all(standing is Standing.CONFIRMED for standing in self.standings)
 
 
 class Confirmations:
-    """Those of the places that a daemon stores to. Believed for `fresh_seconds`; 0 keeps none."""
+    """Confirmations of the places that a daemon stores to. Trusted for `fresh_seconds`; 0 keeps none."""
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class Confirmations:
         self._clock = clock
 
     def known(self, digests: Sequence[Digest]) -> list[Known]:
-        """What is known of each content, in the order of the bases. One trip, whatever their number."""
-        unknown = [Known((Presence.UNKNOWN,) * len(self._places))] * len(digests)
+        """What is known of each content, with the bases in order. One round trip for all of them."""
+        unknown = [Known((Standing.UNKNOWN,) * len(self._places))] * len(digests)
         if not digests or not self.fresh_seconds:
             return unknown
         now = self._clock()
@@ -101,12 +101,12 @@ class Confirmations:
                 for digest, content, *entries in zip(digests, recorded, *found, strict=True)
             ]
         except (redis.RedisError, *WRONG_ANSWER) as error:
-            # Then the store is asked, and whoever records will meet the same fault and deal with it.
+            # Then the store is asked. Recording meets the same error, and handles it.
             log.debug("confirmations not read: %s", error)
             return unknown
 
     def given(self, digest: Digest, asked: Iterable[bool]) -> tuple[Confirmation, ...]:
-        """The entries to write of a content, for each base whether its store has confirmed it just now."""
+        """The entries to write for a content. `asked`: for each base, whether its store has just confirmed it."""
         if not self.fresh_seconds:
             return ()
         now = int(self._clock())
@@ -121,11 +121,11 @@ class Confirmations:
         )
 
     def _since(self, seconds: float) -> int:
-        """When the stretch began that a moment is in."""
+        """The start of the period of this moment."""
         return int(seconds) // self._stretch_seconds * self._stretch_seconds
 
     def _believed(self, now: float) -> range:
-        """The stretches that may hold something fresh."""
+        """The periods that may have fresh entries."""
         return range(
             self._since(now - self.fresh_seconds), self._since(now + _CLOCK_SECONDS) + 1, self._stretch_seconds
         )
@@ -146,7 +146,7 @@ class Confirmations:
                 for at, base in enumerate(self._bases)
             )
         )
-        # Of one that no store has confirmed the hash_cache may know another content of this md5.
+        # Only a confirmed one: the hash_cache may have the kind of another content with the same md5.
         return replace(known, kind=_kind(recorded)) if known.confirmed else known
 
     def _presence(self, base: BucketBase, digest: Digest, fresh: bool, recorded: Mapped | None) -> Presence:
@@ -164,13 +164,13 @@ def _kind(recorded: Mapped | None) -> Kind | None:
 
 
 def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | None) -> int:
-    """Has the store asked about these contents (None: about all) when they come again; how many entries that were.
+    """Drops the entries of these contents (None: all), so that the store is asked again. Returns their number.
 
     Raises RedisUnavailable.
     """
     database: Any = client
     with answering():
-        # Of another type is what somebody else keeps there: it confirms nothing.
+        # A key of another type is not ours, and confirms nothing.
         names = list(database.scan_iter(match=f"{_escaped(_prefix(prefix))}*", count=1000, _type="hash"))
         if md5s is None:
             dropped = sum(int(database.hlen(name)) for name in names)
@@ -186,5 +186,5 @@ def _prefix(prefix: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As a pattern of Redis that means itself."""
+    """The Redis pattern that matches exactly this text."""
     return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

@@ -1,7 +1,5 @@
-"""Writes to Redis that count only if Redis keeps them. Each script is answered with how Redis is set at that moment, so
-a `CONFIG SET`, a restart or a failover is noticed with the very next record.
-
-What is asked: CONFIG GET, INFO persistence and INFO replication, in the script's own trip. See decision 31.
+"""Writes to Redis that count only if Redis keeps them. Each script is sent together with CONFIG GET, INFO persistence
+and INFO replication, in one round trip: the next record notices a `CONFIG SET`, a restart or a failover (decision 31).
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ from redis.exceptions import NoScriptError, ReadOnlyError
 
 from md5s3stash.errors import RedisUnavailable
 
-# How long replicas may take for a group before it is recorded again; less where Redis is waited for less long.
+# How long replicas may take for a group before it is recorded again; less if the timeout for Redis is shorter.
 _REPLICA_SECONDS = 2.0
 
-# Kinds of the keys that every script here gets first: names, hash_cache, log, open. A script that met a wrong one half
-# way would leave what it had written until then.
+# Types of the first keys of every script here: names, hash_cache, log, open. Checked first: a script that fails half
+# way does not undo its writes.
 _TYPES = """
 for place, kind in ipairs({'hash', 'hash', 'stream', 'hash'}) do
   local found = redis.call('TYPE', KEYS[place]).ok
@@ -31,38 +29,38 @@ for place, kind in ipairs({'hash', 'hash', 'stream', 'hash'}) do
 end
 """
 
-# KEYS: those four, and one that is for the probe alone. It has to be written: Redis answers reads when it is full.
+# KEYS: those four, and the probe's own. It has to write: a Redis that is full still answers reads.
 _PROBE = "redis.call('SET', KEYS[5], ARGV[1])"
 
-# What an error of Redis says, or the library's name for it, and what is to be done. The first that fits.
+# Text in an error of Redis, or the library's name for it, and what to do. The first match counts.
 _REMEDIES = (
     ("OutOfMemoryError", "its memory is full: raise maxmemory, or make room"),
     ("'maxmemory'", "its memory is full: raise maxmemory, or make room"),
-    ("ReadOnlyError", "it is a replica: REDIS_URL has to lead to the primary"),
+    ("ReadOnlyError", "it is a replica: point REDIS_URL at the primary"),
     ("MISCONF", "it cannot write to its disk: see its log, and free the disk"),
-    ("NOREPLICAS", "too few of its replicas are there: see min-replicas-to-write"),
+    ("NOREPLICAS", "it has too few replicas: see min-replicas-to-write"),
     ("WRONGTYPE", "rename or delete that key, or choose another redis.prefix"),
     ("NoPermissionError", "grant the user of REDIS_URL what docs/scale.md lists"),
     ("user executing the script", "grant the user of REDIS_URL what docs/scale.md lists"),
-    ("Authentication", "see the user and the password in REDIS_URL"),
-    ("BusyLoadingError", "it reads its append-only file; wait"),
+    ("Authentication", "check the user and the password in REDIS_URL"),
+    ("BusyLoadingError", "it is reading its append-only file; wait"),
     ("ClusterCrossSlotError", "give redis.prefix braces, as in {md5s3stash}"),
     ("ClusterDownError", "its cluster has lost a node: see CLUSTER INFO"),
-    ("MovedError", "another node of its cluster has the keys: REDIS_URL has to lead there"),
+    ("MovedError", "another node of its cluster has the keys: point REDIS_URL at that node"),
 )
 
-# What the library raises of an answer that no Redis gives, as some other program on its port may.
+# Errors of the library for an answer that is not Redis': another program may listen on its port.
 WRONG_ANSWER = (ValueError, TypeError, AttributeError, LookupError)
 _NOT_REDIS = "what answers at REDIS_URL is not Redis"
 
-# What Redis appends to an error from within a script.
+# Redis appends this to an error in a script.
 _OF_SCRIPT = re.compile(r"\.? script: [0-9a-f]{40}, on @user_script:\d+\.?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """A way in which Redis may lose what it confirmed. `name` is what `redis.accepted_risks` accepts it by, empty for
-    what it cannot accept.
+    """A way in which Redis may lose acknowledged writes. `name` is its name in `redis.accepted_risks`, empty if it
+    cannot be accepted.
     """
 
     name: str
@@ -70,7 +68,7 @@ class Risk:
 
 
 class DurableScript:
-    """A script over the ledger's four keys, which come first. Its writes count once it returns."""
+    """A script on the ledger's four keys, which come first. Its writes count once the call returns."""
 
     def __init__(
         self, client: redis.Redis, script: str, replicas: int = 0, accepted_risks: Collection[str] = ()
@@ -81,28 +79,28 @@ class DurableScript:
         timeout_seconds = self._client.connection_pool.connection_kwargs.get("socket_timeout")
         self._replica_seconds = min(_REPLICA_SECONDS, (timeout_seconds or 2 * _REPLICA_SECONDS) / 2)
         self._accepted_risks = accepted_risks
-        # The names of those that the last answer told, accepted ones included.
+        # The names of the risks in the last answer, including accepted ones.
         self.risks: frozenset[str] = frozenset()
 
     def __call__(self, keys: Sequence[str], arguments: Sequence[Any]) -> None:
-        """Raises RedisUnavailable where Redis does not answer or refuses, and where it may lose what was written."""
+        """Raises CacheUnavailable if Redis does not answer, refuses, or may lose what was written."""
         command = ("EVALSHA", self._script.sha, len(keys), *keys, *arguments)
         with answering():
-            written, acknowledged, *told = self._run(command)
+            written, acknowledged, *settings = self._run(command)
             if isinstance(written, NoScriptError):
                 self._client.script_load(self._script.script)
-                written, acknowledged, *told = self._run(command)
+                written, acknowledged, *settings = self._run(command)
         if isinstance(written, redis.RedisError):
             if isinstance(written, ReadOnlyError):
-                # After a failover the name leads to another server; a connection to this one stays where it is.
+                # After a failover the host name points to another server; open connections stay with this one.
                 self._client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(written) from written
         if written is not None:
-            raise RedisUnavailable(f"{_NOT_REDIS}: {written!r:.100}")
-        self._check(acknowledged, [each if isinstance(each, Mapping) else {} for each in told])
+            raise CacheUnavailable(f"{_NOT_REDIS}: {written!r:.100}")
+        self._check(acknowledged, [each if isinstance(each, Mapping) else {} for each in settings])
 
     def _run(self, command: Sequence[Any]) -> list[Any]:
-        # In one pipeline, for WAIT is about the writes of its own connection.
+        # In one pipeline, because WAIT covers only the writes of its own connection.
         pipeline = self._client.pipeline(transaction=False)
         pipeline.execute_command(*command)
         if self._replicas:
@@ -116,26 +114,24 @@ class DurableScript:
         answers: list[Any] = pipeline.execute(raise_on_error=False)
         return answers
 
-    def _check(self, acknowledged: Any, told: Sequence[Mapping[str, Any]]) -> None:
-        append, memory, persistence, replication = told
+    def _check(self, acknowledged: Any, settings: Sequence[Mapping[str, Any]]) -> None:
+        append, memory, persistence, replication = settings
         risks = risks_of({**append, **memory}, {**persistence, **replication})
         self.risks = frozenset(risk.name for risk in risks if risk.name)
         wrong = [risk.words for risk in risks if risk.name not in self._accepted_risks]
         if wrong:
             raise RedisUnavailable(f"Redis may lose what it confirms: {'; '.join(wrong)}")
         if self._replicas and not (isinstance(acknowledged, int) and acknowledged >= self._replicas):
-            raise RedisUnavailable(f"only {acknowledged} replicas of Redis have it, {self._replicas} are wanted")
+            raise CacheUnavailable(f"only {acknowledged} replicas of Redis have it, not {self._replicas}")
 
 
 def ledger_keys(prefix: str, spool_id: str) -> list[str]:
-    """names, hash_cache, log and open, which a `DurableScript` is about."""
+    """The keys of a `DurableScript`: names, hash_cache, log and open."""
     return [*(f"{prefix}:{name}" for name in ("names", "hash_cache", "log")), f"{prefix}:open:{spool_id}"]
 
 
 class LedgerProbe:
-    """Writes one key, as a record would be written. Raises RedisUnavailable where a record would not be taken, or might
-    be lost.
-    """
+    """Writes one key like a record. Raises CacheUnavailable if Redis would refuse a record or might lose it."""
 
     def __init__(
         self,
@@ -152,19 +148,19 @@ class LedgerProbe:
         self._script(self._keys, ["1"])
 
     def risks(self) -> frozenset[str]:
-        """The names of the risks that the last answer told, accepted ones included."""
+        """The names of the risks in the last answer, including accepted ones."""
         return self._script.risks
 
 
 def risks_of(config: Mapping[str, Any], info: Mapping[str, Any]) -> list[Risk]:
-    """Why a Redis of these settings and this INFO may lose what it confirmed; empty where it does not."""
+    """Why a Redis with these settings and this INFO may lose acknowledged writes; empty if it does not."""
     return [*_faults_of_now(info), *_risks_of_file(config, info), *_risks_of_memory(config), *_unknown(config, info)]
 
 
 def _faults_of_now(info: Mapping[str, Any]) -> list[Risk]:
     found = []
     if info.get("role", "master") != "master":
-        found.append(Risk("", "it is a replica: REDIS_URL has to lead to the primary"))
+        found.append(Risk("", "it is a replica: point REDIS_URL at the primary"))
     if info.get("aof_last_write_status", "ok") != "ok":
         found.append(Risk("", "aof_last_write_status is not ok: see its log, and free its disk"))
     return found
@@ -177,8 +173,8 @@ def _risks_of_file(config: Mapping[str, Any], info: Mapping[str, Any]) -> list[R
     if info.get("aof_current_size") == 0 and (
         info.get("aof_rewrite_in_progress") or info.get("aof_rewrite_scheduled") or info.get("aof_pending_rewrite")
     ):
-        # `CONFIG SET appendonly yes` of a moment ago: nothing is durable before the first file is whole.
-        found.append(Risk("", "appendonly is yes since a moment: its first append-only file is being written; wait"))
+        # After `CONFIG SET appendonly yes` nothing is durable until the first file is complete.
+        found.append(Risk("", "appendonly was just set to yes: it is writing its first append-only file; wait"))
     for name, wanted in (("appendfsync", "always"), ("no-appendfsync-on-rewrite", "no")):
         if config.get(name, wanted) != wanted:
             found.append(_setting(name, config[name], wanted))
@@ -209,7 +205,7 @@ def _setting(name: str, value: Any, wanted: str) -> Risk:
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Redis' errors as RedisUnavailable, and what no Redis answers, too."""
+    """Raises errors of Redis as CacheUnavailable, and so answers that are not Redis'."""
     try:
         yield
     except redis.RedisError as error:
@@ -218,8 +214,8 @@ def answering() -> Iterator[None]:
         raise RedisUnavailable(f"{_NOT_REDIS}: {error!r:.100}") from error
 
 
-def unavailable(error: redis.RedisError) -> RedisUnavailable:
-    """Redis' error as ours, with what is to be done."""
+def unavailable(error: redis.RedisError) -> CacheUnavailable:
+    """Redis' error as ours, with advice."""
     said = _OF_SCRIPT.sub("", str(error))
     words = f"Redis {'refused' if isinstance(error, redis.ResponseError) else 'does not answer'}: {said}"
     seen = f"{type(error).__name__} {error}"

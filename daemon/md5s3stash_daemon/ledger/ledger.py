@@ -1,16 +1,16 @@
-"""Where it is recorded what was dropped and what became of it: in Redis, under a configurable prefix.
+"""Records each drop and its outcome in Redis, under a configurable prefix.
 
-    {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]; null for what `restore` could not know
+    {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]; null for values unknown to `restore`
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
     {prefix}:names        dropped path or URL -> md5
-    {prefix}:log          stream, one entry an outcome, for XREAD
-    {prefix}:confirmed:…  md5 -> that the store confirmed the content of late, see `confirmations`
+    {prefix}:log          stream, one entry for each outcome, for XREAD
+    {prefix}:confirmed:…  md5 -> when the store last confirmed the content, see `confirmations`
     {prefix}:open         drop id -> 1, for drops whose outcome is recorded while their file is still in the spool
 
-    {prefix}:probe        written to find out whether Redis takes writes
+    {prefix}:probe        written to check that Redis accepts writes
 
-`open` makes the log idempotent: a daemon that dies between the record and the removal of the file does the work again,
-and finds that the log has it.
+`open` makes the log idempotent: a daemon that dies between recording and removing a file repeats the work, and `open`
+shows that the log already has it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from md5s3stash.stash import StashReport
 from md5s3stash_daemon.ledger.confirmations import Confirmation
 from md5s3stash_daemon.ledger.durability import DurableScript, LedgerProbe, answering, ledger_keys
 
-# A stream that nobody trims would end up as the largest thing in Redis. Trimmed in whole nodes, hence "about".
+# Untrimmed, the stream would become the largest key in Redis. Redis trims whole nodes, hence "about".
 LOG_MAX_ENTRIES = 1_000_000
 
-# KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's bound, when each of those hashes
-# goes, then for each outcome: drop id, name, md5 (empty for a failure), the hash_cache's JSON, the number of the log's
-# fields and values that these do not tell, they; the number of confirmations, and for each of them the number of its
-# key, field and value.
+# KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's limit, when each of those hashes
+# expires; then for each outcome: drop id, name, md5 (empty for a failure), the hash_cache's JSON; the number of further
+# fields and values for the log, then these; the number of confirmations, and for each the number of its key, its field
+# and its value.
 #
-# A script that Redis breaks off keeps what it had written, so the mark in `open` comes after the log's entry: the retry
-# then completes what is missing. A confirmation that cannot be written costs a request to the store, and nothing else.
+# If Redis breaks off a script, its writes stay. So the mark in `open` comes after the log entry, and a retry completes
+# the rest. A confirmation that cannot be written only costs a request to the store.
 _RECORD = """
 local at = #KEYS - 2
 while at <= #ARGV do
@@ -69,7 +69,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a drop: one report for each bucket base, or the kind and the words of a failure."""
+    """The outcome of a drop: one report for each bucket base, or the kind and the reason of a failure."""
 
     drop_id: str
     name: str
@@ -77,36 +77,35 @@ class Outcome:
     size_bytes: int | None = None
     error: str = ""
     reason: str = ""
-    # Whether a store was sent the bytes, or each had them already.
+    # Whether the bytes were sent to a store; False if each had them already.
     sent: bool = True
-    # What the stores have confirmed just now.
+    # What the stores have just confirmed.
     confirmed: tuple[Confirmation, ...] = ()
 
 
 class Ledger(Protocol):
-    """Records outcomes. Raises RedisUnavailable where it could not be recorded for certain: the files must be kept."""
+    """Records outcomes. Raises CacheUnavailable if it is not certain that they are recorded: the files must be kept."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
-        """All of them, durably. May be repeated: the same drop is logged once."""
+        """Records all of them durably. May be repeated: the same drop is logged once."""
         ...
 
     def forget(self, drop_ids: Sequence[str]) -> None:
-        """The files of these drops are gone from the spool; nobody will record them again."""
+        """Forgets these drops: their files are gone from the spool, so they are never recorded again."""
         ...
 
     def remembered(self) -> list[str]:
-        """The drop ids that were recorded and not forgotten."""
+        """The drop ids that are recorded and not forgotten."""
         ...
 
     def probe(self) -> None:
-        """Raises RedisUnavailable where the ledger would not take a record, or may lose it."""
+        """Raises CacheUnavailable if the ledger would refuse a record, or may lose it."""
         ...
 
 
 class RedisLedger:
-    """A `Ledger` in a Redis that syncs each write: see `durability` for what it has to keep, and for what
-    `accepted_risks` names. With `replicas`, a record counts once that many have it: what only a primary has is gone
-    when a replica takes its place.
+    """A `Ledger` in a Redis that syncs each write; `durability` explains its required settings and `accepted_risks`.
+    With `replicas`, a record counts once that many have it: a failover loses what only the primary has.
     """
 
     def __init__(
@@ -130,9 +129,9 @@ class RedisLedger:
         keys += until
         arguments: list[Any] = [LOG_MAX_ENTRIES, *until.values()]
         for outcome in outcomes:
-            told = _told(outcome)
+            more = _more_fields(outcome)
             md5 = outcome.reports[0].md5 if outcome.reports else ""
-            arguments += map(_bytes, (outcome.drop_id, outcome.name, md5, _known(outcome), str(len(told)), *told))
+            arguments += map(_bytes, (outcome.drop_id, outcome.name, md5, _known(outcome), str(len(more)), *more))
             arguments.append(len(outcome.confirmed))
             for confirmation in outcome.confirmed:
                 arguments += (number[confirmation.name], confirmation.field, confirmation.value)
@@ -152,22 +151,22 @@ class RedisLedger:
         self._probe()
 
     def risks(self) -> frozenset[str]:
-        """The names of the risks that the last probe found, accepted ones included."""
+        """The names of the risks that the last probe found, including accepted ones."""
         return self._probe.risks()
 
 
-def _told(outcome: Outcome) -> list[str]:
+def _more_fields(outcome: Outcome) -> list[str]:
     """The log's fields and values beyond name, outcome and md5."""
     if not outcome.reports:
         return ["error", outcome.error, "reason", outcome.reason]
     first = outcome.reports[0]
-    # Where it lies is in the hash_cache, which has it for each content once; that knows the first base alone.
-    told = ["mime_type", first.mime_type]
+    # The hash_cache has the place of each content once, but only for the first base.
+    more = ["mime_type", first.mime_type]
     if outcome.size_bytes is not None:
-        told += "size_bytes", str(outcome.size_bytes)
+        more += "size_bytes", str(outcome.size_bytes)
     if len(outcome.reports) > 1:
-        told += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
-    return told
+        more += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
+    return more
 
 
 def _known(outcome: Outcome) -> str:
@@ -181,5 +180,5 @@ def _bytes(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        # Half a surrogate pair, which only somebody's JSON can have brought here. It must not keep the group waiting.
+        # Half a surrogate pair, which can only come from JSON. It must not block the group.
         return text.encode("utf-8", "surrogatepass")

@@ -1,6 +1,6 @@
-"""What the ledger knows, for those who ask: by name, by digest, in order of time, or all of it. Reads only.
+"""Reads the ledger: by name, by digest, in order of time, or all of it. Never writes.
 
-Each answer has bounded size, however much is recorded. See `ledger` for the keys.
+Each answer has a bounded size, however much is recorded. See `ledger` for the keys.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from md5s3stash.digest import is_md5
 from md5s3stash.errors import RedisUnavailable, StashError
 from md5s3stash_daemon.ledger.durability import answering
 
-# Fields a request: Redis serves nobody else while it collects them.
+# Fields per request: Redis serves no other client while it collects them.
 SCAN_COUNT = 1000
 
-# The end of the year 9999. An id of the log may be up to 2**64, if somebody chose it.
+# The end of the year 9999. An id in the log may be up to 2**64, if a client chose it.
 _LAST_SECOND = 253_402_300_799.0
 
-# No format has more pixels a side.
+# No format allows a longer side, in pixels.
 _MAX_SIZE = 2**32
 
 
 class LedgerRefused(StashError):
-    """Redis answered with an error that waiting will not mend."""
+    """Redis answered with an error that does not go away by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A dropped name or URL, its content's digest, and what was recorded of that; None and empty where nothing was."""
+    """A dropped name or URL, the md5 of its content, and the record of that content; None and empty if unknown."""
 
     name: str
     md5: str
@@ -45,7 +45,7 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One outcome. `id` is the stream's: milliseconds since the epoch, a dash, a number."""
+    """One outcome. `id` is its id in the stream: milliseconds since the epoch, a dash, a number."""
 
     id: str
     fields: Mapping[str, str]
@@ -57,8 +57,8 @@ class LogEntry:
 
 
 class LedgerReader:
-    """The reading side of `ledger.RedisLedger`. Raises RedisUnavailable where Redis is down, LedgerRefused where it
-    refuses. An entry that nobody of ours wrote is never an error: what cannot be understood of it counts as unknown.
+    """The reading side of `ledger.RedisLedger`. Raises CacheUnavailable if Redis is unavailable, LedgerRefused if it
+    refuses. An entry of another program is never an error: values that cannot be parsed count as unknown.
     """
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
@@ -66,7 +66,7 @@ class LedgerReader:
         self._prefix = prefix
 
     def sizes(self) -> dict[str, int]:
-        """How many names, contents and log entries there are."""
+        """The number of names, contents and log entries."""
         with translating("names"):
             names = int(self._client.hlen(self._key("names")))
         with translating("hash_cache"):
@@ -75,7 +75,7 @@ class LedgerReader:
             return {"names": names, "contents": contents, "log": int(self._client.xlen(self._key("log")))}
 
     def md5_of(self, name: str) -> str | None:
-        """The digest under a dropped name or a URL."""
+        """The md5 of a dropped name or a URL."""
         with translating("names"):
             found = self._client.hget(self._key("names"), _bytes(name))
         if found is not None and is_md5(_text(found)):
@@ -85,7 +85,7 @@ class LedgerReader:
         return None if validators is None else _md5_in(validators)
 
     def with_content(self, pairs: Sequence[tuple[str, str]]) -> list[Mapped]:
-        """Names and digests, completed with what is known of the contents."""
+        """Names and digests, completed with the records of their contents."""
         if not pairs:
             return []
         with translating("hash_cache"):
@@ -93,34 +93,34 @@ class LedgerReader:
             return [mapped(name, md5, content) for (name, md5), content in zip(pairs, known, strict=True)]
 
     def knows(self, md5: str) -> bool:
-        """Whether a content of this digest was recorded."""
+        """Whether a content with this digest is recorded."""
         with translating("hash_cache"):
             return bool(self._client.hexists(self._key("hash_cache"), md5))
 
     def digests(self) -> Iterator[list[str]]:
-        """The md5 of every recorded content, about a thousand at a time, in no order; one may come twice."""
+        """The md5 of every recorded content, about a thousand at a time, in any order; one may come twice."""
         for found in self._scan("hash_cache"):
             yield [_text(md5) for md5 in found]
 
     def names_of(self, md5: str) -> Iterator[str]:
-        """The names of a content. All names are looked through, for they are kept by name; one may come twice."""
+        """The names of a content. This scans all names, because there is no index by digest; one may come twice."""
         for pairs in self.names_like():
             yield from (name for name, its_md5 in pairs if its_md5 == md5)
 
     def names_like(self, pattern: str | None = None) -> Iterator[list[tuple[str, str]]]:
-        """The names that fit a pattern of SCAN, and their digests: a list for each thousand names that were looked at,
-        mostly empty, so that whoever asks can stop. A name without a digest is left out.
+        """The names that match a SCAN pattern, with their digests: a list for each thousand names scanned, mostly
+        empty, so that the caller can stop. Names without a digest are left out.
         """
         for found in self._scan("names", pattern):
             pairs = [(_text(name), _text(md5)) for name, md5 in found.items()]
             yield [(name, md5) for name, md5 in pairs if is_md5(md5)]
 
     def mappings(self) -> Iterator[list[Mapped]]:
-        """Everything, about a thousand at a time and in no order: the names, then the URLs that the command or the
-        library has stashed, which are no names.
+        """Everything, about a thousand at a time and in any order: the names, then the URLs that the command or the
+        library has stashed and that are not names.
 
-        What is recorded meanwhile may be in it or not. Redis may show a name twice while its table is resized (SCAN's
-        guarantees); within a batch none is.
+        Records made during the scan may be missing. Redis may return a name twice while it resizes its table (see
+        SCAN), but never in one batch.
         """
         for pairs in self.names_like():
             yield self.with_content(pairs)
@@ -128,12 +128,12 @@ class LedgerReader:
             yield self.with_content(self._unnamed(found))
 
     def last(self, count: int) -> list[LogEntry]:
-        """The newest entries of the log, the oldest of them first."""
+        """The newest `count` entries of the log, in order of time."""
         with translating("log"):
             return _entries(reversed(self._client.xrevrange(self._key("log"), count=count)))
 
     def after(self, entry_id: str, wait_seconds: float) -> list[LogEntry]:
-        """What was logged after an entry; waits so long for the next one if there is none."""
+        """The entries after this one; waits up to `wait_seconds` if there are none yet."""
         with translating("log"):
             found = self._client.xread(
                 {self._key("log"): entry_id}, count=SCAN_COUNT, block=max(1, int(wait_seconds * 1000))
@@ -143,7 +143,7 @@ class LedgerReader:
             return [entry for entries in streams for entry in _entries(_pages(entries))]
 
     def _unnamed(self, validators: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
-        """URLs and their digests, but for those that are names."""
+        """URLs and their digests, without those that are names."""
         digests = {url: md5 for url, entry in validators.items() if (md5 := _md5_in(entry)) is not None}
         if not digests:
             return []
@@ -158,7 +158,7 @@ class LedgerReader:
                 cursor, found = self._client.hscan(
                     self._key(name), cursor, match=None if pattern is None else _bytes(pattern), count=SCAN_COUNT
                 )
-            # A small hash comes in one piece, whatever the count.
+            # A small hash comes in one piece, regardless of the count.
             yield found
             if cursor == 0:
                 return
@@ -168,14 +168,14 @@ class LedgerReader:
 
 
 def digest_in(word: str) -> str | None:
-    """The md5 that a word is, or that stands at the end of it as in an S3 or thumbnail URL."""
+    """The md5 in a word: the word itself, or its last part as in an S3 or thumbnail URL; None if there is none."""
     md5 = word.rstrip("/").rpartition("/")[2].lower()
     return md5 if is_md5(md5) else None
 
 
 @contextlib.contextmanager
 def translating(key: str) -> Iterator[None]:
-    """Redis' errors as ours; `key` is what was read, without the prefix."""
+    """Raises errors of Redis as ours; `key` is the key that was read, without the prefix."""
     try:
         with answering():
             yield
@@ -201,18 +201,18 @@ def _entries(found: Iterable[Any]) -> list[LogEntry]:
 
 
 def mapped(name: str, md5: str, content: bytes | None) -> Mapped:
-    """What an entry of the hash_cache says; null in it is what nobody knows (see `restore`)."""
+    """Parses an entry of the hash_cache; null in it means unknown (see `restore`)."""
     match _json(content or b""):
         case [str(s3_url), None | str() as mime_type, [width, height]] if is_size(width) and is_size(height):
             return Mapped(name, md5, s3_url, mime_type or "", width, height)
         case [str(s3_url), None | str() as mime_type, None]:
             return Mapped(name, md5, s3_url, mime_type or "")
-    # Nothing there, or somebody else's entry. The name and its digest stand.
+    # No entry, or one of another program: the name and its digest are still valid.
     return Mapped(name, md5)
 
 
 def is_size(value: Any) -> bool:
-    """Whether it can be the width or height of a picture; 0 is that of what is no picture."""
+    """Whether it can be the width or height of an image; 0 if the content is not an image."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SIZE
 
 
@@ -233,7 +233,7 @@ def _bytes(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        # Of no name: a file's bytes come as other surrogates, and a URL has none.
+        # Not a recorded name: the bytes of a file name become other surrogates, and a URL has none.
         return text.encode("utf-8", "surrogatepass")
 
 

@@ -1,7 +1,7 @@
-"""Where the ledger gets back from what Redis has lost: the buckets themselves, by LIST, and an export of earlier.
+"""Sources for records that Redis has lost: a LIST of the buckets, and an earlier export.
 
-A LIST knows digests and places. Types are asked for with `types`, a HEAD each. Names and dimensions are in no bucket:
-they come from the export, and dimensions also when a content is stashed again.
+A LIST has digests and places. With `types`, a HEAD for each object adds the type. Buckets have neither names nor
+dimensions: both come from the export, and dimensions also when the content is stashed again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_daemon.ledger.reader import Mapped, is_size
 from md5s3stash_daemon.ledger.restore import Restorer
 
-# Names and URLs have a few thousand bytes, each of which JSON may write as six.
+# Names and URLs have a few thousand bytes, and JSON may write each as six.
 MAX_LINE_BYTES = 256 * 1024
 LINES_AT_ONCE = 1000
 
-# What S3 answers for an object that was stored without a type.
+# The type that S3 returns for an object stored without one.
 _NO_TYPE = "binary/octet-stream"
 
 _POLICY = RetryPolicy(attempts=4)
@@ -37,8 +37,8 @@ _POLICY = RetryPolicy(attempts=4)
 
 @dataclass(slots=True)
 class RebuildCounts:
-    """What was met so far: `contents` and `names` are entries that were written, `known` objects or lines that brought
-    nothing new, `faults` what was left out.
+    """The counts so far: `met` objects or lines read, `contents` and `names` entries written, `known` objects or lines
+    without news, `faults` those left out.
     """
 
     met: int = 0
@@ -54,8 +54,8 @@ class RebuildCounts:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilder:
-    """What the reading of buckets needs. `types` asks for the MIME type of each object of which none is recorded;
-    `heads` are the threads that do; `stopping` ends all buckets with their page.
+    """Reads buckets. `types` asks for the MIME type of each object without a recorded one; `heads` are the threads for
+    that; `stopping` ends all buckets after their current page.
     """
 
     lister: Lister
@@ -68,9 +68,9 @@ class Rebuilder:
     def rebuild(
         self, base: BucketBase, bucket: str, others: tuple[str, ...], counts: RebuildCounts
     ) -> Iterator[Fault | str]:
-        """Records the objects of a bucket. Yields what it leaves out, and after each page the last key's md5.
+        """Records the objects of a bucket. Yields the faults of those it leaves out, and after each page its last md5.
 
-        `others` are key prefixes that belong to other bases. Raises StoreError where the bucket cannot be listed.
+        `others` are key prefixes that belong to other bases. Raises StoreError if the bucket cannot be listed.
         """
         prefix = prefix_of(base)
         for page in self.lister.pages(bucket, prefix):
@@ -90,7 +90,7 @@ class Rebuilder:
                 yield good[-1]
 
     def _fault(self, base: BucketBase, bucket: str, found: ListedObject) -> Fault | None:
-        """Why an object is left out. One whose ETag is another digest may be encrypted with KMS: its HEAD tells."""
+        """Why an object is left out. If the ETag is another digest, KMS may encrypt the object: the HEAD shows it."""
         fault = fault_of(base, bucket, found)
         if fault is None or fault.kind is not FaultKind.WRONG_ETAG:
             return fault
@@ -127,15 +127,15 @@ def _has_type(known: Mapped | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line of an export that is none."""
+    """A line that is not a valid line of an export."""
 
     number: int
     reason: str
 
 
 def import_export(file: BinaryIO, restorer: Restorer, counts: RebuildCounts) -> Iterator[BadLine]:
-    """Records what stands in an export (`md5s3stashctl export --format jsonl`), a thousand lines at a time. Yields what
-    it leaves out. Raises OSError.
+    """Records the lines of an export (`md5s3stashctl export --format jsonl`), a thousand at a time. Yields the bad
+    lines. Raises OSError.
     """
     number = 0
     batch: list[Mapped] = []
@@ -164,18 +164,19 @@ def _import_batch(batch: list[Mapped], restorer: Restorer, counts: RebuildCounts
 
 def _parsed(line: bytes) -> Mapped:
     if len(line) > MAX_LINE_BYTES:
-        raise ValueError("it is too long")
+        raise ValueError("the line is too long")
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("it is no JSON" if line.endswith(b"\n") else "it is no JSON: the export is cut off") from None
+        cut = "" if line.endswith(b"\n") else ": the export is cut off"
+        raise ValueError(f"not valid JSON{cut}") from None
     if not isinstance(record, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("not a JSON object")
     name, md5 = record.get("name"), record.get("md5")
     if not isinstance(name, str) or not name or not _is_encodable(name):
-        raise ValueError("its name is no name of a file or URL")
+        raise ValueError("the name is not a file name or URL")
     if not isinstance(md5, str) or not is_md5(md5):
-        raise ValueError("its md5 is none")
+        raise ValueError("the md5 is not an md5")
     width, height = record.get("width"), record.get("height")
     sized = is_size(width) and is_size(height)
     return Mapped(

@@ -1,9 +1,9 @@
-"""Writes back into the ledger what Redis has lost: names, and entries of the hash_cache. Adds what is missing and never
-replaces what somebody recorded meanwhile, so that it can be done again, in any order, while the daemon runs.
+"""Restores records that Redis has lost: names, and entries of the hash_cache. Adds missing records and never replaces
+newer ones, so it can be repeated, in any order, while the daemon runs.
 
-An entry must not lie. What nobody knows is null in it: `[s3_url, null, null]` for an object that only a LIST has told
-of. The stash takes an entry with a null as none, and completes it when the content comes by again; who only wants to
-know where a digest lies finds it in the first place, as ever. `[0, 0]` would not do: it says that it is no picture.
+An entry must not be wrong. Unknown values are null: `[s3_url, null, null]` for an object known only from a LIST. A
+stash treats an entry with a null as missing, and completes it when the content is stashed again; a lookup of the place
+finds it first in the list as always. `[0, 0]` would be wrong: it means that the content is not an image.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import redis
 from md5s3stash.cache import as_json
 from md5s3stash_daemon.ledger.reader import Mapped, mapped, translating
 
-# KEYS: hash_cache, names. ARGV: the number of contents; for each its md5, the entry that was seen (empty for none) and
-# the new one; then names and their md5s. Returns how many contents and names were written. One that was changed by
-# somebody else since it was seen stays: theirs is newer.
+# KEYS: hash_cache, names. ARGV: the number of contents; for each its md5, the entry as it was read (empty for none) and
+# the new one; then names and their md5s. Returns how many contents and names were written. An entry that has changed
+# since it was read stays, because it is newer.
 _RESTORE = """
 local at, contents, names = 2, 0, 0
 for _ = 1, tonumber(ARGV[1]) do
@@ -39,14 +39,14 @@ return {contents, names}
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How many entries were written, or would be."""
+    """The number of entries that were written, or would be in a dry run."""
 
     contents: int
     names: int
 
 
 class Restorer:
-    """Adds to the ledger of a prefix; with `dry_run` only says what it would add. Raises as `LedgerReader` does."""
+    """Adds to the ledger of a prefix; with `dry_run` it only counts. Raises as `LedgerReader` does."""
 
     def __init__(self, client: redis.Redis, prefix: str, dry_run: bool = False) -> None:
         self._client: Any = client
@@ -55,11 +55,11 @@ class Restorer:
         self._dry_run = dry_run
 
     def known(self, md5s: Sequence[str]) -> dict[str, Mapped]:
-        """What is recorded of these contents, for those of which anything is."""
+        """The records of these contents, without those that have none."""
         return {md5: mapped("", md5, entry) for md5, entry in self._entries(md5s).items()}
 
     def add(self, batch: Sequence[Mapped]) -> Restored:
-        """All of these, of which several may be of one name or content: the last of a name counts."""
+        """Adds all of these. Several may have the same name or content: the last one of a name counts."""
         wanted: dict[str, Mapped] = {}
         for each in batch:
             if each.s3_url:
@@ -96,7 +96,7 @@ class Restorer:
 
 
 def completed(known: Mapped | None, new: Mapped) -> Mapped:
-    """What is known of a content, with the gaps in it filled from what is told of it now."""
+    """What is known of a content, with its gaps filled from `new`."""
     if known is None or not known.s3_url:
         return replace(new, name="")
     if not known.mime_type:
@@ -107,7 +107,8 @@ def completed(known: Mapped | None, new: Mapped) -> Mapped:
 
 
 def as_entry(content: Mapped) -> str:
-    """As it stands in the hash_cache."""
+    """The entry in the hash_cache."""
+
     dimensions = None if content.width is None else [content.width, content.height]
     return as_json([content.s3_url, content.mime_type or None, dimensions])
 

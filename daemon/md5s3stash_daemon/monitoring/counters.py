@@ -1,4 +1,4 @@
-"""What happens is counted where it happens, and added up where somebody asks."""
+"""Counts events where they happen; the totals are added up on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTCOMES = (STASHED, ALREADY_THERE, FAILED, DEFERRED)
 
 @dataclass(slots=True)
 class Counts:
-    """How often each outcome and each service's error was, the bytes that were stashed, and how long each file took."""
+    """Number of each outcome and of each service's errors, bytes stashed, and how long each file took."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -30,22 +30,22 @@ class Counts:
 
 
 class Counters:
-    """Counts and times what happens; safe to share between threads."""
+    """Counts and times events; thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts = Counts()
-        # By drop id; bounded, because what is claimed at once is.
+        # By drop id. Bounded, because the number of claimed files is.
         self._claimed: dict[str, float] = {}
 
     def claimed(self, drop_ids: Iterable[str], at: float | None = None) -> None:
-        """Work on these files begins, or began at this moment of the clock."""
+        """Work on these files begins, or began at `at` on the clock."""
         with self._lock:
             self._claimed.update(dict.fromkeys(drop_ids, self._clock() if at is None else at))
 
     def recorded(self, outcomes: Sequence[Outcome]) -> None:
-        """The outcomes stand in the ledger."""
+        """The ledger has these outcomes."""
         with self._lock:
             now, counts = self._clock(), self._counts
             for outcome in outcomes:
@@ -59,30 +59,30 @@ class Counters:
                     counts.latencies.append(now - begun)
 
     def unclaimed(self, drop_ids: Iterable[str]) -> None:
-        """Work on these files ended without anything to record."""
+        """Work on these files ended without an outcome to record."""
         with self._lock:
             for drop_id in drop_ids:
                 self._claimed.pop(drop_id, None)
 
     def deferred(self) -> None:
-        """A file is to be tried again."""
+        """A file was deferred."""
         with self._lock:
             self._counts.outcomes[DEFERRED] += 1
 
     def service_error(self, service: str) -> None:
-        """A request to S3 or Redis was not answered as it should have been."""
+        """A request to S3 or Redis failed."""
         with self._lock:
             self._counts.errors[service] += 1
 
     def take(self) -> Counts:
-        """What was counted since the last time."""
+        """The counts since the last call."""
         with self._lock:
             taken, self._counts = self._counts, Counts()
             return taken
 
 
 class CountedLedger:
-    """A `Ledger` that counts what the one behind it has taken: of files and of URLs, whoever hands them over."""
+    """A `Ledger` that counts what another one has recorded, for files and for URLs."""
 
     def __init__(self, ledger: Ledger, counters: Counters) -> None:
         self._ledger = ledger

@@ -1,4 +1,4 @@
-"""Is the daemon well? Its threads say that they get on, its circuit breaker says what it waits for; this puts the two together."""
+"""Is the daemon healthy? Combines the liveness of its threads with the services that it waits for."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from md5s3stash_daemon.spool.waiting import Waiting
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why something is not being stashed. `waits_for` is the service, or empty where a thread hangs."""
+    """Why files are not being stashed. `waits_for` is the unavailable service, empty if a thread is stuck."""
 
     words: str
     waits_for: str = ""
 
 
 class Health:
-    """What is told to systemd, to a load balancer and to the operator."""
+    """Health as reported to systemd, to a load balancer and to the operator."""
 
     def __init__(
         self,
@@ -39,27 +39,27 @@ class Health:
 
     @property
     def stuck_seconds(self) -> float:
-        """How long a thread may take to get on."""
+        """How long a thread may be without progress."""
         return self._stuck_seconds()
 
     def stuck(self) -> list[str]:
-        """The threads that hang."""
+        """The threads that are stuck."""
         return self.liveness.silent(self.stuck_seconds)
 
     def problems(self) -> list[Problem]:
-        """Empty where all is well."""
+        """Empty if the daemon is healthy."""
         stuck = [
-            Problem(f"stuck: the {thread} has not got on for {self.stuck_seconds:g} seconds") for thread in self.stuck()
+            Problem(f"stuck: no progress in the {thread} for {self.stuck_seconds:g} seconds") for thread in self.stuck()
         ]
         faults = sorted(self._waited_for.faults().items())
         return stuck + [Problem(f"paused: {service}: {reason}", service) for service, reason in faults]
 
     def reasons(self) -> list[str]:
-        """The same in words."""
+        """The problems in words."""
         return [problem.words for problem in self.problems()]
 
     def notices(self) -> list[str]:
-        """Which promises are weaker than usual, while all may be well."""
+        """Which promises are weaker than usual, even if the daemon is healthy."""
         return self._metrics.weaker_promises()
 
     def status_line(self) -> str:

@@ -1,4 +1,4 @@
-"""What Prometheus is told. Counts are made as things happen; what lies in the spool is counted when somebody asks."""
+"""The metrics for Prometheus. Events are counted as they happen, the files in the spool at a scrape."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ QUEUE_EVENTS = ("received", "deleted", "given_back", "unreadable")
 # Small files take milliseconds, a group commit waits for an fsync, and a file of many gigabytes takes an hour.
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
-# Beyond this a state is counted as full: the exact number would not change what anybody does.
+# Counting stops at this number of files: the exact number would make no difference to an operator.
 MAX_COUNTED = 100_000
 
-# A count is good for this long at least, and for so many times what it took: a large queue must not cost a scrape
-# interval of disk reads, over and over.
+# A count is kept for this long at least, and for this many times as long as it took: otherwise a large spool would be
+# read from disk all the time.
 COUNT_SECONDS = 15.0
 _REST_FACTOR = 20.0
 
 
 class Metrics(Counters):
-    """What was counted here and by others (`add`), as Prometheus wants it; safe to share between threads."""
+    """Counts of this process and of others (`add`), in the format of Prometheus; thread-safe."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,26 +52,26 @@ class Metrics(Counters):
         self._queue_held: Callable[[], int] = lambda: 0
         self._weaker: set[str] = set()
         self._weaker_here: Callable[[], list[str]] = list
-        # A registry of our own: the global one would take what any library puts there.
+        # Our own registry: any library may add metrics to the global one.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        Info("md5s3stash_build", "What runs", registry=self._registry).info(build_info())
+        Info("md5s3stash_build", "Version and build", registry=self._registry).info(build_info())
         self._latency = Histogram(
             "md5s3stash_latency_seconds",
-            "From claim to record, for files that were stashed",
+            "Time from claim to record, for stashed files",
             buckets=_LATENCY_BUCKETS,
             registry=self._registry,
         )
         self._registry.register(_Collected(self._collect))
 
     def watch_spool(self, spool: Spool, waited_for: HasFaults) -> None:
-        """Adds what is read from them at each scrape. Once."""
+        """Adds the metrics of the spool and of paused services. Call it once."""
         queue = QueueDepth(spool)
         self._registry.register(_Collected(lambda: _paused(waited_for)))
         self._registry.register(_Collected(lambda: itertools.chain(queue.metrics(), _free_disk(spool))))
 
     def add(self, counts: Counts) -> None:
-        """What somebody else has counted."""
+        """Adds the counts of another process."""
         with self._lock:
             self._total.outcomes.update(counts.outcomes)
             self._total.errors.update(counts.errors)
@@ -80,38 +80,38 @@ class Metrics(Counters):
             self._latency.observe(seconds)
 
     def watch_redis(self, risks: Callable[[], Collection[str]]) -> None:
-        """Adds at each scrape the ways in which Redis may lose records. Once."""
+        """Adds the metric of the ways in which Redis may lose records. Call it once."""
         self._registry.register(_Collected(lambda: _risks(risks())))
 
     def weaker(self, promises: Iterable[str]) -> None:
-        """What somebody else has found that the stores lack."""
+        """Adds guards that another process has found missing in the stores."""
         with self._lock:
             self._weaker.update(promises)
 
     def watch_store(self, weaker: Callable[[], list[str]]) -> None:
-        """What this process finds that the stores lack."""
+        """Sets the function that returns the guards which this process finds missing."""
         self._weaker_here = weaker
 
     def weaker_promises(self) -> list[str]:
-        """Which guards the stores lack, in words."""
+        """The guards that the stores lack, in words."""
         with self._lock:
             return sorted(self._weaker | set(self._weaker_here()))
 
     def watch_waiting(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Adds at each scrape what lies in incoming/ and is not taken, by reason. Once."""
+        """Adds the metric of files in incoming/ that are not claimed, by reason. Call it once."""
         self._registry.register(_Collected(lambda: _waiting(counts())))
 
     def watch_queue(self, held: Callable[[], int]) -> None:
-        """Tells at each scrape how many messages are in hand."""
+        """Sets the function that returns the number of messages in progress."""
         self._queue_held = held
 
     def queue_event(self, event: str, messages: int = 1) -> None:
-        """One of `QUEUE_EVENTS` happened to messages of the queue."""
+        """Counts an event of `QUEUE_EVENTS` for a number of messages."""
         with self._lock:
             self._queue_events[event] += messages
 
     def counts(self) -> Counter[str]:
-        """How often each outcome was, since the start."""
+        """The number of each outcome since the start."""
         self.add(self.take())
         with self._lock:
             return self._total.outcomes.copy()
@@ -126,37 +126,37 @@ class Metrics(Counters):
             outcomes, errors = self._total.outcomes.copy(), self._total.errors.copy()
             size = self._total.size_bytes
             queue_events = self._queue_events.copy()
-        by_outcome = CounterMetricFamily("md5s3stash_outcomes", "What became of the files", labels=["outcome"])
+        by_outcome = CounterMetricFamily("md5s3stash_outcomes", "Files by outcome", labels=["outcome"])
         for outcome in OUTCOMES:
             by_outcome.add_metric([outcome], outcomes[outcome])
         yield by_outcome
-        yield CounterMetricFamily("md5s3stash_stashed_bytes", "Size of the files that were stashed", value=size)
+        yield CounterMetricFamily("md5s3stash_stashed_bytes", "Total size of stashed files", value=size)
         by_service = CounterMetricFamily(
-            "md5s3stash_service_errors", "Requests that S3, Redis or SQS did not answer", labels=["service"]
+            "md5s3stash_service_errors", "Failed requests to S3, Redis or SQS", labels=["service"]
         )
         for service in (*SERVICES, QUEUE):
             by_service.add_metric([service], errors[service])
         yield by_service
-        by_event = CounterMetricFamily("md5s3stash_queue_messages", "Messages of the queue", labels=["event"])
+        by_event = CounterMetricFamily("md5s3stash_queue_messages", "SQS messages by event", labels=["event"])
         for event in QUEUE_EVENTS:
             by_event.add_metric([event], queue_events[event])
         yield by_event
         yield GaugeMetricFamily(
             "md5s3stash_store_guards_missing", "Guards that the stores lack", value=len(self.weaker_promises())
         )
-        yield GaugeMetricFamily("md5s3stash_queue_held", "Messages of the queue in hand", value=self._queue_held())
+        yield GaugeMetricFamily("md5s3stash_queue_held", "SQS messages in progress", value=self._queue_held())
 
 
 @dataclass(frozen=True, slots=True)
 class StateDepth:
-    """Files of one state, at most MAX_COUNTED, and since when the oldest of them is there (seconds since the epoch)."""
+    """Number of files in one state, at most MAX_COUNTED, and when the oldest came there (seconds since the epoch)."""
 
     files: int
     oldest: float | None
 
 
 class QueueDepth:
-    """How many files lie in each state. The count is kept for a while; while it is made anew, the old one is told."""
+    """Counts the files in each state. A count is kept for a while; during a new one, the old one is returned."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class QueueDepth:
 
     def depths(self) -> dict[str, StateDepth]:
         """By state; empty before the first count is done."""
-        # Never waited for: on a file system that hangs, every scrape would hang with it.
+        # Never wait for a running count: if the file system hangs, every scrape would hang too.
         if self._clock() >= self._good_until and self._counting.acquire(blocking=False):
             try:
                 begun = self._clock()
@@ -190,15 +190,15 @@ class QueueDepth:
         return self._depths
 
     def damaged(self) -> int:
-        """How many files of hold/ a power cut may have damaged, as of the last count."""
+        """Number of files in hold/ that a power cut may have damaged, from the last count."""
         return self._damaged
 
     def metrics(self) -> Iterator[Metric]:
         files = GaugeMetricFamily(
-            "md5s3stash_spool_files", f"Files in each state; {self._max_counted} stands for more", labels=["state"]
+            "md5s3stash_spool_files", f"Files in each state; counting stops at {self._max_counted}", labels=["state"]
         )
         age = GaugeMetricFamily(
-            "md5s3stash_spool_oldest_seconds", "How long the oldest file has been in its state", labels=["state"]
+            "md5s3stash_spool_oldest_seconds", "Time since the oldest file came to its state", labels=["state"]
         )
         now = time.time()
         for state, depth in self.depths().items():
@@ -221,13 +221,13 @@ class QueueDepth:
 
 
 def _arrivals(folder: str, is_ignored: Callable[[str], bool]) -> Iterator[float]:
-    """When each file below came to stand there. That is its ctime, which a rename sets: a copy with its time stamps
-    kept has the mtime of its original, which may be years. A folder that may not be read counts as one file.
+    """When each file below arrived there: its ctime, which a rename sets. Its mtime may be years old, if a copy kept
+    that of the original. A folder that we may not read counts as one file.
     """
     folders = [folder]
     while folders:
         folder = folders.pop()
-        # What vanishes meanwhile is not there.
+        # Files that disappear during the walk do not count.
         with contextlib.suppress(OSError):
             try:
                 found = os.scandir(folder)
@@ -241,7 +241,7 @@ def _arrivals(folder: str, is_ignored: Callable[[str], bool]) -> Iterator[float]
                             continue
                         if item.is_dir(follow_symlinks=False):
                             folders.append(item.path)
-                        # Of what was no file, a link say, only the report is left.
+                        # A report counts only if its file was removed: a link, for example.
                         elif not item.name.endswith(ERROR_SUFFIX) or not os.path.lexists(
                             item.path[: -len(ERROR_SUFFIX)]
                         ):
@@ -250,7 +250,7 @@ def _arrivals(folder: str, is_ignored: Callable[[str], bool]) -> Iterator[float]
 
 def _paused(waited_for: HasFaults) -> Iterator[Metric]:
     faults = waited_for.faults()
-    paused = GaugeMetricFamily("md5s3stash_paused", "1 while what needs this service waits for it", labels=["service"])
+    paused = GaugeMetricFamily("md5s3stash_paused", "1 while work waits for this service", labels=["service"])
     for service in (*SERVICES, SPOOL, DOWNLOADS, QUEUE):
         paused.add_metric([service], float(service in faults))
     yield paused
@@ -258,7 +258,7 @@ def _paused(waited_for: HasFaults) -> Iterator[Metric]:
 
 def _risks(found: Collection[str]) -> Iterator[Metric]:
     risks = GaugeMetricFamily(
-        "md5s3stash_redis_risk", "1 where Redis may lose records in this way, accepted or not", labels=["risk"]
+        "md5s3stash_redis_risk", "1 if Redis may lose records in this way, accepted or not", labels=["risk"]
     )
     for risk in RISKS:
         risks.add_metric([risk], float(risk in found))
@@ -267,7 +267,7 @@ def _risks(found: Collection[str]) -> Iterator[Metric]:
 
 def _waiting(counts: Mapping[str, int]) -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
-        "md5s3stash_spool_waiting", "Files that the last pass has left where they are", labels=["reason"]
+        "md5s3stash_spool_waiting", "Files that the last pass could not claim", labels=["reason"]
     )
     for reason, count in counts.items():
         waiting.add_metric([reason], count)
@@ -291,5 +291,6 @@ class _Collected(Collector):
         return self._collect()
 
     def describe(self) -> list[Metric]:
-        # Asked for at registration. Without it collect() would be called then, and walk the spool.
+        # Called at registration. Without it the registry would call collect(), which walks the spool.
+
         return []

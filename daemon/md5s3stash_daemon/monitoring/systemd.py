@@ -1,4 +1,4 @@
-"""How the daemon keeps systemd informed: a status line, and the watchdog for as long as nothing is stuck."""
+"""Reports to systemd: a status line, and the watchdog ping while no thread is stuck."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)
 
-# How often the status line is looked at where no watchdog asks for more.
+# How often the status line is updated, unless the watchdog needs more.
 STATUS_SECONDS = 5.0
 
 
 class Reporter:
-    """A thread that keeps the status line up to date, and the watchdog quiet for as long as nothing is stuck."""
+    """A thread that updates the status line, and pings the watchdog while no thread is stuck."""
 
     def __init__(self, notifier: Notifier, health: Health, watchdog: float | None) -> None:
         self._notifier = notifier
         self._health = health
         self._watchdog = watchdog
-        # At half of the time, as sd_watchdog_enabled(3) advises.
+        # Half of the watchdog's time, as sd_watchdog_enabled(3) advises.
         self._interval = min(STATUS_SECONDS, watchdog / 2) if watchdog else STATUS_SECONDS
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begins to report; the first time at once."""
+        """Starts the thread, which reports at once."""
         self._thread = spawn("reporter", self._run, self._health.liveness)
 
     def stop(self) -> None:
@@ -37,7 +37,7 @@ class Reporter:
         self._thread.join()
 
     def _run(self) -> None:
-        told = ""
+        reported = ""
         was_stuck: list[str] = []
         while True:
             stuck = self._health.stuck()
@@ -47,9 +47,10 @@ class Reporter:
                 log.error("stuck threads=%s seconds=%g", ",".join(stuck) or "none", self._health.stuck_seconds)
                 was_stuck = stuck
             line = self._health.status_line()
-            if line != told:
+            if line != reported:
                 self._notifier.status(line)
-                told = line
+                reported = line
+
             if self._ended.wait(self._interval):
                 return
 

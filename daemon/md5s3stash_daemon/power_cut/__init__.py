@@ -1,1 +1,1 @@
-"""What a boot without a clean stop means for the spool. Imports runtime, disk, spool."""
+"""Protects the spool against a power cut. Imports runtime, disk, spool."""

@@ -1,7 +1,7 @@
-"""While files wait in the spool its file system is synced, so that they outlive a power cut, however they were dropped.
+"""Syncs the spool's file system while files wait in it, so that they survive a power cut, however they were dropped.
 
-Most producers sync nothing, and the kernel takes half a minute to write what it holds in memory. A spool that keeps up
-is not synced at all: its files are in S3 sooner than that.
+Most producers sync nothing, and the kernel takes half a minute to write its memory to disk. A spool without waiting
+files is not synced at all: files are in S3 sooner than that.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 
-# Between two looks, and how long a file has to wait. A sync that takes longer makes for a longer pause.
+# Time between two checks, and how long a file has to wait. After a longer sync the pause is as long as the sync.
 LOOK_SECONDS = 1.0
 
-# At the end of the daemon; a disk that takes longer is left to the kernel.
+# Limit for the sync at shutdown; a slower disk is left to the kernel.
 LAST_SYNC_SECONDS = 20.0
 
-# The folders whose files wait without the loop or a worker, for as long as they do not change: that is synced once.
+# Folders whose files wait without the main loop or a worker. They are synced once after each change.
 _QUIET = (HOLD, FAILED, PROGRESS)
 
 
 class Waiting:
-    """Whether files wait: called once a second, from one thread. `pass_seconds` says how long the pass of the loop has
-    lasted, `oldest` what each worker has had for longest, `faults` what is down.
+    """Whether files wait: called once a second, from one thread. `pass_seconds` returns how long the main loop's pass
+    has lasted, `oldest` the oldest file of each worker, `faults` the unavailable services.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Waiting:
 
 
 class SpoolSync:
-    """A thread of its own, from `start` to `finish`: a sync takes as long as the disk does. `waiting` tells of files
-    that have waited for a second at least, or that S3 or Redis is down.
+    """A thread of its own, from `start` to `finish`: a sync takes as long as the disk takes. `waiting` returns whether
+    files have waited for at least a second, or S3 or Redis is unavailable.
     """
 
     def __init__(self, spool: Spool, record: BootRecord, waiting: Callable[[], bool], liveness: Liveness) -> None:
@@ -65,11 +65,11 @@ class SpoolSync:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """What earlier runs have left is synced at once."""
+        """Starts the thread, which first syncs the files of earlier runs."""
         self._thread = spawn("spool-sync", self._run, self._liveness)
 
     def finish(self) -> None:
-        """Syncs for the last time, with the mark of a clean stop; not where the disk takes too long."""
+        """Syncs for the last time and marks a clean shutdown, unless the disk takes too long."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(LAST_SYNC_SECONDS)
@@ -78,7 +78,7 @@ class SpoolSync:
         pause_seconds = 0.0
         while not self._stopping.wait(pause_seconds):
             pause_seconds = LOOK_SECONDS
-            # Each of them, whatever the others say: they compare with the look before.
+            # Call all three: each compares with its previous call.
             if any([self._has_changed(), self._has_deferred(), self._waiting()]):
                 pause_seconds = max(LOOK_SECONDS, self._sync(self._record.sync))
         self._sync(self._record.end)
@@ -92,13 +92,14 @@ class SpoolSync:
         return changed
 
     def _has_deferred(self) -> bool:
-        """In a box that is there already, a file more changes no time stamp that a look could see."""
+        """Not by mtime: another file in an existing box does not change the mtime of deferred/."""
         with contextlib.suppress(OSError), os.scandir(self._spool.path_of(DEFERRED)) as boxes:
             return next(boxes, None) is not None
         return False
 
     def _sync(self, sync: Callable[[], None]) -> float:
-        """How long it took."""
+        """Returns how long it took."""
+
         began = time.monotonic()
         try:
             sync()

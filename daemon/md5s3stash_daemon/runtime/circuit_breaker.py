@@ -1,4 +1,4 @@
-"""S3 or Redis down means pause and probe: a fault of theirs must not burn a million files through their attempts."""
+"""Pauses and probes while S3 or Redis is unavailable: an outage must not use up the attempts of a million files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 S3 = "s3"
 REDIS = "redis"
 
-# Raises a StashError while the service it stands for is down.
+# Raises a StashError while its service is unavailable.
 Probe = Callable[[], object]
 
 
 class HasFaults(Protocol):
-    """Whoever can tell what has to be waited for, such as a service that is down, and what each said last."""
+    """Reports what work has to wait for, such as an unavailable service, each with its last error."""
 
     def faults(self) -> dict[str, str]: ...
 
 
 class AllFaults:
-    """What several tell, as one."""
+    """Combines the faults of several."""
 
     def __init__(self, *faulty: HasFaults) -> None:
         self._faulty = faulty
@@ -39,7 +39,7 @@ class AllFaults:
 
 
 class CircuitBreaker:
-    """Open while every service answers. Whoever meets a fault reports it; whoever starts work passes through first."""
+    """Trips while a service is unavailable. Work that meets an error reports it; new work waits here first."""
 
     def __init__(
         self,
@@ -53,39 +53,39 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
         self._refusing: Counter[str] = Counter()
-        # What each service said to the last piece of work; empty where it did it.
+        # The last refusal of each service; empty if its last work succeeded.
         self._noted: dict[str, str] = {}
         self._failures = 0
         self._next_probe_at = 0.0
 
     def faults(self) -> dict[str, str]:
-        """The services that are down or did not do their last piece of work, and what each said last."""
+        """The services that are unavailable or refused their last work, each with its last error."""
         with self._lock:
             return {service: said for service, said in self._noted.items() if said} | self._faults
 
     def down(self) -> dict[str, str]:
-        """The services that are waited for, and what each said last."""
+        """The unavailable services, each with its last error."""
         with self._lock:
             return dict(self._faults)
 
     def note(self, service: str, refusal: str) -> None:
-        """Why a service that answers did not do a piece of work, or empty: it did it. One that is refused a right to
-        write, or whose quota is used up, answers its probe. Nothing waits for it, and the operator is told until some
-        piece of work is done.
+        """Notes why an available service refused work; empty if the work succeeded. A service that denies writes, or
+        whose quota is used up, still answers its probe. Nothing waits for it, but the operator sees the error until
+        work succeeds.
         """
         with self._lock:
             self._noted[service] = refusal
 
     def take_noted(self) -> dict[str, str]:
-        """What was noted since this was called last."""
+        """What was noted since the last call."""
         with self._lock:
             noted, self._noted = self._noted, {}
             return noted
 
     def is_down(self, service: str) -> bool:
-        """Asks the service now, because somebody has just failed with it; trips if it is down.
+        """Probes the service now, because work has just failed with it; trips if it is unavailable.
 
-        The answer decides whose fault it was: where the service answers, the failure was the file's own.
+        The answer decides whose error it was: if the service answers, the failure was the file's own.
         """
         try:
             self._probes[service]()
@@ -95,7 +95,7 @@ class CircuitBreaker:
         return False
 
     def wait_until_available(self, stopping: threading.Event) -> bool:
-        """Waits until all services answer; False where the program is to stop first."""
+        """Waits until all services answer; False if the process shuts down first."""
         while not stopping.is_set():
             with self._lock:
                 if not self._faults:
@@ -112,7 +112,7 @@ class CircuitBreaker:
         return False
 
     def trip(self, service: str, reason: str) -> None:
-        """Somebody else has found the service down."""
+        """Marks the service as unavailable."""
         with self._lock:
             if service not in self._faults:
                 log.error("paused service=%s reason=%r", service, reason)
@@ -121,7 +121,7 @@ class CircuitBreaker:
 
     @contextlib.contextmanager
     def refusing(self, service: str, reason: str) -> Iterator[None]:
-        """While the context lasts the service is down, whatever its probe says: it answers and does not do its work."""
+        """In this context the service counts as unavailable, even if its probe succeeds: it answers, but fails."""
         with self._lock:
             self._refusing[service] += 1
         self.trip(service, reason)
@@ -132,7 +132,7 @@ class CircuitBreaker:
                 self._refusing[service] -= 1
 
     def recover(self, service: str) -> None:
-        """The service has just done its work: nobody need probe it first, and nobody may come who would."""
+        """Marks the service as available: its work has just succeeded, and a probe may never run."""
         with self._lock:
             if self._refusing[service] or self._faults.pop(service, None) is None:
                 return
@@ -141,8 +141,8 @@ class CircuitBreaker:
         log.warning("resumed service=%s", service)
 
     def watch(self, service: str, seconds: float, stopping: threading.Event) -> None:
-        """Asks the service every so many seconds, until the program is to stop: a fault is known before there is work.
-        Runs in a thread of its own.
+        """Probes the service every `seconds` until shutdown, so that an outage is known before work arrives. Runs in a
+        thread of its own.
         """
         while self.wait_until_available(stopping):
             if not self.is_down(service):
@@ -150,7 +150,7 @@ class CircuitBreaker:
 
     def _schedule(self) -> None:
         self._failures += 1
-        # Jitter of a tenth: boxes that lost one Redis together do not come back in step.
+        # Jitter of a tenth: machines that lost the same Redis do not probe it at the same moments.
         delay = self._delays().delay_seconds(self._failures, 1.0)
         self._next_probe_at = self._clock() + delay
 
@@ -171,5 +171,5 @@ class CircuitBreaker:
 
 
 def _why(error: Exception) -> str:
-    # One that cannot even be asked, for want of descriptors say, is as good as down: nothing is burned meanwhile.
-    return str(error) if isinstance(error, StashError) else f"cannot be asked: {type(error).__name__}: {error}"
+    # A service that cannot even be probed (no descriptors left, for example) counts as unavailable: no file fails.
+    return str(error) if isinstance(error, StashError) else f"cannot be probed: {type(error).__name__}: {error}"

@@ -1,5 +1,5 @@
-"""Can the spool be changed, and is there room for downloads? They come onto this machine's disk; plain files are
-there already, and leave it.
+"""Is the spool writable, and is there space for downloads? Downloads fill this machine's disk; plain files are on it
+already, and leave it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
-# Between two looks: a download takes longer than this to fill what a look has found free.
+# Time between two checks: a download takes longer to fill the space that a check has found.
 LOOK_SECONDS = 1.0
 
-# A download takes one, a list a few.
+# A download takes one inode, a list a few.
 MIN_FREE_INODES = 100
 
-# Between two writes that ask whether the spool's disk takes them.
+# Time between two test writes to the spool's disk.
 PROBE_SECONDS = 5.0
 
 DOWNLOADS = "downloads"
@@ -27,7 +27,7 @@ SPOOL = "spool"
 
 
 class DiskFloor:
-    """Whether each of the file systems that downloads fill has `min_free_bytes` left; safe to share."""
+    """Whether each file system that downloads fill has `min_free_bytes` free; thread-safe."""
 
     def __init__(
         self, directories: Sequence[str], min_free_bytes: int, clock: Callable[[], float] = time.monotonic
@@ -37,15 +37,15 @@ class DiskFloor:
         self._clock = clock
         self._lock = threading.Lock()
         self._looked_at = -LOOK_SECONDS
-        # Why there is no room; empty where there is.
+        # Why downloads have to wait; empty if they do not.
         self._fault = ""
 
     def has_room(self) -> bool:
-        """As of a second ago at most."""
+        """Whether downloads may start; checked at most once a second."""
         return not self._current_fault()
 
     def faults(self) -> dict[str, str]:
-        """Why downloads wait, if some had to."""
+        """Why downloads wait, if any had to."""
         try:
             fault = self._fault and self._current_fault()
         except OSError as error:
@@ -64,7 +64,7 @@ class DiskFloor:
         free_bytes, path = min((_free_bytes(path), path) for path in self._directories)
         floor, fault = self._min_free_bytes, ""
         if free_bytes < floor:
-            fault = f"{path} has {free_bytes} bytes free, and min_free_bytes={floor} are to stay so: make room there"
+            fault = f"{path} has {free_bytes} bytes free, less than min_free_bytes={floor}: free some space there"
         elif full := next(filter(_lacks_inodes, self._directories), ""):
             fault = f"{full} has fewer than {MIN_FREE_INODES} inodes free: remove files there"
         if bool(fault) != bool(self._fault):
@@ -74,7 +74,7 @@ class DiskFloor:
 
 
 class SpoolDisk:
-    """Whether the spool can be changed; safe to share."""
+    """Whether the spool is writable; thread-safe."""
 
     def __init__(self, directory: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
@@ -84,11 +84,11 @@ class SpoolDisk:
         self._looked_at = -PROBE_SECONDS
 
     def note(self, refusal: str) -> None:
-        """Why nothing could be taken from it, or empty: something was."""
+        """Notes why no file could be claimed; empty if one was."""
         self._refusal = refusal
 
     def faults(self) -> dict[str, str]:
-        """As of some seconds ago at most."""
+        """At most five seconds old."""
         if self._clock() - self._looked_at >= PROBE_SECONDS:
             self._looked_at = self._clock()
             self._fault = self._look()
@@ -97,11 +97,11 @@ class SpoolDisk:
 
     def _look(self) -> str:
         try:
-            # A kernel that has found an error may refuse every write without calling the file system read-only.
+            # After a disk error, the kernel may refuse every write without reporting the file system as read-only.
             os.utime(self._directory)
         except OSError as error:
             if error.errno == errno.EROFS:
-                return f"{self._directory}: its disk is read-only: mend it, and mount it again"
+                return f"{self._directory}: its disk is read-only: repair it, and mount it again"
             if error.errno not in (errno.EACCES, errno.EPERM):
                 return f"{self._directory}: {error.strerror}"
         return ""
@@ -114,6 +114,6 @@ def _lacks_inodes(path: str) -> bool:
 
 
 def _free_bytes(path: str) -> int:
-    """What a program without privileges may still use."""
+    """Free bytes for a program without privileges."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize

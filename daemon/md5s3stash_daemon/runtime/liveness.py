@@ -13,7 +13,7 @@ COMMITTER = "committer"
 
 
 class Liveness:
-    """When each thread last got on. One that waits for work, or for a service, rests, and is never stuck."""
+    """When each thread last made progress. A thread that waits for work or for a service is idle, and never stuck."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -21,18 +21,18 @@ class Liveness:
         self._lock = threading.Lock()
 
     def beat(self, thread: str, seconds_ago: float = 0.0) -> None:
-        """The thread got on just now, or so long ago."""
+        """The thread made progress `seconds_ago`."""
         with self._lock:
             self._last[thread] = self._clock() - seconds_ago
 
     def set_idle(self, thread: str) -> None:
-        """Until it gets on again, silence is as it should be."""
+        """The thread is idle until its next beat."""
         with self._lock:
             self._last[thread] = None
 
     @contextlib.contextmanager
     def idle(self, thread: str) -> Iterator[None]:
-        """While the context lasts, silence is as it should be."""
+        """The thread is idle in this context."""
         self.set_idle(thread)
         try:
             yield
@@ -40,7 +40,7 @@ class Liveness:
             self.beat(thread)
 
     def end(self, thread: str) -> None:
-        """The thread has done its work and is gone."""
+        """The thread has ended."""
         with self._lock:
             self._last.pop(thread, None)
 
@@ -49,19 +49,19 @@ class Liveness:
             return self._last.get(thread) is None
 
     def seconds_silent(self) -> dict[str, float]:
-        """How long ago each thread got on, those that rest left out."""
+        """Seconds since each thread's last progress, without idle threads."""
         with self._lock:
             now = self._clock()
             return {thread: now - last for thread, last in self._last.items() if last is not None}
 
     def silent(self, seconds: float) -> list[str]:
-        """The threads that should have got on, and have not for so long."""
+        """The threads that are not idle and have made no progress for so many `seconds`."""
         return [thread for thread, silence in self.seconds_silent().items() if silence >= seconds]
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadLiveness:
-    """What one thread tells of itself."""
+    """Liveness as seen by one thread."""
 
     liveness: Liveness
     thread: str
@@ -76,5 +76,5 @@ class ThreadLiveness:
         self.liveness.set_idle(self.thread)
 
     def for_helper(self, name: str) -> ThreadLiveness:
-        """That of a thread which works for this one."""
+        """The liveness of a thread that works for this one."""
         return ThreadLiveness(self.liveness, f"{self.thread}-{name}")

@@ -1,4 +1,4 @@
-"""Log lines as a journal wants them: one event a line whatever is in it, and with its priority where journald reads."""
+"""Formats log lines for a journal: each event on one line, whatever is in it, with its priority if journald reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ LINE_FORMAT = "level=%(levelname)s logger=%(name)s %(message)s"
 
 
 class LineFormatter(logging.Formatter):
-    """`priorities`: begin each line with `<3>` and the like, which journald takes for the line's level
-    (sd-daemon(3)) and does not keep.
+    """`priorities`: begin each line with `<3>` or the like. journald reads it as the line's level and removes it
+    (sd-daemon(3)).
     """
 
     def __init__(self, priorities: bool) -> None:
@@ -20,7 +20,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        # Names in messages are repr'd already. What is left is tracebacks, and the words of other people's libraries.
+        # Names in messages are repr'd already; this is for tracebacks and the messages of libraries.
         line = "".join(part if part.isprintable() else _escaped(part) for part in line)
         return f"<{_priority(record.levelno)}>{line}" if self._priorities else line
 
@@ -38,8 +38,8 @@ def _priority(level: int) -> int:
 
 
 def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:
-    """Whether journald is at the other end of the descriptor: JOURNAL_STREAM names the device and inode that are its
-    (systemd.exec(5)). The variable alone says little, since it is inherited by whoever redirects its output.
+    """Whether journald reads from the descriptor: JOURNAL_STREAM has its device and inode (systemd.exec(5)). The
+    variable alone proves nothing: a child inherits it even if its output is redirected.
     """
     try:
         status = os.fstat(descriptor)
@@ -49,7 +49,7 @@ def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:
 
 
 def set_line_format(environ: Mapping[str, str], descriptor: int) -> None:
-    """For every handler that logging has by now."""
+    """Sets the format of all current handlers."""
     formatter = LineFormatter(is_journal(environ, descriptor))
     for handler in logging.getLogger().handlers:
         handler.setFormatter(formatter)

@@ -1,4 +1,4 @@
-"""What nearly every part of a process works with, as one value."""
+"""What nearly every part of a process needs, as one value."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class EventCounter(Protocol):
 
 @dataclass(slots=True)
 class LiveSettings:
-    """The settings in force. SIGHUP replaces `current` as a whole, so look it up each time."""
+    """The current settings. SIGHUP replaces `current` as a whole, so look it up each time."""
 
     current: Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Of one process. SQS has one with a shutdown of its own."""
+    """One for each process; SQS has its own, with its own shutdown."""
 
     breaker: CircuitBreaker
     liveness: Liveness
@@ -39,9 +39,9 @@ class Runtime:
 
     @property
     def stopping(self) -> threading.Event:
-        """Set once nothing new is to begin."""
+        """Set when no new work may begin."""
         return self.shutdown.event
 
     def wait_until_available(self) -> bool:
-        """Waits until all services answer; False where the process is to stop first."""
+        """Waits until all services answer; False if the process shuts down first."""
         return self.breaker.wait_until_available(self.shutdown.event)

@@ -1,4 +1,4 @@
-"""The end of the daemon, and how much time is left until then."""
+"""Shutdown of the daemon, and the time left for it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Callable
 
 
 class Stopped(Exception):
-    """Breaks off a transfer from within, since the daemon has no more time."""
+    """Aborts a transfer, because the time for the shutdown is over."""
 
 
 class Shutdown:
-    """The end of the daemon: nothing new begins once `event` is set, and what is under way has a deadline."""
+    """Shutdown: once `event` is set, no new work begins, and work in progress has a deadline."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
-        """`seconds`: how long what is under way may take; asked for at the end."""
+        """`seconds` returns how long work in progress may take; called once, at shutdown."""
         self.event = threading.Event()
         self._seconds = seconds
         self._deadline = math.inf
         self._lock = threading.Lock()
 
     def left_seconds(self) -> float:
-        """Infinite while the daemon is not to stop. Counted from the first call after it was told."""
+        """Infinite before the shutdown. Counted from the first call after `event` is set."""
         if not self.event.is_set():
             return math.inf
         with self._lock:
@@ -32,6 +32,6 @@ class Shutdown:
             return self._deadline - time.monotonic()
 
     def check(self, _count: int = 0) -> None:
-        """Called with each piece of a transfer. Raises Stopped where the time is over."""
+        """To be called with each piece of a transfer. Raises Stopped if the time is over."""
         if self.left_seconds() <= 0:
             raise Stopped

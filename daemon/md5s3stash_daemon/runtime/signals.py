@@ -1,7 +1,7 @@
 """Signals, handled in a thread.
 
-A Python signal handler runs in the main thread between any two of its instructions, and so while that holds a lock: to
-set an Event there may wait for ever. And a main thread that is stuck would never handle it.
+A Python signal handler runs in the main thread between any two of its instructions, perhaps while that holds a lock:
+then setting an Event in the handler could block for ever. And a stuck main thread would never handle the signal.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def handled(actions: Mapping[signal.Signals, Callable[[], object]], liveness: Liveness) -> Iterator[None]:
-    """Calls the action of each signal that comes while the context lasts, one after the other. Main thread only."""
+    """In this context, calls the action of each signal, one after the other. Main thread only."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     earlier_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    # Python writes the number to the descriptor at once; its own part, later, has nothing left to do.
+    # Python writes the signal's number to the descriptor at once; its handler has nothing left to do.
     earlier = {number: signal.signal(number, lambda *_: None) for number in actions}
     thread = spawn("signals", lambda: _act(reader, actions), liveness)
     try:
@@ -40,12 +40,12 @@ def handled(actions: Mapping[signal.Signals, Callable[[], object]], liveness: Li
 
 def _act(reader: socket.socket, actions: Mapping[signal.Signals, Callable[[], object]]) -> None:
     while numbers := reader.recv(64):
-        # Three SIGHUPs at once are one.
+        # Three SIGHUPs at once count as one.
         for number in dict.fromkeys(numbers):
             try:
                 actions[signal.Signals(number)]()
             except KeyError:
-                # Some other part of the program handles this one.
+                # Another part of the program handles this one.
                 continue
             except Exception:
                 log.exception("signal number=%d", number)

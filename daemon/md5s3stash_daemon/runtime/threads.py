@@ -1,4 +1,4 @@
-"""One rule for the long-lived threads of the daemon and its workers: none dies alone."""
+"""One rule for the long-lived threads of the daemon and its workers: no thread dies alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def spawn(name: str, loop: Callable[[], object], liveness: Liveness) -> threading.Thread:
-    """Runs `loop` in a daemon thread, which is marked in `liveness` for as long as it runs: at rest, until it beats.
+    """Runs `loop` in a daemon thread. `liveness` lists the thread while it runs; it is idle until its first beat.
 
     An error that leaves the loop is logged with its traceback and ends the process with status 1, so that its
-    supervisor (systemd, or the daemon for a worker) replaces it. That loses nothing: the spool and the queue still have
-    the work, and a restart repeats it. An error of one item belongs to the item, and must not get here.
+    supervisor (systemd, or the daemon for a worker) replaces it. No work is lost: it is still in the spool or the
+    queue, and the restart repeats it. The loop itself must handle the errors of single items.
     """
 
     def run() -> None:
@@ -35,10 +35,10 @@ def spawn(name: str, loop: Callable[[], object], liveness: Liveness) -> threadin
 
 
 def end_process(name: str) -> None:
-    """Called while the error is handled."""
+    """Logs the error being handled, then ends the process."""
     try:
-        log.critical("unexpected: the process ends, since a thread of it cannot go on thread=%s", name, exc_info=True)
+        log.critical("unexpected: ending the process, because a thread failed thread=%s", name, exc_info=True)
         logging.shutdown()
     finally:
-        # Not sys.exit, which would end this thread alone.
+        # Not sys.exit, which would end only this thread.
         os._exit(1)

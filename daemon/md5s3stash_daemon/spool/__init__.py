@@ -1,1 +1,1 @@
-"""The spool: directories as states, a rename as the transition. Imports core alone."""
+"""The spool: directories are states, a rename is the transition. Imports only core."""

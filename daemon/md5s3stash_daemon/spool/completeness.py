@@ -1,9 +1,9 @@
-"""Is a file complete? The kernel says so, or, where it cannot, an event, or the file's stillness.
+"""Is a file complete? The kernel decides; where it cannot, an inotify event does, or the file has stopped changing.
 
 Complete means that no program has the file open for writing: then the kernel grants a read lease on it (`pin`). Where
-it grants none whatever happens (no CAP_LEASE for another user's file), the close of its writer is an event. Only where
-neither works (a network file system, or what was there before the daemon) a file is taken for its stillness: the same
-in two looks, so that no clock is asked.
+it never grants one (another user's file without CAP_LEASE), the event of the writer's close counts. Where neither works
+(a network file system, or a file that is older than the daemon), the file is complete if two checks
+`settle_seconds` apart find it unchanged. That needs no wall clock.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import Callable
 
 from md5s3stash_daemon.spool.pin import leases_work, state_of, try_lease
 
-# Paths that are remembered from events. What is beyond that is left to settle.
+# Paths remembered from events. Files beyond this number are checked twice, `settle_seconds` apart.
 MAX_COMPLETED = 20_000
 
-# Files whose stillness is watched at once; the others wait for their turn, which costs nothing but time.
+# Files checked for changes at the same time; the others wait for their turn, which costs only time.
 MAX_WATCHED = 50_000
 
-# A file that was not looked at for so long is gone, or its turn comes again.
+# A file that was not checked for this long is gone, or its turn comes again.
 _FORGET_SECONDS = 600.0
 
 
 class Completed:
-    """What events told of files: whose writer has closed or renamed them, and who was created and not closed yet.
+    """Files known from events: which ones were closed or renamed, and which were created and not closed yet.
 
-    Bounded, and safe to share. An event comes late: by then the file may be claimed, and another one under way at its
-    path. So it is remembered what stood there.
+    Bounded and thread-safe. Events come late: by then the file may be claimed, and another upload in progress at its
+    path. So each path is kept with the state of its file.
     """
 
     def __init__(self, max_paths: int = MAX_COMPLETED) -> None:
@@ -42,7 +42,7 @@ class Completed:
         return len(self._states)
 
     def add(self, path: str) -> None:
-        """Notes what stands at a path; nothing where it has gone."""
+        """Notes the file at a path as complete; does nothing if it is gone."""
         try:
             state = _state(os.lstat(path))
         except OSError:
@@ -53,24 +53,24 @@ class Completed:
             self._states[path] = state
 
     def created(self, path: str) -> None:
-        """Notes that a file was begun, which has not been closed since."""
+        """Notes that a file was created and is not closed yet."""
         try:
             status = os.lstat(path)
         except OSError:
             return
-        # A second name of another file has no close of its own.
+        # A hard link gets no close event of its own.
         if status.st_nlink == 1:
             with self._lock:
                 _bound(self._open, self._max_paths)
                 self._open[path] = status.st_ino
 
     def discard(self, path: str, status: os.stat_result) -> bool:
-        """Forgets a path; whether what stood there was this very file, as it is."""
+        """Forgets a path; True if it was noted for this file in this state."""
         with self._lock:
             return self._states.pop(path, None) == _state(status)
 
     def is_open(self, path: str, status: os.stat_result) -> bool:
-        """Whether this very file was begun before our eyes, and not closed."""
+        """Whether this file was created while we watched, and is not closed yet."""
         with self._lock:
             return self._open.get(path) == status.st_ino
 
@@ -81,13 +81,13 @@ def _bound(paths: dict[str, int], max_paths: int) -> None:
 
 
 def _state(status: os.stat_result) -> int:
-    # A number, for there are many of them. Without the ctime: what closes a file may set its mode after that.
+    # One number, because there are many. Without the ctime: a writer may set the mode after the close.
     return hash((status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 class Completeness:
-    """Judges files, looked at again and again by one thread. `polling`: other machines write to the spool, through a
-    server that opens and closes files as it likes, so that a lease says nothing but that they are at it right now.
+    """Judges files; one thread calls it on every pass. `polling`: other machines write to the spool, through a file
+    server that opens and closes files at any time. Then a refused lease means "being written", a granted one nothing.
     """
 
     def __init__(
@@ -101,20 +101,20 @@ class Completeness:
         self.polling = polling
         self._completed = completed
         self._monotonic = monotonic
-        # What stood at a path when it was looked at first, and when that was.
+        # Path -> the state of its file at the first check, and the time of it.
         self._looks: dict[str, tuple[tuple[int, ...], float]] = {}
 
     def is_complete(self, path: str, status: os.stat_result, descriptor: int | None) -> bool:
-        """Whether nobody has the file open for writing, as far as can be found out. `descriptor` is None for a file
-        that may not be read.
+        """Whether no program has the file open for writing, as far as we can know. `descriptor` is None for a file
+        that we may not read.
         """
-        told = self._completed.discard(path, status)
+        closed = self._completed.discard(path, status)
         lease = None
         if descriptor is not None and leases_work(path, status.st_dev):
             lease = try_lease(descriptor)
         if lease is False or (lease and not self.polling):
             return bool(lease)
-        return told or (not self._completed.is_open(path, status) and self._is_still(path, status))
+        return closed or (not self._completed.is_open(path, status) and self._is_still(path, status))
 
     def _is_still(self, path: str, status: os.stat_result) -> bool:
         now, state = self._monotonic(), state_of(status)
@@ -135,7 +135,7 @@ class Completeness:
 
 
 def is_still_by_its_stamp(status: os.stat_result, settle_seconds: float, now: float) -> bool:
-    """For one look alone: whether the last change of any kind is `settle_seconds` away, in the past or, by a wrong
-    clock, in the future.
+    """For a single check: whether the last change is at least `settle_seconds` away, in the past or, if a clock is
+    wrong, in the future.
     """
     return abs(now - status.st_ctime) >= settle_seconds

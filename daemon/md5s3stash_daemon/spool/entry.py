@@ -1,4 +1,4 @@
-"""A file in the spool, and the names of the folders it may be in."""
+"""A file in the spool, and the names of the folders that may hold it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STATES = (INCOMING, ACTIVE, DEFERRED, HOLD, FAILED)
 # The journals of lists, beside the states.
 PROGRESS = "progress"
 
-# Transfer programs write under such a name, or one with a dot before it, and rename when they are done. rsync also
-# keeps files under their own names in folders with a dot before theirs (--partial-dir, --delay-updates).
+# Transfer programs write under such a name, or a name with a leading dot, and rename the file at the end. rsync also
+# keeps files under their own names in folders with a leading dot (--partial-dir, --delay-updates).
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
 
-# The disk does not work, or the machine has nothing left: not the file's fault, and worth another try.
+# The disk fails, or the machine has run out of something: not the file's fault, and worth a retry.
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 )
@@ -36,15 +36,15 @@ DISK_ERRORS = frozenset(
 # How long a file may be deferred: the most that spool.max_delay_seconds takes.
 MAX_DELAY_SECONDS = 7 * 86400
 
-# The batch of a box of ours has 25 characters, and its numbers have at most ten digits.
+# In the boxes that we make, the batch has 25 characters and a number at most ten digits.
 _LONGEST_BATCH = 25
 _MAX_DIGITS = 10
 
 
 class Entry(NamedTuple):
-    """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it stands now, `batch`
-    the claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` when it is to be tried
-    again, in seconds since the epoch.
+    """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it is now, `batch` the
+    claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` the time of its next attempt,
+    in seconds since the epoch.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Where it stands, below the directory of its state."""
+        """Where it is, below the directory of its state."""
         base = self.path[: -len(self.name) - 1]
         if not self.batch:
             return Place(base, self.name)
@@ -64,33 +64,33 @@ class Entry(NamedTuple):
 
     @property
     def drop_id(self) -> str:
-        """Names this drop, and no other of the same name, for as long as it is in the spool."""
+        """Identifies this drop while it is in the spool; another drop of the same name has another id."""
         return f"{self.batch}/{self.name}"
 
     @property
     def mark(self) -> str:
-        """In hold/, why the daemon has put the file there, by the name of its box; empty where an operator did."""
+        """In hold/: why the daemon moved the file there, from the name of its box; empty if an operator did."""
         box = os.path.basename(self.path[: -len(self.name) - 1])
         return [*box.split("."), "", "", ""][2]
 
 
 def new_batch_name() -> str:
-    """A name that no other batch has; names sort by time."""
+    """A unique name; names sort by time."""
     return f"{time.time_ns():016x}-{secrets.token_hex(4)}"
 
 
 def boxes(root: str) -> list[str]:
-    """The boxes of a state, the earliest first. One box holds a batch, so these are few where the files are many."""
+    """The boxes of a state, the earliest first. A box holds a batch, so there are few boxes even for many files."""
     with os.scandir(root) as found:
         return sorted(item.name for item in found if item.is_dir(follow_symlinks=False))
 
 
 def parse_box(box: str) -> tuple[str, int, int]:
-    """(batch, attempts, due). A folder that somebody made by hand is a box with no attempts, due at once."""
+    """(batch, attempts, due). A folder made by hand counts as a box with no attempts, due at once."""
     batch, *numbers = box.split(".")
     attempts, due = [int(number) if _is_number(number) else 0 for number in [*numbers, "", ""][:2]]
     if len(batch) > _LONGEST_BATCH:
-        # With its numbers behind it, it would be no name of a folder.
+        # With the numbers appended, the folder's name would be too long.
         batch = hashlib.sha256(os.fsencode(batch)).hexdigest()[:_LONGEST_BATCH]
     return batch, attempts, due
 
@@ -100,10 +100,10 @@ def _is_number(text: str) -> bool:
 
 
 def due_after(now: float, delay_seconds: float) -> int:
-    """When something is to be tried again, in seconds since the epoch; up to an eighth of the delay is taken off.
+    """The time of the next attempt, in seconds since the epoch, rounded down by up to an eighth of the delay.
 
-    A batch's delays differ by chance. On a grid that is as coarse as they are long its files share a few boxes, or each
-    of a million would have a box to itself, and every pass would list a million.
+    The delays of a batch are random. Rounded to a grid that grows with the delay, its files share a few boxes.
+    Otherwise a million files would have a million boxes, and every pass would list them all.
     """
     grid_seconds = 1 << max(0, int(delay_seconds / 8).bit_length() - 1)
     return int(now + delay_seconds) // grid_seconds * grid_seconds
@@ -115,7 +115,7 @@ def is_partial(name: str) -> bool:
 
 
 def refusal(mode: int) -> str | None:
-    """Why something with this `st_mode` is not stashed, in words; None for a regular file."""
+    """Why something with this `st_mode` is refused, in words; None for a regular file."""
     if stat.S_ISREG(mode):
         return None
     kinds = {

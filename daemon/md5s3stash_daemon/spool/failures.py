@@ -1,4 +1,4 @@
-"""What stands in failed/: each file with the reason beside it, and its way back."""
+"""The files in failed/: lists them with their reasons, and moves them back to incoming/."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _COMPARED_CHARACTERS = 32
 
 
 class NameTaken(Exception):
-    """Another file stands in incoming/ under this name."""
+    """incoming/ already has a file of this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed file: `name` as it was dropped, `place` where it stands, which may have a number behind it; `attempts` 0
-    and `reason` empty where no report tells them; `since` when it came there, where somebody looked. `removed`: it was
-    no file (a link, a FIFO, a device), and only its report is left.
+    """A failed file: `name` as it was dropped; `place` where it is now, perhaps with a number appended; `attempts` 0
+    and `reason` empty if no report has them; `since` when it failed, set by `newest_failures` only. `removed`: it was
+    not a regular file (a link, a FIFO, a device), and only its report is left.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Failure:
     removed: bool = False
 
     def status(self) -> os.stat_result | None:
-        """Of the file, or of the report that is left of it; None where it has gone."""
+        """Of the file, or of its report if the file was removed; None if that is gone."""
         return status_of(report_beside(self.place) if self.removed else self.place)
 
 
 def failures(spool: Spool) -> Iterator[Failure]:
-    """Every failed file. A file that goes meanwhile is passed over."""
+    """Every failed file, without those that disappear during the walk."""
     base = spool.path_of(FAILED)
     for name in files_below(base):
         failure = _failure(Place(base, name))
@@ -49,7 +49,7 @@ def failures(spool: Spool) -> Iterator[Failure]:
 
 
 def newest_failures(spool: Spool, count: int, max_looked_at: int) -> list[Failure]:
-    """The latest of those that are met first, a bounded number however many lie there; the newest of them first."""
+    """Up to `count` failures, the newest first. Looks at `max_looked_at` entries only, however many there are."""
     base = spool.path_of(FAILED)
     found: list[tuple[float, str]] = []
     for name, status in _some_files(base, max_looked_at):
@@ -69,7 +69,7 @@ def failures_of(spool: Spool, name: str) -> list[Failure]:
         return []
     base = spool.path_of(FAILED)
     folder, _, last = name.rpartition("/")
-    # A number may stand behind the name, or before its suffix, and a long name may be shortened for that.
+    # A number may follow the name or precede its suffix, and a long name may be shortened for it.
     start = os.path.splitext(last)[0][:_COMPARED_CHARACTERS]
     try:
         descriptor = open_folder(base, folder)
@@ -87,7 +87,7 @@ def failures_of(spool: Spool, name: str) -> list[Failure]:
 
 
 def drop_again(spool: Spool, failure: Failure) -> bool:
-    """Moves a failed file to incoming/ under its own name, then removes its report; False where it has gone.
+    """Moves a failed file to incoming/ under its own name, then removes its report; False if the file is gone.
 
     Raises NameTaken, and OSError.
     """
@@ -97,7 +97,7 @@ def drop_again(spool: Spool, failure: Failure) -> bool:
             return False
     except FileExistsError:
         raise NameTaken from None
-    # In this order: a report without a file is passed over, a file without a report would have lost its reason.
+    # In this order: a report without a file is ignored, but a file without its report has lost its reason.
     with suppress(FileNotFoundError), folder_of(report_beside(failure.place)) as (folder, last):
         os.unlink(last, dir_fd=folder)
     prune(failure.place)
@@ -105,13 +105,13 @@ def drop_again(spool: Spool, failure: Failure) -> bool:
 
 
 def _some_files(base: str, max_entries: int) -> Iterator[tuple[str, os.stat_result]]:
-    """Names below, and what lstat(2) tells of them. Every entry counts against the bound: a million empty folders would
-    take as long as a million files.
+    """Names below, with their lstat(2). Every entry counts against the bound: a million empty folders take as long as
+    a million files.
     """
     folders = [""]
     left = max_entries
     while folders and left > 0:
-        # What vanishes meanwhile, or may not be read, is passed over.
+        # Skips entries that disappear during the walk or may not be read.
         with suppress(OSError):
             above = folders.pop()
             descriptor = open_folder(base, above)
@@ -133,10 +133,10 @@ def _some_files(base: str, max_entries: int) -> Iterator[tuple[str, os.stat_resu
 
 def _stands_for_a_failure(place: Place) -> bool:
     """Whether this is a failed file, or the report of what was removed."""
-    # A dropped file may itself end so; then a report of its own is beside it.
+    # A dropped file may itself have this suffix; then it has a report of its own.
     if not place.name.endswith(ERROR_SUFFIX) or status_of(report_beside(place)) is not None:
         return True
-    # Other reports are passed over: of a file that is beside it, or that was dropped again a moment ago.
+    # Other reports do not count: their file is beside them, or was just dropped again.
     return status_of(_reported(place)) is None and read_report(place).get("removed") is True
 
 
@@ -145,7 +145,7 @@ def _reported(report: Place) -> Place:
 
 
 def _failure(place: Place) -> Failure | None:
-    """What stands there, if it stands for a failure."""
+    """The failure at this place; None if this is not one."""
     if not _stands_for_a_failure(place):
         return None
     removed = place.name.endswith(ERROR_SUFFIX) and status_of(report_beside(place)) is None
@@ -153,9 +153,9 @@ def _failure(place: Place) -> Failure | None:
         place = _reported(place)
     report = read_report(report_beside(place))
     name, attempts, reason = report.get("name"), report.get("attempts"), report.get("reason")
-    # Whoever can write into failed/ must not choose where in the file system we move something.
+    # A program that can write into failed/ must not choose where in the file system we move a file.
     if not isinstance(name, str) or not is_name(name):
         name = place.name
-    # A number of thousands of digits is none of ours, and cannot even be printed.
+    # A number of thousands of digits is not ours, and Python refuses to print it.
     tried = attempts if isinstance(attempts, int) and 0 <= attempts < 1 << 31 else 0
     return Failure(name, place, tried, reason if isinstance(reason, str) else "", removed=removed)

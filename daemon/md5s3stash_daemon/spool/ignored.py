@@ -1,4 +1,4 @@
-"""Names that file managers, network clients and file systems leave behind, and nobody means to stash."""
+"""Names of files that file managers, network clients and file systems leave behind; the daemon ignores them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_PATTERNS = (
     "$RECYCLE.BIN",
     "RECYCLER",
     "System Volume Information",
-    # macOS, and the servers that keep what it knows beside each file.
+    # macOS, and servers that keep its metadata beside each file.
     ".DS_Store",
     "._*",
     ".AppleDouble",
@@ -34,7 +34,7 @@ DEFAULT_PATTERNS = (
 
 
 class Ignored:
-    """Matches each part of a name with patterns as the shell has them, in any case."""
+    """Matches each part of a name against shell patterns, ignoring case."""
 
     def __init__(self, patterns: Sequence[str] = DEFAULT_PATTERNS) -> None:
         self._matches = re.compile("|".join(translate(pattern.lower()) for pattern in patterns) or r"(?!)").match

@@ -1,4 +1,4 @@
-"""Who has a spool: one daemon at a time, and a volume that is mounted."""
+"""Ownership of a spool: one daemon at a time, and only while its volume is mounted."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 
 _MAX_ID_BYTES = 64
 
-# `md5s3stashctl status` holds the lock for the moment of its look.
+# `md5s3stashctl status` holds the lock for a moment.
 _LOCK_TRIES = 10
 _LOCK_TRY_SECONDS = 0.02
 
 
 class SpoolTaken(StashError):
-    """Another daemon has the spool."""
+    """Another daemon owns the spool."""
 
 
 class SpoolClosed(StashError):
-    """The directory is where a volume belongs, and the volume is not mounted."""
+    """The directory is a mount point whose volume is not mounted."""
 
 
 def demand_open(directory: Path) -> None:
-    """Raises SpoolClosed for a directory that no user may enter: so the appliance marks a mount point without its
-    volume. Root could enter it, but the mount would hide what is stored there."""
+    """Raises SpoolClosed for a directory of mode 000: the appliance marks a mount point without its volume this way.
+    Root could enter it, but the mount would hide what is stored there."""
     with contextlib.suppress(FileNotFoundError):
         if not os.stat(directory).st_mode & (stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO):
             raise SpoolClosed(
@@ -42,7 +42,7 @@ def demand_open(directory: Path) -> None:
 
 
 def lock(directory: Path) -> int:
-    """Takes the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""
+    """Locks the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     if not _locked(descriptor):
         owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
@@ -66,15 +66,15 @@ def _locked(descriptor: int) -> bool:
 
 
 def identity(directory: Path) -> str:
-    """A name of this spool that no other has, made once; several spools may share one ledger."""
+    """The unique name of this spool, made once: several spools may share one ledger."""
     path = directory / ".id"
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         found = file.read(_MAX_ID_BYTES + 1).strip()
         if found.isalnum() and len(found) <= _MAX_ID_BYTES:
             return found.decode("ascii")
-        # It is part of a key. Empty it would be that of every spool that has lost its own.
-        log.warning("%s is not ours: the spool gets a new identity", path)
-    # Only the daemon that holds the lock comes here. A torn file would be another identity, so: rename.
+        # It is part of a Redis key. Spools that had lost their id would share the empty one.
+        log.warning("%s is not valid: the spool gets a new identity", path)
+    # Only the daemon that holds the lock comes here. A half-written file would be another identity, so: rename.
     descriptor = open_directory(directory)
     try:
         replace_durably(descriptor, path.name, f"{secrets.token_hex(8)}\n".encode("ascii"))

@@ -1,4 +1,4 @@
-"""Moves in the spool that are repeated while its disk refuses them."""
+"""Repeats moves in the spool while its disk refuses them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from md5s3stash_daemon.spool.entry import DISK_ERRORS
 
 log = logging.getLogger(__name__)
 
-# How long to wait where the spool's own disk does not work: somebody has to free it.
+# Delay between attempts while the spool's own disk fails: an operator has to free it.
 DISK_RETRY_SECONDS = 5.0
 
-# A file that somebody writes to is looked at again after this time.
+# Delay before a file that is being written is checked again.
 PUT_BACK_SECONDS = 1.0
 
 
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:
-    """Repeats a move in the spool while its disk refuses; False where the daemon is to stop first.
+    """Repeats a move in the spool while its disk refuses it; False if the daemon shuts down first.
 
-    The file then stays claimed, and the next start finds it. A move that fails for another reason holds up nobody: it
-    is logged, and the file stays where it is until the next start.
+    The file then stays claimed, and the next start finds it. A move that fails for another reason blocks nothing: the
+    error is logged, and the file stays where it is until the next start.
     """
     while True:
         try:

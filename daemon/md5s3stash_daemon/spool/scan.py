@@ -1,5 +1,5 @@
-"""Which files come next. The scan of the directories is the truth; events only say that it is time, and what is
-complete.
+"""Decides which files come next. The scan of the directories is authoritative; events only trigger it, and report
+complete files.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from md5s3stash_daemon.spool.entry import INCOMING, Entry, is_partial, refusal
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
 
-# The mode of a folder, or of what lies in it, shuts us out.
+# The mode of a folder or a file denies us access.
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})
 
-# Whatever is claimed next would fail in the same way.
+# Every other claim would fail in the same way.
 _NOTHING_LEFT = frozenset({errno.EROFS, errno.EMFILE, errno.ENFILE})
 
-# On a full disk the next file may fit, because it is in fewer folders. A pass skips this many at most.
+# On a full disk the next file may still fit, because it needs fewer folders. A pass skips at most this many.
 _MAX_PASSED_OVER = 100
 
 
 class SpoolScan:
-    """Passes over incoming/ and the due part of deferred/, taking from both in turn.
+    """Walks incoming/ and the due part of deferred/, taking from both in turn.
 
-    A pass goes on from batch to batch until its end: starting over for each batch would read the beginning of a
+    A pass continues from batch to batch until its end: starting over for each batch would read the beginning of a
     directory of a million names four thousand times.
     """
 
@@ -48,16 +48,16 @@ class SpoolScan:
         self._completeness = completeness
         self._waiting = waiting
         self._clock = clock
-        # Called for each file looked at: a long way through a slow directory is no standstill.
+        # Called for each file: a long walk through a slow directory still counts as progress.
         self._beat = beat
         self._pass: Iterator[Entry] = iter(())
-        # In this pass: whether anything was claimed, what had no room, and the last reason.
+        # In this pass: whether anything was claimed, how many files had no room, and the last such error.
         self._took = False
         self._passed_over = 0
         self._full: OSError | None = None
 
     def start_pass(self) -> None:
-        """Begins a new pass. What comes after an entry was passed by is found by the next one."""
+        """Begins a new pass. The next pass finds files that arrive behind the current position."""
         self._waiting.pass_began()
         self._spool.opening.start_pass()
         new = (entry for entry in self._spool.dropped(self._folder_refused) if self._is_to_be_taken(entry))
@@ -66,7 +66,7 @@ class SpoolScan:
         self._took, self._passed_over, self._full = False, 0, None
 
     def take(self, count: int) -> list[Entry]:
-        """Claims up to `count` files; an empty list ends the pass. Raises OSError where the spool does not work."""
+        """Claims up to `count` files; an empty list ends the pass. Raises OSError if the spool does not work."""
         entry = next(self._pass, None)
         batch = self._spool.new_batch() if entry is not None else ""
         claimed: list[Entry] = []
@@ -77,7 +77,7 @@ class SpoolScan:
                     claimed.append(mine)
                 entry = next(self._pass, None) if len(claimed) < count else None
         except OSError:
-            # What is claimed already is worked on, which frees space; the next call meets the rest.
+            # Return what is claimed already: its work frees space. The next call handles the rest.
             if not claimed:
                 raise
         finally:
@@ -91,7 +91,7 @@ class SpoolScan:
         return claimed
 
     def _claim(self, entry: Entry, batch: str) -> Entry | None:
-        """The claimed file; None where it has gone or cannot be claimed. Raises OSError where none could be."""
+        """The claimed file; None if it is gone or cannot be claimed. Raises OSError if no file could be claimed."""
         try:
             try:
                 return self._spool.claim(entry, batch)
@@ -109,7 +109,7 @@ class SpoolScan:
                 self._full = error
                 if self._passed_over > _MAX_PASSED_OVER:
                     raise
-            # A folder that we may not write to, a path too long: that file alone stays where it is.
+            # A folder that we may not write to, a path too long: only that file stays where it is.
             self._waiting.note(UNCLAIMABLE, entry.name, error.strerror or str(error))
             return None
 
@@ -127,17 +127,17 @@ class SpoolScan:
         try:
             found = self._looked_at(entry)
         except BlockingIOError:
-            # Under a lease of another program's, which a file server takes for a client that writes.
+            # Another program has a lease on it: a file server takes one for a client that writes.
             self._waiting.note(WRITING, entry.name)
             return False
         except OSError as error:
-            # Out of reach, or of the disk: that file alone stays where it is, and is looked at again by the next pass.
+            # No access, or a disk error: only that file stays where it is, and the next pass checks it again.
             self._waiting.note(UNCLAIMABLE, entry.name, error.strerror or str(error))
             return False
         if found is None:
             return False
         status, descriptor = found
-        # What is no file will never be complete; whoever handles it tells why it is refused.
+        # A link, FIFO or device never becomes complete; the worker that handles it reports why it is refused.
         if refusal(status.st_mode) is not None:
             return True
         try:
@@ -151,9 +151,7 @@ class SpoolScan:
         return False
 
     def _looked_at(self, entry: Entry) -> tuple[os.stat_result, int | None] | None:
-        """What stands there, and a descriptor to read it by if it is a file that we may read; None where it has gone.
-        Raises OSError.
-        """
+        """Its lstat, and a descriptor if it is a file that we may read; None if it is gone. Raises OSError."""
         for may_open_up in (True, False):
             status = None
             try:
@@ -173,7 +171,7 @@ class SpoolScan:
         raise AssertionError("the second look returns or raises")
 
     def _folder_refused(self, folder: str, error: OSError) -> bool:
-        """Whether it is worth another try to look into a folder of incoming/."""
+        """Whether to retry reading a folder of incoming/."""
         if self._spool.is_ignored(folder):
             self._waiting.note(IGNORED, f"{folder}/")
             return False
@@ -189,6 +187,7 @@ def _folder_above(place: Place) -> Place:
 
 
 def _in_turn(one: Iterator[Entry], other: Iterator[Entry]) -> Iterator[Entry]:
-    """So that neither a burst nor a backlog starves the other."""
+    """Alternates, so that neither a burst nor a backlog starves the other."""
+
     for pair in itertools.zip_longest(one, other):
         yield from (entry for entry in pair if entry is not None)

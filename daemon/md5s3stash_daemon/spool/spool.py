@@ -5,15 +5,16 @@
                      defer v    | claim, when its time stamp is reached
                           deferred/
     active/    --fail-->  failed/    with NAME.error.json beside each file
-    hold/      is the operator's
+    hold/      belongs to the operator
 
-Each change of state is one rename(2). None needs an fsync: the address is the content, so a rename that a power cut
-takes back only repeats work. What a rename relies on, such as the reason beside a failed file, is synced before it.
+Each change of state is one rename(2). None needs an fsync: the content is the address, so if a power cut undoes a
+rename, work is repeated and nothing else. What a rename relies on, such as the report beside a failed file, is synced
+before it.
 
 Below active/, deferred/ and hold/ a file keeps its whole name in a box: `BATCH.ATTEMPTS/sub/folder/name`, in deferred/
-`BATCH.ATTEMPTS.DUE/...` with the time of the next attempt. A name occurs once in a batch, so a file that is dropped
-again under the same name never meets the first one. The time stands in the box and not in the file's time stamp
-(Postfix's way), because only its owner may set that, and the owner is whoever dropped it.
+`BATCH.ATTEMPTS.DUE/...` with the time of the next attempt. A name occurs once in a batch, so a second drop of the same
+name never collides with the first. The time is in the name of the box, not in the file's mtime as Postfix does it: only
+the owner of a file may set its mtime, and the owner is the producer.
 """
 
 from __future__ import annotations
@@ -79,31 +80,31 @@ class Spool:
         spends_reserve: bool = True,
     ) -> None:
         self.directory = directory
-        # Whether a dropped name is one that is never stashed (`spool.ignore`).
+        # Whether a dropped name is ignored (`spool.ignore`).
         self.is_ignored = ignored or Ignored()
         self._root = os.fspath(directory).rstrip("/")
         self.opening = Opening(self._root, access_socket)
-        # Apart: what a thousand failures take must not keep files from being claimed, which frees the disk.
+        # Separate: reports of a thousand failures must not stop claims, which free the disk.
         self._room_to_move = Reserve(self._root, ".reserve/moves")
         self._room_to_report = Reserve(self._root, ".reserve/reports")
-        # Not for what an operator moves: the daemon needs it to free the disk.
+        # False for an operator's moves: the daemon needs the reserve to free the disk.
         self._spends_reserve = spends_reserve
         self._spare_batch = ""
 
     def create(self) -> None:
-        """Makes the directories that are missing. Raises SpoolClosed or OSError."""
+        """Makes missing directories. Raises SpoolClosed or OSError."""
         demand_open(self.directory)
         for state in STATES:
             (self.directory / state).mkdir(parents=True, exist_ok=True)
         self.reserve_room()
 
     def reserve_room(self) -> None:
-        """For the daemon's own moves and reports, as far as the disk has it."""
+        """Refills the reserve for the daemon's own moves and reports, if the disk has room."""
         self._room_to_move.fill()
         self._room_to_report.fill()
 
     def holds(self, drop_id: str) -> bool:
-        """Whether the file of a drop that was claimed once is still in active/, deferred/ or hold/."""
+        """Whether the file of a claimed drop is still in active/, deferred/ or hold/."""
         batch, _, name = drop_id.partition("/")
         return any(
             status_of(Place(self.path_of(state), f"{box}/{name}")) is not None
@@ -117,7 +118,7 @@ class Spool:
         return f"{self._root}/{state}"
 
     def incoming(self) -> Iterator[Entry]:
-        """What producers have dropped, at any depth, but for what still has a temporary name, or is ignored."""
+        """The dropped files at any depth, without temporary names and ignored ones."""
         return (
             entry
             for entry in self.dropped(log_refused)
@@ -130,9 +131,9 @@ class Spool:
         return (Entry(name, f"{root}/{name}") for name in files_below(root, refused=refused))
 
     def due(self, now: float) -> Iterator[Entry]:
-        """The deferred files whose time has come."""
+        """The deferred files that are due."""
         for box in boxes(self.path_of(DEFERRED)):
-            # What is to wait for longer than anything may was deferred by a clock that was wrong.
+            # A delay beyond the maximum comes from a wrong clock: such a file is due too.
             if not now < parse_box(box)[2] <= now + MAX_DELAY_SECONDS:
                 yield from self._in_box(DEFERRED, box)
 
@@ -142,7 +143,7 @@ class Spool:
             yield from self._in_box(state, box)
 
     def find(self, state: str, name: str) -> list[Entry]:
-        """What stands under a dropped name in a state that is not failed; several where it was dropped again."""
+        """The files of a dropped name in any state but failed; several if the name was dropped again."""
         if not is_name(name):
             return []
         root = self.path_of(state)
@@ -153,20 +154,20 @@ class Spool:
         return [entry for entry in found if _is_file(status_of(entry.place))]
 
     def failed_paths(self) -> Iterator[str]:
-        """Everything in failed/, the reasons too."""
+        """Everything in failed/, including the reports."""
         root = self.path_of(FAILED)
         return (f"{root}/{name}" for name in files_below(root, refused=log_refused))
 
     def recover(self) -> int:
-        """Makes due again what an earlier daemon had claimed when it ended; how many files that were."""
+        """Makes files due that an earlier daemon had claimed when it ended. Returns their number."""
         count = 0
         for box in boxes(self.path_of(ACTIVE)):
             batch, attempts, _ = parse_box(box)
-            # The batch stays: by it the ledger knows a drop that it has recorded already.
+            # Keep the batch: the ledger recognises a recorded drop by it.
             due_now = f"{batch}.{attempts}.0"
             entries = list(self._in_box(ACTIVE, box))
             with contextlib.suppress(OSError):
-                # As a whole, where that goes: on a full disk no box can be made.
+                # The whole box at once if possible: on a full disk no box can be made.
                 if entries:
                     os.rename(f"{self.path_of(ACTIVE)}/{box}", f"{self.path_of(DEFERRED)}/{due_now}")
                     count += len(entries)
@@ -177,8 +178,8 @@ class Spool:
         return count
 
     def new_batch(self) -> str:
-        """The name of a batch that no other has, which tells the time of its first claim. Its box is made one batch
-        ahead: on a full disk the claims that free it again must not need a new directory.
+        """A unique batch name, which contains the time of its first claim. Its box is made one batch ahead: claims free
+        a full disk, so they must not need a new directory.
         """
         batch, spare = new_batch_name(), self._spare_batch
         with contextlib.suppress(OSError):
@@ -192,7 +193,7 @@ class Spool:
         return batch
 
     def discard_batch(self, batch: str) -> None:
-        """One that nothing was claimed into; its box becomes the next one, or is removed."""
+        """Discards a batch without claims: its box becomes the next one, or is removed."""
         if not self._spare_batch:
             self._spare_batch = batch
             return
@@ -203,11 +204,11 @@ class Spool:
         return f"{self.path_of(ACTIVE)}/{batch}.0"
 
     def claim(self, entry: Entry, batch: str) -> Entry | None:
-        """Takes a file out of the producers' reach; None where it has gone. Raises OSError where it cannot."""
-        # In UTF-8 a character is four bytes at most, so that the exact length is seldom worth its price.
+        """Moves a file out of the producers' reach; None if it is gone. Raises OSError."""
+        # A UTF-8 character has at most four bytes, so the exact length is rarely needed.
         longest = len(self._root) + len(DEFERRED) + _LONGEST_BOX_NAME + len(entry.name) + 3
         if 4 * longest > _LONGEST_PATH and self._longest_path(entry) > _LONGEST_PATH:
-            # Better left where it is than stuck half-way.
+            # Leave it where it is: in active/ it could not be deferred.
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), entry.path)
         moved = self._move(entry, ACTIVE, f"{entry.batch or batch}.{entry.attempts}")
         if moved is not None and entry.batch:
@@ -215,13 +216,13 @@ class Spool:
         return moved
 
     def _longest_path(self, entry: Entry) -> int:
-        """In bytes, of all places where the file may come to stand."""
+        """In bytes, of all places where the file may be moved to."""
         return len(os.fsencode(os.path.join(self.path_of(DEFERRED), "0" * _LONGEST_BOX_NAME, entry.name)))
 
     def remove(self, files: Sequence[tuple[Entry, Pin]]) -> list[Entry]:
-        """The end of files that are stashed and recorded. May be repeated.
+        """Removes files that are stashed and recorded. May be repeated.
 
-        What is not any more what was hashed is put back instead, as a new drop that is due now; these are returned.
+        A file that has changed since it was hashed is put back instead, as a new drop that is due now. Returns these.
         """
         changed = []
         for entry, pin in files:
@@ -232,35 +233,35 @@ class Spool:
                     elif self.put_back(entry, 0) is not None:
                         changed.append(entry)
             except (FileNotFoundError, NotADirectoryError):
-                pass  # gone already, where this is repeated
+                pass  # removed already by an earlier call
             except OSError as error:
                 if error.errno in DISK_ERRORS:
                     raise
-                # Such as one that chattr has made immutable.
+                # For example, a file made immutable by chattr.
                 log.error("cannot be removed name=%r error=%r; the next start tries again", entry.name, str(error))
-        # One of each folder: the others are as empty.
+        # One file of each folder is enough.
         for place in {entry.place.name.rpartition("/")[0]: entry.place for entry, _ in files}.values():
             prune(place)
-        # At once: a producer that tries again and again would take on a full disk whatever comes free.
+        # At once: on a full disk a retrying producer would take all space that becomes free.
         self.reserve_room()
         return changed
 
     def defer(self, entry: Entry, until: float) -> Entry | None:
-        """To be tried again at `until`, in seconds since the epoch: see `due_after`."""
+        """Defers a file until `until`, in seconds since the epoch (see `due_after`); None if it is gone."""
         moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts + 1}.{int(until)}")
         prune(entry.place)
         return moved
 
     def put_back(self, entry: Entry, until: float) -> Entry | None:
-        """A claimed file that somebody writes to, as a drop that is looked at again at `until`: it has another id, for
-        what the ledger may know of this one is about other bytes. None where it has gone.
+        """Defers a claimed file that is being written, as a new drop that is checked again at `until`. It gets a new
+        id, because the ledger's records of the old one are about other bytes. None if it is gone.
         """
         moved = self._move(entry, DEFERRED, f"{new_batch_name()}.{entry.attempts}.{int(until)}")
         prune(entry.place)
         return moved
 
     def hold(self, entry: Entry) -> Entry | None:
-        """Parks a file of incoming/ or deferred/; None where it has gone."""
+        """Holds a file of incoming/ or deferred/; None if it is gone."""
         owned = entry._replace(batch=entry.batch or new_batch_name())
         moved = self._move(owned, HOLD, f"{owned.batch}.{owned.attempts}")
         if entry.batch:
@@ -268,27 +269,28 @@ class Spool:
         return moved
 
     def hold_damaged(self, entry: Entry, batch: str, mark: str) -> bool:
-        """Parks a file of any state, in a box whose name says why: see `Entry.mark`; False where it has gone."""
+        """Holds a file of any state, in a box whose name says why (`Entry.mark`); False if it is gone."""
         moved = self._move(entry, HOLD, f"{entry.batch or batch}.{entry.attempts}.{mark}")
         if entry.batch:
             prune(entry.place)
         return moved is not None
 
     def make_due(self, entry: Entry, state: str) -> Entry | None:
-        """Has a file of hold/ or deferred/ tried at the next pass, its attempts kept; None where it has gone."""
+        """Makes a file of hold/ or deferred/ due at the next pass and keeps its attempts; None if it is gone."""
         moved = self._move(entry, DEFERRED, f"{entry.batch}.{entry.attempts}.0")
         prune(entry.place)
         return moved
 
     def fail(self, entry: Entry, kind: str, reason: str) -> str:
-        """To failed/; its path there, empty where it has gone. No file stands there without its reason, which is first.
+        """Moves a file to failed/ and returns its path there; empty if it is gone. The report is written first, so that
+        no file is there without its reason.
 
-        A link, a FIFO or a device is removed, and leaves its report alone: nothing that could be followed, or that an
-        open would wait for, stands in failed/.
+        A link, a FIFO or a device is removed, and only its report is left: in failed/ no link can be followed, and no
+        open blocks.
         """
         status = status_of(entry.place)
         if status is None:
-            # Moved already, by a daemon that ended before it could say so.
+            # Moved already, by a daemon that ended before it could record it.
             return ""
         place = self._room_to_report.spend(lambda: self._move_to_failed(entry, status.st_mode, kind, reason))
         prune(entry.place)
@@ -309,18 +311,18 @@ class Spool:
                 with folder_of(entry.place) as (folder, last):
                     os.unlink(last, dir_fd=folder)
         except OSError:
-            # It will be tried again, with a report of its own.
+            # The retry writes its own report.
             with contextlib.suppress(OSError), folder_of(report_beside(place)) as (folder, last):
                 os.unlink(last, dir_fd=folder)
             raise
         return place
 
     def prune_incoming(self, unused_seconds: float, now: float) -> None:
-        """Removes folders in incoming/ that have been empty and untouched for so long that their producer is done."""
+        """Removes folders in incoming/ that have been empty and unchanged for `unused_seconds`."""
         remove_empty_folders(self.path_of(INCOMING), is_left=lambda status: now - status.st_mtime >= unused_seconds)
 
     def _move(self, entry: Entry, state: str, box: str) -> Entry | None:
-        # os.path.join looks at each character of each name, for each of a million files.
+        # Not os.path.join: it reads every character of every name, which is slow for a million files.
         target = f"{self._root}/{state}/{box}/{entry.name}"
         batch, attempts, due = parse_box(box)
         place = Place(f"{self._root}/{state}", f"{box}/{entry.name}")
@@ -330,10 +332,9 @@ class Spool:
             else:
                 is_moved = move(entry.place, place)
         except FileExistsError:
-            # A listing may show a name twice that was dropped again, and folders made by hand may share a batch.
+            # A listing may show a name twice if it was dropped again, and folders made by hand may share a batch.
             return self._move(entry, state, f"{new_batch_name()}.{attempts}" + (f".{due}" if state == DEFERRED else ""))
         except OSError as error:
-            # The folders that were made for it.
             prune(place)
             if error.errno in FULL:
                 self.reserve_room()
@@ -351,8 +352,8 @@ class Spool:
 
 
 def _sync(place: Place) -> None:
-    """After a power cut nobody judges a failed file again, before it is dropped again."""
-    with contextlib.suppress(OSError):  # one that may not be read has failed for that
+    """Syncs a failed file: after a power cut, failed/ is not checked for damage."""
+    with contextlib.suppress(OSError):  # it may have failed because we may not read it
         descriptor = open_file(place)
         try:
             os.fsync(descriptor)
@@ -365,7 +366,6 @@ def _is_file(status: os.stat_result | None) -> bool:
 
 
 def log_refused(folder: str, error: OSError) -> bool:
-    """To be called with a folder that cannot be read."""
-    # One folder that cannot be read, or whose path is too long, must not hide the others.
+    """Logs a folder that cannot be read; the walk continues with the others."""
     log.error("cannot look into folder=%r: %s", folder, error.strerror)
     return False

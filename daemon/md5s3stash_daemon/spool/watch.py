@@ -1,4 +1,4 @@
-"""Wakes the daemon when something was dropped. An event is a hint and no more: the scan finds the files."""
+"""Wakes the daemon when a file is dropped. An event is only a hint: the scan finds the files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from md5s3stash_daemon.spool.entry import is_partial
 
 log = logging.getLogger(__name__)
 
-# A drop ends with a file that is closed or moved; of what was put into a new folder before it was watched there is no
-# event, so that of the folder makes us look. With every kind of event asked for a burst overflows the kernel's queue,
-# and each of our own claims moves a file out.
+# A drop ends with the close or the move of a file. Files put into a new folder before it is watched cause no event, so
+# the event of the folder triggers a scan. Asking for every kind of event would overflow the kernel's queue in a burst:
+# each of our own claims moves a file out.
 _EVENTS = Mask(
     InotifyConstants.IN_CLOSE_WRITE
     | InotifyConstants.IN_MOVED_TO
@@ -34,16 +34,16 @@ _EVENTS = Mask(
     | InotifyConstants.IN_ONLYDIR
 )
 
-# Of watches, instances, memory: another folder fares no better.
+# No watches, instances or memory left: every other folder would fail too.
 _NOTHING_LEFT = frozenset({errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Inotify(InotifyFD):
     """A thread that watches a directory and all folders below it. `start` after `watch`, then `stop`.
 
-    Only the lowest layer of watchdog: the layers above look for the other half of each move in a queue that a burst
-    makes long, and pass every event on to two more threads, which cost more than all else that a drop costs the daemon
-    itself (decision 27). Raises OSError where the system has no instance left.
+    Uses only the lowest layer of watchdog: the layers above search for the other half of each move in a queue that is
+    long in a burst, and pass every event to two more threads. That costs more than all other work of the daemon itself
+    for a drop (decision 27). Raises OSError if the system has no instance left.
     """
 
     def __init__(self, wake: threading.Event, completed: Completed) -> None:
@@ -54,7 +54,7 @@ class Inotify(InotifyFD):
         self._folders: dict[WatchDescriptor, str] = {}
 
     def watch(self, directory: str) -> None:
-        """Raises OSError where the system has no watch left."""
+        """Raises OSError if the system has no watch left."""
         self._roots.append(directory)
         self._watch_tree(directory)
 
@@ -62,7 +62,7 @@ class Inotify(InotifyFD):
         """Called by the thread."""
         if event.is_queue_overflow:
             log.warning("inotify queue overflowed: events were lost")
-            # New folders may be among what has no event.
+            # The lost events may include new folders.
             self._watch_folders(self._roots)
         elif event.is_ignored:
             # The folder has gone.
@@ -71,16 +71,16 @@ class Inotify(InotifyFD):
         elif (folder := self._folders.get(event.wd)) is not None:
             name = os.fsdecode(event.name)
             if event.is_directory:
-                # Also one that was moved within: the kernel goes on watching it, under its new path from now on.
+                # Also a folder moved within the tree: the kernel still watches it, now under its new path.
                 self._watch_folders([f"{folder}/{name}"])
             elif event.is_create:
                 if not is_partial(name):
                     self._completed.created(f"{folder}/{name}")
                 return
             elif not is_partial(name):
-                # Nobody will ask for a temporary name, so nobody would take it out again.
+                # The scan never asks for a temporary name, so it would never be removed.
                 self._completed.add(f"{folder}/{name}")
-        # Last, for the look must come after what was noted here, and after the watch on a new folder.
+        # Last: the scan must come after these notes, and after the watch on a new folder.
         self._wake.set()
 
     def abandon(self) -> None:
@@ -100,11 +100,11 @@ class Inotify(InotifyFD):
             folder = folders.pop()
             try:
                 self._watch_folder(folder)
-                # After the watch: a folder made meanwhile is seen here or has an event.
+                # After the watch: a folder made in between is listed here or has an event.
                 with os.scandir(folder) as found:
                     folders += [item.path for item in found if item.is_dir(follow_symlinks=False)]
             except OSError as error:
-                # Whether one has gone meanwhile, or cannot be looked into, is the scan's to tell.
+                # The scan reports folders that are gone or cannot be read.
                 if error.errno in _NOTHING_LEFT:
                     raise
 
@@ -118,10 +118,11 @@ class Inotify(InotifyFD):
 
 @contextlib.contextmanager
 def waking(directory: str, wake: threading.Event, completed: Completed) -> Iterator[None]:
-    """Sets `wake` after each drop below the directory, and notes what is complete, while the context lasts.
+    """Sets `wake` after each drop below the directory, and notes complete files, while the context lasts.
 
-    Where the system cannot watch (no inotify instance left, say) the rescans have to do, and the log says so.
+    If the system cannot watch (no inotify instance left, for example), only rescans find files, and the log says so.
     """
+
     try:
         inotify = _started(directory, wake, completed)
     except OSError as error:
