@@ -71,7 +71,7 @@ class Recorder:
         breaker.recover(REDIS)
         return True
 
-    def _attempt(self, outcomes: Sequence[Outcome]) -> CacheUnavailable | None:
+    def _attempt(self, outcomes: Sequence[Outcome]) -> RedisUnavailable | None:
         """Why the ledger did not take them; None if it did."""
         try:
             self._ledger.record(outcomes)
@@ -90,7 +90,7 @@ class Recorder:
         try:
             self._ledger.forget(self._forgettable)
             self._forgettable = []
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             # Repeated with the next group, or at the next start.
             log.debug("not forgotten: %s", error)
 

@@ -59,7 +59,7 @@ class Known:
     @property
     def confirmed(self) -> bool:
         """Whether no store has to be asked."""
-        return all(standing is Standing.CONFIRMED for standing in self.standings)
+        return all(presence is Presence.CONFIRMED for presence in self.presences)
 
 
 class Confirmations:
@@ -84,7 +84,7 @@ class Confirmations:
 
     def known(self, digests: Sequence[Digest]) -> list[Known]:
         """What is known of each content, with the bases in order. One round trip for all of them."""
-        unknown = [Known((Standing.UNKNOWN,) * len(self._places))] * len(digests)
+        unknown = [Known((Presence.UNKNOWN,) * len(self._places))] * len(digests)
         if not digests or not self.fresh_seconds:
             return unknown
         now = self._clock()

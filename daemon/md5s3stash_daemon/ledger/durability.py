@@ -83,7 +83,7 @@ class DurableScript:
         self.risks: frozenset[str] = frozenset()
 
     def __call__(self, keys: Sequence[str], arguments: Sequence[Any]) -> None:
-        """Raises CacheUnavailable if Redis does not answer, refuses, or may lose what was written."""
+        """Raises RedisUnavailable if Redis does not answer, refuses, or may lose what was written."""
         command = ("EVALSHA", self._script.sha, len(keys), *keys, *arguments)
         with answering():
             written, acknowledged, *settings = self._run(command)
@@ -96,7 +96,7 @@ class DurableScript:
                 self._client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(written) from written
         if written is not None:
-            raise CacheUnavailable(f"{_NOT_REDIS}: {written!r:.100}")
+            raise RedisUnavailable(f"{_NOT_REDIS}: {written!r:.100}")
         self._check(acknowledged, [each if isinstance(each, Mapping) else {} for each in settings])
 
     def _run(self, command: Sequence[Any]) -> list[Any]:
@@ -122,7 +122,7 @@ class DurableScript:
         if wrong:
             raise RedisUnavailable(f"Redis may lose what it confirms: {'; '.join(wrong)}")
         if self._replicas and not (isinstance(acknowledged, int) and acknowledged >= self._replicas):
-            raise CacheUnavailable(f"only {acknowledged} replicas of Redis have it, not {self._replicas}")
+            raise RedisUnavailable(f"only {acknowledged} replicas of Redis have it, not {self._replicas}")
 
 
 def ledger_keys(prefix: str, spool_id: str) -> list[str]:
@@ -131,7 +131,7 @@ def ledger_keys(prefix: str, spool_id: str) -> list[str]:
 
 
 class LedgerProbe:
-    """Writes one key like a record. Raises CacheUnavailable if Redis would refuse a record or might lose it."""
+    """Writes one key like a record. Raises RedisUnavailable if Redis would refuse a record or might lose it."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ def _setting(name: str, value: Any, wanted: str) -> Risk:
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Raises errors of Redis as CacheUnavailable, and so answers that are not Redis'."""
+    """Raises errors of Redis as RedisUnavailable, and so answers that are not Redis'."""
     try:
         yield
     except redis.RedisError as error:
@@ -214,7 +214,7 @@ def answering() -> Iterator[None]:
         raise RedisUnavailable(f"{_NOT_REDIS}: {error!r:.100}") from error
 
 
-def unavailable(error: redis.RedisError) -> CacheUnavailable:
+def unavailable(error: redis.RedisError) -> RedisUnavailable:
     """Redis' error as ours, with advice."""
     said = _OF_SCRIPT.sub("", str(error))
     words = f"Redis {'refused' if isinstance(error, redis.ResponseError) else 'does not answer'}: {said}"

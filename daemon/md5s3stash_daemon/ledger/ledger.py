@@ -84,7 +84,7 @@ class Outcome:
 
 
 class Ledger(Protocol):
-    """Records outcomes. Raises CacheUnavailable if it is not certain that they are recorded: the files must be kept."""
+    """Records outcomes. Raises RedisUnavailable if it is not certain that they are recorded: the files must be kept."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Records all of them durably. May be repeated: the same drop is logged once."""
@@ -99,7 +99,7 @@ class Ledger(Protocol):
         ...
 
     def probe(self) -> None:
-        """Raises CacheUnavailable if the ledger would refuse a record, or may lose it."""
+        """Raises RedisUnavailable if the ledger would refuse a record, or may lose it."""
         ...
 
 

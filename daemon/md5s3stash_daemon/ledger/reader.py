@@ -57,7 +57,7 @@ class LogEntry:
 
 
 class LedgerReader:
-    """The reading side of `ledger.RedisLedger`. Raises CacheUnavailable if Redis is unavailable, LedgerRefused if it
+    """The reading side of `ledger.RedisLedger`. Raises RedisUnavailable if Redis is unavailable, LedgerRefused if it
     refuses. An entry of another program is never an error: values that cannot be parsed count as unknown.
     """
 
