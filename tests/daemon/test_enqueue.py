@@ -58,7 +58,7 @@ def test_every_url_of_a_list_is_in_the_queue_once(queue: TestQueue, tmp_path: Pa
     done = enqueue(queue, str(ours))
 
     assert done.returncode == 0, done.stderr
-    assert b"237 URLs are in the queue, 0 lines are none" in done.stdout
+    assert b"sent 237 URLs; 0 lines were not URLs" in done.stdout
     assert sorted(queue.bodies()) == sorted(urls(237))
     assert list(tmp_path.iterdir()) == [ours]
 
@@ -146,8 +146,8 @@ def test_it_goes_on_where_a_refusal_stopped_it(queue: TestQueue, tmp_path: Path)
         done = subprocess.run(run, env=environment(), capture_output=True, timeout=60, check=False)
 
     assert done.returncode == 0, done.stderr
-    assert b"goes on after line " in done.stderr
-    assert b"500 URLs are in the queue" in done.stdout
+    assert b"resuming after line " in done.stderr
+    assert b"sent 500 URLs;" in done.stdout
     bodies = queue.bodies()
     assert set(bodies) == set(urls(500))
     assert len(bodies) <= 500 + 3 * 10
@@ -168,7 +168,7 @@ def test_a_kill_sends_a_few_again_and_skips_none(queue: TestQueue, tmp_path: Pat
     with open(ours, "rb") as stdin:
         done = subprocess.run(run, env=environment(), stdin=stdin, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert b"15,000 URLs are in the queue" in done.stdout
+    assert b"sent 15,000 URLs;" in done.stdout
     assert not cursor.exists()
     assert set(queue.bodies()) == set(urls(count))
 
@@ -191,10 +191,10 @@ def test_a_cursor_of_another_list_or_queue_is_refused(queue: TestQueue, tmp_path
     cursor = tmp_path / "x.urls.cursor"
     mine = {"lines": 1, "offset": 5, "sha256": "0" * 64, "urls": 1, "faults": 0, "queue": queue.url}
     for content, words in [
-        (json.dumps(mine), b"of another list"),
-        (json.dumps({**mine, "queue": "https://elsewhere/1/x"}), b"of another queue"),
-        ("[]", b"no cursor of ours"),
-        ('{"queue": 1, "lines": "x"}', b"no cursor of ours"),
+        (json.dumps(mine), b"belongs to another list"),
+        (json.dumps({**mine, "queue": "https://elsewhere/1/x"}), b"belongs to another queue"),
+        ("[]", b"is not a cursor file"),
+        ('{"queue": 1, "lines": "x"}', b"is not a cursor file"),
     ]:
         cursor.write_text(content)
         done = enqueue(queue, str(ours))
