@@ -191,10 +191,10 @@ def test_a_cursor_of_another_list_or_queue_is_refused(queue: TestQueue, tmp_path
     cursor = tmp_path / "x.urls.cursor"
     mine = {"lines": 1, "offset": 5, "sha256": "0" * 64, "urls": 1, "faults": 0, "queue": queue.url}
     for content, words in [
-        (json.dumps(mine), b"of another list"),
-        (json.dumps({**mine, "queue": "https://elsewhere/1/x"}), b"of another queue"),
-        ("[]", b"no cursor of ours"),
-        ('{"queue": 1, "lines": "x"}', b"no cursor of ours"),
+        (json.dumps(mine), b"belongs to another list"),
+        (json.dumps({**mine, "queue": "https://elsewhere/1/x"}), b"belongs to another queue"),
+        ("[]", b"is not a cursor file"),
+        ('{"queue": 1, "lines": "x"}', b"is not a cursor file"),
     ]:
         cursor.write_text(content)
         done = enqueue(queue, str(ours))

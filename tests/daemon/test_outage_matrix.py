@@ -385,7 +385,7 @@ def sqs_that(fault: Fault) -> Callable[[Stack], contextlib.AbstractContextManage
 
 SQS = [
     of_sqs("gone: its port refuses", "SQS does not answer", partial(relay_gone, service="SQS")),
-    of_sqs("hangs: no answer comes", "nothing came for", sqs_that(Fault.HANG), recovery="35 s"),
+    of_sqs("hangs: no answer comes", "no response for", sqs_that(Fault.HANG), recovery="35 s"),
     of_sqs("refuses everything: 403", "403 AccessDenied", sqs_that(Fault.DENIED)),
     of_sqs("answers 500 to everything", "SQS answered 500", sqs_that(Fault.ERROR_500)),
     of_sqs("answers wrongly: a web page to everything", "is not SQS", sqs_that(Fault.PORTAL)),

@@ -92,7 +92,7 @@ def test_an_object_that_lands_in_a_drop_bucket_is_stashed(site: Site, queue: Tes
     assert site.objects() == {md5(b"dropped"): b"dropped"}
     assert {entry["name"]: entry.get("reason", "") for entry in site.log()} == {
         f"s3://{drops}/a b/é.txt": "",
-        f"s3://{drops}/gone": "there is no such object any more",
+        f"s3://{drops}/gone": "the object no longer exists",
         f"s3://{other}/a b/é.txt": f"the bucket {other} is not among queue.drop_buckets",
     }
 
@@ -301,7 +301,7 @@ def test_a_profile_sends_its_password_to_its_host_over_https_and_to_nobody_else(
     assert {entry["name"]: entry.get("reason", "") for entry in site.log()} == {
         by_name: "",
         good: "auth-profile 'museum' has no entry for 127.0.0.1",
-        in_the_clear: "a password is sent over https alone",
+        in_the_clear: "passwords are sent over https only",
         by_name + "?2": "auth-profile 'no' is not among queue.auth_profiles",
     }
 
@@ -330,7 +330,7 @@ def test_an_instance_that_is_to_go_takes_no_more_messages_and_goes_on_with_its_s
         else:
             metadata.answer(state, only_with_token(Reply(body=b"Terminated")))  # type: ignore[arg-type]
         wait_until(lambda: "queue drained complete=True" in daemon.output(), "drained")
-        assert "leaving: no more messages are taken" in daemon.output()
+        assert "leaving: receiving no more messages" in daemon.output()
         queue.send(origin.url("/2"))
         site.drop("a.txt", b"spool")
         wait_until(lambda: "a.txt" in site.names(), "the spool goes on")

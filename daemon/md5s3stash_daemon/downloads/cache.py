@@ -1,7 +1,7 @@
-"""The caches of URL lists: read ahead for the lines whose turn is near, written behind with the commit of outcomes.
+"""The caches of URL lists: entries are prefetched for the next lines, and written with the commit of outcomes.
 
-A trip to Redis for each look and each note takes longer than most downloads. What is written behind may be lost in a
-crash, which costs one look-up or download the next time.
+A round trip to Redis per read and write takes longer than most downloads. A crash may lose unflushed entries; each
+costs one look-up or download later.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 
 class BatchedCache(RedisDict):
-    """A `RedisDict` that keeps back what is written until `flush`, and what was read ahead until it is asked for once;
-    safe to share between threads. Whoever puts something in has to flush in the end.
+    """A `RedisDict` that buffers writes until `flush`, and prefetched entries until they are read once; safe to share
+    between threads. The writer must call `flush` at the end.
     """
 
     def __init__(self, client: redis.Redis, key: str) -> None:
@@ -34,21 +34,21 @@ class BatchedCache(RedisDict):
         self._ahead: dict[str, bytes | None] = {}
 
     def read_ahead(self, fields: Sequence[str]) -> None:
-        """Fetches these in one go. What is never asked for is kept, so the caller bounds it."""
+        """Prefetches these in one request. Entries that are never read stay, so the caller must bound them."""
         try:
             found = self._call("HMGET", *fields) if fields else []
-        except RedisUnavailable as error:
-            # Each asks for itself then, and says what it met.
+        except CacheUnavailable as error:
+            # Each entry is then fetched alone, and reports its own error.
             log.debug("not read ahead: %s", error)
             return
         if not isinstance(found, list) or len(found) != len(fields):
-            # What answers there is not Redis.
+            # The server is not Redis.
             return
         with self._lock:
             self._ahead.update(zip(fields, found, strict=True))
 
     def flush(self) -> None:
-        """Writes what was kept back, in one go; what Redis does not take is forgotten."""
+        """Writes the buffered entries in one request; if Redis fails, they are discarded."""
         with self._lock:
             written, self._written = self._written, {}
         if not written:
@@ -74,9 +74,9 @@ class BatchedCache(RedisDict):
 
 
 class UrlCaches:
-    """The caches of every bucket base. The first base has those that the ledger and the command line know; each other
-    one has its own: an entry tells where *one* copy lies, so with shared ones they would overwrite each other's, and no
-    304 would ever help.
+    """The caches of every bucket base. The first base uses those of the ledger and the command line. Each other base
+    has its own: an entry points to *one* copy, so bases that shared a cache would overwrite each other's entries, and
+    a 304 would never help.
     """
 
     def __init__(self, client: redis.Redis, prefix: str, bases: Sequence[BucketBase]) -> None:
@@ -89,7 +89,7 @@ class UrlCaches:
         return (Caches(*both) for both in zip(self._url_caches, self._hash_caches, strict=True))
 
     def read_ahead(self, urls: Sequence[str]) -> None:
-        """These URLs are to be stashed soon, each of them once."""
+        """Prefetches the entries of URLs that will be stashed soon, each of them once."""
         for cache in self._url_caches:
             cache.read_ahead(urls)
 

@@ -1,4 +1,4 @@
-"""What waits for its host's turn: each host in its turn, so that a slow one does not keep the others from theirs."""
+"""A queue that serves hosts round-robin, so that a slow host does not delay the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T", bound=OfHost)
 
 
 class FairQueue(Generic[T]):
-    """The lines that were read ahead, by host; the host that was served last comes last."""
+    """Lines (or messages) by host; the host served last goes to the end."""
 
     def __init__(self) -> None:
         self._lines: dict[str, deque[T]] = {}
@@ -35,12 +35,12 @@ class FairQueue(Generic[T]):
         return len(self._lines.get(host, ()))
 
     def remove(self, unwanted: Callable[[T], bool]) -> list[T]:
-        """Takes out all of which this is true."""
+        """Removes and returns all for which `unwanted` is true."""
         removed: list[T] = []
         for host, lines in list(self._lines.items()):
             kept: deque[T] = deque()
             for line in lines:
-                # Once: the answer may depend on the clock.
+                # Ask once: the answer may depend on the clock.
                 (removed if unwanted(line) else kept).append(line)
             if kept:
                 self._lines[host] = kept
@@ -50,7 +50,7 @@ class FairQueue(Generic[T]):
         return removed
 
     def take_polite(self, politeness: Politeness) -> tuple[T | None, float]:
-        """A line whose host may be asked now, or None and the seconds until that may be so."""
+        """A line whose host accepts a request now, or None and the seconds until one may."""
         wait_seconds = math.inf
         for host, lines in self._lines.items():
             seconds = politeness.try_start(host)

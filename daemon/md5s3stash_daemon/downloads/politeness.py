@@ -1,8 +1,8 @@
-"""How hard an origin may be asked: so many requests at once, so long between two of them, and not before the time that
-it named itself.
+"""Rate limits per origin: the number of concurrent requests, the delay between two of them, and the pauses that the
+origin itself asks for.
 
-One table for all lists, because a host does not care which list a request is from. A decision never waits: whoever
-asks is told how long, and can turn to another host meanwhile.
+All lists share one table, because a host does not care which list a request comes from. No call blocks: `try_start`
+returns how long to wait, and the caller can serve another host in that time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Hosts that are remembered. A list may name millions; those that nobody is at are forgotten first.
+# Hosts remembered. A list may name millions; idle hosts are forgotten first.
 MAX_HOSTS = 10_000
 
 
@@ -22,12 +22,12 @@ class _Host:
     active: int = 0
     next_at: float = -math.inf
     paused_until: float = -math.inf
-    # Its last answer took long and came to nothing.
+    # The last request took long and failed.
     slow: bool = False
 
 
 class Politeness:
-    """Safe to share between threads. Every `try_start` that returned 0 is answered by one `finished`."""
+    """Safe to share between threads. Call `finished` once for every `try_start` that returned 0."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class Politeness:
         self._lock = threading.Lock()
 
     def try_start(self, host: str) -> float:
-        """0 where a request to the host may start now, and has then; else the seconds until it is worth asking again,
-        infinite where that depends on another request's end.
+        """Starts a request to the host and returns 0, or returns the seconds until the caller should ask again:
+        infinity if another request has to end first.
         """
         with self._lock:
             state = self._state(host)
@@ -65,7 +65,7 @@ class Politeness:
             self._state(host).active -= 1
 
     def postpone(self, host: str, seconds: float, paused: bool) -> None:
-        """Takes back what `try_start` has started a moment ago: it is for later. `paused` where the host wishes so."""
+        """Undoes a `try_start`: the host waits for `seconds` first. `paused`: the host itself asked for this."""
         with self._lock:
             state = self._state(host)
             state.active -= 1
@@ -74,18 +74,18 @@ class Politeness:
                 state.paused_until = max(state.paused_until, state.next_at)
 
     def pause(self, host: str, seconds: float) -> None:
-        """The host asked for this much time; a shorter wish does not shorten an earlier one."""
+        """The host asked for a pause of `seconds`; this never shortens an earlier pause."""
         with self._lock:
             state = self._state(host)
             state.paused_until = max(state.paused_until, self._clock() + seconds)
 
     def note_slow(self, host: str, slow: bool) -> None:
-        """A slow host is asked once at a time, whatever `per_host` is: a few of them must not hold all jobs."""
+        """A slow host gets one request at a time, whatever `per_host` is: a few such hosts must not occupy all jobs."""
         with self._lock:
             self._state(host).slow = slow
 
     def paused_seconds(self, host: str) -> float:
-        """How long the host still wants to be left alone; 0 where it does not."""
+        """The rest of the pause that the host asked for; 0 if there is none."""
         with self._lock:
             state = self._hosts.get(host)
             return 0.0 if state is None else max(0.0, state.paused_until - self._clock())

@@ -1,4 +1,4 @@
-"""The pool of downloads that URL lists and the SQS queue share, and what goes with it."""
+"""The download threads that URL lists and SQS share, and what these threads need."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from md5s3stash_daemon.ledger.ledger import Ledger
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.runtime.runtime import Runtime
 
-# Between two looks at what no event announces: the end of the daemon, a request of another list.
+# Polling interval for changes without an event: a shutdown, a request of another list.
 TICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadPool:
-    """What lists and the queue share."""
+    """What lists and SQS share."""
 
     runtime: Runtime
     ledger: Ledger

@@ -1,7 +1,7 @@
-"""What became of each URL of a list, for the lines that name it again: one URL is fetched once.
+"""The outcome of each URL of a list, for later lines with the same URL: one URL is fetched once.
 
-In a file of SQLite's without a name, which ends with its connection: a list may have millions of lines, and memory must
-not grow with them. What cannot be kept there costs a download, or with a 304 not even that.
+Outcomes are kept in a temporary SQLite file, which is deleted with its connection: a list may have millions of lines,
+and memory must not grow with them. If an outcome cannot be saved, the URL is requested again.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ log = logging.getLogger(__name__)
 
 
 class SettledUrls:
-    """For one thread, which need not be the one that made it."""
+    """For use by one thread at a time, not necessarily the one that created it."""
 
     def __init__(self) -> None:
-        # Nothing is ever committed: there is nothing to come back to.
+        # No journal: nothing is ever committed or rolled back.
         self._database = sqlite3.connect("", check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("CREATE TABLE settled (url BLOB PRIMARY KEY, outcome TEXT) WITHOUT ROWID")
 
     def add(self, url: str, outcome: Outcome) -> None:
-        """The URL has this outcome."""
+        """Saves the outcome of the URL."""
         values = [outcome.name, outcome.reports, outcome.size_bytes, outcome.error, outcome.reason]
         with _faults_ignored():
             self._database.execute("INSERT OR REPLACE INTO settled VALUES (?, ?)", (_key(url), json.dumps(values)))
 
     def get(self, url: str) -> Outcome | None:
-        """None where the list has not come to it yet. The drop id is nobody's."""
+        """The outcome, with an empty drop id; None if the URL has none yet."""
         row = None
         with _faults_ignored():
             row = self._database.execute("SELECT outcome FROM settled WHERE url = ?", (_key(url),)).fetchone()
@@ -54,11 +54,11 @@ class SettledUrls:
 
 @contextlib.contextmanager
 def _faults_ignored() -> Iterator[None]:
-    """The disk of temporary files may be full."""
+    """For example, when the disk of temporary files is full."""
     try:
         yield
     except sqlite3.Error as error:
-        log.debug("outcomes of URLs are not kept: %s", error)
+        log.debug("cannot save outcomes of URLs: %s", error)
 
 
 def _key(url: str) -> bytes:

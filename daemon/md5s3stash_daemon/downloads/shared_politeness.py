@@ -1,8 +1,8 @@
-"""Politeness that all daemons on one Redis share: one host's pace, and the time it asked for, whoever heard of it.
+"""Politeness shared by all daemons on one Redis: the delay between requests to a host, and the pauses it asked for.
 
-The pace is kept by the generic cell rate algorithm (GCRA, as in ATM's traffic control) without a burst: Redis holds
-the moment from which the next request may start, and one script looks at it and moves it on. Redis' own clock counts,
-so the boxes' clocks need not agree.
+The rate is limited by the generic cell rate algorithm (GCRA, as in ATM's traffic control) without bursts: Redis holds
+the earliest time of the next request, and one script checks and advances it. The script uses Redis' clock, so the
+boxes' clocks need not agree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from md5s3stash_daemon.downloads.politeness import Politeness
 
 log = logging.getLogger(__name__)
 
-# KEYS: the host's moment. ARGV: milliseconds to the next request. 0 where the request may start, and it has then.
+# KEYS: the time of the host's next request. ARGV: milliseconds between requests. Returns 0 if it may start now.
 _START = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -27,7 +27,7 @@ if step > 0 then redis.call('SET', KEYS[1], now + step, 'PX', step) end
 return 0
 """
 
-# KEYS as above. ARGV: milliseconds in which nobody is to ask the host. A shorter wish does not shorten an earlier one.
+# KEYS as above. ARGV: milliseconds of the pause, which never shortens an earlier one.
 _PAUSE = """
 local time = redis.call('TIME')
 local moment = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[1])
@@ -36,15 +36,15 @@ if moment > tonumber(redis.call('GET', KEYS[1]) or '0') then
 end
 """
 
-# While Redis is away nothing could be recorded either.
+# Delay while Redis is unavailable: nothing could be recorded either.
 _AWAY_SECONDS = 1.0
 
 
 class SharedPoliteness(Politeness):
-    """`per_host` is still each daemon's own; `delay_seconds` and pauses are the fleet's."""
+    """`per_host` applies to each daemon; `delay_seconds` and pauses apply to the fleet."""
 
     def __init__(self, per_host: int, delay_seconds: float, client: redis.Redis, prefix: str) -> None:
-        # The pace is asked of Redis, which alone sees the others' requests.
+        # No local delay: only Redis knows the requests of the other daemons.
         super().__init__(per_host, 0.0)
         self._step_ms = math.ceil(delay_seconds * 1000)
         self._prefix = prefix
@@ -58,10 +58,10 @@ class SharedPoliteness(Politeness):
         try:
             answer: int = self._start([self._key(host)], [self._step_ms])
         except redis.RedisError as error:
-            log.debug("pace of the fleet not known: %s", error)
+            log.debug("cannot read the shared delay: %s", error)
             answer = math.ceil(_AWAY_SECONDS * 1000)
         if answer:
-            # Of no use to ask again before. What is more than the pace is a wish of the host's.
+            # Not worth asking earlier. A wait longer than the delay is a pause that the host asked for.
             self.postpone(host, answer / 1000, paused=answer > self._step_ms)
         return answer / 1000
 
@@ -70,12 +70,12 @@ class SharedPoliteness(Politeness):
         try:
             self._pause([self._key(host)], [max(1, math.ceil(seconds * 1000))])
         except redis.RedisError as error:
-            log.debug("pause not told to the fleet: %s", error)
+            log.debug("cannot share the pause: %s", error)
 
     def _key(self, host: str) -> str:
         return f"{self._prefix}:host:{host}"
 
 
 def politeness_of(per_host: int, delay_seconds: float, shared: bool, client: redis.Redis, prefix: str) -> Politeness:
-    """The fleet's, or this daemon's own."""
+    """The fleet's if `shared`, else this daemon's own."""
     return SharedPoliteness(per_host, delay_seconds, client, prefix) if shared else Politeness(per_host, delay_seconds)

@@ -1,7 +1,7 @@
-"""A URL drop file: what its lines are, read one at a time however long the file is.
+"""Reads a list of URLs one line at a time, so that a list may be of any length.
 
-One URL a line. Blank lines and lines that begin with `#` say nothing; the rest is a URL or a fault with a reason. Never
-a path: whoever may drop a list may not for that read this machine's files.
+One URL per line. Blank lines and lines that begin with `#` are ignored; any other line is a URL, or a fault with a
+reason. A path is always a fault: permission to drop a list is not permission to read this machine's files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from md5s3stash.netguard import NetGuard
 
 SUFFIX = ".urls"
 
-# Longer than any URL that servers and browsers agree on. Without a bound, one line could be the size of the file.
+# Longer than any URL that servers and browsers agree on. Without a limit, one line could be as large as the file.
 MAX_LINE_BYTES = 8192
 
 _LINES_PER_BEAT = 4096
@@ -30,10 +30,10 @@ _SHOWN_CHARACTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line that names something. `number` counts from 1; `fault` says in words why it is no URL, empty if it is;
-    `host` is spelt in one way, and empty where there is a fault.
+    """A line with content. `number` counts from 1. `fault` is the reason why the line is not a URL, empty if it is one.
+    `host` is normalised, and empty if there is a fault.
 
-    `url` is the line as it stands, bytes that are no UTF-8 as lone surrogates, so that it can be written out again.
+    `url` is the unchanged line, with bytes that are not UTF-8 as lone surrogates, so that it can be written out again.
     """
 
     number: int
@@ -48,14 +48,14 @@ def is_url_list(name: str) -> bool:
 
 
 class Lines(Protocol):
-    """A file, as far as it is read here."""
+    """The part of a file's interface that `read_lines` uses."""
 
     def readline(self, size: int, /) -> bytes: ...
 
 
 def read_lines(file: Lines, number: int = 0, beat: Callable[[], object] = lambda: None) -> Iterator[Line]:
-    """The lines of the list, in order, from where the file stands, which is behind so many; nothing for blank lines and
-    comments. `beat` is called now and then, however long there is nothing.
+    """The lines of the list from the file's current position, which is after `number` lines; blank lines and comments
+    are left out. `beat` is called regularly, also while lines are left out.
     """
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -71,7 +71,7 @@ def read_lines(file: Lines, number: int = 0, beat: Callable[[], object] = lambda
 
 
 def line_of(number: int, text: bytes) -> Line:
-    """The line that holds this text, which is neither blank nor a comment."""
+    """The line with this text, which must be neither blank nor a comment."""
     url = text.decode("utf-8", "surrogateescape")
     try:
         text.decode("utf-8")
@@ -85,14 +85,14 @@ def line_of(number: int, text: bytes) -> Line:
 
 def check(url: str) -> None:
     """Raises SourceRefused for anything that is not an http or https URL with a host."""
-    # Not by its scheme alone: what is taken for a URL with `http:x` is a path to others.
+    # The scheme alone is not enough: some parsers take `http:x` for a URL, others for a path.
     if _HTTP.match(url) is None:
         raise SourceRefused("only http:// and https:// URLs are fetched")
     NetGuard.check_url(url)
 
 
 def _too_long(number: int, text: bytes) -> Line:
-    # As a comment: dropped again, the beginning of a URL would be another URL.
+    # As a comment: if the list is dropped again, a truncated URL would be a different URL.
     shown = text[:_SHOWN_CHARACTERS].decode("utf-8", "replace")
     return Line(number, f"# {shown}...", f"the line is longer than {MAX_LINE_BYTES} bytes")
 

@@ -1,4 +1,4 @@
-"""Fetches one URL and stashes it under every bucket base, or judges why that did not work."""
+"""Fetches one URL and stashes it under every bucket base; decides after an error whether to retry or fail."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from md5s3stash_daemon.runtime.shutdown import Stopped
 
 log = logging.getLogger(__name__)
 
-# A host that kept a download waiting for longer than this, in vain, is slow.
+# A host is slow if a download failed after more than this time.
 SLOW_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
-    """A line that is left for the next sweep. `counts` where that was one of its attempts."""
+    """Retry the line in the next sweep. `counts`: whether this was one of its attempts."""
 
     error: str
     reason: str
@@ -52,21 +52,21 @@ class UrlStasher:
         self._politeness = politeness
 
     def of_runtime(self, runtime: Runtime) -> UrlStasher:
-        """One that does the same, and ends at another time."""
+        """A copy with another runtime, so with another shutdown."""
         return UrlStasher(runtime, self._stashers, self._politeness)
 
     @property
     def delays(self) -> RetryPolicy:
-        """Between the tries of a line or a message, as of now."""
+        """Delays between the attempts of a line or a message, by the current settings."""
         return delays_of(self._runtime.live.current[SpoolSettings])
 
     def handle(self, line: Line, drop_id: str, auth: Auth | None = None) -> Outcome | TryAgain:
-        """Raises Stopped where the daemon stops first, and nothing else."""
+        """Raises only Stopped, if the daemon stops first."""
         return self.judged(lambda: self.stash(line.url, drop_id, auth), line, drop_id)
 
     def judged(self, stash: Callable[[], Outcome], line: Line, drop_id: str) -> Outcome | TryAgain:
-        """What `stash` makes of the line, or what is to be done about its error. Raises Stopped where the daemon stops
-        first, and nothing else.
+        """The outcome of `stash`, or TryAgain after an error that may pass. Raises only Stopped, if the daemon stops
+        first.
         """
         try:
             while self._runtime.wait_until_available():
@@ -77,8 +77,8 @@ class UrlStasher:
                     return outcome
                 except (StoreUnavailable, StoreRefused) as error:
                     self._runtime.events.service_error(S3)
-                    # While the store is down nothing has failed. Otherwise somebody has to mend a bucket or a policy,
-                    # for which the line waits as a file does.
+                    # While the store is down, the line has not failed. Otherwise the operator has to correct a bucket
+                    # or a policy, and the line waits for that as a file does.
                     if not self._runtime.breaker.is_down(S3):
                         self._runtime.breaker.note(S3, str(error))
                         return TryAgain(type(error).__name__, str(error), counts=False)
@@ -87,17 +87,17 @@ class UrlStasher:
                         self._politeness.note_slow(line.host, True)
                     return self._judge(line, drop_id, error)
                 except OSError as error:
-                    return TryAgain("OSError", f"the disk that downloads go through: {error.strerror or error}")
+                    return TryAgain("OSError", f"the disk for downloads failed: {error.strerror or error}")
         except Stopped:
             raise
         except Exception as error:
-            # Ours to mend, or of an S3 that could not even be asked. It costs this line.
+            # A bug here, or S3 could not even be called. Only this line is affected.
             log.exception("unexpected url=%r", printable_url(line.url))
             return TryAgain(type(error).__name__, f"unexpected: {error}")
         raise Stopped
 
     def stash(self, source: str, drop_id: str, auth: Auth | None = None) -> Outcome:
-        """Under every bucket base. Raises StashError, OSError, and Stopped."""
+        """Stashes under every bucket base. Raises StashError, OSError and Stopped."""
         results = [stasher.stash(source, auth, progress=self._runtime.shutdown.check) for stasher in self._stashers]
         reports = tuple(result.report for result in results)
         if len({report.md5 for report in reports}) > 1:

@@ -1,6 +1,6 @@
-"""How far a list has come into the queue, kept in a file; and the list, read on from there.
+"""The cursor file, which saves how much of a list is in the queue; and the reader that resumes the list there.
 
-The cursor holds a digest of all that is behind it, so that it is never taken for another list's.
+The cursor holds a digest of everything before it, so it is never used for another list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_CURSOR_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Behind it: lines, bytes and their SHA-256; the URLs that were sent, and the lines that are none."""
+    """What is sent: lines, bytes and their SHA-256; the URLs, and the lines that are not URLs."""
 
     lines: int = 0
     offset: int = 0
@@ -37,14 +37,14 @@ class Cursor:
 
 
 class CursorFile:
-    """Replaced as a whole, so that a crash leaves the old one or the new one."""
+    """Replaced atomically: a crash leaves the old cursor or the new one."""
 
     def __init__(self, path: Path, queue_url: str) -> None:
         self._path = path
         self._queue_url = queue_url
 
     def read(self) -> Cursor:
-        """The beginning where there is none. Raises SettingsError where it is not for this queue, or is none."""
+        """An empty cursor if there is no file. Raises SettingsError if it is for another queue, or not a cursor."""
         try:
             with open(self._path, "rb") as file:
                 found = json.loads(file.read(_MAX_CURSOR_BYTES))
@@ -56,9 +56,11 @@ class CursorFile:
         except FileNotFoundError:
             return Cursor()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise SettingsError(f"{self._path} is no cursor of ours: remove it to begin anew") from None
+            raise SettingsError(
+                f"{self._path} is not a cursor file of md5s3stash-enqueue: remove it to start over"
+            ) from None
         if queue_url != self._queue_url:
-            raise SettingsError(f"{self._path} is of another queue ({queue_url!r}): remove it to begin anew")
+            raise SettingsError(f"{self._path} belongs to another queue ({queue_url!r}): remove it to start over")
         return cursor
 
     def write(self, cursor: Cursor) -> None:
@@ -71,12 +73,12 @@ class CursorFile:
         os.replace(new, self._path)
 
     def remove(self) -> None:
-        """All is sent."""
+        """After the whole list is sent."""
         self._path.unlink(missing_ok=True)
 
 
 class ListReader:
-    """The lines of a list behind a cursor. Raises SettingsError where what is before the cursor is another list."""
+    """The lines of a list after a cursor. Raises SettingsError if the cursor belongs to another list."""
 
     def __init__(self, file: BinaryIO, start: Cursor) -> None:
         self.start = start
@@ -84,23 +86,23 @@ class ListReader:
         self._digest = hashlib.sha256()
         self._offset = 0
         self._urls, self._faults, self._lines = start.urls, start.faults, start.lines
-        # Read and not sought: so a pipe can go on too, and it is seen whether it is the same list.
+        # Read, not seek: this works for a pipe too, and checks that it is the same list.
         while self._offset < start.offset and (data := file.read(min(_READ_BYTES, start.offset - self._offset))):
             self._took(data)
         if self._digest.hexdigest() != start.sha256:
-            raise SettingsError("the cursor is of another list: remove it to begin anew")
+            raise SettingsError("the cursor belongs to another list: remove it to start over")
 
     def lines(self) -> Iterator[Line]:
         for read in read_lines(self, self.start.lines):
-            # XML knows no such characters, and with one of them SQS takes none of the batch.
-            line = replace(read, fault="a character that SQS does not take") if _NOT_TAKEN.search(read.url) else read
+            # XML does not allow these characters; one of them makes SQS reject the whole batch.
+            line = replace(read, fault="a character that SQS rejects") if _NOT_TAKEN.search(read.url) else read
             self._lines = line.number
             self._urls += not line.fault
             self._faults += bool(line.fault)
             yield line
 
     def cursor(self) -> Cursor:
-        """Behind the line that was read last."""
+        """After the last line read."""
         return Cursor(self._lines, self._offset, self._digest.hexdigest(), self._urls, self._faults)
 
     def readline(self, size: int, /) -> bytes:
@@ -115,12 +117,12 @@ class ListReader:
 
 @contextlib.contextmanager
 def locked(file: BinaryIO, name: str) -> Iterator[None]:
-    """So that nobody else sends the same list meanwhile. Raises SettingsError where somebody does."""
+    """Locks the list, unless it is a pipe. Raises SettingsError if another process is sending it."""
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         yield
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise SettingsError(f"{name} is being sent already") from None
+        raise SettingsError(f"{name} is already being sent by another process") from None
     yield

@@ -1,7 +1,7 @@
-"""The program `md5s3stash-enqueue`: lists of URLs of any size into the daemon's queue.
+"""The program `md5s3stash-enqueue`: sends lists of URLs of any size to the daemon's queue.
 
-Batches are sent side by side, and the cursor is moved past a batch only when it and all before it are in the queue. A
-run that dies and is begun again sends a few URLs twice, and skips none.
+Batches are sent in parallel. The cursor moves past a batch only when it and all batches before it are in the queue: a
+run that is killed and started again sends a few URLs twice and skips none.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 PROGRAM = "md5s3stash-enqueue"
 
-# SQS takes and throttles by the second. What it has not taken after these is not a matter of waiting.
+# SQS throttles by the second. If it still rejects a batch after these attempts, waiting does not help.
 RETRY = RetryPolicy(attempts=8, first_delay_seconds=0.5, max_delay_seconds=30)
 
-# What a crash may send twice is what was confirmed in this time, and what was under way.
+# After a crash, URLs confirmed within this time, and those in flight, are sent twice.
 CURSOR_SECONDS = 1.0
 
 _EPILOG = """\
@@ -46,36 +46,47 @@ examples:
   md5s3stash-enqueue harvest.urls
   zcat harvest.gz | md5s3stash-enqueue --cursor harvest.cursor -
 
-One URL a line; blank lines and lines that begin with # are ignored. Progress is saved in LIST.cursor (or where --cursor
-says) until all is sent: run the same command again to resume.
+One URL per line; blank lines and lines that begin with # are ignored. Progress is saved in LIST.cursor (or the file
+that --cursor names) until the whole list is sent: run the same command again to resume an interrupted run.
 
-exit status: 0 all was sent, 1 some lines were not URLs or the queue did not take all, 2 the arguments or settings are
-wrong, 130 interrupted.
+exit status: 0 all URLs are in the queue, 1 some lines were not URLs or some URLs could not be sent, 2 the arguments or
+settings are wrong, 130 interrupted.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; the exit status."""
+    """Runs the program; returns the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return console.run(
-        PROGRAM,
-        lambda: _run(build_parser().parse_args(argv)),
-        interrupted="interrupted: run the same command to resume (needs a cursor file)",
-    )
+    try:
+        return _run(build_parser().parse_args(argv))
+    except StashError as error:
+        for line in str(error).splitlines():
+            _complain(line)
+        return _leave(error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return _leave(1)
+    except KeyboardInterrupt:
+        _complain("interrupted: run the same command to resume (needs a cursor file)")
+        return _leave(INTERRUPTED)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = console.Parser(
-        prog=PROGRAM, description="puts a list of URLs into the queue of md5s3stashd", epilog=_EPILOG
+    parser = Parser(
+        prog=PROGRAM,
+        description="send a list of URLs to the queue of md5s3stashd",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("list", metavar="LIST", help="file with one URL a line; - reads standard input")
-    parser.add_argument("--queue", metavar="URL", help="the queue; the setting queue.url otherwise")
-    parser.add_argument("--auth-profile", metavar="NAME", help="the daemons' password for all of these URLs")
+    parser.add_argument("list", metavar="LIST", help="file with one URL per line; - reads standard input")
+    parser.add_argument("--queue", metavar="URL", help="URL of the queue (default: the setting queue.url)")
+    parser.add_argument("--auth-profile", metavar="NAME", help="the daemons' password profile for all of these URLs")
     parser.add_argument(
-        "--cursor", type=Path, metavar="FILE", help="where to keep what was sent (default: LIST.cursor)"
+        "--cursor", type=Path, metavar="FILE", help="file to save the progress in (default: LIST.cursor)"
     )
-    parser.add_argument("--jobs", default="8", metavar="N", help="batches sent at once (1 to 64, default 8)")
+    parser.add_argument("--jobs", default="8", metavar="N", help="batches to send at once (1 to 64, default 8)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
     parser.add_version()
     return parser
@@ -83,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True, slots=True)
 class SqsBatch:
-    """Up to BATCH URLs, the lines between them that are none, and where the list stands behind them."""
+    """Up to BATCH URLs, the lines between them that are not URLs, and the cursor after them."""
 
     urls: tuple[str, ...]
     faults: tuple[Line, ...]
@@ -91,7 +102,7 @@ class SqsBatch:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # What these import (boto3, requests) takes half a second, which --help need not wait for.
+    # Imported here because boto3 and requests take half a second, which --help need not wait for.
     from md5s3stash.s3.client import new_session
     from md5s3stash_daemon.intake.sqs.client import connect_queue
 
@@ -101,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
         {"queue": QueueSettings}, os.environ, arguments.config, {"queue.url": arguments.queue}, others_allowed=True
     )[QueueSettings].url
     if queue_url is None:
-        raise SettingsError("no queue is named: set queue.url, MD5S3STASH_QUEUE_URL or --queue")
+        raise SettingsError("no queue is configured: set queue.url, MD5S3STASH_QUEUE_URL or --queue")
     queue = connect_queue(queue_url, new_session(), max_connections=jobs)
     with contextlib.ExitStack() as stack:
         file = _open(arguments.list, stack)
@@ -111,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 class Enqueuing:
-    """One list on its way."""
+    """Sends one list."""
 
     def __init__(
         self, queue: Queue, reader: ListReader, cursor_file: CursorFile | None, auth_profile: str | None, size: int
@@ -125,11 +136,11 @@ class Enqueuing:
         self._stopping = threading.Event()
 
     def run(self, jobs: int, stream: TextIO) -> int:
-        """The exit status. Raises StashError where the queue does not take all."""
+        """Returns the exit status. Raises StashError if some URLs cannot be sent."""
         from md5s3stash.batch import in_order
 
         if self._done.lines:
-            console.complain(f"resuming after line {self._done.lines:,}")
+            print(f"{PROGRAM}: resuming after line {self._done.lines:,}", file=stream)
         begun, written = time.monotonic(), time.monotonic()
         with (
             state_display(self._state, stream, unit="URLs") as paused,
@@ -149,7 +160,7 @@ class Enqueuing:
         if self._cursor_file:
             self._cursor_file.remove()
         seconds = time.monotonic() - begun
-        console.write(f"sent {self._done.urls:,} URLs; {self._done.faults:,} lines were not URLs ({seconds:,.0f} s)")
+        print(f"sent {self._done.urls:,} URLs; {self._done.faults:,} lines were not URLs ({seconds:,.0f} s)")
         return 1 if self._done.faults else 0
 
     def _batches(self) -> Iterator[SqsBatch]:
@@ -162,21 +173,21 @@ class Enqueuing:
                 faults.append(line)
             else:
                 urls.append(line.url)
-            # A file that is no list at all must not gather its faults in memory.
+            # If the file is not a list at all, its faults must not accumulate in memory.
             if len(urls) == BATCH or len(faults) == BATCH:
                 yield SqsBatch(tuple(urls), tuple(faults), self._reader.cursor())
                 urls, faults = [], []
         yield SqsBatch(tuple(urls), tuple(faults), self._reader.cursor())
 
     def _send(self, batch: SqsBatch) -> SqsBatch:
-        """In a thread. Raises a QueueError where some of it cannot be sent."""
+        """Runs in a thread. Raises a QueueError if some of the batch cannot be sent."""
         left = [self._body(url) for url in batch.urls]
 
         def attempt() -> None:
             nonlocal left
             left = self._queue.send(left) if left else []
             if left:
-                raise QueueUnavailable(f"SQS did not take {len(left)} messages of a batch")
+                raise QueueUnavailable(f"SQS rejected {len(left)} messages of a batch")
 
         retrying(attempt, RETRY, sleep=self._stopping.wait)
         return batch
@@ -199,7 +210,7 @@ class Enqueuing:
 
 def _open(name: str, stack: contextlib.ExitStack) -> BinaryIO:
     if name == "-":
-        # A stream of its own: at exit Python takes the lock of sys.stdin, which a read that still waits would hold.
+        # Not sys.stdin: Python takes its lock at exit, and a blocked read would hold it.
         return open(0, "rb", closefd=False)
     file = stack.enter_context(open(name, "rb"))  # noqa: SIM115 the stack closes it
     stack.enter_context(locked(file, name))
@@ -212,7 +223,7 @@ def _cursor_file(arguments: argparse.Namespace, queue_url: str) -> CursorFile | 
 
 
 def _size(file: BinaryIO) -> int:
-    """0 for a pipe."""
+    """In bytes; 0 for a pipe."""
     return os.fstat(file.fileno()).st_size
 
 
@@ -221,6 +232,18 @@ def _jobs(value: str) -> int:
         return int(whole_number(1, 64)(value))
     except ValueError as error:
         raise SettingsError(f"--jobs {value!r}: {error}") from None
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.buffer.write(os.fsencode(f"{PROGRAM}: {escaped(message)}\n"))
+        sys.stderr.buffer.flush()
+
+
+def _leave(status: int) -> int:
+    """Ends the process without waiting for threads that may be blocked on a connection."""
+    sys.stdout.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The ways in, one folder each; none imports another."""
+"""The sources of work, one folder each; none imports another."""

@@ -1,1 +1,1 @@
-"""Dropped files: the main loop, the worker processes, and what they do."""
+"""Dropped files: the main loop and the worker processes."""

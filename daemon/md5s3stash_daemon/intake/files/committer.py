@@ -1,6 +1,4 @@
-"""Record, then let go: what is stashed is written to the ledger, as many as there are at once, and then leaves the
-spool.
-"""
+"""Records stashed files in the ledger, in groups, and only then removes them from the spool."""
 
 from __future__ import annotations
 
@@ -21,16 +19,16 @@ from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 
-# After each commit, for the next group to gather: where the disk syncs quickly groups would be of a few files, and one
-# costs each process several times what a file does. A file that comes alone finds nobody lingering.
+# A wait after each commit, so that the next group is larger: with a fast disk, groups would have few files, and a
+# commit costs each process several times as much as a file. A single file is not delayed.
 LINGER_SECONDS = 0.02
 
-# A failure that the disk has no room for is tried again after so long.
+# Delay before a file is retried whose failure could not be written to a full disk.
 FAIL_AGAIN_SECONDS = 60.0
 
 
 class Finished(NamedTuple):
-    """A file, what became of it, and the pin of what was hashed, if it came so far."""
+    """A file, its outcome, and the pin of the hashed content, if it was hashed."""
 
     entry: Entry
     outcome: Outcome
@@ -38,8 +36,8 @@ class Finished(NamedTuple):
 
 
 class Committer(GroupCommitter[Sequence[Finished]]):
-    """Takes files in pieces. Where the ledger is down and the daemon stops, they stay claimed. `ended` is told what has
-    left active/ and the ledger's memory of what is under way; `put_off` takes a file that cannot be recorded.
+    """Takes files in chunks; they stay claimed if the daemon stops while the ledger is down. Calls `ended` with files
+    that have left active/, and `put_off` with a file that cannot be recorded.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         self._spool = spool
         self._ended = ended
         self._put_off = put_off
-        # Failures that the disk has no room to report. Stashed files do not wait for them: removing those makes room.
+        # Failures that a full disk could not hold. Stashed files do not wait for them: removing those makes room.
         self._not_failed: list[Finished] = []
         self._lacks_room = False
 
@@ -86,10 +84,10 @@ class Committer(GroupCommitter[Sequence[Finished]]):
 
     def _remove(self, stashed: Sequence[Finished]) -> None:
         for entry in self._spool.remove([(file.entry, file.pin) for file in stashed if file.pin is not None]):
-            log.warning("changed since it was hashed, is stashed again name=%r batch=%s", entry.name, entry.batch)
+            log.warning("changed after it was hashed: stashing it again name=%r batch=%s", entry.name, entry.batch)
 
     def _fail(self, entry: Entry, outcome: Outcome) -> bool:
-        """Whether the file has left active/, or never will while this daemon runs."""
+        """Whether the file is settled: it has left active/, or cannot leave it until the next start."""
         self._liveness.beat()
         try:
             self._spool.fail(entry, outcome.error, outcome.reason)
@@ -100,13 +98,13 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         log.error("failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason)
         self._end([entry])
         self._lacks_room = False
-        # Also for a worker that has died since it noted the fault.
+        # Also clears a fault noted by a worker that has died since.
         self._runtime.breaker.note(SPOOL, "")
         return True
 
     def _fail_later(self, entry: Entry, error: OSError) -> bool:
-        """Defers what cannot be reported: as it is claimed now it would keep others from being claimed."""
-        reason = f"a failure cannot be written to failed/: {error}: make room there, or mend the disk"
+        """Defers a file whose failure cannot be written: while it is claimed, it would block the claims of others."""
+        reason = f"a failure cannot be written to failed/: {error}: make room there, or repair the disk"
         if not self._lacks_room:
             log.error("spool does not work reason=%r", reason)
             self._lacks_room = True
@@ -123,8 +121,8 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         self._ended(entries)
 
     def _log_stashed(self, stashed: Sequence[Finished]) -> None:
-        """A line for a group. The ledger's log has one a file; so many lines a second the journal would not take, and
-        drop with them those that matter.
+        """Logs one line per group; the ledger's log has one per file. At one line per file, journald's rate limit would
+        drop lines that matter.
         """
         size_bytes = sum(file.outcome.size_bytes or 0 for file in stashed)
         log.info("stashed files=%d bytes=%d last=%r", len(stashed), size_bytes, stashed[-1].entry.name)

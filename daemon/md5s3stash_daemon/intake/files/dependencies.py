@@ -1,6 +1,4 @@
-"""What the daemon and its worker processes have in common: made once, before the workers are forked, and connected to
-nothing yet.
-"""
+"""What the daemon and its worker processes share: made once, before the fork, without any connection."""
 
 from __future__ import annotations
 
@@ -28,16 +26,16 @@ from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.ownership import identity, lock
 from md5s3stash_daemon.spool.spool import Spool
 
-# A store that answers a HEAD of a bucket later than this is down.
+# The store is down if a HEAD of a bucket takes longer than this.
 PROBE_SECONDS = 10.0
 
-# Its key is that of an object which may be there.
+# A valid key for a probe, whether the object exists or not.
 EMPTY_MD5 = digest_of(b"").md5
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Safe to be used on both sides of a fork, for nothing in it has a connection or a thread yet."""
+    """Safe to use on both sides of a fork: nothing in it has a connection or a thread yet."""
 
     settings: Settings
     spool: Spool
@@ -45,13 +43,13 @@ class Dependencies:
     bases: Sequence[BucketBase]
     session: CoreSession
     store: S3ObjectStore
-    # Asks once and not for long: as soon as it is known that the store is down, everything else pauses.
+    # One attempt with a short timeout: everything pauses as soon as the store is known to be down.
     probe: S3ObjectStore
     fetch_limits: FetchLimits
 
     @property
     def processes(self) -> int:
-        """How many worker processes there are to be."""
+        """The number of worker processes."""
         settings = self.settings[SpoolSettings]
         return min(settings.processes or default_processes(), settings.jobs)
 
@@ -61,11 +59,11 @@ class Dependencies:
 
     @property
     def large_of_a_process(self) -> int:
-        """How many large files each hashes at once: as many as there are cores, by all processes together."""
+        """How many large files each process hashes at once: one per core for all processes together."""
         return -(-len(os.sched_getaffinity(0)) // self.processes)
 
     def redis_client(self) -> redis.Redis:
-        """A client of this process's own."""
+        """A new client, for this process only."""
         return redis_client(self.settings)
 
     def ledger(self, client: redis.Redis) -> RedisLedger:
@@ -82,7 +80,7 @@ class Dependencies:
         )
 
     def probes(self, ledger: Ledger) -> Mapping[str, Callable[[], object]]:
-        """What tells whether S3 and Redis are there."""
+        """Functions that raise if S3 or Redis is unavailable."""
         return {S3: self._check_buckets, REDIS: ledger.probe}
 
     def _check_buckets(self) -> None:
@@ -90,19 +88,19 @@ class Dependencies:
         if refusal is not None:
             raise refusal
         for base in self.bases:
-            # One of the 36 stands for all: they are made and granted together.
+            # Probe one of the 36 buckets: they are created, and access is granted, together.
             self.probe.check(base.buckets()[0])
             self.store.require_conditions(base.address(EMPTY_MD5))
 
 
 def dependencies_of(settings: Settings) -> Dependencies:
-    """Makes and locks the spool. Raises SettingsError, SpoolClosed, SpoolTaken or OSError."""
+    """Creates and locks the spool. Raises SettingsError, SpoolClosed, SpoolTaken or OSError."""
     spool_settings = settings[SpoolSettings]
     bases = settings[StashSettings].bases()
-    # Told here, and not in a worker.
+    # Reports wrong settings here rather than in a worker.
     redis_client(settings)
     timeouts = s3_timeouts(settings[S3Settings])
-    # Shared, for it keeps the description of S3 in memory.
+    # Shared because it caches botocore's description of S3.
     session = core_session()
     required = settings[S3Settings].conditional_writes == "require"
     store = connect(settings[S3Settings].endpoint, session, timeouts=timeouts, conditions_required=required)
@@ -121,7 +119,7 @@ def dependencies_of(settings: Settings) -> Dependencies:
 
 
 def default_processes() -> int:
-    """One for each core that this process may use, up to four: then the disk and Redis are what is waited for."""
+    """One per core that this process may use, at most four: beyond that, the disk and Redis are the bottleneck."""
     return min(4, len(os.sched_getaffinity(0)))
 
 

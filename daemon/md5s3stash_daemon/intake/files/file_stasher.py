@@ -1,6 +1,6 @@
-"""What is done with one claimed file: stash it under every bucket base, and judge what went wrong.
+"""Stashes claimed files under every bucket base, and decides after an error whether to retry or fail.
 
-Nothing is decided here about the record and the removal; see `committer`.
+Recording and removal are left to `committer`.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# One question to the ledger is for at most this many files.
+# Files of one request to the ledger, at most.
 CHUNK_FILES = 64
 
 
 class Handled(NamedTuple):
-    """What became of a file: no outcome where it was put off, or stays claimed because the daemon stops. The pin is of
-    what was hashed.
+    """A file with its outcome; None if it was deferred, or stays claimed because the daemon stops. The pin holds the
+    hashed content.
     """
 
     entry: Entry
@@ -86,17 +86,17 @@ class FileStasher:
         self._confirmations = confirmations
         self._large_files = large_files
         self._max_bytes = max_bytes
-        # What comes next is as what came last, more often than not: a copy that is begun again, or new files.
+        # The next files usually resemble the last: all are known (a restarted copy), or all are new.
         self._expects_known = False
 
     def share(self, waiting: int, threads: int) -> int:
-        """How many files one of the threads takes at once, while others wait."""
-        # What needs no store is work for the processor, and threads would only take turns at it.
+        """How many files a thread takes at once while `waiting` more are queued."""
+        # Known files need only CPU time, so more threads would not help.
         return min(CHUNK_FILES, 1 + waiting // (1 if self._expects_known else threads))
 
     def handle(self, entries: Sequence[Entry]) -> Iterator[Sequence[Handled]]:
-        """What became of each file, as soon as it is known. All of them are opened first, so that the ledger is asked
-        once what it knows of them; those that need no store are one piece.
+        """Yields results as soon as they are known. Opens all files first, to ask the ledger about all of them at once.
+        Files that need no request to S3 are yielded together.
         """
         with contextlib.ExitStack() as contents:
             opened: list[_Opened] = []
@@ -118,7 +118,7 @@ class FileStasher:
                     yield [self._settled(file, of_it)]
 
     def put_off(self, entry: Entry, reason: str) -> None:
-        """For a file that failed elsewhere, and may do better later."""
+        """Defers a file that failed elsewhere."""
         self._defer(entry, reason)
 
     def _settled(self, file: _Opened, known: Known) -> Handled:
@@ -128,31 +128,31 @@ class FileStasher:
         return Handled(file.entry, outcome, file.pin)
 
     def _judged(self, entry: Entry, step: Callable[[], T | None]) -> T | Outcome | None:
-        """What a step gives, or what becomes of the file where it fails."""
+        """The result of the step, or the failed outcome; None if the file is deferred, put back or stays claimed."""
         while self._runtime.wait_until_available():
             try:
                 return step()
             except (StoreUnavailable, StoreRefused) as error:
                 self._runtime.events.service_error(S3)
-                # While the store itself is down the file has not failed, and waits here.
+                # While the store is down, the file has not failed: wait here and repeat the step.
                 if not self._runtime.breaker.is_down(S3):
                     self._runtime.breaker.note(S3, str(error))
                     self._defer(entry, str(error))
                     return None
             except SourceChanged as error:
-                # Its producer is not done with it. That costs it no attempt.
+                # Its producer is still writing. This does not count as an attempt.
                 self._put_back(entry, str(error))
                 return None
             except StashError as error:
                 if not error.retryable:
                     return Outcome(entry.drop_id, entry.name, error=type(error).__name__, reason=str(error))
                 if isinstance(error, StoreError):
-                    # It answers, and with what nobody can believe.
+                    # The store responds, but not with a valid answer.
                     self._runtime.breaker.note(S3, str(error))
                 self._defer(entry, str(error))
                 return None
             except Exception as error:
-                # Ours to mend; the file waits for the version that can.
+                # A bug here: the file is retried until a version that handles it is installed.
                 log.exception("unexpected name=%r", entry.name)
                 self._defer(entry, f"unexpected {type(error).__name__}: {error}")
                 return None
@@ -162,16 +162,16 @@ class FileStasher:
         status = status_of(entry.place)
         if status is None:
             raise SourceNotFound("no such file")
-        # Before the open, which does something to a device.
+        # Before the open, which may have side effects on a device.
         reason = refusal(status.st_mode)
         if reason is not None:
             raise SourceRefused(reason)
         try:
-            # By another name its producer may set the mode of a file that is claimed.
+            # Through another hard link, the producer can make a claimed file unreadable; `opened` undoes that.
             pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
         except OSError as error:
             raise open_error(error) from error
-        # The lease is of both descriptors.
+        # Both descriptors share the lease.
         descriptor = os.dup(pin.descriptor)
         if pin.status.st_size > IN_MEMORY_BYTES:
             content = self._large_files.open(descriptor, entry.name)

@@ -1,10 +1,11 @@
 """Forks worker processes from a process without threads.
 
-The daemon has threads, and a fork of such a process has the locks that they held, for ever. So a fork server is forked
-while there is only one thread yet; it holds everything imported and does nothing but fork a worker when it is asked to.
-They share their memory with it until they write to it.
+The daemon has threads, and a fork of such a process would keep the locks that they hold for ever. So the daemon forks a
+fork server before it starts any thread. The fork server has everything imported, and only forks workers on request;
+workers share its memory until they write to it.
 
-Nobody is left behind: the kernel kills the fork server when the daemon dies, and the workers when the fork server does.
+No process is left behind: the kernel kills the fork server when the daemon dies, and the workers when the fork server
+dies.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 
-# Between two looks for workers that have ended, in seconds. Whoever waits for one sees its connection close at once.
+# Interval between checks for ended workers. The daemon notices sooner, because the worker's connection closes.
 _REAP_SECONDS = 1.0
 
 # A fork takes milliseconds.
@@ -36,23 +37,23 @@ _ANSWER_SECONDS = 30.0
 
 _ORDER = b"+"
 
-# Ctrl-C and systemd tell every process; who stops and when is the daemon's to say.
+# Ctrl-C and systemd signal every process, but the daemon decides when each process stops.
 _LEFT_TO_THE_DAEMON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Work = Callable[[Connection], object]
 
 
 class ForkServerGone(StashError):
-    """Without it no worker can be started; with it all of them have died."""
+    """No worker can be started any more, and all workers have died with the fork server."""
 
 
 class ForkServer:
-    """The daemon's side. To be made before any thread is started."""
+    """The daemon's side. Create it before any thread is started."""
 
     def __init__(self, work: Work) -> None:
-        """`work` is called in each worker, with its end of a connection, and the worker ends when it returns."""
+        """Each worker calls `work` with its end of a connection, and ends when `work` returns."""
         self._control, theirs = socket.socketpair()
-        # What is there stays where it is: a collection would write to it, and then each process had its own.
+        # Garbage collection would write to existing objects, and so copy their shared pages into each process.
         gc.freeze()
         daemon = os.getpid()
         if os.fork() == 0:
@@ -62,18 +63,18 @@ class ForkServer:
         self._control.settimeout(_ANSWER_SECONDS)
 
     def start(self) -> tuple[Connection, int]:
-        """A new worker: the daemon's end of its connection, and its process id. Raises ForkServerGone."""
+        """Starts a worker; the daemon's end of its connection, and its process id. Raises ForkServerGone."""
         try:
             self._control.sendall(_ORDER)
             pid, descriptors, _, _ = socket.recv_fds(self._control, 20, 1)
         except OSError:
             pid, descriptors = b"", []
         if not descriptors:
-            raise ForkServerGone("the process that starts workers is gone: the daemon has to be started anew")
+            raise ForkServerGone("cannot start worker processes: restart the daemon")
         return Connection(descriptors[0]), int(pid)
 
     def close(self) -> None:
-        """Ends the fork server, and what workers are left."""
+        """Ends the fork server and its workers."""
         self._control.close()
 
 
@@ -107,18 +108,18 @@ def _reap() -> None:
 
 
 def _run(main: Callable[[], object], parent: int) -> NoReturn:
-    """The rest of a forked process's life."""
+    """Runs `main` in a forked process, and exits."""
     status = 1
     try:
         for number in _LEFT_TO_THE_DAEMON:
             signal.signal(number, signal.SIG_IGN)
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # It may have died before that.
+        # The parent may have died before prctl.
         if os.getppid() == parent:
             main()
             status = 0
     except BaseException:
         log.exception("unexpected")
-    # Nothing of the parent's is to be run at its end, and threads that hang hold up nobody.
+    # Not sys.exit: it would run the parent's exit handlers and wait for blocked threads.
     logging.shutdown()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""What the daemon and its worker processes tell each other, over a connection of their own: pickled, both ways."""
+"""Messages between the daemon and a worker process, pickled, over a connection for each worker."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from md5s3stash_daemon.spool.entry import Entry
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """To a worker: files to stash, claimed at this moment of the monotonic clock, which all processes share."""
+    """To a worker: files to stash, and when they were claimed, on the monotonic clock, which all processes share."""
 
     entries: list[Entry]
     claimed_at: float
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As plain tuples: pickled one by one, entries cost as much as their claims.
+        # As plain tuples: pickling Entry objects takes as long as claiming the files.
         return _batch, ([tuple(entry) for entry in self.entries], self.claimed_at)
 
 
@@ -29,23 +29,23 @@ def _batch(entries: Iterable[Any], claimed_at: float) -> Batch:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """To a worker: go on with these settings."""
+    """To a worker: use these settings from now on."""
 
     settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """To a worker: begin nothing more, finish what is under way, and end."""
+    """To a worker: start nothing new, finish what is in progress, and exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """From a worker, whenever something has ended, and as a sign of life.
+    """From a worker, when files are finished, and regularly as a sign of life.
 
-    `ended`: drop ids of files that it has done with. `faults`: the services that it finds down. `noted`: what services
-    said to its work, see `Gate.note`. `seconds_silent`: how long ago each of its threads got on. `weaker`: the guards that it
-    found the stores to lack. `complete`: whether everything was finished, in its last report.
+    `ended`: drop ids of finished files. `faults`: the services that are down. `noted`: replies of services to its work,
+    see `CircuitBreaker.note`. `seconds_silent`: by thread, the time since its last progress. `weaker`: guards that the
+    stores lack. `complete`, in the last report: whether everything was finished.
     """
 
     ended: list[str] = field(default_factory=list)

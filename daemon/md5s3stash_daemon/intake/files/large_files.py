@@ -1,7 +1,7 @@
-"""Large files are read and hashed a few at a time, and give way to whatever else there is to do.
+"""Reads and hashes large files a few at a time, with low CPU priority.
 
-All at once they would be done at about the same time, and nothing would be sent until then. And small files, what is
-being sent, and the other services of the machine need not wait while a large file is hashed, which takes seconds.
+If all were hashed at once, all would finish at about the same time, and no upload would start until then. Small files,
+uploads and other services need not wait while a large file is hashed, which takes seconds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from md5s3stash.source import content_of_descriptor
 
 log = logging.getLogger(__name__)
 
-# A third of the share of a thread that does not give way, where both want the same core.
+# On a busy core, a third of the share of a thread with normal priority.
 _NICE = 5
 
 
 class LargeFiles:
-    """Safe to share between threads, which wait for their turn."""
+    """Safe to share between threads; each waits for its turn."""
 
     def __init__(self, at_once: int, max_bytes: int, stopping: threading.Event) -> None:
         self._max_bytes = max_bytes
@@ -29,8 +29,8 @@ class LargeFiles:
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="large", initializer=_give_way)
 
     def open(self, descriptor: int, name: str) -> Content | None:
-        """The content of an open file, whose descriptor it takes over; None where the daemon is to stop before the turn
-        comes. Raises as `content_of_descriptor`.
+        """The content of an open file; takes over the descriptor. None if the daemon stops before the file has its
+        turn. Raises as `content_of_descriptor`.
         """
         return self._pool.submit(self._open, descriptor, name).result()
 
@@ -42,9 +42,9 @@ class LargeFiles:
 
 
 def _give_way() -> None:
-    """For this thread, and for those that it starts: on Linux each has a nice value of its own (setpriority(2))."""
+    """Applies to this thread and those that it starts: on Linux each has its own nice value (setpriority(2))."""
     try:
         os.nice(_NICE)
     except OSError as error:
-        # A sandbox may forbid it; then they compete as equals.
-        log.debug("large files are not hashed with less priority: %s", error)
+        # A sandbox may forbid it; they then run with normal priority.
+        log.debug("cannot lower the priority of hashing: %s", error)

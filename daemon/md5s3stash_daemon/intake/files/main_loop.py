@@ -1,4 +1,4 @@
-"""The daemon as a whole: wake, take bounded batches, hand them to the workers, and wait for the next event or timer."""
+"""The main loop: claims files in bounded batches, hands them to the workers, and waits for the next event or timer."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from md5s3stash_daemon.spool.watch import waking
 
 log = logging.getLogger(__name__)
 
-# A folder that was empty for so long has been left by its producer.
+# A folder that stays empty this long was abandoned by its producer.
 EMPTY_FOLDER_SECONDS = 3600.0
 
-# Files that a pass may look at and leave where they are; the next pass waits until that is so.
+# Files per second that passes may examine without claiming them: the wait between passes grows with their number.
 PASSED_OVER_A_SECOND = 2000
 
 
 class MainLoop:
-    """Runs until `stopping` is set; then finishes what is under way within `stop_seconds`. `take_list` is asked first,
-    and takes a claimed file that is no content but a list of URLs.
+    """Runs until `stopping` is set; then finishes what is in progress within `stop_seconds`. `take_list` gets each
+    claimed file first, and returns whether it took it, as a list of URLs.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class MainLoop:
         self._ledger = ledger
         self._wake = threading.Event()
         self.waiting = Waiting()
-        # On time.monotonic; infinite between two passes.
+        # By time.monotonic; infinite between two passes.
         self._pass_began = math.inf
 
     def stop(self) -> None:
-        """Not from a signal handler: an Event must not be set by the thread that is waiting for it."""
+        """Do not call this from a signal handler: an Event must not be set by the thread that is waiting for it."""
         self._runtime.stopping.set()
         self._wake.set()
 
     def wake(self) -> None:
-        """Has the next pass begin at once."""
+        """Starts the next pass at once."""
         self._wake.set()
 
     @property
@@ -72,14 +72,14 @@ class MainLoop:
         return self._runtime.live.current[SpoolSettings]
 
     def pass_seconds(self) -> float:
-        """How long the pass that is under way has lasted: there is more than the workers take, or a service is unavailable.
-        Negative between two passes.
+        """Duration of the current pass, negative between two passes. A long pass means that the workers are busy, or a
+        service is unavailable.
         """
         return time.monotonic() - self._pass_began
 
     def run(self, ready: Callable[[], object] = lambda: None) -> bool:
-        """Serves the spool, and calls `ready` once it does; whether everything under way was finished in the end.
-        Raises OSError where it cannot start, or where the spool is gone; its threads are then left as they are.
+        """Serves the spool until shutdown; calls `ready` once it has started. Returns whether everything in progress
+        was finished. Raises OSError if it cannot start, or the spool is gone; its threads then keep running.
         """
         recovered = self._spool.recover()
         log.info("started spool=%s recovered=%d", self._spool.directory, recovered)
@@ -93,14 +93,14 @@ class MainLoop:
         )
         forget_gone(self._ledger, self._spool)
         self._workers.start()
-        # Wrong credentials or a missing bucket are told now, and not with the first file.
+        # Reports wrong credentials or a missing bucket now, not with the first file.
         if self._runtime.breaker.is_down(S3):
             self._runtime.events.service_error(S3)
         completeness.polling, watching = self._watch(completed)
         with watching:
             ready()
             while not self._runtime.stopping.is_set():
-                # Cleared before the pass: what is dropped meanwhile wakes us once more.
+                # Cleared before the pass: a file dropped during the pass causes another one.
                 self._wake.clear()
                 self._runtime.liveness.beat(LOOP)
                 completeness.settle_seconds = self.settings.settle_seconds
@@ -109,7 +109,7 @@ class MainLoop:
                 self._pass_began = math.inf
                 if not self._runtime.stopping.is_set():
                     with self._runtime.liveness.idle(LOOP):
-                        # Events come as fast as somebody drops; what they find again and again must not keep us busy.
+                        # Each drop starts a pass. Passes that find the same waiting files again must not use all CPU.
                         passed_over = sum(self.waiting.counts().values())
                         self._runtime.stopping.wait(
                             min(passed_over / PASSED_OVER_A_SECOND, self.settings.rescan_seconds)
@@ -121,27 +121,27 @@ class MainLoop:
             return self._finish()
 
     def _watch(self, completed: Completed) -> tuple[bool, contextlib.AbstractContextManager[None]]:
-        """Whether drops are noticed by polling, and what notices them otherwise."""
+        """Whether to poll for drops, and the inotify watch if not."""
         incoming = self._spool.path_of(INCOMING)
         filesystem = filesystem_type(incoming)
         if by_inotify(self.settings.watch, filesystem):
             return False, waking(incoming, self._wake, completed)
-        # No second walk beside the rescan: see docs/decisions.
+        # The rescan does the polling, without a second walk: see docs/decisions.
         log.info("polling filesystem=%s seconds=%g", filesystem, self.settings.poll_seconds)
         return True, contextlib.nullcontext()
 
     def _pass(self, scan: SpoolScan) -> None:
-        """Everything that is complete or due now, a batch at a time."""
+        """Takes everything that is complete or due now, in batches."""
         scan.start_pass()
         while self._wait_for_room() and self._wait_until_available():
             try:
                 batch = scan.take(BATCH_FILES)
             except FileNotFoundError:
-                # A directory of the spool itself. Nothing that goes on here would do any good.
+                # A directory of the spool itself is missing: the daemon cannot continue.
                 raise
             except OSError as error:
                 log.error("cannot take from the spool error=%r", str(error))
-                self.disk.note(f"nothing can be taken from it: {error}: make room there, or mend the disk")
+                self.disk.note(f"cannot take files from the spool: {error}: make room there, or repair the disk")
                 self._wait_for_disk()
                 return
             self.disk.note("")
@@ -149,14 +149,14 @@ class MainLoop:
                 self._spool.prune_incoming(EMPTY_FOLDER_SECONDS, time.time())
                 self._spool.reserve_room()
                 return
-            # A disk that refuses is waited for.
+            # Idle: taking a list waits while the disk fails.
             with self._runtime.liveness.idle(LOOP):
                 files = [entry for entry in batch if not self._take_list(entry)]
             if files:
                 self._workers.hand_out(files)
 
     def _wait_for_disk(self) -> None:
-        """What is under way makes room when it is done; the rest is for the operator."""
+        """Waits: files in progress free disk space when they are done; anything else is up to the operator."""
         until = time.monotonic() + DISK_RETRY_SECONDS
         if self._workers.under_way():
             while time.monotonic() < until and not self._runtime.stopping.is_set():
@@ -165,12 +165,12 @@ class MainLoop:
         self._runtime.stopping.wait(until - time.monotonic())
 
     def _wait_until_available(self) -> bool:
-        # However long S3 or Redis is down.
+        # Idle, however long S3 or Redis is down.
         with self._runtime.liveness.idle(LOOP):
             return self._runtime.wait_until_available()
 
     def _wait_for_room(self) -> bool:
-        """False where the daemon is to stop. However long the workers take: they tell whether they get on."""
+        """False if the daemon stops. Waits as long as the workers take: they report their own liveness."""
         while not self._runtime.stopping.is_set():
             self._runtime.liveness.beat(LOOP)
             if self._workers.wait_for_room(timeout_seconds=0.5):

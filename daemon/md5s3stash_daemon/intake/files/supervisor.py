@@ -1,7 +1,7 @@
-"""The worker processes as the daemon sees them: who has which files, who is alive, and what they report.
+"""Supervises the worker processes: which worker has which files, which are alive, and what they report.
 
-A worker that has died is replaced, and what it had not reported is put off as a failed file is: one of these files may
-be what killed it, so they must neither be lost nor be handed out at once, over and over.
+A worker that dies is replaced, and its unreported files are deferred. One of them may have killed it, so they must not
+be lost, and must not be handed out again at once.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 
-# Claimed at once, for one worker. What a batch costs, such as its box in active/, is shared by its files.
+# Files claimed at once, for one worker. They share the costs of a batch, such as its box in active/.
 BATCH_FILES = 128
 
-# A worker gets the next batch while it has at most so many left: what waits for a commit, and what is worked on
-# meanwhile. With fewer it runs dry while its committer lingers and Redis syncs.
+# A worker gets the next batch while it has at most this many files, stashing or waiting for a commit. With fewer it
+# runs idle while its committer lingers and Redis syncs.
 ROOM_FILES = 3 * BATCH_FILES
 
-# Between two looks whether the daemon is to stop.
+# Polling interval for the shutdown.
 _TICK_SECONDS = 0.5
 
-# A worker that dies sooner than this after its start is not replaced before.
+# Minimum time between two starts of the same worker.
 _RESTART_SECONDS = 1.0
 
 
 @dataclass(slots=True)
 class _Worker:
-    """One place for a worker process; `connection` is None while there is none."""
+    """A worker process and its replacements; `connection` is None while none is running."""
 
     number: int
     connection: Connection | None = None
     pid: int = 0
     started_at: float = 0.0
-    # By drop id: what it was handed and has not reported.
+    # By drop id: files handed out and not reported yet.
     entries: dict[str, Entry] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)
     complete: bool = False
-    # Settings come from another thread than files.
+    # Settings and files are sent by different threads.
     sending: threading.Lock = field(default_factory=threading.Lock)
 
     def __str__(self) -> str:
         return f"worker {self.number}"
 
     def send(self, message: object) -> None:
-        """Where it has died: whoever listens finds out, and gives back what it had."""
+        """If the worker has died, the listening thread finds out and defers its files."""
         connection = self.connection
         if connection is not None:
             with contextlib.suppress(OSError), self.sending:
@@ -74,7 +74,7 @@ class _Worker:
 
 
 class WorkerSupervisor:
-    """So many workers, from `start` to `finish`. One thread hands out; a thread of its own listens."""
+    """Runs `count` workers from `start` to `finish`. The caller's thread hands out files; another thread listens."""
 
     def __init__(
         self,
@@ -105,68 +105,68 @@ class WorkerSupervisor:
         spawn("crew", self._listen, self._runtime.liveness)
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
-        """Whether somebody can take a batch. Raises ForkServerGone where nobody ever will again."""
+        """Whether a worker can take a batch. Raises ForkServerGone if no worker can be started any more."""
         with self._changed:
             found = self._changed.wait_for(lambda: self._lost or self._idlest() is not None, timeout_seconds)
             if self._lost:
-                raise ForkServerGone("no worker process can be started any more: the daemon has to be started anew")
+                raise ForkServerGone("cannot start worker processes: restart the daemon")
             return found
 
     def wait_until_done(self, timeout_seconds: float) -> bool:
-        """Whether the workers have nothing under way."""
+        """Whether the workers have no files in progress."""
         with self._changed:
             return self._changed.wait_for(lambda: not any(worker.entries for worker in self._workers), timeout_seconds)
 
     def hand_out(self, entries: Sequence[Entry]) -> None:
-        """Gives claimed files to whoever has least to do. After `wait_for_room`, from the same thread."""
+        """Gives claimed files to the idlest worker. Call after `wait_for_room`, from the same thread."""
         with self._changed:
             worker = self._idlest()
             if worker is not None:
                 worker.entries.update((entry.drop_id, entry) for entry in entries)
         if worker is None:
-            # Whoever had room has died since; these are put off with the rest of what it had.
+            # The worker with room has died since; these files are deferred with its others.
             self._give_up(entries)
             return
-        # Without the lock, for it may take its time.
+        # Without the lock, because it may block.
         worker.send(Batch(list(entries), time.monotonic()))
 
     def apply(self, settings: Settings) -> None:
-        """Has the workers go on with these."""
+        """Sends the settings to the workers, also to later replacements."""
         self._settings = settings
         for worker in self._workers:
             worker.send(Apply(settings))
 
     def faults(self) -> dict[str, str]:
-        """The services that the daemon or any worker finds down, and what each said last."""
+        """The services that the daemon or any worker finds down, each with its last error."""
         with self._changed:
             found = {service: said for worker in self._workers for service, said in worker.faults.items()}
         return found | self._runtime.breaker.faults()
 
     def under_way(self) -> int:
-        """How many files are with the workers."""
+        """How many files the workers have in progress."""
         with self._changed:
             return sum(len(worker.entries) for worker in self._workers)
 
     def oldest(self) -> set[str]:
-        """By drop id, the file that each worker has had for longest."""
+        """The drop id of the oldest file of each worker."""
         with self._changed:
             return {next(iter(worker.entries)) for worker in self._workers if worker.entries}
 
     def finish(self, seconds: float) -> bool:
-        """Has everybody finish what is under way; whether all did, in time. `stopping` is set."""
+        """Lets the workers finish; returns whether all did in time. Set `stopping` first."""
         deadline = time.monotonic() + seconds
         for worker in self._workers:
             worker.send(Shutdown())
         with self._changed:
             ended = self._changed.wait_for(
                 lambda: all(worker.connection is None for worker in self._workers),
-                # The workers have the same time, and then tell how it went.
+                # The workers have the same deadline, and send their last report after it.
                 max(0.1, deadline - time.monotonic()) + _TICK_SECONDS,
             )
             return ended and all(worker.complete for worker in self._workers)
 
     def _idlest(self) -> _Worker | None:
-        """Whoever has least to do, if that is little enough."""
+        """The worker with the fewest files, if it has room for a batch."""
         there = [
             worker for worker in self._workers if worker.connection is not None and len(worker.entries) <= ROOM_FILES
         ]
@@ -183,7 +183,7 @@ class WorkerSupervisor:
         log.debug("worker started number=%d pid=%d", worker.number, pid)
 
     def _listen(self) -> None:
-        """In a thread of its own: takes reports, and replaces who has died."""
+        """Runs in its own thread: takes reports, and replaces dead workers."""
         try:
             while True:
                 self._runtime.liveness.beat("crew")
@@ -232,11 +232,11 @@ class WorkerSupervisor:
             worker.faults = dict(report.faults)
             self._changed.notify_all()
         for service, said in new_faults.items():
-            # Then nothing more is claimed either, until it answers.
+            # So the daemon claims no more files until the service recovers.
             self._runtime.breaker.trip(service, said)
 
     def _update_liveness(self, worker: _Worker, report: Report) -> None:
-        """Each of its threads counts as one of ours, and so does its silence as a whole."""
+        """Tracks each thread of the worker like the daemon's own, and the worker's reports as one more."""
         threads = {f"{thread} of {worker}": seconds for thread, seconds in report.seconds_silent.items()}
         for gone in worker.threads - threads.keys():
             self._runtime.liveness.end(gone)
@@ -258,7 +258,7 @@ class WorkerSupervisor:
             worker.entries = {}
 
     def _clear_up(self) -> None:
-        """Puts off what dead workers had under way; the ledger forgets what they had removed and not yet told it."""
+        """Defers the files of dead workers, and makes the ledger forget those that they had already removed."""
         if not self._to_clear_up or self._runtime.stopping.is_set() or time.monotonic() < self._disk_retry_at:
             return
         self._to_clear_up = False
@@ -274,7 +274,7 @@ class WorkerSupervisor:
                 log.error("spool does not work error=%r; trying again in %.0f seconds", str(error), DISK_RETRY_SECONDS)
                 self._disk_retry_at = time.monotonic() + DISK_RETRY_SECONDS
                 self._give_up([entry])
-        # Of others too, that is only sooner than they would: nothing that is gone is recorded again.
+        # This may also forget entries of live workers; harmless, they would do so later.
         forget_gone(self._ledger, self._spool)
 
     def _give_up(self, entries: Iterable[Entry]) -> None:
@@ -284,16 +284,18 @@ class WorkerSupervisor:
 
 
 def forget_gone(ledger: Ledger, spool: Spool) -> None:
-    """At the start, and when a worker died: that may have been right after it had let a file go."""
+    """Makes the ledger forget files that are no longer in the spool: at the start, and after a worker died, possibly
+    between the removal of a file and this step.
+    """
     try:
         gone = ledger.remembered()
-        # Twice, for one look may miss a file that moves from a state not yet looked at to one already looked at.
+        # Twice: one search may miss a file that moves from a state not searched yet to one already searched.
         for _ in range(2):
             holds = functools.lru_cache(spool.holds)
-            # The lines of a URL list are remembered as LIST#LINE for as long as the list is there: a million of them
-            # are one question to the spool.
+            # The lines of a URL list are remembered as LIST#LINE while the list exists: a million of them cost one
+            # search of the spool.
             gone = [drop_id for drop_id in gone if not holds(drop_id.rpartition("#")[0]) and not holds(drop_id)]
         if gone:
             ledger.forget(gone)
-    except RedisUnavailable as error:
-        log.debug("not forgotten: %s", error)
+    except CacheUnavailable as error:
+        log.debug("cannot forget removed files: %s", error)

@@ -1,6 +1,6 @@
-"""A worker process: stashes the files that the daemon hands it, records them, removes them, and reports.
+"""A worker process: stashes, records and removes the files that the daemon hands it, and reports.
 
-It owns no state that matters. What it has not reported when it dies is still in active/, and the daemon gives it back.
+It holds no state that could be lost: if it dies, its unreported files are still in active/, and the daemon defers them.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from md5s3stash_daemon.spool.entry import Entry
 
 log = logging.getLogger(__name__)
 
-# Between two signs of life; several within the time after which silence means that somebody hangs.
+# Interval between reports; several fit in the time after which a silent thread counts as stuck.
 REPORT_SECONDS = 0.5
 _REPORTS_UNTIL_STUCK = 4
 
-# What a thread takes at once ends with this many bytes and a file more, all of it in memory.
+# A thread's chunk is full at this many bytes; one more file may exceed it. All of it is in memory.
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def work(dependencies: Dependencies, connection: Connection) -> None:
-    """A worker's life: until it is told to stop, or the daemon is gone."""
+    """Runs a worker until the daemon sends Shutdown or is gone."""
     WorkerProcess(dependencies, connection).run()
 
 
@@ -63,7 +63,7 @@ class WorkerProcess:
             self._counters,
             live,
         )
-        # What is dropped are files: no retries but the spool's, and no caches but the confirmations.
+        # Dropped files need no retries but the spool's, and no caches but the confirmations.
         fetcher = Fetcher(dependencies.fetch_limits, retry=NO_RETRY)
         self._stasher = FileStasher(
             runtime,
@@ -81,7 +81,7 @@ class WorkerProcess:
         self._jobs = dependencies.jobs_of_a_process
 
     def run(self) -> None:
-        """Returns at the end; what hangs is left to the end of the process."""
+        """Runs until shutdown. Blocked threads end with the process."""
         self._committer.start()
         self._outbox.start()
         for number in range(self._jobs):
@@ -93,7 +93,7 @@ class WorkerProcess:
             try:
                 message = self._connection.recv()
             except (EOFError, OSError):
-                # The daemon is gone. What is under way is repeated by the next one.
+                # The daemon is gone. The next one repeats what is in progress.
                 os._exit(1)
             match message:
                 case Batch():
@@ -127,7 +127,7 @@ class WorkerProcess:
         self._outbox.send(complete=in_time and not finisher.is_alive())
 
     def _serve(self, liveness: ThreadLiveness) -> None:
-        """In a thread of its own: from file to file."""
+        """Runs in each stash thread: takes chunks of files until shutdown."""
         entry = self._waiting.get()
         while entry is not None and not self._runtime.stopping.is_set():
             chunk, entry = self._chunk(entry)
@@ -143,7 +143,7 @@ class WorkerProcess:
                     left.pop(entry.drop_id, None)
                 self._hand_on(handled)
         except Exception as error:
-            # Ours to mend. It costs the files that nothing has become of yet.
+            # A bug here. It affects only the files without a result.
             log.exception("unexpected files=%d", len(left))
             for entry in left.values():
                 self._put_off(entry, f"unexpected {type(error).__name__}: {error}")
@@ -162,7 +162,7 @@ class WorkerProcess:
             self._outbox.ended(over)
 
     def _chunk(self, first: Entry) -> tuple[list[Entry], Entry | None]:
-        """This thread's share of what waits, up to the bounds, and what comes after it if that was taken out."""
+        """This thread's share of the waiting files, up to the limits; and the next file, if it was already taken."""
         chunk, size_bytes = [first], _size_of(first)
         share = self._stasher.share(self._waiting.qsize(), len(self._threads))
         while len(chunk) < share and size_bytes < CHUNK_BYTES:
@@ -171,12 +171,12 @@ class WorkerProcess:
             except queue.Empty:
                 break
             if entry is None:
-                # The end, and for this thread: no other takes two.
+                # The end marker: put it back, so that each thread gets one.
                 self._waiting.put(None)
                 break
             its_bytes = _size_of(entry)
             if its_bytes > CHUNK_BYTES:
-                # A large one has a thread to itself, and holds up no small ones.
+                # A large file gets a chunk of its own, so that small files need not wait for it.
                 return chunk, entry
             chunk.append(entry)
             size_bytes += its_bytes
@@ -191,7 +191,7 @@ def _size_of(entry: Entry) -> int:
 
 
 class _Outbox:
-    """What goes to the daemon: gathered while it is being sent, and at least a sign of life."""
+    """Sends reports to the daemon: collects results while a report is being sent, and sends one at least regularly."""
 
     def __init__(
         self,
@@ -213,13 +213,13 @@ class _Outbox:
         spawn("reporter", self._run, self._runtime.liveness)
 
     def ended(self, entries: Sequence[Entry]) -> None:
-        """The worker has done with these files."""
+        """Reports these files as finished."""
         with self._lock:
             self._ended += [entry.drop_id for entry in entries]
         self._filled.set()
 
     def send(self, complete: bool = False) -> None:
-        """Sends what there is."""
+        """Sends a report now."""
         with self._sending:
             with self._lock:
                 ended, self._ended = self._ended, []
@@ -235,7 +235,7 @@ class _Outbox:
             try:
                 self._connection.send(report)
             except OSError:
-                # Nobody is there any more; the thread that listens finds out as well.
+                # The daemon is gone; the main thread notices it too.
                 log.debug("not reported files=%d", len(ended))
 
     def _run(self) -> None:

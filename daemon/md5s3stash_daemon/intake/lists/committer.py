@@ -1,6 +1,6 @@
-"""Records the outcomes of a list's lines in groups: in the ledger, then in the journal, and then the ledger may forget.
+"""Records the outcomes of a list's lines in groups: in the ledger, then in the journal. Then the ledger may forget.
 
-In this order a crash repeats a line that the ledger knows, which it finds out, and never skips one that it does not.
+With this order, a crash may repeat a line that the ledger knows, which it detects, and never skips an unrecorded one.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.retry import until_it_works
 
-# The number of a line, and what became of it.
+# A line number with its outcome.
 Settled = tuple[int, Outcome]
 
 
 def line_drop_id(entry: Entry, line: int) -> str:
-    """Names one line of one drop, as the drop id names the drop."""
+    """Identifies one line of one drop."""
     return f"{entry.drop_id}#{line}"
 
 
 class LineCommitter(GroupCommitter[Settled]):
-    """The lines of one list."""
+    """Commits the lines of one list."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class LineCommitter(GroupCommitter[Settled]):
         super().__init__(runtime, ledger, liveness)
         self._caches = caches
         self._journal = journal
-        # An earlier daemon may have died before it told the ledger about its last lines.
+        # An earlier daemon may have died before the ledger forgot its last lines.
         self._recorder.forget_later(line_drop_id(entry, line) for line in journal.last_lines)
 
     def _commit(self, group: list[Settled]) -> bool:
@@ -53,7 +53,7 @@ class LineCommitter(GroupCommitter[Settled]):
 
     def _set_aside(self, item: Settled, error: Exception) -> bool:
         line, outcome = item
-        # The fault may be in any of its texts.
+        # Any of these texts may have caused the error.
         name, reason = (text.encode("ascii", "backslashreplace").decode() for text in (outcome.name, str(error)))
         failure = Outcome(outcome.drop_id, name, error=type(error).__name__, reason=f"unexpected: {reason}")
         return self._commit([(line, failure)])

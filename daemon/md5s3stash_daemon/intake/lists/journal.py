@@ -1,8 +1,8 @@
-"""How far a list has come: an append-only journal of outcomes, one record a line of the list, which outlives a crash.
+"""The progress of a list: a crash-safe, append-only journal of outcomes, with one record per line of the list.
 
-The journal stands in the spool under progress/, named after the drop, and each group of records is on the disk before
-anything relies on it. Lines finish in any order, so a record carries its line number. A record that a crash has torn is
-as if it had never been: its line is done again.
+The journal is in the spool under progress/, named after the drop, and each group of records is synced before anything
+relies on it. Lines finish in any order, so a record carries its line number. A record that a crash truncated is
+ignored, and its line is repeated.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from md5s3stash_daemon.spool.spool import Spool
 
 JOURNAL_SUFFIX = ".journal"
 
-# Line numbers of which the ledger may still have to be told that they are done with: those of the last groups.
+# The last lines of the journal, which the ledger may not have forgotten yet.
 LAST_LINES = 1024
 
-# A list has fewer lines than bytes, and the index of a journal as many places.
+# A list has fewer lines than bytes. Limits the index of a journal, which has a slot per line.
 _MAX_LINE = 1 << 40
 
-# Under which the list itself is noted, beside its results.
+# The key for the list itself, beside those of its results.
 _LIST = "list"
 
 _OFFSET = struct.Struct("<Q")
@@ -40,7 +40,7 @@ _INDEX_PIECE = 512 * _OFFSET.size
 
 @dataclass(frozen=True, slots=True)
 class LineOutcome:
-    """What became of a line; `error` and `reason` are set where it failed."""
+    """The outcome of a line; `error` and `reason` are set if it failed."""
 
     line: int
     url: str
@@ -55,11 +55,11 @@ _FIELDS = fields(LineOutcome)
 
 
 class LineStates:
-    """One byte for each line: how often it was tried in vain, or that it has its outcome."""
+    """One byte per line: its number of failed attempts, or DONE."""
 
     DONE = 255
 
-    # Bytes of a piece. Where a list has nothing but blank lines there are none.
+    # Bytes per piece. Pieces of the list with only blank lines are not allocated.
     _PIECE = 4096
 
     def __init__(self) -> None:
@@ -77,13 +77,13 @@ class LineStates:
 
 
 class Journal:
-    """The records of one list. `states` marks the lines that had one when it was opened, `count` says how many these
-    were, `last_lines` which came last.
+    """The records of one list. As of the opening, `states` marks the lines with a record, `count` is their number, and
+    `last_lines` are the latest.
     """
 
     def __init__(self, path: str, beat: Callable[[], object] = lambda: None) -> None:
-        """Opens the journal, or begins it. Raises OSError. `beat` is called for each record that is read: a long
-        journal is no standstill.
+        """Opens or creates the journal. Raises OSError. `beat` is called for each record read: reading a long journal
+        counts as progress.
         """
         self.path = path
         self._beat = beat
@@ -101,21 +101,21 @@ class Journal:
                 self.states[record[0]] = LineStates.DONE
                 self.last_lines.append(record[0])
                 self.count += 1
-        # A torn record is cut off, or the next one would be glued to it.
+        # Remove a truncated record, or the next one would be appended to it.
         os.ftruncate(self._descriptor, self._end)
-        # The records are synced as they come; so must their name be.
+        # Each append syncs the records, but not the new file's name.
         sync_path(os.path.dirname(path))
 
     def append(self, outcomes: Sequence[LineOutcome]) -> None:
-        """Adds records; they are on the disk when it returns. Raises OSError, and has then added none."""
+        """Adds records and syncs them. Raises OSError, and has then added none."""
         self._write([list(astuple(outcome)) for outcome in outcomes])
 
     def note_published(self, kind: str, path: str) -> None:
-        """The list's result of this kind is about to appear under the path."""
+        """Notes that the list's result of this kind will be published at the path."""
         self._write([{kind: path}])
 
     def is_of(self, status: os.stat_result) -> bool:
-        """Whether the outcomes are of this very list, as it is. One that has none yet is from now on."""
+        """Whether the outcomes belong to this version of the list. A new journal is bound to it from now on."""
         wanted = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
         noted = self.published.get(_LIST)
         if noted is None:
@@ -123,7 +123,7 @@ class Journal:
         return noted in (None, wanted)
 
     def in_order(self) -> Iterator[LineOutcome]:
-        """All outcomes by line number. Their places are noted in a file, not in memory."""
+        """All outcomes in order of line numbers. The index of their offsets is a file, to save memory."""
         size_bytes = _OFFSET.size * (self._max_line + 1)
         with tempfile.TemporaryFile(dir=os.path.dirname(self.path)) as file:
             file.truncate(size_bytes)
@@ -131,14 +131,14 @@ class Journal:
                 start = 0
                 for record, end in self._records():
                     if isinstance(record, list):
-                        # One more than the offset: zero says that a line has none.
+                        # The offset plus one: zero means that the line has no record.
                         _OFFSET.pack_into(index, _OFFSET.size * record[0], start + 1)
                     start = end
                 for start in range(0, size_bytes, _INDEX_PIECE):
                     self._beat()
                     piece = index[start : start + _INDEX_PIECE]
                     if piece.count(0) == len(piece):
-                        # Blank lines, of which there may be a thousand million.
+                        # Skip blank lines quickly: there may be a billion.
                         continue
                     for (place,) in _OFFSET.iter_unpack(piece):
                         if place:
@@ -149,12 +149,12 @@ class Journal:
         os.close(self._descriptor)
 
     def remove(self) -> None:
-        """The end of the journal of a list that is done with."""
+        """Removes the journal of a finished list."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
 
     def _records(self) -> Iterator[tuple[Any, int]]:
-        """Each whole record, and where it ends. The first that is not whole ends them: what follows is done again."""
+        """Each complete record, and its end offset. Stops at the first incomplete one: later lines are repeated."""
         end = 0
         with open(self.path, "rb") as file:
             for raw in file:
@@ -188,7 +188,7 @@ class Journal:
 
 
 def _parsed(raw: bytes) -> list[Any] | dict[str, str] | None:
-    """A whole record of ours; None where it is torn, or somebody else's."""
+    """A valid record; None if it is truncated, or not from this program."""
     try:
         record = json.loads(raw) if raw.endswith(b"\n") else None
     except (ValueError, RecursionError):
@@ -198,7 +198,7 @@ def _parsed(raw: bytes) -> list[Any] | dict[str, str] | None:
     if not isinstance(record, list) or len(record) != len(_FIELDS):
         return None
     line, *texts = record
-    # Not a bool, which is an int too.
+    # `type`, not isinstance: a bool is an int too.
     well = type(line) is int and 0 < line <= _MAX_LINE and all(isinstance(text, str) for text in texts)
     return record if well else None
 
@@ -210,14 +210,14 @@ def _outcome_at(records: BinaryIO, place: int) -> LineOutcome:
 
 
 def journal_path(spool: Spool, entry: Entry) -> str:
-    """Where the journal of a drop is. It begins with the batch, which says whether the drop is still in the spool."""
+    """The path of a drop's journal. Its name begins with the batch, which shows if the drop is still in the spool."""
     name = hashlib.sha256(os.fsencode(entry.name)).hexdigest()[:32]
     return os.path.join(spool.path_of(PROGRESS), f"{entry.batch}.{name}{JOURNAL_SUFFIX}")
 
 
 def remove_orphans(spool: Spool) -> None:
-    """Removes what is in progress/ of batches that the spool no longer has: the daemon died just before it would have
-    done so, or somebody took the list away.
+    """Removes files in progress/ of batches that are no longer in the spool: the daemon died just before it removed
+    them, or the list was taken away.
     """
     for name in os.listdir(spool.path_of(PROGRESS)):
         if not _has_files(spool, name.partition(".")[0]):
@@ -226,7 +226,7 @@ def remove_orphans(spool: Spool) -> None:
 
 
 def _has_files(spool: Spool, batch: str) -> bool:
-    """Whether a box of the batch is there and not empty: a crash may leave empty ones."""
+    """Whether the batch has a box that is not empty: a crash may leave empty ones."""
     for state in (ACTIVE, DEFERRED, HOLD):
         root = spool.path_of(state)
         boxes = [os.path.join(root, box) for box in os.listdir(root) if box.partition(".")[0] == batch]

@@ -1,9 +1,8 @@
-"""What is done with a list of URLs: every line is fetched, stashed under every bucket base and recorded, or fails with
-a reason of its own.
+"""Processes a list of URLs: each line is fetched, stashed under every bucket base and recorded, or fails with a reason.
 
-Lists have threads of their own, so that a million URLs hold up no dropped file. The thread of a list reads it in
-sweeps: a line that may do better later is left for the next sweep, so what is held in memory does not grow with the
-list (but for one byte a line, see `LineStates`). Downloads run in a pool that all lists share.
+Lists have their own threads, so that a million URLs do not delay dropped files. The thread of a list reads it in
+sweeps: a line to retry is left for the next sweep, so memory does not grow with the list (except for one byte per
+line, see `LineStates`). Downloads run in a pool that all lists share.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from md5s3stash_daemon.spool.entry import Entry
 
 log = logging.getLogger(__name__)
 
-# Lines that are read ahead, so that those of one host do not keep the others from their turn.
+# Lines that are read ahead, so that the lines of one host do not delay those of others.
 WINDOW_LINES = 2048
 
-# Lines whose cache entries are asked for together.
+# Lines whose cache entries are prefetched together.
 READ_AHEAD_LINES = 256
 
-# Of WINDOW_LINES, what a host may hold that has asked to be left alone; the rest of its lines waits for the next sweep.
+# How many of WINDOW_LINES a paused host may occupy; the rest of its lines wait for the next sweep.
 PAUSED_HOST_LINES = 64
 
 
@@ -59,18 +58,18 @@ class ListRun:
             pool.runtime, pool.ledger, pool.caches, journal, entry, liveness.for_helper("committer")
         )
         self._settled = SettledUrls()
-        # By URL: lines that wait for what becomes of another line's download.
+        # By URL: lines that wait for the download of another line.
         self._same: dict[str, list[Line]] = {}
         self._waiting_for_same = 0
-        # The open lines that have been read in this sweep, but for those that have their outcome by now: one whose
-        # download comes to nothing, in whatever way, is still here, and has its turn again.
+        # Lines read in this sweep that have no outcome yet. A line whose download ends without one, for whatever
+        # reason, still counts, so there is another sweep.
         self._left = 0
         self._most_attempts = 0
         self._stalled = False
         self._stalls = 0
 
     def run(self, file: BinaryIO) -> bool:
-        """Whether every line has its outcome, recorded; False where the daemon stops first."""
+        """Whether every line has a recorded outcome; False if the daemon stops first."""
         self._committer.start()
         try:
             complete = self._sweep_until_done(file)
@@ -91,7 +90,7 @@ class ListRun:
         return False
 
     def _sweep(self, file: BinaryIO) -> None:
-        """Gives every line that has no outcome its turn, once."""
+        """Tries every line without an outcome once."""
         self._left = self._most_attempts = 0
         self._stalled = False
         file.seek(0)
@@ -131,7 +130,7 @@ class ListRun:
         self._pool.caches.read_ahead([line.url for line in first_of_url])
 
     def _leave_paused(self) -> None:
-        """Hosts that asked to be left alone after their lines were read must not fill the window for that time."""
+        """Drops lines from the window, so that hosts paused after their lines were read do not fill it."""
         of_host: Counter[str] = Counter()
 
         def unwanted(line: Line) -> bool:
@@ -142,8 +141,8 @@ class ListRun:
             self._waiting_for_same -= len(self._same.pop(line.url))
 
     def _work(self) -> None:
-        """Starts what may start, and takes what has come back, waiting for it a little."""
-        # However long the origins take: they have their own time limits.
+        """Starts downloads, and handles results, for which it waits briefly."""
+        # Progress, however slow the origins are: downloads have their own timeouts.
         self._liveness.beat()
         wait_seconds = self._start_downloads()
         try:
@@ -154,7 +153,7 @@ class ListRun:
             return
 
     def _start_downloads(self) -> float:
-        """The seconds until one more may start."""
+        """Starts downloads; returns the seconds until one more may start."""
         pool = self._pool
         while self.in_flight < pool.settings.jobs and self._pending.count and not self._stopping():
             if not pool.disk.has_room():
@@ -167,7 +166,7 @@ class ListRun:
         return math.inf
 
     def _download(self, line: Line) -> None:
-        """In a thread of the pool."""
+        """Runs in a thread of the pool."""
         result: Outcome | TryAgain | Stopped
         try:
             result = Stopped() if self._stopping() else self._pool.stasher.handle(line, self._drop_id(line))
@@ -189,7 +188,7 @@ class ListRun:
                 self._put_off(each, result)
 
     def _as_of(self, line: Line, outcome: Outcome) -> Outcome:
-        """The outcome of its URL, which may come of another line's download."""
+        """The outcome for this line, which may come from the download of another line."""
         drop_id = self._drop_id(line)
         return outcome if outcome.drop_id == drop_id else replace(outcome, drop_id=drop_id, sent=False)
 
@@ -199,7 +198,7 @@ class ListRun:
             reason = f"{again.reason} (tried {attempts} times)"
             self._settle(line, Outcome(self._drop_id(line), line.url, error=again.error, reason=reason))
             return
-        log.info("put off url=%r attempts=%d reason=%r", printable_url(line.url), attempts, again.reason)
+        log.info("will retry url=%r attempts=%d reason=%r", printable_url(line.url), attempts, again.reason)
         self._pool.runtime.events.deferred()
         self._states[line.number] = attempts
         self._most_attempts = max(self._most_attempts, attempts)
@@ -208,12 +207,12 @@ class ListRun:
     def _settle(self, line: Line, outcome: Outcome) -> None:
         self._states[line.number] = LineStates.DONE
         self._left -= 1
-        # Where the ledger is down this waits for it.
+        # Blocks while the ledger is down.
         with self._liveness.idle():
             self._committer.put((line.number, outcome))
 
     def _wait_between_sweeps(self) -> None:
-        """Lines that only made room for others go on at once; failed ones wait, longer each time."""
+        """Waits after failures, longer each time; not for lines that were only left for the next sweep."""
         attempt = max(self._most_attempts, self._stalls)
         if attempt:
             with self._liveness.idle():

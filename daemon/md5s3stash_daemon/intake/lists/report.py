@@ -1,8 +1,8 @@
-"""The end of a list: its report in done/, its failed lines in failed/, and only then is it let go.
+"""Finishes a list: writes its report to done/ and its failed lines to failed/, and only then removes it.
 
-Each result is written under a temporary name, noted in the journal and then linked to its own name, which never
-replaces another file. A crash at any point leaves the list and its journal, and the next run finds out from them what
-is there already.
+Each result is written under a temporary name, noted in the journal and then linked to its final name, which never
+replaces another file. A crash at any point leaves the list and its journal, from which the next run finds out which
+results exist.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 DONE = "done"
 COLUMNS = ("line", "url", "outcome", "md5", "s3_url", "mime_type", "reason")
 
-# Of the 255 bytes that a file name may have, what is left for the stem beside a number and the suffixes.
+# Of the 255 bytes of a file name, what a number and the suffixes leave for the stem.
 _MAX_STEM_BYTES = 220
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
@@ -39,10 +39,10 @@ Write = Callable[[TextIO, Iterator[LineOutcome]], None]
 
 
 def finish(spool: Spool, entry: Entry, pin: Pin, journal: Journal) -> tuple[int, int]:
-    """Publishes the results and removes the list with its journal; how many lines were stashed, and failed. A list that
-    was written to meanwhile is put back instead, as a new drop.
+    """Publishes the results and removes the list with its journal. If the list was written to since it was read, it is
+    put back as a new drop instead. Returns how many lines were stashed, and how many failed.
 
-    Raises OSError where the disk does not work; may then be called again.
+    Raises OSError if the disk fails; may then be called again.
     """
     stashed, failed = _counts(journal)
     _publish(spool, entry, journal, DONE, ".tsv", _write_report)
@@ -50,7 +50,7 @@ def finish(spool: Spool, entry: Entry, pin: Pin, journal: Journal) -> tuple[int,
         place = _publish(spool, entry, journal, FAILED, "", _write_failed)
         _explain(place, entry, failed, stashed + failed)
     for changed in spool.remove([(entry, pin)]):
-        log.warning("list changed while it was served, is served again name=%r", changed.name)
+        log.warning("list changed while it was processed: processing it again name=%r", changed.name)
     journal.remove()
     return stashed, failed
 
@@ -64,8 +64,8 @@ def _counts(journal: Journal) -> tuple[int, int]:
 
 
 def _publish(spool: Spool, entry: Entry, journal: Journal, state: str, suffix: str, write: Write) -> Place:
-    """Where the result is. Its name is noted before it is linked, and the temporary one goes last: so where a name is
-    noted and no temporary file is there, the result has been published.
+    """Publishes a result once; returns its place. The name is noted before the link, and the temporary file is removed
+    last, so a noted name without a temporary file means that the result was published.
     """
     root = spool.path_of(state)
     temporary = f"{journal.path}.{state}"
@@ -87,19 +87,19 @@ def _link_to_free_name(temporary: str, root: str, name: str, suffix: str, journa
         try:
             with folder_of(place, create=True) as (folder, last):
                 journal.note_published(state, f"{root}/{place.name}")
-                with contextlib.suppress(FileExistsError):  # somebody was faster
+                with contextlib.suppress(FileExistsError):  # another program took the name
                     os.link(temporary, last, dst_dir_fd=folder)
-                    # The new name must be on the disk before the temporary one is not, and the list.
+                    # The new name must be on the disk before the temporary file and the list are removed.
                     sync_folders(place)
                     return place
         except (FileExistsError, NotADirectoryError):
-            # A file stands where the folder would have to be, and may stand there for ever.
+            # A file has the folder's name, perhaps for ever.
             return _link_to_free_name(temporary, root, name.replace("/", "_"), suffix, journal, state)
     raise AssertionError("numbers do not end")
 
 
 def numbered(name: str) -> Iterator[str]:
-    """The name of a list, then with a number before its suffix, which stays what makes it a list."""
+    """The name of a list, then the name with a number before its suffix, so that it is still a list."""
     folder, base = os.path.split(name)
     stem, suffix = base[: -len(SUFFIX)], base[-len(SUFFIX) :]
     stem = os.fsdecode(os.fsencode(stem)[:_MAX_STEM_BYTES])
@@ -130,8 +130,8 @@ def _write_failed(file: TextIO, outcomes: Iterator[LineOutcome]) -> None:
 
 
 def _explain(place: Place, entry: Entry, failed: int, total: int) -> None:
-    """The report that stands beside whatever is in failed/."""
-    reason = f"{failed} of {total} URLs failed: the list holds them with their reasons, drop it again to try them anew"
+    """Writes the report that every file in failed/ has beside it."""
+    reason = f"{failed} of {total} URLs failed: the list has them with their reasons; drop it again to retry them"
     report = {"name": entry.name, "error": "LinesFailed", "reason": reason, "attempts": entry.attempts + 1}
     report["failed_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_report(place, report)

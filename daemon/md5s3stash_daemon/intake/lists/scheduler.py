@@ -1,4 +1,4 @@
-"""The lists that were dropped: each is served by a thread, a few at a time."""
+"""Runs dropped lists, a few at a time, each in a thread."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 
-# Lists that are claimed and wait for a thread. More of them are put off, for each costs memory.
+# Claimed lists that wait for a thread. Further lists are deferred, because each uses memory.
 MAX_WAITING = 1000
 FULL_DELAY_SECONDS = 60.0
 
-# Between two looks whether the daemon is to stop.
+# Polling interval for the shutdown.
 _TICK_SECONDS = 0.5
 
 
 class ListScheduler:
-    """Serves lists from the first one that is handed over until `finish`."""
+    """Runs lists from the first `take` until `finish`."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ListScheduler:
         caches: UrlCaches,
         politeness: Politeness,
     ) -> None:
-        """Makes the directories that lists need, in a spool that is locked. Raises OSError."""
+        """Creates the directories for lists; the spool must be locked. Raises OSError."""
         for state in (PROGRESS, DONE):
             os.makedirs(spool.path_of(state), exist_ok=True)
         remove_orphans(spool)
@@ -85,7 +85,7 @@ class ListScheduler:
         )
 
     def take(self, entry: Entry) -> bool:
-        """Takes over a claimed list; False for a file that is not one, to be judged as others are."""
+        """Takes over a claimed list; False for any other file."""
         if not is_url_list(entry.name) or not _is_regular_file(entry):
             return False
         if self._waiting.qsize() >= MAX_WAITING:
@@ -96,7 +96,7 @@ class ListScheduler:
         return True
 
     def finish(self) -> bool:
-        """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
+        """Waits for work in progress, at most until the shutdown deadline; returns whether all of it was finished."""
         for thread in self._threads:
             thread.join(max(0.1, self._runtime.shutdown.left_seconds()))
         self.pool.executor.shutdown(wait=False)
@@ -126,8 +126,8 @@ class ListScheduler:
                 if isinstance(error, FileNotFoundError) and _is_gone(entry):
                     log.warning("list is gone name=%r error=%r", entry.name, str(error))
                     continue
-                # The disk, or ours to mend. The journal stays, so nothing is done twice.
-                log.exception("list put off name=%r", entry.name)
+                # A disk error, or a bug here. The journal stays, so no line is repeated.
+                log.exception("list deferred name=%r", entry.name)
                 self._defer(entry, str(error))
             finally:
                 liveness.set_idle()
@@ -138,8 +138,8 @@ class ListScheduler:
             journal = Journal(journal_path(self._spool, entry), liveness.beat)
             try:
                 if not journal.is_of(pin.status):
-                    raise SourceChanged("the list was written to after its first lines were served")
-                log.info("list begun name=%r lines_done=%d", entry.name, journal.count)
+                    raise SourceChanged("the list was written to after its first lines were processed")
+                log.info("list started name=%r lines_done=%d", entry.name, journal.count)
                 run = ListRun(self.pool, entry, journal, liveness)
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
@@ -152,7 +152,7 @@ class ListScheduler:
         try:
             pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
         except PermissionError as error:
-            raise SourceUnreadable("permission denied: make the file readable for this user") from error
+            raise SourceUnreadable("permission denied: make the file readable by this user") from error
         max_bytes = self.pool.settings.max_list_bytes
         if pin.status.st_size > max_bytes:
             pin.release()
@@ -163,7 +163,7 @@ class ListScheduler:
         return pin
 
     def _fail(self, entry: Entry, error: StashError, liveness: ThreadLiveness) -> None:
-        """Record, then move, as with any file. A disk that has no room for the report defers the list."""
+        """Records, then moves, as with any file. If the disk has no room for the report, the list is deferred."""
         outcome = Outcome(entry.drop_id, entry.name, error=type(error).__name__, reason=str(error))
         recorder = Recorder(self._runtime, self.pool.ledger, liveness)
         if recorder.record([outcome]):
@@ -205,7 +205,7 @@ def _is_regular_file(entry: Entry) -> bool:
 def url_stashers(
     bases: Sequence[BucketBase], store: ObjectStore, fetcher: Fetcher, caches: UrlCaches, images_only: bool
 ) -> list[Stasher]:
-    """What stashes URLs: with caches, so that an origin which says that nothing has changed sends nothing."""
+    """Stashers for URLs, with caches: an origin that answers 304 need not send the content again."""
     accept = refuse_all_but_images if images_only else None
     return [
         Stasher(base, store, fetcher, its_caches, retry=NO_RETRY, accept=accept)
@@ -214,6 +214,6 @@ def url_stashers(
 
 
 def refuse_all_but_images(mime_type: str) -> None:
-    """Origins answer 200 with a page where a picture was. Raises SourceRefused."""
+    """For origins that answer 200 with a page after an image was removed. Raises SourceRefused."""
     if not mime_type.startswith("image/"):
-        raise SourceRefused(f"the content is {mime_type}, and only images are wanted (urls.images_only)")
+        raise SourceRefused(f"the content is {mime_type}, but only images are accepted (urls.images_only)")

@@ -1,1 +1,1 @@
-"""Messages of an SQS queue; the only importer of boto3 in the daemon."""
+"""Messages from an SQS queue; the only importer of boto3 in the daemon."""

@@ -1,4 +1,4 @@
-"""The queue's intake from its settings: what main has to call, and nothing else."""
+"""Builds the SQS consumer from the settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build_queue_intake(
     store: ObjectStore,
     metrics: Metrics,
 ) -> Consumer | None:
-    """The intake, not yet started; None where the settings name no queue. Nothing is sent. Raises SettingsError."""
+    """The consumer, not yet started; None if no queue is configured. Sends no request. Raises SettingsError."""
     of_queue = settings[QueueSettings]
     if of_queue.url is None:
         return None
@@ -39,7 +39,7 @@ def build_queue_intake(
     queue = connect_queue(of_queue.url, new_session(session))
     of_redis = settings[RedisSettings]
     ledger = QueueLedger(client, of_redis.prefix, of_redis.replicas, of_redis.accepted_risks)
-    # Not the event of the daemon: an instance that is to go takes no more messages, and ends what is in its spool.
+    # Not the daemon's own shutdown: an instance due for termination stops receiving, but still empties its spool.
     live = pool.runtime.live
     stop = Shutdown(lambda: live.current[SpoolSettings].stop_seconds)
     runtime = replace(pool.runtime, shutdown=stop)

@@ -1,7 +1,6 @@
-"""An SQS queue, as little of it as the daemon needs; the only importer of boto3 in the daemon.
+"""An SQS client with the few calls that the daemon needs; the only importer of boto3 in the daemon.
 
-What SQS promises is at-least-once: a message may come twice, to two boxes, after it was deleted even. Whoever uses this
-has to bear with that.
+SQS delivers at least once: a message may come twice, to two boxes, even after it was deleted. Callers must handle this.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from botocore.parsers import ResponseParserError
 
 from md5s3stash.errors import QueueError, QueueRefused, QueueUnavailable, SettingsError
 
-# Of SQS: messages of one request, and the longest time that a message can be invisible, counted from its receipt.
+# Limits of SQS: messages per request, and how long a message can stay invisible, counted from its receipt.
 BATCH = 10
 MAX_INVISIBLE_SECONDS = 12 * 3600
-# The longest that a message can stay in a queue.
+# How long a message can stay in a queue.
 MAX_RETENTION_SECONDS = 14 * 86_400
 
 _CONNECT_SECONDS = 10.0
-# Beyond what SQS itself waits for a message to come.
+# In addition to the time that SQS waits for a message.
 _ANSWER_SECONDS = 15.0
 _MAX_WAIT_SECONDS = 20.0
 
@@ -38,7 +37,7 @@ _ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One delivery. `receipt` is this delivery's, `id` the message's; `deliveries` counts them, this one included."""
+    """One delivery of a message. `id` names the message, `receipt` the delivery; `deliveries` includes this one."""
 
     id: str
     receipt: str
@@ -49,14 +48,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class QueueFacts:
-    """How the queue is set up. `max_deliveries` is None where it has no redrive policy."""
+    """Attributes of the queue. `max_deliveries` is None if it has no redrive policy."""
 
     max_deliveries: int | None
     messages: int
 
 
 class Queue:
-    """Safe to share between threads. Each call raises a QueueError where SQS does not do it."""
+    """Safe to share between threads. Each call raises a QueueError if SQS fails."""
 
     def __init__(self, client: Any, url: str) -> None:
         self._client = client
@@ -72,27 +71,27 @@ class Queue:
             return QueueFacts(int(most) if most else None, int(found.get("ApproximateNumberOfMessages", 0)))
 
     def receive(self, most: int, wait_seconds: float, visibility_seconds: float) -> list[Message]:
-        """Up to `most` messages (at most BATCH), waited for where there is none."""
+        """Up to `most` messages (at most BATCH); waits up to `wait_seconds` if there are none."""
         with self._translating():
             answer = self._client.receive_message(
                 QueueUrl=self._url,
                 MaxNumberOfMessages=most,
                 WaitTimeSeconds=int(wait_seconds),
                 VisibilityTimeout=int(visibility_seconds),
-                # Its old name, which AWS goes on to take and emulators know.
+                # The old name of the parameter: AWS still accepts it, and emulators know it.
                 AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
             )
             return [_message(found) for found in _of_sqs(answer).get("Messages", [])]
 
     def delete(self, receipts: Sequence[str]) -> None:
-        """At most BATCH of them. What SQS no longer knows is as good as deleted."""
+        """Deletes at most BATCH messages. One that SQS no longer knows counts as deleted."""
         entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
         with self._translating():
             answer = self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
         _refuse_passing(_of_sqs(answer))
 
     def set_visibility(self, receipts: Sequence[tuple[str, float]]) -> None:
-        """Of at most BATCH deliveries, each with the seconds from now on in which nobody else is to see it."""
+        """Hides at most BATCH deliveries from other consumers, each for its number of seconds from now."""
         entries = [
             {
                 "Id": str(number),
@@ -106,16 +105,14 @@ class Queue:
         _refuse_passing(_of_sqs(answer))
 
     def send(self, bodies: Sequence[str]) -> list[str]:
-        """Puts up to BATCH messages in; returns those that SQS did not take this time. Raises QueueRefused for what it
-        never takes.
-        """
+        """Sends up to BATCH messages; returns those to retry. Raises QueueRefused if SQS will never accept one."""
         entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)]
         with self._translating():
             answer = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
         failed = _of_sqs(answer).get("Failed", [])
         for each in failed:
             if each.get("SenderFault"):
-                raise QueueRefused(f"SQS takes no such message: {each.get('Code')}")
+                raise QueueRefused(f"SQS rejected a message: {each.get('Code')}")
         return [bodies[int(each["Id"])] for each in failed]
 
     @contextlib.contextmanager
@@ -127,11 +124,11 @@ class Queue:
         except _ERRORS as error:
             raise QueueUnavailable(f"SQS does not answer: {error}") from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise QueueUnavailable(f"SQS is not understood: {type(error).__name__}: {error}") from error
+            raise QueueUnavailable(f"SQS sent an unexpected response: {type(error).__name__}: {error}") from error
 
 
 def connect_queue(url: str, session: Session, max_connections: int = 16) -> Queue:
-    """The queue behind a URL as `aws sqs get-queue-url` tells it; nothing is sent yet. Raises SettingsError."""
+    """The queue at a URL as printed by `aws sqs get-queue-url`. Sends no request. Raises SettingsError."""
     parts = urlsplit(url)
     amazon = _AMAZON.fullmatch(parts.hostname or "")
     config = Config(
@@ -143,23 +140,23 @@ def connect_queue(url: str, session: Session, max_connections: int = 16) -> Queu
     try:
         client = session.client(
             "sqs",
-            # Not from the chain: a queue of another region would be looked for in ours.
+            # From the URL: with the configured region, a queue of another region would not be found.
             region_name=amazon["region"] if amazon else (session.region_name or "us-east-1"),
             endpoint_url=None if amazon else f"{parts.scheme}://{parts.netloc}",
             config=config,
         )
     except (BotoCoreError, ValueError) as error:
-        raise SettingsError(f"no SQS client can be made from the AWS settings: {error}") from error
+        raise SettingsError(f"cannot create an SQS client from the AWS settings: {error}") from error
     return Queue(client, url)
 
 
 def _of_sqs(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer. Raises QueueUnavailable for a web page: a login page of the network, say, says 200 to everything, and
-    botocore takes it for an empty answer.
+    """The answer. Raises QueueUnavailable for a web page: a network's login page, for example, answers everything with
+    200, which botocore takes for an empty answer.
     """
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     if "html" in headers.get("content-type", ""):
-        raise QueueUnavailable("what answers at queue.url is not SQS but a web page")
+        raise QueueUnavailable("queue.url is not SQS but a web page")
     return answer
 
 
@@ -175,12 +172,12 @@ def _message(found: dict[str, Any]) -> Message:
 
 
 def _refuse_passing(answer: dict[str, Any]) -> None:
-    """Raises QueueUnavailable where some of a batch may be done by another try. A fault of the sender is a receipt that
-    has expired: the message is somebody else's by now, or gone.
+    """Raises QueueUnavailable if a retry may complete the batch. A sender fault is an expired receipt: another consumer
+    has the message, or it is gone.
     """
     failed = [each for each in answer.get("Failed", []) if not each.get("SenderFault")]
     if failed:
-        raise QueueUnavailable(f"SQS did {len(failed)} of a batch not: {failed[0].get('Code')}")
+        raise QueueUnavailable(f"SQS rejected {len(failed)} messages of a batch: {failed[0].get('Code')}")
 
 
 def _answered(error: ClientError) -> QueueError:

@@ -1,5 +1,5 @@
-"""Records the outcomes of messages in groups, and then deletes the messages: in this order a crash repeats what the
-ledger knows, and loses nothing.
+"""Records the outcomes of messages in groups, and then deletes the messages. With this order, a crash repeats work that
+the ledger already knows, and loses nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from md5s3stash_daemon.runtime.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-# A message with what became of its jobs.
+# A message with the outcomes of its jobs.
 Finished = tuple[Lease, list[Outcome]]
 
 
 class QueueCommitter(GroupCommitter[Finished]):
-    """The messages that are not committed at the end are still in leases."""
+    """Messages that are not committed at the end stay in `leases`."""
 
     def __init__(
         self, runtime: Runtime, ledger: Ledger, caches: UrlCaches, leases: Leases, liveness: ThreadLiveness
@@ -49,5 +49,5 @@ class QueueCommitter(GroupCommitter[Finished]):
 
 
 def _shown(outcome: Outcome) -> str:
-    # Where the message gave no other name this is the URL, which may be signed.
+    # Without a name in the message this is the URL, which may be signed.
     return printable_url(outcome.name)

@@ -1,7 +1,7 @@
-"""The daemon's second intake: an SQS queue, whose messages are URLs and objects to stash.
+"""Consumes an SQS queue, whose messages name URLs and objects to stash.
 
-Three threads and the pool of downloads that URL lists have too: one receives, one gives hosts their turns, one commits.
-Nothing is kept on this box: a message is in the queue until the ledger has what became of it.
+One thread receives, one serves the hosts in turn, one commits; downloads run in the pool shared with URL lists. No
+state is kept on this box: a message stays in the queue until the ledger has its outcome.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)
 
-# Of the window, what a host may hold that has asked to be left alone. More of its messages are given back, which counts
-# as a delivery, and a dead-letter queue takes what was delivered too often.
+# The share of the window that a paused host may occupy; further messages are returned. The share is large because each
+# return costs a delivery, and SQS moves a message with too many deliveries to the dead-letter queue.
 _PAUSED_SHARE = 1 / 4
 
-# Every so often the messages that wait for their host's turn are looked through for those that will wait too long.
+# Interval between checks for messages that would wait too long for their host.
 _LOOK_SECONDS = 5.0
 
-# The longest until an unreadable message is delivered again.
+# Maximum delay until an unreadable message is redelivered.
 _UNREADABLE_SECONDS = 60.0
 
-# The longest until SQS is asked again after it has failed: a cure shows soon, whatever the outage lasted.
+# Maximum delay between requests while SQS fails: the recovery is noticed soon, even after a long outage.
 _MAX_RETRY_SECONDS = 30.0
 
-# A request may last so much longer than it waits for messages, until SQS counts as silent.
+# How much longer than its wait for messages a request may take before SQS counts as unavailable.
 _ANSWER_SECONDS = 10.0
 
-# Beyond the daemon's own time: what gives messages back, so that others need not wait for their visibility to end.
+# Added to the shutdown time for returning messages, so that other boxes need not wait for their visibility to end.
 _GRACE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerDependencies:
-    """What is the queue's own. `pool` is what it has in common with the lists."""
+    """What the consumer works with; `pool` is shared with URL lists."""
 
     runtime: Runtime
     queue: Queue
@@ -71,21 +71,21 @@ class ConsumerDependencies:
 
 
 class Consumer:
-    """Takes messages from `start` until the daemon stops, or `leave`."""
+    """Receives messages from `start` until the daemon stops, or `leave`."""
 
     def __init__(self, parts: ConsumerDependencies) -> None:
         self._parts = parts
         self._ending = parts.runtime.stopping
         self._liveness = ThreadLiveness(parts.runtime.liveness, "queue")
         self._pending = FairQueue[Lease]()
-        # Those that ask no host anything.
+        # Messages that need no request to a host.
         self._free: deque[Lease] = deque()
-        # Messages, and what is to be done with each.
+        # Messages, each with its next step.
         self._events: queue.SimpleQueue[tuple[Lease, Callable[[Lease], None]]] = queue.SimpleQueue()
         self._in_flight = 0
         self._next_look = 0.0
         self._complete = False
-        # Why no messages are received, and since when the answer to the last request is waited for; None: it is not.
+        # The error of the last request, and the start of the request in flight, if any.
         self._refusal = ""
         self._asked_at: float | None = None
         self._ended = threading.Event()
@@ -98,7 +98,7 @@ class Consumer:
         )
 
     def start(self) -> None:
-        """Begins to receive."""
+        """Starts to receive."""
         self._committer.start()
         heartbeat = self._liveness.for_helper("heartbeat")
         spawn(heartbeat.thread, lambda: self._parts.leases.keep_alive(self._ended, heartbeat), heartbeat.liveness)
@@ -106,21 +106,21 @@ class Consumer:
         self._thread = spawn("queue", self._serve, self._liveness.liveness)
 
     def leave(self) -> None:
-        """Takes no more messages; ends those under way, and gives back the others. The spool goes on."""
+        """Stops receiving; finishes messages in progress and returns the others. The spool is still served."""
         self._ending.set()
 
     def finish(self) -> bool:
-        """Waits, until the daemon's time is over, for what is under way; whether all of it came to an end."""
+        """Waits for work in progress, at most until the shutdown deadline; returns whether all of it was finished."""
         self._ending.set()
         self._thread.join(max(0.1, self._parts.runtime.shutdown.left_seconds()) + _GRACE_SECONDS)
         return self._complete
 
     def faults(self) -> dict[str, str]:
-        """Why no messages are received."""
+        """The reason why no messages are received, if any."""
         asked_at, said = self._asked_at, self._refusal
         seconds = self._parts.settings.wait_seconds + _ANSWER_SECONDS
         if not said and asked_at is not None and time.monotonic() - asked_at > seconds:
-            said = f"SQS does not answer: nothing came for {seconds:g} seconds"
+            said = f"SQS does not answer: no response for {seconds:g} seconds"
         return {QUEUE: said} if said and not self._ending.is_set() else {}
 
     # --- the receiver's thread -----------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Consumer:
             except QueueError as error:
                 self._parts.metrics.service_error(QUEUE)
                 if not failures:
-                    log.error("no messages are received error=%r", str(error))
+                    log.error("cannot receive messages error=%r", str(error))
                 failures += 1
                 self._refusal, self._asked_at = str(error), None
                 with liveness.idle():
@@ -153,13 +153,13 @@ class Consumer:
                 continue
             self._refusal, self._asked_at = "", None
             if failures:
-                log.warning("messages are received again")
+                log.warning("receiving messages again")
                 failures = 0
             with liveness.idle():
                 self._take(messages, asked_at)
 
     def _wait_until_available(self, liveness: ThreadLiveness) -> bool:
-        # However long S3 or Redis is down: what would be received then would only wait here.
+        # Receive nothing while S3 or Redis is down: the messages would only wait here.
         with liveness.idle():
             return self._parts.runtime.wait_until_available()
 
@@ -172,7 +172,7 @@ class Consumer:
                 self._leave_to_redrive(message, str(error))
                 continue
             except Exception as error:
-                # Ours to mend. It costs this message.
+                # A bug here. Only this message is affected.
                 log.exception("unexpected message=%s", message.id)
                 self._leave_to_redrive(message, f"unexpected {type(error).__name__}")
                 continue
@@ -182,31 +182,29 @@ class Consumer:
             self._events.put((lease, self._begin))
 
     def _leave_to_redrive(self, message: Message, reason: str) -> None:
-        """A later version of us may understand it. Until then it comes again, and it ends in the dead-letter queue if
-        there is one.
-        """
+        """Returns the message: a later version may be able to read it. Without one it ends in the dead-letter queue."""
         self._parts.metrics.queue_event("unreadable")
         log.error("unreadable message=%s deliveries=%d reason=%r", message.id, message.deliveries, reason)
         seconds = self._parts.handler.stasher.delays.delay_seconds(message.deliveries, random.random())
         self._parts.leases.give_back([(Lease(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
 
     def _look_at_queue(self) -> None:
-        """Says what is wrong with the queue, once."""
+        """Logs what is wrong with the queue's attributes, once."""
         try:
             self._asked_at = time.monotonic()
             facts = self._parts.queue.facts()
         except QueueError as error:
-            # The first request for messages tells whether it matters.
-            log.error("the queue cannot be asked how it is set up error=%r", str(error))
+            # The first request for messages shows whether this matters.
+            log.error("cannot read the queue's attributes error=%r", str(error))
             return
         finally:
             self._asked_at = None
         log.info("receiving from the queue messages=%d", facts.messages)
         if facts.max_deliveries is None:
-            log.warning("the queue has no redrive policy: messages that nobody can read come back until they expire")
+            log.warning("the queue has no redrive policy: unreadable messages are redelivered until they expire")
         elif facts.max_deliveries <= self._parts.pool.settings.attempts:
             log.warning(
-                "the queue's maxReceiveCount is %d: messages go to its dead-letter queue before they have had their "
+                "the queue's maxReceiveCount is %d: messages go to its dead-letter queue before they have had "
                 "%d attempts (urls.attempts)",
                 facts.max_deliveries,
                 self._parts.pool.settings.attempts,
@@ -238,12 +236,12 @@ class Consumer:
         try:
             event(lease)
         except Exception as error:
-            # Ours to mend. It costs this message.
+            # A bug here. Only this message is affected.
             log.exception("unexpected message=%s", lease.message.id)
             self._return(lease, ReturnMessage(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}"))
 
     def _begin(self, lease: Lease) -> None:
-        """The turn of a message that was received a moment ago."""
+        """The first step of a message: queue it for its host, settle it or return it."""
         if self._ending.is_set():
             self._give_back([(lease, 0.0)])
         elif not lease.jobs:
@@ -262,16 +260,16 @@ class Consumer:
         return self._parts.pool.politeness.paused_seconds(lease.host)
 
     def _stands_in_the_way(self, lease: Lease) -> bool:
-        """Whether its turn comes so late that others should have its place in the window."""
+        """Whether its host is paused for so long that other messages should have its place in the window."""
         return self._paused_seconds(lease) > self._parts.settings.visibility_seconds
 
     def _put_off(self, lease: Lease) -> None:
-        """Given back without a try: for as long as its host wants, and ever longer."""
+        """Returns a message without an attempt, until its host's pause is over and a delay that grows by delivery."""
         delay = self._parts.handler.stasher.delays.delay_seconds(lease.message.deliveries, random.random())
         self._give_back([(lease, self._paused_seconds(lease) + delay)])
 
     def _start_downloads(self) -> float:
-        """The seconds until one more may start."""
+        """Starts downloads; returns the seconds until one more may start."""
         parts = self._parts.pool
         self._look_through()
         while self._in_flight < parts.settings.jobs and (self._free or self._pending.count):
@@ -297,7 +295,7 @@ class Consumer:
             self._put_off(lease)
 
     def _download(self, lease: Lease) -> None:
-        """In a thread of the pool."""
+        """Runs in a thread of the pool."""
         result: list[Outcome] | ReturnMessage | Stopped
         try:
             result = Stopped() if self._ending.is_set() else self._parts.handler.handle(lease)
@@ -320,33 +318,33 @@ class Consumer:
             self._return(lease, result)
 
     def _return(self, lease: Lease, result: ReturnMessage) -> None:
-        log.info("put off message=%s seconds=%.0f reason=%r", lease.message.id, result.seconds, result.reason)
+        log.info("returned message=%s seconds=%.0f reason=%r", lease.message.id, result.seconds, result.reason)
         self._parts.runtime.events.deferred()
         self._give_back([(lease, result.seconds)])
 
     def _settle(self, lease: Lease, outcomes: list[Outcome]) -> None:
-        # Where the ledger is down this waits for it.
+        # Blocks while the ledger is down.
         with self._liveness.idle():
             self._committer.put((lease, outcomes))
 
     def _drain(self) -> None:
-        """Nothing new; what is under way has its time, and others get what only waits here."""
+        """Returns waiting messages for other boxes, and finishes those in progress until the deadline."""
         with self._liveness.idle():
             waiting = [*self._free, *self._pending.remove(lambda _: True)]
             self._give_back([(lease, 0.0) for lease in waiting])
-            log.info("queue drains under_way=%d given_back=%d", self._in_flight, len(waiting))
+            log.info("queue draining under_way=%d given_back=%d", self._in_flight, len(waiting))
             while self._in_flight and self._parts.runtime.shutdown.left_seconds() > 0:
                 self._work(TICK_SECONDS)
             left = max(1.0, self._parts.runtime.shutdown.left_seconds())
             recorded = self._committer.finish(left)
-            # A message that it gets now would be hidden from others for as long as a heartbeat lasts.
+            # Wait for the receiver: a message that it gets later would stay invisible to other boxes.
             self._receiver.join(max(1.0, self._parts.runtime.shutdown.left_seconds()))
             self._give_back_all()
             self._complete = recorded and not self._in_flight
             log.info("queue drained complete=%s", self._complete)
 
     def _give_back(self, some: list[tuple[Lease, float]]) -> None:
-        # SQS may take its time, and that is no reason to take the daemon for stuck.
+        # SQS may be slow, which must not count as a stuck daemon.
         with self._liveness.idle():
             self._parts.leases.give_back(some)
 

@@ -1,7 +1,6 @@
-"""The messages that this daemon has in hand: kept invisible to others while it works on them, and then deleted or given
-back.
+"""The messages that this daemon works on: it keeps them invisible to others, and then deletes or returns them.
 
-A daemon that dies lets them go by doing nothing: when the visibility of its last heartbeat is over, others get them.
+If the daemon dies, other boxes get its messages when the visibility timeout of its last heartbeat ends.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A message whose visibility has less than this share left is asked for anew.
+# A lease is renewed when less than this share of its visibility is left.
 _RENEW_SHARE = 0.5
 _BEATS = 4
 
-# How long the ledger remembers a message that is deleted. Another box may have it in hand at that time, and comes to
-# its end within the limit of a download.
+# How long the ledger remembers a deleted message. Another box may still work on it, at most for the time limit of a
+# download.
 REMEMBER_SECONDS = 3600.0
 _FORGET_GROUP = 256
 
-# SQS gives and takes away within seconds; a delete that it did not do costs a download, not a wrong outcome.
+# Failures of SQS pass within seconds. A message that stays undeleted costs a download, not a wrong outcome.
 _DELETE_ATTEMPTS = 3
 _DELETE_PAUSE_SECONDS = 1.0
 
-# Where work on a message came to an unexpected end.
+# Delay of a message after an unexpected error.
 GIVE_BACK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lease:
-    """A message in hand. `host` is whose turn it waits for, empty where it asks none."""
+    """A message in progress. `host` is the host to ask, empty if there is none."""
 
     message: Message
     jobs: tuple[Job, ...]
@@ -68,11 +67,11 @@ class Leases:
         self._visibility_seconds = visibility_seconds
         self._metrics = metrics
         self._clock = clock
-        # By receipt: the same message may be here twice.
+        # By receipt: the same message may be delivered twice.
         self._until: dict[str, float] = {}
         self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
-        # One request about visibility at a time: a heartbeat must not overtake what gives the message back.
+        # One visibility request at a time: a heartbeat must not overtake the return of a message.
         self._visibility_lock = threading.Lock()
         self._forgettable: deque[tuple[float, list[str]]] = deque()
 
@@ -81,7 +80,7 @@ class Leases:
             return len(self._held)
 
     def take(self, lease: Lease, received_at: float) -> None:
-        """`received_at`, by the clock, is when it was asked for: its visibility runs from a moment after that."""
+        """`received_at`, by the clock, is when it was requested: its visibility starts a moment later."""
         with self._lock:
             self._held[lease.message.receipt] = lease
             self._until[lease.message.receipt] = received_at + self._visibility_seconds
@@ -91,7 +90,7 @@ class Leases:
             return list(self._held.values())
 
     def delete(self, done: Sequence[Lease], drop_ids: Sequence[str]) -> None:
-        """Their outcomes, with these drop ids, are recorded."""
+        """Deletes messages whose outcomes, with these drop ids, are recorded."""
         for batch in _batches(done):
             if self._delete([lease.message.receipt for lease in batch]):
                 self._metrics.queue_event("deleted", len(batch))
@@ -101,7 +100,7 @@ class Leases:
         self._forget(now)
 
     def give_back(self, some: Iterable[tuple[Lease, float]]) -> None:
-        """Others may have them after so many seconds. Where SQS is not told, they may when their visibility is over."""
+        """Makes each message visible after its seconds; if SQS fails, after the current visibility timeout."""
         for batch in _batches(list(some)):
             self._let_go([lease for lease, _ in batch])
             self._metrics.queue_event("given_back", len(batch))
@@ -110,24 +109,24 @@ class Leases:
                     self._queue.set_visibility([(lease.message.receipt, seconds) for lease, seconds in batch])
             except QueueError as error:
                 self._metrics.service_error(QUEUE)
-                log.warning("not given back messages=%d error=%r", len(batch), str(error))
+                log.warning("not returned messages=%d error=%r", len(batch), str(error))
 
     def keep_alive(self, ended: threading.Event, liveness: ThreadLiveness) -> None:
-        """Heartbeats, until `ended`."""
-        # At rest all the time: it waits for the clock and for SQS, and each request has its limit.
+        """Sends heartbeats until `ended`."""
+        # Always idle: it only waits for the clock and for SQS, and each request has a timeout.
         with liveness.idle():
             while not ended.wait(self._visibility_seconds / _BEATS):
                 self.beat()
 
     def beat(self) -> None:
-        """Renews what is soon to become visible."""
+        """Renews leases that end soon."""
         soon = self._clock() + self._visibility_seconds * _RENEW_SHARE
         with self._lock:
             due = [receipt for receipt, until in self._until.items() if until <= soon]
         for batch in _batches(due):
             with self._visibility_lock:
                 with self._lock:
-                    # What has been let go meanwhile is not ours to hide.
+                    # Do not hide messages that were released in the meantime.
                     still = [receipt for receipt in batch if receipt in self._held]
                 if still:
                     self._renew(still)
@@ -138,7 +137,7 @@ class Leases:
             self._queue.set_visibility([(receipt, self._visibility_seconds) for receipt in receipts])
         except QueueError as error:
             self._metrics.service_error(QUEUE)
-            log.warning("no heartbeat messages=%d error=%r", len(receipts), str(error))
+            log.warning("heartbeat failed messages=%d error=%r", len(receipts), str(error))
             return
         with self._lock:
             for receipt in receipts:
@@ -152,7 +151,7 @@ class Leases:
                 return True
             except QueueError as error:
                 self._metrics.service_error(QUEUE)
-                # They come again, and the ledger then knows them.
+                # If they are delivered again, the ledger knows them.
                 log.warning("not deleted messages=%d attempt=%d error=%r", len(receipts), attempt, str(error))
                 if attempt < _DELETE_ATTEMPTS:
                     time.sleep(_DELETE_PAUSE_SECONDS)
@@ -165,7 +164,7 @@ class Leases:
                 self._until.pop(lease.message.receipt, None)
 
     def _forget(self, now: float) -> None:
-        """Takes the marks of messages that are long deleted off the ledger, many at a time."""
+        """Removes the marks of messages deleted long ago from the ledger, in groups."""
         drop_ids: list[str] = []
         while self._forgettable and self._forgettable[0][0] <= now and len(drop_ids) < _FORGET_GROUP:
             drop_ids += self._forgettable.popleft()[1]
@@ -173,13 +172,13 @@ class Leases:
             return
         try:
             self._ledger.forget(drop_ids)
-        except RedisUnavailable as error:
-            # They go with their day.
-            log.debug("not forgotten: %s", error)
+        except CacheUnavailable as error:
+            # The marks expire with their day.
+            log.debug("cannot forget deleted messages: %s", error)
 
 
 def too_long_in_hand(lease: Lease, now: float) -> bool:
-    """Whether SQS will soon refuse to keep it invisible, with enough time left for a download."""
+    """Whether to return the message: SQS soon refuses to keep it invisible. Leaves enough time for a download."""
     return now - lease.since > MAX_INVISIBLE_SECONDS / 2
 
 

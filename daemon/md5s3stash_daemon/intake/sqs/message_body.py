@@ -1,10 +1,10 @@
-"""What the body of a queue's message asks for. Pure; nothing in a body can make this raise anything but Unreadable.
+"""Parses the body of a message. Pure; whatever the body, it raises nothing but Unreadable.
 
     https://example.org/1.jpg                                         one URL
-    {"url": "https://...", "name": "...", "auth-profile": "museum"}   one, with what it is to be called, and a password
-    {"Records": [{"eventName": "ObjectCreated:Put", "s3": ...}]}      S3 says that an object landed in a bucket
+    {"url": "https://...", "name": "...", "auth-profile": "museum"}   one URL with a name and a password profile
+    {"Records": [{"eventName": "ObjectCreated:Put", "s3": ...}]}      S3's notification of an object in a bucket
 
-The last may come wrapped by SNS. A body never holds a credential: a profile is the name of one that the settings know.
+The last may be wrapped by SNS. A body never holds a credential: a profile is the name of one in the settings.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SHOWN_CHARACTERS = 100
 
 
 class Unreadable(Exception):
-    """The body asks for nothing that we know; the words say why."""
+    """The body is not a known request; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class UrlJob:
-    """A URL to stash. `line.fault` says why it is none that is ever fetched; empty if it is."""
+    """A URL to stash. `line.fault` is the reason why it is never fetched; empty if it may be."""
 
     line: Line
     name: str
@@ -42,7 +42,7 @@ class UrlJob:
 
 @dataclass(frozen=True, slots=True)
 class ObjectJob:
-    """An object in a bucket where objects are dropped."""
+    """An object in a drop bucket."""
 
     bucket: str
     key: str
@@ -56,12 +56,12 @@ Job = UrlJob | ObjectJob
 
 
 def parse_body(body: str) -> tuple[Job, ...]:
-    """The jobs, either one of a URL or some of objects; none where the message only tells that something is so."""
+    """The jobs: one for a URL, or one per object. Empty if there is nothing to stash. Raises Unreadable."""
     text = body.strip()
     if text.startswith("{"):
         return _of_json(_unwrapped(_json(text)))
     if not text or "\n" in text or not _SCHEME.match(text):
-        # Not shown: whoever wrote it may have put a password where none belongs.
+        # The text is not shown: it may contain a password.
         raise Unreadable("neither a URL nor JSON")
     return (_url_job(text, text, None),)
 
@@ -72,7 +72,7 @@ def _json(text: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise Unreadable("JSON, but no object")
+        raise Unreadable("JSON, but not an object")
     return found
 
 
@@ -84,15 +84,15 @@ def _unwrapped(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _of_json(found: Mapping[str, Any]) -> tuple[Job, ...]:
     if found.get("Event") == "s3:TestEvent":
-        # What S3 sends when a notification is set up.
+        # S3 sends this when a notification is configured.
         return ()
     if "Records" in found:
         return _object_jobs(found["Records"])
     unknown = found.keys() - {"url", "name", "auth-profile"}
     if unknown or "url" not in found:
-        # Strictly: a password in a key that we pass over would lie in a queue, and nobody would notice.
+        # Unknown keys are errors: if they were ignored, a password in one would stay in the queue unnoticed.
         wrong = ", ".join(sorted(map(repr, unknown))) or "no url"
-        raise Unreadable(f"keys are url, name and auth-profile; there is {wrong[:_SHOWN_CHARACTERS]}")
+        raise Unreadable(f"the keys must be url, name and auth-profile; found {wrong[:_SHOWN_CHARACTERS]}")
     url, name, profile = (_text(found, key) for key in ("url", "name", "auth-profile"))
     return (_url_job(url.strip(), name or url.strip(), profile or None),)
 
@@ -100,7 +100,7 @@ def _of_json(found: Mapping[str, Any]) -> tuple[Job, ...]:
 def _text(found: Mapping[str, Any], key: str) -> str:
     value = found.get(key) or ""
     if not isinstance(value, str) or (key != "url" and len(value) > MAX_NAME_CHARACTERS):
-        raise Unreadable(f"{key} is not a text of at most {MAX_NAME_CHARACTERS} characters")
+        raise Unreadable(f"{key} is not a string of at most {MAX_NAME_CHARACTERS} characters")
     return value
 
 
@@ -111,7 +111,7 @@ def _url_job(url: str, name: str, profile: str | None) -> UrlJob:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise Unreadable("the name is no Unicode text") from None
+        raise Unreadable("the name is not valid Unicode") from None
     return UrlJob(line_of(0, raw), name, profile)
 
 
@@ -122,17 +122,17 @@ def _object_jobs(records: Any) -> tuple[Job, ...]:
 
 
 def _object_job(record: Any) -> ObjectJob | None:
-    """None for an event that brings no object."""
+    """None for an event other than the creation of an object."""
     try:
         name, bucket, key = record["eventName"], record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
         if not name.removeprefix("s3:").startswith("ObjectCreated:"):
             return None
-        # S3 spells keys in notifications as in a query.
+        # In notifications, S3 encodes keys as in a query string.
         key = unquote_plus(key, errors="strict")
         size_bytes = len(key.encode())
     except (TypeError, KeyError, AttributeError, UnicodeError) as error:
         shown = ascii(str(error))[:_SHOWN_CHARACTERS]
-        raise Unreadable(f"a record that is no event of S3: {type(error).__name__}: {shown}") from error
+        raise Unreadable(f"a record is not an S3 event: {type(error).__name__}: {shown}") from error
     if not isinstance(bucket, str) or not _BUCKET.fullmatch(bucket) or not 0 < size_bytes <= _MAX_KEY_BYTES:
-        raise Unreadable("a record with an impossible bucket or key")
+        raise Unreadable("a record has an invalid bucket or key")
     return ObjectJob(bucket, key)

@@ -1,4 +1,4 @@
-"""What is done with one message: each of its jobs is stashed and judged as a line of a list is."""
+"""Handles one message: stashes the URL or the objects that it names, with the retry rules of URL lists."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from md5s3stash_daemon.runtime.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
 
-# host -> user name and password, by the name of the profile.
+# By profile name: host -> user name and password.
 Profiles = Mapping[str, Mapping[str, Auth]]
 
 
 @dataclass(frozen=True, slots=True)
 class ReturnMessage:
-    """The message is to come again after so many seconds."""
+    """Return the message to SQS, to be delivered again after `seconds`."""
 
     seconds: float
     reason: str
@@ -43,7 +43,7 @@ class ReturnMessage:
 
 @dataclass(frozen=True, slots=True)
 class Drops:
-    """Where objects are dropped: the store, the buckets that may be read, and how large an object may be."""
+    """Access to dropped objects: the store, the buckets that may be read, and the maximum size of an object."""
 
     store: ObjectStore
     buckets: tuple[str, ...]
@@ -70,7 +70,7 @@ class MessageHandler:
         self._drops = drops
 
     def handle(self, lease: Lease) -> list[Outcome] | ReturnMessage:
-        """An outcome for each job. Raises Stopped where the daemon stops first."""
+        """An outcome for each job, or ReturnMessage. Raises Stopped if the daemon stops first."""
         results = [self._do(job, message_drop_id(lease.message, number)) for number, job in enumerate(lease.jobs)]
         failed = [result for result in results if isinstance(result, TryAgain)]
         if not failed:
@@ -93,7 +93,7 @@ class MessageHandler:
     def _after_failure(
         self, lease: Lease, results: Sequence[Outcome | TryAgain], failed: Sequence[TryAgain]
     ) -> list[Outcome] | ReturnMessage:
-        """Give the message back, or be done with it where it has had all its attempts."""
+        """Returns the message, or fails its jobs if it has had all its attempts."""
         attempts = 0
         if any(again.counts for again in failed):
             try:
@@ -116,28 +116,28 @@ class MessageHandler:
         return ReturnMessage(max(delay, self._politeness.paused_seconds(lease.host)), failed[0].reason)
 
     def _auth(self, job: UrlJob) -> Auth | None:
-        """Raises SourceRefused where the message asks for a password that is not for this URL."""
+        """Raises SourceRefused if the message asks for a password that is not for this URL."""
         if job.auth_profile is None:
             return None
         by_host = self._profiles.get(job.auth_profile)
         if by_host is None:
             raise SourceRefused(f"auth-profile {job.auth_profile!r} is not among queue.auth_profiles")
         if urlsplit(job.line.url).scheme.lower() != "https":
-            raise SourceRefused("a password is sent over https alone")
+            raise SourceRefused("passwords are sent over https only")
         auth = by_host.get(job.line.host)
         if auth is None:
-            # Whoever writes messages must not choose who is told a password.
+            # The author of a message must not choose which host gets a password.
             raise SourceRefused(f"auth-profile {job.auth_profile!r} has no entry for {job.line.host}")
         return auth
 
     def _stash_object(self, job: ObjectJob, drop_id: str) -> Outcome:
         if job.bucket not in self._drops.buckets:
-            # The role may be able to read more buckets than whoever writes messages should.
+            # The role may have access to more buckets than the author of a message.
             raise SourceRefused(f"the bucket {job.bucket} is not among queue.drop_buckets")
         with tempfile.NamedTemporaryFile(prefix="md5s3stash-drop-") as file:
             sink = _Stoppable(file.file, self._runtime.shutdown)
             if self._drops.store.download(ObjectAddress(job.bucket, job.key), sink, self._drops.max_bytes) is None:
-                raise SourceNotFound("there is no such object any more")
+                raise SourceNotFound("the object no longer exists")
             file.flush()
             outcome = self.stasher.stash(file.name, drop_id)
         reports = tuple(report._replace(url=job.name) for report in outcome.reports)
@@ -145,7 +145,7 @@ class MessageHandler:
 
 
 class _Stoppable:
-    """A file that takes no more once the daemon's time is over."""
+    """A file that raises Stopped on writes after the shutdown deadline."""
 
     def __init__(self, file: IO[bytes], stop: Shutdown) -> None:
         self._file = file
@@ -157,13 +157,13 @@ class _Stoppable:
 
 
 def read_profiles(entries: Sequence[str]) -> Profiles:
-    """The profiles of `queue.auth_profiles`. Raises SettingsError with a line for each that cannot be read."""
+    """The profiles of `queue.auth_profiles`. Raises SettingsError with a line for each unreadable one."""
     profiles: dict[str, Mapping[str, Auth]] = {}
     faults = Faults()
     for entry in entries:
         name, _, file = entry.partition("=")
         with faults.noted():
-            # A `default` entry would be for any host, and is passed over.
+            # A `default` entry would apply to any host, so it is ignored.
             profiles[name] = Passwords.from_options(None, None, file, {}).by_host
     faults.tell()
     return profiles

@@ -1,7 +1,7 @@
-"""The ledger of a queue's messages, which all daemons of a fleet share: a message that comes twice is logged once.
+"""The ledger of messages, shared by all daemons of a fleet: a message that is delivered twice is logged once.
 
-The mark of a message is kept by the day that it was sent on, and the marks of a day go when no message of that day can
-be in a queue any more. Most go sooner: see `Leases`.
+The marks of messages are grouped by the day on which they were sent. Those of a day expire when no message of that day
+can still be in a queue. Most are removed earlier: see `Leases`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEPT_DAYS = MAX_RETENTION_SECONDS // _DAY_SECONDS + 2
 
 
 def message_drop_id(message: Message, job: int) -> str:
-    """Names one job of one message, wherever and however often it is delivered."""
+    """Identifies one job of one message, the same for every delivery and box."""
     return f"{int(message.sent_seconds) // _DAY_SECONDS}:{message.id}" + (f"#{job}" if job else "")
 
 
@@ -51,15 +51,15 @@ class QueueLedger:
             self._ledger(day).forget(list(of_day))
 
     def remembered(self) -> list[str]:
-        """Nobody asks: the marks go by themselves."""
+        """Not needed here: the marks expire."""
         return []
 
     def probe(self) -> None:
         self._ledger(str(int(time.time()) // _DAY_SECONDS)).probe()
 
     def count_attempt(self, drop_id: str) -> int:
-        """One more failed attempt of a message, on whichever box; how many there are now. Deliveries do not tell: each
-        box that stops gives back what it holds.
+        """Counts a failed attempt of a message on any box; returns the total. The number of deliveries is not the same:
+        it also grows when a box that stops returns its messages.
         """
         key = f"{self._prefix}:attempts:queue-{drop_id.partition(':')[0]}"
         attempts = self._call("HINCRBY", key, drop_id, 1)

@@ -1,6 +1,6 @@
-"""Is this EC2 instance to be taken away soon? The metadata service (IMDSv2) is asked every few seconds.
+"""Polls the instance metadata service (IMDSv2) for notice that this EC2 instance will be terminated.
 
-Spot tells two minutes ahead; an Auto Scaling group tells the state that it wants, as long as a lifecycle hook waits.
+Spot gives two minutes' notice; an Auto Scaling group publishes the target state while a lifecycle hook waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-# AWS recommends this pace for spot notices.
+# The interval that AWS recommends for spot notices.
 POLL_SECONDS = 5.0
 
 _ANSWER_SECONDS = 2.0
@@ -23,19 +23,19 @@ _TOKEN_SECONDS = 21_600
 _MAX_ANSWER_BYTES = 4096
 _LEAVING_STATES = ("Terminated", "Stopped", "Hibernated")
 
-# No proxy knows the way to the metadata service.
+# The metadata service cannot be reached through a proxy.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Metadata:
-    """What the metadata service tells. For one thread."""
+    """A client of the metadata service. For one thread."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self._token: str | None = None
 
     def notice(self) -> str | None:
-        """Why the instance is to go, in words; None where nothing says so, or nobody answers."""
+        """The reason for the termination, as text; None if there is no notice, or the service does not answer."""
         try:
             spot = self._get("spot/instance-action")
             if spot is not None:
@@ -47,7 +47,7 @@ class Metadata:
         return f"Auto Scaling: target state {state}" if state in _LEAVING_STATES else None
 
     def _get(self, path: str) -> str | None:
-        """None where there is no such thing, which is the usual answer."""
+        """None if the path does not exist, which is the usual case."""
         for _ in range(2):
             self._token = self._token or self._ask(
                 "PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
@@ -57,7 +57,7 @@ class Metadata:
             except urllib.error.HTTPError as error:
                 if error.code != 401:
                     return None
-                # The token's time is over.
+                # The token has expired.
                 self._token = None
         return None
 
@@ -71,11 +71,11 @@ class Metadata:
 def watch_for_notice(
     metadata: Metadata, leave: Callable[[], object], ending: threading.Event, poll_seconds: float = POLL_SECONDS
 ) -> None:
-    """Calls `leave` once the instance is to go; returns then, or when `ending` is set."""
+    """Calls `leave` after a termination notice; returns then, or when `ending` is set."""
     while not ending.wait(poll_seconds):
         notice = metadata.notice()
         if notice is not None:
-            log.warning("leaving: no more messages are taken reason=%r", notice)
+            log.warning("leaving: receiving no more messages reason=%r", notice)
             leave()
             return
 
