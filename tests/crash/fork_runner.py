@@ -6,9 +6,9 @@ gets SIGKILL right before the n-th call of it or its workers that changes a file
 `of_worker` the worker process alone that is about to make it. Between two such calls nothing changes that a crash could
 leave behind, so "before each" is every crash there is.
 
-The spool's reserve has two files for moves and two for reports, in place of 128 and 128. One call makes each spare file, and a
-crash before it leaves the files before it: the first and the second time show what any other would. `make soak` makes
-all of them (CRASH_SPARES).
+The spool's reserve has two files for moves and two for reports, in place of 128 and 128. One call makes each spare
+file, and a crash before it leaves the files before it: the first and the second time show what any other would. `make
+soak` makes all of them (CRASH_SPARES).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class BatchedCache(RedisDict):
         """Prefetches these in one request. Entries that are never read stay, so the caller must bound them."""
         try:
             found = self._call("HMGET", *fields) if fields else []
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             # Each entry is then fetched alone, and reports its own error.
             log.debug("not read ahead: %s", error)
             return

@@ -57,29 +57,16 @@ settings are wrong, 130 interrupted.
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return _run(build_parser().parse_args(argv))
-    except StashError as error:
-        for line in str(error).splitlines():
-            _complain(line)
-        return _leave(error.exit_code)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
-        return _leave(1)
-    except KeyboardInterrupt:
-        _complain("interrupted: run the same command to resume (needs a cursor file)")
-        return _leave(INTERRUPTED)
+    return console.run(
+        PROGRAM,
+        lambda: _run(build_parser().parse_args(argv)),
+        interrupted="interrupted: run the same command to resume (needs a cursor file)",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = Parser(
-        prog=PROGRAM,
-        description="send a list of URLs to the queue of md5s3stashd",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.Parser(prog=PROGRAM, description="send a list of URLs to the queue of md5s3stashd", epilog=_EPILOG)
     parser.add_argument("list", metavar="LIST", help="file with one URL per line; - reads standard input")
     parser.add_argument("--queue", metavar="URL", help="URL of the queue (default: the setting queue.url)")
     parser.add_argument("--auth-profile", metavar="NAME", help="the daemons' password profile for all of these URLs")
@@ -140,7 +127,7 @@ class Enqueuing:
         from md5s3stash.batch import in_order
 
         if self._done.lines:
-            print(f"{PROGRAM}: resuming after line {self._done.lines:,}", file=stream)
+            console.complain(f"resuming after line {self._done.lines:,}")
         begun, written = time.monotonic(), time.monotonic()
         with (
             state_display(self._state, stream, unit="URLs") as paused,
@@ -160,7 +147,7 @@ class Enqueuing:
         if self._cursor_file:
             self._cursor_file.remove()
         seconds = time.monotonic() - begun
-        print(f"sent {self._done.urls:,} URLs; {self._done.faults:,} lines were not URLs ({seconds:,.0f} s)")
+        console.write(f"sent {self._done.urls:,} URLs; {self._done.faults:,} lines were not URLs ({seconds:,.0f} s)")
         return 1 if self._done.faults else 0
 
     def _batches(self) -> Iterator[SqsBatch]:
@@ -232,18 +219,6 @@ def _jobs(value: str) -> int:
         return int(whole_number(1, 64)(value))
     except ValueError as error:
         raise SettingsError(f"--jobs {value!r}: {error}") from None
-
-
-def _complain(message: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.buffer.write(os.fsencode(f"{PROGRAM}: {escaped(message)}\n"))
-        sys.stderr.buffer.flush()
-
-
-def _leave(status: int) -> int:
-    """Ends the process without waiting for threads that may be blocked on a connection."""
-    sys.stdout.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -297,5 +297,5 @@ def forget_gone(ledger: Ledger, spool: Spool) -> None:
             gone = [drop_id for drop_id in gone if not holds(drop_id.rpartition("#")[0]) and not holds(drop_id)]
         if gone:
             ledger.forget(gone)
-    except CacheUnavailable as error:
+    except RedisUnavailable as error:
         log.debug("cannot forget removed files: %s", error)

@@ -172,7 +172,7 @@ class Leases:
             return
         try:
             self._ledger.forget(drop_ids)
-        except CacheUnavailable as error:
+        except RedisUnavailable as error:
             # The marks expire with their day.
             log.debug("cannot forget deleted messages: %s", error)
 
