@@ -71,7 +71,8 @@ def subcommands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse
     """Each by its name, in the order in which they were added."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            yield from action.choices.items()
+            # An alias names a parser again.
+            yield from ((name, added) for name, added in action.choices.items() if added.prog.endswith(f" {name}"))
 
 
 def shown_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:

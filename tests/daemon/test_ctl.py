@@ -119,14 +119,20 @@ def failed(spool: Spool, name: str, reason: str = "no good", data: bytes = b"x")
     return spool.fail(claimed(spool, name, data), "SourceRefused", reason)
 
 
-def queue(site: Site, *arguments: str) -> list[dict[str, object]]:
-    done = run(site, "queue", "--json", *arguments)
+def listed(site: Site, *arguments: str) -> list[dict[str, object]]:
+    done = run(site, "list", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def test_queue_is_an_older_name_of_list(site: Site) -> None:
+    claimed(Spool(site.spool), "x")
+
+    assert run(site, "queue", "--json").stdout == run(site, "list", "--json").stdout != ""
+
+
 def states(site: Site) -> list[tuple[object, object]]:
-    return sorted((item["state"], item["name"]) for item in queue(site))
+    return sorted((item["state"], item["name"]) for item in listed(site))
 
 
 # status
@@ -209,7 +215,7 @@ def test_queue_lists_each_state_with_what_is_known_of_the_file(site: Site, spool
     held = spool.hold(deferred(spool, "four"))
     failed(spool, "five", "because")
 
-    found = {item["name"]: item for item in queue(site)}
+    found = {item["name"]: item for item in listed(site)}
 
     assert held is not None
     assert {name: item["state"] for name, item in found.items()} == {
@@ -223,20 +229,20 @@ def test_queue_lists_each_state_with_what_is_known_of_the_file(site: Site, spool
     assert (found["three"]["due"], found["three"]["attempts"]) == (LATER, 1)
     assert (found["four"]["due"], found["four"]["attempts"]) == (None, 1)
     assert found["five"]["reason"] == "because"
-    assert [item["name"] for item in queue(site, "--state", "failed", "--state", "hold")] == ["four", "five"]
-    assert len(queue(site, "--limit", "2")) == 2
+    assert [item["name"] for item in listed(site, "--state", "failed", "--state", "hold")] == ["four", "five"]
+    assert len(listed(site, "--limit", "2")) == 2
 
 
 def test_queue_prints_names_of_any_bytes_on_one_line_each(site: Site, spool: Spool) -> None:
     for name in ODD_NAMES:
         failed(spool, os.fsdecode(name))
 
-    table = run(site, "queue").stdout
+    table = run(site, "list").stdout
 
     assert len(table.splitlines()) == 1 + 2 * len(ODD_NAMES)
     assert table.replace("\n", "").isprintable()
     assert r"\xff\xfe.txt" in table
-    assert {os.fsencode(str(item["name"])) for item in queue(site)} == set(ODD_NAMES)
+    assert {os.fsencode(str(item["name"])) for item in listed(site)} == set(ODD_NAMES)
 
 
 @pytest.mark.parametrize("columns", [50, 80, 133])
@@ -247,7 +253,7 @@ def test_queue_fits_the_terminal_and_keeps_both_ends_of_a_name(site: Site, spool
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     try:
         process = subprocess.run(
-            [*PROGRAM, "queue"], env={**os.environ, **site.environment()}, stdout=child, timeout=30, check=True
+            [*PROGRAM, "list"], env={**os.environ, **site.environment()}, stdout=child, timeout=30, check=True
         )
         shown = os.read(parent, 65536).decode()
     finally:
@@ -266,7 +272,7 @@ def test_queue_fits_the_terminal_and_keeps_both_ends_of_a_name(site: Site, spool
 def test_queue_into_a_closed_pipe_ends_quietly(site: Site, spool: Spool, files: int) -> None:
     for number in range(files):
         failed(spool, f"{number}" + "x" * 200, "y" * 4000)
-    with running(site, "queue") as process:
+    with running(site, "list") as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.wait(20) == 1
@@ -627,8 +633,8 @@ def test_export_of_many_names_comes_in_batches_and_misses_none(site: Site) -> No
     [
         ([], {}, "COMMAND"),
         (["frobnicate"], {}, "invalid choice"),
-        (["queue", "--state", "lost"], {}, "invalid choice"),
-        (["queue", "--limit", "-1"], {}, "not a whole number"),
+        (["list", "--state", "lost"], {}, "invalid choice"),
+        (["list", "--limit", "-1"], {}, "not a whole number"),
         (["log", "--count", "many"], {}, "not a whole number"),
         (["retry"], {}, "either names or --all"),
         (["hold", "--all", "x"], {}, "either names or --all"),
@@ -658,7 +664,7 @@ def test_redis_that_is_down_is_one_line_and_status_one(site: Site, command: list
 
 
 def test_a_directory_that_is_no_spool_is_told(site: Site) -> None:
-    done = run(site, "queue", SPOOL_DIR=str(site.directory))
+    done = run(site, "list", SPOOL_DIR=str(site.directory))
 
     assert done.returncode == 1
     assert "is not a spool directory" in done.stderr

@@ -435,7 +435,7 @@ def test_what_a_power_cut_has_left_empty_is_never_recorded_as_the_empty_file(
         wait_until(lambda: metrics_of(port)["md5s3stash_spool_damaged_files{}"] == 1, "a metric")
         for name, value in {**site.environment(), "MD5S3STASH_HTTP_PORT": str(port)}.items():
             monkeypatch.setenv(name, value)
-        ctl(["queue", "--state", "hold"])
+        ctl(["list", "--state", "hold"])
         assert "a power cut may have damaged it: it is empty" in capsys.readouterr().out
         ctl(["status"])
         assert "A power cut may have damaged 1 in hold/" in capsys.readouterr().out

@@ -69,8 +69,8 @@ def test_a_box_of_any_name_is_listed_recovered_and_its_file_tried(box: bytes, st
         Path(os.fsdecode(folder), "a.txt").write_bytes(b"a")
 
         [item] = status.items(spool, [state])
-        status.print_queue(spool, [state], None, 0.0, as_json=True)
-        status.print_queue(spool, [state], None, 0.0, as_json=False)
+        status.print_files(spool, [state], None, 0.0, as_json=True)
+        status.print_files(spool, [state], None, 0.0, as_json=False)
         assert item.name == "a.txt"
         assert spool.find(state, "a.txt") != []
         command = {ACTIVE: None, DEFERRED: moves.retry, HOLD: moves.release}[state]
@@ -115,8 +115,8 @@ def check_report(content: bytes, name: bytes) -> None:
 
         [failure] = failures(spool)
         assert [found.name for found in newest_failures(spool, 5, 100)] == [failure.name]
-        status.print_queue(spool, [FAILED], None, 0.0, as_json=True)
-        status.print_queue(spool, [FAILED], None, 0.0, as_json=False)
+        status.print_files(spool, [FAILED], None, 0.0, as_json=True)
+        status.print_files(spool, [FAILED], None, 0.0, as_json=False)
         moves.move_all(spool, moves.retry(spool))
 
         below = [path for state in STATES for path in Path(spool.path_of(state)).rglob("*") if path.is_file()]
@@ -245,7 +245,7 @@ def test_names_of_any_bytes_are_stashed_and_recorded_under_the_same_bytes(
         }
         assert site.files("failed") == []
         page = requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
-        for shown in (daemon.output(), page, ctl(site, "log"), ctl(site, "queue"), ctl(site, "status")):
+        for shown in (daemon.output(), page, ctl(site, "log"), ctl(site, "list"), ctl(site, "status")):
             assert all(line.isprintable() for line in shown.split("\n"))
             assert "\u202e" not in shown
         assert "<img src=x" not in page
@@ -262,7 +262,7 @@ def test_names_of_any_bytes_that_wait_are_listed_on_a_line_each(
     for name in HOSTILE_NAMES:
         Path(os.fsdecode(os.path.join(os.fsencode(site.incoming), name))).write_bytes(b"x")
 
-    lines = ctl(site, "queue").rstrip("\n").split("\n")
+    lines = ctl(site, "list").rstrip("\n").split("\n")
 
     assert len(lines) == 1 + len(HOSTILE_NAMES)
     assert all(line.isprintable() for line in lines)

@@ -91,7 +91,7 @@ LAYERS = {
     "intake.lists": {"config", "runtime", "disk", "spool", "ledger", "downloads"},
     "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
     "enqueue": {"config", "downloads", "intake.sqs"},
-    "ctl": {"config", "runtime", "disk", "spool", "power_cut", "ledger", "fixity"},
+    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity"},
     "web": {"config", "runtime", "spool", "ledger", "monitoring"},
 }
 

@@ -90,7 +90,7 @@ def test_help_shows_an_example(called: str, parser: argparse.ArgumentParser) -> 
     assert "examples:" in parser.format_help()
 
 
-# `md5s3stashctl queue --json | ...` in a block of a page, with variables or a prompt before it; the runbook calls the
+# `md5s3stashctl list --json | ...` in a block of a page, with variables or a prompt before it; the runbook calls the
 # operator's tool by a function of its own.
 _CALL = re.compile(r"^(?: {4,}\$? ?|\$ ?)?(?:[A-Z_]+=\S+ )*(stashctl|md5s3stash[a-z-]*) +([^\n]*)", re.MULTILINE)
 _BLOCK = re.compile(r"^```\w*\n.*?^```$|(?:^ {4}.*\n)+", re.MULTILINE | re.DOTALL)
@@ -227,8 +227,8 @@ def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ("typed", "called"),
     [
         ("md5s3stashctl rel\t", "release"),
-        ("md5s3stashctl queue --sta\t", "queue --state"),
-        ("md5s3stashctl queue --state fai\t", "queue --state failed"),
+        ("md5s3stashctl list --sta\t", "list --state"),
+        ("md5s3stashctl list --state fai\t", "list --state failed"),
         ("md5s3stash --bucket_s\t", "--bucket_scheme"),
         ("md5s3stash --bucket_scheme mul\t", "--bucket_scheme multibucket"),
         ("md5s3stash phot\t", "photograph.tif"),

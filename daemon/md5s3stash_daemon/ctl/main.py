@@ -71,9 +71,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Run, help: str, *examples: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Run, help: str, *examples: str, aliases: Sequence[str] = ()) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
+            aliases=aliases,
             help=help,
             description=help,
             epilog="\n".join(("examples:", *(f"  {PROGRAM} {name} {example}".rstrip() for example in examples))),
@@ -86,10 +87,11 @@ def build_parser() -> argparse.ArgumentParser:
     status = command("status", _status, "is the daemon running, what lies in the spool, does Redis answer", "--json")
     _add_json(status)
 
-    queue = command("queue", _queue, "list the files in the spool", "--state failed --limit 20")
-    queue.add_argument("--state", choices=STATES, action="append", help="only this state; may be given again")
-    queue.add_argument("--limit", type=_count, metavar="N", help="show at most N files")
-    _add_json(queue)
+    # `queue` was its name until a queue was SQS alone: to be dropped with the next release.
+    files = command("list", _list, "list the files in the spool", "--state failed --limit 20", aliases=["queue"])
+    files.add_argument("--state", choices=STATES, action="append", help="only this state; may be given again")
+    files.add_argument("--limit", type=_count, metavar="N", help="show at most N files")
+    _add_json(files)
 
     _add_names(command("retry", _retry, "drop failed files again, and retry deferred ones now", "album/1.tif", "--all"))
     _add_names(command("hold", _hold, "hold files that are in incoming/ or deferred/", "album/1.tif"))
@@ -182,9 +184,9 @@ def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
     return found.is_fine
 
 
-def _queue(arguments: argparse.Namespace, settings: Settings) -> bool:
+def _list(arguments: argparse.Namespace, settings: Settings) -> bool:
     states = [state for state in STATES if state in (arguments.state or STATES)]
-    status.print_queue(_spool(settings), states, arguments.limit, time.time(), arguments.json)
+    status.print_files(_spool(settings), states, arguments.limit, time.time(), arguments.json)
     return True
 
 

@@ -67,7 +67,7 @@ def items(spool: Spool, states: Sequence[str]) -> Iterator[Item]:
                 yield Item(state, entry.name, _since(entry, found), due, entry.attempts, found.st_size, reason)
 
 
-def print_queue(spool: Spool, states: Sequence[str], limit: int | None, now: float, as_json: bool) -> None:
+def print_files(spool: Spool, states: Sequence[str], limit: int | None, now: float, as_json: bool) -> None:
     """One line a file, in order of the states; failed ones with the reason below."""
     columns = console.terminal_columns()
     if not as_json:
