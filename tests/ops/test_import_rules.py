@@ -156,9 +156,7 @@ def test_the_map_of_the_inside_shows_these_layers_and_names_no_module_that_is_go
         name: sorted(others) for name, others in LAYERS.items()
     }
     assert len(modules) > 30
-    assert [
-        name for name in sorted(modules) if not any((root / name).exists() for root in [REPOSITORY, *PACKAGES.values()])
-    ] == []
+    assert [name for name in sorted(modules) if not any((root / name).exists() for root in roots)] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
