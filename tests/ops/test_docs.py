@@ -9,8 +9,9 @@ import pytest
 
 from manual.links import faults
 from manual.pictures import examples
+from tests.support.servers import REPOSITORY
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = REPOSITORY / "docs"
 _TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -41,6 +42,15 @@ def test_every_picture_is_shown_and_every_one_that_is_shown_is_there() -> None:
 
     assert shown == there
     assert there > {name for name, _, _ in examples()} > {"clip.jpg"}
+
+
+def test_every_test_that_the_architecture_names_is_there() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = {f"{name}.py" for name in re.findall(r"`([\w/]*\btest_\w+)`", page)}
+    places = (REPOSITORY, REPOSITORY / "tests/daemon", REPOSITORY / "tests/thumbnailer")
+
+    assert len(named) > 40
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 
 
 @pytest.mark.parametrize(
