@@ -73,19 +73,8 @@ def measure(plan: Plan, peers: Sequence[Peer] | None = None) -> Results:
 
 def table(results: Results) -> str:
     """Files a second, and what the daemon's are to each peer's."""
-    rounds, files = results.rounds, results.files
-    columns = ("client", ">files/s", ">daemon to it", ">CPU s per 1,000 files", ">peak MiB")
-    rows = [
-        (
-            name,
-            f"{files / rounds.seconds(name):,.0f}",
-            page.times(rounds.times_as_fast(OURS, name)),
-            f"{1000 * rounds.cpu_seconds(name) / files:.2f}",
-            f"{rounds.peak_mib(name):,.0f}",
-        )
-        for name in rounds.costs
-    ]
-    return page.table(columns, rows)
+    rounds = results.rounds
+    return page.rates(rounds, results.files, "daemon to it", lambda name: rounds.times_as_fast(OURS, name))
 
 
 def aims(results: Results) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from bench.timing import Rounds
+
 
 class Figures(NamedTuple):
     """What a benchmark found: table and limits, and what the page folds away."""
@@ -85,6 +87,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     rules = ["---:" if column.startswith(">") else "---" for column in columns]
     lines = [f"| {' | '.join(names)} |", f"|{'|'.join(rules)}|"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def rates(rounds: Rounds, files: int, compared: str, ratio: Callable[[str], float | None]) -> str:
+    """A row for each client that stored so many files; `compared` names the column of the ratio."""
+    rows = [
+        (
+            name,
+            f"{files / rounds.seconds(name):,.0f}",
+            times(ratio(name)),
+            f"{1000 * rounds.cpu_seconds(name) / files:.2f}",
+            f"{rounds.peak_mib(name):,.0f}",
+        )
+        for name in rounds.costs
+    ]
+    return table(("client", ">files/s", f">{compared}", ">CPU s per 1,000 files", ">peak MiB"), rows)
 
 
 def times(ratio: float | None) -> str:

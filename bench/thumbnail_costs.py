@@ -13,6 +13,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,8 @@ def bare_thumbnail(path: Path, shape: Shape) -> bytes:
 
 def bare_cpu_milliseconds(paths: Sequence[Path], shape: Shape) -> float:
     """Of a thumbnail, in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_bare_milliseconds, (paths, shape))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_bare_milliseconds, paths, shape).result()
 
 
 def _bare_milliseconds(paths: Sequence[Path], shape: Shape) -> float:

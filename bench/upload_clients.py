@@ -215,18 +215,8 @@ def describe_package(package: str) -> str:
 
 
 def table(plan: Plan, rounds: Rounds) -> str:
-    columns = ("client", ">files/s", ">to boto3", ">CPU s per 1,000 files", ">peak MiB")
-    rows = [
-        (
-            name,
-            f"{plan.files / rounds.seconds(name):,.0f}",
-            page.times(rounds.times_as_fast(name, BASE)),
-            f"{1000 * rounds.cpu_seconds(name) / plan.files:.2f}",
-            f"{rounds.peak_mib(name):.0f}",
-        )
-        for name in rounds.costs
-    ]
-    return page.table(columns, rows)
+    """Files a second, and what they are to boto3's."""
+    return page.rates(rounds, plan.files, "to boto3", lambda name: rounds.times_as_fast(name, BASE))
 
 
 def report(plan: Plan) -> page.Figures:

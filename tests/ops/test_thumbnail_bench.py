@@ -10,16 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from bench import process_tree, thumbnail_costs
-from bench.http_load import Job
+from bench import process_tree, thumbnail_costs, thumbnails
+from bench.http_load import Job, Load
 from bench.http_load import run as run_load
 from bench.picture_corpus import KINDS, photograph
-from bench.thumbnail_quality import quality, reference, ssim
-from bench.thumbnail_servers import Shape
+from bench.thumbnail_quality import Quality, quality, reference, ssim
+from bench.thumbnail_servers import OURS_WITH_COPIES, Shape
 from bench.thumbnails import SHAPES
 from tests.support.servers import REPOSITORY
 
@@ -131,6 +132,34 @@ def test_the_dearest_kind_is_told_beside_the_corpus_as_it_is_mixed() -> None:
     aims = thumbnail_costs.aims(costs)
     assert f"{SHAPES[0]}, the dearest kind ({KINDS[3].name}): 2.70 times the bare parts, missed" in aims
     assert f"{SHAPES[1]}, the dearest kind" in aims
+
+
+def test_bare_parts_are_measured_in_a_process_of_their_own(tmp_path: Path) -> None:
+    photograph((1200, 800), seed="bare").save(tmp_path / "one.jpg")
+    assert thumbnail_costs.bare_cpu_milliseconds([tmp_path / "one.jpg"] * 20, SHAPES[0]) > 0.1
+
+
+def test_servers_are_compared_in_rate_and_in_the_slowest_of_a_hundred() -> None:
+    rates = {"md5s3stash": 40.0, OURS_WITH_COPIES: 130.0, "pilbox": 10.0, "sharp alone": 32.0}
+    phases = {
+        thumbnails.Case(name, shape, level): [thumbnails.Phase(Load(rate, [1000 / rate], [], 0.0), 0.02)]
+        for name, rate in rates.items()
+        for shape in SHAPES
+        for level in thumbnails.LEVELS
+    }
+    qualities = {(name, shape): Quality(10_000, 0.95, 0.93) for name in rates for shape in SHAPES}
+    versions = dict.fromkeys(rates, "1.0")
+    results = thumbnails.Results(versions, {}, qualities, phases, dict.fromkeys(rates, 300.0), [], rounds=1)
+
+    assert f"| {SHAPES[0]}, 8 clients | 40.0, 25 | 130.0, 8 | 10.0, 100 | 32.0, 31 |" in thumbnails.table(results)
+    assert thumbnails.aims(results).splitlines() == [
+        f"- {SHAPES[0]}, 8 clients, md5s3stash: the rate to pilbox's: 4.00 times, reached.",
+        f"- {SHAPES[0]}, 8 clients, {OURS_WITH_COPIES}: the rate to pilbox's: 13.0 times, reached.",
+        f"- {SHAPES[0]}, the least of all levels: the rate to that of any other: 1.25 times, reached.",
+        f"- {SHAPES[0]}, the least of all levels: p99 of any other to ours: 1.25 times, reached.",
+    ]
+    one = "20.0 | 10,000 | 0.950 | 0.930"
+    assert f"| pilbox | {one} | {one} | 300 |" in thumbnails.server_table(results)
 
 
 def _jpeg(picture: Image.Image, quality: int = 95) -> bytes:
