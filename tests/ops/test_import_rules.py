@@ -137,6 +137,15 @@ def test_each_folder_of_the_daemon_imports_only_those_below_it() -> None:
     assert {(folder, other) for folder, others in LAYERS.items() for other in others} == between
 
 
+def test_each_folder_says_in_a_line_what_it_may_import() -> None:
+    directory = PACKAGES["md5s3stash_daemon"]
+    said = {name: (directory.joinpath(*name.split(".")) / "__init__.py").read_text().splitlines() for name in LAYERS}
+    allowed = {name: ", ".join(other for other in LAYERS if other in LAYERS[name]) or "core alone" for name in LAYERS}
+
+    assert {name: lines for name, lines in said.items() if len(lines) != 1} == {}
+    assert {name: line for name, [line] in said.items() if not line.endswith(f' Imports {allowed[name]}."""')} == {}
+
+
 def test_the_folders_of_the_daemon_are_layers() -> None:
     left = {folder: set(others) for folder, others in LAYERS.items()}
     while lowest := {folder for folder, others in left.items() if not others}:

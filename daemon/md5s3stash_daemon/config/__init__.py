@@ -1,1 +1,1 @@
-"""Settings: read, checked, reloaded. Imports only core."""
+"""Settings: read, checked, reloaded. Imports spool."""

@@ -1,1 +1,1 @@
-"""Files and folders below a directory that others write to. Imports only core."""
+"""Files and folders below a directory that others write to. Imports core alone."""

@@ -1,1 +1,1 @@
-"""Fetching URLs, for lists and SQS. Imports runtime, spool, ledger and monitoring."""
+"""Fetching URLs, for lists and SQS. Imports config, runtime, ledger."""

@@ -1,1 +1,1 @@
-"""The program `md5s3stash-enqueue`."""
+"""The program `md5s3stash-enqueue`. Imports config, downloads, intake.sqs."""

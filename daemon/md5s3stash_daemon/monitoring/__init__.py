@@ -1,1 +1,1 @@
-"""Counters, metrics, health, systemd. Imports runtime, spool and ledger."""
+"""Counters, metrics, health, systemd. Imports runtime, spool, power_cut, ledger."""

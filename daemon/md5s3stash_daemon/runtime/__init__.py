@@ -1,1 +1,1 @@
-"""What every part of a long-running process uses. Imports only core."""
+"""What every part of a long-running process uses. Imports core alone."""

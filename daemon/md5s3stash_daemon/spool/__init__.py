@@ -1,1 +1,1 @@
-"""The spool: directories are states, a rename is the transition. Imports only core."""
+"""The spool: directories are states, a rename is the transition. Imports disk."""

@@ -1,1 +1,1 @@
-"""The HTTP port: /healthz, /metrics and the status page. Imports no intake."""
+"""The HTTP port: /healthz, /metrics and the status page. Imports config, runtime, spool, ledger, monitoring."""

@@ -1,1 +1,1 @@
-"""Dropped lists of URLs."""
+"""Dropped lists of URLs. Imports config, runtime, disk, spool, ledger, downloads."""
