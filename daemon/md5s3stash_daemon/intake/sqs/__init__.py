@@ -1,1 +1,1 @@
-"""Messages from an SQS queue; the only importer of boto3 in the daemon. Imports config, runtime, ledger, monitoring, downloads."""
+"""Messages from an SQS queue; the daemon's only boto3. Imports config, runtime, ledger, monitoring, downloads."""
