@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # commit costs each process several times as much as a file. A single file is not delayed.
 LINGER_SECONDS = 0.02
 
-# Delay before a file is retried whose failure could not be written to a full disk.
+# Retry delay of a file whose failure could not be written to a full disk.
 FAIL_AGAIN_SECONDS = 60.0
 
 

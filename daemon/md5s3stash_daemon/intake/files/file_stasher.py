@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Files of one request to the ledger, at most.
+# At most this many files per request to the ledger.
 CHUNK_FILES = 64
 
 

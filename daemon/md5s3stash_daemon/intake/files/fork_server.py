@@ -1,8 +1,8 @@
 """Forks worker processes from a process without threads.
 
-The daemon has threads, and a fork of such a process would keep the locks that they hold for ever. So the daemon forks a
-fork server before it starts any thread. The fork server has everything imported, and only forks workers on request;
-workers share its memory until they write to it.
+The daemon has threads, and any lock that one of them holds during a fork would stay locked in the child. So the daemon
+forks a fork server before it starts any thread. The fork server has everything imported, and only forks workers on
+request; workers share its memory until they write to it.
 
 No process is left behind: the kernel kills the fork server when the daemon dies, and the workers when the fork server
 dies.
@@ -63,7 +63,7 @@ class ForkServer:
         self._control.settimeout(_ANSWER_SECONDS)
 
     def start(self) -> tuple[Connection, int]:
-        """Starts a worker; the daemon's end of its connection, and its process id. Raises ForkServerGone."""
+        """Starts a worker; returns the daemon's end of its connection, and its pid. Raises ForkServerGone."""
         try:
             self._control.sendall(_ORDER)
             pid, descriptors, _, _ = socket.recv_fds(self._control, 20, 1)

@@ -118,7 +118,7 @@ class WorkerSupervisor:
             return self._changed.wait_for(lambda: not any(worker.entries for worker in self._workers), timeout_seconds)
 
     def hand_out(self, entries: Sequence[Entry]) -> None:
-        """Gives claimed files to the idlest worker. Call after `wait_for_room`, from the same thread."""
+        """Gives claimed files to the least busy worker. Call after `wait_for_room`, from the same thread."""
         with self._changed:
             worker = self._idlest()
             if worker is not None:

@@ -191,7 +191,7 @@ def _size_of(entry: Entry) -> int:
 
 
 class _Outbox:
-    """Sends reports to the daemon: collects results while a report is being sent, and sends one at least regularly."""
+    """Sends reports to the daemon, each with all results since the last one, and at least every REPORT_SECONDS."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class _Outbox:
         spawn("reporter", self._run, self._runtime.liveness)
 
     def ended(self, entries: Sequence[Entry]) -> None:
-        """Reports these files as finished."""
+        """Adds finished files to the next report, which is sent soon."""
         with self._lock:
             self._ended += [entry.drop_id for entry in entries]
         self._filled.set()

@@ -33,8 +33,8 @@ from md5s3stash_daemon.runtime.threads import spawn
 
 log = logging.getLogger(__name__)
 
-# The share of the window that a paused host may occupy; further messages are returned. The share is large because each
-# return costs a delivery, and SQS moves a message with too many deliveries to the dead-letter queue.
+# The share of the window that a paused host may occupy; further messages are returned. Not zero, because each return
+# counts as a delivery, and SQS moves a message with too many deliveries to the dead-letter queue.
 _PAUSED_SHARE = 1 / 4
 
 # Interval between checks for messages that would wait too long for their host.
@@ -264,7 +264,7 @@ class Consumer:
         return self._paused_seconds(lease) > self._parts.settings.visibility_seconds
 
     def _put_off(self, lease: Lease) -> None:
-        """Returns a message without an attempt, until its host's pause is over and a delay that grows by delivery."""
+        """Returns a message without an attempt, for its host's pause plus a delay that grows with each delivery."""
         delay = self._parts.handler.stasher.delays.delay_seconds(lease.message.deliveries, random.random())
         self._give_back([(lease, self._paused_seconds(lease) + delay)])
 

@@ -28,7 +28,7 @@ _SHOWN_CHARACTERS = 100
 
 
 class Unreadable(Exception):
-    """The body is not a known request; the message is the reason."""
+    """The body is not a known request; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
