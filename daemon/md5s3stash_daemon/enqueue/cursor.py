@@ -88,7 +88,7 @@ class ListReader:
         self._urls, self._faults, self._lines = start.urls, start.faults, start.lines
         # Read, not seek: this works for a pipe too, and checks that it is the same list.
         while self._offset < start.offset and (data := file.read(min(_READ_BYTES, start.offset - self._offset))):
-            self._took(data)
+            self._advance(data)
         if self._digest.hexdigest() != start.sha256:
             raise SettingsError("the cursor belongs to another list: remove it to start over")
 
@@ -107,10 +107,10 @@ class ListReader:
 
     def readline(self, size: int, /) -> bytes:
         raw = self._file.readline(size)
-        self._took(raw)
+        self._advance(raw)
         return raw
 
-    def _took(self, data: bytes) -> None:
+    def _advance(self, data: bytes) -> None:
         self._digest.update(data)
         self._offset += len(data)
 

@@ -135,7 +135,7 @@ class Enqueuing:
         ):
             try:
                 for batch in done:
-                    self._tell(batch, paused)
+                    self._print_faults(batch, paused)
                     self._done = batch.end
                     if self._cursor_file and time.monotonic() - written >= CURSOR_SECONDS:
                         self._cursor_file.write(self._done)
@@ -184,7 +184,7 @@ class Enqueuing:
             return url
         return json.dumps({"url": url, "auth-profile": self._auth_profile})
 
-    def _tell(self, batch: SqsBatch, paused: Pause) -> None:
+    def _print_faults(self, batch: SqsBatch, paused: Pause) -> None:
         for line in batch.faults:
             with paused():
                 console.complain(f"line {line.number}: {console.without_password(line.url)}: {line.fault}")

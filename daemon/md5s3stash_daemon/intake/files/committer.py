@@ -60,7 +60,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         files = [finished for piece in group for finished in piece]
         if not self._recorder.record([file.outcome for file in files]):
             return False
-        self._let_go(files)
+        self._settle(files)
         return True
 
     def _set_aside(self, item: Sequence[Finished], error: Exception) -> bool:
@@ -70,7 +70,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         _release(item)
         return True
 
-    def _let_go(self, group: Sequence[Finished]) -> None:
+    def _settle(self, group: Sequence[Finished]) -> None:
         stashed = [file for file in group if file.pin is not None and file.outcome.reports]
         if stashed and self._moved(lambda: self._remove(stashed)):
             self._log_stashed(stashed)

@@ -58,7 +58,7 @@ class ForkServer:
         daemon = os.getpid()
         if os.fork() == 0:
             self._control.close()
-            _run(functools.partial(_tend, theirs, work), daemon)
+            _run(functools.partial(_fork_workers, theirs, work), daemon)
         theirs.close()
         self._control.settimeout(_ANSWER_SECONDS)
 
@@ -78,7 +78,7 @@ class ForkServer:
         self._control.close()
 
 
-def _tend(control: socket.socket, work: Work) -> None:
+def _fork_workers(control: socket.socket, work: Work) -> None:
     fork_server = os.getpid()
     while True:
         asked, _, _ = select.select([control], [], [], _REAP_SECONDS)

@@ -26,7 +26,7 @@ class LargeFiles:
     def __init__(self, at_once: int, max_bytes: int, stopping: threading.Event) -> None:
         self._max_bytes = max_bytes
         self._stopping = stopping
-        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="large", initializer=_give_way)
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="large", initializer=_lower_priority)
 
     def open(self, descriptor: int, name: str) -> Content | None:
         """The content of an open file; takes over the descriptor. None if the daemon stops before the file has its
@@ -41,7 +41,7 @@ class LargeFiles:
         return content_of_descriptor(descriptor, name, self._max_bytes)
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Applies to this thread and those that it starts: on Linux each has its own nice value (setpriority(2))."""
     try:
         os.nice(_NICE)

@@ -174,12 +174,12 @@ class WorkerProcess:
                 # The end marker: put it back, so that each thread gets one.
                 self._waiting.put(None)
                 break
-            its_bytes = _size_of(entry)
-            if its_bytes > CHUNK_BYTES:
+            entry_bytes = _size_of(entry)
+            if entry_bytes > CHUNK_BYTES:
                 # A large file gets a chunk of its own, so that small files need not wait for it.
                 return chunk, entry
             chunk.append(entry)
-            size_bytes += its_bytes
+            size_bytes += entry_bytes
         return chunk, None
 
 

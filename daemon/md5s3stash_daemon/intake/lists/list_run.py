@@ -102,7 +102,7 @@ class ListRun:
             self._give_turns(open_lines)
             while self._pending.count >= WINDOW_LINES and not self._stopping():
                 self._work()
-                self._leave_paused()
+                self._drop_paused()
         while self.in_flight or (self._pending.count and not self._stopping()):
             if self._pool.runtime.shutdown.left_seconds() <= 0:
                 break
@@ -129,7 +129,7 @@ class ListRun:
                 first_of_url.append(line)
         self._pool.caches.read_ahead([line.url for line in first_of_url])
 
-    def _leave_paused(self) -> None:
+    def _drop_paused(self) -> None:
         """Drops lines from the window, so that hosts paused after their lines were read do not fill it."""
         of_host: Counter[str] = Counter()
 
@@ -185,14 +185,14 @@ class ListRun:
                 self._settle(each, self._as_of(each, result))
         elif isinstance(result, TryAgain):
             for each in (line, *others):
-                self._put_off(each, result)
+                self._retry(each, result)
 
     def _as_of(self, line: Line, outcome: Outcome) -> Outcome:
         """The outcome for this line, which may come from the download of another line."""
         drop_id = self._drop_id(line)
         return outcome if outcome.drop_id == drop_id else replace(outcome, drop_id=drop_id, sent=False)
 
-    def _put_off(self, line: Line, again: TryAgain) -> None:
+    def _retry(self, line: Line, again: TryAgain) -> None:
         attempts = self._states[line.number] + again.counts
         if attempts >= self._pool.settings.attempts:
             reason = f"{again.reason} (tried {attempts} times)"

@@ -144,7 +144,7 @@ class ListScheduler:
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
                 if complete:
-                    until_it_works(lambda: self._let_go(entry, pin, journal), self._runtime.stopping)
+                    until_it_works(lambda: self._finish_list(entry, pin, journal), self._runtime.stopping)
             finally:
                 journal.close()
 
@@ -174,7 +174,7 @@ class ListScheduler:
             recorder.forget_later([entry.drop_id])
             recorder.forget()
 
-    def _let_go(self, entry: Entry, pin: Pin, journal: Journal) -> None:
+    def _finish_list(self, entry: Entry, pin: Pin, journal: Journal) -> None:
         stashed, failed = finish(self._spool, entry, pin, journal)
         log.info("list finished name=%r stashed=%d failed=%d", entry.name, stashed, failed)
 
@@ -208,8 +208,8 @@ def url_stashers(
     """Stashers for URLs, with caches: an origin that answers 304 need not send the content again."""
     accept = refuse_all_but_images if images_only else None
     return [
-        Stasher(base, store, fetcher, its_caches, retry=NO_RETRY, accept=accept)
-        for base, its_caches in zip(bases, caches, strict=True)
+        Stasher(base, store, fetcher, base_caches, retry=NO_RETRY, accept=accept)
+        for base, base_caches in zip(bases, caches, strict=True)
     ]
 
 

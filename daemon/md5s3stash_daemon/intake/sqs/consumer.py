@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _PAUSED_SHARE = 1 / 4
 
 # Interval between checks for messages that would wait too long for their host.
-_LOOK_SECONDS = 5.0
+_CHECK_SECONDS = 5.0
 
 # Maximum delay until an unreadable message is redelivered.
 _UNREADABLE_SECONDS = 60.0
@@ -83,7 +83,7 @@ class Consumer:
         # Messages, each with its next step.
         self._events: queue.SimpleQueue[tuple[Lease, Callable[[Lease], None]]] = queue.SimpleQueue()
         self._in_flight = 0
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._complete = False
         # The error of the last request, and the start of the request in flight, if any.
         self._refusal = ""
@@ -129,7 +129,7 @@ class Consumer:
         liveness = self._liveness.for_helper("receiver")
         failures = 0
         with liveness.idle():
-            self._look_at_queue()
+            self._check_queue()
         while self._wait_until_available(liveness):
             if self._parts.settings.window - len(self._parts.leases) < BATCH:
                 liveness.beat()
@@ -188,7 +188,7 @@ class Consumer:
         seconds = self._parts.handler.stasher.delays.delay_seconds(message.deliveries, random.random())
         self._parts.leases.give_back([(Lease(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
 
-    def _look_at_queue(self) -> None:
+    def _check_queue(self) -> None:
         """Logs what is wrong with the queue's attributes, once."""
         try:
             self._asked_at = time.monotonic()
@@ -248,22 +248,22 @@ class Consumer:
             self._settle(lease, [])
         elif not lease.host:
             self._free.append(lease)
-        elif self._stands_in_the_way(lease) or (
+        elif self._waits_too_long(lease) or (
             self._paused_seconds(lease)
             and self._pending.of_host(lease.host) >= self._parts.settings.window * _PAUSED_SHARE
         ):
-            self._put_off(lease)
+            self._return_untried(lease)
         else:
             self._pending.add(lease)
 
     def _paused_seconds(self, lease: Lease) -> float:
         return self._parts.pool.politeness.paused_seconds(lease.host)
 
-    def _stands_in_the_way(self, lease: Lease) -> bool:
+    def _waits_too_long(self, lease: Lease) -> bool:
         """Whether its host is paused for so long that other messages should have its place in the window."""
         return self._paused_seconds(lease) > self._parts.settings.visibility_seconds
 
-    def _put_off(self, lease: Lease) -> None:
+    def _return_untried(self, lease: Lease) -> None:
         """Returns a message without an attempt, for its host's pause plus a delay that grows with each delivery."""
         delay = self._parts.handler.stasher.delays.delay_seconds(lease.message.deliveries, random.random())
         self._give_back([(lease, self._paused_seconds(lease) + delay)])
@@ -271,7 +271,7 @@ class Consumer:
     def _start_downloads(self) -> float:
         """Starts downloads; returns the seconds until one more may start."""
         parts = self._parts.pool
-        self._look_through()
+        self._return_late()
         while self._in_flight < parts.settings.jobs and (self._free or self._pending.count):
             if not parts.disk.has_room():
                 break
@@ -286,13 +286,13 @@ class Consumer:
             parts.executor.submit(self._download, lease)
         return TICK_SECONDS
 
-    def _look_through(self) -> None:
+    def _return_late(self) -> None:
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return
-        self._next_look = now + _LOOK_SECONDS
-        for lease in self._pending.remove(lambda lease: too_long_in_hand(lease, now) or self._stands_in_the_way(lease)):
-            self._put_off(lease)
+        self._next_check = now + _CHECK_SECONDS
+        for lease in self._pending.remove(lambda lease: too_long_in_hand(lease, now) or self._waits_too_long(lease)):
+            self._return_untried(lease)
 
     def _download(self, lease: Lease) -> None:
         """Runs in a thread of the pool."""

@@ -94,7 +94,7 @@ class Leases:
         for batch in _batches(done):
             if self._delete([lease.message.receipt for lease in batch]):
                 self._metrics.queue_event("deleted", len(batch))
-            self._let_go(batch)
+            self._release(batch)
         now = self._clock()
         self._forgettable.append((now + REMEMBER_SECONDS, list(drop_ids)))
         self._forget(now)
@@ -102,7 +102,7 @@ class Leases:
     def give_back(self, some: Iterable[tuple[Lease, float]]) -> None:
         """Makes each message visible after its seconds; if SQS fails, after the current visibility timeout."""
         for batch in _batches(list(some)):
-            self._let_go([lease for lease, _ in batch])
+            self._release([lease for lease, _ in batch])
             self._metrics.queue_event("given_back", len(batch))
             try:
                 with self._visibility_lock:
@@ -157,7 +157,7 @@ class Leases:
                     time.sleep(_DELETE_PAUSE_SECONDS)
         return False
 
-    def _let_go(self, some: Iterable[Lease]) -> None:
+    def _release(self, some: Iterable[Lease]) -> None:
         with self._lock:
             for lease in some:
                 self._held.pop(lease.message.receipt, None)
