@@ -88,7 +88,7 @@ def test_a_worker_that_hangs_is_told_to_the_supervisor(site: Site) -> None:
 
         wait_until(lambda: requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10).status_code == 503, "not well")
         [reason] = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10).json()["reasons"]
-        assert reason.startswith("stuck: the worker ")
+        assert reason.startswith("stuck: no progress in the worker ")
 
         os.kill(workers(daemon)[0], signal.SIGCONT)
         wait_until(
@@ -104,7 +104,7 @@ def test_without_the_process_that_starts_workers_the_daemon_ends(site: Site) -> 
         os.kill(fork_server, signal.SIGKILL)
 
         assert daemon.process.wait(20) == 1
-    assert "the daemon has to be started anew" in daemon.output()
+    assert "cannot start worker processes: restart the daemon" in daemon.output()
 
 
 def test_a_signal_to_all_processes_stops_the_daemon_in_order(tmp_path: Path, redis_server: str, sink: str) -> None:
