@@ -109,7 +109,7 @@ def test_failures_that_the_disk_has_no_room_for_are_told_and_hold_up_no_other(
         committer.put([claimed(spool, "good")])
         wait_until(lambda: len(ended) == 301, "all of them are over")
     assert {service for service, _ in noted} == {"spool"}
-    assert "make room there" in noted[0][1]
+    assert "free some space there" in noted[0][1]
     assert list(spool.entries("active")) == []
     again = list(spool.due(time.time() + 120))
     assert len(again) == 300

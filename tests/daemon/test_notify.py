@@ -85,7 +85,9 @@ def test_a_daemon_whose_loop_is_stuck_stops_pinging(site: Site, systemd: NotifyS
 
         (site.incoming / "trap").touch()
 
-        wait_until(lambda: any("stuck: no progress in the loop" in line for line in systemd.received("STATUS")), "stuck told")
+        wait_until(
+            lambda: any("stuck: no progress in the loop" in line for line in systemd.received("STATUS")), "stuck told"
+        )
         told = pings(systemd)
         wait_until(lambda: "stuck threads=loop" in daemon.output(), "logged")
         still_at = time.monotonic() + 0.6

@@ -37,7 +37,9 @@ def test_a_list_that_hangs_is_told(site: Site) -> None:
         daemon.wait_until_started()
         drop_list(site, "x.urls", ["http://127.0.0.1/"])
 
-        wait_until(lambda: any(reason.startswith("stuck: no progress in the list-0 ") for reason in reasons(port)), "told")
+        wait_until(
+            lambda: any(reason.startswith("stuck: no progress in the list-0 ") for reason in reasons(port)), "told"
+        )
 
 
 def test_a_list_that_is_polite_for_long_does_not_hang(site: Site) -> None:

@@ -104,7 +104,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
 
     def _fail_later(self, entry: Entry, error: OSError) -> bool:
         """Defers a file whose failure cannot be written: while it is claimed, it would block the claims of others."""
-        reason = f"a failure cannot be written to failed/: {error}: make room there, or repair the disk"
+        reason = f"a failure cannot be written to failed/: {error}: free some space there, or repair the disk"
         if not self._lacks_room:
             log.error("spool does not work reason=%r", reason)
             self._lacks_room = True

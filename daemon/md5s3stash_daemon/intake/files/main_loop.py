@@ -141,7 +141,7 @@ class MainLoop:
                 raise
             except OSError as error:
                 log.error("cannot take from the spool error=%r", str(error))
-                self.disk.note(f"cannot take files from the spool: {error}: make room there, or repair the disk")
+                self.disk.note(f"cannot take files from the spool: {error}: free some space there, or repair the disk")
                 self._wait_for_disk()
                 return
             self.disk.note("")
