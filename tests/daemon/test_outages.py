@@ -73,6 +73,7 @@ def test_a_store_that_answers_with_faults_for_a_while_gets_every_file_in_the_end
         assert site.files("failed") == []
 
 
+@pytest.mark.slow
 @pytest.mark.needs_namespaces
 @pytest.mark.parametrize(
     ("disk", "size_bytes"), [("4m,nr_inodes=2000", 12_000), ("32m,nr_inodes=1300", 100)], ids=["blocks", "inodes"]
