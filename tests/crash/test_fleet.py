@@ -20,6 +20,7 @@ POISON = ["not a url", '{"url": "https://a.example/", "password": "x"}', "{"]
 SECONDS = 60 + URLS / 20
 
 
+@pytest.mark.slow
 @pytest.mark.needs_namespaces
 def test_two_of_four_daemons_killed_and_each_url_has_one_outcome(tmp_path: Path) -> None:
     with fleet(tmp_path, 4) as ours:

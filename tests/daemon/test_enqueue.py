@@ -153,6 +153,7 @@ def test_it_goes_on_where_a_refusal_stopped_it(queue: TestQueue, tmp_path: Path)
     assert len(bodies) <= 500 + 3 * 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["file", "pipe"])
 def test_a_kill_sends_a_few_again_and_skips_none(queue: TestQueue, tmp_path: Path, way: str) -> None:
     count = 15_000

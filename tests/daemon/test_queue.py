@@ -217,6 +217,7 @@ def test_a_download_that_cannot_end_in_time_is_given_back(site: Site, queue: Tes
     assert site.log() == []
 
 
+@pytest.mark.slow
 def test_a_box_that_dies_leaves_its_messages_to_the_next(site: Site, queue: TestQueue, origin: Origin) -> None:
     urls = [origin.answer(f"/{number}", Reply(body=b"%d" % number)) for number in range(60)]
     queue.send(*urls)
@@ -256,6 +257,7 @@ def test_while_redis_is_away_nothing_is_received_and_nothing_is_lost(
             assert daemon.terminate() == 0
 
 
+@pytest.mark.slow
 def test_a_host_that_asks_for_time_holds_up_no_other(site: Site, queue: TestQueue, origin: Origin) -> None:
     busy = [
         origin.answer(f"/busy/{number}", Reply(429, headers={"Retry-After": "1"}), Reply(body=b"busy"))
@@ -373,6 +375,7 @@ def test_a_wrong_setting_is_told_in_one_line(
         assert "Traceback" not in daemon.output()
 
 
+@pytest.mark.slow
 def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tmp_path: Path) -> None:
     with running_sqs(tmp_path) as (endpoint, process):
         queue = TestQueue(endpoint)

@@ -179,6 +179,7 @@ def test_store_with_conditional_writes_passes_where_they_are_required(
         all_recorded(site, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["QuotaExceeded", "AccessDenied"])
 def test_store_that_refuses_every_put_is_not_well_until_it_takes_one(
     code: str, s3: DigestS3, redis_server: str, tmp_path: Path, port: int

@@ -45,6 +45,7 @@ def drop_files(site: Site, count: int) -> dict[str, str]:
     return {f"many/{number}": hashlib.md5(b"content %d" % number).hexdigest() for number in range(count)}
 
 
+@pytest.mark.slow
 def test_workers_killed_under_load_lose_nothing_and_are_replaced(site: Site) -> None:
     with Daemon(site, {"MD5S3STASH_SPOOL_PROCESSES": "3"}) as daemon:
         daemon.wait_until_started()

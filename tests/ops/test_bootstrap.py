@@ -86,6 +86,8 @@ class Checkout:
         for name in ("systemd-analyze", "ip", "sftp", "rsync", "mandoc", "man", "zsh"):
             self.add_program(name, "exit 0")
         self.environment["PATH"] = str(self.bin)
+        # Most of what pip compiles is never imported here.
+        self.environment["PIP_NO_COMPILE"] = "1"
         self.environment.pop("PYTHONPATH", None)
 
 

@@ -10,15 +10,18 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from boto3 import Session as Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from md5s3stash.errors import QueueError, QueueRefused, QueueUnavailable, SettingsError
+
+if TYPE_CHECKING:
+    # A fifth of the daemon's start, which a daemon without a queue need not pay for.
+    from boto3 import Session as Session
 
 # Limits of SQS: messages per request, and how long a message can stay invisible, counted from its receipt.
 BATCH = 10
