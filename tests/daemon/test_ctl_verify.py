@@ -71,8 +71,8 @@ def test_each_fault_is_named(site: Site) -> None:
     assert found[md5(b"expected")] == f"its ETag is {md5(b'other bytes')}"
     assert "not an md5" in found["notes.txt"]
     assert "not an md5" in found[md5(b"upper").upper()]
-    assert "it has 0 bytes" in found[md5(b"full")]
-    assert "it has 9 bytes" in found[EMPTY_MD5]
+    assert "the object has 0 bytes" in found[md5(b"full")]
+    assert "the object has 9 bytes" in found[EMPTY_MD5]
     assert (total["objects"], total["faults"], total["unread_buckets"]) == (6, 5, 0)
     assert run(site, "verify").stdout.count("\n") == 6
 
