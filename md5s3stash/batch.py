@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 # leave the other jobs idle, and a list of a million names still takes no memory.
 _AHEAD = 16
 
-# How long the work that is under way is waited for once nobody wants its answer. It stops with the next chunk of bytes
-# that goes by; what hangs in a silent connection is left to the end of the process.
+# How long the end of a run waits for work that is under way. It stops with the next chunk of bytes; what hangs in a
+# silent connection is left to the end of the process.
 _STOP_SECONDS = 3.0
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -153,7 +153,7 @@ def stash_all(
 
 
 class _Stopped(Exception):
-    """Breaks off a transfer from within: nobody waits for the outcome any more."""
+    """Breaks off a transfer from within: its outcome is no longer wanted."""
 
 
 Item = TypeVar("Item")
@@ -184,7 +184,7 @@ def in_order(
                 ahead.put(executor.submit(begin, source))
         except Exception as error:
             if stopping.is_set():
-                return  # the executor takes no more, and nobody listens
+                return  # the executor takes no more, and the answers are no longer read
             failed: Future[Done] = Future()
             failed.set_exception(error)
             ahead.put(failed)

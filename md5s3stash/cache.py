@@ -4,9 +4,9 @@ The stash takes *any* object with the dictionary's `get` and `[]=` for its cache
 holds
 
     url_cache[url]  = {"md5": ..., "If-None-Match": etag, "If-Modified-Since": date}    (what of it the origin sent)
-    hash_cache[md5] = (s3_url, mime_type, (width, height))      (None for what nobody knows: then it is no hit)
+    hash_cache[md5] = (s3_url, mime_type, (width, height))      (None for what is not known: then it is a miss)
 
-`RedisDict` keeps each as JSON in one Redis hash; never pickle, which would run whatever somebody writes into Redis.
+`RedisDict` keeps each as JSON in one Redis hash; never pickle, which would run what others write into Redis.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCAN_COUNT = 1000
 
 
 class RedisDict(MutableMapping[str, Any]):
-    """A Redis hash as a dictionary of JSON values: tuples come back as lists, and an entry that is no JSON is none.
+    """A Redis hash as a dictionary of JSON values: tuples come back as lists; an entry that is not JSON is missing.
 
     The client must not decode responses, because a key need not be UTF-8. Raises RedisUnavailable where Redis is down
     or refuses.
@@ -45,9 +45,9 @@ class RedisDict(MutableMapping[str, Any]):
             if stored is not None:
                 return json.loads(stored)
         except (ValueError, RecursionError):
-            # Somebody else's entry (an old version pickled). A miss costs one upload check; a crash would cost the
-            # stash. The field stays untold: a URL may be signed.
-            log.warning("redis hash=%s holds an entry that is no JSON: ignored", self._key)
+            # Another program's entry (an old version pickled). A miss costs one upload check; a crash would cost the
+            # stash. The field is not logged: a URL may be signed.
+            log.warning("redis hash=%s holds an entry that is not JSON: ignored", self._key)
         raise KeyError(field)
 
     def _stored(self, field: str) -> bytes | str | None:
@@ -89,10 +89,10 @@ def as_json(value: Any) -> str:
 
 
 def connect_redis(url: str, timeout_seconds: float = 30.0) -> redis.Redis:
-    """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is none.
+    """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is not one.
 
-    A connection that is gone is made anew, once. An answer that does not come is not waited for again, as the library
-    would do three times more: whoever asked knows better what to do meanwhile.
+    A connection that is gone is opened again, once. After a time-out nothing is sent again, which the library would do
+    three times.
     """
     try:
         # An option that redis does not know would otherwise show with the first command, as a TypeError.
@@ -124,7 +124,7 @@ def _unavailable(error: redis.RedisError) -> RedisUnavailable:
 
 
 def _bytes(text: str) -> bytes:
-    # File names are bytes; Python carries those that are no UTF-8 as lone surrogates.
+    # File names are bytes; Python carries those that are not UTF-8 as lone surrogates.
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -21,7 +21,7 @@ from md5s3stash.settings import CORE_SECTIONS, Faults, Settings, load, whole_num
 if TYPE_CHECKING:
     from md5s3stash.batch import SourceResult
 
-# Far above the longest path (4 KiB) and any URL that servers take; a file that is no list must not fill the memory.
+# Far above the longest path (4 KiB) and any URL that servers take; a file that is not a list must not fill the memory.
 MAX_LINE_BYTES = 64 * 1024
 
 _EPILOG = """\
@@ -128,7 +128,7 @@ def read_sources(names: Iterable[str], descriptor: int = 0) -> Iterator[str]:
     Raises SettingsError for a line that is longer than any path or URL.
     """
     # A stream of its own: at exit Python takes the lock of sys.stdin, which a read that still waits would hold.
-    stdin = open(descriptor, "rb", closefd=False)  # noqa: SIM115 nobody else's to close
+    stdin = open(descriptor, "rb", closefd=False)  # noqa: SIM115 not ours to close
     for name in names:
         if name == "-":
             while line := stdin.readline(MAX_LINE_BYTES):

@@ -182,14 +182,14 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, columns: int | None) -> str:
-    """The text in so many columns at most, its end left out."""
+    """The text in at most this number of columns, its end left out."""
     if columns is None or columns_of(text) <= columns:
         return text
     return _start_of(text, columns - 1) + "…" if columns > 0 else ""
 
 
 def cut_middle(text: str, columns: int | None) -> str:
-    """The text in so many columns at most, its middle left out: names differ at their ends, where the kind is too."""
+    """As `cut`, but the middle is left out: names differ at their ends, where the suffix is too."""
     if columns is None or columns_of(text) <= columns:
         return text
     if columns <= 0:

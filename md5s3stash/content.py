@@ -1,8 +1,8 @@
 """The local bytes of a source together with their digest: what was hashed is what will be sent.
 
 Up to `IN_MEMORY_BYTES` the bytes are one immutable buffer, so nothing can change between the digest and the upload. A
-larger content is an open file. The pass that hashes it takes a fingerprint of each block as well, and whoever sends it
-reads it through `VerifyingReader`, which hands out no byte of a block that has changed since.
+larger content is an open file. The pass that hashes it takes a fingerprint of each block as well. It is sent
+through `VerifyingReader`, which hands out no byte of a block that has changed since.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class ContentBuilder:
 
 
 def content_of_file(file: BinaryIO, declared_type: str | None = None, progress: Progress | None = None) -> Content:
-    """The content of an open regular file, which it takes over. Raises SourceChanged where somebody writes to it."""
+    """The content of an open regular file, which it takes over. Raises SourceChanged where it changes."""
     before = os.fstat(file.fileno())
     if before.st_size <= IN_MEMORY_BYTES:
         with file:

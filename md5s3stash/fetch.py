@@ -5,7 +5,7 @@ decoding are decided here, since the library's own ways are made for origins tha
 come back whole or not at all, nothing that an origin does takes more time or space than the limits say, and a
 credential goes to no other origin than the one it was given for.
 
-One gap is HTTP's own: a body without any length ends where its connection ends, and nobody can know who ended it.
+One gap is HTTP's own: a body without a length ends with its connection, and a connection that was cut looks the same.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class NotModified:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The content, to be closed by whoever asked for it, and where it was found in the end."""
+    """The content, to be closed by the caller, and where it was found in the end."""
 
     content: Content
     validators: Validators
@@ -129,7 +129,7 @@ class Fetcher:
 
         `auth` is a user name and password for Basic authentication. It is sent over https alone, to the origin of `url`
         alone, and never to S3, which answers 400 to it. `progress` is called with the size of each chunk as it is kept;
-        an attempt that is repeated counts anew. Raises a SourceError, or OSError where the temporary disk is full.
+        a repeated attempt counts from 0 again. Raises a SourceError, or OSError where the temporary disk is full.
         """
         NetGuard.check_url(url)
         if auth is not None and is_s3_url(url):
@@ -230,7 +230,7 @@ class Fetcher:
     ) -> Fetched | NotModified:
         if response.status_code == 304 and validators not in (None, Validators()):
             return NotModified()
-        # 200 alone: 203 says that somebody on the way changed the bytes, 206 that they are not all of them.
+        # 200 alone: 203 says that a proxy changed the bytes, 206 that they are not all of them.
         if response.status_code != 200:
             raise _status_error(response.status_code, response.headers)
         content = self._content(cast("HTTPResponse", response.raw), media_type(response.headers), progress)

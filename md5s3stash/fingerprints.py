@@ -1,4 +1,4 @@
-"""What the blocks of a file were when it was hashed, so that whoever reads one again can tell whether it is the same.
+"""What the blocks of a file were when it was hashed, so that a second reader can tell whether one is the same.
 
 The file's own SHA-256 could tell only at the last byte and only in order, and costs thirty times as much. XXH3 is no
 cryptographic hash, and need not be one: a change by chance escapes it once in 2^128, and who makes one on purpose has

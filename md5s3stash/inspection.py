@@ -1,5 +1,5 @@
-"""Proves what LIST leaves open: an object of several parts, or one whose ETag is no md5, by its stored SHA-256 or by
-reading it.
+"""Proves what LIST leaves open, an object of several parts or one whose ETag is not an md5: by its stored SHA-256, or
+by reading it.
 
 The stash stores the SHA-256 of the whole content with each object, in the request that also carries its md5 (see
 docs/decisions/0004-put-guards.md): an object that has it went up under both digests. Older objects have none, and only

@@ -1,4 +1,4 @@
-"""Logging for the programs: our own words from the level asked for, and nobody's credential or signed URL."""
+"""Logging for the programs: our own lines from the level asked for, and never a credential or a signed URL."""
 
 from __future__ import annotations
 

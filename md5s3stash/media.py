@@ -18,7 +18,7 @@ from md5s3stash.content import Content
 
 log = logging.getLogger(__name__)
 
-# The MIME type, and (width, height); (0, 0) where it is no picture, as the seed reported it.
+# The MIME type, and (width, height); (0, 0) where it is not a picture, as the seed reported it.
 Kind = tuple[str, tuple[int, int]]
 
 UNKNOWN_TYPE = "application/octet-stream"
@@ -69,7 +69,7 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
     for name in _PICTURE_TYPES:
         _import_plugin(name)
         # The registry instead of Image.open, which refuses to name the size of a picture of more than 179 million
-        # pixels: maps and posters have more, and whoever only reads the header is in no danger from them.
+        # pixels: maps and posters have more, and code that only reads the header is in no danger from them.
         factory, accept = Image.OPEN.get(name, (None, None))
         if factory is None or (accept is not None and accept(prefix) is not True):
             continue

@@ -107,7 +107,7 @@ class NetGuard:
             raise SourceRefused("only http and https URLs are fetched")
         if "@" in parts.netloc:
             raise SourceRefused("a URL must not hold a user name or password: give them with -u or --netrc")
-        # Parsers disagree about what a backslash or a blank in the host means: then nobody knows what was checked.
+        # Parsers disagree about what a backslash or a blank in the host means: then it is not known what was checked.
         if not host or port == 0 or _CONTROL.search(url) or re.search(r"[\\\s]", parts.netloc):
             raise SourceRefused("not a valid URL")
 
@@ -126,7 +126,7 @@ class NetGuard:
         """
         found = _resolve(host, port)
         for _, address in found:
-            # One bad address among good ones refuses the name: which of them is used is up to whoever runs its DNS.
+            # One bad address among good ones refuses the name: which of them is used is up to the owner of its DNS.
             if (reason := self.refusal(address[0])) is not None:
                 raise SourceRefused(
                     f"{host} is not fetched: {reason}; if it is meant, allow its network in the settings"

@@ -17,7 +17,7 @@ _SEND_SECONDS = 1.0
 
 
 class Notifier:
-    """Sends to the socket, or nowhere where no supervisor gave one. Never raises: nobody would be helped."""
+    """Sends to the socket, or nowhere where no supervisor gave one. Never raises: that would help no caller."""
 
     def __init__(self, address: str | None) -> None:
         # A leading @ stands for the zero byte of an abstract name, see unix(7).

@@ -91,10 +91,10 @@ class Passwords:
 def _check_permissions(path: str, file: str) -> None:
     """Raises SettingsError where others may read the default file, the rule of ftp(1); OSError where there is none.
 
-    A file that was named is only warned about: a container's secrets are mounted with modes that nobody there chose.
+    A file that was named is only warned about: a container's secrets have modes that its user did not choose.
     """
     status = os.stat(path)
-    # A pipe (`--netrc <(...)`) is nobody else's.
+    # A pipe (`--netrc <(...)`) belongs to no other user.
     if not stat.S_ISREG(status.st_mode) or not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return
     if file == DEFAULT_NETRC:

@@ -31,7 +31,7 @@ class Display(Protocol):
 
 
 class NoDisplay:
-    """For output that nobody watches."""
+    """For output that is not a terminal."""
 
     def bytes_done(self, count: int) -> None:
         pass
@@ -52,7 +52,7 @@ class _Bar:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         with self._lock:
-            # Its end draws the bar anew, which must not bring up one that is still waiting for its delay.
+            # Its end draws the bar again, which must not bring up one that is still waiting for its delay.
             shown = self._bar.last_print_t > self._bar.start_t
             with self._bar.external_write_mode(file=self._bar.fp) if shown else contextlib.nullcontext():
                 yield
@@ -61,7 +61,7 @@ class _Bar:
         with self._lock:
             self._bar.total = round(state.done / state.fraction) if state.fraction else None
             self._bar.set_postfix_str(state.note, refresh=False)
-            # A second pass begins anew.
+            # A second pass starts from 0.
             if state.done < self._bar.n:
                 self._bar.reset(self._bar.total)
             self._bar.update(state.done - self._bar.n)
@@ -150,7 +150,7 @@ Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 def as_line(state: ProgressState, seconds: float, unit: str = "objects") -> str:
-    """The state after so many seconds, with rate and the time that is left."""
+    """The state after this number of seconds, with the rate and the time that is left."""
     rate = state.done / seconds if seconds > 0 else 0.0
     left = f", {seconds * (1 - state.fraction) / state.fraction / 60:,.0f} min left" if state.fraction else ""
     return f"{state.done:,} {unit}, {state.fraction:.0%}, {rate:,.0f} a second{left}; {state.note}"
@@ -162,7 +162,7 @@ def _every(seconds: float, show: Callable[[], None]) -> Iterator[None]:
 
     def run() -> None:
         while not stopping.wait(seconds):
-            # Nobody may be listening any more; the work goes on.
+            # The stream may be closed; the work goes on.
             with contextlib.suppress(OSError, ValueError):
                 show()
 

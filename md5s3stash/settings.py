@@ -28,7 +28,7 @@ Section = TypeVar("Section")
 
 
 class Faults:
-    """Gathers what is wrong, so that nobody has to mend one fault to hear of the next."""
+    """Gathers what is wrong, so that all of it is reported at once."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

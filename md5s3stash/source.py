@@ -1,4 +1,4 @@
-"""What somebody asks to be stashed: a path, a file:// URL or an http(s) URL, parsed once at the door, then opened."""
+"""What a caller asks to stash: a path, a file:// URL or an http(s) URL, parsed once at the door, then opened."""
 
 from __future__ import annotations
 

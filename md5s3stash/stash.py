@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 Auth = tuple[str, str]
 
 # What may pass within seconds. A bucket that does not exist, or a file whose digest is no longer right, stays so until
-# somebody acts or the file is read anew: whoever called us decides when.
+# an operator acts or the file is read again: the caller decides when.
 WORTH_WAITING_FOR = (StoreUnavailable, DigestMismatch)
 
 
 class StashReport(NamedTuple):
     """What became of a source: fields and order are the seed's, for callers that unpack it.
 
-    `dimensions` is (width, height) in pixels, (0, 0) where it is no picture.
+    `dimensions` is (width, height) in pixels, (0, 0) where it is not a picture.
     """
 
     url: str
@@ -205,7 +205,7 @@ class Stasher:
         A cache shared by several bases names the place that was written last; for any other base the object has still
         to be put there.
         """
-        # Whoever else writes into the cache may have written anything: what does not fit counts as nothing.
+        # Other programs may have written anything into the cache: what does not fit counts as nothing.
         match _recall(self._caches.hash_cache, md5):
             case [str(s3_url), str(mime_type), [int(width), int(height)]]:
                 if s3_url == self._base.address(md5).s3_url:

@@ -32,9 +32,9 @@ class TooSlow(TimeoutError):
 class _TimedReader(io.RawIOBase):
     """Each arrival of bytes within the socket's time-out, all of them before the deadline, and not too few at a time.
 
-    The time-out of a socket starts anew with every byte: an origin that drips, be it headers, would hold us for weeks.
+    The time-out of a socket starts again with every byte: an origin that drips, be it headers, would hold us for weeks.
     The least rate counts from the first byte, for which an origin may have to think, and only while we wait: that our
-    own disk is slow is no fault of the origin.
+    own disk is slow is not the fault of the origin.
     """
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline, min_bytes_per_second: int) -> None:
@@ -92,7 +92,7 @@ class _TimedResponse(http.client.HTTPResponse):
         """Refuses headers that were cut off: http.client takes them for complete, and an empty body for the content."""
         super().begin()
         # It stops at the empty line after the headers, so it has seen the end only where that line is missing. A line
-        # that is no header makes it drop the ones below, the length among them.
+        # that is not a header makes it drop the ones below, the length among them.
         if self._timed.ended or (self.headers.defects and self.length is None and not self.chunked):
             raise http.client.RemoteDisconnected("the headers of the answer are not complete")
 

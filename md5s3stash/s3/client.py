@@ -162,7 +162,7 @@ def endpoint_of(client: Any) -> Endpoint:
         url=url,
         # boto3's name for "no region was given" signs as the first one.
         region="us-east-1" if region == "aws-global" else region,
-        # AWS_ENDPOINT_URL can have put another store here, whose buckets are no host names.
+        # AWS_ENDPOINT_URL can have put another store here, whose buckets are not host names.
         virtual_hosts=_AWS_NAME.fullmatch(url) is not None,
     )
 
@@ -188,7 +188,7 @@ def new_client(endpoint: str | None, session: Session, timeouts: Timeouts | None
         connect_timeout=timeouts.connect_seconds,
         read_timeout=timeouts.stall_seconds,
         max_pool_connections=64,
-        # No checksum but those that we name: some stores refuse every other header, and nobody needs more.
+        # No checksum but those that we name: some stores refuse every other header, and no more is needed.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         # Content-MD5 and SHA-256 are headers, and signed: to hash a body once more for the signature proves nothing.

@@ -10,7 +10,7 @@ from md5s3stash.errors import DigestMismatch, StoreError, StoreRefused, StoreUna
 # S3 refuses a body whose Content-MD5 or checksum differs with these codes: the bytes changed on the way.
 _DIGEST_CODES = frozenset({"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
 
-# 409 is S3's "somebody else is writing this key right now"; it asks for another try.
+# 409 is S3's "another client is writing this key right now"; it asks for another try.
 _PASSING_STATUSES = frozenset({408, 409, 425, 429})
 _PASSING_CODES = frozenset(
     {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "InternalError"}

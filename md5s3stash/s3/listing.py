@@ -1,6 +1,6 @@
 """What stands in a bucket, by LIST alone: a thousand objects a request, and no object is read.
 
-A part of the S3 adapter of its own, because whoever audits a bucket needs none of what stores contents.
+A part of the S3 adapter of its own, because an audit of a bucket needs none of what stores contents.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class Lister:
 
 
 def _without_dates() -> CoreSession:
-    """Dates as they come: nobody reads them here, and to parse them takes three quarters of the time of a LIST."""
+    """Dates as they come: they are not read here, and to parse them takes three quarters of the time of a LIST."""
     session = core_session()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     return session
 
 
 def _require_order(s3_url: str, last: bytes, page: Page) -> bytes:
-    """The last key of the page. Directory buckets list in no order, and whoever joins two lists would miss objects."""
+    """The last key of the page. Directory buckets list in no order, and a join of two lists would miss objects."""
     for each in page:
         key = each.key.encode()
         if key <= last:

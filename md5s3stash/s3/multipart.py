@@ -115,7 +115,7 @@ class PartsSender:
 
 
 def pieces(size_bytes: int, part_bytes: int) -> list[range]:
-    """Where the parts lie: of at least so many bytes, whole blocks, and not more parts than S3 takes."""
+    """Where the parts lie: of at least `part_bytes`, whole blocks, and not more parts than S3 takes."""
     step = max(part_bytes, -(-size_bytes // MAX_PARTS))
     step = -(-step // BLOCK_BYTES) * BLOCK_BYTES
     return [range(start, min(start + step, size_bytes)) for start in range(0, size_bytes, step)]

@@ -36,7 +36,7 @@ _REFUSED_SECONDS = 20.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class S3Limits:
-    """Where the adapter changes its way. Tests lower them; nobody else should need to.
+    """Where the adapter changes its way. Only tests should need other values.
 
     `head_first_bytes`: contents of at least this size are looked for before their body is sent. 0 always looks, which
     never sends a body twice; a caller that knows its contents to be new saves a request by raising it.

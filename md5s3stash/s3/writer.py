@@ -213,10 +213,10 @@ class S3Writer:
         try:
             self._check_etag(address, answer, {digest.md5, expected or digest.md5})
         except DigestMismatch:
-            # An ETag that is no md5 accuses nobody. Some stores encrypt and have such ETags: then the bytes must speak,
-            # for another box may have found the object already and let its own file go.
+            # An ETag that is not an md5 proves nothing. Stores that encrypt have such ETags: then the bytes are read
+            # back, for another box may have found the object already and let its own file go.
             if not is_md5(etag_of(answer)) and self._reads_back(address, digest):
-                self._warn_once(address.bucket, "its ETags are no md5s: each new object is read back to be sure")
+                self._warn_once(address.bucket, "its ETags are not md5s: each new object is read back to be sure")
                 return
             # Left standing, it would vouch for itself at the next try with the SHA-256 that we sent along.
             self._remove_wrong(address)
@@ -245,7 +245,7 @@ class S3Writer:
             return
         if is_kms(answer):
             self._warn_once(
-                address.bucket, "it encrypts with KMS: ETags are no md5s here, Content-MD5 and SHA-256 vouch"
+                address.bucket, "it encrypts with KMS: ETags are not md5s here, Content-MD5 and SHA-256 vouch"
             )
             return
         shown = answer.get("ETag") or "none"

@@ -30,7 +30,7 @@ from md5s3stash_migrate.sides import not_of_source
 
 T = TypeVar("T")
 
-# A missing permission fails them all; nobody wants to hear it a hundred million times.
+# A missing permission fails them all, and need not be reported a hundred million times.
 MAX_FAILURES_IN_A_ROW = 1000
 
 _KEY_SPACE = 16**8
@@ -169,7 +169,7 @@ class Migration:
             self._shared_counts.add(self.counts.copied, source)
             self._tell_retried(source, faults)
         elif copied is Copied.TAKEN:
-            # By somebody else, or by a try of ours whose answer did not come through.
+            # By another program, or by a try of ours whose answer was lost.
             self._tell_retried(source, faults)
             self._compare(source, self.counts.copied if faults else self.counts.present)
         elif copied is Copied.SOURCE_GONE:

@@ -1,5 +1,5 @@
 """How many copies are under way at once: halved when the store asks to slow down, raised by one for each full round
-that went well. What TCP does, for the same reason: nobody tells us the rate that the store will bear, and it changes.
+that went well. What TCP does, for the same reason: the rate that the store will bear is not known, and it changes.
 """
 
 from __future__ import annotations

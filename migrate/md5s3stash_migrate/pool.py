@@ -1,5 +1,5 @@
-"""A pool of threads that takes no more work than it can soon do, so that whoever feeds it from a list of millions
-waits for it.
+"""A pool of threads that takes no more work than it can soon do, so that the thread that feeds it from a list of
+millions waits for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Creates the jobs of S3 Batch Operations, through the S3 control API.
 
-A job waits for a person's confirmation, since it costs money and overwrites what comes into the target meanwhile.
+A job waits for a person's confirmation, since it costs money and overwrites what was written to the target since its
+manifest.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Role:
 
     @classmethod
     def parse(cls, arn: str) -> Role:
-        """Raises SettingsError where it is no role's ARN."""
+        """Raises SettingsError where it is not a role's ARN."""
         found = _ROLE.fullmatch(arn)
         if found is None:
             raise SettingsError(f"--batch-role {arn!r} is not of the form arn:aws:iam::123456789012:role/NAME")

@@ -60,7 +60,7 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class CopyLimits:
-    """`single_copy_max_bytes`: above it an object is copied in parts. Tests lower them; nobody else should need to."""
+    """`single_copy_max_bytes`: above it an object is copied in parts. Only tests should need other values."""
 
     single_copy_max_bytes: int = SINGLE_PUT_MAX_BYTES
     parts: PartLimits = field(default_factory=PartLimits)
@@ -158,7 +158,7 @@ def _refused(error: Exception, target: ObjectAddress) -> _Answer:
 
 def _outcome(answer: _Answer, source: Stored, target: ObjectAddress) -> Copied:
     if answer.status == 200 and not answer.code:
-        # Stores other than S3 may keep the ETag of parts. In a bucket that encrypts with KMS it is no md5.
+        # Stores other than S3 may keep the ETag of parts. In a bucket that encrypts with KMS it is not an md5.
         right = answer.kms or answer.etag.lower() in (source.md5, source.etag)
         return Copied.DONE if right else Copied.WRONG
     if answer.status == 412:

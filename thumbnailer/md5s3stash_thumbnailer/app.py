@@ -38,7 +38,7 @@ class ThumbnailApplication(PilboxApplication):
             services=services,
             default_handler_class=UnknownPathHandler,
             log_function=log_request,
-            # tornado's --debug starts the program anew when a file changes, which would lose workers and requests.
+            # tornado's --debug restarts the program when a file changes, which would lose workers and requests.
             autoreload=False,
         )
 
@@ -56,7 +56,7 @@ def run(settings: Settings) -> int:
         cache = open_cache(settings.cache_directory, settings.cache_bytes)
         sockets = listening_sockets(settings.port, settings.address, os.environ)
         seconds = settings.fetch_limits.timeout_seconds
-        # A thread that hangs in S3 is lost to other originals: nobody waits longer than `seconds` for what it brings.
+        # A thread that hangs in S3 is lost to other originals: no request waits longer than `seconds` for it.
         timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
         store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
     except OSError as error:

@@ -5,7 +5,7 @@
         ├── RequestRefused       the request itself is wrong; nothing was fetched
         ├── OriginalNotFound     no object stands under the digest
         ├── FetchTimedOut        S3 did not give the original in time
-        ├── NotAnImage           the original is no picture, a broken one, or of a kind that pilbox does not know
+        ├── NotAnImage           the original is not a picture, a broken one, or of a kind that pilbox does not know
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
         ├── Overloaded           more is asked than can be done: later, please
         ├── RenderTimedOut       the picture took longer to draw than is allowed
@@ -82,6 +82,6 @@ class RenderFailed(ThumbnailError):
 
 
 class ReducedDamaged(ThumbnailError):
-    """The original is to be taken instead, from which the copy is made anew."""
+    """The original is to be taken instead, from which the copy is made again."""
 
     retryable = True

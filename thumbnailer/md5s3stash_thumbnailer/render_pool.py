@@ -64,7 +64,7 @@ _OOM_SCORE = 500
 # picture has left kept for the next. To clear new pages of 4 KiB can cost more than to decode (decision 13).
 _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
 
-# A fork of a process with threads may inherit a lock that nobody will ever release.
+# A fork of a process with threads may inherit a lock that is never released.
 _context = multiprocessing.get_context("spawn")
 
 
@@ -216,7 +216,7 @@ class _Worker:
         workers_end.close()
 
     def _await_ready(self) -> None:
-        # A new interpreter takes most of a second to import Pillow and pilbox, which is no fault of the first picture.
+        # A new interpreter takes most of a second to import Pillow and pilbox, which the first picture must not pay.
         if self._ready:
             return
         if not self._pipe.poll(_START_SECONDS):
@@ -266,7 +266,7 @@ def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, dire
                 continue
             thumbnail, reduced = answer
             pipe.send((thumbnail, reduced.facts.file_bytes if reduced else 0))
-            # Nobody waits for this. Where the disk refuses, the next request makes the copy anew, in memory at least.
+            # No request waits for this. Where the disk refuses, the next one makes the copy again, in memory at least.
             if reduced:
                 with suppress(OSError, MemoryError):
                     keep_reduced(directory, request.md5, reduced.write, modified)

@@ -139,14 +139,14 @@ def is_fresh(if_none_match: str, etag: str) -> bool:
 
 
 def exists_is_enough(if_none_match: str) -> bool:
-    """Whether an If-None-Match header asks for an answer only where there is no picture."""
+    """Whether an If-None-Match header asks for an answer only where there is not a picture."""
     return if_none_match.strip() == "*"
 
 
 def accepts_webp(accept: str) -> bool:
     """Whether an Accept header names WebP itself, with a weight above 0 (RFC 9110, 12.5.1).
 
-    `image/*` does not count: it comes from whoever knew of no WebP when it was written.
+    `image/*` does not count: it comes from clients that were written before WebP.
     """
     for element in accept.split(","):
         media_type, *parameters = (part.strip().lower() for part in element.split(";"))

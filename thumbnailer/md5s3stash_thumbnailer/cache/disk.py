@@ -33,7 +33,7 @@ _REDUCED_SUFFIX = ".reduced"
 _KEPT_SHARE = 0.9
 # Of the bound; what others have added is not known before the directory was looked at.
 _ADDED_BETWEEN_LOOKS = 1 / 16
-# Nobody has written to the file for so long.
+# How long the file must not have been written to.
 _LEFT_SECONDS = 60.0
 # While the disk does not take a file, an original is held in memory: all of them together in no more than this.
 MEMORY_BYTES = 64 * 1024 * 1024

@@ -91,7 +91,7 @@ class Originals:
         file = self.cache.open_reduced(request.md5)
         if file is None:
             return None
-        # Where the head is damaged too the next thumbnail that is cut from a copy writes it anew.
+        # Where the head is damaged too the next thumbnail that is cut from a copy writes it again.
         with suppress(ReducedDamaged, OSError):
             if read_facts(file).serves(request, self._reduced_side):
                 return file
@@ -186,13 +186,13 @@ class _Flight:
             self.close_if_over()
 
     def close_if_over(self) -> None:
-        # Asked for its exception also where nobody waits any more, or asyncio would complain.
+        # Its exception is read also where no request waits any more, or asyncio would complain.
         if self.task.done() and not self.task.cancelled() and not self.task.exception() and not self._waiters:
             self.task.result().close()
 
 
 class _UntilDeadline:
-    """A sink that takes nothing any more once nobody waits for it."""
+    """A sink that takes nothing more once no request waits for it."""
 
     def __init__(self, incoming: Incoming, deadline: float) -> None:
         self._incoming = incoming

@@ -89,5 +89,5 @@ def _range(stored: PIL.Image.Image) -> tuple[float, float]:
         usual = 1.0 if high <= 1 else 255.0
     if low >= 0 and high <= usual:
         return 0.0, usual
-    # Infinities and what is no number are no range either.
+    # Infinities and what is not a number are no range either.
     return (low, high) if math.isfinite(high - low) and high > low else (0.0, usual)

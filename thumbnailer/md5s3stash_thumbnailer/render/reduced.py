@@ -35,7 +35,7 @@ _LEAST_LEFT, _LEFT_TO_FILTER = 1.75, 1.6
 _FILTER, _FILTER_AFTER_AVERAGES = PIL.Image.Resampling.BICUBIC, PIL.Image.Resampling.LANCZOS
 # Half the time of bicubic. What it blurs is seen in brightness (SSIM of line art: 0.96), not in colours.
 _FILTER_OF_COLOURS = PIL.Image.Resampling.HAMMING
-# A copy is made of originals that are so many times larger, along a side. Others are decoded quickly enough.
+# A copy is made of originals that are this many times larger, along a side. Others are decoded quickly enough.
 _LEAST_DIVISOR = 2
 
 _BYTES_A_PIXEL = {"L": 1, "RGB": 3, "RGBA": 4}

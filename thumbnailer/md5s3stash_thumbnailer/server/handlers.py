@@ -175,13 +175,13 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
             try:
                 await self._answer(self._parse(mode, width, height, md5))
             except asyncio.CancelledError:
-                # For the log and the metrics alone: nobody is there to read it.
+                # For the log and the metrics alone: the client is gone.
                 raise tornado.web.HTTPError(CLIENT_GONE, "The client closed the connection") from None
 
     head = get
 
     def on_connection_close(self) -> None:
-        # Whoever asked has gone: a request in line leaves it, and nothing is drawn for nobody.
+        # The client is gone: a waiting request leaves the queue, and nothing is drawn.
         if self._task is not None:
             self._task.cancel()
 
@@ -214,7 +214,7 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
 
     async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
         picture, _ = await self._draw(replace(thumbnail, md5=self.services.placeholder))
-        # Browsers show the body of a 404 too, and nobody takes it for the picture that was asked for.
+        # Browsers show the body of a 404 too, and no client takes it for the picture that was asked for.
         self.set_status(http.HTTPStatus.NOT_FOUND)
         self.set_header("Cache-Control", _PLACEHOLDER_CACHE_CONTROL)
         self.set_header("Content-Type", picture.mime_type)
@@ -240,8 +240,8 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
             raise
 
     async def _send(self, body: bytes | None = None) -> None:
-        # Until the last byte is handed to the kernel the request counts as being answered. A reader who went away
-        # meanwhile has nobody left to tell.
+        # Until the last byte is handed to the kernel the request counts as being answered. Where the client
+        # is gone there is no one to report to.
         with suppress(tornado.iostream.StreamClosedError):
             try:
                 await asyncio.wait_for(self.finish(body), _SEND_SECONDS)
@@ -313,7 +313,7 @@ class HealthHandler(JsonErrors):
 
 
 class MetricsHandler(JsonErrors):
-    """`GET /metrics`, for a scraper on this box: whoever came through a proxy or from elsewhere sees no such page."""
+    """`GET /metrics`, for a scraper on this box: clients from elsewhere, or through a proxy, get 404."""
 
     def get(self) -> None:
         if not _is_local(self.request):
@@ -354,7 +354,7 @@ def describe(error: BaseException | None, status_code: int) -> tuple[int, int, s
         return 400, error.code, str(error)
     for kind, (status, code) in STATUS_AND_CODE.items():
         if isinstance(error, kind):
-            # The store's messages name the bucket, which is no business of whoever looks at a picture.
+            # The store's messages name the bucket, which is not the business of a viewer of pictures.
             return status, code, str(error) if isinstance(error, errors.ThumbnailError) else _STORE_MESSAGES[status]
     message = message_of(error) if isinstance(error, tornado.web.HTTPError) else None
     return status_code, status_code, message or http.HTTPStatus(status_code).phrase

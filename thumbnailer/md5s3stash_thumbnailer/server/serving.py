@@ -1,7 +1,7 @@
-"""Listening, and a stop that cuts off nobody.
+"""Listening, and a stop that cuts off no request.
 
 The listening socket is our own, or one that systemd holds open (sd_listen_fds(3)): several instances then accept from
-one queue, and while one of them stops or starts anew the others, or the queue, take what comes.
+one queue, and while one of them stops or restarts the others, or the queue, take what comes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
     pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     environment.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()):
-        return []  # They are meant for a parent of ours, or for nobody.
+        return []  # They are meant for a parent of ours, or for no process.
     if not count.isdecimal():
         raise SettingsError(f"LISTEN_FDS must be a number, not {count!r}")
     return [_listening(descriptor) for descriptor in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count))]
@@ -59,7 +59,7 @@ def _listening(descriptor: int) -> socket.socket:
         inherited = socket.socket(fileno=descriptor)
         is_listening = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise SettingsError(f"LISTEN_FDS names descriptor {descriptor}, which is no socket") from error
+        raise SettingsError(f"LISTEN_FDS names descriptor {descriptor}, which is not a socket") from error
     if not is_listening:
         raise SettingsError(f"LISTEN_FDS names descriptor {descriptor}, which does not listen")
     inherited.setblocking(False)

@@ -70,7 +70,7 @@ class _Frame:
 
 
 def upper_rows(jpeg: bytes, rows: int) -> bytes:
-    """The file as if it had only so many rows; one that has no more, and one that is cut off, as it is.
+    """The file as if it had only this number of rows; one that has no more, and one that is cut off, as it is.
 
     After the last row libjpeg looks for the next marker, over the bytes of the rows that it was not told of.
     """

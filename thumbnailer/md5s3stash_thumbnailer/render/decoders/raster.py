@@ -1,6 +1,6 @@
-"""Opens an original, refuses what is none, and decodes it no larger than the thumbnail needs.
+"""Opens an original, refuses what is not one, and decodes it no larger than the thumbnail needs.
 
-Formats are an explicit list: Pillow knows three dozen more, some of which start other programs or nobody looks after.
+Formats are an explicit list: Pillow knows three dozen more, some of which start other programs or are not maintained.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFi
 _ORIENTATION = 0x0112
 # What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
 # Measured against a decode of everything, on hard edges, where it is seen first: the means of a JPEG's blocks are good
-# from 1.75 on, the other reductions by libjpeg, which are no true means, from 2, the wavelets of JPEG 2000 from 3.
+# from 1.75 on, the other reductions by libjpeg, which are not true means, from 2, the wavelets of JPEG 2000 from 3.
 _OVERSAMPLING_AFTER_MEANS = 1.75
 _OVERSAMPLING_AFTER_DCT = 2.0
 _OVERSAMPLING_AFTER_WAVELETS = OVERSAMPLING_AFTER_AVERAGES
@@ -149,7 +149,7 @@ class Original(Picture):
         self.shrink = 1.0 if drafted is None else width / drafted[1][2]
 
     def _leave_out(self, divisor: int, bottom: float) -> None:
-        """Opens the JPEG anew without the rows and the detail that are not needed."""
+        """Opens the JPEG again without the rows and the detail that are not needed."""
         has_detail = self._has_detail_apart and divisor == _JPEG_BLOCK_PX
         has_rows = bottom < self.image.height * (1 - _LEAST_SHARE_LEFT_OUT)
         if not (has_detail or has_rows):
