@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -348,8 +347,3 @@ def _find(
     if field.name in table:
         return f"{section}.{field.name}", table[field.name]
     return None
-
-
-def from_environment(sections: Mapping[str, type]) -> Settings:
-    """The settings as a program finds them at its start: DEFAULT_FILE and the process environment."""
-    return load(sections, os.environ)

@@ -92,7 +92,7 @@ def test_wheel_holds_every_module_the_status_page_and_the_marker_of_a_typed_pack
     expected = {
         f"{name}/{path.relative_to(directory)}"
         for name, directory in PACKAGES.items()
-        for pattern in ("*.py", "py.typed", "status/*")
+        for pattern in ("*.py", "py.typed", "assets/*")
         for path in directory.rglob(pattern)
     }
     with zipfile.ZipFile(wheel) as archive:

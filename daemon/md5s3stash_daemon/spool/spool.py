@@ -153,11 +153,6 @@ class Spool:
             found = [Entry(name, f"{root}/{box}/{name}", *parse_box(box)) for box in boxes(root)]
         return [entry for entry in found if _is_file(status_of(entry.place))]
 
-    def failed_paths(self) -> Iterator[str]:
-        """Everything in failed/, including the reports."""
-        root = self.path_of(FAILED)
-        return (f"{root}/{name}" for name in files_below(root, refused=log_refused))
-
     def recover(self) -> int:
         """Makes files due that an earlier daemon had claimed when it ended. Returns their number."""
         count = 0

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from md5s3stash_daemon.web.history import Minute
 
 BAR_WIDTH = 10
-BAR_GAP = 2
 PLOT_HEIGHT = 100.0
 SPARK_HEIGHT = 24.0
 
