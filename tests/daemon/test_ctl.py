@@ -515,7 +515,7 @@ def test_lookup_of_a_digest_bounds_its_names_and_says_so(stashed: Site) -> None:
     done = run(stashed, "lookup", "--limit", "2", md5(b"same"))
 
     assert [line.split()[0] for line in done.stdout.splitlines()].count("name") == 3
-    assert "and others" in done.stdout
+    assert "and more: see --limit" in done.stdout
 
 
 def test_lookup_of_what_is_not_recorded_exits_with_one(stashed: Site) -> None:
