@@ -111,8 +111,8 @@ class Status:
 
 
 def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object], http: HttpSettings) -> Status:
-    """`probe` raises a StashError where Redis takes no records, or may lose them. Raises OSError where the spool cannot
-    be read.
+    """`probe` raises a StashError if Redis refuses records, or may lose them. Raises OSError if the spool cannot be
+    read.
     """
     counts = dict.fromkeys(STATES, 0)
     oldest: dict[str, float | None] = dict.fromkeys(STATES)
