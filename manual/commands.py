@@ -54,7 +54,7 @@ def commands() -> list[Command]:
     return [
         Command(md5s3stash.cli.build_parser(), 1, "stash files and URLs in S3 under the md5 of their bytes"),
         Command(md5s3stash_daemon.main.build_parser(), 8, "stash what is dropped into a spool directory"),
-        Command(md5s3stash_daemon.ctl.main.build_parser(), 8, "look after the spool, the ledger and the buckets"),
+        Command(md5s3stash_daemon.ctl.main.build_parser(), 8, "manage the spool, the ledger and the buckets"),
         Command(md5s3stash_daemon.enqueue.main.build_parser(), 1, "send a list of URLs to the queue of md5s3stashd"),
         Command(_thumbnailer(), 8, "serve thumbnails of what is stashed"),
         Command(md5s3stash_migrate.options.build_parser(), 1, "copy a stash between buckets, inside S3"),

@@ -1,3 +1,3 @@
-"""The spool daemon: what stands complete in the spool is stashed and recorded, or still there, or in failed/ with a
+"""The spool daemon: each complete file in the spool is stashed and recorded, or is still there, or is in failed/ with a
 reason.
 """

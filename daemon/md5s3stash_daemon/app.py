@@ -1,4 +1,4 @@
-"""What `md5s3stashd` does once its arguments are known: settings, wiring, signals."""
+"""Runs `md5s3stashd` after its arguments are parsed: settings, wiring, signals."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ from md5s3stash_daemon.web.server import serving
 
 log = logging.getLogger(__name__)
 
-# As in the unit.
+# As in the systemd unit.
 DESCRIPTORS = 16_384
 
-# Each record asks Redis whether it keeps it. This is for the time in which there is nothing to record.
+# Every record also checks that Redis keeps its writes. This check is for times without records.
 REDIS_CHECK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """Everything that main has to do with."""
+    """The parts of the daemon."""
 
     runtime: Runtime
     spool: Spool
@@ -75,7 +75,7 @@ class Daemon:
     health: Health
 
     def apply(self, settings: Settings) -> None:
-        """Goes on with these settings, as far as they are `reload.LIVE`."""
+        """Applies these settings, as far as they are `reload.LIVE`."""
         self.runtime.live.current = settings
         self.workers.apply(settings)
         self.main_loop.wake()
@@ -83,7 +83,7 @@ class Daemon:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the daemon until SIGTERM or SIGINT; the exit status. Raises StashError."""
+    """Runs the daemon until SIGTERM or SIGINT; returns the exit status. Raises StashError."""
 
     def read() -> Settings:
         return read_settings(os.environ, arguments.config, {"log.level": arguments.loglevel})
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise StashError(f"the spool cannot be used: {error}") from error
     try:
         if not _run(daemon, settings, read, notifier):
-            # Threads that hang, or wait for a main thread that is gone, would hold up the end of the interpreter for
+            # Threads that hang, or wait for a main thread that is gone, would block the end of the interpreter for
             # ever. Their files are still claimed, and the next start finds them.
             console.leave(0)
     except StashError:
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _allow_descriptors() -> None:
-    """Files that are under way are held open; a shell's soft limit of 1,024 is too few for them."""
+    """Raises the limit of descriptors: claimed files are open, and a shell's soft limit of 1,024 is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < enough:
@@ -124,7 +124,7 @@ def _allow_descriptors() -> None:
 
 
 def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
-    """Whether everything under way was finished in the end."""
+    """Runs the daemon; False if work was unfinished at the end."""
 
     def stop() -> None:
         notifier.stopping()
@@ -151,15 +151,15 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
             daemon.queue.start()
         with _outliving_power_cuts(daemon):
             complete = daemon.main_loop.run(notifier.ready)
-            # Lists and the queue stop along with the files, so this waits for what is left of the same time.
+            # Lists and the queue stop at the same time as the files, so this waits for the rest of the same deadline.
             drained = daemon.queue is None or daemon.queue.finish()
             return daemon.lists.finish() and complete and drained
 
 
 @contextlib.contextmanager
 def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
-    """Judges what a power cut has left, then syncs the spool while files wait. Not on a network file system: its
-    server has what was written, and does not boot with this machine.
+    """Checks for damage by a power cut, then syncs the spool while files wait. Not on a network file system: its server
+    has the written data, and does not boot with this machine.
     """
     spool = daemon.spool
     if is_network(filesystem_type(str(spool.directory))):
@@ -175,10 +175,9 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
 
 
 def build(settings: Settings) -> Daemon:
-    """The daemon of these settings, with its spool made and locked. Raises SettingsError, SpoolClosed, SpoolTaken or
-    OSError."""
+    """Builds the daemon; makes and locks its spool. Raises SettingsError, SpoolClosed, SpoolTaken or OSError."""
     dependencies = dependencies_of(settings)
-    # Before anything here connects to anything, or starts a thread.
+    # First: before any connection or thread.
     fork_server = ForkServer(functools.partial(worker.work, dependencies))
     prefix, of_urls = settings[RedisSettings].prefix, settings[UrlSettings]
     live, metrics = LiveSettings(settings), Metrics()
@@ -193,7 +192,8 @@ def build(settings: Settings) -> Daemon:
         metrics,
         live,
     )
-    # Nothing that is dropped may make this box read its own network.
+    # No dropped URL may make this machine read its own network.
+
     guard = NetGuard(tuple(map(ip_network, of_urls.allowed_networks)))
     fetcher = Fetcher(dependencies.fetch_limits, guard, retry=NO_RETRY)
     caches = UrlCaches(client, prefix, dependencies.bases)

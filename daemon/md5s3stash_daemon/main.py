@@ -1,4 +1,4 @@
-"""The program `md5s3stashd`: its arguments."""
+"""The program `md5s3stashd`: parses its arguments."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ examples:
   BUCKET_BASE=my-bucket/originals REDIS_URL=redis://127.0.0.1:6379/0 SPOOL_DIR=/srv/spool md5s3stashd
   md5s3stashd --config /etc/md5s3stash/md5s3stash.toml --check-config
 
-Runs until SIGTERM or SIGINT, finishing what is under way. SIGHUP reads the settings again. The status page, /healthz
+Runs until SIGTERM or SIGINT, then finishes work in progress. SIGHUP reads the settings again. The status page, /healthz
 and /metrics are on http://127.0.0.1:9108.
 
-exit status: 0 stopped on request, 1 the spool cannot be used or an error that ended it, 2 the arguments or settings are
+exit status: 0 stopped on request, 1 the spool cannot be used or an unexpected error, 2 the arguments or settings are
 wrong.
 
 environment: BUCKET_BASE, REDIS_URL, SPOOL_DIR, S3_ENDPOINT, BUCKET_SCHEME, and MD5S3STASH_<SECTION>_<KEY> for every key
@@ -29,12 +29,12 @@ files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the daemon until SIGTERM or SIGINT; the exit status."""
+    """Runs the daemon until SIGTERM or SIGINT; returns the exit status."""
     return console.run(PROGRAM, lambda: _run(build_parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # What this imports (boto3, redis, requests) takes half a second, which --help need not wait for.
+    # Here: its imports (boto3, redis, requests) take half a second, which --help does not need.
     from md5s3stash_daemon import app
 
     return app.run(arguments)
@@ -47,10 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="settings file (default: /etc/md5s3stash/md5s3stash.toml)"
     )
     parser.add_argument(
-        "--check-config", action="store_true", help="print the settings in force, or their errors, and exit"
+        "--check-config", action="store_true", help="print the current settings, or their errors, and exit"
     )
     parser.add_argument(
-        "--loglevel", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="wins over the setting log.level"
+        "--loglevel",
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="lowest level that is logged; overrides the setting log.level",
     )
     parser.add_version()
     return parser

@@ -515,14 +515,14 @@ def test_lookup_of_a_digest_bounds_its_names_and_says_so(stashed: Site) -> None:
     done = run(stashed, "lookup", "--limit", "2", md5(b"same"))
 
     assert [line.split()[0] for line in done.stdout.splitlines()].count("name") == 3
-    assert "and others" in done.stdout
+    assert "and more: see --limit" in done.stdout
 
 
 def test_lookup_of_what_is_not_recorded_exits_with_one(stashed: Site) -> None:
     for word in ("nothing", md5(b"nothing"), "https://example.org/x.jpg"):
         done = run(stashed, "lookup", word)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "nothing is recorded" in done.stderr
+        assert "no record found" in done.stderr
 
 
 def test_lookup_of_a_url_asks_the_url_cache_too(site: Site) -> None:
@@ -572,7 +572,7 @@ def test_log_follow_shows_each_outcome_once_through_a_restart_of_redis(
 
     with process:
         try:
-            wait_until(lambda: "trying again" in (tmp_path / "err").read_text(), "Redis missed")
+            wait_until(lambda: "retrying" in (tmp_path / "err").read_text(), "Redis missed")
             with servers.redis_server(data, port):
                 site.redis.xadd(f"{site.prefix}:log", {"name": "after", "outcome": "stashed"})
                 wait_until(lambda: seen() == ["before", "after"], "followed")

@@ -97,7 +97,7 @@ def put(client: redis.Redis, ledger: dict[str, Any], log: Sequence[dict[bytes, b
 def printed() -> Iterator[io.BytesIO]:
     """What goes to standard output meanwhile."""
     output = io.BytesIO()
-    with patch.object(sys, "stdout", SimpleNamespace(buffer=output)):
+    with patch.object(sys, "stdout", SimpleNamespace(buffer=output, flush=output.flush)):
         yield output
 
 

@@ -375,7 +375,7 @@ def of_sqs(
     cause: Callable[[Stack], contextlib.AbstractContextManager[object]],
     recovery: str = "30 s",
 ) -> Outage:
-    page = "No message of the queue is received; files are stashed."
+    page = "No queue messages are received; files are stashed."
     return Outage("SQS", way, reason, cause, page=page, files_go_on=True, recovery=recovery)
 
 
@@ -483,7 +483,7 @@ def test_a_spool_that_is_gone_is_reported_by_no_answer_and_by_status(tmp_path: P
 
 def is_well(look: Look) -> bool:
     told = (look.health, look.reasons, look.paused)
-    return told == (200, "", frozenset()) and "The daemon, S3 and Redis are well." in look.page
+    return told == (200, "", frozenset()) and "The daemon, S3 and Redis are healthy." in look.page
 
 
 def is_told(outage: Outage, look: Look) -> bool:

@@ -208,9 +208,9 @@ def test_without_redis_the_page_says_so_and_shows_the_spool(site: Site) -> None:
     with page_of(site, {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}) as url:
         page = text_of(f"{url}?q=f.tif")
     assert "The ledger cannot be read: Redis does not answer" in page
-    assert "Nothing could be looked up: Redis does not answer" in page
+    assert "The search failed: Redis does not answer" in page
     assert "the reason why" in page
-    assert "are well" not in page
+    assert "are healthy" not in page
 
 
 def test_a_redis_that_hangs_holds_up_the_page_for_seconds_only_and_once_for_all(site: Site) -> None:

@@ -214,7 +214,7 @@ def test_a_search_has_bounds_in_length_number_and_time_and_says_so(ledger: Ledge
     seconds = iter(range(1000))
     late = search(ledger.reader, "nothing of the kind", lambda: float(next(seconds)))
     assert late.contents == ()
-    assert "Not every name" in late.remark
+    assert "out of time" in late.remark
     assert "too long" in search(ledger.reader, "x" * (MAX_QUERY_BYTES + 1)).remark
 
 

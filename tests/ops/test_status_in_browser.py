@@ -162,7 +162,7 @@ def test_it_is_searched_by_name_by_a_part_of_one_and_by_digest_with_the_keyboard
 
     page.get_by_role("searchbox").fill("<b>nobody</b>")
     page.get_by_role("button", name="Search").click()
-    expect(found).to_contain_text("Nothing is recorded under <b>nobody</b>")
+    expect(found).to_contain_text("There is no record of <b>nobody</b>")
 
 
 def test_a_tile_leads_to_what_is_known_of_the_content(visit: Visit) -> None:
@@ -217,7 +217,7 @@ def test_without_javascript_the_page_is_complete(visit: Visit) -> None:
         assert plain.locator(selector).all_inner_texts() == scripted.locator(selector).all_inner_texts()
     expect(plain.locator("#hour .key")).to_have_count(3)
     expect(plain.locator("#live")).to_be_hidden()
-    expect(plain.locator("footer")).to_contain_text("Reload the page for news")
+    expect(plain.locator("footer")).to_contain_text("Reload the page to update it")
     plain.get_by_role("searchbox").fill("fractal")
     plain.get_by_role("button", name="Search").click()
     expect(plain.locator("section.found")).to_contain_text("samples/fractal.png")

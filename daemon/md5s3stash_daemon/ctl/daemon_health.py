@@ -1,4 +1,4 @@
-"""What the running daemon reports about itself: its /healthz, as `md5s3stashctl status` shows it."""
+"""Reads the /healthz of the running daemon for `md5s3stashctl status`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MAX_VERSION = 100
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """`faults`: why the daemon stashes nothing now, empty while all goes well. `notices`: which promises are weaker.
-    `version`: its release. `warnings`: what somebody has to mend. `waiting`: how many files it leaves in incoming/, by
-    reason.
+    """`faults`: why the daemon stashes nothing now, empty if it is healthy. `notices`: which promises are weaker.
+    `version`: its release. `warnings`: problems that an operator has to fix. `waiting`: number of files that it cannot
+    claim from incoming/, by reason.
     """
 
     faults: list[str]
@@ -28,29 +28,29 @@ class Told:
 
 
 def told_by_daemon(settings: HttpSettings) -> Told | None:
-    """None where nobody answers, or the daemon serves no /healthz."""
+    """None if nothing answers, or the daemon serves no /healthz."""
     if settings.port == 0:
         return None
-    # Half of what `md5s3stashctl --help` imported.
+    # Here: at the top it would double the imports of `md5s3stashctl --help`.
     import http.client
 
-    # Not urllib: a proxy of the environment does not know this machine's loopback.
+    # Not urllib: it would use a proxy from the environment, which cannot reach this machine's loopback.
     connection = http.client.HTTPConnection(settings.address, settings.port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", "/healthz")
         answer = connection.getresponse()
-        told = json.loads(answer.read(_MAX_ANSWER_BYTES))
+        health = json.loads(answer.read(_MAX_ANSWER_BYTES))
         version = answer.getheader("Server", "").partition("/")[2][:_MAX_VERSION]
-        waiting = told.get("waiting", {})
+        waiting = health.get("waiting", {})
         return Told(
-            list(map(str, told["reasons"])),
-            list(map(str, told.get("notices", []))),
+            list(map(str, health["reasons"])),
+            list(map(str, health.get("notices", []))),
             version,
-            list(map(str, told.get("warnings", []))),
+            list(map(str, health.get("warnings", []))),
             {reason: int(waiting.get(reason, 0)) for reason in REASONS},
         )
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
-        # Whoever listens there is no daemon of ours.
+        # Another program listens there.
         return None
     finally:
         connection.close()

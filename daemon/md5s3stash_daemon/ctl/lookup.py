@@ -1,4 +1,4 @@
-"""`md5s3stashctl lookup`, `log` and `export`: what the ledger has, for a person or a program."""
+"""`md5s3stashctl lookup`, `log` and `export`: print the ledger for a person or a program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from md5s3stash.errors import RedisUnavailable
 from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped, digest_in
 
-# How long Redis is asked to wait for the next entry, and so how soon we see that nobody reads any more.
+# How long Redis waits for the next entry, and so how soon we notice that standard output was closed.
 FOLLOW_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 
@@ -24,8 +24,8 @@ CSV_COLUMNS = ("name", "md5", "s3_url", "mime_type", "width", "height")
 
 
 def lookup(ledger: LedgerReader, word: str, bases: Sequence[BucketBase], limit: int, as_json: bool) -> bool:
-    """Prints what is known of a name, a URL, or a digest (alone, or at the end of an S3 or thumbnail URL); whether
-    anything is.
+    """Prints the record of a name, a URL, or a digest (alone, or at the end of an S3 or thumbnail URL); False if there
+    is none.
     """
     md5 = ledger.md5_of(word)
     if md5 is not None:
@@ -34,7 +34,7 @@ def lookup(ledger: LedgerReader, word: str, bases: Sequence[BucketBase], limit: 
     md5 = digest_in(word)
     if md5 is None:
         return False
-    # One more than is shown, to tell that there are more.
+    # One more than we print, to know whether there are more.
     names = list(itertools.islice(_each_once(ledger.names_of(md5)), limit + 1))
     if not names and not ledger.knows(md5):
         return False
@@ -53,7 +53,7 @@ def _print_found(
         console.write(json.dumps(found))
         return
     lines = [("name", console.printable(name)) for name in names]
-    lines += [("name", "and others: see --limit")] if more else []
+    lines += [("name", "and more: see --limit")] if more else []
     lines += [("md5", md5), *(("s3_url", console.printable(url)) for url in urls)]
     lines += [("mime_type", console.printable(content.mime_type))] if content.mime_type else []
     lines += [("dimensions", f"{content.width}x{content.height}")] if content.width and content.height else []
@@ -62,9 +62,9 @@ def _print_found(
 
 
 def _s3_urls(content: Mapped, bases: Sequence[BucketBase]) -> list[str]:
-    """The recorded one, which is that of the first base, and those of the others.
+    """The recorded URL, which is that of the first base, and those of the other bases.
 
-    Recorded under other settings than today's, or not at all, it is only where it was, or would be.
+    Only the recorded one if the settings have changed since; if nothing is recorded, where the content would be.
     """
     configured = [base.address(content.md5).s3_url for base in bases]
     if not content.s3_url:
@@ -81,7 +81,7 @@ def _each_once(names: Iterator[str]) -> Iterator[str]:
 
 
 def print_log(ledger: LedgerReader, count: int, as_json: bool) -> str:
-    """The newest entries, in order of time; the id of the last one, after which the next will come."""
+    """Prints the newest entries in order of time; returns the id of the last one, for `follow_log`."""
     last = "0-0"
     for entry in ledger.last(max(1, count)):
         if count:
@@ -92,7 +92,7 @@ def print_log(ledger: LedgerReader, count: int, as_json: bool) -> str:
 
 
 def follow_log(ledger: LedgerReader, last: str, as_json: bool) -> None:
-    """Each entry as it is logged, until nobody reads any more. Redis may go and come back meanwhile.
+    """Prints each new entry until standard output is closed. Waits while Redis is unavailable.
 
     Raises LedgerRefused, OutputClosed.
     """
@@ -102,12 +102,12 @@ def follow_log(ledger: LedgerReader, last: str, as_json: bool) -> None:
             entries = ledger.after(last, FOLLOW_SECONDS)
         except RedisUnavailable as error:
             if not away:
-                console.complain(f"{error}: trying again")
+                console.complain(f"{error}: retrying")
             away = True
             time.sleep(RECONNECT_SECONDS)
             continue
         if away:
-            console.complain("Redis answers again")
+            console.complain("Redis is available again")
             away = False
         for entry in entries:
             _print_entry(entry, as_json)
@@ -120,8 +120,8 @@ def _print_entry(entry: LogEntry, as_json: bool) -> None:
         console.write(json.dumps({"id": entry.id, "time": _utc(entry.seconds), **entry.fields}))
         return
     fields = entry.fields
-    told = fields.get("md5") or f"{fields.get('error', '')}: {fields.get('reason', '')}"
-    line = f"{_utc(entry.seconds)}  {fields.get('outcome', ''):<8}  {fields.get('name', '')}  {told}"
+    detail = fields.get("md5") or f"{fields.get('error', '')}: {fields.get('reason', '')}"
+    line = f"{_utc(entry.seconds)}  {fields.get('outcome', ''):<8}  {fields.get('name', '')}  {detail}"
     console.write(console.printable(line))
 
 
@@ -130,7 +130,7 @@ def _utc(seconds: float) -> str:
 
 
 def export(ledger: LedgerReader, form: str) -> None:
-    """Every mapping, a line or a record each, as they come out of Redis."""
+    """Prints every mapping as a line or a CSV record, in the order of Redis."""
     write = EXPORTERS[form]
     if form == "csv":
         _write_csv([CSV_COLUMNS])
@@ -148,13 +148,13 @@ def _export_csv(batch: Sequence[Mapped]) -> None:
 
 
 def _as_record(mapped: Mapped) -> dict[str, Any]:
-    # What is not known is null, and an empty field.
+    # Unknown values are null in JSON, and empty in CSV.
     return {name: value if value != "" else None for name, value in asdict(mapped).items()}
 
 
 def _write_csv(rows: Sequence[Sequence[Any]]) -> None:
     text = io.StringIO()
-    # As RFC 4180 has it, which also makes the module quote a name with a lone carriage return.
+    # RFC 4180; this line end also makes the module quote a name with a lone carriage return.
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     console.write(text.getvalue(), end="")
 

@@ -1,6 +1,4 @@
-"""The program `md5s3stashctl`: what an operator asks of the spool, the ledger and the buckets, while the daemon runs or
-not.
-"""
+"""The program `md5s3stashctl`: an operator's view of the spool, the ledger and the buckets; the daemon need not run."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
     from md5s3stash_daemon.ledger.reader import LedgerReader
 
-# Redis and boto3 each take half a second to import, so that only the commands that ask them do.
+# Redis and boto3 each take half a second to import, so only the commands that need them do it.
 
 PROGRAM = "md5s3stashctl"
 
@@ -40,23 +38,23 @@ examples:
   md5s3stashctl status
   md5s3stashctl COMMAND --help
 
-Names are those that were dropped: paths below incoming/. The settings are those of md5s3stashd.
+A name is the path below incoming/, as it was dropped. The settings are those of md5s3stashd.
 
-exit status: 0 all is well, 1 something is wrong, refused or not found, 2 the arguments or settings are wrong,
+exit status: 0 success, 1 something is wrong, refused or not found, 2 the arguments or settings are wrong,
 130 interrupted.
 """
 
-# Whether all is well.
+# Returns whether it succeeded.
 Run = Callable[[argparse.Namespace, Settings], bool]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; the exit status."""
+    """Runs a command and returns the exit status."""
     return console.run(PROGRAM, lambda: _run(build_parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # All programs share the file, so that other sections than the daemon's may be in it.
+    # All programs share the file, so it may have sections of others.
     settings = load(SECTIONS, os.environ, arguments.config, others_allowed=True)
     run: Run = arguments.run
     return 0 if run(arguments, settings) else 1
@@ -65,7 +63,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     parser = console.Parser(
-        prog=PROGRAM, description="looks after the spool, the ledger and the buckets of md5s3stashd", epilog=_EPILOG
+        prog=PROGRAM,
+        description="inspect and manage the spool, the ledger and the buckets of md5s3stashd",
+        epilog=_EPILOG,
     )
     parser.add_version()
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
@@ -79,17 +79,17 @@ def build_parser() -> argparse.ArgumentParser:
             description=help,
             epilog="\n".join(("examples:", *(f"  {PROGRAM} {name} {example}".rstrip() for example in examples))),
         )
-        # Before or after the command; given after it, it wins.
+        # Allowed before or after the command; the later one wins.
         added.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         added.set_defaults(run=run)
         return added
 
-    status = command("status", _status, "is the daemon running, what lies in the spool, does Redis answer", "--json")
+    status = command("status", _status, "show the state of the daemon, the spool and Redis", "--json")
     _add_json(status)
 
-    # `queue` was its name until a queue was SQS alone: to be dropped with the next release.
+    # `queue` is its old name: remove it with the next release.
     files = command("list", _list, "list the files in the spool", "--state failed --limit 20", aliases=["queue"])
-    files.add_argument("--state", choices=STATES, action="append", help="only this state; may be given again")
+    files.add_argument("--state", choices=STATES, action="append", help="show only this state; may be repeated")
     files.add_argument("--limit", type=_count, metavar="N", help="show at most N files")
     _add_json(files)
 
@@ -106,17 +106,17 @@ def build_parser() -> argparse.ArgumentParser:
         "album/1.tif",
         "3e25960a79dbc69b674cd4ec67a72c62",
     )
-    lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; an S3 or thumbnail URL will do")
+    lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; also an S3 or thumbnail URL")
     lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="show at most N names of an md5 (20)")
     _add_json(lookup)
 
     log = command("log", _log, "print the newest outcomes", "--follow")
-    log.add_argument("--follow", action="store_true", help="continue with each outcome as it comes")
+    log.add_argument("--follow", action="store_true", help="then print each new outcome")
     log.add_argument("--count", type=_count, default=20, metavar="N", help="number of outcomes to begin with (20)")
     _add_json(log)
 
     export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
-    export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="jsonl is the default")
+    export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="output format (jsonl)")
 
     forget = command(
         "forget",
@@ -135,32 +135,32 @@ def build_parser() -> argparse.ArgumentParser:
         "--from-export mappings.jsonl",
     )
     rebuild.add_argument(
-        "--from-export", type=Path, metavar="FILE", help="what an earlier export printed as jsonl, names and all"
+        "--from-export", type=Path, metavar="FILE", help="read the output of an earlier export as jsonl, with names"
     )
-    rebuild.add_argument("--head", action="store_true", help="ask for the type of each object, a request each")
+    rebuild.add_argument("--head", action="store_true", help="get the type of each object with a HEAD request each")
     rebuild.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
     rebuild.add_argument("--dry-run", action="store_true", help="only print what would be recorded")
     _add_json(rebuild)
 
-    verify = command("verify", _verify, "audit the buckets by LIST: does each object have its key's md5", "--ledger")
-    verify.add_argument("--deep", action="store_true", help="read those whose ETag is no proof")
-    verify.add_argument("--ledger", action="store_true", help="compare with what is recorded")
+    verify = command("verify", _verify, "audit the buckets by LIST: is the md5 of each object its key", "--ledger")
+    verify.add_argument("--deep", action="store_true", help="read objects whose ETag proves nothing")
+    verify.add_argument("--ledger", action="store_true", help="compare the buckets with the ledger")
     verify.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
     _add_json(verify)
     return parser
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="a name as it was dropped")
-    parser.add_argument("--all", action="store_true", help="every file that this can be done with")
+    parser.add_argument("--all", action="store_true", help="every file to which the command applies")
 
 
 def _count(text: str) -> int:
-    # The most that Redis takes as a count; str.isdigit would let other scripts' digits through.
+    # The largest count that Redis accepts; str.isdigit would accept digits of other scripts.
     if not (text.isascii() and text.isdecimal() and len(text) <= 15):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
@@ -220,11 +220,11 @@ def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.ctl import lookup
 
     ledger = _ledger(settings)
-    # Without a bucket base the recorded place is all there is to tell.
+    # Without a bucket base only the recorded place is known.
     bases: tuple[BucketBase, ...] = settings[StashSettings].bases() if settings[StashSettings].bucket_base else ()
     found = lookup.lookup(ledger, arguments.word, bases, arguments.limit, arguments.json)
     if not found:
-        console.complain(f"{arguments.word}: nothing is recorded under this")
+        console.complain(f"{arguments.word}: no record found")
     return found
 
 
@@ -270,7 +270,7 @@ def _rebuild(arguments: argparse.Namespace, settings: Settings) -> bool:
     restorer = Restorer(*_redis(settings), arguments.dry_run)
     if arguments.from_export is not None:
         if arguments.head:
-            raise SettingsError("--head asks about objects in the buckets: it does not go with --from-export")
+            raise SettingsError("--head cannot be used with --from-export: it reads objects in the buckets")
         return rebuild_from_export(arguments.from_export, restorer, arguments.dry_run, arguments.json)
     bases = settings[StashSettings].bases()
     endpoint = settings[S3Settings].endpoint
@@ -290,14 +290,14 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
     endpoint = settings[S3Settings].endpoint
     ledger = _ledger(settings) if arguments.ledger else None
     distrust = functools.partial(_distrust, *_redis(settings)) if settings[RedisSettings].url else None
-    # The ledger first: what it has by now was stored before.
+    # The ledger first: everything in it now is stored already.
     with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
         auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
         return verify(auditor, bases, arguments.jobs, arguments.json, distrust)
 
 
 def _distrust(client: Redis, prefix: str, md5: str) -> None:
-    """A content whose object is missing or wrong must not pass for confirmed."""
+    """Drops the cached confirmations of a content whose object is missing or wrong."""
     from md5s3stash_daemon.ledger.confirmations import drop_confirmations
 
     try:
@@ -307,7 +307,7 @@ def _distrust(client: Redis, prefix: str, md5: str) -> None:
 
 
 def _spool(settings: Settings) -> Spool:
-    """The spool, which the daemon has made. Raises StashError where it has not."""
+    """The spool. Raises StashError if no daemon has made it."""
     spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore), spends_reserve=False)
     demand_open(spool.directory)
     if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
@@ -324,7 +324,8 @@ def _ledger(settings: Settings) -> LedgerReader:
 
 
 def _probe(settings: Settings) -> Callable[[], object]:
-    """What finds out whether Redis takes records, and keeps them."""
+    """A probe that checks whether Redis accepts records and keeps them."""
+
     from md5s3stash_daemon.ledger.durability import LedgerProbe
 
     of_redis = settings[RedisSettings]

@@ -1,6 +1,6 @@
-"""`md5s3stashctl retry`, `hold`, `release` and `remove-ignored`: files moved by hand, while the daemon may run.
+"""`md5s3stashctl retry`, `hold`, `release` and `remove-ignored`: move files by hand, even while the daemon runs.
 
-Each move is one rename, so there is nothing to lock: whoever comes second is told that the file has gone.
+Each move is one rename, so no lock is needed: the second of two gets the error that the file is gone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NotMoved(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One file's: `carry_out` says in words what it did. It raises NotMoved, and OSError."""
+    """The move of one file: `carry_out` returns in words what it did. It raises NotMoved, and OSError."""
 
     name: str
     carry_out: Callable[[], str]
@@ -39,7 +39,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A way to move files: those of one dropped name, or all. `states` are where it takes them from."""
+    """A way to move files: those of one dropped name, or all. `states` are the states that it takes them from."""
 
     states: tuple[str, ...]
     named: Callable[[str], Iterable[Move]]
@@ -47,14 +47,14 @@ class Command:
 
 
 def retry(spool: Spool) -> Command:
-    """Failed files are dropped again, deferred ones are due now."""
+    """Drops failed files again, and makes deferred ones due now."""
 
     def named(name: str) -> Iterator[Move]:
         yield from [_drop_again(spool, failure) for failure in failures_of(spool, name)]
         yield from [_make_due(spool, entry, DEFERRED) for entry in spool.find(DEFERRED, name)]
 
     def every() -> Iterator[Move]:
-        # As a list, or what fails again at once would be met again, without an end.
+        # As a list: otherwise a file that fails again at once would come up again without end.
         yield from [_drop_again(spool, failure) for failure in failures(spool)]
         now = time.time()
         yield from (_make_due(spool, entry, DEFERRED) for entry in spool.entries(DEFERRED) if entry.due > now)
@@ -63,7 +63,7 @@ def retry(spool: Spool) -> Command:
 
 
 def hold(spool: Spool, settings: SpoolSettings) -> Command:
-    """Files of incoming/ and deferred/ are parked."""
+    """Holds files of incoming/ and deferred/."""
 
     def named(name: str) -> Iterator[Move]:
         found = [entry for state in (INCOMING, DEFERRED) for entry in spool.find(state, name)]
@@ -77,7 +77,7 @@ def hold(spool: Spool, settings: SpoolSettings) -> Command:
 
 
 def release(spool: Spool) -> Command:
-    """Parked files are due now."""
+    """Makes held files due now."""
 
     def named(name: str) -> Iterator[Move]:
         yield from [_make_due(spool, entry, HOLD) for entry in spool.find(HOLD, name)]
@@ -89,7 +89,7 @@ def release(spool: Spool) -> Command:
 
 
 def remove_ignored(spool: Spool) -> Command:
-    """What is ignored in incoming/ is removed, and nothing else."""
+    """Removes ignored files from incoming/, and no others."""
 
     def named(name: str) -> Iterator[Move]:
         entry = Entry(name, f"{spool.path_of(INCOMING)}/{name}")
@@ -103,12 +103,12 @@ def remove_ignored(spool: Spool) -> Command:
 
 
 def move_all(spool: Spool, command: Command) -> bool:
-    """Every file that the command can move; whether none was refused."""
+    """Moves every file that the command can move; False if one could not be moved."""
     return _carry_out(spool, command.every())[1] == 0
 
 
 def move_named(spool: Spool, command: Command, names: Sequence[str]) -> bool:
-    """The files of these names, the others going on where one cannot; whether each was there and moved."""
+    """Moves the files of these names, even if one fails; False if one was missing or could not be moved."""
     well = True
     for name in names:
         moved, refused = _carry_out(spool, command.named(name))
@@ -119,7 +119,7 @@ def move_named(spool: Spool, command: Command, names: Sequence[str]) -> bool:
 
 
 def _carry_out(spool: Spool, moves: Iterable[Move]) -> tuple[int, int]:
-    """(how many were done, how many not); a line for each."""
+    """(number moved, number not moved); prints a line for each."""
     moved = refused = 0
     for move in moves:
         try:
@@ -129,7 +129,7 @@ def _carry_out(spool: Spool, moves: Iterable[Move]) -> tuple[int, int]:
             console.complain(f"{move.name}: {error}")
             refused += 1
         except OSError as error:
-            console.complain(f"{move.name}: cannot be moved: {error.strerror}")
+            console.complain(f"{move.name}: cannot move it: {error.strerror}")
             refused += 1
     if moved:
         _wake_daemon(spool)
@@ -137,9 +137,9 @@ def _carry_out(spool: Spool, moves: Iterable[Move]) -> tuple[int, int]:
 
 
 def _wake_daemon(spool: Spool) -> None:
-    """The daemon watches incoming/ alone. A name with a dot is no drop, but its close is an event as any other."""
+    """The daemon only watches incoming/. A name with a leading dot is not a drop, but its close is an event too."""
     path = os.path.join(spool.path_of(INCOMING), f".wake-{secrets.token_hex(8)}")
-    # Otherwise its next rescan finds what was moved.
+    # If this fails, the daemon's next rescan finds the files.
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
         os.unlink(path)
@@ -149,12 +149,12 @@ def _drop_again(spool: Spool, failure: Failure) -> Move:
     def carry_out() -> str:
         if failure.removed:
             report = report_beside(failure.place)
-            raise NotMoved(f"{failure.reason}. It was removed: then remove {report.base}/{report.name}")
+            raise NotMoved(f"{failure.reason}. It was removed: remove its report {report.base}/{report.name} too")
         try:
             if not drop_again(spool, failure):
-                raise NotMoved("it has gone meanwhile")
+                raise NotMoved("it is no longer there")
         except NameTaken:
-            raise NotMoved("another file of this name is in incoming/: try again when it is stashed") from None
+            raise NotMoved("another file of this name is in incoming/: retry when it is stashed") from None
         return "dropped again"
 
     return Move(failure.name, carry_out)
@@ -165,7 +165,7 @@ def _make_due(spool: Spool, entry: Entry, state: str) -> Move:
         if state == DEFERRED and entry.due <= time.time():
             return "due already"
         if spool.make_due(entry, state) is None:
-            raise NotMoved("it has gone meanwhile")
+            raise NotMoved("it is no longer there")
         return "due now"
 
     return Move(entry.name, carry_out)
@@ -173,11 +173,11 @@ def _make_due(spool: Spool, entry: Entry, state: str) -> Move:
 
 def _hold(spool: Spool, entry: Entry, settings: SpoolSettings) -> Move:
     def carry_out() -> str:
-        # What is released again is taken as complete.
+        # A released file counts as complete.
         if not entry.batch and not _is_complete(entry, settings):
             raise NotMoved("it is still being written")
         if spool.hold(entry) is None:
-            raise NotMoved("it has gone meanwhile")
+            raise NotMoved("it is no longer there")
         return "held"
 
     return Move(entry.name, carry_out)
@@ -189,7 +189,7 @@ def _remove(entry: Entry) -> Move:
             with folder_of(entry.place) as (folder, last):
                 os.unlink(last, dir_fd=folder)
         except OSError as error:
-            raise NotMoved(f"cannot be removed: {error.strerror}") from None
+            raise NotMoved(f"cannot remove it: {error.strerror}") from None
         prune(entry.place)
         return "removed"
 
@@ -199,7 +199,7 @@ def _remove(entry: Entry) -> Move:
 def _is_complete(entry: Entry, settings: SpoolSettings) -> bool:
     status = status_of(entry.place)
     if status is None:
-        raise NotMoved("it has gone meanwhile")
+        raise NotMoved("it is no longer there")
     if refusal(status.st_mode) is not None:
         return True
     try:
@@ -216,7 +216,7 @@ def _why_not_found(spool: Spool, command: Command, name: str) -> str:
     if not is_name(name):
         return "not a name: give the path below incoming/, as it was dropped"
     if is_partial(name) and status_of(Place(spool.path_of(INCOMING), name)) is not None:
-        return "waits for its rename: a transfer program writes under such a name"
+        return "waits for its rename: this is a temporary name of a transfer program"
     where = [state for state in (INCOMING, ACTIVE, DEFERRED, HOLD) if spool.find(state, name)]
     where += [FAILED] if failures_of(spool, name) else []
     wanted = " or ".join(f"{state}/" for state in command.states)

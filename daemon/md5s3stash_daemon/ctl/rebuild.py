@@ -1,4 +1,4 @@
-"""`md5s3stashctl rebuild`: the ledger from the buckets, or from an export, with progress and a count of all."""
+"""`md5s3stashctl rebuild`: restores the ledger from the buckets or an export; prints progress and totals."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.ledger.rebuild import RebuildCounts, Rebuilder, import_export
 from md5s3stash_daemon.ledger.restore import Restorer
 
-# HEAD requests at once, of all buckets together.
+# HEAD requests at once, for all buckets together.
 HEADS = 16
 
-# Whoever gives a picture by mistake does not want to hear of each of its lines.
+# Stop here: the file is probably not an export at all.
 MAX_BAD_LINES = 100
 
 
 def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_run: bool, as_json: bool) -> bool:
-    """Records what is in the buckets of the first base, the one that the hash_cache is about; whether all was read and
-    nothing left out.
+    """Records the objects in the buckets of the first base, the only one in the hash_cache; False if a bucket could not
+    be read or an object was left out.
     """
     base = bases[0]
     done = dict.fromkeys(base.buckets(), 0.0)
@@ -38,15 +38,15 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
         return ProgressState(total.met, sum(done.values()) / len(done), f"{total.contents:,} recorded")
 
     def read(bucket: str, paused: Pause) -> bool:
-        """Whether all of the bucket was read."""
+        """False if the bucket could not be read to its end."""
         try:
-            for told in rebuilder.rebuild(base, bucket, nested_prefixes(base, bases), counts_of_each[bucket]):
-                if isinstance(told, Fault):
+            for result in rebuilder.rebuild(base, bucket, nested_prefixes(base, bases), counts_of_each[bucket]):
+                if isinstance(result, Fault):
                     with paused():
-                        console.complain(f"{told.address.s3_url}: not recorded: {told.reason}")
+                        console.complain(f"{result.address.s3_url}: not recorded: {result.reason}")
                 else:
-                    # Digests are spread evenly, and a LIST is in their order.
-                    done[bucket] = int(told[:8], 16) / 16**8
+                    # Digests are evenly distributed, and a LIST is in their order.
+                    done[bucket] = int(result[:8], 16) / 16**8
         except StoreError as error:
             with paused():
                 console.complain(str(error))
@@ -63,7 +63,7 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
                 not complete for complete in list(pool.map(lambda bucket: read(bucket, paused), counts_of_each))
             )
         except BaseException:
-            # Redis is gone, or somebody has had enough.
+            # Redis is unavailable, or the user interrupted.
             rebuilder.stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -73,7 +73,7 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
 
 
 def rebuild_from_export(path: Path, restorer: Restorer, dry_run: bool, as_json: bool) -> bool:
-    """Records what stands in an export; whether all of it did. Raises OSError, StashError."""
+    """Records the lines of an export; False if one was left out. Raises OSError, StashError."""
     counts = RebuildCounts()
     with open(path, "rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
@@ -88,7 +88,7 @@ def rebuild_from_export(path: Path, restorer: Restorer, dry_run: bool, as_json: 
                 with paused():
                     console.complain(f"{path}, line {bad.number}: {bad.reason}")
                 if counts.faults == MAX_BAD_LINES:
-                    raise StashError(f"{path}: {MAX_BAD_LINES} lines are wrong: is it an export in the format jsonl?")
+                    raise StashError(f"{path}: {MAX_BAD_LINES} lines are not valid: is it an export as jsonl?")
     _sum_up(counts, "lines", dry_run, as_json)
     return counts.faults == 0
 
@@ -106,8 +106,8 @@ def _sum_up(counts: RebuildCounts, what: str, dry_run: bool, as_json: bool, unre
         console.write(json.dumps({what: figures.pop("met"), **figures, "unread_buckets": unread}))
         return
     verb = "to be recorded" if dry_run else "recorded"
-    told = [f"{counts.met} {what}", f"{counts.contents} contents {verb}"]
-    told += [f"{counts.names} names {verb}"] if what == "lines" else []
-    told += [f"{counts.known} known already", f"{counts.faults} left out"]
-    told += [f"{unread} buckets not read"] if unread else []
-    console.write(", ".join(told))
+    parts = [f"{counts.met} {what}", f"{counts.contents} contents {verb}"]
+    parts += [f"{counts.names} names {verb}"] if what == "lines" else []
+    parts += [f"{counts.known} known already", f"{counts.faults} left out"]
+    parts += [f"{unread} buckets not read"] if unread else []
+    console.write(", ".join(parts))

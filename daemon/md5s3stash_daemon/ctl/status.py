@@ -1,7 +1,7 @@
-"""`md5s3stashctl status` and `queue`: what lies in the spool, and whether somebody works on it. Reads only, but for
-the key that is there to find out whether Redis takes writes.
+"""`md5s3stashctl status` and `list`: what is in the spool, and whether a daemon works on it. Reads only, except for
+one test write to Redis.
 
-The daemon goes on meanwhile: what has left between two looks is passed over.
+The daemon keeps working: files that leave the spool between two reads are skipped.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _BATCH_TIME = re.compile(r"([0-9a-f]{16})-[0-9a-f]+")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A file in the spool: `since` is when it was claimed first, or where it never was or has failed, when it came
-    there; `due` when it is tried again (deferred only); both in seconds since the epoch.
+    """A file in the spool. `since`: when it was first claimed, or, if it never was or has failed, when it arrived;
+    `due`: the time of its next attempt (deferred only); both in seconds since the epoch.
     """
 
     state: str
@@ -49,7 +49,7 @@ class Item:
 
 
 def items(spool: Spool, states: Sequence[str]) -> Iterator[Item]:
-    """The files of these states, a directory at a time."""
+    """The files of these states, one directory at a time."""
     for state in states:
         if state == FAILED:
             for failure in failures(spool):
@@ -68,7 +68,7 @@ def items(spool: Spool, states: Sequence[str]) -> Iterator[Item]:
 
 
 def print_files(spool: Spool, states: Sequence[str], limit: int | None, now: float, as_json: bool) -> None:
-    """One line a file, in order of the states; failed ones with the reason below."""
+    """Prints one line for each file, in order of the states, and its reason below if it has one."""
     columns = console.terminal_columns()
     if not as_json:
         console.write(console.cut(_row("STATE", "AGE", "NEXT", "TRIES", "SIZE", "NAME"), columns))
@@ -88,8 +88,8 @@ def print_files(spool: Spool, states: Sequence[str], limit: int | None, now: flo
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `status` tells; `ledger_fault` is why nothing can be recorded, `told` what the daemon says of itself,
-    None where it does not.
+    """What `status` prints. `ledger_fault`: why nothing can be recorded; `told`: what the daemon reports, None if it
+    does not answer.
     """
 
     pid: str | None
@@ -100,9 +100,9 @@ class Status:
     ledger_sizes: dict[str, int]
     ledger_fault: str
     told: Told | None
-    # Of those in hold/.
+    # Files in hold/ that a power cut may have damaged.
     damaged: int
-    # Of incoming/, by reason.
+    # Files in incoming/ that cannot be claimed, by reason.
     waiting: dict[str, int]
 
     @property
@@ -111,8 +111,8 @@ class Status:
 
 
 def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object], http: HttpSettings) -> Status:
-    """`probe` raises a StashError where Redis takes no records, or may lose them. Raises OSError where the spool cannot
-    be read.
+    """`probe` raises a StashError if Redis refuses records, or may lose them. Raises OSError if the spool cannot be
+    read.
     """
     counts = dict.fromkeys(STATES, 0)
     oldest: dict[str, float | None] = dict.fromkeys(STATES)
@@ -136,14 +136,14 @@ def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object],
     pid = daemon_pid(spool.directory)
     told = None if pid is None else told_by_daemon(http)
     if told:
-        # Only the daemon knows.
+        # Only the daemon knows these.
         waiting |= {reason: told.waiting[reason] for reason in (UNCLAIMABLE, WRITING)}
     free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     return Status(pid, free, total, counts, oldest, sizes, fault, told, damaged, waiting)
 
 
 def _dropped(spool: Spool, waiting: dict[str, int]) -> Iterator[float]:
-    """Since when each file of incoming/ is there, but for those that are ignored; `waiting` counts those that stay."""
+    """When each file of incoming/ arrived, without ignored ones; `waiting` counts those that cannot be claimed."""
 
     def refused(folder: str, error: OSError) -> bool:
         waiting[IGNORED if spool.is_ignored(folder) else UNCLAIMABLE] += 1
@@ -161,7 +161,7 @@ def _dropped(spool: Spool, waiting: dict[str, int]) -> Iterator[float]:
 
 
 def print_status(spool: Spool, status: Status, now: float) -> None:
-    """For a person."""
+    """Prints the status for a person."""
     columns = console.terminal_columns()
     lines = [
         f"daemon    {'not running' if status.pid is None else f'running, process {status.pid}'}",
@@ -193,7 +193,7 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
 
 
 def status_as_json(spool: Spool, status: Status, now: float) -> str:
-    """For a script: ages in seconds."""
+    """The status for a script, with ages in seconds."""
     states = {
         state: {"files": status.counts[state], "oldest_seconds": None if since is None else round(now - since, 1)}
         for state, since in status.oldest.items()
@@ -218,13 +218,14 @@ def status_as_json(spool: Spool, status: Status, now: float) -> str:
 
 
 def daemon_pid(directory: Path) -> str | None:
-    """The process that serves the spool, as it wrote itself down; None where nobody holds the lock."""
+    """The process id in the spool's lock file; None if no daemon holds the lock."""
     try:
         descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        # Shared, so that two who ask are no daemon to each other; let go at once, for it keeps a daemon from starting.
+        # Shared, so that two of these commands do not take each other for a daemon. Released at once, because it keeps
+        # a daemon from starting.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         return None
@@ -251,6 +252,6 @@ def _as_json(item: Item) -> dict[str, Any]:
 
 
 def _since(entry: Entry, found: os.stat_result) -> float:
-    # The last rename sets the ctime anew; a batch keeps the time of its first claim.
+    # Every rename changes the ctime; the batch keeps the time of its first claim.
     claimed = _BATCH_TIME.fullmatch(entry.batch)
     return int(claimed[1], 16) / 1e9 if claimed else found.st_ctime

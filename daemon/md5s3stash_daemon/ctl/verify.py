@@ -1,4 +1,4 @@
-"""`md5s3stashctl verify`: every bucket of every base, several at a time."""
+"""`md5s3stashctl verify`: audits every bucket of every base, several at a time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def verify(
     as_json: bool,
     distrust: Callable[[str], object] | None = None,
 ) -> bool:
-    """Prints each fault as it is found, and the count of all; whether there was none and every bucket was read.
+    """Prints each fault as it is found, and the totals; False if there was one or a bucket could not be read.
 
-    `distrust` is called with the md5 of each fault whose key is one.
+    `distrust` is called with the md5 of each fault whose key is an md5.
     """
     printing = threading.Lock()
 
     def audit(base: BucketBase, bucket: str) -> AuditCounts | None:
-        """What was seen of a bucket; None where it could not be read."""
+        """The counts of a bucket; None if it could not be read."""
         counts = AuditCounts()
         try:
             for fault in auditor.faults(base, bucket, nested_prefixes(base, bases), counts):
@@ -49,7 +49,7 @@ def verify(
             work = [(bucket, pool.submit(audit, base, bucket)) for base in bases for bucket in base.buckets()]
             counts_of_each = [(bucket, future.result()) for bucket, future in work]
         except BaseException:
-            # Nobody reads on, or Redis is gone.
+            # Standard output was closed, or Redis is unavailable.
             auditor.stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -64,8 +64,8 @@ def _sum_up(counts_of_each: Sequence[tuple[str, AuditCounts | None]], as_json: b
         total.add(counts)
         if counts.looks_encrypted:
             console.complain(
-                f"s3://{bucket}: no ETag is its key: a bucket that encrypts with KMS has such ETags, and LIST "
-                "cannot check it (--deep reads its objects)"
+                f"s3://{bucket}: no ETag equals its key: if the bucket encrypts with KMS, LIST cannot check it "
+                "(use --deep to read its objects)"
             )
     unread = sum(counts is None for _, counts in counts_of_each)
     _print_total(total, unread, as_json)
@@ -74,21 +74,21 @@ def _sum_up(counts_of_each: Sequence[tuple[str, AuditCounts | None]], as_json: b
 
 def _print_fault(fault: Fault, as_json: bool) -> None:
     s3_url = fault.address.s3_url
-    told = {"s3_url": s3_url, "kind": fault.kind.value, "fault": fault.reason}
-    console.write(json.dumps(told) if as_json else console.printable(f"{s3_url}: {fault.reason}"))
+    record = {"s3_url": s3_url, "kind": fault.kind.value, "fault": fault.reason}
+    console.write(json.dumps(record) if as_json else console.printable(f"{s3_url}: {fault.reason}"))
 
 
 def _print_total(total: AuditCounts, unread: int, as_json: bool) -> None:
     if as_json:
         console.write(json.dumps({**asdict(total), "unread_buckets": unread}))
         return
-    told = [f"{total.objects} objects", f"{console.size(total.size_bytes)} bytes", f"{total.faults} faults"]
+    parts = [f"{total.objects} objects", f"{console.size(total.size_bytes)} bytes", f"{total.faults} faults"]
     if total.by_sha256:
-        told.append(f"{total.by_sha256} stored in several parts and checked by their SHA-256")
+        parts.append(f"{total.by_sha256} stored in several parts and checked by their SHA-256")
     if total.by_reading:
-        told.append(f"{total.by_reading} read")
+        parts.append(f"{total.by_reading} read")
     if total.not_checkable:
-        told.append(f"{total.not_checkable} not checkable by LIST (stored in several parts; --deep reads them)")
+        parts.append(f"{total.not_checkable} not checkable by LIST (stored in several parts; --deep reads them)")
     if unread:
-        told.append(f"{unread} buckets not read")
-    console.write(", ".join(told))
+        parts.append(f"{unread} buckets not read")
+    console.write(", ".join(parts))

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 # Each spare file holds one inode and some blocks: the disk may run out of either.
 _SPARE_BYTES = 16 * 1024
 _MAX_SPARES = 128
-# Of a small disk.
+# At most this share of a small disk.
 _SHARE = 1 / 128
 
 # The disk is full, or this user's quota is.

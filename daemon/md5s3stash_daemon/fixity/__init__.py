@@ -1,1 +1,1 @@
-"""Do the buckets still hold what the ledger says? Imports ledger."""
+"""Do the buckets still have what the ledger says? Imports ledger."""

@@ -1,6 +1,4 @@
-"""The audit of one bucket: each object by LIST, those that LIST cannot prove by a closer look, and all of them against
-what is recorded.
-"""
+"""Audits one bucket: each object by LIST, by a closer check if LIST proves nothing, and all against the ledger."""
 
 from __future__ import annotations
 
@@ -17,14 +15,14 @@ from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_daemon.fixity.recorded_digests import Checklist, RecordedDigests
 
 _LEDGER_REASONS = {
-    FaultKind.NOT_RECORDED: "it is stored and not recorded",
-    FaultKind.NOT_STORED: "it is recorded and not stored",
+    FaultKind.NOT_RECORDED: "stored but not recorded",
+    FaultKind.NOT_STORED: "recorded but not stored",
 }
 
 
 @dataclass(slots=True)
 class AuditCounts:
-    """What an audit has seen so far."""
+    """The counts of an audit so far."""
 
     objects: int = 0
     size_bytes: int = 0
@@ -40,15 +38,15 @@ class AuditCounts:
 
     @property
     def looks_encrypted(self) -> bool:
-        """No single ETag is its key: then it is rather the bucket's encryption than all of its objects."""
+        """Whether no ETag equals its key: then the bucket is probably encrypted, and not every object wrong."""
         without_md5 = self.by_sha256 + self.not_checkable
         return self.wrong_etags > 0 and self.wrong_etags == self.objects - without_md5
 
 
 @dataclass(frozen=True, slots=True)
 class Auditor:
-    """What an audit needs. `deep` reads each object that LIST cannot prove; `recorded` is compared with if given;
-    `stopping` ends all of them with their page.
+    """Audits buckets. `deep` reads each object that LIST cannot prove; `recorded`, if given, is compared with the
+    buckets; `stopping` ends all buckets after their current page.
     """
 
     lister: Lister
@@ -58,9 +56,9 @@ class Auditor:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def faults(self, base: BucketBase, bucket: str, others: tuple[str, ...], counts: AuditCounts) -> Iterator[Fault]:
-        """The faults of a bucket, as they are found; everything is counted in the counts.
+        """The faults of a bucket, as they are found; updates `counts`.
 
-        `others` are key prefixes that belong to other bases. Raises StoreError where the bucket cannot be listed.
+        `others` are key prefixes that belong to other bases. Raises StoreError if the bucket cannot be listed.
         """
         checklist = self.recorded.of_bucket(base, bucket) if self.recorded else None
         for fault in self._all_faults(base, bucket, others, checklist, counts):
@@ -90,7 +88,7 @@ class Auditor:
     def _proven(
         self, base: BucketBase, fault: Fault | None, bucket: str, found: ListedObject, counts: AuditCounts
     ) -> Fault | None:
-        """The fault that remains after a closer look, where one is called for."""
+        """The fault that remains after a closer check, if one is needed."""
         if fault is None and not is_of_parts(found.etag):
             return None
         if fault is not None and not (self.deep and fault.kind is FaultKind.WRONG_ETAG):
@@ -104,7 +102,7 @@ class Auditor:
         counts.by_reading += proof is Proof.BY_READING
         counts.not_checkable += proof is Proof.NONE
         if proof is Proof.WRONG:
-            return Fault(address, FaultKind.WRONG_BYTES, "its bytes are not those of its key")
+            return Fault(address, FaultKind.WRONG_BYTES, "the md5 of its bytes is not its key")
         return None
 
 

@@ -1,8 +1,8 @@
-"""The digests that the ledger knows, for comparison with a bucket's list, in little memory however many there are.
+"""The recorded digests, for comparison with the LIST of a bucket; needs little memory however many there are.
 
-A LIST comes in the order of the keys, and Redis tells its fields in none. So the digests are first sorted into 256
-files by their first byte, which is also what a shard is made of: each file belongs to one bucket, which reads it when
-its list comes there.
+A LIST is in order of keys, but Redis returns its fields in no order. So the digests are first sorted into 256 files by
+their first byte, which also selects the shard: each file belongs to one bucket, whose audit reads it when the LIST gets
+there.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _FIRST_BYTES = range(256)
 
 
 class RecordedDigests:
-    """What `recorded_digests` has collected."""
+    """The digests that `recorded_digests` has collected."""
 
     def __init__(self, directory: Path, ledger: LedgerReader) -> None:
         self._directory = directory
         self._ledger = ledger
 
     def of_bucket(self, base: BucketBase, bucket: str) -> Checklist:
-        """The share of one bucket of a base."""
+        """The digests of one bucket of a base."""
         mine = [first for first in _FIRST_BYTES if base.address(f"{first:02x}{0:030x}").bucket == bucket]
         return Checklist(self, mine)
 
@@ -39,12 +39,12 @@ class RecordedDigests:
         return {data[at : at + _DIGEST_BYTES] for at in range(0, len(data), _DIGEST_BYTES)}
 
     def knows_by_now(self, md5: str) -> bool:
-        """Whether the ledger has it at this moment: it may have come since they were collected."""
+        """Whether the ledger has it now: it may have been recorded after the collection."""
         return self._ledger.knows(md5)
 
 
 class Checklist:
-    """Ticks off what a bucket holds, in the order of the keys; yields (md5, what is wrong)."""
+    """Ticks off the objects of a bucket in order of keys; yields (md5, what is wrong)."""
 
     def __init__(self, recorded: RecordedDigests, firsts: Sequence[int]) -> None:
         self._recorded = recorded
@@ -53,7 +53,7 @@ class Checklist:
         self._open: set[bytes] = set()
 
     def stored(self, md5: str) -> Iterator[tuple[str, FaultKind]]:
-        """The bucket holds this; its digests come in ascending order."""
+        """Ticks off an object of the bucket; to be called in ascending order."""
         digest = bytes.fromhex(md5)
         while self._first != digest[0]:
             yield from self._next()
@@ -63,7 +63,7 @@ class Checklist:
             yield md5, FaultKind.NOT_RECORDED
 
     def end(self) -> Iterator[tuple[str, FaultKind]]:
-        """The bucket holds no more."""
+        """Ends the list: the bucket has no more objects."""
         while self._to_come:
             yield from self._next()
         yield from self._not_stored()
@@ -79,7 +79,7 @@ class Checklist:
 
 @contextlib.contextmanager
 def recorded_digests(ledger: LedgerReader) -> Iterator[RecordedDigests]:
-    """Collects them: 16 bytes each, in the directory for temporary files. Raises as `LedgerReader` does."""
+    """Collects the digests, 16 bytes each, in the directory for temporary files. Raises as `LedgerReader` does."""
     with tempfile.TemporaryDirectory(prefix="md5s3stashctl-") as name:
         directory = Path(name)
         with contextlib.ExitStack() as stack:

@@ -51,7 +51,7 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a content: its standing with each base, and its kind if every store has confirmed it."""
+    """What is known of a content: its presence at each base, and its kind if every store has confirmed it."""
 
     presences: tuple[Presence, ...]
     kind: Kind | None = None

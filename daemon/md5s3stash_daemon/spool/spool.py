@@ -143,7 +143,7 @@ class Spool:
             yield from self._in_box(state, box)
 
     def find(self, state: str, name: str) -> list[Entry]:
-        """The files of a dropped name in any state but failed; several if the name was dropped again."""
+        """The files of a dropped name in one state, not failed; several if the name was dropped again."""
         if not is_name(name):
             return []
         root = self.path_of(state)

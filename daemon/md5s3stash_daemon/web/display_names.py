@@ -1,4 +1,4 @@
-"""How the status page writes what others have named: file names are bytes that anybody may choose."""
+"""Formats file names for the status page: a producer may put any bytes into them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 
 
 def shell_word(text: str) -> str:
-    """The text as one word of bash, zsh and ksh, fit to be copied: nothing in it moves a cursor, ends the line or
-    hides the rest, and pasted it is the very bytes of the name.
+    """The text as one word of bash, zsh and ksh, safe to copy: nothing in it moves the cursor, ends the line or hides
+    text. Pasted into a shell, it gives the exact bytes of the name.
     """
     if text.isprintable():
         return shlex.quote(text)
@@ -17,18 +17,18 @@ def shell_word(text: str) -> str:
 
 
 def retry_command(name: str) -> str:
-    """What drops a failed file again."""
+    """The command that drops a failed file again."""
     dashes = "-- " if name.startswith("-") else ""
     return f"md5s3stashctl retry {dashes}{shell_word(name)}"
 
 
 def clock_time(seconds: float, now: float) -> str:
-    """A time of the last day as hours and minutes, an earlier one with its date; UTC."""
+    """A time in UTC: the time of day within the last 24 hours, with its date before that."""
     return time.strftime("%H:%M:%S" if 0 <= now - seconds < 86400 else "%d %b %Y %H:%M", time.gmtime(seconds))
 
 
 def iso_time(seconds: float) -> str:
-    """For `datetime` of HTML."""
+    """For the `datetime` attribute of HTML."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 

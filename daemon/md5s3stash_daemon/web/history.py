@@ -1,6 +1,6 @@
-"""The last hour, minute by minute: what became of files, and how many lay in each state of the spool.
+"""The last hour, minute by minute: the outcomes of files, and how many were in each state of the spool.
 
-Kept in memory, a few kilobytes: it begins with the daemon, and whoever needs more has /metrics in a Prometheus.
+It is a few kilobytes in memory and starts empty with the daemon. For more, use /metrics and Prometheus.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """One minute from `start` on (seconds since the epoch). `depths` are the most files that were seen in each state;
-    empty for a minute in which nobody looked.
+    """One minute from `start` on (seconds since the epoch). `depths` is the maximum number of files in each state;
+    empty if the spool was not counted in this minute.
     """
 
     start: int
@@ -34,7 +34,7 @@ class Minute:
 
 
 class History:
-    """Takes a look now and then, and remembers the hour; safe to share between threads."""
+    """Collects samples of the last hour; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class History:
         self._counted: Counter[str] = Counter()
 
     def add(self, now: float, outcomes: Counter[str], depths: Mapping[str, int]) -> None:
-        """What the counters of outcomes and the depths of the states are at this moment."""
+        """Adds a sample: the counters of outcomes, and the number of files in each state."""
         start = _minute_of(now)
         with self._lock:
             new = outcomes - self._counted
@@ -55,12 +55,12 @@ class History:
                 failed=minute.failed + new[FAILED],
                 depths={state: max(files, minute.depths.get(state, 0)) for state, files in depths.items()},
             )
-            # Those of a clock that was set back, too.
+            # Also minutes in the future, after a clock was set back.
             for other in [other for other in self._minutes if not start - MINUTES * _SECONDS < other <= start]:
                 del self._minutes[other]
 
     def minutes(self, now: float) -> list[Minute]:
-        """The last 60, the running one at the end."""
+        """The last 60 minutes; the current one comes last."""
         newest = _minute_of(now)
         with self._lock:
             return [

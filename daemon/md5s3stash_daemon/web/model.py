@@ -1,8 +1,8 @@
-"""What the status page tells, as one value, gathered from the spool's directories, the ledger and the daemon's own
+"""Collects the content of the status page, as one value, from the spool's directories, the ledger and the daemon's own
 counters.
 
-Every part is bounded, whatever lies in the spool or in Redis, and gathered at most once a second, however many look. A
-part that cannot be had is told as missing, and the others are still told.
+Every part is bounded, however much is in the spool or in Redis, and is read at most once a second for all clients
+together. If a part cannot be read, the page says so and shows the others.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from md5s3stash_daemon.web.history import History, Minute
 log = logging.getLogger(__name__)
 
 SHOWN_STASHES = 24
-# The newest outcomes may be failures, and those stand elsewhere on the page.
+# The newest outcomes may be failures, which have their own place on the page.
 _LOG_ENTRIES = 120
 SHOWN_FAILURES = 12
 _LOOKED_AT_FAILURES = 2000
 
 _GOOD_SECONDS = 1.0
-# How often the spool is counted: while somebody watches, and otherwise, for the plots.
+# How often the spool is counted: while a browser shows the page, and otherwise, for the plots.
 _WATCHED_SECONDS = 2.0
 _IDLE_SECONDS = 10.0
 _WATCHING_SECONDS = 15.0
@@ -44,7 +44,7 @@ _WATCHING_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Stash:
-    """One entry of the log: `key` is its id there, `size_bytes` None where nobody measured."""
+    """One entry of the log: `key` is its id there, `size_bytes` is None if unknown."""
 
     key: str
     name: str
@@ -56,7 +56,7 @@ class Stash:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the ledger tells; `fault` is why it tells nothing."""
+    """What the ledger has; `fault` is why it cannot be read."""
 
     stashes: tuple[Stash, ...] = ()
     names: int | None = None
@@ -66,7 +66,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The page's content at one moment, `now`. `depths` lacks what was not counted yet."""
+    """The page's content at the time `now`. `depths` has only states that were counted already."""
 
     now: float
     problems: tuple[Problem, ...]
@@ -78,28 +78,28 @@ class View:
     # Files in hold/ that a power cut may have damaged.
     damaged: int = 0
     notices: tuple[str, ...] = ()
-    # Of incoming/, by reason, and what somebody has to mend.
+    # Files in incoming/ by reason, and problems that an operator has to fix.
     waiting: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
     def waits(self) -> str:
-        """What does not go on, in words, where there are problems."""
+        """What is paused, in words, if there are problems."""
         waited_for = {problem.waits_for for problem in self.problems}
         if waited_for == {QUEUE}:
-            return "No message of the queue is received; files are stashed."
+            return "No queue messages are received; files are stashed."
         if waited_for <= {QUEUE, DOWNLOADS}:
             return "Nothing is being downloaded; files are stashed."
         return "Nothing is being stashed."
 
     @property
     def failed_files(self) -> int:
-        """As far as they were counted."""
+        """The number of failed files that were counted."""
         return max(self.depths["failed"].files if "failed" in self.depths else 0, len(self.failures))
 
 
 class Gatherer:
-    """Makes views. Safe to share between threads; `watching` must be entered for counts and history."""
+    """Makes views; thread-safe. Counts and history need the context `watching`."""
 
     def __init__(
         self, spool: Spool, ledger: LedgerReader, health: Health, metrics: Metrics, now: Callable[[], float] = time.time
@@ -132,8 +132,8 @@ class Gatherer:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Counts what lies in the spool again and again while the context lasts, aside from all requests: on a large
-        spool or a slow disk a count takes longer than anybody waits for a page.
+        """In this context, counts the spool regularly and apart from requests: on a large spool or a slow disk a count
+        takes too long for a request.
         """
         stopping = threading.Event()
 
@@ -143,8 +143,8 @@ class Gatherer:
                 try:
                     self.count()
                 except Exception:
-                    # The page tells what was counted last; nothing else depends on it.
-                    log.exception("the spool was not counted for the status page")
+                    # The page shows the last count; nothing else depends on it.
+                    log.exception("cannot count the spool for the status page")
                 self._look.wait(_WATCHED_SECONDS if self._is_watched() else _IDLE_SECONDS)
 
         thread = threading.Thread(target=count, name="status", daemon=True)
@@ -154,11 +154,11 @@ class Gatherer:
         finally:
             stopping.set()
             self._look.set()
-            # Not for long: a disk that hangs must not hold up the end of the daemon.
+            # With a timeout: a disk that hangs must not delay the shutdown.
             thread.join(1.0)
 
     def count(self) -> None:
-        """Takes a look at the spool and the counters."""
+        """Counts the spool and samples the counters."""
         self._depths = self._queue.depths()
         depths = {state: depth.files for state, depth in self._depths.items()}
         self._history.add(self._now(), self._metrics.counts(), depths)
@@ -170,7 +170,7 @@ class Gatherer:
         now = self._now()
         recorded = self._recorded()
         problems = self._health.problems()
-        # The daemon notices only when it has something to record.
+        # The daemon itself notices an outage only when it has something to record.
         if recorded.fault and not any(problem.waits_for == REDIS for problem in problems):
             problems.append(Problem(f"redis: {recorded.fault}", REDIS))
         free_bytes = None
@@ -205,7 +205,7 @@ def _stash(entry: LogEntry) -> Stash | None:
     if fields.get("outcome") != "stashed":
         return None
     size = fields.get("size_bytes", "")
-    # Others may write into the stream, too: what has no digest of ours is passed over.
+    # Other programs may write into the stream too: skip entries without a valid md5.
     if not is_md5(fields.get("md5", "")):
         return None
     return Stash(

@@ -1,11 +1,11 @@
-"""The status page: one page for people beside /healthz and /metrics, which are for machines. Reads only.
+"""The status page: for people, beside /healthz and /metrics for programs. Changes nothing.
 
-A request becomes an answer here; what it tells is gathered in `model`, how it looks stands in the folder
-`assets`. The page is complete without JavaScript; the script only fetches it again and exchanges what has changed.
+This module turns a request into an answer; `model` collects the content, and the folder `assets` has the template. The
+page is complete without JavaScript; the script only fetches it again and replaces what has changed.
 
-File names, URLs and reasons are hostile input: whoever may drop a file chooses them. The template escapes every value,
-`_shown` takes out of each what would reorder or hide the text around it, and the Content-Security-Policy lets nothing
-run that is not one of our two files.
+File names, URLs and reasons are hostile input: any producer may choose them. The template escapes every value, `_shown`
+makes characters visible that would reorder or hide text, and the Content-Security-Policy only lets our own two files
+run.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from md5s3stash_daemon.web.model import Gatherer, View
 from md5s3stash_daemon.web.plot import PLOT_HEIGHT, SPARK_HEIGHT, bars, spark
 from md5s3stash_daemon.web.search import Found, search
 
-# A Redis that hangs must not make the page hang: it then shows the rest.
+# If Redis hangs, the page must not: it then shows the rest.
 _REDIS_SECONDS = 2.0
 
-# What both the thumbnail server and the daemon call a picture.
+# Image types for both the thumbnail server and the daemon.
 _PICTURES = frozenset(f"image/{kind}" for kind in ("avif", "bmp", "gif", "jp2", "jpeg", "png", "tiff", "webp"))
 
 _MEANINGS = {
-    "incoming": "dropped, not taken yet",
+    "incoming": "dropped, not claimed yet",
     "active": "being stashed",
-    "deferred": "to be tried again",
-    "hold": "parked, waiting for you",
-    "failed": "waiting for you",
+    "deferred": "waiting for a retry",
+    "hold": "held, waiting for you",
+    "failed": "failed, waiting for you",
 }
 
 _STATIC = {
@@ -67,7 +67,7 @@ _STATIC = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent back."""
+    """An HTTP response."""
 
     status: HTTPStatus
     content_type: str
@@ -99,35 +99,35 @@ class StatusPage:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While it is served."""
+        """To be entered while the page is served."""
         with self._gatherer.watching():
             yield
 
     def answer(self, path: str, query: str, host: str | None) -> Answer | None:
-        """None where there is no such page."""
+        """The answer for a path; None if it does not exist."""
         if path != "/" and path not in self._static:
             return None
         if not self._is_ours(host):
             return _refused(
-                HTTPStatus.FORBIDDEN, "This page is not served under this name: see http.hosts in the settings."
+                HTTPStatus.FORBIDDEN, "This page is not served under this host name: see http.hosts in the settings."
             )
         if path in self._static:
             return self._static[path]
         try:
             wanted = parse_qs(query, max_num_fields=10, errors="surrogateescape").get("q", [""])[0]
         except ValueError:
-            return _refused(HTTPStatus.BAD_REQUEST, "This query cannot be read.")
+            return _refused(HTTPStatus.BAD_REQUEST, "The query is not valid.")
         found = search(self._ledger, wanted) if wanted.strip() else None
         return Answer(HTTPStatus.OK, "text/html; charset=utf-8", self._rendered(self._gatherer.view(), found))
 
     def _rendered(self, view: View, found: Found | None) -> bytes:
         page = self._page.render(view=view, states=_states(view), plot=bars(view.minutes), found=found, **self._facts)
-        # What is left of half characters after `_shown`, if anything, must not cost the page.
+        # Half a surrogate pair that got past `_shown` must not break the page.
         return page.encode("utf-8", "replace")
 
     def _is_ours(self, host: str | None) -> bool:
-        """Whether a browser asked for a name of ours. Somebody else's name may lead to this address as well (DNS
-        rebinding), and its pages could then read ours; an address leads nowhere else.
+        """Whether the browser asked for one of our host names. Another site's name may resolve to this address too (DNS
+        rebinding), and that site's pages could then read ours. An IP address is safe.
         """
         try:
             name = urlsplit(f"//{host}").hostname or ""
@@ -172,8 +172,7 @@ def _environment(thumbnails_url: str | None) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_shown,
-        # Nor are the other files read again: a release that is replaced under a running daemon must not change half of
-        # its page.
+        # The other files are not reloaded either: an upgrade under a running daemon must not change half of its page.
         auto_reload=False,
     )
     environment.filters |= {
@@ -200,7 +199,7 @@ def _environment(thumbnails_url: str | None) -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Every value on its way into the page, none can be forgotten: on one line, each character of it visible."""
+    """Makes every value on the page printable: on one line, with every character visible."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

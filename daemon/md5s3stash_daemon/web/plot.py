@@ -1,6 +1,6 @@
 """The geometry of the plots on the status page. Pure: numbers in, shapes for the template's SVG out.
 
-Both are drawn in a box that the browser stretches to its place, so that they hold no text: labels are HTML.
+Both are drawn in a box that the browser stretches to fit, so they contain no text: labels are HTML.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SPARK_HEIGHT = 24.0
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a bar, from `top` down; `kind` is what it counts."""
+    """A section of a bar, from `top` down; `kind` is what it counts."""
 
     kind: str
     top: float
@@ -26,7 +26,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One minute's."""
+    """The bar of one minute."""
 
     minute: Minute
     left: int
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """An hour of them; the top of the plot stands for `scale` files."""
+    """The bars of an hour; the top of the plot is `scale` files."""
 
     scale: int
     bars: tuple[Bar, ...]
@@ -46,7 +46,7 @@ class Bars:
 
 
 def bars(minutes: Sequence[Minute]) -> Bars:
-    """A bar for each minute: from the bottom what was stashed, what was there already, what failed."""
+    """A bar for each minute: from the bottom up stashed, already stored, and failed files."""
     scale = nice_scale(max((minute.files for minute in minutes), default=0))
     return Bars(scale, tuple(Bar(minute, at * BAR_WIDTH, _parts(minute, scale)) for at, minute in enumerate(minutes)))
 
@@ -66,7 +66,7 @@ def _parts(minute: Minute, scale: int) -> tuple[Part, ...]:
     top = PLOT_HEIGHT
     for kind, files in (("stashed", minute.stashed), ("there", minute.already_there), ("failed", minute.failed)):
         if files:
-            # One file in a minute of thousands is still seen.
+            # One file must be visible even in a minute with thousands.
             height = max(1.5, round(files / scale * PLOT_HEIGHT, 2))
             top = round(top - height, 2)
             parts.append(Part(kind, top, height))
@@ -75,14 +75,14 @@ def _parts(minute: Minute, scale: int) -> tuple[Part, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Spark:
-    """The course of one number over the hour, as paths; empty before there is anything to show."""
+    """The graph of one number over the hour, as SVG paths; empty without data."""
 
     line: str
     area: str
 
 
 def spark(depths: Sequence[int | None]) -> Spark:
-    """A step for each minute; None are minutes in which nobody looked."""
+    """A step for each minute; None for minutes without a count."""
     known = [depth for depth in depths if depth is not None]
     if not known:
         return Spark("", "")

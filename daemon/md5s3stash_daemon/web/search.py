@@ -1,5 +1,5 @@
-"""The search of the status page: by name, URL or digest, as `md5s3stashctl lookup`, and by a part of a name. Bounded in
-time, because names are kept in no order: what a whole part of them says is for the command.
+"""The search of the status page: by name, URL or digest, like `md5s3stashctl lookup`, and by a part of a name. Bounded
+in time, because names have no order and have to be scanned; the command searches all of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from md5s3stash.errors import StashError
 from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, digest_in
 
-# The longest path that Linux knows, and what a URL may reasonably have.
+# The longest path in Linux, and enough for a reasonable URL.
 MAX_QUERY_BYTES = 4096
 MAX_FOUND = 50
 SECONDS = 1.5
@@ -19,7 +19,7 @@ SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was looked for and what is recorded under it; `remark` says what the search left out, or why it failed."""
+    """A query and its results; `remark` says what the search left out, or why it failed."""
 
     query: str
     contents: tuple[Mapped, ...] = ()
@@ -27,14 +27,14 @@ class Found:
 
 
 def search(ledger: LedgerReader, query: str, clock: Callable[[], float] = time.monotonic) -> Found:
-    """Looks for a query, which may hold anything."""
+    """Searches for a query, which may contain anything."""
     word = query.strip()
     if len(word.encode("utf-8", "surrogatepass")) > MAX_QUERY_BYTES:
-        return Found("", remark=f"That is too long to be looked for: at most {MAX_QUERY_BYTES:,} bytes.")
+        return Found("", remark=f"The query is too long: at most {MAX_QUERY_BYTES:,} bytes.")
     try:
         return _search(ledger, word, _Deadline(clock() + SECONDS, clock))
     except StashError as error:
-        return Found(word, remark=f"Nothing could be looked up: {error}")
+        return Found(word, remark=f"The search failed: {error}")
 
 
 def _search(ledger: LedgerReader, word: str, deadline: _Deadline) -> Found:
@@ -52,14 +52,14 @@ def _search(ledger: LedgerReader, word: str, deadline: _Deadline) -> Found:
 
 def _remark(pairs: list[tuple[str, str]], deadline: _Deadline) -> str:
     if len(pairs) == MAX_FOUND:
-        return f"These are {MAX_FOUND}; there may be more."
+        return f"Only the first {MAX_FOUND} are shown; there may be more."
     if deadline.missed:
-        return "Not every name could be looked at in time: md5s3stashctl export goes through all of them."
+        return "The search ran out of time before the last name: md5s3stashctl export lists all names."
     return ""
 
 
 class _Deadline:
-    """Ends an iteration when its time is over, and remembers that it did."""
+    """Ends an iteration when its time is over, and sets `missed`."""
 
     def __init__(self, at: float, clock: Callable[[], float]) -> None:
         self._at = at
@@ -75,7 +75,7 @@ class _Deadline:
 
 
 def _first(pages: Iterable[Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """Each once: SCAN may tell a name twice."""
+    """Up to `MAX_FOUND` pairs, each once: SCAN may return a name twice."""
     found: dict[tuple[str, str], None] = {}
     for page in pages:
         for pair in page:
@@ -86,7 +86,7 @@ def _first(pages: Iterable[Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
 
 
 def _any_case(word: str) -> str:
-    """The word as a pattern of SCAN: letters of ASCII in either case, every other character for itself."""
+    """The word as a SCAN pattern: ASCII letters match either case, every other character itself."""
     return "".join(map(_pattern_of, word))
 
 

@@ -1,8 +1,7 @@
-"""GET /healthz and GET /metrics for programs that watch over the box, and the status page for people.
+"""Serves GET /healthz and GET /metrics for monitoring, and the status page for people.
 
-Small on purpose and bounded: a request that does not come, an answer that nobody reads, or a hundred clients at once
-cost a few threads for a few seconds. Neither slow connections nor a page that waits for Redis shut a look at /healthz
-out.
+Small on purpose, and bounded: a request that never arrives, an answer that no client reads, or a hundred clients at
+once cost a few threads for a few seconds. Neither slow connections nor a page that waits for Redis block /healthz.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# For a request to be here whole, and then for its answer to be taken.
+# Limit for receiving the whole request, and again for sending its answer.
 REQUEST_SECONDS = 5.0
-# A browser opens a handful of connections for one page, some of them ahead of need.
+# A browser opens several connections for one page, some of them in advance.
 MAX_REQUESTS_AT_ONCE = 24
-# Of them, others than looks at /healthz.
+# How many of them may be for other paths than /healthz.
 MAX_OTHERS_AT_ONCE = 16
 
-# For a connection that has to make room for another to be closed.
+# Limit for closing a connection to make room for another.
 _CLOSE_SECONDS = 1.0
 
 _TEXT = "text/plain; charset=utf-8"
 
 
 class PortTaken(StashError):
-    """Somebody else listens where /healthz is to be."""
+    """Another program listens on the port."""
 
 
 class _WithinTime(io.RawIOBase):
-    """The request: each byte would have its time anew, which a client that drips has for ever."""
+    """Reads a request with one deadline: with a timeout for each read, a client that sends slowly would never end."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
     def parse_request(self) -> bool:
         understood = super().parse_request()
         self.server.has_come(self.connection)
-        # For all of the answer, as sendall counts.
+        # For the whole answer: sendall counts its total time.
         self.connection.settimeout(REQUEST_SECONDS)
         return understood
 
@@ -97,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
                 body["notices"] = notices
             waiting = self.server.health.waiting
             if any((counts := waiting.counts()).values()):
-                # One folder that cannot be taken from is no outage.
+                # One inaccessible folder is not an outage.
                 body |= {"waiting": counts, "warnings": waiting.warnings()}
             self._answer(503 if reasons else 200, "application/json", json.dumps(body).encode() + b"\n")
         elif not self.server.others.acquire(blocking=False):
@@ -117,11 +116,11 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = self.server.page.answer(path, self.path.partition("?")[2], self.headers["Host"])
         except Exception:
-            log.exception("the status page could not be made")
-            self._answer(500, _TEXT, b"the page could not be made; the daemon's log says why\n")
+            log.exception("cannot make the status page")
+            self._answer(500, _TEXT, b"cannot make the page: see the daemon's log\n")
             return
         if answer is None:
-            self._answer(404, _TEXT, b"there are /, /healthz and /metrics\n")
+            self._answer(404, _TEXT, b"not found: try /, /healthz or /metrics\n")
         else:
             self._answer(answer.status, answer.content_type, answer.body)
 
@@ -134,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def end_headers(self) -> None:
-        # Of every answer, those included that the base class makes of requests it cannot read.
+        # For every answer, including those of the base class to malformed requests.
         self.send_header("Cache-Control", "no-store")
         for name, value in self.server.page.headers:
             self.send_header(name, value)
@@ -148,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class StatusServer(ThreadingHTTPServer):
-    """Listens once it is made: raises OSError where the port is taken."""
+    """Listens as soon as it is made; raises OSError if the port is in use."""
 
     daemon_threads = True
 
@@ -156,10 +155,10 @@ class StatusServer(ThreadingHTTPServer):
         self.health = health
         self.metrics = metrics
         self.page = page
-        # All but /healthz may have to wait, for Redis or for the disk.
+        # Every path but /healthz may have to wait for Redis or for the disk.
         self.others = threading.BoundedSemaphore(MAX_OTHERS_AT_ONCE)
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS_AT_ONCE)
-        # Connections whose request is not here yet, the oldest first.
+        # Connections whose request has not arrived yet, the oldest first.
         self._coming: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
         if ipaddress.ip_address(settings.address).version == 6:
@@ -167,7 +166,7 @@ class StatusServer(ThreadingHTTPServer):
         super().__init__((settings.address, settings.port), _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer would look its own name up here, which takes as long as a broken DNS does.
+        # HTTPServer would look up its own name here, which hangs if DNS is broken.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
 
@@ -180,23 +179,23 @@ class StatusServer(ThreadingHTTPServer):
         try:
             super().process_request(request, client_address)
         except BaseException:
-            # No thread could be started.
+            # The thread could not be started.
             self._over(request)
             raise
 
     def has_come(self, request: socket.socket) -> None:
-        """The request of this connection is here, and has a right to its answer."""
+        """The request of this connection has arrived: it is not closed to make room any more."""
         with self._lock:
             self._coming.pop(request, None)
 
     def _make_room(self) -> bool:
-        """Whether there is room now: that of the connection which has kept us waiting for its request longest."""
+        """Closes the connection that has waited longest without a request; False if there is none."""
         with self._lock:
             oldest = next(iter(self._coming), None)
             if oldest is None:
                 return False
             del self._coming[oldest]
-            # With the lock held it is not closed yet. Its thread finds out, and gives its place back.
+            # While we hold the lock it is not closed yet. Its thread notices, and releases the slot.
             with contextlib.suppress(OSError):
                 oldest.shutdown(socket.SHUT_RDWR)
         return self._slots.acquire(timeout=_CLOSE_SECONDS)
@@ -216,7 +215,7 @@ class StatusServer(ThreadingHTTPServer):
             self._over(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that went away in the middle, mostly. It must not print a traceback of its own.
+        # Usually a client that disconnected. The base class would print a traceback.
         log.debug("http client=%s request failed", client_address[0], exc_info=True)
 
 
@@ -224,8 +223,8 @@ class StatusServer(ThreadingHTTPServer):
 def serving(
     settings: HttpSettings, health: Health, metrics: Metrics, page: StatusPage
 ) -> Iterator[StatusServer | None]:
-    """Answers while the context lasts; None where the port is 0. Raises PortTaken where it cannot
-    listen: a box that looks dead to its monitoring is worse than one that does not start.
+    """Serves in this context; None if the port is 0. Raises PortTaken if it cannot listen: a machine that looks dead to
+    its monitoring is worse than a daemon that does not start.
     """
     if settings.port == 0:
         yield None
@@ -235,7 +234,7 @@ def serving(
     except OSError as error:
         raise PortTaken(
             f"http.port: cannot listen on {settings.address} port {settings.port}: {error.strerror}; "
-            "choose another with MD5S3STASH_HTTP_PORT, or 0 for none"
+            "choose another port with MD5S3STASH_HTTP_PORT, or 0 for no server"
         ) from error
     with server, page.watching():
         thread = spawn("http", server.serve_forever, health.liveness)

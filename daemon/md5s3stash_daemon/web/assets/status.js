@@ -1,5 +1,5 @@
-// Keeps the page up to date: fetches it anew and exchanges what has changed, so that it is the same page with and without
-// this script. Says nothing of its own but whether the daemon answers.
+// Keeps the page up to date: fetches it again and replaces what has changed, so that the page is the same with and without
+// this script. The only text of its own is whether the daemon answers.
 "use strict";
 
 (() => {
@@ -11,7 +11,7 @@
   const isLive = toggle.querySelector("input");
   const connection = document.getElementById("connection");
 
-  // What the server sent for an element: what stands in the page has its times rewritten.
+  // The server's HTML of an element: on the page its times are rewritten.
   const sources = new WeakMap();
   let clockOffset = 0;
   let lostAt = null;
@@ -26,7 +26,7 @@
     clockOffset = Number(root.body.dataset.now) * 1000 - Date.now();
   }
 
-  // Somebody reads, copies or stands here: it is exchanged when they have gone on.
+  // The user has focus or a selection here: replace it later.
   function isInUse(element) {
     const selection = document.getSelection();
     return element.contains(document.activeElement)
@@ -39,7 +39,7 @@
     current.replaceChildren(...fresh.childNodes);
   }
 
-  // Only what is new is put in and what has gone is taken out, so that pictures stay and nothing loses the focus.
+  // Inserts only new items and removes only old ones, so that pictures stay and nothing loses the focus.
   function merge(list, fresh) {
     const wanted = new Map(Array.from(fresh.children, (child) => [child.id, child]));
     for (const child of Array.from(list.children)) {
@@ -80,7 +80,7 @@
   }
 
   function say(element, text) {
-    // Written only where it differs: every change may be read out.
+    // Write only a different text: a screen reader may read out every change.
     if (element.textContent !== text) element.textContent = text;
   }
 
@@ -109,7 +109,7 @@
     } catch {
       lostAt ??= new Date();
       wait = Math.min(2 * wait, LONGEST_MS);
-      say(connection, `No answer since ${lostAt.toLocaleTimeString("en-GB")}: what you see is of that time. Trying again.`);
+      say(connection, `No answer since ${lostAt.toLocaleTimeString("en-GB")}: this page shows the state of that time. Retrying.`);
     }
     isFetching = false;
     localise();
