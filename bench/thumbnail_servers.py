@@ -182,10 +182,7 @@ def site_for(originals: Sequence[Original], directory: Path) -> Iterator[Site]:
     corpus = originals[0].path.parent
     port = servers.free_port()
     serve: list[str | Path] = [sys.executable, ROOT / "bench/file_origin.py", str(port), corpus]
-    with (
-        servers.rclone_s3(_fresh(directory / "s3")) as s3,
-        servers.running(serve, port, directory / "origin.log"),
-    ):
+    with servers.rclone_s3(_fresh(directory / "s3")) as s3, servers.running(serve, port, directory / "origin.log"):
         bucket = s3.directory / _BUCKET
         bucket.mkdir()
         for original in originals:

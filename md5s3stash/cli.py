@@ -146,10 +146,7 @@ def read_sources(names: Iterable[str], descriptor: int = 0) -> Iterator[str]:
 
 def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     # An empty option (-b "$UNSET") falls back like one without a value.
-    flags = {
-        "stash.bucket_base": arguments.bucket_base or None,
-        "stash.bucket_scheme": arguments.bucket_scheme or None,
-    }
+    flags = {"stash.bucket_base": arguments.bucket_base or None, "stash.bucket_scheme": arguments.bucket_scheme or None}
     return load(CORE_SECTIONS, environ, arguments.config, flags, others_allowed=True)
 
 

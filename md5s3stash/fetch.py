@@ -119,11 +119,7 @@ class Fetcher:
         self._user_agent = f"md5s3stash/{_version()}"
 
     def fetch(
-        self,
-        url: str,
-        auth: Auth | None = None,
-        validators: Validators | None = None,
-        progress: Progress | None = None,
+        self, url: str, auth: Auth | None = None, validators: Validators | None = None, progress: Progress | None = None
     ) -> Fetched | NotModified:
         """The content behind the URL; NotModified only where validators were given.
 

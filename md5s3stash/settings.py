@@ -309,12 +309,7 @@ def _guess(name: str, known: Any) -> str:
 
 
 def _values(
-    section: str,
-    kind: type,
-    table: Any,
-    environ: Mapping[str, str],
-    flags: Mapping[str, Any],
-    faults: list[str],
+    section: str, kind: type, table: Any, environ: Mapping[str, str], flags: Mapping[str, Any], faults: list[str]
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):

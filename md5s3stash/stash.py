@@ -155,9 +155,7 @@ class Stasher:
                     StashReport(url, md5, address.s3_url, mime_type, dimensions), StashOutcome.KNOWN, content.size_bytes
                 )
             put = retrying(
-                lambda: self._put(address, content, mime_type, progress, presence),
-                self._retry,
-                only=WORTH_WAITING_FOR,
+                lambda: self._put(address, content, mime_type, progress, presence), self._retry, only=WORTH_WAITING_FOR
             )
         except OSError as error:
             # The store speaks our tree alone, so this is the file: a disk that fails, an NFS server that forgot it.
@@ -171,12 +169,7 @@ class Stasher:
         return StashResult(report, outcome, content.size_bytes)
 
     def _put(
-        self,
-        address: ObjectAddress,
-        content: Content,
-        mime_type: str,
-        progress: Progress | None,
-        presence: Presence,
+        self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None, presence: Presence
     ) -> PutOutcome:
         if presence is Presence.TO_CONFIRM and (stored := self._store.head(address)) is not None:
             require_same_content(address, stored, content.digest)

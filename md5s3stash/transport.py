@@ -132,11 +132,7 @@ class Adapter(HTTPAdapter):
     """requests' adapter with our connections in its pools."""
 
     def __init__(self, guard: NetGuard | None, deadline: Deadline, min_bytes_per_second: int = 0) -> None:
-        limits: dict[str, Any] = {
-            "guard": guard,
-            "deadline": deadline,
-            "min_bytes_per_second": min_bytes_per_second,
-        }
+        limits: dict[str, Any] = {"guard": guard, "deadline": deadline, "min_bytes_per_second": min_bytes_per_second}
         self._pools = {"http": partial(_HTTPPool, **limits), "https": partial(_HTTPSPool, **limits)}
         super().__init__()
 

@@ -208,10 +208,6 @@ def build(settings: Settings) -> Daemon:
     waited_for = AllFaults(workers, lists.pool.disk, main_loop.disk, *([queue] if queue is not None else []))
     metrics.watch_spool(dependencies.spool, waited_for)
     health = Health(
-        runtime.liveness,
-        waited_for,
-        metrics,
-        lambda: live.current[SpoolSettings].stuck_seconds,
-        main_loop.waiting,
+        runtime.liveness, waited_for, metrics, lambda: live.current[SpoolSettings].stuck_seconds, main_loop.waiting
     )
     return Daemon(runtime, dependencies.spool, main_loop, workers, lists, queue, metrics, health)

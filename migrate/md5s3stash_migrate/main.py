@@ -12,9 +12,7 @@ from md5s3stash_migrate.options import PROGRAM, build_parser, read_options
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; the exit status."""
     return console.run(
-        PROGRAM,
-        lambda: _run(argv),
-        interrupted="interrupted: what is copied is copied, the next run goes on from here",
+        PROGRAM, lambda: _run(argv), interrupted="interrupted: what is copied is copied, the next run goes on from here"
     )
 
 

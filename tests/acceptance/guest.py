@@ -20,11 +20,7 @@ STOP_SECONDS = 90.0
 
 MKFS = ("mkfs.ext4", "mkfs.xfs")
 PROGRAMS = ("systemd-nspawn", "mmdebstrap", "packer", "nsenter", "ip", "pgrep", "sftp", "rsync", "nfs-cp", *MKFS)
-_ENVIRONMENT = (
-    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME=/root",
-    "LANG=C.UTF-8",
-)
+_ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8")
 # A process joins its cgroups itself, before it becomes systemd-nspawn.
 _JOIN_AND_EXEC = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
 

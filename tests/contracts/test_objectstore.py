@@ -43,11 +43,7 @@ ODD = {
     "digests": Oddities(),
     "oss": Oddities(refused={"if-none-match": _NOT_IMPLEMENTED}),
     "b2": Oddities(
-        refused={
-            "if-none-match": _NOT_IMPLEMENTED,
-            "x-amz-checksum-": _INVALID,
-            "x-amz-sdk-checksum-": _INVALID,
-        }
+        refused={"if-none-match": _NOT_IMPLEMENTED, "x-amz-checksum-": _INVALID, "x-amz-sdk-checksum-": _INVALID}
     ),
     "strict": Oddities(refused={"if-none-match": (400, "InvalidRequest")}),
     "no-checksums": Oddities(refused={"x-amz-checksum-": _NOT_IMPLEMENTED}),

@@ -215,8 +215,7 @@ def test_body_compressed_all_the_same_is_decoded(encoding: str, origin: Origin, 
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [{"Content-Encoding": "gzip"}, {"Content-Encoding": "br"}, {"Transfer-Encoding": "gzip, chunked"}],
+    "headers", [{"Content-Encoding": "gzip"}, {"Content-Encoding": "br"}, {"Transfer-Encoding": "gzip, chunked"}]
 )
 def test_encoding_that_cannot_be_undone_is_a_failure(headers: dict[str, str], origin: Origin, fetcher: Fetcher) -> None:
     with pytest.raises(SourceFailed):

@@ -41,14 +41,7 @@ def md5_of(path: Path) -> str:
 
 
 def test_names_are_importable_from_the_package() -> None:
-    from md5s3stash import (
-        StashReport,
-        is_s3_url,
-        md5_to_bucket_shard,
-        md5_to_http_url,
-        md5_to_s3_url,
-        md5s3stash,
-    )
+    from md5s3stash import StashReport, is_s3_url, md5_to_bucket_shard, md5_to_http_url, md5_to_s3_url, md5s3stash
 
     assert StashReport._fields == ("url", "md5", "s3_url", "mime_type", "dimensions")
     assert all(map(callable, (is_s3_url, md5_to_bucket_shard, md5_to_http_url, md5_to_s3_url, md5s3stash)))

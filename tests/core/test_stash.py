@@ -72,10 +72,7 @@ def hello(tmp_path: Path) -> Path:
 
 
 def stasher(
-    store: MemoryObjectStore,
-    fetcher: Fetcher,
-    caches: Caches | None = None,
-    retry: RetryPolicy = QUICK,
+    store: MemoryObjectStore, fetcher: Fetcher, caches: Caches | None = None, retry: RetryPolicy = QUICK
 ) -> Stasher:
     return Stasher(BucketBase.parse("b/p"), store, fetcher, caches, retry)
 

@@ -19,15 +19,7 @@ import pytest
 from tests.support.daemon import Daemon, Site
 from tests.support.faulty_s3 import Fault, FaultyS3
 from tests.support.servers import wait_until
-from tests.support.strangers import (
-    SECONDS,
-    appliance_site,
-    let_passes_go_by,
-    md5_of,
-    producers,
-    recorded,
-    unit_daemon,
-)
+from tests.support.strangers import SECONDS, appliance_site, let_passes_go_by, md5_of, producers, recorded, unit_daemon
 
 pytestmark = pytest.mark.needs_namespaces(users=True)
 

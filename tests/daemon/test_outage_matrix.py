@@ -370,10 +370,7 @@ DISK = [
 
 
 def of_sqs(
-    way: str,
-    reason: str,
-    cause: Callable[[Stack], contextlib.AbstractContextManager[object]],
-    recovery: str = "30 s",
+    way: str, reason: str, cause: Callable[[Stack], contextlib.AbstractContextManager[object]], recovery: str = "30 s"
 ) -> Outage:
     page = "No queue messages are received; files are stashed."
     return Outage("SQS", way, reason, cause, page=page, files_go_on=True, recovery=recovery)

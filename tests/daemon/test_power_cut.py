@@ -428,10 +428,7 @@ def test_what_a_power_cut_has_left_empty_is_never_recorded_as_the_empty_file(
         daemon.wait_until_started()
         site.drop("meant-to-be-empty.txt", b"")
         wait_until(lambda: len(site.names()) == 2, "what is whole")
-        assert site.names() == {
-            "album/whole.tif": hashlib.md5(WHOLE).hexdigest(),
-            "meant-to-be-empty.txt": EMPTY_MD5,
-        }
+        assert site.names() == {"album/whole.tif": hashlib.md5(WHOLE).hexdigest(), "meant-to-be-empty.txt": EMPTY_MD5}
         wait_until(lambda: metrics_of(port)["md5s3stash_spool_damaged_files{}"] == 1, "a metric")
         for name, value in {**site.environment(), "MD5S3STASH_HTTP_PORT": str(port)}.items():
             monkeypatch.setenv(name, value)

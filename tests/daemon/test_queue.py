@@ -319,8 +319,7 @@ def test_an_instance_that_is_to_go_takes_no_more_messages_and_goes_on_with_its_s
 
     with Origin() as metadata, Daemon(site, queue.environment(metadata_url=metadata.url("").rstrip("/"))) as daemon:
         metadata.answer(
-            "/latest/api/token",
-            lambda request: Reply(body=token.encode()) if request.method == "PUT" else Reply(405),
+            "/latest/api/token", lambda request: Reply(body=token.encode()) if request.method == "PUT" else Reply(405)
         )
         state = "/latest/meta-data/autoscaling/target-lifecycle-state"
         metadata.answer(state, only_with_token(Reply(body=b"InService")))  # type: ignore[arg-type]
@@ -381,10 +380,7 @@ def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tm
         queue = TestQueue(endpoint)
         environment = {**queue.environment(visibility_seconds="2"), "MD5S3STASH_SPOOL_STUCK_SECONDS": "2"}
         port = servers.free_port()
-        with (
-            Origin() as origin,
-            Daemon(site, {**environment, "MD5S3STASH_HTTP_PORT": str(port)}) as daemon,
-        ):
+        with Origin() as origin, Daemon(site, {**environment, "MD5S3STASH_HTTP_PORT": str(port)}) as daemon:
             daemon.wait_until_started()
 
             def hang(_: Request) -> Reply:

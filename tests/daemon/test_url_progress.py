@@ -139,11 +139,7 @@ def journalled(spool: Spool, entry: Entry) -> Journal:
 
 
 def assert_published_once(spool: Spool) -> None:
-    assert files_below(spool.directory) == [
-        "done/sub/x.urls.tsv",
-        "failed/sub/x.urls",
-        "failed/sub/x.urls.error.json",
-    ]
+    assert files_below(spool.directory) == ["done/sub/x.urls.tsv", "failed/sub/x.urls", "failed/sub/x.urls.error.json"]
     rows = (spool.directory / "done" / "sub" / "x.urls.tsv").read_text().splitlines()
     assert [row.split("\t")[1:3] for row in rows[1:]] == [["http://a/", "stashed"], ["http://b/", "failed"]]
     with open(spool.directory / "failed" / "sub" / "x.urls", "rb") as file:

@@ -241,10 +241,7 @@ def test_the_load_balancer_answers_our_cloudfront_alone() -> None:
     assert "SourcePrefixListId" in ingress
     assert "CidrIp" not in ingress
     assert properties("Listener")["DefaultActions"][0]["FixedResponseConfig"]["StatusCode"] == "403"
-    assert condition["HttpHeaderConfig"] == {
-        "HttpHeaderName": header["HeaderName"],
-        "Values": [header["HeaderValue"]],
-    }
+    assert condition["HttpHeaderConfig"] == {"HttpHeaderName": header["HeaderName"], "Values": [header["HeaderValue"]]}
 
 
 def test_no_port_is_open_to_the_world() -> None:

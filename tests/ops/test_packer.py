@@ -28,12 +28,7 @@ def test_the_marks_of_what_an_old_packer_does_not_know_come_in_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting",
-    [
-        r'imds_support = "v2\.0"',
-        r'http_tokens\s+= "required"',
-        r"http_put_response_hop_limit = 1\n",
-    ],
+    "setting", [r'imds_support = "v2\.0"', r'http_tokens\s+= "required"', r"http_put_response_hop_limit = 1\n"]
 )
 def test_the_metadata_service_of_a_box_is_guarded(setting: str) -> None:
     assert re.search(setting, MODERN)

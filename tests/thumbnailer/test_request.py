@@ -9,14 +9,7 @@ from typing import Any
 import pytest
 
 from md5s3stash_thumbnailer.errors import RequestRefused
-from md5s3stash_thumbnailer.request import (
-    MODES,
-    Bounds,
-    ThumbnailRequest,
-    is_fresh,
-    parse_request,
-    thumbnail_size,
-)
+from md5s3stash_thumbnailer.request import MODES, Bounds, ThumbnailRequest, is_fresh, parse_request, thumbnail_size
 
 MD5 = "0123456789abcdef0123456789abcdef"
 

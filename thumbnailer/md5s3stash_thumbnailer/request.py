@@ -96,13 +96,7 @@ class ThumbnailRequest:
 
 
 def parse_request(
-    mode: str,
-    width: str,
-    height: str,
-    md5: str,
-    query: Mapping[str, str],
-    defaults: Mapping[str, str],
-    bounds: Bounds,
+    mode: str, width: str, height: str, md5: str, query: Mapping[str, str], defaults: Mapping[str, str], bounds: Bounds
 ) -> ThumbnailRequest:
     """The request of the path parts and the query arguments, or RequestRefused with pilbox's code for the fault.
 

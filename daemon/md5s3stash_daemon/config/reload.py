@@ -55,11 +55,7 @@ class Reload:
     """To be called for each SIGHUP, by one thread at a time."""
 
     def __init__(
-        self,
-        settings: Settings,
-        read: Callable[[], Settings],
-        apply: Callable[[Settings], object],
-        notifier: Notifier,
+        self, settings: Settings, read: Callable[[], Settings], apply: Callable[[Settings], object], notifier: Notifier
     ) -> None:
         self._settings = settings
         self._read = read

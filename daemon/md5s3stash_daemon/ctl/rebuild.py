@@ -54,10 +54,7 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
         done[bucket] = 1.0
         return True
 
-    with (
-        ThreadPoolExecutor(jobs, thread_name_prefix="rebuild") as pool,
-        state_display(state, sys.stderr) as paused,
-    ):
+    with ThreadPoolExecutor(jobs, thread_name_prefix="rebuild") as pool, state_display(state, sys.stderr) as paused:
         try:
             unread = sum(
                 not complete for complete in list(pool.map(lambda bucket: read(bucket, paused), counts_of_each))

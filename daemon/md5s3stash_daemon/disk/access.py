@@ -96,11 +96,7 @@ def _entries_of(path: str, mode: int) -> Acl:
     try:
         return parse(os.getxattr(path, _ATTRIBUTE))
     except OSError:
-        return [
-            (_USER_OBJ, mode >> 6 & 7, _NO_ID),
-            (_GROUP_OBJ, mode >> 3 & 7, _NO_ID),
-            (_OTHER, mode & 7, _NO_ID),
-        ]
+        return [(_USER_OBJ, mode >> 6 & 7, _NO_ID), (_GROUP_OBJ, mode >> 3 & 7, _NO_ID), (_OTHER, mode & 7, _NO_ID)]
 
 
 def with_user(entries: Acl, user: int, permissions: int) -> Acl:

@@ -14,10 +14,7 @@ from md5s3stash.s3.store import S3ObjectStore
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_daemon.fixity.recorded_digests import Checklist, RecordedDigests
 
-_LEDGER_REASONS = {
-    FaultKind.NOT_RECORDED: "stored but not recorded",
-    FaultKind.NOT_STORED: "recorded but not stored",
-}
+_LEDGER_REASONS = {FaultKind.NOT_RECORDED: "stored but not recorded", FaultKind.NOT_STORED: "recorded but not stored"}
 
 
 @dataclass(slots=True)

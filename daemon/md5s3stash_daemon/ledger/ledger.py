@@ -109,12 +109,7 @@ class RedisLedger:
     """
 
     def __init__(
-        self,
-        client: redis.Redis,
-        prefix: str,
-        spool_id: str,
-        replicas: int = 0,
-        accepted_risks: Collection[str] = (),
+        self, client: redis.Redis, prefix: str, spool_id: str, replicas: int = 0, accepted_risks: Collection[str] = ()
     ) -> None:
         self._client = client
         self._keys = ledger_keys(prefix, spool_id)

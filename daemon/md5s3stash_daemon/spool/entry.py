@@ -10,9 +10,7 @@ import stat
 import time
 from typing import NamedTuple
 
-from md5s3stash_daemon.disk.beneath import (
-    Place,
-)
+from md5s3stash_daemon.disk.beneath import Place
 
 INCOMING = "incoming"
 ACTIVE = "active"

@@ -142,10 +142,7 @@ class JsonErrors(tornado.web.RequestHandler):
         self.finish({"status_code": status, "error_code": code, "error": message})
 
     def log_exception(
-        self,
-        typ: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
         # The path without the query, which may hold a signature.
         if isinstance(value, errors.RenderFailed):

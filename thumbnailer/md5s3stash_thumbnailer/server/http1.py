@@ -9,13 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable
 
-from tornado.httputil import (
-    HTTPHeaders,
-    HTTPInputError,
-    HTTPMessageDelegate,
-    RequestStartLine,
-    ResponseStartLine,
-)
+from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
 # A user or a password before the host is an error (RFC 9110, 4.2.4).
 _ABSOLUTE_FORM = re.compile(r"https?://[^/?#@]+(?P<rest>[/?].*)?", re.IGNORECASE)

@@ -85,12 +85,7 @@ class MainLoop:
         log.info("started spool=%s recovered=%d", self._spool.directory, recovered)
         completed = Completed()
         completeness = Completeness(completed, self.settings.settle_seconds)
-        scan = SpoolScan(
-            self._spool,
-            completeness,
-            self.waiting,
-            beat=lambda: self._runtime.liveness.beat(LOOP),
-        )
+        scan = SpoolScan(self._spool, completeness, self.waiting, beat=lambda: self._runtime.liveness.beat(LOOP))
         forget_gone(self._ledger, self._spool)
         self._workers.start()
         # Reports wrong credentials or a missing bucket now, not with the first file.

@@ -77,13 +77,7 @@ class WorkerSupervisor:
     """Runs `count` workers from `start` to `finish`. The caller's thread hands out files; another thread listens."""
 
     def __init__(
-        self,
-        runtime: Runtime,
-        fork_server: ForkServer,
-        count: int,
-        spool: Spool,
-        ledger: Ledger,
-        metrics: Metrics,
+        self, runtime: Runtime, fork_server: ForkServer, count: int, spool: Spool, ledger: Ledger, metrics: Metrics
     ) -> None:
         self._runtime = runtime
         self._fork_server = fork_server

@@ -194,11 +194,7 @@ class _Outbox:
     """Sends reports to the daemon, each with all results since the last one, and at least every REPORT_SECONDS."""
 
     def __init__(
-        self,
-        runtime: Runtime,
-        connection: Connection,
-        counters: Counters,
-        weaker: Callable[[], list[str]],
+        self, runtime: Runtime, connection: Connection, counters: Counters, weaker: Callable[[], list[str]]
     ) -> None:
         self._runtime = runtime
         self._connection = connection

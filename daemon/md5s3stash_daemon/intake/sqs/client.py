@@ -96,11 +96,7 @@ class Queue:
     def set_visibility(self, receipts: Sequence[tuple[str, float]]) -> None:
         """Hides at most BATCH deliveries from other consumers, each for its number of seconds from now."""
         entries = [
-            {
-                "Id": str(number),
-                "ReceiptHandle": receipt,
-                "VisibilityTimeout": int(min(seconds, MAX_INVISIBLE_SECONDS)),
-            }
+            {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": int(min(seconds, MAX_INVISIBLE_SECONDS))}
             for number, (receipt, seconds) in enumerate(receipts)
         ]
         with self._translating():

@@ -90,11 +90,7 @@ class Consumer:
         self._asked_at: float | None = None
         self._ended = threading.Event()
         self._committer = QueueCommitter(
-            parts.runtime,
-            parts.ledger,
-            parts.pool.caches,
-            parts.leases,
-            self._liveness.for_helper("committer"),
+            parts.runtime, parts.ledger, parts.pool.caches, parts.leases, self._liveness.for_helper("committer")
         )
 
     def start(self) -> None:
