@@ -93,13 +93,13 @@ def test_s3_down_is_503_with_the_reason_until_it_is_back(tmp_path: Path, redis_s
 
 
 def test_a_stuck_loop_is_503(site: Site, port: int) -> None:
-    environment = {"MD5S3STASH_HTTP_PORT": str(port), "MD5S3STASH_SPOOL_STUCK_SECONDS": "0.5"}
+    environment = {"MD5S3STASH_HTTP_PORT": str(port), "MD5S3STASH_SPOOL_STUCK_SECONDS": "3"}
     with Daemon(site, environment, STUCK_ON_TRAP) as daemon:
         daemon.wait_until_started()
         wait_until(lambda: health_of(port)[0] == 200, "healthy")
         (site.incoming / "trap").touch()
         wait_until(lambda: health_of(port)[0] == 503, "unhealthy")
-        assert health_of(port)[1]["reasons"] == ["stuck: no progress in the loop for 0.5 seconds"]
+        assert health_of(port)[1]["reasons"] == ["stuck: no progress in the loop for 3 seconds"]
 
 
 def test_a_taken_port_ends_the_start_with_one_clear_line(site: Site) -> None:

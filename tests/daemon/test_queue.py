@@ -378,7 +378,7 @@ def test_a_wrong_setting_is_told_in_one_line(
 def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tmp_path: Path) -> None:
     with running_sqs(tmp_path) as (endpoint, process):
         queue = TestQueue(endpoint)
-        environment = {**queue.environment(visibility_seconds="2"), "MD5S3STASH_SPOOL_STUCK_SECONDS": "2"}
+        environment = {**queue.environment(visibility_seconds="2"), "MD5S3STASH_SPOOL_STUCK_SECONDS": "4"}
         port = servers.free_port()
         with Origin() as origin, Daemon(site, {**environment, "MD5S3STASH_HTTP_PORT": str(port)}) as daemon:
             daemon.wait_until_started()
@@ -391,7 +391,7 @@ def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tm
             queue.send(origin.answer("/late", hang))
             wait_until(lambda: len(origin.requests) == 1, "asked")
             begun = time.monotonic()
-            while time.monotonic() - begun < 5:
+            while time.monotonic() - begun < 6:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
                     assert answer.status == 200
             site.drop("a.txt", b"spool")

@@ -80,7 +80,7 @@ def test_a_killed_daemon_leaves_no_process_behind_even_one_that_is_stopped(site:
 
 def test_a_worker_that_hangs_is_told_to_the_supervisor(site: Site) -> None:
     port = free_port()
-    environment = {"MD5S3STASH_HTTP_PORT": str(port), "MD5S3STASH_SPOOL_STUCK_SECONDS": "1"}
+    environment = {"MD5S3STASH_HTTP_PORT": str(port), "MD5S3STASH_SPOOL_STUCK_SECONDS": "3"}
     with Daemon(site, {**environment, "MD5S3STASH_SPOOL_PROCESSES": "2"}) as daemon:
         daemon.wait_until_started()
         wait_until(lambda: len(workers(daemon)) == 2, "two workers")
