@@ -15,6 +15,7 @@ from md5s3stash.audit import EMPTY_MD5
 from md5s3stash.scheme import BucketBase
 from tests.support.digest_s3 import DigestS3, Oddities, Reset, error_reply
 from tests.support.migrate import BASE, REPOSITORY, environment, fill, md5_of, run, start
+from tests.support.origin import RawReply
 from tests.support.servers import RcloneS3, wait_until
 from tests.support.stores import Keys, new_bucket, plain_client
 
@@ -189,13 +190,17 @@ def test_an_error_in_the_body_of_a_200_is_an_error(server: DigestS3, tmp_path: P
 
 def test_a_copy_whose_answer_was_lost_is_found_to_be_ours(server: DigestS3, tmp_path: Path) -> None:
     [md5] = fill(server, [b"picture"])
-    server.script("PUT", error_reply(500, "InternalError"), error_reply(412, "PreconditionFailed"))
-    # What stands there by the time of the HEAD.
-    process = start(server.endpoint, *FROM_36)
-    wait_until(lambda: copies(server) >= 1, "the first try", 60)
-    server.put("one", f"pre/{md5}", b"picture")
 
-    assert process.wait(60) == 0
+    def copied_and_lost() -> Iterator[bytes]:
+        server.put("one", f"pre/{md5}", b"picture")
+        yield b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+    server.script("PUT", RawReply(copied_and_lost()))
+
+    done = run(server.endpoint, tmp_path, *FROM_36)
+
+    assert (done.status, [*done.kinds()]) == (0, ["retried"])
+    assert copies(server) == 2, "the second was refused: it is there"
 
 
 def test_another_content_in_the_target_is_a_conflict_and_stays(server: DigestS3, tmp_path: Path) -> None:
