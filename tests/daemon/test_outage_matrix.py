@@ -104,10 +104,12 @@ def unable_to_write_its_snapshot(stack: Stack) -> Iterator[None]:
 def a_key_of_another_type(stack: Stack, name: str) -> Iterator[None]:
     key = f"{stack.site.prefix}:{name}"
     client = stack.redis.client
-    client.rename(key, "aside")
-    client.set(key, "junk")
+    # At once, or what the daemon records in between goes with the key.
+    with client.pipeline() as together:
+        together.rename(key, "aside")
+        together.set(key, "junk")
+        together.execute()
     yield
-    client.delete(key)
     client.rename("aside", key)
 
 
