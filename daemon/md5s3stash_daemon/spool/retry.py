@@ -16,6 +16,9 @@ DISK_RETRY_SECONDS = 5.0
 # Delay before a file that is being written is checked again.
 PUT_BACK_SECONDS = 1.0
 
+# Retry delay of a file whose failure could not be written to a full disk.
+FAIL_AGAIN_SECONDS = 60.0
+
 
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:
     """Repeats a move in the spool while its disk refuses it; False if the daemon shuts down first.

@@ -14,7 +14,7 @@ from md5s3stash_daemon.runtime.liveness import COMMITTER, ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import DISK_ERRORS, Entry, due_after
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.retry import until_it_works
+from md5s3stash_daemon.spool.retry import FAIL_AGAIN_SECONDS, until_it_works
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 # A wait after each commit, so that the next group is larger: with a fast disk, groups would have few files, and a
 # commit costs each process several times as much as a file. A single file is not delayed.
 LINGER_SECONDS = 0.02
-
-# Retry delay of a file whose failure could not be written to a full disk.
-FAIL_AGAIN_SECONDS = 60.0
 
 
 class Finished(NamedTuple):

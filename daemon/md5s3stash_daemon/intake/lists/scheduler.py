@@ -32,13 +32,13 @@ from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.intake.lists.report import DONE, finish
 from md5s3stash_daemon.ledger.committer import Recorder
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
-from md5s3stash_daemon.runtime.disk_space import DiskFloor
+from md5s3stash_daemon.runtime.disk_space import SPOOL, DiskFloor
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
-from md5s3stash_daemon.spool.entry import PROGRESS, Entry
+from md5s3stash_daemon.spool.entry import DISK_ERRORS, PROGRESS, Entry, due_after
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.retry import PUT_BACK_SECONDS, until_it_works
+from md5s3stash_daemon.spool.retry import FAIL_AGAIN_SECONDS, PUT_BACK_SECONDS, until_it_works
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,17 @@ class ListScheduler:
         outcome = Outcome(entry.drop_id, entry.name, error=type(error).__name__, reason=str(error))
         recorder = Recorder(self._runtime, self.pool.ledger, liveness)
         if recorder.record([outcome]):
-            self._spool.fail(entry, outcome.error, outcome.reason)
+            try:
+                self._spool.fail(entry, outcome.error, outcome.reason)
+            except OSError as full:
+                if full.errno not in DISK_ERRORS:
+                    raise
+                reason = f"a failure cannot be written to failed/: {full}: free some space there, or repair the disk"
+                self._runtime.breaker.note(SPOOL, reason)
+                log.error("spool does not work reason=%r", reason)
+                self._spool.defer(entry, due_after(time.time(), FAIL_AGAIN_SECONDS))
+                return
+            self._runtime.breaker.note(SPOOL, "")
             log.error(
                 "failed name=%r batch=%s error=%s reason=%r", entry.name, entry.batch, outcome.error, outcome.reason
             )
