@@ -18,26 +18,26 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError
 
+from md5s3stash.answer import decoded, is_redirect, redirect_target, shown_url, status_error
 from md5s3stash.content import Content, ContentBuilder, Progress
 from md5s3stash.deadline import Deadline
 from md5s3stash.errors import (
     SourceError,
     SourceFailed,
-    SourceNotFound,
     SourceRefused,
     SourceTooLarge,
     SourceUnavailable,
 )
-from md5s3stash.headers import Validators, media_type, retry_after_seconds
-from md5s3stash.netguard import NetGuard, printable_url
+from md5s3stash.headers import Validators, media_type
+from md5s3stash.netguard import NetGuard
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import is_s3_url
 
@@ -52,8 +52,6 @@ Auth = tuple[str, str]
 
 READ_BYTES = 256 * 1024
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_SHOWN_CHARACTERS = 200
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -91,6 +89,10 @@ class Fetched:
     content: Content
     validators: Validators
     final_url: str
+
+
+class _ValidatorsRefused(Exception):
+    """The origin does not answer a request with these validators."""
 
 
 class Fetcher:
@@ -135,7 +137,7 @@ class Fetcher:
         total_seconds = self.limits.total_timeout_seconds
         with self._deadline.in_seconds(total_seconds):
             return retrying(
-                lambda: self._follow(url, auth, validators, progress),
+                lambda: self._attempt(url, auth, validators, progress),
                 self._retry,
                 self._sleep,
                 give_up_after_seconds=total_seconds,
@@ -163,6 +165,14 @@ class Fetcher:
                 self._opened = Adapter(self._guard, self._deadline, self.limits.min_bytes_per_second)
             return self._opened
 
+    def _attempt(
+        self, url: str, auth: Auth | None, validators: Validators | None, progress: Progress | None
+    ) -> Fetched | NotModified:
+        try:
+            return self._follow(url, auth, validators, progress)
+        except _ValidatorsRefused:
+            return self._follow(url, auth, None, progress)
+
     def _follow(
         self, url: str, auth: Auth | None, validators: Validators | None, progress: Progress | None
     ) -> Fetched | NotModified:
@@ -178,17 +188,17 @@ class Fetcher:
                 headers = self._headers(validators)
                 response = self._send(current, headers, auth if _origin(current) == _origin(url) else None, cookies)
                 try:
-                    if response.status_code not in _REDIRECTS:
+                    if not is_redirect(response.status_code, response.headers):
                         return self._answer(response, validators, progress)
                     cookies.update(response.cookies)
-                    current = _redirect_target(current, response)
+                    current = redirect_target(current, response.status_code, response.headers)
                 finally:
                     response.close()
             except SourceError as error:
                 if current != url:
-                    error.args = (f"redirected to {_shown(current)}: {error}",)
+                    error.args = (f"redirected to {shown_url(current)}: {error}",)
                 raise
-        raise SourceFailed(f"more than {self.limits.max_redirects} redirects, the last to {_shown(current)}")
+        raise SourceFailed(f"more than {self.limits.max_redirects} redirects, the last to {shown_url(current)}")
 
     def _headers(self, validators: Validators | None) -> dict[str, str]:
         # Compressed bytes would have another md5 than the file that was published.
@@ -224,11 +234,15 @@ class Fetcher:
     def _answer(
         self, response: requests.Response, validators: Validators | None, progress: Progress | None
     ) -> Fetched | NotModified:
-        if response.status_code == 304 and validators not in (None, Validators()):
-            return NotModified()
+        if validators not in (None, Validators()):
+            if response.status_code == 304:
+                return NotModified()
+            if response.status_code == 412:
+                # For requests that change something; some origins say so to ours all the same.
+                raise _ValidatorsRefused
         # 200 alone: 203 says that a proxy changed the bytes, 206 that they are not all of them.
         if response.status_code != 200:
-            raise _status_error(response.status_code, response.headers)
+            raise status_error(response.status_code, response.headers)
         content = self._content(cast("HTTPResponse", response.raw), media_type(response.headers), progress)
         found = Validators.usable(response.headers.get("ETag"), response.headers.get("Last-Modified"))
         return Fetched(content, found, response.url)
@@ -238,7 +252,7 @@ class Fetcher:
         too_large = SourceTooLarge(f"more than the {max_bytes} bytes that are allowed")
         if (raw.length_remaining or 0) > max_bytes:
             raise too_large
-        stream = _decoded(raw)
+        stream = decoded(raw)
         builder = ContentBuilder(self._temp_dir)
         try:
             while chunk := self._read(stream):
@@ -274,33 +288,6 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     """Scheme, host and port: where a credential was given for one, it is not for another."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
-
-
-def _shown(url: str) -> str:
-    # A Location may have 64 kB, and what is said of it is recorded for each line of a list.
-    return printable_url(url)[:_SHOWN_CHARACTERS]
-
-
-def _redirect_target(current: str, response: requests.Response) -> str:
-    location = response.headers.get("Location")
-    if not location:
-        raise SourceFailed(f"the origin answered {response.status_code} without saying where to")
-    try:
-        # http.client reads headers as Latin-1; a Location beyond ASCII is UTF-8 in practice.
-        return urljoin(current, location.encode("latin-1").decode("utf-8", "replace"))
-    except ValueError as error:
-        raise SourceRefused("redirected to something that is not a valid URL") from error
-
-
-def _status_error(status: int, headers: Mapping[str, str]) -> SourceError:
-    answered = f"the origin answered {status}"
-    if status in (404, 410):
-        return SourceNotFound(answered)
-    if status in (401, 403):
-        return SourceFailed(f"{answered}: if it wants a user name and password, give them with -u or --netrc")
-    if status in (408, 425, 429) or status >= 500:
-        return SourceUnavailable(answered, retry_after_seconds(headers.get("Retry-After"), time.time()))
-    return SourceFailed(f"{answered}, which comes with no content to keep")
 
 
 def _translated(error: Exception) -> SourceError:
@@ -340,33 +327,3 @@ def _version() -> str:
         return importlib.metadata.version("md5s3stash")
     except importlib.metadata.PackageNotFoundError:
         return "0"
-
-
-def _decoded(raw: HTTPResponse) -> BinaryIO:
-    """The body as it was before the origin compressed it.
-
-    gzip alone, although urllib3 knows more: whether it can decode br and zstd depends on which packages happen to be
-    installed, and it takes a gzip stream that was cut off for a whole one.
-    """
-    # Here http.client would take the framing of an encoding that it does not know for content.
-    if raw.headers.get("Transfer-Encoding", "identity").lower() not in ("chunked", "identity"):
-        raise SourceFailed("the origin used a transfer encoding other than chunked")
-    body = cast(BinaryIO, _Body(raw))
-    encoding = raw.headers.get("Content-Encoding", "").strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if encoding in ("gzip", "x-gzip"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=body, mode="rb"))
-    shown = encoding[:_SHOWN_CHARACTERS]
-    raise SourceFailed(f"the origin compressed the body as {shown!r}, though it was asked not to")
-
-
-class _Body:
-    """What a reader of compressed bytes needs of a response."""
-
-    def __init__(self, raw: HTTPResponse) -> None:
-        self._raw = raw
-
-    def read(self, size: int) -> bytes:
-        # Not read(): with a chunk that says its size is -1, http.client's reads all that comes into memory.
-        return self._raw.read1(size, decode_content=False)

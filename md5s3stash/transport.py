@@ -19,10 +19,12 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
 from md5s3stash.deadline import Deadline
+from md5s3stash.head import HeadReader
 from md5s3stash.netguard import NetGuard
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from urllib3.response import HTTPResponse
 
 
 class TooSlow(TimeoutError):
@@ -47,7 +49,6 @@ class _TimedReader(io.RawIOBase):
         self._began = False
         self._waited_seconds = 0.0
         self._waited_bytes = 0
-        self.ended = False
 
     def readable(self) -> bool:
         return True
@@ -60,7 +61,6 @@ class _TimedReader(io.RawIOBase):
         self._sock.settimeout(None if seconds == math.inf else seconds)
         asked_at = time.monotonic()
         count = self._raw.readinto(buffer)
-        self.ended = count == 0
         if self._began and count:
             self._judge_rate(time.monotonic() - asked_at, count)
         self._began = True
@@ -85,16 +85,16 @@ class _TimedResponse(http.client.HTTPResponse):
         self, sock: socket.socket, *args: Any, deadline: Deadline, min_bytes_per_second: int, **kwargs: Any
     ) -> None:
         super().__init__(sock, *args, **kwargs)
-        self._timed = _TimedReader(self.fp.detach(), sock, deadline, min_bytes_per_second)
-        self.fp = io.BufferedReader(self._timed)
+        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, deadline, min_bytes_per_second))
 
     def begin(self) -> None:
-        """Refuses headers that were cut off: http.client takes them for complete, and an empty body for the content."""
-        super().begin()
-        # It stops at the empty line after the headers, so it has seen the end only where that line is missing. A line
-        # that is not a header makes it drop the ones below, the length among them.
-        if self._timed.ended or (self.headers.defects and self.length is None and not self.chunked):
-            raise http.client.RemoteDisconnected("the headers of the answer are not complete")
+        """As http.client's, from a head that was put in order for it."""
+        file = self.fp
+        self.fp = HeadReader(file)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            self.fp = file
 
 
 class _HTTPConnection(HTTPConnection):
@@ -103,6 +103,7 @@ class _HTTPConnection(HTTPConnection):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._guard = guard
+        self._has_answered = False
         self.response_class = partial(  # type: ignore[assignment]
             _TimedResponse, deadline=deadline, min_bytes_per_second=min_bytes_per_second
         )
@@ -114,6 +115,36 @@ class _HTTPConnection(HTTPConnection):
         return self._guard.create_connection(
             self._dns_host, self.port, self.timeout, self.source_address, self.socket_options
         )
+
+    def connect(self) -> None:
+        self._has_answered = False
+        self._connect_timeout = self.timeout
+        super().connect()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._requested = args, kwargs
+        super().request(*args, **kwargs)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        """urllib3's. Where the origin has closed a connection that was kept, as it may at any time (RFC 9112, section
+        9.5), the request is sent again over a new one.
+        """
+        try:
+            response = super().getresponse()
+        except (http.client.RemoteDisconnected, ConnectionResetError):
+            if not self._has_answered or self.proxy is not None:
+                raise
+            self._send_again()
+            response = super().getresponse()
+        self._has_answered = True
+        return response
+
+    def _send_again(self) -> None:
+        self.close()
+        read_timeout, self.timeout = self.timeout, self._connect_timeout
+        args, kwargs = self._requested
+        self.request(*args, **kwargs)
+        self.timeout = read_timeout
 
 
 class _HTTPSConnection(_HTTPConnection, HTTPSConnection):

@@ -154,6 +154,37 @@ def test_threads_share_a_fetcher(origin: Origin, fetcher: Fetcher) -> None:
     assert bodies == [b"%d" % number * 50_000 for number in range(40)]
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_connection_that_the_origin_closed_while_it_was_kept_is_replaced_at_once(reset: bool) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        listener.settimeout(10)
+
+        def serve() -> list[bytes]:
+            asked = []
+            for _ in range(3):
+                with listener.accept()[0] as connection:
+                    asked.append(connection.recv(65536))
+                    connection.sendall(head)
+                    # The second request has come when this connection is closed.
+                    connection.recv(1 if reset else 65536)
+            return asked
+
+        served = pool.submit(serve)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with Fetcher(LIMITS, retry=ONCE) as fetcher:
+            assert [fetched_bytes(fetcher, url) for _ in range(3)] == [b"x"] * 3
+        assert len(served.result(timeout=10)) == 3
+
+
+def test_connection_that_is_closed_at_its_first_request_is_a_failure(origin: Origin, fetcher: Fetcher) -> None:
+    url = origin.answer("/a", RawReply([]))
+    for _ in range(2):
+        with pytest.raises(SourceUnavailable, match="connection failed"):
+            fetcher.fetch(url)
+    assert len(origin.requests) == 2
+
+
 # --- conditional requests
 
 
@@ -170,6 +201,26 @@ def test_304_that_nobody_asked_for_is_a_failure(
 ) -> None:
     with pytest.raises(SourceFailed, match="304"):
         fetcher.fetch(origin.answer("/a", Reply(304)), validators=validators)
+
+
+def test_412_to_validators_is_asked_once_without_them(origin: Origin, fetcher: Fetcher) -> None:
+    def without_validators(request: Request) -> Reply:
+        return Reply(412) if "if-none-match" in request.headers else Reply(body=b"here")
+
+    target = origin.answer("/b", without_validators)
+    for url in (target, origin.answer("/a", Reply(302, headers={"Location": "/b"}))):
+        fetched = fetcher.fetch(url, validators=Validators('"v1"'))
+        assert isinstance(fetched, Fetched)
+        assert fetched.content.data == b"here"
+    assert [request.target for request in origin.requests] == ["/b", "/b", "/a", "/b", "/a", "/b"]
+
+
+def test_412_is_a_failure_where_it_comes_again_or_without_validators(origin: Origin, fetcher: Fetcher) -> None:
+    url = origin.answer("/a", Reply(412))
+    for validators, requests in ((Validators('"v1"'), 2), (None, 3)):
+        with pytest.raises(SourceFailed, match="412"):
+            fetcher.fetch(url, validators=validators)
+        assert len(origin.requests) == requests
 
 
 # --- bodies that are not what they should be
@@ -202,6 +253,13 @@ def test_chunk_of_negative_size_does_not_fill_the_memory(origin: Origin) -> None
     start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"
     url = origin.answer("/a", origin.drip(start, b"x" * 100_000, every_seconds=0.0005))
     with Fetcher(FetchLimits(max_bytes=1_000_000), retry=ONCE) as fetcher, pytest.raises(SourceTooLarge):
+        fetcher.fetch(url)
+
+
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n"])
+def test_interim_answers_without_end_are_given_up(interim: bytes, origin: Origin) -> None:
+    url = origin.answer("/a", origin.drip(b"", interim * 1000, every_seconds=0))
+    with Fetcher(LIMITS, retry=ONCE) as fetcher, pytest.raises(SourceUnavailable, match="headers of the answer"):
         fetcher.fetch(url)
 
 
@@ -396,6 +454,20 @@ def test_busy_origin_is_asked_again_when_it_said(origin: Origin) -> None:
     with Fetcher(LIMITS, retry=RetryPolicy(jitter=0), sleep=waits.append) as fetcher:
         assert fetched_bytes(fetcher, url) == b"at last"
     assert waits == [0.5, 7]
+
+
+def test_202_with_a_time_is_asked_again_then(origin: Origin) -> None:
+    url = origin.answer("/a", Reply(202, b"soon", {"Retry-After": "7"}), Reply(body=b"at last"))
+    waits: list[float] = []
+    with Fetcher(LIMITS, retry=RetryPolicy(jitter=0), sleep=waits.append) as fetcher:
+        assert fetched_bytes(fetcher, url) == b"at last"
+    assert waits == [7]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}])
+def test_202_without_a_time_is_final(headers: dict[str, str], origin: Origin, fetcher: Fetcher) -> None:
+    with pytest.raises(SourceFailed, match="202"):
+        fetcher.fetch(origin.answer("/a", Reply(202, headers=headers)))
 
 
 def test_broken_connection_is_tried_again_from_the_start(origin: Origin) -> None:
@@ -722,7 +794,8 @@ def test_a_validator_that_no_request_can_hold_is_none(etag: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"302 X\r\nLocation: http://127.0.0.1:1/" + b"x" * 60_000, b"200 OK\r\nContent-Encoding: " + b"x" * 60_000]
+    "head",
+    [b"302 X\r\nLocation: http://127.0.0.1:1/" + b"x" * 60_000, b"200 OK\r\nContent-Encoding: br, " + b"x" * 60_000],
 )
 def test_an_origin_does_not_fill_the_ledger_with_reasons(origin: Origin, head: bytes) -> None:
     url = origin.answer("/a", RawReply([b"HTTP/1.1 " + head + b"\r\n\r\n"]))

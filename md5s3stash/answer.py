@@ -1,0 +1,111 @@
+"""What an origin's answer means: where it redirects to, which error it is, how its body was encoded."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import urljoin
+
+from md5s3stash.errors import SourceError, SourceFailed, SourceNotFound, SourceRefused, SourceUnavailable
+from md5s3stash.headers import retry_after_seconds
+from md5s3stash.netguard import printable_url
+
+if TYPE_CHECKING:
+    from urllib3.response import HTTPResponse
+
+SHOWN_CHARACTERS = 200
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MULTIPLE_CHOICES = 300
+
+_BEFORE_PATH = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*|")
+_NOT_OF_A_URL = re.compile(rb"[^\x21-\x7e]")
+
+# All that IANA registers, and others that servers use. Anything else in a Content-Encoding describes the file.
+_GZIP = frozenset({"gzip", "x-gzip"})
+_COMPRESSIONS = _GZIP | frozenset(
+    ("aes128gcm", "br", "bzip2", "compress", "dcb", "dcz", "deflate", "exi", "lz4", "lzma", "pack200-gzip", "peerdist",
+     "sdch", "snappy", "x-bzip2", "x-compress", "x-deflate", "x-xz", "xz", "zstd")
+)  # fmt: skip
+
+
+def is_redirect(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether the answer leads elsewhere. 300 does where it names its choice (RFC 9110, section 15.4.1)."""
+    return status in _REDIRECTS or (status == _MULTIPLE_CHOICES and "Location" in headers)
+
+
+def redirect_target(current: str, status: int, headers: Mapping[str, str]) -> str:
+    """The URL that a redirect from `current` leads to; not judged yet."""
+    location = headers.get("Location")
+    if not location:
+        raise SourceFailed(f"the origin answered {status} without saying where to")
+    # http.client reads headers as Latin-1, a character for each byte.
+    sent = location.encode("latin-1")
+    before_path = sent[: len(_BEFORE_PATH.match(sent)[0])]  # type: ignore[index]  # it matches nothing as well
+    try:
+        # A name is in UTF-8 or in ASCII. A path is whatever the origin's files are called: it goes back as it came.
+        return urljoin(current, before_path.decode() + _NOT_OF_A_URL.sub(_percent, sent[len(before_path) :]).decode())
+    except ValueError as error:
+        raise SourceRefused("redirected to something that is not a valid URL") from error
+
+
+def _percent(matched: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % matched[0][0]
+
+
+def shown_url(url: str) -> str:
+    """For messages. A Location may have 64 kB, and what is said of it is recorded for each line of a list."""
+    return printable_url(url)[:SHOWN_CHARACTERS]
+
+
+def status_error(status: int, headers: Mapping[str, str]) -> SourceError:
+    """The error that an answer other than content is."""
+    answered = f"the origin answered {status}"
+    if status in (404, 410):
+        return SourceNotFound(answered)
+    if status in (401, 403):
+        return SourceFailed(f"{answered}: if it wants a user name and password, give them with -u or --netrc")
+    asked_seconds = retry_after_seconds(headers.get("Retry-After"), time.time())
+    # 202 with a time: the content is being made.
+    if status in (408, 425, 429) or status >= 500 or (status == 202 and asked_seconds is not None):
+        return SourceUnavailable(answered, asked_seconds)
+    return SourceFailed(f"{answered}, which comes with no content to keep")
+
+
+def decoded(raw: HTTPResponse) -> BinaryIO:
+    """The body as it was before the origin compressed it.
+
+    gzip alone, although urllib3 knows more: whether it can decode br and zstd depends on which packages happen to be
+    installed, and it takes a gzip stream that was cut off for a whole one.
+    """
+    # Here http.client would take the framing of an encoding that it does not know for content.
+    if raw.headers.get("Transfer-Encoding", "chunked") != "chunked":
+        raise SourceFailed("the origin used a transfer encoding other than chunked")
+    body = cast(BinaryIO, _Body(raw))
+    encoding = raw.headers.get("Content-Encoding", "")
+    compressions = [name for name in map(_coding, encoding.split(",")) if name in _COMPRESSIONS]
+    if not compressions:
+        return body
+    if len(compressions) == 1 and compressions[0] in _GZIP:
+        return cast(BinaryIO, gzip.GzipFile(fileobj=body, mode="rb"))
+    raise SourceFailed(
+        f"the origin compressed the body as {encoding.lower()[:SHOWN_CHARACTERS]!r}, though it was asked not to"
+    )
+
+
+def _coding(part: str) -> str:
+    return part.partition(";")[0].strip(' \t"').lower()
+
+
+class _Body:
+    """What a reader of compressed bytes needs of a response."""
+
+    def __init__(self, raw: HTTPResponse) -> None:
+        self._raw = raw
+
+    def read(self, size: int) -> bytes:
+        # Not read(): with a chunk that says its size is -1, http.client's reads all that comes into memory.
+        return self._raw.read1(size, decode_content=False)
