@@ -189,8 +189,10 @@ class Stasher:
         validators = Validators.usable(entry.get("If-None-Match"), entry.get("If-Modified-Since"))
         if md5 is None or not is_md5(md5) or validators == Validators():
             return None
-        report = self._known_hash(url, md5)
-        return None if report is None else _KnownUrl(report, validators)
+        recalled = self._recalled_hash(md5)
+        if recalled is None or not self._stands_here(recalled):
+            return None
+        return _KnownUrl(self._report(url, recalled), validators)
 
     def _known_hash(self, url: str, md5: str) -> StashReport | None:
         """The report that the hash_cache gives, if it is about *this* bucket base.
@@ -198,12 +200,32 @@ class Stasher:
         A cache shared by several bases names the place that was written last; for any other base the object has still
         to be put there.
         """
+        recalled = self._recalled_hash(md5)
+        return self._report(url, recalled) if recalled is not None and self._is_here(recalled) else None
+
+    def _recalled_hash(self, md5: str) -> _KnownHash | None:
         # Other programs may have written anything into the cache: what does not fit counts as nothing.
         match _recall(self._caches.hash_cache, md5):
-            case [str(s3_url), str(mime_type), [int(width), int(height)]]:
-                if s3_url == self._base.address(md5).s3_url:
-                    return StashReport(url, md5, s3_url, mime_type, (width, height))
+            case [str(s3_url), str(mime_type), [int(width), int(height)]] if s3_url.endswith(f"/{md5}"):
+                return _KnownHash(md5, s3_url, mime_type, (width, height))
         return None
+
+    def _is_here(self, recalled: _KnownHash) -> bool:
+        return recalled.s3_url == self._base.address(recalled.md5).s3_url
+
+    def _stands_here(self, recalled: _KnownHash) -> bool:
+        """Whether this base has the content. Where another base was recorded last, the store is asked: before the
+        origin, which is then asked once, whatever the answer is.
+        """
+        if self._is_here(recalled):
+            return True
+        address = self._base.address(recalled.md5)
+        stored = retrying(lambda: self._store.head(address), self._retry, only=WORTH_WAITING_FOR)
+        return stored is not None and stored.md5 in (None, recalled.md5)
+
+    def _report(self, url: str, known: _KnownHash) -> StashReport:
+        s3_url = self._base.address(known.md5).s3_url
+        return StashReport(url, known.md5, s3_url, known.mime_type, known.dimensions)
 
     def _remember(self, cache: MutableMapping[str, Any] | None, key: str, value: object) -> None:
         if cache is None:
@@ -219,6 +241,16 @@ class Stasher:
 class _KnownUrl:
     report: StashReport
     validators: Validators
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownHash:
+    """An entry of the hash_cache, of whichever base."""
+
+    md5: str
+    s3_url: str
+    mime_type: str
+    dimensions: tuple[int, int]
 
 
 def _recall(cache: MutableMapping[str, Any] | None, key: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from md5s3stash.content import IN_MEMORY_BYTES, Content, Progress
+from md5s3stash.digest import digest_of
 from md5s3stash.errors import (
     DigestMismatch,
     RedisUnavailable,
@@ -22,7 +23,7 @@ from md5s3stash.errors import (
     StoreUnavailable,
 )
 from md5s3stash.fetch import Fetcher
-from md5s3stash.objectstore import MemoryObjectStore, PutOutcome
+from md5s3stash.objectstore import MemoryObjectStore, PutOutcome, StoredObject
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.store import connect
 from md5s3stash.scheme import BucketBase, ObjectAddress
@@ -337,3 +338,79 @@ def test_changed_content_of_a_url_is_stashed_anew(fetcher: Fetcher, origin: Orig
     assert len(store.objects) == 2
     assert caches.url_cache is not None
     assert caches.url_cache[url]["If-None-Match"] == '"2"'
+
+
+class StoreThatGoesDown(MemoryObjectStore):
+    down = False
+
+    def head(self, address: ObjectAddress) -> StoredObject | None:
+        if self.down:
+            raise StoreUnavailable("down")
+        return super().head(address)
+
+
+# -- several bases with one pair of caches ----------------------------------------------------------------------------
+
+
+def of_bases(store: MemoryObjectStore, fetcher: Fetcher, caches: Caches, *bases: str) -> list[Stasher]:
+    return [Stasher(BucketBase.parse(base), store, fetcher, caches, QUICK) for base in bases]
+
+
+def test_each_base_that_shares_its_caches_gets_its_304(fetcher: Fetcher, origin: Origin) -> None:
+    url = origin.answer("/a", conditional(b"picture", '"1"'))
+    store = MemoryObjectStore()
+    stashers = of_bases(store, fetcher, Caches({}, {}), "one", "two/p", "three")
+    first = [each.stash(url).report for each in stashers]
+
+    for _ in range(3):
+        again = [each.stash(url) for each in stashers]
+
+        assert [result.report for result in again] == first
+        assert {result.outcome for result in again} == {StashOutcome.KNOWN}
+    assert [report.s3_url.rpartition("/")[0] for report in first] == ["s3://one", "s3://two/p", "s3://three"]
+    assert len(store.objects) == 3
+    assert ["if-none-match" in request.headers for request in origin.requests] == [False] * 3 + [True] * 9
+
+
+def test_base_that_lacks_the_content_downloads_it_whatever_the_origin_would_say(
+    fetcher: Fetcher, origin: Origin
+) -> None:
+    url = origin.answer("/a", conditional(b"picture", '"1"'))
+    store, caches = MemoryObjectStore(), Caches({}, {})
+    one, two = of_bases(store, fetcher, caches, "one", "two")
+    one.stash(url)
+    two.stash(url)
+    del store.objects[BucketBase.parse("one").address(digest_of(b"picture").md5)]
+
+    result = one.stash(url)
+
+    assert result.outcome is StashOutcome.STORED
+    assert len(store.objects) == 2
+
+
+def test_store_that_is_down_is_not_taken_for_one_that_lacks_the_content(fetcher: Fetcher, origin: Origin) -> None:
+    url = origin.answer("/a", conditional(b"picture", '"1"'))
+    store, caches = StoreThatGoesDown(), Caches({}, {})
+    one, two = of_bases(store, fetcher, caches, "one", "two")
+    one.stash(url)
+    store.down = True
+
+    with pytest.raises(StoreUnavailable):
+        two.stash(url)
+    assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [("s3://two/other", "image/png", (1, 1)), ("s3://two/" + "0" * 32, "image/png", (1, 1)), ("", "", ()), None],
+)
+def test_hash_cache_entry_of_another_content_is_not_believed(entry: object, fetcher: Fetcher, origin: Origin) -> None:
+    url = origin.answer("/a", conditional(b"picture", '"1"'))
+    store, caches = MemoryObjectStore(), Caches({}, {})
+    (one,) = of_bases(store, fetcher, caches, "one")
+    first = one.stash(url)
+    assert caches.hash_cache is not None
+    caches.hash_cache[first.report.md5] = entry
+
+    assert one.stash(url).report == first.report
+    assert "if-none-match" not in origin.requests[-1].headers
