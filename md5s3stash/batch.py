@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from md5s3stash.content import Progress
 from md5s3stash.errors import RedisUnavailable, SourceError, StashError
 from md5s3stash.fetch import Fetcher, FetchLimits
+from md5s3stash.origins import OriginRules, read_headers
 from md5s3stash.passwords import Passwords
 from md5s3stash.progress import Display
 from md5s3stash.s3.curl import Timeouts
@@ -86,8 +87,10 @@ def open_stash(settings: Settings) -> Stash:
         )
     with faults.noted():
         caches = _caches(settings[RedisSettings])
+    with faults.noted():
+        rules = origin_rules(settings[FetchSettings])
     faults.tell()
-    fetcher = Fetcher(fetch_limits(settings[FetchSettings]))
+    fetcher = Fetcher(fetch_limits(settings[FetchSettings]), rules=rules)
     return Stash(tuple(Stasher(base, store, fetcher, caches) for base in bases), fetcher)
 
 
@@ -117,6 +120,11 @@ def fetch_limits(settings: FetchSettings) -> FetchLimits:
         total_timeout_seconds=settings.total_timeout_seconds,
         min_bytes_per_second=settings.min_bytes_per_second,
     )
+
+
+def origin_rules(settings: FetchSettings) -> OriginRules:
+    """What origins are told, of `[fetch]`. Raises SettingsError where the file of headers is wrong."""
+    return OriginRules(settings.contact, read_headers(settings.headers_file), frozenset(settings.old_cipher_hosts))
 
 
 def s3_timeouts(settings: S3Settings) -> Timeouts:

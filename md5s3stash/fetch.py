@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import http.client
-import importlib.metadata
 import os
 import ssl
 import threading
@@ -29,15 +28,10 @@ from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError
 from md5s3stash.answer import decoded, is_redirect, redirect_target, shown_url, status_error
 from md5s3stash.content import Content, ContentBuilder, Progress
 from md5s3stash.deadline import Deadline
-from md5s3stash.errors import (
-    SourceError,
-    SourceFailed,
-    SourceRefused,
-    SourceTooLarge,
-    SourceUnavailable,
-)
+from md5s3stash.errors import SourceError, SourceFailed, SourceRefused, SourceTooLarge, SourceUnavailable
 from md5s3stash.headers import Validators, media_type
 from md5s3stash.netguard import NetGuard
+from md5s3stash.origins import OriginRules, origin_of
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import is_s3_url
 
@@ -51,8 +45,6 @@ if TYPE_CHECKING:
 Auth = tuple[str, str]
 
 READ_BYTES = 256 * 1024
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +67,7 @@ class FetchLimits:
 
 DEFAULT_LIMITS = FetchLimits()
 DEFAULT_RETRY = RetryPolicy()
+NO_RULES = OriginRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +102,7 @@ class Fetcher:
         temp_dir: str | None = None,
         retry: RetryPolicy = DEFAULT_RETRY,
         sleep: Callable[[float], object] = time.sleep,
+        rules: OriginRules = NO_RULES,
     ) -> None:
         self.limits = limits
         self._guard = guard
@@ -118,7 +112,7 @@ class Fetcher:
         self._deadline = Deadline()
         self._lock = threading.Lock()
         self._opened: Adapter | None = None
-        self._user_agent = f"md5s3stash/{_version()}"
+        self._rules = rules
 
     def fetch(
         self, url: str, auth: Auth | None = None, validators: Validators | None = None, progress: Progress | None = None
@@ -162,7 +156,9 @@ class Fetcher:
 
         with self._lock:
             if self._opened is None:
-                self._opened = Adapter(self._guard, self._deadline, self.limits.min_bytes_per_second)
+                self._opened = Adapter(
+                    self._guard, self._deadline, self.limits.min_bytes_per_second, self._rules.old_cipher_hosts
+                )
             return self._opened
 
     def _attempt(
@@ -185,8 +181,8 @@ class Fetcher:
         for _ in range(self.limits.max_redirects + 1):
             try:
                 NetGuard.check_url(current)
-                headers = self._headers(validators)
-                response = self._send(current, headers, auth if _origin(current) == _origin(url) else None, cookies)
+                headers = self._headers(current, validators)
+                response = self._send(current, headers, auth if origin_of(current) == origin_of(url) else None, cookies)
                 try:
                     if not is_redirect(response.status_code, response.headers):
                         return self._answer(response, validators, progress)
@@ -200,9 +196,9 @@ class Fetcher:
                 raise
         raise SourceFailed(f"more than {self.limits.max_redirects} redirects, the last to {shown_url(current)}")
 
-    def _headers(self, validators: Validators | None) -> dict[str, str]:
+    def _headers(self, url: str, validators: Validators | None) -> dict[str, str]:
         # Compressed bytes would have another md5 than the file that was published.
-        headers = {"User-Agent": self._user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **self._rules.headers_for(url)}
         if validators is not None and validators.etag is not None:
             headers["If-None-Match"] = validators.etag
         if validators is not None and validators.last_modified is not None:
@@ -284,12 +280,6 @@ class Fetcher:
         return SourceUnavailable(f"not complete after {self.limits.total_timeout_seconds:g} seconds")
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port: where a credential was given for one, it is not for another."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
-
-
 def _translated(error: Exception) -> SourceError:
     """The error of our tree for one of requests, urllib3 or the standard library."""
     import requests
@@ -304,6 +294,10 @@ def _translated(error: Exception) -> SourceError:
     # requests' InvalidURL and its kin are ValueErrors, as LocationValueError is.
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, LocationValueError)):
         return SourceRefused("not a valid URL")
+    if isinstance(root, ssl.SSLError) and "HANDSHAKE_FAILURE" in (root.reason or ""):
+        return SourceUnavailable(
+            "the origin has no cipher that is accepted: name the host in fetch.old_cipher_hosts if it is to be trusted"
+        )
     if isinstance(error, (gzip.BadGzipFile, zlib.error)):
         return SourceFailed("the origin says that the body is gzip, which it is not")
     if isinstance(root, TooSlow):
@@ -320,10 +314,3 @@ def _root_cause(error: BaseException) -> BaseException:
     """
     inner = error.__cause__ or next((arg for arg in reversed(error.args) if isinstance(arg, BaseException)), None)
     return error if inner is None else _root_cause(inner)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("md5s3stash")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"

@@ -54,7 +54,7 @@ class Passwords:
     def _from_netrc(cls, file: str, username: str | None, *, must_exist: bool = True) -> Passwords:
         path = os.path.expanduser(file)
         try:
-            _check_permissions(path, file)
+            check_permissions(path, file)
             hosts = netrc.netrc(path).hosts
         except FileNotFoundError:
             if must_exist:
@@ -88,7 +88,7 @@ class Passwords:
         return self.by_host.get(host, self.default) if scheme == "https" else None
 
 
-def _check_permissions(path: str, file: str) -> None:
+def check_permissions(path: str, file: str) -> None:
     """Raises SettingsError where others may read the default file, the rule of ftp(1); OSError where there is none.
 
     A file that was named is only warned about: a container's secrets have modes that its user did not choose.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -117,6 +118,23 @@ def seconds(minimum: float, maximum: float) -> Parse:
     return parse
 
 
+def contact_text(value: Any) -> str | None:
+    """What may stand in a comment of User-Agent; empty is the same as not set."""
+    found = optional_text(value)
+    if (found is not None and not re.fullmatch(r"[\x20-\x7e]{1,200}", found)) or set(found or "") & set("()\\"):
+        raise ValueError("an address or URL is needed, in ASCII and without brackets and backslashes")
+    return found
+
+
+def host_names(value: Any) -> tuple[str, ...]:
+    """Names of hosts, in lower case."""
+    names = tuple(name.lower() for name in texts(value))
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", name):
+            raise ValueError("names of hosts such as museum.example.org are needed, without https:// and port")
+    return names
+
+
 def one_of(*allowed: str) -> Parse:
     """One word of a few."""
 
@@ -197,7 +215,7 @@ class RedisSettings:
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """`[fetch]`: bounds on what is read and downloaded."""
+    """`[fetch]`: bounds on what is read and downloaded, and what is said to origins."""
 
     max_bytes: int = setting(50 * 1024**3, whole_number(1, 5 * 1024**4), "the largest file or download, in bytes")
     max_redirects: int = setting(5, whole_number(0, 30), "how many redirects are followed")
@@ -208,6 +226,13 @@ class FetchSettings:
         4096,
         whole_number(0, 10**9),
         "the slowest rate accepted from an origin, averaged over read_timeout_seconds; 0 accepts any",
+    )
+    contact: str | None = setting(None, contact_text, "your e-mail address or web page, sent to origins in User-Agent")
+    headers_file: str | None = setting(
+        None, optional_text, "file with request headers for single origins, such as API keys"
+    )
+    old_cipher_hosts: tuple[str, ...] = setting(
+        (), host_names, "hosts for which old ciphers that are not broken are accepted"
     )
 
 

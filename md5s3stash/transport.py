@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
+from urllib3.util.ssl_ import create_urllib3_context
 
 from md5s3stash.deadline import Deadline
 from md5s3stash.head import HeadReader
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 class TooSlow(TimeoutError):
     """The origin sends fewer bytes than it has to."""
+
+
+# What Python leaves out although nobody has broken it: key exchange by RSA, which has no forward secrecy, and SHA-1 as
+# the MAC of a record. The level keeps keys, certificates and signatures as strong as ever.
+OLD_CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:RSA+AES:!aNULL:!eNULL:!aDSS:!PSK:!SRP"
 
 
 class _TimedReader(io.RawIOBase):
@@ -148,7 +154,15 @@ class _HTTPConnection(HTTPConnection):
 
 
 class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
-    pass
+    def __init__(self, *args: Any, old_cipher_hosts: frozenset[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._old_cipher_hosts = old_cipher_hosts
+
+    def connect(self) -> None:
+        # Through a proxy, `host` is the proxy's.
+        if (self._tunnel_host or self.host).lower() in self._old_cipher_hosts:
+            self.ssl_context = create_urllib3_context(ciphers=OLD_CIPHERS)
+        super().connect()
 
 
 class _HTTPPool(HTTPConnectionPool):
@@ -162,9 +176,18 @@ class _HTTPSPool(HTTPSConnectionPool):
 class Adapter(HTTPAdapter):
     """requests' adapter with our connections in its pools."""
 
-    def __init__(self, guard: NetGuard | None, deadline: Deadline, min_bytes_per_second: int = 0) -> None:
+    def __init__(
+        self,
+        guard: NetGuard | None,
+        deadline: Deadline,
+        min_bytes_per_second: int = 0,
+        old_cipher_hosts: frozenset[str] = frozenset(),
+    ) -> None:
         limits: dict[str, Any] = {"guard": guard, "deadline": deadline, "min_bytes_per_second": min_bytes_per_second}
-        self._pools = {"http": partial(_HTTPPool, **limits), "https": partial(_HTTPSPool, **limits)}
+        self._pools = {
+            "http": partial(_HTTPPool, **limits),
+            "https": partial(_HTTPSPool, **limits, old_cipher_hosts=old_cipher_hosts),
+        }
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

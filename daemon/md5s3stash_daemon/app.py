@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from md5s3stash import console
+from md5s3stash.batch import origin_rules
 from md5s3stash.errors import StashError
 from md5s3stash.fetch import Fetcher
 from md5s3stash.netguard import NetGuard
 from md5s3stash.notify import Notifier, watchdog_seconds
-from md5s3stash.settings import RedisSettings, Settings
+from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, read_settings
 from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings, UrlSettings
@@ -195,7 +196,7 @@ def build(settings: Settings) -> Daemon:
     # No dropped URL may make this machine read its own network.
 
     guard = NetGuard(tuple(map(ip_network, of_urls.allowed_networks)))
-    fetcher = Fetcher(dependencies.fetch_limits, guard, retry=NO_RETRY)
+    fetcher = Fetcher(dependencies.fetch_limits, guard, retry=NO_RETRY, rules=origin_rules(settings[FetchSettings]))
     caches = UrlCaches(client, prefix, dependencies.bases)
     stashers = url_stashers(dependencies.bases, dependencies.store, fetcher, caches, of_urls.images_only)
     politeness = politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix)

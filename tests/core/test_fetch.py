@@ -730,6 +730,33 @@ def test_second_answer_of_a_resolver_is_never_used(origin: Origin, monkeypatch: 
     assert origin.connections == 0
 
 
+def test_connection_that_replaces_a_closed_one_is_judged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = NetGuard(allowed_networks=(ip_network("127.0.0.2/32"),))
+    answers = ["127.0.0.2"]
+
+    def rebinding(_host: object, port: int, *_args: object, **_kwargs: object) -> list[object]:
+        address = answers.pop() if answers else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    with socket.create_server(("127.0.0.2", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        listener.settimeout(10)
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+                connection.recv(65536)
+
+        served = pool.submit(serve)
+        monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+        url = f"http://rebinding.example:{listener.getsockname()[1]}/"
+        with Fetcher(LIMITS, guard, retry=ONCE) as guarded:
+            assert fetched_bytes(guarded, url) == b"x"
+            with pytest.raises(SourceRefused, match="loopback"):
+                guarded.fetch(url)
+        served.result(timeout=10)
+
+
 def test_proxy_of_the_environment_is_used_without_a_guard(
     origin: Origin, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

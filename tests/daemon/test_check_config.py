@@ -46,6 +46,23 @@ def test_effective_settings_are_a_settings_file_without_credentials(tmp_path: Pa
     assert not (tmp_path / "spool").exists(), "nothing is made"
 
 
+def test_headers_of_origins_are_checked_and_not_shown(tmp_path: Path) -> None:
+    headers = tmp_path / "headers"
+    headers.write_text("https://museum.example X-Api-Key: s3cret\n")
+    headers.chmod(0o600)
+    told = {**GOOD, "REDIS_URL": "redis://127.0.0.1:1/0", "MD5S3STASH_FETCH_HEADERS_FILE": str(headers)}
+
+    done = check(told)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert tomllib.loads(done.stdout)["fetch"]["headers_file"] == str(headers)
+    assert "s3cret" not in done.stdout
+
+    headers.write_text("museum.example X-Api-Key: s3cret\n")
+    done = check(told)
+    assert done.returncode == 2
+    assert done.stderr == f"md5s3stashd: {headers}: line 1: https://HOST NAME: VALUE is needed\n"
+
+
 def test_every_fault_is_told_at_once_with_its_key_and_what_is_allowed(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[spool]\nsettle_seconds = -1\n[htttp]\n")

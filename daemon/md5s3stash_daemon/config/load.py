@@ -11,11 +11,12 @@ from typing import Any
 
 import redis
 
+from md5s3stash.batch import origin_rules
 from md5s3stash.cache import connect_redis
 from md5s3stash.errors import SettingsError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.store import connect
-from md5s3stash.settings import Faults, RedisSettings, S3Settings, Settings, StashSettings, load
+from md5s3stash.settings import Faults, FetchSettings, RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, SpoolSettings
 
 # The spool does the retries.
@@ -50,6 +51,7 @@ def redis_client(settings: Settings) -> redis.Redis:
 _CHECKS: Mapping[str, Callable[[Settings], object]] = {
     "stash": lambda settings: settings[StashSettings].bases(),
     "redis": redis_client,
+    "fetch": lambda settings: origin_rules(settings[FetchSettings]),
     "s3": lambda settings: connect(settings[S3Settings].endpoint),
 }
 

@@ -1,0 +1,116 @@
+"""Who we say that we are, and what single origins get that the others do not: request headers, older ciphers."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from md5s3stash.errors import SettingsError, SourceRefused
+from md5s3stash.netguard import NetGuard
+from md5s3stash.passwords import check_permissions
+from md5s3stash.settings import Faults
+from md5s3stash.version import distribution_version
+
+# Scheme, host and port: what is given for one is not for another.
+Origin = tuple[str, str | None, int | None]
+
+# Wikimedia and others ask for a name, a page and a way to reach who runs it; they refuse or slow down who has none.
+PROJECT_PAGE = "https://github.com/tingletech/md5s3stash"
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_MAX_FILE_BYTES = 1024 * 1024
+
+# What frames a request, or says which bytes we take for the content.
+_OURS = frozenset(
+    ("accept-encoding", "connection", "content-length", "expect", "host", "if-match", "if-modified-since",
+     "if-none-match", "if-range", "if-unmodified-since", "proxy-authorization", "range", "te", "trailer",
+     "transfer-encoding", "upgrade")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OriginRules:
+    """`contact` is an address or a page of those who run this. `headers` hold secrets. `old_cipher_hosts` may use the
+    ciphers of `transport.OLD_CIPHERS` too.
+    """
+
+    contact: str | None = None
+    headers: Mapping[Origin, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    old_cipher_hosts: frozenset[str] = frozenset()
+
+    def headers_for(self, url: str) -> dict[str, str]:
+        """What is sent to the origin of this URL, and to no other: User-Agent, and what is set for it."""
+        return {"User-Agent": user_agent(self.contact), **self.headers.get(origin_of(url), {})}
+
+
+@functools.cache
+def user_agent(contact: str | None) -> str:
+    """The program, its page, and `contact`."""
+    comment = "; ".join((f"+{PROJECT_PAGE}", *([contact] if contact else [])))
+    return f"md5s3stash/{distribution_version()} ({comment})"
+
+
+def origin_of(url: str) -> Origin:
+    """The origin of a URL that was checked."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+
+
+def read_headers(file: str | None) -> Mapping[Origin, Mapping[str, str]]:
+    """The request headers of a file, `https://HOST NAME: VALUE` a line; none without a file.
+
+    Raises SettingsError with a line for each fault. None of them quotes the file, for it holds API keys.
+    """
+    if file is None:
+        return {}
+    found: dict[Origin, dict[str, str]] = {}
+    faults = Faults()
+    for number, line in _lines_of(file):
+        with faults.noted():
+            try:
+                origin, name, value = _parsed(line)
+            except ValueError as error:
+                raise SettingsError(f"{file}: line {number}: {error}") from None
+            found.setdefault(origin, {})[name] = value
+    faults.tell()
+    return found
+
+
+def _lines_of(file: str) -> Iterator[tuple[int, str]]:
+    """Those that are neither blank nor a comment."""
+    try:
+        check_permissions(file, file)
+        with open(file, encoding="ascii", newline="") as stream:
+            text = stream.read(_MAX_FILE_BYTES + 1)
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file}: not ASCII") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(text) > _MAX_FILE_BYTES:
+        raise SettingsError(f"{file}: has more than {_MAX_FILE_BYTES} bytes")
+    for number, line in enumerate(text.split("\n"), 1):
+        if (stripped := line.strip()) and not stripped.startswith("#"):
+            yield number, stripped
+
+
+def _parsed(line: str) -> tuple[Origin, str, str]:
+    url, _, header = line.partition(" ")
+    try:
+        NetGuard.check_url(url)
+        parts = urlsplit(url)
+    except (SourceRefused, ValueError):
+        parts = None
+    if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("https://HOST NAME: VALUE is needed")
+    name, colon, value = header.partition(":")
+    name, value = name.strip(), value.strip()
+    if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise ValueError("a header, NAME: VALUE, is needed after the host")
+    if name.lower() in _OURS:
+        raise ValueError(f"{name} is not set by a file")
+    return origin_of(url), name, value
