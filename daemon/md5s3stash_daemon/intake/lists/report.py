@@ -8,17 +8,19 @@ results exist.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
 from md5s3stash_daemon.disk.beneath import Place, folder_of, status_of, sync_folders
 from md5s3stash_daemon.downloads.url_lines import SUFFIX
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
+from md5s3stash_daemon.intake.lists.shared_contents import shared_contents
 from md5s3stash_daemon.spool.entry import FAILED, Entry
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.reports import report_beside, write_report
@@ -31,6 +33,8 @@ COLUMNS = ("line", "url", "outcome", "md5", "s3_url", "mime_type", "reason")
 
 # Of the 255 bytes of a file name, what a number and the suffixes leave for the stem.
 _MAX_STEM_BYTES = 220
+
+_LOGGED_CONTENTS = 10
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -45,7 +49,10 @@ def finish(spool: Spool, entry: Entry, pin: Pin, journal: Journal) -> tuple[int,
     Raises OSError if the disk fails; may then be called again.
     """
     stashed, failed = _counts(journal)
-    _publish(spool, entry, journal, DONE, ".tsv", _write_report)
+    shared = shared_contents(journal.in_order)
+    for md5, lines in itertools.islice(shared.items(), _LOGGED_CONTENTS):
+        log.warning("content shared by many URLs name=%r md5=%s lines=%d", entry.name, md5, lines)
+    _publish(spool, entry, journal, DONE, ".tsv", functools.partial(_write_report, shared=shared))
     if failed:
         place = _publish(spool, entry, journal, FAILED, "", _write_failed)
         _explain(place, entry, failed, stashed + failed)
@@ -115,11 +122,14 @@ def _write_synced(path: str, journal: Journal, write: Write) -> None:
         os.fsync(file.fileno())
 
 
-def _write_report(file: TextIO, outcomes: Iterator[LineOutcome]) -> None:
+def _write_report(file: TextIO, outcomes: Iterator[LineOutcome], shared: Mapping[str, int]) -> None:
     file.write("\t".join(COLUMNS) + "\n")
     for outcome in outcomes:
         kind = "failed" if outcome.reason else "stashed"
-        row = (str(outcome.line), outcome.url, kind, outcome.md5, outcome.s3_url, outcome.mime_type, outcome.reason)
+        reason = outcome.reason
+        if outcome.md5 in shared:
+            reason = f"a placeholder? {shared[outcome.md5]} lines of this list have this content"
+        row = (str(outcome.line), outcome.url, kind, outcome.md5, outcome.s3_url, outcome.mime_type, reason)
         file.write("\t".join(value.translate(_ESCAPES) for value in row) + "\n")
 
 
