@@ -265,6 +265,20 @@ def test_each_of_several_bucket_bases_gets_a_copy_and_a_line(cli: Cli, client: A
     assert len(result.faults) == 1
 
 
+def test_what_the_settings_say_to_an_origin_is_sent(cli: Cli, origin: Origin, tmp_path: Path) -> None:
+    headers = tmp_path / "headers"
+    headers.write_text(f"{origin.url('/')} X-Api-Key: k3y\n")
+    headers.chmod(0o600)
+    settings = {"MD5S3STASH_FETCH_CONTACT": "a@museum.example", "MD5S3STASH_FETCH_HEADERS_FILE": str(headers)}
+
+    result = cli(origin.answer("/x", Reply(body=b"x")), "--loglevel", "DEBUG", environ=settings)
+
+    assert result.status == 0
+    assert origin.requests[0].headers["x-api-key"] == "k3y"
+    assert "; a@museum.example)" in origin.requests[0].headers["user-agent"]
+    assert b"k3y" not in result.out + result.err
+
+
 def test_a_bucket_that_is_not_there_is_one_line_for_each_source(cli: Cli, tmp_path: Path) -> None:
     result = cli("-b", "no-such-bucket-here", file(tmp_path, "a"), environ={"S3_ENDPOINT": cli.environ["S3_ENDPOINT"]})
 

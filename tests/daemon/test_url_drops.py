@@ -313,6 +313,37 @@ def test_every_bucket_base_gets_its_copy_and_a_304_helps_each_of_them(site: Site
     assert ["if-none-match" in request.headers for request in origin.requests] == [False, False, True, True]
 
 
+def test_what_the_settings_say_to_an_origin_is_sent_and_logged_nowhere(
+    site: Site, origin: Origin, tmp_path: Path
+) -> None:
+    headers = tmp_path / "headers"
+    headers.write_text(f"{origin.url('/')} X-Api-Key: k3y-of-the-museum\n")
+    headers.chmod(0o600)
+    settings = {"MD5S3STASH_FETCH_CONTACT": "a@museum.example", "MD5S3STASH_FETCH_HEADERS_FILE": str(headers)}
+    urls = [origin.answer("/x", Reply(body=b"x")), origin.url("/missing")]
+    with Daemon(site, {**OPEN, **settings, "MD5S3STASH_LOG_LEVEL": "DEBUG"}) as daemon:
+        drop_list(site, "x.urls", urls)
+        assert [row["outcome"] for row in wait_for_report(site, "x.urls")] == ["stashed", "failed"]
+
+    assert {request.headers["x-api-key"] for request in origin.requests} == {"k3y-of-the-museum"}
+    assert all("; a@museum.example)" in request.headers["user-agent"] for request in origin.requests)
+    written = [daemon.output(), report_path(site, "x.urls").read_text(), failed_list(site, "x.urls"), str(site.log())]
+    assert not [text for text in written if "k3y-of-the-museum" in text]
+
+
+def test_a_placeholder_that_many_urls_share_is_pointed_out_in_the_report(
+    site: Site, daemon: Daemon, origin: Origin
+) -> None:
+    urls = [origin.answer(f"/{number}", Reply(body=b"no picture")) for number in range(12)]
+    drop_list(site, "x.urls", [*urls, origin.answer("/good", Reply(body=b"a picture"))])
+
+    rows = wait_for_report(site, "x.urls")
+
+    assert {row["outcome"] for row in rows} == {"stashed"}
+    assert [row["reason"].startswith("a placeholder? 12 lines") for row in rows] == [True] * 12 + [False]
+    wait_until(lambda: md5(b"no picture") in daemon.output(), "the log names it")
+
+
 def test_an_origin_that_sends_each_bucket_something_else_fails(site: Site, origin: Origin) -> None:
     count = iter(range(1000))
     url = origin.answer("/x", lambda _: Reply(body=b"%d" % next(count)))
