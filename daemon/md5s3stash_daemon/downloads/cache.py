@@ -76,7 +76,7 @@ class BatchedCache(RedisDict):
 class UrlCaches:
     """The caches of every bucket base. The first base uses those of the ledger and the command line. Each other base
     has its own: an entry points to *one* copy, so bases that shared a cache would overwrite each other's entries, and
-    a 304 would never help.
+    each 304 would need a HEAD.
     """
 
     def __init__(self, client: redis.Redis, prefix: str, bases: Sequence[BucketBase]) -> None:
