@@ -24,7 +24,7 @@ _MULTIPLE_CHOICES = 300
 _BEFORE_PATH = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*|")
 _NOT_OF_A_URL = re.compile(rb"[^\x21-\x7e]")
 
-# All that IANA registers, and others that servers use. Anything else in a Content-Encoding describes the file.
+# All that IANA registers, and others in use. Anything else in a Content-Encoding is a description of the file.
 _GZIP = frozenset({"gzip", "x-gzip"})
 _COMPRESSIONS = _GZIP | frozenset(
     ("aes128gcm", "br", "bzip2", "compress", "dcb", "dcz", "deflate", "exi", "lz4", "lzma", "pack200-gzip", "peerdist",
@@ -46,7 +46,7 @@ def redirect_target(current: str, status: int, headers: Mapping[str, str]) -> st
     sent = location.encode("latin-1")
     before_path = sent[: len(_BEFORE_PATH.match(sent)[0])]  # type: ignore[index]  # it matches nothing as well
     try:
-        # A name is in UTF-8 or in ASCII. A path is whatever the origin's files are called: it goes back as it came.
+        # A host is UTF-8 or ASCII. A path is in any character set, and goes back byte for byte.
         return urljoin(current, before_path.decode() + _NOT_OF_A_URL.sub(_percent, sent[len(before_path) :]).decode())
     except ValueError as error:
         raise SourceRefused("redirected to something that is not a valid URL") from error
@@ -62,7 +62,7 @@ def shown_url(url: str) -> str:
 
 
 def status_error(status: int, headers: Mapping[str, str]) -> SourceError:
-    """The error that an answer other than content is."""
+    """The error for an answer that is not content."""
     answered = f"the origin answered {status}"
     if status in (404, 410):
         return SourceNotFound(answered)

@@ -234,7 +234,7 @@ class Fetcher:
             if response.status_code == 304:
                 return NotModified()
             if response.status_code == 412:
-                # For requests that change something; some origins say so to ours all the same.
+                # Meant for requests that change something, but some origins send it to a GET.
                 raise _ValidatorsRefused
         # 200 alone: 203 says that a proxy changed the bytes, 206 that they are not all of them.
         if response.status_code != 200:
@@ -296,7 +296,7 @@ def _translated(error: Exception) -> SourceError:
         return SourceRefused("not a valid URL")
     if isinstance(root, ssl.SSLError) and "HANDSHAKE_FAILURE" in (root.reason or ""):
         return SourceUnavailable(
-            "the origin has no cipher that is accepted: name the host in fetch.old_cipher_hosts if it is to be trusted"
+            "the origin accepts none of our ciphers: if its server is only old, add the host to fetch.old_cipher_hosts"
         )
     if isinstance(error, (gzip.BadGzipFile, zlib.error)):
         return SourceFailed("the origin says that the body is gzip, which it is not")

@@ -1,9 +1,8 @@
-"""The head of an answer, put in order for http.client, which reads fewer heads than curl, wget and browsers do.
+"""Rewrites the head of an answer for http.client, which accepts fewer heads than curl, wget and browsers do.
 
-http.client knows one interim answer (100), takes a line that is not a header for the end of the headers, and judges
-only the first of two lines. Here the final answer's head is found, and its headers are written as it understands them:
-one line each, those alone that anyone asks for. Nothing is believed that they do not say: what contradicts itself is
-left as it is, and refused by whoever reads it.
+http.client skips only one kind of interim answer (100), ends the headers at a line that is not a header, and reads only
+the first of two lines. This module skips all interim answers, and passes on the headers that are used, one line each.
+It resolves no contradiction: two different lengths stay, and the reader of the header refuses them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-# Of interim answers too. curl stops at 300 KiB.
+# Interim answers included. curl has the same limit.
 MAX_HEAD_BYTES = 300 * 1024
 
 # RFC 9110, section 15.2: any number of answers come before the final one. 101 is final: another protocol follows.
@@ -32,7 +31,7 @@ _READ = frozenset(
 
 
 class HeadReader:
-    """Takes the place of a response's file for as long as http.client reads the head."""
+    """Replaces a response's file while http.client reads the head."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -49,7 +48,7 @@ class HeadReader:
         while True:
             status_line = self._line()
             if not status_line:
-                # Closed without a word: http.client has an error of its own for it.
+                # Closed before an answer: http.client has an error of its own for this.
                 yield b""
                 return
             matched = _STATUS_LINE.match(status_line)
@@ -59,7 +58,7 @@ class HeadReader:
             lines = list(self._headers())
             if not status.startswith(b"1") or status == _SWITCHING_PROTOCOLS:
                 break
-        # HTTP/2 is what broken gateways pass on: what follows it has the form of 1.1.
+        # Broken gateways send HTTP/2 here. What follows has the form of 1.1.
         yield b"HTTP/1.%d %s\r\n" % (version not in (b"1.0", b"0.9"), status)
         yield from lines_for_http_client(lines)
         yield b"\r\n"
@@ -79,14 +78,14 @@ class HeadReader:
 
 
 def lines_for_http_client(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The headers that are read here, a line each. Those of one name stand together."""
+    """The headers that are used, a line each, by name."""
     found = _values_by_name(lines)
     if _settled(b"transfer-encoding", found.get(b"transfer-encoding", [])):
         # It counts alone (RFC 9112, section 6.3).
         found.pop(b"content-length", None)
     for name, values in found.items():
         for value in _settled(name, values):
-            # http.client has lines end here that end nowhere else.
+            # http.client would end the line there, and take the rest for a header.
             if not _BREAKS_A_LINE.search(value):
                 yield b"%s: %s\r\n" % (name, value)
 
@@ -115,7 +114,7 @@ def _settled(name: bytes, values: list[bytes]) -> list[bytes]:
     if name == b"location":
         return values[:1]
     if name == b"transfer-encoding":
-        # chunked is never applied twice (RFC 9112, section 6.1): who says so twice means it once.
+        # chunked is never applied twice (RFC 9112, section 6.1), so two mean one.
         return _joined(dict.fromkeys(part for part in _parts(values) if part != b"identity"))
     if name == b"content-length":
         return _joined(dict.fromkeys(_parts(values)))

@@ -1,4 +1,4 @@
-"""Who we say that we are, and what single origins get that the others do not: request headers, older ciphers."""
+"""User-Agent, and the rules of single origins: request headers and older ciphers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from md5s3stash.version import distribution_version
 # Scheme, host and port: what is given for one is not for another.
 Origin = tuple[str, str | None, int | None]
 
-# Wikimedia and others ask for a name, a page and a way to reach who runs it; they refuse or slow down who has none.
+# Wikimedia and others ask for the name of the program, its page and a contact, and refuse clients without them.
 PROJECT_PAGE = "https://github.com/tingletech/md5s3stash"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _MAX_FILE_BYTES = 1024 * 1024
 
-# What frames a request, or says which bytes we take for the content.
+# Headers that frame the request, or decide which bytes come back.
 _OURS = frozenset(
     ("accept-encoding", "connection", "content-length", "expect", "host", "if-match", "if-modified-since",
      "if-none-match", "if-range", "if-unmodified-since", "proxy-authorization", "range", "te", "trailer",
@@ -99,7 +99,7 @@ def _lines_of(file: str) -> Iterator[tuple[int, str]]:
 
 
 def _parsed(line: str) -> tuple[Origin, str, str]:
-    url, _, header = line.partition(" ")
+    url, header = (*line.split(maxsplit=1), "")[:2]
     try:
         NetGuard.check_url(url)
         parts = urlsplit(url)

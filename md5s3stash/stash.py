@@ -214,8 +214,8 @@ class Stasher:
         return recalled.s3_url == self._base.address(recalled.md5).s3_url
 
     def _stands_here(self, recalled: _KnownHash) -> bool:
-        """Whether this base has the content. Where another base was recorded last, the store is asked: before the
-        origin, which is then asked once, whatever the answer is.
+        """Whether this base has the content. If another base was recorded last, this asks the store. It does so before
+        the request to the origin, so that one request is enough whatever the origin answers.
         """
         if self._is_here(recalled):
             return True

@@ -32,8 +32,8 @@ class TooSlow(TimeoutError):
     """The origin sends fewer bytes than it has to."""
 
 
-# What Python leaves out although nobody has broken it: key exchange by RSA, which has no forward secrecy, and SHA-1 as
-# the MAC of a record. The level keeps keys, certificates and signatures as strong as ever.
+# With what Python leaves out although it is not broken: key exchange by RSA (no forward secrecy), and SHA-1 as MAC.
+# SECLEVEL=2 requires the usual strength of keys, certificates and signatures.
 OLD_CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:RSA+AES:!aNULL:!eNULL:!aDSS:!PSK:!SRP"
 
 

@@ -1,7 +1,7 @@
-"""Contents that many URLs of a list share: what an origin sends where it has no picture, as a rule.
+"""Finds contents that many URLs of a list share: usually the placeholder of an origin that does not have the picture.
 
-In bounded memory, however long the list: Misra and Gries' counters find each content that enough lines have, and a
-second look counts these exactly.
+Memory is bounded for lists of any length. The counters of Misra and Gries find every content that has enough lines, and
+a second pass counts these exactly.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from md5s3stash_daemon.intake.lists.journal import LineOutcome
 
-# URLs that share a content by chance are fewer: title pages, empty files.
+# Fewer URLs share a content for good reasons, such as title pages.
 MANY_URLS = 10
 
-# In a long list, a content that is pointed out is that of at least one line in so many.
+# In a long list, a shared content has at least one line in this number.
 ONE_LINE_IN = 1000
 
 
@@ -34,7 +34,7 @@ def shared_contents(outcomes: Callable[[], Iterator[LineOutcome]]) -> dict[str, 
 
 
 def _frequent(md5s: Iterable[str]) -> tuple[set[str], int]:
-    """All that may be of enough lines, and maybe others; and how many lines there are."""
+    """Every md5 that can have enough lines, and possibly others; and the number of lines."""
     counters: dict[str, int] = {}
     lines = missed = 0
     for md5 in md5s:
