@@ -86,6 +86,8 @@ def decoded(raw: HTTPResponse) -> BinaryIO:
         raise SourceFailed("the origin used a transfer encoding other than chunked")
     body = cast(BinaryIO, _Body(raw))
     encoding = raw.headers.get("Content-Encoding", "")
+    if not encoding:
+        return body
     compressions = [name for name in map(_coding, encoding.split(",")) if name in _COMPRESSIONS]
     if not compressions:
         return body

@@ -123,9 +123,10 @@ class Fetcher:
         alone, and never to S3, which answers 400 to it. `progress` is called with the size of each chunk as it is kept;
         a repeated attempt counts from 0 again. Raises a SourceError, or OSError where the temporary disk is full.
         """
-        NetGuard.check_url(url)
-        if auth is not None and is_s3_url(url):
-            auth = None
+        if auth is not None:
+            NetGuard.check_url(url)
+            if is_s3_url(url):
+                auth = None
         if auth is not None and urlsplit(url).scheme != "https":
             raise SourceRefused("a password is not sent over http, where everybody on the way can read it: use https")
         total_seconds = self.limits.total_timeout_seconds
@@ -182,7 +183,8 @@ class Fetcher:
             try:
                 NetGuard.check_url(current)
                 headers = self._headers(current, validators)
-                response = self._send(current, headers, auth if origin_of(current) == origin_of(url) else None, cookies)
+                hop_auth = None if auth is None or origin_of(current) != origin_of(url) else auth
+                response = self._send(current, headers, hop_auth, cookies)
                 try:
                     if not is_redirect(response.status_code, response.headers):
                         return self._answer(response, validators, progress)
@@ -216,9 +218,16 @@ class Fetcher:
         if left_seconds <= 0:
             raise self._too_slow()
         with self._origin_errors():
-            # As bytes, because requests would encode a str as Latin-1 and fail on anything beyond it.
-            basic = None if auth is None else (auth[0].encode(), auth[1].encode())
-            prepared = requests.Request("GET", url, headers=headers, auth=basic, cookies=cookies).prepare()
+            # Step by step: without cookies, looking for those that fit costs as much as all the other steps.
+            prepared = requests.PreparedRequest()
+            prepared.prepare_method("GET")
+            prepared.prepare_url(url, None)
+            prepared.prepare_headers(headers)
+            if cookies:
+                prepared.prepare_cookies(cookies)
+            if auth is not None:
+                # As bytes, because requests would encode a str as Latin-1 and fail on anything beyond it.
+                prepared.prepare_auth((auth[0].encode(), auth[1].encode()))
             return self._adapter().send(
                 prepared,
                 stream=True,

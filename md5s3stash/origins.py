@@ -45,7 +45,8 @@ class OriginRules:
 
     def headers_for(self, url: str) -> dict[str, str]:
         """What is sent to the origin of this URL, and to no other: User-Agent, and what is set for it."""
-        return {"User-Agent": user_agent(self.contact), **self.headers.get(origin_of(url), {})}
+        set_here = self.headers.get(origin_of(url), {}) if self.headers else {}
+        return {"User-Agent": user_agent(self.contact), **set_here}
 
 
 @functools.cache

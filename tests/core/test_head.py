@@ -52,7 +52,7 @@ def test_body_is_left_in_the_file() -> None:
     ],
 )
 def test_lines_are_settled_by_name(lines: list[bytes], understood: list[bytes]) -> None:
-    assert list(lines_for_http_client(lines)) == understood
+    assert lines_for_http_client(lines) == understood
 
 
 @pytest.mark.parametrize(
