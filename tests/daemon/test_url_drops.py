@@ -16,6 +16,7 @@ import requests
 from md5s3stash_daemon.intake.lists.list_run import WINDOW_LINES
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
+from tests.support.mounts import tiny_disk
 from tests.support.origin import Origin, Reply, Request
 from tests.support.servers import wait_until
 from tests.support.stores import Keys
@@ -410,6 +411,44 @@ def test_a_list_beyond_the_bound_fails_with_a_reason_and_holds_up_nobody(site: S
         assert "max_list_bytes" in report["reason"]
         assert [entry["outcome"] for entry in site.log() if entry["name"] == "x.urls"] == ["failed"]
         assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10).status_code == 200
+
+
+@pytest.mark.needs_namespaces
+def test_a_list_whose_failure_no_disk_has_room_for_waits_and_is_reported(site: Site, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    port = servers.free_port()
+    environment = {
+        **OPEN,
+        "SPOOL_DIR": str(disk / "spool"),
+        "MD5S3STASH_URLS_MAX_LIST_BYTES": "10",
+        "MD5S3STASH_SPOOL_MIN_FREE_BYTES": "0",
+        "MD5S3STASH_HTTP_PORT": str(port),
+    }
+    with Daemon(site, environment, mounts=[tiny_disk(disk, "4m")]) as daemon:
+        daemon.wait_until_started()
+        spool = Path(f"/proc/{daemon.process.pid}/root{disk}/spool")
+        hidden = spool / "incoming" / ".x"
+        hidden.write_bytes(b"x\n" * 10)
+        for spare in (spool / ".reserve" / "reports").iterdir():
+            spare.unlink()
+        with pytest.raises(OSError, match="No space left"):
+            (spool / "filler").write_bytes(b"x" * 2**23)
+        hidden.rename(spool / "incoming" / "x.urls")
+
+        wait_until(lambda: names_in(spool / "deferred") == ["x.urls"], "deferred")
+        health = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10)
+
+        assert health.status_code == 503
+        assert "a failure cannot be written to failed/" in health.text
+        assert "Traceback" not in daemon.output()
+        assert daemon.output().count("a failure cannot be written to failed/") == 1
+        assert [entry["outcome"] for entry in site.log()] == ["failed"]
+
+
+def names_in(folder: Path) -> list[str]:
+    """Files, at any depth; the daemon puts each in folders of its own."""
+    return [name for _, _, files in os.walk(folder) for name in files]
 
 
 def test_what_redis_keeps_of_a_url_is_bounded_whatever_its_origin_sends(
