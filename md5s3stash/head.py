@@ -2,15 +2,18 @@
 
 http.client skips only one kind of interim answer (100), ends the headers at a line that is not a header, and reads only
 the first of two lines. This module skips all interim answers, and passes on the headers that are used, one line each.
-It resolves no contradiction: two different lengths stay, and the reader of the header refuses them.
+It resolves no contradiction: two different lengths are refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
+
+from urllib3.exceptions import InvalidHeader
 
 # Interim answers included. curl has the same limit.
 MAX_HEAD_BYTES = 300 * 1024
@@ -78,7 +81,7 @@ class HeadReader:
 
 
 def lines_for_http_client(lines: Iterable[bytes]) -> list[bytes]:
-    """The headers that are used, a line each, by name."""
+    """The headers that are used, a line each, by name. Raises InvalidHeader for lengths that contradict each other."""
     found = _values_by_name(lines)
     for name, settled in _SETTLED.items():
         if name in found:
@@ -86,6 +89,7 @@ def lines_for_http_client(lines: Iterable[bytes]) -> list[bytes]:
     if any(found.get(b"transfer-encoding", ())):
         # It counts alone (RFC 9112, section 6.3).
         found.pop(b"content-length", None)
+    _demand_one_length(found.get(b"content-length", ()))
     return [
         b"%s: %s\r\n" % (name, value)
         for name, values in found.items()
@@ -119,6 +123,14 @@ def _first(values: list[bytes]) -> list[bytes]:
 
 def _lengths(values: list[bytes]) -> list[bytes]:
     return values if len(values) == 1 and values[0].isdigit() else _joined(_parts(values))
+
+
+def _demand_one_length(values: Iterable[bytes]) -> None:
+    """urllib3 does this as well, but too late to close the connection."""
+    for value in values:
+        with contextlib.suppress(ValueError):
+            if len({int(length) for length in value.split(b",")}) > 1:
+                raise InvalidHeader(f"lengths that contradict each other: {value!r}")
 
 
 def _transfer_encodings(values: list[bytes]) -> list[bytes]:

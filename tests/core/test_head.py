@@ -9,6 +9,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from urllib3.exceptions import InvalidHeader
 
 from md5s3stash.head import MAX_HEAD_BYTES, HeadReader, lines_for_http_client
 
@@ -40,7 +41,7 @@ def test_body_is_left_in_the_file() -> None:
         ([b"X: y\r\n", b" Location: /a\r\n"], []),
         ([b"ETag: a\rLocation: /b\r\n"], []),
         ([b"Content-Length: 5\r\n", b"Content-Length:5 \r\n", b"Content-Length:\r\n"], [b"content-length: 5\r\n"]),
-        ([b"Content-Length: 5\r\n", b"Content-Length: 6\r\n"], [b"content-length: 5, 6\r\n"]),
+        ([b"Content-Length: 5, 6\r\n", b"Transfer-Encoding: chunked\r\n"], [b"transfer-encoding: chunked\r\n"]),
         ([b"Content-Length: 5\r\n", b"Transfer-Encoding: Chunked, chunked\r\n"], [b"transfer-encoding: chunked\r\n"]),
         ([b"Content-Length: 5\r\n", b"Transfer-Encoding: identity\r\n"], [b"content-length: 5\r\n"]),
         (
@@ -53,6 +54,12 @@ def test_body_is_left_in_the_file() -> None:
 )
 def test_lines_are_settled_by_name(lines: list[bytes], understood: list[bytes]) -> None:
     assert lines_for_http_client(lines) == understood
+
+
+@pytest.mark.parametrize("lines", [[b"Content-Length: 5, 6\r\n"], [b"Content-Length: 5\r\n", b"Content-Length: 6\r\n"]])
+def test_lengths_that_contradict_each_other_are_refused(lines: list[bytes]) -> None:
+    with pytest.raises(InvalidHeader):
+        lines_for_http_client(lines)
 
 
 @pytest.mark.parametrize(

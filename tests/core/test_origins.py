@@ -175,8 +175,10 @@ def test_server_with_old_ciphers_is_reached_where_a_setting_names_it(cipher: str
     old.set_ciphers(cipher)
     with Origin("localhost", tls=old) as origin:
         url = origin.answer("/a", Reply(body=b"x"))
-        with pytest.raises(SourceUnavailable, match=r"fetch\.old_cipher_hosts"):
-            fetch(url, OriginRules(old_cipher_hosts=frozenset({"museum.example"})))
+        # Debian's Python offers what OpenSSL does, in the place of Python's own choice.
+        if cipher not in {known["name"] for known in ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).get_ciphers()}:
+            with pytest.raises(SourceUnavailable, match=r"fetch\.old_cipher_hosts"):
+                fetch(url, OriginRules(old_cipher_hosts=frozenset({"museum.example"})))
 
         fetch(url, origin_rules(settings_of(old_cipher_hosts="museum.example, LOCALHOST")))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,13 +120,22 @@ def test_no_open_waits_for_a_writer(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def descriptors_of_the_daemon() -> Iterator[None]:
+    """A walk holds one a level; the daemon raises its limit at its start. An ordinary user's is 1,024."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], min(4096, limits[1])), limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
 def removed_at_any_depth(tmp_path: Path) -> Iterator[None]:
     """pytest's own removal of what earlier runs left recurses, on Python 3.11, and ends the run with an error."""
     yield
     subprocess.run(["rm", "-rf", tmp_path], check=True)
 
 
-@pytest.mark.usefixtures("removed_at_any_depth")
+@pytest.mark.usefixtures("removed_at_any_depth", "descriptors_of_the_daemon")
 @pytest.mark.parametrize(("depth", "refused"), [(1200, 0), (2100, 1)])
 def test_folders_thousands_deep_end_no_walk(tmp_path: Path, depth: int, refused: int) -> None:
     """Deeper than Python's recursion goes, and than any path. What no path can name is refused once."""

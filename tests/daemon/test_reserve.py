@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def test_on_a_full_disk_as_much_is_given_up_as_is_needed_and_taken_back(
     assert len(os.listdir(tmp_path)) == len(spares) - 3
     reserve.fill()
     assert sorted(os.listdir(tmp_path)) == sorted(spares)
+
+
+def test_what_is_given_up_within_a_tick_of_the_clock_is_taken_back(tmp_path: Path, reserve: Reserve) -> None:
+    """A folder changed twice in a tick has one mtime. Here the tick is a minute, for a machine under load."""
+    tick = (time.time_ns() + 60_000_000_000,) * 2
+    os.utime(tmp_path, ns=tick)
+    reserve.fill()
+    reserve.spend(Full(tmp_path, 3))
+    os.utime(tmp_path, ns=tick)
+
+    reserve.fill()
+
+    assert len(os.listdir(tmp_path)) == 128
 
 
 def test_the_error_is_raised_once_there_is_nothing_to_give_up(tmp_path: Path, reserve: Reserve) -> None:

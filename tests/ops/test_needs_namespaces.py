@@ -78,7 +78,7 @@ def test_without_a_way_the_run_fails_and_names_the_tests_that_it_could_not_run(t
     assert " 1 passed, 2 cannot run here in " in total
 
 
-@pytest.mark.needs_namespaces
+@pytest.mark.needs_namespaces(users=True)
 @pytest.mark.parametrize(
     "programs",
     [{"unshare": LET_IN_AS_USER, "sudo": REFUSE}, {"unshare": ONLY_IN, "sudo": LET_IN_BY_SUDO}],

@@ -24,6 +24,7 @@ def spool(tmp_path: Path) -> Path:
     return spool
 
 
+# The root of a user namespace will not do: systemd-tmpfiles sees / in nobody's hands there.
 def in_namespaces(script: str, spool: Path) -> subprocess.CompletedProcess[str]:
     """Runs a script that may mount, with `$open` to open the spool `$spool`, and `$volume` to mount on it."""
     volume, states = spool.with_name("volume"), spool.with_name("states.conf")
@@ -31,11 +32,13 @@ def in_namespaces(script: str, spool: Path) -> subprocess.CompletedProcess[str]:
     states.write_text(f"d {spool} 0755 - - -\nd {spool}/incoming 2770 - - -\n")
     environment = {"spool": str(spool), "volume": str(volume)}
     environment["open"] = f"unshare --mount sh {OPEN_SPOOL} {spool} {states}"
-    command = ["unshare", "--mount", "sh", "-uc", script]
-    if os.geteuid() != 0:
-        command[1:1] = ["--user", "--map-root-user"]
     return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=30, check=False
+        ["unshare", "--mount", "sh", "-uc", script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
 
 
@@ -46,6 +49,7 @@ def reopen_for_the_test(spool: Path) -> list[str]:
     return sorted(path.name for path in spool.iterdir())
 
 
+@pytest.mark.needs_namespaces(users=True)
 def test_a_host_without_a_volume_has_its_spool_on_the_disk(spool: Path) -> None:
     done = in_namespaces("$open && $open", spool)
 
@@ -54,6 +58,7 @@ def test_a_host_without_a_volume_has_its_spool_on_the_disk(spool: Path) -> None:
     assert (spool / "incoming").stat().st_mode & 0o7777 == 0o2770
 
 
+@pytest.mark.needs_namespaces(users=True)
 def test_the_spool_is_made_on_the_volume_and_what_the_mount_hides_stays_closed(spool: Path) -> None:
     done = in_namespaces('mount --bind "$volume" "$spool" && $open && $open', spool)
 
@@ -63,6 +68,7 @@ def test_the_spool_is_made_on_the_volume_and_what_the_mount_hides_stays_closed(s
     assert reopen_for_the_test(spool) == [MARK]
 
 
+@pytest.mark.needs_namespaces(users=True)
 def test_a_host_that_has_got_a_volume_closes_its_old_spool_and_names_what_is_left_in_it(spool: Path) -> None:
     spool.chmod(0o755)
     (spool / "incoming").mkdir()
@@ -76,6 +82,7 @@ def test_a_host_that_has_got_a_volume_closes_its_old_spool_and_names_what_is_lef
     assert (spool / "incoming/scan.tif").exists()
 
 
+@pytest.mark.needs_namespaces(users=True)
 def test_a_spool_that_had_a_volume_once_is_not_opened_without_it(spool: Path) -> None:
     # As when the line of fstab is lost.
     done = in_namespaces('mount --bind "$volume" "$spool" && $open && umount "$spool" && $open', spool)
@@ -86,6 +93,7 @@ def test_a_spool_that_had_a_volume_once_is_not_opened_without_it(spool: Path) ->
     assert reopen_for_the_test(spool) == [MARK]
 
 
+@pytest.mark.needs_namespaces(users=True)
 def test_a_volume_that_begins_as_a_copy_of_the_closed_directory_is_open(spool: Path) -> None:
     script = """
         mount --bind "$volume" "$spool" && $open && umount "$spool" &&

@@ -14,7 +14,6 @@ import functools
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +34,10 @@ _THROUGH_SUDO = ("sudo", "--non-interactive", "--preserve-env")
 
 _TRIAL = "mount -t tmpfs none /tmp && ip link set lo up && ip link add trial type bridge"
 _TRIAL_OF_USERS = f"{_TRIAL} && setpriv --reuid=12001 --regid=12001 --groups=12100 true"
-# Files of root's in a directory of the user's are root's to remove.
-_RUN_AND_REMOVE = 'directory=$1; shift; "$@"; status=$?; rm -rf "$directory"; exit $status'
+# In a directory of root's, which also root alone can empty: systemd-tmpfiles enters no user's directory for root.
+_RUN_AND_REMOVE = (
+    'directory=$(mktemp -d) && "$@" --basetemp="$directory/files"; status=$?; rm -rf "$directory"; exit $status'
+)
 
 
 class CannotRunHere(Exception):
@@ -95,6 +96,14 @@ def _needed() -> str:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What the fixtures do needs root too: where another pytest runs the test, this one sets up none."""
+    marker = item.get_closest_marker(MARKER)
+    if marker and isinstance(item, pytest.Function) and ways(**marker.kwargs).way != _AS_WE_ARE:
+        item.fixturenames = []
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs the test by another pytest, which is root, unless this one is."""
     marker = pyfuncitem.get_closest_marker(MARKER)
@@ -111,19 +120,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 def _run_as_root(way: tuple[str, ...], test: pytest.Function) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        files = f"{directory}/root"
-        again = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={files}", test.nodeid]
-        done = subprocess.run(
-            [*way, "sh", "-c", _RUN_AND_REMOVE, "sh", files, *again],
-            cwd=test.config.rootpath,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+    again = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test.nodeid]
+    done = subprocess.run(
+        [*way, "sh", "-c", _RUN_AND_REMOVE, "sh", *again],
+        cwd=test.config.rootpath,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         pytest.fail(f"run as root by `{' '.join(way)}`:\n{done.stdout}", pytrace=False)
 

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 # Each spare file holds one inode and some blocks: the disk may run out of either.
 _SPARE_BYTES = 16 * 1024
 _MAX_SPARES = 128
+# A folder that has just changed may change again without another mtime: kernels count it in ticks of up to 10 ms.
+_SETTLED_NS = 100_000_000
+
 # At most this share of a small disk.
 _SHARE = 1 / 128
 
@@ -47,7 +51,8 @@ class Reserve:
                 for number in range(_wanted(folder)):
                     if str(number) not in there:
                         _make(folder, str(number))
-            self._full_since = self._changed_at()
+            changed_at = self._changed_at()
+            self._full_since = changed_at if time.time_ns() - changed_at > _SETTLED_NS else -1
         except OSError as error:
             if error.errno not in FULL and not self._told:
                 self._told = True

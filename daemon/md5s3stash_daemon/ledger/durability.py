@@ -41,6 +41,7 @@ _REMEDIES = (
     ("NOREPLICAS", "it has too few replicas: see min-replicas-to-write"),
     ("WRONGTYPE", "rename or delete that key, or choose another redis.prefix"),
     ("NoPermissionError", "grant the user of REDIS_URL what docs/scale.md lists"),
+    ("has no permissions to run", "grant the user of REDIS_URL what docs/scale.md lists"),  # in a script, Redis 8
     ("user executing the script", "grant the user of REDIS_URL what docs/scale.md lists"),
     ("Authentication", "check the user and the password in REDIS_URL"),
     ("BusyLoadingError", "it is reading its append-only file; wait"),
