@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 from md5s3stash import console
 from md5s3stash.batch import origin_rules
@@ -23,7 +24,7 @@ from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, read_settings
 from md5s3stash_daemon.config.reload import Reload
-from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.config.settings import HttpSettings, QueueSettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.disk.filesystem import filesystem_type, is_network
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
@@ -33,8 +34,6 @@ from md5s3stash_daemon.intake.files.fork_server import ForkServer
 from md5s3stash_daemon.intake.files.main_loop import MainLoop
 from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
 from md5s3stash_daemon.intake.lists.scheduler import ListScheduler, url_stashers
-from md5s3stash_daemon.intake.sqs.build import build_queue_intake
-from md5s3stash_daemon.intake.sqs.consumer import Consumer
 from md5s3stash_daemon.monitoring.counters import CountedLedger
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
@@ -50,8 +49,9 @@ from md5s3stash_daemon.runtime.shutdown import Shutdown
 from md5s3stash_daemon.runtime.signals import handled
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.web.page import StatusPage
-from md5s3stash_daemon.web.server import serving
+
+if TYPE_CHECKING:
+    from md5s3stash_daemon.intake.sqs.consumer import Consumer
 
 log = logging.getLogger(__name__)
 
@@ -137,17 +137,12 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         signal.SIGHUP: Reload(settings, read, daemon.apply, notifier),
     }
     reporter = Reporter(notifier, daemon.health, watchdog_seconds(os.environ, os.getpid()))
-    page = StatusPage(settings, daemon.health, daemon.metrics)
     spawn(
         "redis",
         lambda: daemon.runtime.breaker.watch(REDIS, REDIS_CHECK_SECONDS, daemon.runtime.stopping),
         daemon.runtime.liveness,
     )
-    with (
-        serving(settings[HttpSettings], daemon.health, daemon.metrics, page),
-        handled(actions, daemon.runtime.liveness),
-        reporting(reporter),
-    ):
+    with _serving(settings, daemon), handled(actions, daemon.runtime.liveness), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
         with _outliving_power_cuts(daemon):
@@ -155,6 +150,17 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
             # Lists and the queue stop at the same time as the files, so this waits for the rest of the same deadline.
             drained = daemon.queue is None or daemon.queue.finish()
             return daemon.lists.finish() and complete and drained
+
+
+def _serving(settings: Settings, daemon: Daemon) -> contextlib.AbstractContextManager[object]:
+    if settings[HttpSettings].port == 0:
+        return contextlib.nullcontext()
+    # Late, as the queue's modules below: importing it is a tenth of the start.
+    from md5s3stash_daemon.web.page import StatusPage
+    from md5s3stash_daemon.web.server import serving
+
+    page = StatusPage(settings, daemon.health, daemon.metrics)
+    return serving(settings[HttpSettings], daemon.health, daemon.metrics, page)
 
 
 @contextlib.contextmanager
@@ -202,7 +208,11 @@ def build(settings: Settings) -> Daemon:
     politeness = politeness_of(of_urls.per_host, of_urls.host_delay_seconds, of_urls.shared, client, prefix)
     lists = ListScheduler(runtime, dependencies.spool, ledger, stashers, caches, politeness)
     workers = WorkerSupervisor(runtime, fork_server, dependencies.processes, dependencies.spool, ledger, metrics)
-    queue = build_queue_intake(settings, lists.pool, client, dependencies.session, dependencies.store, metrics)
+    queue = None
+    if settings[QueueSettings].url is not None:
+        from md5s3stash_daemon.intake.sqs.build import build_queue_intake
+
+        queue = build_queue_intake(settings, lists.pool, client, dependencies.session, dependencies.store, metrics)
     metrics.watch_store(dependencies.store.weaker_promises)
     main_loop = MainLoop(runtime, dependencies.spool, workers, lists.take, ledger)
     metrics.watch_waiting(main_loop.waiting.counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def server(environment: dict[str, str], port: int) -> Iterator[StatusServer]:
     """The server without a daemon around it."""
     with status_server({**environment, "MD5S3STASH_HTTP_PORT": str(port)}) as running:
-        assert running is not None
         yield running
 
 
@@ -215,9 +215,12 @@ def test_requests_that_wait_for_redis_or_the_disk_leave_room_for_a_look_at_healt
         assert {client.recv(20)[:12] for client in pages if client not in refused} == {b"HTTP/1.0 404"}
 
 
-def test_no_port_serves_nothing(environment: dict[str, str]) -> None:
-    with status_server({**environment, "MD5S3STASH_HTTP_PORT": "0"}) as nothing:
-        assert nothing is None
+def test_port_0_serves_nothing(tmp_path: Path, redis_server: str, s3_server: str) -> None:
+    with Daemon(Site(tmp_path, redis_server, s3_server), {"MD5S3STASH_HTTP_PORT": "0"}) as daemon:
+        daemon.wait_until_started()
+        listening = subprocess.check_output(["ss", "--listening", "--tcp", "--processes", "--no-header"], text=True)
+    assert f"pid={daemon.process.pid}," not in listening
+    assert "http address" not in daemon.output()
 
 
 def test_one_that_rests_or_has_ended_is_never_stuck_and_one_that_is_silent_is() -> None:

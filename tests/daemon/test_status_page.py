@@ -49,7 +49,6 @@ def page_of(
     """The URL of the page."""
     chosen = {**site.environment(), "MD5S3STASH_HTTP_PORT": "", **(environment or {})}
     with status_server(chosen, waited_for) as server:
-        assert server is not None
         yield f"http://127.0.0.1:{server.server_port}/"
 
 

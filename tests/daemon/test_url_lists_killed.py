@@ -18,7 +18,7 @@ from tests.support.servers import RcloneS3, wait_until
 from tests.support.stores import Keys
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
 
-LINES = int(os.environ.get("MD5S3STASH_TEST_LINES", "10000"))
+LINES = int(os.environ.get("MD5S3STASH_TEST_LINES", "5000"))
 ENVIRONMENT = {**OPEN, "MD5S3STASH_URLS_JOBS": "8", "MD5S3STASH_URLS_PER_HOST": "8"}
 
 # What one kill may make us fetch again: what was under way, and what waited for its commit.

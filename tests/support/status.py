@@ -18,8 +18,8 @@ from tests.support.servers import free_port
 
 
 @contextlib.contextmanager
-def status_server(environment: Mapping[str, str], waited_for: HasFaults | None = None) -> Iterator[StatusServer | None]:
-    """Listens on a free port, if the environment names none; None for port 0."""
+def status_server(environment: Mapping[str, str], waited_for: HasFaults | None = None) -> Iterator[StatusServer]:
+    """Listens on a free port, if the environment names none."""
     port = environment.get("MD5S3STASH_HTTP_PORT") or str(free_port())
     settings = read_settings({**environment, "MD5S3STASH_HTTP_PORT": port}, None)
     metrics = Metrics()

@@ -116,7 +116,7 @@ def original(name: str, image_format: str) -> tuple[bytes, PIL.Image.Image]:
 def test_every_size_that_is_cut_from_a_copy_looks_like_the_original(name: str, image_format: str, side: int) -> None:
     data, everything = original(name, image_format)
     used = 0
-    for width in (40, 64, 100, 128, 145, 200, 228, 260, 330):
+    for width in (40, 100, 145, 228, 330):
         size = width, round(width * everything.height / everything.width)
         answer, copy = drawn(data, request_for("scale", *size, format="png"), RenderLimits(reduced_side=side))
         if copy:

@@ -220,15 +220,10 @@ class StatusServer(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(
-    settings: HttpSettings, health: Health, metrics: Metrics, page: StatusPage
-) -> Iterator[StatusServer | None]:
-    """Serves in this context; None if the port is 0. Raises PortTaken if it cannot listen: a machine that looks dead to
+def serving(settings: HttpSettings, health: Health, metrics: Metrics, page: StatusPage) -> Iterator[StatusServer]:
+    """Serves in this context. Raises PortTaken if it cannot listen: a machine that looks dead to
     its monitoring is worse than a daemon that does not start.
     """
-    if settings.port == 0:
-        yield None
-        return
     try:
         server = StatusServer(settings, health, metrics, page)
     except OSError as error:

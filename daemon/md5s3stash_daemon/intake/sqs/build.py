@@ -30,11 +30,10 @@ def build_queue_intake(
     session: CoreSession,
     store: ObjectStore,
     metrics: Metrics,
-) -> Consumer | None:
-    """The consumer, not yet started; None if no queue is configured. Sends no request. Raises SettingsError."""
+) -> Consumer:
+    """The consumer of the configured queue, not yet started. Sends no request. Raises SettingsError."""
     of_queue = settings[QueueSettings]
-    if of_queue.url is None:
-        return None
+    assert of_queue.url is not None, "there is no consumer without a queue"
     profiles = read_profiles(of_queue.auth_profiles)
     queue = connect_queue(of_queue.url, new_session(session))
     of_redis = settings[RedisSettings]
