@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} (see {self.prog} --help)")
+        raise SettingsError(f"{printable(message)} (see {self.prog} --help)")
 
 
 class _Version(argparse.Action):

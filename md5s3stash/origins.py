@@ -91,7 +91,9 @@ def _lines_of(file: str) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError:
         raise SettingsError(f"{file}: not ASCII") from None
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise SettingsError(
+            f"fetch.headers_file: {file} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if len(text) > _MAX_FILE_BYTES:
         raise SettingsError(f"{file}: has more than {_MAX_FILE_BYTES} bytes")
     for number, line in enumerate(text.split("\n"), 1):

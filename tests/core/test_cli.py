@@ -339,6 +339,7 @@ def test_settings_that_only_show_when_used_are_told_together_too(cli: Cli) -> No
     [
         ([], "the following arguments are required: url"),
         (["--no-such-option", "x"], "unrecognized arguments: --no-such-option"),
+        (["x", "--no\nsuch"], "unrecognized arguments: --no\\nsuch"),
         (["x", "-t"], "argument -t/--tempdir: expected one argument"),
         (["x", "-b", "b", "--jobs", "abc"], "--jobs 'abc': a whole number from 1 to 64 is needed"),
         (["x", "-b"], "BUCKET_BASE is not set"),

@@ -394,10 +394,19 @@ def test_a_url_that_stands_in_a_list_again_is_fetched_once_and_each_line_has_its
     assert len(site.log()) == len(rows)
 
 
-def test_a_list_beyond_the_bound_fails_with_a_reason_and_holds_up_nobody(site: Site, origin: Origin) -> None:
+def test_a_list_beyond_the_bound_fails_with_a_reason_and_neither_waits_nor_holds_up(site: Site, origin: Origin) -> None:
     port = servers.free_port()
-    with Daemon(site, {**OPEN, "MD5S3STASH_HTTP_PORT": str(port), "MD5S3STASH_SPOOL_STUCK_SECONDS": "5"}) as daemon:
+    slow = origin.answer("/slow", origin.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"))
+    environment = {
+        **OPEN,
+        "MD5S3STASH_HTTP_PORT": str(port),
+        "MD5S3STASH_SPOOL_STUCK_SECONDS": "5",
+        "MD5S3STASH_URLS_LISTS": "1",
+    }
+    with Daemon(site, environment) as daemon:
         daemon.wait_until_started()
+        drop_list(site, "long.urls", [slow])
+        wait_until(lambda: "list started name='long.urls'" in daemon.output(), "the one thread is busy")
         hidden = site.incoming / ".x"
         with open(hidden, "wb") as file:
             file.truncate(2**40)

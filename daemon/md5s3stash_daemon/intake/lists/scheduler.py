@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -11,7 +12,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from md5s3stash.errors import SourceChanged, SourceRefused, SourceTooLarge, SourceUnreadable, StashError
@@ -43,7 +44,7 @@ from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 
-# Claimed lists that wait for a thread. Further lists are deferred, because each uses memory.
+# Claimed lists that wait to be admitted, and to be run. Further lists are deferred, because each uses memory.
 MAX_WAITING = 1000
 FULL_DELAY_SECONDS = 60.0
 
@@ -70,9 +71,10 @@ class ListScheduler:
         settings, spool_settings = runtime.live.current[UrlSettings], runtime.live.current[SpoolSettings]
         self._runtime = runtime
         self._spool = spool
+        self._taken: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self._waiting: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+        self._admission: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
         self._abandoned = False
         self.pool = DownloadPool(
             runtime=runtime,
@@ -88,36 +90,45 @@ class ListScheduler:
         """Takes over a claimed list; False for any other file."""
         if not is_url_list(entry.name) or not _is_regular_file(entry):
             return False
-        if self._waiting.qsize() >= MAX_WAITING:
-            until_it_works(lambda: self._spool.defer(entry, time.time() + FULL_DELAY_SECONDS), self._runtime.stopping)
-        else:
-            self._waiting.put(entry)
-            self._start_thread()
+        if self._admission is None:
+            serve = functools.partial(self._serve, self._taken, self._admit)
+            self._admission = spawn("list-admission", serve, self._runtime.liveness)
+        self._enqueue(entry, self._taken)
         return True
 
     def finish(self) -> bool:
         """Waits for work in progress, at most until the shutdown deadline; returns whether all of it was finished."""
-        for thread in self._threads:
+        threads = [*self._threads, *([self._admission] if self._admission else [])]
+        for thread in threads:
             thread.join(max(0.1, self._runtime.shutdown.left_seconds()))
         self.pool.executor.shutdown(wait=False)
-        return not self._abandoned and not any(thread.is_alive() for thread in self._threads)
+        return not self._abandoned and not any(thread.is_alive() for thread in threads)
 
-    def _start_thread(self) -> None:
-        with self._lock:
-            if len(self._threads) < self.pool.settings.lists:
-                self._threads.append(spawn(f"list-{len(self._threads)}", self._serve, self._runtime.liveness))
+    def _enqueue(self, entry: Entry, entries: queue.SimpleQueue[Entry]) -> None:
+        if entries.qsize() < MAX_WAITING:
+            entries.put(entry)
+        else:
+            until_it_works(lambda: self._spool.defer(entry, time.time() + FULL_DELAY_SECONDS), self._runtime.stopping)
 
-    def _serve(self) -> None:
+    def _admit(self, entry: Entry, liveness: ThreadLiveness) -> None:
+        """What is too large or unreadable fails at once, however long the lists before it run."""
+        self._pinned(entry).release()
+        self._enqueue(entry, self._waiting)
+        if len(self._threads) < self.pool.settings.lists:
+            serve = functools.partial(self._serve, self._waiting, self._run)
+            self._threads.append(spawn(f"list-{len(self._threads)}", serve, self._runtime.liveness))
+
+    def _serve(self, entries: queue.SimpleQueue[Entry], do: Callable[[Entry, ThreadLiveness], None]) -> None:
         liveness = ThreadLiveness(self._runtime.liveness, threading.current_thread().name)
         while not self._runtime.stopping.is_set():
             try:
-                entry = self._waiting.get(timeout=_TICK_SECONDS)
+                entry = entries.get(timeout=_TICK_SECONDS)
             except queue.Empty:
                 continue
             liveness.beat()
             try:
                 try:
-                    self._run(entry, liveness)
+                    do(entry, liveness)
                 except (SourceTooLarge, SourceUnreadable) as error:
                     self._fail(entry, error, liveness)
             except SourceChanged as error:
