@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import suppress
 from typing import BinaryIO
 
 import PIL.Image
@@ -25,7 +26,9 @@ from PIL import (
 )
 
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
+from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg_markers, libtiff
 from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
+from md5s3stash_thumbnailer.render.decoders.png import Png, is_png
 from md5s3stash_thumbnailer.render.geometry import Cut
 from md5s3stash_thumbnailer.render.picture import OVERSAMPLING_AFTER_AVERAGES, Picture, continuous
 
@@ -69,13 +72,17 @@ _LEAST_SHARE_LEFT_OUT = 1 / 16
 class Original(Picture):
     """A picture that is open. Its size is the upright one; its pixels are decoded at the first need, once."""
 
-    def __init__(self, file: BinaryIO, max_pixels: int) -> None:
+    def __init__(self, file: BinaryIO, max_pixels: int, is_strict: bool = True) -> None:
         """Reads the header. Raises NotAnImage or TooManyPixels, and whatever Pillow does on broken data."""
-        image = _open(file)
+        self._png = Png(file, is_strict) if is_png(file) else None
+        image = self._png.opened() if self._png else _open(file)
         if image.width * image.height > max_pixels:
             raise TooManyPixels(f"Too many pixels: the original has {image.width}x{image.height}, at most {max_pixels}")
+        if is_strict:
+            _check(image, file)
         super().__init__(image, image.size, _orientation(image))
         self._file = file
+        self._is_strict = is_strict
         self._is_decoded = False
 
     @property
@@ -138,7 +145,13 @@ class Original(Picture):
 
     def _load(self) -> None:
         self._is_decoded = True
-        self.image.load()
+        if self._png:
+            self._png.load(self.image)
+        elif isinstance(self.image, TiffImagePlugin.TiffImageFile):
+            with libtiff.errors_raised(self._is_strict):
+                self.image.load()
+        else:
+            self.image.load()
 
     def _reduce_jpeg(self, divisor: int, bottom: float, mode: str | None = None) -> None:
         """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
@@ -180,7 +193,20 @@ def _open(file: BinaryIO) -> PIL.Image.Image:
     try:
         return PIL.Image.open(file, formats=_OPENED)
     except PIL.UnidentifiedImageError as error:
+        file.seek(0)
+        if file.read(len(jpeg_markers.START)) == jpeg_markers.START:
+            file.seek(0)
+            with suppress(PIL.UnidentifiedImageError):
+                return PIL.Image.open(io.BytesIO(jpeg_markers.without_metadata(file.read())), formats=("JPEG",))
         raise NotAnImage("File is not an image of a kind that is shown") from error
+
+
+def _check(image: PIL.Image.Image, file: BinaryIO) -> None:
+    """Raises NotAnImage where parts of a file do not fit together, of which Pillow would show what is left."""
+    checks = {"JPEG": jpeg_markers.check, "MPO": jpeg_markers.check, "GIF": gif_blocks.check}
+    if image.format in checks:
+        file.seek(0)
+        checks[image.format](file.read())
 
 
 def _orientation(image: PIL.Image.Image) -> int:
