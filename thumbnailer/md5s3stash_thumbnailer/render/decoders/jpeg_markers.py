@@ -94,12 +94,15 @@ def _check(jpeg: bytes) -> None:
         elif marker == _RESTART_INTERVAL:
             (interval,) = struct.unpack_from(">H", segment, 4)
         elif marker == _SCAN:
-            following = _AFTER_SCAN.search(jpeg, position)
+            # One look over the bytes is enough where there are no restart markers among them.
+            following = (_AFTER_SCAN if interval else _MARKER).search(jpeg, position)
             if following is None:
                 raise NotAnImage("The JPEG is cut off")
-            if frame:
-                components = segment[5 : 5 + 2 * segment[4] : 2]
-                _check_restarts(jpeg[position : following.start()], frame, components, interval)
+            if interval and frame and frame.height:
+                units = frame.units(segment[5 : 5 + 2 * segment[4] : 2])
+                _check_restarts(
+                    b"".join(_RESTART.findall(jpeg, position, following.start())), -(-units // interval) - 1
+                )
             position, scans = following.start(), scans + 1
 
 
@@ -113,16 +116,11 @@ def _next_marker(jpeg: bytes, position: int) -> tuple[int, int]:
     return jpeg[found.start() + 1], found.start()
 
 
-def _check_restarts(scan: bytes, frame: _Frame, components: bytes, interval: int) -> None:
+def _check_restarts(found: bytes, expected: int) -> None:
     """Restart markers are numbered in a circle, and come after each interval but the last."""
-    found = b"".join(_RESTART.findall(scan))
-    if not interval and found:
-        raise NotAnImage("The JPEG is damaged: it holds restart markers that it does not announce")
-    if interval and frame.height:
-        expected = -(-frame.units(components) // interval) - 1
-        # Some programs write one after the last interval, too.
-        if expected > len(found) or len(found) > expected + 1 or found != _circle(len(found)):
-            raise NotAnImage("The JPEG is damaged: restart markers are missing")
+    # Some programs write one after the last interval, too.
+    if expected > len(found) or len(found) > expected + 1 or found != _circle(len(found)):
+        raise NotAnImage("The JPEG is damaged: restart markers are missing")
 
 
 def _circle(count: int) -> bytes:
