@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from md5s3stash import tiff_header
 from md5s3stash.content import Content
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ _JPEG_FRAME_BYTES = 9
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_HEADER_BYTES = 33
 _PNG_HEADER_CHUNK = b"\0\0\0\x0dIHDR"
+
+_ORIENTATION, _LYING = 0x0112, range(5, 9)
 
 # libmagic looks no further than this for nearly every type it knows.
 SNIFF_BYTES = 256 * 1024
@@ -85,12 +88,15 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
         reader.seek(0)
         try:
             with factory(reader, b"") as picture:
-                return _PICTURE_TYPES[picture.format or name], picture.size
+                return _PICTURE_TYPES[picture.format or name], _size(picture)
         except Exception as error:
             # Pillow's parsers raise nearly anything on damaged headers. Such a file is stored like any other.
             log.debug("Pillow could not read a header format=%s: %r", name, error)
             if name == "JPEG" and (size := _jpeg_size(reader)):
                 return _PICTURE_TYPES[name], size
+            tiff = tiff_header.read(reader) if name == "TIFF" else None
+            if tiff is not None:
+                return _PICTURE_TYPES[name], tiff.size
     return None, NO_DIMENSIONS
 
 
@@ -119,6 +125,17 @@ def _jpeg_size(reader: BinaryIO) -> tuple[int, int] | None:
             return (width, height) if width and height else None
         else:
             position += 2 + int.from_bytes(head[2:4])
+
+
+def _size(picture: Image.Image) -> tuple[int, int]:
+    """As it is stored; of an AVIF after the turn that is part of the picture (irot and imir of HEIF)."""
+    if picture.format != "AVIF" or "exif" not in picture.info:
+        return picture.size
+    # What EXIF itself says Pillow has replaced: in an AVIF it does not count.
+    exif = Image.Exif()
+    exif.load(picture.info["exif"])
+    width, height = picture.size
+    return (height, width) if exif.get(_ORIENTATION) in _LYING else (width, height)
 
 
 @functools.cache

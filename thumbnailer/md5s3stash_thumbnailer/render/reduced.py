@@ -38,7 +38,7 @@ _FILTER_OF_COLOURS = PIL.Image.Resampling.HAMMING
 # A copy is made of originals that are this many times larger, along a side. Others are decoded quickly enough.
 _LEAST_DIVISOR = 2
 
-_BYTES_A_PIXEL = {"L": 1, "RGB": 3, "RGBA": 4}
+_BYTES_A_PIXEL = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 # In Pillow's words. The pixels of such a copy are three planes: brightness, then two of colours at half its sides.
 _PLANES = "YCbCr"
 # Of originals in other modes (16 bits, CMYK, Lab) no copy is made: what becomes of their colours is decided later.

@@ -26,9 +26,10 @@ from PIL import (
 )
 
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
-from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg_markers, libtiff
+from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg_markers, libtiff, tiff
 from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
 from md5s3stash_thumbnailer.render.decoders.png import Png, is_png
+from md5s3stash_thumbnailer.render.decoders.vips import VipsTiff
 from md5s3stash_thumbnailer.render.geometry import Cut
 from md5s3stash_thumbnailer.render.picture import OVERSAMPLING_AFTER_AVERAGES, Picture, continuous
 
@@ -49,6 +50,9 @@ MIME_TYPES = {
 _OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFile.format)
 
 _ORIENTATION = 0x0112
+_XMP = ("xmp", "XML:com.adobe.xmp")
+# Greys of two and four bits in a PNG.
+_FACTORS_OF_RAW_MODES: dict[object, int] = {"L;2": 85, "L;4": 17}
 # What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
 # Measured against a decode of everything, on hard edges, where it is seen first: the means of a JPEG's blocks are good
 # from 1.75 on, the other reductions by libjpeg, which are not true means, from 2, the wavelets of JPEG 2000 from 3.
@@ -80,6 +84,8 @@ class Original(Picture):
             raise TooManyPixels(f"Too many pixels: the original has {image.width}x{image.height}, at most {max_pixels}")
         if is_strict:
             _check(image, file)
+        if isinstance(image, PngImagePlugin.PngImageFile):
+            _as_the_png_means(image)
         super().__init__(image, image.size, _orientation(image))
         self._file = file
         self._is_strict = is_strict
@@ -189,6 +195,8 @@ class Original(Picture):
 
 
 def _open(file: BinaryIO) -> PIL.Image.Image:
+    if tiff.is_tiff(file):
+        return tiff.opened(file)
     file.seek(0)
     try:
         return PIL.Image.open(file, formats=_OPENED)
@@ -209,12 +217,32 @@ def _check(image: PIL.Image.Image, file: BinaryIO) -> None:
         checks[image.format](file.read())
 
 
+def _as_the_png_means(image: PngImagePlugin.PngImageFile) -> None:
+    """What Pillow loses: a PNG names its transparent grey or colour in its own bits, of which Pillow makes eight in the
+    pixels alone; and grey with alpha of sixteen bits becomes colours.
+    """
+    raw_mode = image.tile[0].args if image.tile else None
+    image.info["is_grey"] = raw_mode == "LA;16B"
+    transparent = image.info.get("transparency")
+    if raw_mode in _FACTORS_OF_RAW_MODES and isinstance(transparent, int):
+        image.info["transparency"] = transparent * _FACTORS_OF_RAW_MODES[raw_mode] & 0xFF
+    elif raw_mode == "RGB;16B" and transparent is not None:
+        image.info["transparency"] = tuple(level >> 8 for level in transparent)
+
+
 def _orientation(image: PIL.Image.Image) -> int:
+    # Where EXIF does not say it, Pillow would look into XMP, and no other program does.
+    for xmp in _XMP:
+        image.info.pop(xmp, None)
     # Pillow turns a TIFF itself, and says its size after that.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return 1
+    if isinstance(image, VipsTiff):
+        return image.orientation
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        exif = PIL.Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION, 1))
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError):
         raise
     except Exception:
