@@ -36,9 +36,9 @@ acceptance-sabotage: setup ## is each acceptance test able to fail? more than an
 check: lint types test-quick ## before each commit: lint, types, quick tests
 
 soak: setup ## the long forms of tests: a thousand kills, long lists, large bursts; takes the better part of an hour
-	@CRASH_KILLS=1000 CRASH_SPARES=128 LARGE_FILE_GIB=5 MD5S3STASH_TEST_LINES=100000 BURST_FILES=50000 \
+	@CRASH_KILLS=1000 CRASH_SPARES=128 LARGE_FILE_GIB=5 MD5S3STASH_TEST_LINES=100000 BURST_FILES=50000 DAMAGED_PLACES=64 \
 		$(PYTHON_IN_VENV) -m pytest tests/core/test_large_file.py tests/crash/test_every_call.py tests/crash/test_kill.py \
-		tests/daemon/test_url_lists_killed.py tests/daemon/test_bursts.py
+		tests/daemon/test_url_lists_killed.py tests/daemon/test_bursts.py tests/thumbnailer/test_damage.py
 
 zoo: setup-tests ## ten minutes of producers of every kind and kills of every process; ZOO_SECONDS=60, ZOO_SEED=1
 	@ZOO_SECONDS=$${ZOO_SECONDS:-600} $(PYTHON_IN_VENV) -m pytest -n0 -s tests/crash/test_zoo.py

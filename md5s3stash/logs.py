@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 OUR_LOGGERS = ("md5s3stash", "md5s3stash_daemon", "md5s3stash_migrate", "laptop")
 
@@ -14,5 +15,8 @@ def set_up_logging(level: int, line_format: str = logging.BASIC_FORMAT) -> None:
     """
     logging.basicConfig(level=max(level, logging.WARNING), format=line_format)
     logging.getLogger("urllib3").setLevel(max(level, logging.ERROR))
+    # Pillow reports what is odd in a picture. That is the business of its owner, not an event of ours.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(level)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import struct
+import zlib
 from typing import Any, BinaryIO
 
 from PIL import Image
 
+from md5s3stash import tiff_header
 from md5s3stash.content import Content
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,12 @@ UNKNOWN_TYPE = "application/octet-stream"
 NO_DIMENSIONS = (0, 0)
 
 _PREFIX_BYTES = 16  # what Pillow shows its plugins
+_JPEG_FRAME_BYTES = 9
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PNG_HEADER_BYTES = 33
+_PNG_HEADER_CHUNK = b"\0\0\0\x0dIHDR"
+
+_ORIENTATION, _LYING = 0x0112, range(5, 9)
 
 # libmagic looks no further than this for nearly every type it knows.
 SNIFF_BYTES = 256 * 1024
@@ -74,13 +83,59 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
         if factory is None or (accept is not None and accept(prefix) is not True):
             continue
         reader.seek(0)
+        if name == "PNG" and (size := _png_size(reader.read(_PNG_HEADER_BYTES))):
+            return _PICTURE_TYPES[name], size
+        reader.seek(0)
         try:
             with factory(reader, b"") as picture:
-                return _PICTURE_TYPES[picture.format or name], picture.size
+                return _PICTURE_TYPES[picture.format or name], _size(picture)
         except Exception as error:
             # Pillow's parsers raise nearly anything on damaged headers. Such a file is stored like any other.
             log.debug("Pillow could not read a header format=%s: %r", name, error)
+            if name == "JPEG" and (size := _jpeg_size(reader)):
+                return _PICTURE_TYPES[name], size
+            tiff = tiff_header.read(reader) if name == "TIFF" else None
+            if tiff is not None:
+                return _PICTURE_TYPES[name], tiff.size
     return None, NO_DIMENSIONS
+
+
+def _png_size(header: bytes) -> tuple[int, int] | None:
+    """What the first chunk of a PNG says, if its checksum is right. Pillow reads every chunk up to the pixels, and
+    refuses the picture where a profile is large or a resolution lacks a byte.
+    """
+    if len(header) < _PNG_HEADER_BYTES or header[8:16] != _PNG_HEADER_CHUNK:
+        return None
+    width, height, checksum = *struct.unpack(">II", header[16:24]), int.from_bytes(header[29:33])
+    return (width, height) if width and height and checksum == zlib.crc32(header[12:29]) else None
+
+
+def _jpeg_size(reader: BinaryIO) -> tuple[int, int] | None:
+    """What the frame of a JPEG says, whatever stands in the metadata before it."""
+    position = 2
+    while True:
+        reader.seek(position)
+        head = reader.read(_JPEG_FRAME_BYTES)
+        if len(head) < _JPEG_FRAME_BYTES or head[0] != 0xFF:
+            return None
+        if head[1] == 0xFF:
+            position += 1
+        elif head[1] in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", head, 5)
+            return (width, height) if width and height else None
+        else:
+            position += 2 + int.from_bytes(head[2:4])
+
+
+def _size(picture: Image.Image) -> tuple[int, int]:
+    """As it is stored; of an AVIF after the turn that is part of the picture (irot and imir of HEIF)."""
+    if picture.format != "AVIF" or "exif" not in picture.info:
+        return picture.size
+    # What EXIF itself says Pillow has replaced: in an AVIF it does not count.
+    exif = Image.Exif()
+    exif.load(picture.info["exif"])
+    width, height = picture.size
+    return (height, width) if exif.get(_ORIENTATION) in _LYING else (width, height)
 
 
 @functools.cache

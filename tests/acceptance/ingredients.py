@@ -167,6 +167,7 @@ def _next_wheels(ours: Future[str], room: Path) -> Path:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
     run([*command, "--no-build-isolation", "--wheel-dir", wheels, source])
     ours.result()
-    (pilbox,) = (PROJECT / "build/wheels").glob("pilbox-*.whl")
-    shutil.copy(pilbox, wheels)
+    for name in ("pilbox", "pyvips"):
+        (wheel,) = (PROJECT / "build/wheels").glob(f"{name}-*.whl")
+        shutil.copy(wheel, wheels)
     return wheels

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from md5s3stash import media
 from md5s3stash.media import describe
+from tests.support import odd_metadata
 from tests.support.stores import content_of
 
 PDF = b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\ntrailer\n<<>>\n%%EOF\n"
@@ -88,3 +92,38 @@ def test_without_libmagic_pictures_are_still_recognised(monkeypatch: pytest.Monk
     assert describe(content_of(picture("PNG")))[0] == "image/png"
     assert describe(content_of(PDF))[0] == "application/octet-stream"
     assert describe(content_of(PDF, "application/pdf"))[0] == "application/pdf"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [pytest.param(name, data, id=name) for name, data in odd_metadata.pictures() if "AVIF" not in name],
+)
+def test_picture_with_odd_metadata_has_its_dimensions(name: str, data: bytes) -> None:
+    mime_type, dimensions = describe(content_of(data))
+    assert mime_type.startswith("image/")
+    assert dimensions == (64, 48)
+
+
+def test_nothing_that_pillow_logs_or_warns_of_reaches_standard_error(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from md5s3stash.logs import set_up_logging\n"
+        "from md5s3stash.media import describe\n"
+        "from tests.support.stores import content_of\n"
+        "if sys.argv[1] == 'quiet': set_up_logging(10)\n"
+        "for path in sys.argv[2:]: describe(content_of(Path(path).read_bytes()))\n"
+    )
+    paths = []
+    for number, (_, data) in enumerate(odd_metadata.noisy()):
+        paths.append(tmp_path / str(number))
+        paths[-1].write_bytes(data)
+
+    def said(how: str) -> str:
+        command = [sys.executable, "-W", "default", "-c", program, how, *map(str, paths)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    # Without our settings Pillow does say something of these files.
+    assert "More samples per pixel" in said("as it comes")
+    assert "UserWarning" in said("as it comes")
+    assert [line for line in said("quiet").splitlines() if "md5s3stash" not in line] == []

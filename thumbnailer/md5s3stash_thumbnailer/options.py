@@ -76,6 +76,13 @@ define(
     help="secret keys of signed URLs, separated by commas: every request needs a signature that one of them made; "
     "write them into the file of --config, where other users do not see them; default: no signature is needed",
 )
+define(
+    "truncated",
+    type=bool,
+    default=False,
+    help="show a damaged picture as far as it can be decoded, for minutes and with the header X-Truncated, "
+    "instead of answering 415",
+)
 define("version", type=bool, default=False, help="show the version and exit")
 define("webp", type=bool, default=False, help="answer in WebP where the Accept header asks for it and no format is set")
 define("worker_memory", type=int, default=1024 * _MIB, help="bytes that a worker may take for one picture")
@@ -169,7 +176,9 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         fetch_limits=FetchLimits(
             options.max_original_bytes, options.timeout, options.max_requests, max_waiting=options.max_queue
         ),
-        render_limits=RenderLimits(options.max_original_pixels, bounds.max_pixels, options.reduced_side),
+        render_limits=RenderLimits(
+            options.max_original_pixels, bounds.max_pixels, options.reduced_side, options.truncated
+        ),
         pool_limits=PoolLimits(options.render_timeout, options.worker_memory, options.max_queue, options.queue_timeout),
         stop_timeout_seconds=options.stop_timeout,
         placeholder=options.placeholder.lower(),

@@ -21,8 +21,6 @@ def to_srgb(image: PIL.Image.Image, stored: PIL.Image.Image) -> PIL.Image.Image:
     that it was cut from.
     """
     image = _eight_bits(image, stored)
-    if image.mode == "LA":
-        image = image.convert("RGBA")
     if image.mode == "CMYK" and _is_plain_cmyk_jpeg(stored):
         image = ImageChops.invert(image)
     image = _from_profile(image, stored.info.get("icc_profile"))
@@ -41,6 +39,11 @@ def _is_plain_cmyk_jpeg(stored: PIL.Image.Image) -> bool:
 def _from_profile(image: PIL.Image.Image, profile: object) -> PIL.Image.Image:
     if image.mode == "LAB":
         return ImageCms.buildTransform(_LAB, _SRGB, "LAB", "RGB").apply(image)
+    if image.mode == "LA":
+        grey, alpha = image.split()
+        image = _from_profile(grey, profile).convert("RGB")
+        image.putalpha(alpha)
+        return image
     if not isinstance(profile, bytes) or len(profile) > _MAX_PROFILE_BYTES or image.mode not in _MODES_WITH_PROFILE:
         return image
     if image.mode == "YCbCr":
@@ -74,7 +77,10 @@ def _eight_bits(image: PIL.Image.Image, stored: PIL.Image.Image) -> PIL.Image.Im
     """Sixteen bits and more as grey of eight. Pillow's own conversion clips all that is brighter than 255."""
     if image.mode not in ("I", "F"):
         return image
-    black, white = (0.0, 65535.0) if stored.mode.startswith("I;16") else _range(stored)
+    if stored.mode.startswith("I;16"):
+        black, white = 0.0, stored.info.get("white", 65535.0)
+    else:
+        black, white = _range(stored)
     factor = 255.0 / (white - black)
     return image.convert("F").point(lambda value: value * factor + (0.5 - black * factor)).convert("L")
 
@@ -86,7 +92,7 @@ def _range(stored: PIL.Image.Image) -> tuple[float, float]:
     assert isinstance(high, int | float)
     usual = 65535.0
     if stored.mode == "F":
-        usual = 1.0 if high <= 1 else 255.0
+        usual = next((white for white in (1.0, 255.0) if high <= white), usual)
     if low >= 0 and high <= usual:
         return 0.0, usual
     # Infinities and what is not a number are no range either.

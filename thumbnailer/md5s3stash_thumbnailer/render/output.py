@@ -17,6 +17,9 @@ _KEPT_FORMATS = frozenset({"GIF", "JPEG", "PNG", "WEBP"})
 _FORMATS_WITH_ALPHA = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
 _FORMATS_WITH_EXIF = frozenset({"JPEG", "PNG", "WEBP"})
 _ORIENTATION = 0x0112
+# What else stands in the directory of a TIFF: XMP and the profile.
+_NOT_EXIF = (700, 34675)
+_MAX_EXIF_BYTES = 65533
 _OPAQUE = 255
 
 
@@ -65,5 +68,8 @@ def _kept_from_jpeg(original: Picture, options: DrawOptions) -> dict[str, Any]:
 def _upright_exif(stored: PIL.Image.Image) -> bytes:
     """The original's EXIF, without the orientation: the thumbnail is upright already."""
     exif = stored.getexif()
-    exif.pop(_ORIENTATION, None)
-    return exif.tobytes() if len(exif) else b""
+    for tag in (_ORIENTATION, *_NOT_EXIF):
+        exif.pop(tag, None)
+    data = exif.tobytes() if len(exif) else b""
+    # A segment of a JPEG holds no more.
+    return data if len(data) <= _MAX_EXIF_BYTES else b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import PIL.Image
+from PIL import ImageMath
 
 from md5s3stash_thumbnailer.render.geometry import Box, Cut, Size, whole
 
@@ -105,7 +106,13 @@ def resample(
 def continuous(image: PIL.Image.Image) -> PIL.Image.Image:
     """The picture in a mode whose values can be averaged: no palette, no bits, no colour that stands for nothing."""
     if image.has_transparency_data:
-        return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+        if image.mode == "I;16":
+            return _grey_with_alpha(image)
+        # Grey stays grey, so that a profile for grey fits it.
+        grey_or_colour = "LA" if image.mode in ("1", "L") else "RGBA"
+        if image.info.get("is_grey"):
+            return image.convert("LA")
+        return image if image.mode in ("LA", "RGBA") else image.convert(grey_or_colour)
     if image.mode == "1":
         return image.convert("L")
     if image.mode in ("P", "PA"):
@@ -113,3 +120,16 @@ def continuous(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode.startswith("I;16"):
         return image.convert("I")
     return image
+
+
+def _grey_with_alpha(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Sixteen bits of grey, one of which is transparent, in eight. Pillow's own conversion clips what is brighter."""
+    transparent = image.info["transparency"]
+    levels = image.convert("I")
+    grey = ImageMath.lambda_eval(
+        lambda names: names["convert"]((names["levels"] * 255 + 32767) / 65535, "L"), levels=levels
+    )
+    alpha = ImageMath.lambda_eval(
+        lambda names: names["convert"]((names["levels"] != transparent) * 255, "L"), levels=levels
+    )
+    return PIL.Image.merge("LA", (grey, alpha))

@@ -6,13 +6,16 @@ exception is an error of this program.
 
 from __future__ import annotations
 
+import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import PIL.Image
+import PIL.ImageFile
 
 from md5s3stash_thumbnailer._pilbox import DrawOptions, PilboxError, RectangleError
 from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError, TooManyPixels
@@ -34,6 +37,8 @@ class RenderLimits:
     max_thumbnail_pixels: int = 4096 * 4096
     reduced_side: int = 0
     """The longest side of the reduced copy that thumbnails of large originals are cut from; 0: there is none."""
+    truncated: bool = False
+    """Whether a damaged original is shown as far as it can be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class Thumbnail:
 
     mime_type: str
     body: bytes
+    is_truncated: bool = False
+    """Whether the original is damaged, so that parts of the picture may be missing."""
 
 
 def prepare_process(limits: RenderLimits) -> None:
@@ -50,6 +57,8 @@ def prepare_process(limits: RenderLimits) -> None:
     Pillow asks this for every frame and every embedded picture, which a check of ours after opening would miss.
     """
     PIL.Image.MAX_IMAGE_PIXELS = limits.max_original_pixels
+    # What it says about pictures would stand in the server's log as it is. An error of a picture is in the answer.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def render(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
@@ -61,8 +70,14 @@ def render_and_reduce(
     original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits
 ) -> tuple[Thumbnail, Reduced | None]:
     """The same, with the reduced copy that it was cut from, if it was."""
-    with _faults_of_the_picture():
-        return _render(original, request, limits)
+    try:
+        with _faults_of_the_picture():
+            return _render(original, request, limits)
+    except NotAnImage as damage:
+        if not limits.truncated:
+            raise
+        # No copy of it is kept: a copy would not show that the original is damaged.
+        return _render_truncated(original, request, limits, damage), None
 
 
 def render_reduced(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
@@ -91,6 +106,16 @@ def _faults_of_the_picture() -> Iterator[None]:
             raise NotAnImage(f"File cannot be read as an image: {type(error).__name__}: {error}") from error
 
 
+@contextmanager
+def _truncated_images_loaded() -> Iterator[None]:
+    """Pillow decodes what there is of a damaged picture, and leaves the rest black or grey."""
+    PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
 def _is_ours(error: Exception) -> bool:
     """Whether it was raised in this package, and not in a library that reads pictures."""
     innermost = error.__traceback__
@@ -103,10 +128,29 @@ def _is_ours(error: Exception) -> bool:
 def _render(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
     original = Original(file, limits.max_original_pixels)
     if "noop" in request.operations:
-        file.seek(0)
-        return Thumbnail(MIME_TYPES[original.format], file.read()), None
+        return _as_it_is(original, file), None
     reduced = _reduced(original, request, limits)
     return _drawn(reduced or original, request, limits), reduced
+
+
+def _render_truncated(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits, damage: NotAnImage) -> Thumbnail:
+    """As far as the picture goes. Raises the damage where nothing can be decoded."""
+    try:
+        with _faults_of_the_picture(), _truncated_images_loaded():
+            original = Original(file, limits.max_original_pixels, is_strict=False)
+            is_as_it_is = "noop" in request.operations
+            thumbnail = _as_it_is(original, file) if is_as_it_is else _drawn(original, request, limits)
+    except ThumbnailError as error:
+        raise damage from error
+    return replace(thumbnail, is_truncated=True)
+
+
+def _as_it_is(original: Original, file: BinaryIO) -> Thumbnail:
+    """Decoded nevertheless: a damaged original is not sent as a whole picture either."""
+    mime_type = MIME_TYPES[original.format]
+    original.decode(math.inf)
+    file.seek(0)
+    return Thumbnail(mime_type, file.read())
 
 
 def _reduced(original: Original, request: ThumbnailRequest, limits: RenderLimits) -> Reduced | None:

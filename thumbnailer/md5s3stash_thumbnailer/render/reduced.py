@@ -38,14 +38,14 @@ _FILTER_OF_COLOURS = PIL.Image.Resampling.HAMMING
 # A copy is made of originals that are this many times larger, along a side. Others are decoded quickly enough.
 _LEAST_DIVISOR = 2
 
-_BYTES_A_PIXEL = {"L": 1, "RGB": 3, "RGBA": 4}
+_BYTES_A_PIXEL = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 # In Pillow's words. The pixels of such a copy are three planes: brightness, then two of colours at half its sides.
 _PLANES = "YCbCr"
 # Of originals in other modes (16 bits, CMYK, Lab) no copy is made: what becomes of their colours is decided later.
 _MODES_OF_ORIGINALS = frozenset({"L", "P", "RGB", "RGBA"})
 _MAX_PROFILE_BYTES = 64 * 1024
 
-_MAGIC = b"MSR3"
+_MAGIC = b"MSR4"
 # Magic, checksum of all that follows, facts as JSON filled up with blanks. Then the profile and the pixels.
 _FACTS_BYTES = 500
 _HEAD = struct.Struct(f">4sQ{_FACTS_BYTES}s")

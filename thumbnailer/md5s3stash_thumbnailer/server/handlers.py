@@ -66,6 +66,8 @@ STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
 RETRY_AFTER_SECONDS = 2
 # nginx's name for a request whose client did not wait for the answer.
 CLIENT_GONE = 499
+# A newer release may decode more of a damaged picture, and the operator may decide to show none.
+_TRUNCATED_SECONDS = 300
 # What is missing now may be stashed in a minute.
 _PLACEHOLDER_CACHE_CONTROL = "public, max-age=60"
 # Who reads more slowly than this is not waited for: his thumbnail lies in our memory.
@@ -186,6 +188,8 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
         self.services.metrics.answered(self.get_status(), self.request.request_time())
 
     async def _answer(self, thumbnail: ThumbnailRequest) -> None:
+        if self.services.webp:
+            self.set_header("Vary", "Accept")
         etag = thumbnail.etag(f"{RENDERER}, reduced to {self.services.reduced_side}")
         if_none_match = self.request.headers.get("If-None-Match", "")
         if is_fresh(if_none_match, etag):
@@ -200,14 +204,23 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
                 raise
             await self._answer_with_placeholder(thumbnail)
             return
-        self._set_validators(etag)
-        if exists_is_enough(if_none_match):
-            self.set_status(http.HTTPStatus.NOT_MODIFIED)
-            await self._send()
-            return
-        self.set_header("Last-Modified", email.utils.formatdate(modified, usegmt=True))
+        if picture.is_truncated:
+            self._mark_as_truncated()
+        else:
+            self._set_validators(etag)
+            if exists_is_enough(if_none_match):
+                self.set_status(http.HTTPStatus.NOT_MODIFIED)
+                await self._send()
+                return
+            self.set_header("Last-Modified", email.utils.formatdate(modified, usegmt=True))
         self.set_header("Content-Type", picture.mime_type)
         await self._send(picture.body)
+
+    def _mark_as_truncated(self) -> None:
+        """Without validators: with them a cache would keep part of a picture as the whole one."""
+        log.warning("event=truncated path=%s", self.request.path)
+        self.set_header("Cache-Control", _until(self._expires, _TRUNCATED_SECONDS))
+        self.set_header("X-Truncated", "true")
 
     async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
         picture, _ = await self._draw(replace(thumbnail, md5=self.services.placeholder))
@@ -267,9 +280,8 @@ class ThumbnailHandler(JsonErrors, ImageHandler):
 
     def _set_validators(self, etag: str) -> None:
         self.set_header("Etag", etag)
-        if self.services.webp:
-            self.set_header("Vary", "Accept")
-        self.set_header("Cache-Control", IMMUTABLE if self._expires is None else _until(self._expires))
+        always = self._expires is None
+        self.set_header("Cache-Control", IMMUTABLE if always else f"{_until(self._expires, _YEAR_SECONDS)}, immutable")
 
     def get_argument(self, name: str, default: Any = None, strip: bool = True) -> Any:
         """What pilbox's checks see: the path's parts under pilbox's names, and the query for the rest."""
@@ -338,9 +350,10 @@ def unknown_path() -> tornado.web.HTTPError:
     return tornado.web.HTTPError(404, "No such page: the paths are /{mode}/{width}x{height}/{md5}")
 
 
-def _until(expires: int) -> str:
+def _until(expires: int | None, at_most_seconds: int) -> str:
     """For the picture of a signed URL: a cache must not show it longer than the URL holds."""
-    return f"public, max-age={max(0, min(_YEAR_SECONDS, expires - int(time.time())))}, immutable"
+    left = at_most_seconds if expires is None else min(at_most_seconds, expires - int(time.time()))
+    return f"public, max-age={max(0, left)}"
 
 
 def describe(error: BaseException | None, status_code: int) -> tuple[int, int, str]:

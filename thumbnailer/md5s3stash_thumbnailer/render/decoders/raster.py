@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import suppress
 from typing import BinaryIO
 
 import PIL.Image
@@ -25,7 +26,10 @@ from PIL import (
 )
 
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
+from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg_markers, libtiff, tiff
 from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
+from md5s3stash_thumbnailer.render.decoders.png import Png, is_png
+from md5s3stash_thumbnailer.render.decoders.vips import VipsTiff
 from md5s3stash_thumbnailer.render.geometry import Cut
 from md5s3stash_thumbnailer.render.picture import OVERSAMPLING_AFTER_AVERAGES, Picture, continuous
 
@@ -46,6 +50,9 @@ MIME_TYPES = {
 _OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFile.format)
 
 _ORIENTATION = 0x0112
+_XMP = ("xmp", "XML:com.adobe.xmp")
+# Greys of two and four bits in a PNG.
+_FACTORS_OF_RAW_MODES: dict[object, int] = {"L;2": 85, "L;4": 17}
 # What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
 # Measured against a decode of everything, on hard edges, where it is seen first: the means of a JPEG's blocks are good
 # from 1.75 on, the other reductions by libjpeg, which are not true means, from 2, the wavelets of JPEG 2000 from 3.
@@ -69,13 +76,19 @@ _LEAST_SHARE_LEFT_OUT = 1 / 16
 class Original(Picture):
     """A picture that is open. Its size is the upright one; its pixels are decoded at the first need, once."""
 
-    def __init__(self, file: BinaryIO, max_pixels: int) -> None:
+    def __init__(self, file: BinaryIO, max_pixels: int, is_strict: bool = True) -> None:
         """Reads the header. Raises NotAnImage or TooManyPixels, and whatever Pillow does on broken data."""
-        image = _open(file)
+        self._png = Png(file, is_strict) if is_png(file) else None
+        image = self._png.opened() if self._png else _open(file)
         if image.width * image.height > max_pixels:
             raise TooManyPixels(f"Too many pixels: the original has {image.width}x{image.height}, at most {max_pixels}")
+        if is_strict:
+            _check(image, file)
+        if isinstance(image, PngImagePlugin.PngImageFile):
+            _as_the_png_means(image)
         super().__init__(image, image.size, _orientation(image))
         self._file = file
+        self._is_strict = is_strict
         self._is_decoded = False
 
     @property
@@ -138,7 +151,13 @@ class Original(Picture):
 
     def _load(self) -> None:
         self._is_decoded = True
-        self.image.load()
+        if self._png:
+            self._png.load(self.image)
+        elif isinstance(self.image, TiffImagePlugin.TiffImageFile):
+            with libtiff.errors_raised(self._is_strict):
+                self.image.load()
+        else:
+            self.image.load()
 
     def _reduce_jpeg(self, divisor: int, bottom: float, mode: str | None = None) -> None:
         """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
@@ -176,19 +195,54 @@ class Original(Picture):
 
 
 def _open(file: BinaryIO) -> PIL.Image.Image:
+    if tiff.is_tiff(file):
+        return tiff.opened(file)
     file.seek(0)
     try:
         return PIL.Image.open(file, formats=_OPENED)
     except PIL.UnidentifiedImageError as error:
+        file.seek(0)
+        if file.read(len(jpeg_markers.START)) == jpeg_markers.START:
+            file.seek(0)
+            with suppress(PIL.UnidentifiedImageError):
+                return PIL.Image.open(io.BytesIO(jpeg_markers.without_metadata(file.read())), formats=("JPEG",))
         raise NotAnImage("File is not an image of a kind that is shown") from error
 
 
+def _check(image: PIL.Image.Image, file: BinaryIO) -> None:
+    """Raises NotAnImage where parts of a file do not fit together, of which Pillow would show what is left."""
+    checks = {"JPEG": jpeg_markers.check, "MPO": jpeg_markers.check, "GIF": gif_blocks.check}
+    if image.format in checks:
+        file.seek(0)
+        checks[image.format](file.read())
+
+
+def _as_the_png_means(image: PngImagePlugin.PngImageFile) -> None:
+    """What Pillow loses: a PNG names its transparent grey or colour in its own bits, of which Pillow makes eight in the
+    pixels alone; and grey with alpha of sixteen bits becomes colours.
+    """
+    raw_mode = image.tile[0].args if image.tile else None
+    image.info["is_grey"] = raw_mode == "LA;16B"
+    transparent = image.info.get("transparency")
+    if raw_mode in _FACTORS_OF_RAW_MODES and isinstance(transparent, int):
+        image.info["transparency"] = transparent * _FACTORS_OF_RAW_MODES[raw_mode] & 0xFF
+    elif raw_mode == "RGB;16B" and transparent is not None:
+        image.info["transparency"] = tuple(level >> 8 for level in transparent)
+
+
 def _orientation(image: PIL.Image.Image) -> int:
+    # Where EXIF does not say it, Pillow would look into XMP, and no other program does.
+    for xmp in _XMP:
+        image.info.pop(xmp, None)
     # Pillow turns a TIFF itself, and says its size after that.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return 1
+    if isinstance(image, VipsTiff):
+        return image.orientation
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        exif = PIL.Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION, 1))
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError):
         raise
     except Exception:

@@ -1,0 +1,127 @@
+"""Whether the markers of a JPEG fit together. Pure.
+
+libjpeg goes on after nearly any damage, and Pillow does not ask whether it complained. What the markers say is looked
+at here, which costs a few percent of decoding. What is damaged between two of them decodes to other colours: a JPEG has
+no checksum.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+
+from md5s3stash_thumbnailer.errors import NotAnImage
+
+START = b"\xff\xd8\xff"
+
+_SCAN, _END, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
+# Sequential and progressive, with Huffman and with arithmetic codes.
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_APPLICATION_DATA, _ADOBE = range(0xE0, 0xF0), 0xEE
+# Tables, comments, application data, the number of lines, and what a scan begins and a picture ends with.
+_BETWEEN_SCANS = frozenset({0xC4, 0xCC, _SCAN, _END, 0xDB, 0xDC, _RESTART_INTERVAL, 0xFE, *_APPLICATION_DATA})
+_ADOBE_BYTES = 16
+# Within the entropy-coded bytes of a scan 0xFF is followed by 0 or by a restart marker; others come after it.
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+_RESTARTS = bytes(range(0xD0, 0xD8))
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    width: int
+    height: int
+    sampling: dict[int, tuple[int, int]]
+    """How often a component is sampled across and down, by its number."""
+
+    @classmethod
+    def parse(cls, segment: bytes) -> _Frame:
+        height, width, count = struct.unpack_from(">HHB", segment, 5)
+        parts = [segment[10 + 3 * number : 13 + 3 * number] for number in range(count)]
+        return cls(width, height, {part[0]: (part[1] >> 4, part[1] & 15) for part in parts})
+
+    def units(self, components: bytes) -> int:
+        """How many units of blocks a scan of these components has (ITU-T T.81, A.2)."""
+        across = max(across for across, _ in self.sampling.values())
+        down = max(down for _, down in self.sampling.values())
+        width, height = self.width, self.height
+        if len(components) == 1:
+            of_scan = self.sampling[components[0]]
+            width, height = -(-width * of_scan[0] // across), -(-height * of_scan[1] // down)
+            across = down = 1
+        return -(-width // (8 * across)) * -(-height // (8 * down))
+
+
+def check(jpeg: bytes) -> None:
+    """Raises NotAnImage where the first picture of a file is damaged or cut off."""
+    try:
+        _check(jpeg)
+    except (IndexError, KeyError, ValueError, ZeroDivisionError, struct.error) as error:
+        raise NotAnImage("The JPEG is damaged") from error
+
+
+def without_metadata(jpeg: bytes) -> bytes:
+    """The file without application data, but for EXIF data and what says how colours are stored: Pillow refuses a
+    picture where others lack a byte. Up to where its markers are damaged.
+    """
+    kept, position = [jpeg[:2]], 2
+    with suppress(IndexError, NotAnImage):
+        marker, start = _next_marker(jpeg, position)
+        while marker in _APPLICATION_DATA:
+            position = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
+            segment = jpeg[start:position]
+            if segment[4:].startswith(b"Exif\0\0") or (marker == _ADOBE and len(segment) >= _ADOBE_BYTES):
+                kept.append(segment)
+            marker, start = _next_marker(jpeg, position)
+    return b"".join([*kept, jpeg[position:]])
+
+
+def _check(jpeg: bytes) -> None:
+    position, frame, interval, scans = 2, None, 0, 0
+    while True:
+        marker, start = _next_marker(jpeg, position)
+        if marker == _END and scans:
+            return
+        if frame and marker not in _BETWEEN_SCANS:
+            raise NotAnImage(f"The JPEG is damaged: its pixels are followed by {marker:#x}")
+        position = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
+        segment = jpeg[start:position]
+        if marker in _FRAMES:
+            frame = _Frame.parse(segment)
+        elif marker == _RESTART_INTERVAL:
+            (interval,) = struct.unpack_from(">H", segment, 4)
+        elif marker == _SCAN:
+            # One look over the bytes is enough where there are no restart markers among them.
+            following = (_AFTER_SCAN if interval else _MARKER).search(jpeg, position)
+            if following is None:
+                raise NotAnImage("The JPEG is cut off")
+            if interval and frame and frame.height:
+                units = frame.units(segment[5 : 5 + 2 * segment[4] : 2])
+                _check_restarts(
+                    b"".join(_RESTART.findall(jpeg, position, following.start())), -(-units // interval) - 1
+                )
+            position, scans = following.start(), scans + 1
+
+
+def _next_marker(jpeg: bytes, position: int) -> tuple[int, int]:
+    """A marker, and where it is. Bytes before it that are not 0 belonged to something."""
+    found = _MARKER.search(jpeg, position)
+    if found is None:
+        raise NotAnImage("The JPEG is cut off")
+    if jpeg[position : found.start()].strip(b"\0\xff"):
+        raise NotAnImage("The JPEG is damaged: a marker is missing")
+    return jpeg[found.start() + 1], found.start()
+
+
+def _check_restarts(found: bytes, expected: int) -> None:
+    """Restart markers are numbered in a circle, and come after each interval but the last."""
+    # Some programs write one after the last interval, too.
+    if expected > len(found) or len(found) > expected + 1 or found != _circle(len(found)):
+        raise NotAnImage("The JPEG is damaged: restart markers are missing")
+
+
+def _circle(count: int) -> bytes:
+    return (_RESTARTS * (count // 8 + 1))[:count]

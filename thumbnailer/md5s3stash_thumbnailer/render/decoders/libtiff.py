@@ -1,0 +1,33 @@
+"""Hears what libtiff says about a TIFF while Pillow decodes it.
+
+libtiff goes on after some errors: rows of a fax that cannot be read come out white. It reports them on standard error
+alone, where they would stand in the server's log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from md5s3stash_thumbnailer.errors import NotAnImage
+
+_STDERR = 2
+_MAX_SHOWN_BYTES = 200
+
+
+@contextmanager
+def errors_raised(is_strict: bool) -> Iterator[None]:
+    """Raises NotAnImage where libtiff has reported errors, if it is to be strict. For a process of one thread."""
+    with open(os.memfd_create("libtiff"), "w+b", buffering=0) as heard:
+        before = os.dup(_STDERR)
+        os.dup2(heard.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(before, _STDERR)
+            os.close(before)
+        heard.seek(0)
+        said = heard.read(_MAX_SHOWN_BYTES).decode("latin-1").partition("\n")[0]
+    if said and is_strict:
+        raise NotAnImage(f"The TIFF is damaged: {said}")

@@ -1,0 +1,275 @@
+"""Opens a PNG for Pillow: what decides the pixels, the profile and the EXIF data, and nothing else of the file.
+
+Pillow reads every chunk and refuses the picture where one is odd: a profile of more than a mebibyte, a resolution that
+lacks a byte. On the other hand it looks at no checksum of pixels, and takes a stream that ends early for all there is.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import PIL.Image
+from PIL import PngImagePlugin
+
+from md5s3stash_thumbnailer.errors import NotAnImage
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# These decide the pixels, so that their checksums count.
+_OF_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
+_TRANSPARENCY_BYTES = {0: 2, 2: 6, 3: 1}
+_TEXTS = frozenset({b"tEXt", b"zTXt"})
+_TYPE = re.compile(rb"[A-Za-z]{4}")
+_END = b"\0\0\0\0IEND\xaeB\x60\x82"
+_BLOCK_BYTES = 1024 * 1024
+# Beyond these a profile or EXIF data is left out: what inflates without end must not be held.
+_MAX_PROFILE_BYTES = 4 * 1024 * 1024
+_MAX_TEXT_BYTES = 1024 * 1024
+# How ImageMagick stores EXIF data: a text with this name, of hexadecimal digits after three lines.
+_RAW_EXIF = re.compile(rb"Raw profile type (?:exif|APP1)\0")
+_LINES_BEFORE_RAW_EXIF = 3
+_EXIF_NAME = b"Exif\0\0"
+# Adam7: first column and row of each pass, and the steps between them (PNG, 8.1).
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# What the picture is filled with before it is decoded. Rows that look like this afterwards are perhaps missing.
+# Of one bit it is black: the margins of scans are white.
+_UNTOUCHED = (0, 0x3C, 0xA5, 0x69)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    kind: bytes
+    start: int
+    """Of its data. Its length stands eight bytes before, its checksum behind the data."""
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length + 4
+
+
+class Png:
+    """The parts of a file that a thumbnail is made of. Raises NotAnImage where they are damaged.
+
+    Without `is_strict` the picture is shown as far as it goes.
+    """
+
+    def __init__(self, file: BinaryIO, is_strict: bool = True) -> None:
+        self._file = file
+        self._is_strict = is_strict
+        self._profile: bytes | None = None
+        self._exif = b""
+        self._head = SIGNATURE
+        self._pixels: list[_Chunk] = []
+        self._read()
+        if not self._pixels:
+            raise NotAnImage("The PNG holds no pixels")
+
+    def opened(self) -> PngImagePlugin.PngImageFile:
+        """Pillow's picture. Raises whatever Pillow does."""
+        first, last = self._pixels[0], self._pixels[-1]
+        excerpt = io.BufferedReader(_Excerpt(self._head, self._file, first.start - 8, last.end), 64 * 1024)
+        image = PngImagePlugin.PngImageFile(excerpt)
+        # Pillow decodes the picture to look for EXIF data behind it, where it does not find this.
+        image.info["exif"] = self._exif
+        if self._profile is not None:
+            image.info["icc_profile"] = self._profile
+        return image
+
+    def load(self, image: PIL.Image.Image) -> None:
+        """Decodes it. Raises NotAnImage where rows are missing, or whatever Pillow does."""
+        if not self._is_strict:
+            image.load()
+            return
+        bands = len(image.getbands())
+        untouched = _UNTOUCHED[:bands] if bands > 1 else _UNTOUCHED[image.mode != "1"]
+        image.im = PIL.Image.new(image.mode, image.size, untouched).im
+        image.load()
+        if _extrema(untouched) == self._last_row(image).getextrema() and self._inflated_bytes() < self._needed_bytes():
+            raise NotAnImage("The PNG holds fewer rows than it says")
+
+    def _read(self) -> None:
+        """Sorts the chunks. Behind the pixels only EXIF data is looked for, and a broken file is read that far."""
+        for chunk in self._chunks():
+            if chunk.kind == b"IDAT" and (not self._pixels or self._pixels[-1].end == chunk.start - 8):
+                self._pixels.append(chunk)
+                self._check(chunk)
+            elif not self._pixels:
+                self._read_before_pixels(chunk)
+            elif chunk.kind == b"eXIf" or chunk.kind in _TEXTS:
+                self._read_metadata(chunk)
+
+    def _read_before_pixels(self, chunk: _Chunk) -> None:
+        if (chunk.kind == b"IHDR") != (self._head == SIGNATURE):
+            raise NotAnImage("The PNG does not begin with its header")
+        if chunk.kind not in _OF_PIXELS:
+            if chunk.kind[:1].isupper() and chunk.kind != b"IEND":
+                raise NotAnImage("The PNG needs a chunk of a kind that is not known")
+            self._read_metadata(chunk)
+            return
+        self._check(chunk)
+        data = self._data(chunk, _BLOCK_BYTES)
+        if chunk.kind == b"tRNS" and len(data) < _TRANSPARENCY_BYTES.get(self._head[25], 0):
+            return
+        self._head += struct.pack(">I", len(data)) + chunk.kind + data + _checksum(chunk.kind, data)
+
+    def _read_metadata(self, chunk: _Chunk) -> None:
+        if chunk.kind == b"iCCP" and self._profile is None:
+            name, _, rest = self._data(chunk, _MAX_PROFILE_BYTES).partition(b"\0")
+            self._profile = _inflated(rest[1:], _MAX_PROFILE_BYTES) if name and rest[:1] == b"\0" else None
+        elif chunk.kind == b"eXIf":
+            self._exif = _EXIF_NAME + self._data(chunk, _MAX_TEXT_BYTES)
+        elif chunk.kind in _TEXTS and not self._exif:
+            self._exif = _raw_exif(chunk.kind, self._data(chunk, _MAX_TEXT_BYTES))
+
+    def _data(self, chunk: _Chunk, max_bytes: int) -> bytes:
+        """The data, or nothing where it is larger than this."""
+        self._file.seek(chunk.start)
+        return self._file.read(chunk.length) if chunk.length <= max_bytes else b""
+
+    def _chunks(self) -> Iterator[_Chunk]:
+        """Up to the end. A file that is damaged before its pixels end raises NotAnImage, if it is to be strict."""
+        size = self._file.seek(0, io.SEEK_END)
+        position = len(SIGNATURE)
+        while position < size:
+            self._file.seek(position)
+            head = self._file.read(8)
+            chunk = _Chunk(head[4:], position + 8, int.from_bytes(head[:4]))
+            if len(head) < 8 or not _TYPE.fullmatch(chunk.kind) or chunk.end > size:
+                # What comes behind the pixels may be anything. Whether they are all there Pillow finds out.
+                if self._is_strict and (chunk.kind == b"IDAT" or not self._pixels):
+                    raise NotAnImage("The PNG is damaged or cut off")
+                if chunk.kind == b"IDAT":
+                    yield _Chunk(chunk.kind, chunk.start, max(0, size - chunk.start - 4))
+                return
+            yield chunk
+            if chunk.kind == b"IEND":
+                return
+            position = chunk.end
+
+    def _check(self, chunk: _Chunk) -> None:
+        if not self._is_strict:
+            return
+        self._file.seek(chunk.start)
+        checksum = zlib.crc32(chunk.kind)
+        for block in self._blocks(chunk):
+            checksum = zlib.crc32(block, checksum)
+        if self._file.read(4) != struct.pack(">I", checksum):
+            raise NotAnImage(f"The PNG is damaged: a checksum of {chunk.kind.decode('latin-1')} is wrong")
+
+    def _blocks(self, chunk: _Chunk) -> Iterator[bytes]:
+        self._file.seek(chunk.start)
+        for place in range(0, chunk.length, _BLOCK_BYTES):
+            yield self._file.read(min(_BLOCK_BYTES, chunk.length - place))
+
+    def _last_row(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """The one that is decoded last."""
+        # Adam7 ends with every second row.
+        last = image.height - (2 if self._is_interlaced and image.height % 2 else 1)
+        return image.crop((0, max(0, last), image.width, max(0, last) + 1))
+
+    @property
+    def _is_interlaced(self) -> bool:
+        return bool(self._head[28])
+
+    def _inflated_bytes(self) -> int:
+        total, inflater = 0, zlib.decompressobj()
+        with suppress(zlib.error):
+            for chunk in self._pixels:
+                for block in self._blocks(chunk):
+                    pending = block
+                    while pending:
+                        total += len(inflater.decompress(pending, _BLOCK_BYTES))
+                        pending = inflater.unconsumed_tail
+        return total
+
+    def _needed_bytes(self) -> int:
+        width, height, depth, colour = struct.unpack(">IIBB", self._head[16:26])
+        passes = _PASSES if self._is_interlaced else ((0, 0, 1, 1),)
+        sizes = [(-(-(width - left) // across), -(-(height - top) // down)) for left, top, across, down in passes]
+        bits = depth * _SAMPLES[colour]
+        return sum((1 + -(-columns * bits // 8)) * rows for columns, rows in sizes if columns > 0 and rows > 0)
+
+
+class _Excerpt(io.RawIOBase):
+    """A file that holds a head, a range of another file, and the end of a PNG."""
+
+    def __init__(self, head: bytes, file: BinaryIO, start: int, end: int) -> None:
+        self._file = file
+        self._parts = (head, end - start, _END)
+        self._start = start
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        head, length, tail = self._parts
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(head) + length + len(tail)}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._at(self._position, len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _at(self, position: int, count: int) -> bytes:
+        head, length, tail = self._parts
+        if position < len(head):
+            return head[position : position + count]
+        position -= len(head)
+        if position < length:
+            self._file.seek(self._start + position)
+            return self._file.read(min(count, length - position))
+        return tail[position - length :][:count]
+
+
+def is_png(file: BinaryIO) -> bool:
+    """By its first bytes."""
+    file.seek(0)
+    return file.read(len(SIGNATURE)) == SIGNATURE
+
+
+def _checksum(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _inflated(data: bytes, max_bytes: int) -> bytes | None:
+    """None where it is broken, or larger than this."""
+    inflater = zlib.decompressobj()
+    try:
+        inflated = inflater.decompress(data, max_bytes)
+    except zlib.error:
+        return None
+    return None if inflater.unconsumed_tail or not inflater.eof else inflated
+
+
+def _raw_exif(kind: bytes, text: bytes) -> bytes:
+    if not _RAW_EXIF.match(text):
+        return b""
+    value = text.partition(b"\0")[2]
+    if kind == b"zTXt":
+        value = _inflated(value[1:], _MAX_TEXT_BYTES) or b""
+    with suppress(ValueError):
+        return bytes.fromhex("".join(value.decode("latin-1").split("\n")[_LINES_BEFORE_RAW_EXIF:]))
+    return b""
+
+
+def _extrema(pixel: int | tuple[int, ...]) -> tuple[int, int] | tuple[tuple[int, int], ...]:
+    return (pixel, pixel) if isinstance(pixel, int) else tuple((level, level) for level in pixel)
