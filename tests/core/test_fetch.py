@@ -904,22 +904,22 @@ def test_an_origin_that_thinks_for_long_and_then_sends_is_not_too_slow(origin: O
 
 def test_the_least_rate_counts_while_the_origin_is_waited_for_and_not_while_we_are_slow(origin: Origin) -> None:
     body = b"x" * 3 * READ_BYTES
-    limits = FetchLimits(read_timeout_seconds=0.3, min_bytes_per_second=50_000)
+    limits = FetchLimits(read_timeout_seconds=1.5, min_bytes_per_second=1_000_000)
     with Fetcher(limits, retry=ONCE) as fetcher:
         url = origin.answer("/a", Reply(body=body))
-        fetched = fetcher.fetch(url, progress=lambda _: time.sleep(0.4))
+        fetched = fetcher.fetch(url, progress=lambda _: time.sleep(1.6))
     assert isinstance(fetched, Fetched)
     assert fetched.content.size_bytes == len(body)
 
 
 def test_no_least_rate_lets_an_origin_drip(origin: Origin) -> None:
-    limits = FetchLimits(read_timeout_seconds=0.2, total_timeout_seconds=60, min_bytes_per_second=0)
+    limits = FetchLimits(read_timeout_seconds=2, total_timeout_seconds=60, min_bytes_per_second=0)
     pieces = [b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", *[b"x"] * 20]
 
     def slowly() -> Iterator[bytes]:
         for piece in pieces:
             yield piece
-            origin.closing.wait(0.03)
+            origin.closing.wait(0.15)
 
     with Fetcher(limits, retry=ONCE) as fetcher:
         assert fetched_bytes(fetcher, origin.answer("/a", RawReply(slowly()))) == b"x" * 20
