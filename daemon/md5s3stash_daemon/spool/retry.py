@@ -20,6 +20,11 @@ PUT_BACK_SECONDS = 1.0
 FAIL_AGAIN_SECONDS = 60.0
 
 
+def no_room_for_failure(error: OSError) -> str:
+    """Why a failure stays in the spool, and what to do."""
+    return f"a failure cannot be written to failed/: {error}: free some space there, or repair the disk"
+
+
 def until_it_works(move: Callable[[], object], stopping: threading.Event) -> bool:
     """Repeats a move in the spool while its disk refuses it; False if the daemon shuts down first.
 

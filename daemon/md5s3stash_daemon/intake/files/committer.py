@@ -14,7 +14,7 @@ from md5s3stash_daemon.runtime.liveness import COMMITTER, ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import DISK_ERRORS, Entry, due_after
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.retry import FAIL_AGAIN_SECONDS, until_it_works
+from md5s3stash_daemon.spool.retry import FAIL_AGAIN_SECONDS, no_room_for_failure, until_it_works
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
 
     def _fail_later(self, entry: Entry, error: OSError) -> bool:
         """Defers a file whose failure cannot be written: while it is claimed, it would block the claims of others."""
-        reason = f"a failure cannot be written to failed/: {error}: free some space there, or repair the disk"
+        reason = no_room_for_failure(error)
         if not self._lacks_room:
             log.error("spool does not work reason=%r", reason)
             self._lacks_room = True

@@ -39,7 +39,7 @@ from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
 from md5s3stash_daemon.spool.entry import DISK_ERRORS, PROGRESS, Entry, due_after
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.retry import FAIL_AGAIN_SECONDS, PUT_BACK_SECONDS, until_it_works
+from md5s3stash_daemon.spool.retry import FAIL_AGAIN_SECONDS, PUT_BACK_SECONDS, no_room_for_failure, until_it_works
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class ListScheduler:
             except OSError as full:
                 if full.errno not in DISK_ERRORS:
                     raise
-                reason = f"a failure cannot be written to failed/: {full}: free some space there, or repair the disk"
+                reason = no_room_for_failure(full)
                 self._runtime.breaker.note(SPOOL, reason)
                 log.error("spool does not work reason=%r", reason)
                 self._spool.defer(entry, due_after(time.time(), FAIL_AGAIN_SECONDS))
