@@ -123,7 +123,7 @@ def fetch_limits(settings: FetchSettings) -> FetchLimits:
 
 
 def origin_rules(settings: FetchSettings) -> OriginRules:
-    """What origins are told, of `[fetch]`. Raises SettingsError where the file of headers is wrong."""
+    """The rules for origins in `[fetch]`. Raises SettingsError if the headers file is invalid."""
     return OriginRules(settings.contact, read_headers(settings.headers_file), frozenset(settings.old_cipher_hosts))
 
 

@@ -56,14 +56,14 @@ MEANT = (
     Difference(
         "transfer_encodings", r"chunks: underscore", "Python's numbers; the next chunk proves that the size was right"
     ),
-    Difference("lengths", r"b'(0x28|\"40\"|x|4_0|)'", "a length that is not a number is none, as to browsers"),
+    Difference("lengths", r"b'(0x28|\"40\"|x|4_0|)'", "a length that is not a number is ignored, as browsers do"),
     Difference("lengths", r"b'9{25}'", "more than max_bytes"),
     Difference(
         "lengths",
         r"b'(\d+)'?, (b')?(?!\1')\d+'",
         "lengths that contradict each other are refused (RFC 9112, section 6.3)",
     ),
-    Difference("lengths", r".*b''.*", "a length that says nothing is none"),
+    Difference("lengths", r".*b''.*", "an empty length is ignored"),
     Difference("lengths", r"head cut in a line", "a head that was cut off is not complete"),
     Difference(
         "statuses", r"20[1-6]|207|226|299|300", "no status but 200 is content: 203 was changed, 206 is not all of it"

@@ -24,7 +24,7 @@ def spool(tmp_path: Path) -> Path:
     return spool
 
 
-# The root of a user namespace will not do: systemd-tmpfiles sees / in nobody's hands there.
+# Needs real root: in a user namespace, systemd-tmpfiles sees / as owned by nobody.
 def in_namespaces(script: str, spool: Path) -> subprocess.CompletedProcess[str]:
     """Runs a script that may mount, with `$open` to open the spool `$spool`, and `$volume` to mount on it."""
     volume, states = spool.with_name("volume"), spool.with_name("states.conf")

@@ -159,7 +159,7 @@ def whole(kind: str) -> bytes:
 
 
 def damages(data: bytes, parts: int) -> Iterator[tuple[str, bytes]]:
-    """What can happen to any file, at each of so many parts: the name of each damage, and what it leaves."""
+    """Damage that any file can suffer, at evenly spaced places: the name of each, and the damaged bytes."""
     length = len(data)
     places = [length * part // parts for part in range(1, parts)]
     for missing in (1, 2, 3, 13):

@@ -257,7 +257,7 @@ class OddOrigin:
                         return
                     asked += more
                 connection.sendall(self._sent(asked.split(b" ", 2)[1]))
-                # Not at once: what the client has sent and nobody has read would become a reset.
+                # Not at once: closing with unread data from the client would send a reset.
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(65536):
                     pass

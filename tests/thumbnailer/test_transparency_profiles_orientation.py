@@ -71,7 +71,7 @@ def test_every_kind_of_png_looks_as_libvips_shows_it(kind: int, depth: int, is_t
     data = png_files.written(kind, depth, rows, before)
     ours, theirs = numpy.asarray(shown(data)).astype(int), by_libvips(data)
     assert numpy.abs(ours[:, :, 3] - theirs[:, :, 3]).max() <= 1
-    # What is under a pixel that is transparent nobody sees.
+    # Nobody sees the colour of a transparent pixel.
     assert (numpy.abs(ours - theirs).max(axis=2) * (theirs[:, :, 3] > 0)).max() <= 1
 
 

@@ -1,8 +1,7 @@
 """Whether the markers of a JPEG fit together. Pure.
 
-libjpeg goes on after nearly any damage, and Pillow does not ask whether it complained. What the markers say is looked
-at here, which costs a few percent of decoding. What is damaged between two of them decodes to other colours: a JPEG has
-no checksum.
+libjpeg continues after almost any damage, and Pillow does not ask whether it complained. This module checks the
+markers, for a few percent of the decoding time. Damage between two markers goes unseen: a JPEG has no checksum.
 """
 
 from __future__ import annotations

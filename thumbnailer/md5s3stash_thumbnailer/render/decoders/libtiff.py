@@ -1,7 +1,7 @@
-"""Hears what libtiff says about a TIFF while Pillow decodes it.
+"""Collects libtiff's error messages while Pillow decodes a TIFF.
 
-libtiff goes on after some errors: rows of a fax that cannot be read come out white. It reports them on standard error
-alone, where they would stand in the server's log.
+libtiff continues after some errors: unreadable rows of a fax come out white. It reports them only on standard error,
+which is the server's log.
 """
 
 from __future__ import annotations
