@@ -16,6 +16,9 @@ from urllib.parse import parse_qs
 import PIL.Image
 import tornado.web
 
+PILBOX = "pilbox==1.3.4"
+"""The release that the tests ran with. Without --no-deps pip would look for the Pillow and tornado of 2018."""
+
 if not hasattr(PIL.Image, "ANTIALIAS"):
     # Pillow 10 dropped the name; pilbox asks for it while it is imported. It always was the Lanczos filter.
     PIL.Image.ANTIALIAS = PIL.Image.Resampling.LANCZOS  # type: ignore[attr-defined]
@@ -65,8 +68,7 @@ else:
             raise
         # This module is imported by the server alone, and there is nothing that the server could do without pilbox.
         print(
-            "md5s3stash-thumbnailer: pilbox is not installed, install it with: "
-            "pip install --no-deps -r requirements/pilbox.txt",
+            f"md5s3stash-thumbnailer: pilbox is not installed, install it with: pip install --no-deps {PILBOX}",
             file=sys.stderr,
         )
         raise SystemExit(2) from None
@@ -75,6 +77,7 @@ RENDERER = f"pilbox {version}, Pillow {PIL.__version__}"
 """What draws, for the ETag: another version of either may give other bytes."""
 
 __all__ = [
+    "PILBOX",
     "RENDERER",
     "DrawOptions",
     "Image",

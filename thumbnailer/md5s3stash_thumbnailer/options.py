@@ -22,7 +22,7 @@ from tornado.options import define, options
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import DEFAULT_ENDPOINT, BucketBase, BucketScheme, md5_to_http_url
-from md5s3stash_thumbnailer._pilbox import Image, ImageHandler, PilboxError
+from md5s3stash_thumbnailer._pilbox import PILBOX, Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.errors import RequestRefused
 from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
 
@@ -37,7 +37,7 @@ PROGRAM = "md5s3stash-thumbnailer"
 
 DESCRIPTION = "serves thumbnails of what is stashed, at /{mode}/{width}x{height}/{md5}"
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   BUCKET_BASE=my-bucket/originals md5s3stash-thumbnailer --port=8888 --cache-dir=/var/cache/thumbnailer
   curl -o small.jpg http://127.0.0.1:8888/clip/300x300/3e25960a79dbc69b674cd4ec67a72c62
@@ -50,6 +50,8 @@ exit status: 0 stopped on request, 1 the port is in use, 2 the options or settin
 
 environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT: where the originals lie; the AWS_... variables of boto3;
 CACHE_DIRECTORY, where --cache-dir is not given.
+
+pilbox is installed with a command of its own, because it asks for releases of 2018: pip install --no-deps {PILBOX}
 """
 
 define("address", default="", help="listen on the given address; empty: on all of them")
