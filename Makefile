@@ -3,7 +3,7 @@
 PYTHON_IN_VENV := .venv/bin/python
 # Tests wait for servers and signals half their time: two processes a core, and whoever is done first helps.
 PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) * 2))) --dist worksteal
-SOURCES := md5s3stash ansible daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
+SOURCES := md5s3stash ansible daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py thumbnail.py
 
 # Some containers set it. Then each of the thousands of processes that the tests start would compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -109,12 +109,14 @@ def md5_to_s3_url(md5: str, bucket_base: str, bucket_scheme: str = "multibucket"
 
 
 def md5_to_http_url(
-    md5: str, bucket_base: str, bucket_scheme: str = "multibucket", s3_endpoint: str = DEFAULT_ENDPOINT
+    md5: str, bucket_base: str, bucket_scheme: str = "multibucket", s3_endpoint: str | None = DEFAULT_ENDPOINT
 ) -> str:
     """`http://{endpoint}/{base}/{md5}` for simple, `http://{shard}.{base}.{endpoint}/{md5}` for multibucket.
 
     An endpoint that is a URL (`http://127.0.0.1:9000`) has no host per bucket: then the bucket is part of the path.
+    None, as from a variable that is not set, is Amazon's.
     """
+    s3_endpoint = s3_endpoint or DEFAULT_ENDPOINT
     base = BucketBase.parse(bucket_base, bucket_scheme)
     address = base.address(md5)
     if "://" in s3_endpoint:
