@@ -28,7 +28,7 @@ fresh: ## try `make run` and `make test` on a bare machine, as root; SUITE=bookw
 
 acceptance: setup ## try `make run` on a bare machine, then bake the image in a guest and put it through what can go wrong, as root
 	@tools/fresh --run-only $(RELEASE)
-	@$(PYTHON_IN_VENV) -m pytest --quiet tests/release
+	@$(PYTHON_IN_VENV) -m pytest --quiet tests/release tests/monitoring
 	@tools/acceptance $(if $(RELEASE),--release=$(RELEASE))
 
 acceptance-sabotage: setup ## is each acceptance test able to fail? more than an hour; ONLY="ports reload" tries some
@@ -51,10 +51,13 @@ lint: setup ## ruff: rules and format
 	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)
 	@$(PYTHON_IN_VENV) -m ruff format --check $(SOURCES)
 
-lint-ops: ## the CloudFormation and Packer templates, the playbook, and the forge's workflows
+lint-ops: ## the CloudFormation and Packer templates, the playbook, alerts, and the forge's workflows
 	@tools/ops-venv
 	@build/ops-venv/bin/cfn-lint
 	@tools/lint-forge
+	@tools/prometheus
+	@build/prometheus/usr/bin/promtool check rules monitoring/alerts.yml >/dev/null
+	@build/prometheus/usr/bin/promtool test rules monitoring/alerts.test.yml >/dev/null
 	@packer fmt -check -diff packer/md5s3stash.pkr.hcl
 	@packer/rehearse validate -only=amazon-ebs.debian
 	@cd ansible && PATH=$(CURDIR)/build/ops-venv/bin:$$PATH ansible-lint --offline --profile production

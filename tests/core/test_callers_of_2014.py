@@ -146,7 +146,8 @@ def test_command_takes_its_options_and_exits_as_it_did(
 
 def test_thumbnail_server_starts_under_its_old_name(tmp_path: Path) -> None:
     port = free_port()
-    command = [sys.executable, REPOSITORY / "thumbnail.py", "--position=face", f"--port={port}", "--address=127.0.0.1"]
+    script = str(REPOSITORY / "thumbnail.py")
+    command = [sys.executable, script, "--position=face", f"--port={port}", "--address=127.0.0.1"]
     paths = ":".join(str(REPOSITORY / folder) for folder in (".", "thumbnailer"))
     environment = {"PYTHONPATH": paths, "BUCKET_BASE": "first", "S3_ENDPOINT": "http://127.0.0.1:1"}
     with running([*command, f"--cache-dir={tmp_path}/cache"], port, tmp_path / "log", environment) as server:
