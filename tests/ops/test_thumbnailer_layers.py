@@ -13,6 +13,7 @@ PACKAGE = "md5s3stash_thumbnailer"
 LAYERS = {
     "render": {"_pilbox", "errors", "request"},
     "cache": {"errors", "request", "render"},
+    "iiif": {"_pilbox", "errors", "render", "server"},
     "server": {"_pilbox", "errors", "metrics", "render_pool", "request", "signed_url", "render", "cache"},
 }
 NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from md5s3stash import console
@@ -17,11 +18,10 @@ from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.render_pool import RenderPool
+from md5s3stash_thumbnailer.server.answers import Activity, Services
 from md5s3stash_thumbnailer.server.handlers import (
-    Activity,
     HealthHandler,
     MetricsHandler,
-    Services,
     ThumbnailHandler,
     UnknownPathHandler,
     log_request,
@@ -29,11 +29,15 @@ from md5s3stash_thumbnailer.server.handlers import (
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
 
+# What of pilbox's defaults says how pictures are encoded.
+_OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
+
 
 class ThumbnailApplication(PilboxApplication):
     """pilbox's application with our handlers in the place of its one at `/`."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, more: Sequence[Any] = ()) -> None:
+        self._more = more
         super().__init__(
             services=services,
             default_handler_class=UnknownPathHandler,
@@ -47,6 +51,7 @@ class ThumbnailApplication(PilboxApplication):
             (r"/([^/]+)/([^/x]*)x([^/x]*)/([^/]+)", ThumbnailHandler),
             (r"/healthz", HealthHandler),
             (r"/metrics", MetricsHandler),
+            *self._more,
         ]
 
 
@@ -95,6 +100,21 @@ async def _run(
     )
     watching = asyncio.create_task(readiness.watch())
     try:
-        await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
+        application = ThumbnailApplication(services, _iiif_routes(settings))
+        await serve(application, services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
+
+
+def _iiif_routes(settings: Settings) -> list[Any]:
+    if settings.iiif is None:
+        return []
+    # Without IIIF its code is not needed.
+    from md5s3stash_thumbnailer.iiif.handlers import Iiif, routes
+    from md5s3stash_thumbnailer.iiif.request import Offer
+    from md5s3stash_thumbnailer.render.region import written_formats
+
+    given, bounds = settings.iiif, settings.bounds
+    kept = tuple((name, value) for name, value in sorted(settings.defaults.items()) if name in _OPTIONS_OF_IIIF)
+    offer = Offer((bounds.max_width, bounds.max_height), written_formats(), kept)
+    return [*routes(Iiif(offer, given.public_url, given.proxies, given.rights))]

@@ -33,6 +33,19 @@ class Metrics:
         self._seconds = Histogram(
             f"{_PREFIX}seconds", "From request to answer", buckets=_LATENCY_BUCKETS, registry=self._registry
         )
+        self._iiif_requests = Counter(
+            f"{_PREFIX}iiif_requests",
+            "Requests of IIIF, by kind and status",
+            ["kind", "status"],
+            registry=self._registry,
+        )
+        self._iiif_seconds = Histogram(
+            f"{_PREFIX}iiif_seconds",
+            "From request to answer",
+            ["kind"],
+            buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
+        )
         self._s3_errors = Counter(
             f"{_PREFIX}s3_errors", "Originals that S3 did not give", ["error"], registry=self._registry
         )
@@ -42,6 +55,11 @@ class Metrics:
         """A request for a thumbnail ended."""
         self._requests.labels(str(status)).inc()
         self._seconds.observe(seconds)
+
+    def iiif_answered(self, kind: str, status: int, seconds: float) -> None:
+        """A request of IIIF ended."""
+        self._iiif_requests.labels(kind, str(status)).inc()
+        self._iiif_seconds.labels(kind).observe(seconds)
 
     def s3_failed(self, error: BaseException) -> None:
         """An original could not be had."""

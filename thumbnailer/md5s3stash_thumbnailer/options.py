@@ -7,8 +7,11 @@ fetching from URLs, which does not happen: they are accepted without effect. `co
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from md5s3stash_thumbnailer.cache.originals import FetchLimits
     from md5s3stash_thumbnailer.render.pipeline import RenderLimits
     from md5s3stash_thumbnailer.render_pool import PoolLimits
+
+log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 
@@ -59,10 +64,23 @@ define(
     "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
 )
 define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals and reduced copies in cache_dir")
+define("iiif", type=bool, default=True, help="serve the IIIF Image API at /iiif/3/{md5} and /iiif/2/{md5}")
+define(
+    "iiif_rights",
+    default="",
+    help="URI of the license or rights statement of all pictures, for info.json: of creativecommons.org or "
+    "rightsstatements.org; default: none",
+)
 define("max_original_bytes", type=int, default=256 * _MIB, help="largest original, in bytes")
 define("max_original_pixels", type=int, default=100_000_000, help="largest original, in pixels")
 define("max_queue", type=int, default=128, help="requests that may wait for an original, and as many for a worker")
 define("placeholder", default="", help="md5 of the picture to show, with status 404, where nothing is stashed")
+define(
+    "public_url",
+    default="",
+    help="address under which clients reach the server, such as https://images.example.org, for the links of IIIF; "
+    "default: what a trusted proxy says, else the address that the request came in at",
+)
 define("queue_timeout", type=float, default=10, help="longest wait for a worker, in seconds")
 define(
     "reduced_side",
@@ -72,6 +90,12 @@ define(
 )
 define("render_timeout", type=float, default=30, help="rendering timeout in seconds")
 define("stop_timeout", type=float, default=30, help="seconds to let running requests finish on SIGTERM or SIGINT")
+define(
+    "trusted_proxies",
+    multiple=True,
+    help="addresses or networks of the proxies whose Forwarded or X-Forwarded-Host and -Proto headers give the public "
+    "address, separated by commas; default: none",
+)
 define(
     "url_keys",
     multiple=True,
@@ -110,6 +134,11 @@ _LEAST_WORKER_MEMORY = 64 * _MIB
 _LEAST_KEY_CHARACTERS = 16
 # A copy is held as three or four bytes a pixel, on disk too.
 _LEAST_REDUCED, _LARGEST_REDUCED = 256, 4096
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?")
+# All that may stand there (Presentation API 3.0, rights).
+_RIGHTS = re.compile(
+    r"https?://(?:creativecommons\.org/(?:licenses|publicdomain)|rightsstatements\.org/vocab)/[\w./-]+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +165,17 @@ class Stash:
 
 
 @dataclass(frozen=True, slots=True)
+class IiifSettings:
+    """For the links of IIIF: the URL of the server without a slash at its end, or the proxies that know it."""
+
+    public_url: str
+    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    rights: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """What the server runs with. `defaults` are pilbox's options for every request."""
+    """What the server runs with. `defaults` are pilbox's options for every request; `iiif` is None if it is off."""
 
     stash: Stash
     address: str
@@ -154,6 +192,7 @@ class Settings:
     placeholder: str
     webp: bool
     url_keys: tuple[str, ...]
+    iiif: IiifSettings | None
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -186,6 +225,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         placeholder=options.placeholder.lower(),
         webp=options.webp,
         url_keys=tuple(options.url_keys),
+        iiif=_iiif(),
     )
 
 
@@ -254,7 +294,32 @@ def _check() -> None:
     )
 
 
-def _require(holds: bool, name: str, rule: str) -> None:
+def _iiif() -> IiifSettings | None:
+    _require(
+        not options.public_url or _PUBLIC_URL.fullmatch(options.public_url),
+        "public_url",
+        "must be an http or https URL",
+    )
+    _require(
+        not options.iiif_rights or _RIGHTS.fullmatch(options.iiif_rights),
+        "iiif_rights",
+        "must be a URI of creativecommons.org or rightsstatements.org",
+    )
+    try:
+        proxies = tuple(ipaddress.ip_network(text) for text in options.trusted_proxies)
+    except ValueError as error:
+        raise SettingsError(f"trusted_proxies must be addresses or networks: {error}") from error
+    if not options.iiif:
+        return None
+    secret = next((name for name in ("url_keys", "client_key", "client_name") if getattr(options, name)), None)
+    if secret:
+        # Viewers cannot sign, and without a signature they would get what thumbnails demand one for.
+        log.warning("event=iiif_off reason='%s is set, and requests of IIIF have no signature'", secret)
+        return None
+    return IiifSettings(options.public_url.rstrip("/"), proxies, options.iiif_rights)
+
+
+def _require(holds: object, name: str, rule: str) -> None:
     if not holds:
         value = getattr(options, name)
         raise SettingsError(f"{name} {rule}, not {','.join(value) if isinstance(value, list) else value}")
@@ -263,7 +328,7 @@ def _require(holds: bool, name: str, rule: str) -> None:
 def _defaults(bounds: Bounds) -> dict[str, str]:
     """The server's values of pilbox's options, checked now, so that a wrong one does not fail every request later."""
     from md5s3stash_thumbnailer.render.faces import require_detector
-    from md5s3stash_thumbnailer.server.handlers import message_of
+    from md5s3stash_thumbnailer.server.answers import message_of
 
     values = {name: getattr(options, name, None) for name in OPTION_OF_QUERY_NAME.values()}
     defaults = {name: str(value) for name, value in values.items() if value is not None}

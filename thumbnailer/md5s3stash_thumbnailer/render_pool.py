@@ -41,6 +41,7 @@ from md5s3stash_thumbnailer.errors import (
 )
 from md5s3stash_thumbnailer.render.pipeline import (
     RenderLimits,
+    Request,
     Thumbnail,
     prepare_process,
     render_and_reduce,
@@ -108,8 +109,8 @@ class RenderPool:
         """Requests that wait for a worker."""
         return max(0, len(self._calls) - self.busy)
 
-    async def render(self, source: Source, request: ThumbnailRequest) -> Thumbnail:
-        """The thumbnail; closes the source. Raises Overloaded, ThumbnailError or PilboxError.
+    async def render(self, source: Source, request: Request) -> Thumbnail:
+        """What the request asks for; closes the source. Raises Overloaded, ThumbnailError or PilboxError.
 
         A caller who is cancelled leaves the line. What a worker has begun it finishes.
         """
@@ -140,7 +141,7 @@ class RenderPool:
         for worker in self._workers:
             worker.end(deadline)
 
-    def _render(self, source: Source, request: ThumbnailRequest) -> Thumbnail:
+    def _render(self, source: Source, request: Request) -> Thumbnail:
         # There are as many threads as workers.
         worker = self._idle.get_nowait()
         try:
@@ -165,7 +166,7 @@ class _Worker:
         self._closed = False
         self._start()
 
-    def render(self, source: Source, request: ThumbnailRequest) -> tuple[Thumbnail, int]:
+    def render(self, source: Source, request: Request) -> tuple[Thumbnail, int]:
         """The thumbnail, and how many bytes of a reduced copy the process adds to the cache. Blocks until there is an
         answer, or until the time is over.
         """
@@ -282,11 +283,9 @@ def _bound_process(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 
-def _answer(
-    source: Source, request: ThumbnailRequest, limits: RenderLimits
-) -> tuple[Thumbnail, Reduced | None] | Exception:
+def _answer(source: Source, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None] | Exception:
     try:
-        if source.is_reduced:
+        if source.is_reduced and isinstance(request, ThumbnailRequest):
             return render_reduced(source.file, request, limits), None
         return render_and_reduce(source.file, request, limits)
     except MemoryError:

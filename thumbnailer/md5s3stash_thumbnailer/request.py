@@ -34,7 +34,7 @@ OPTION_OF_QUERY_NAME = {
 }
 
 # Raise this when the same request comes to give other pixels: it makes every ETag of before a stranger.
-RENDERING_REVISION = 5
+RENDERING_REVISION = 6
 
 # The codes of pilbox's JSON error body.
 _BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 8, 9, 10, 11

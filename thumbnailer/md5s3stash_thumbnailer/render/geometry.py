@@ -29,6 +29,13 @@ class Cut:
         left, top, right, bottom = self.box
         return min((right - left) / self.size[0], (bottom - top) / self.size[1])
 
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether the pixels stay what they are: none of them is divided, and there are as many."""
+        left, top, right, bottom = self.box
+        keeps_size = right - left == self.size[0] and bottom - top == self.size[1]
+        return keeps_size and left % 1 == 0 and top % 1 == 0
+
 
 def whole(original: Size) -> Cut:
     """Everything, at its own size."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import PIL.Image
@@ -38,9 +40,15 @@ def compose(image: PIL.Image.Image, size: Size, options: DrawOptions, image_form
     return canvas.convert("RGB") if alpha == _OPAQUE else canvas
 
 
-def encode(image: PIL.Image.Image, original: Picture, options: DrawOptions, image_format: str) -> bytes:
-    """The bytes of the picture. Raises pilbox's ImageSaveError."""
-    parameters: dict[str, Any] = {"optimize": True} if options.optimize else {}
+def encode(
+    image: PIL.Image.Image,
+    original: Picture,
+    options: DrawOptions,
+    image_format: str,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> bytes:
+    """The bytes of the picture. `more` are parameters of Pillow for this format. Raises pilbox's ImageSaveError."""
+    parameters: dict[str, Any] = {**more, **({"optimize": True} if options.optimize else {})}
     if image_format in ("JPEG", "WEBP") and options.quality is not None:
         parameters["quality"] = options.quality
     if image_format == "JPEG":

@@ -98,6 +98,8 @@ def resample(
     image = continuous(image)
     if cut == whole(image.size):
         return image
+    if cut.is_as_stored:
+        return image.crop((round(cut.box[0]), round(cut.box[1]), round(cut.box[2]), round(cut.box[3])))
     if resampling == PIL.Image.Resampling.NEAREST:
         return image.resize(cut.size, resampling, cut.box)
     return image.resize(cut.size, resampling, cut.box, reducing_gap=oversampling)

@@ -26,6 +26,8 @@ from md5s3stash_thumbnailer.render.faces import PREVIEW_PX, position_of_faces
 from md5s3stash_thumbnailer.render.geometry import Cut, Point, Size
 from md5s3stash_thumbnailer.render.picture import Picture, resample
 from md5s3stash_thumbnailer.render.reduced import Reduced, divisor_for, is_cut_from_copies, leaves_enough
+from md5s3stash_thumbnailer.render.region import encoded_region
+from md5s3stash_thumbnailer.render.region_request import FORMATS, RegionRequest, SizeRequest
 from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
 
 
@@ -49,6 +51,11 @@ class Thumbnail:
     body: bytes
     is_truncated: bool = False
     """Whether the original is damaged, so that parts of the picture may be missing."""
+    original_size: Size = (0, 0)
+    """Width and height of the upright original. Only what IIIF asks for has it."""
+
+
+Request = ThumbnailRequest | RegionRequest | SizeRequest
 
 
 def prepare_process(limits: RenderLimits) -> None:
@@ -61,14 +68,12 @@ def prepare_process(limits: RenderLimits) -> None:
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def render(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
-    """The thumbnail that the request asks for, of a seekable file. Raises ThumbnailError or PilboxError."""
+def render(original: BinaryIO, request: Request, limits: RenderLimits) -> Thumbnail:
+    """What the request asks for, of a seekable file. Raises ThumbnailError or PilboxError."""
     return render_and_reduce(original, request, limits)[0]
 
 
-def render_and_reduce(
-    original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits
-) -> tuple[Thumbnail, Reduced | None]:
+def render_and_reduce(original: BinaryIO, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
     """The same, with the reduced copy that it was cut from, if it was."""
     try:
         with _faults_of_the_picture():
@@ -125,32 +130,39 @@ def _is_ours(error: Exception) -> bool:
     return raised_in.partition(".")[0] == __name__.partition(".")[0]
 
 
-def _render(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
+def _render(file: BinaryIO, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
     original = Original(file, limits.max_original_pixels)
-    if "noop" in request.operations:
-        return _as_it_is(original, file), None
-    reduced = _reduced(original, request, limits)
-    return _drawn(reduced or original, request, limits), reduced
+    reduced = _reduced(original, request, limits) if isinstance(request, ThumbnailRequest) else None
+    return _shown(original, reduced or original, request, limits), reduced
 
 
-def _render_truncated(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits, damage: NotAnImage) -> Thumbnail:
+def _render_truncated(file: BinaryIO, request: Request, limits: RenderLimits, damage: NotAnImage) -> Thumbnail:
     """As far as the picture goes. Raises the damage where nothing can be decoded."""
     try:
         with _faults_of_the_picture(), _truncated_images_loaded():
             original = Original(file, limits.max_original_pixels, is_strict=False)
-            is_as_it_is = "noop" in request.operations
-            thumbnail = _as_it_is(original, file) if is_as_it_is else _drawn(original, request, limits)
+            thumbnail = _shown(original, original, request, limits)
     except ThumbnailError as error:
         raise damage from error
     return replace(thumbnail, is_truncated=True)
 
 
-def _as_it_is(original: Original, file: BinaryIO) -> Thumbnail:
+def _shown(original: Original, picture: Picture, request: Request, limits: RenderLimits) -> Thumbnail:
+    """What is asked for, cut from the picture, which is the original or its copy."""
+    if isinstance(request, SizeRequest):
+        return Thumbnail("", b"", original_size=picture.size)
+    if isinstance(request, RegionRequest):
+        mime_type = MIME_TYPES[FORMATS[request.output.format]]
+        return Thumbnail(mime_type, encoded_region(picture, request), original_size=picture.size)
+    return _as_it_is(original) if "noop" in request.operations else _drawn(picture, request, limits)
+
+
+def _as_it_is(original: Original) -> Thumbnail:
     """Decoded nevertheless: a damaged original is not sent as a whole picture either."""
     mime_type = MIME_TYPES[original.format]
     original.decode(math.inf)
-    file.seek(0)
-    return Thumbnail(mime_type, file.read())
+    original.file.seek(0)
+    return Thumbnail(mime_type, original.file.read())
 
 
 def _reduced(original: Original, request: ThumbnailRequest, limits: RenderLimits) -> Reduced | None:

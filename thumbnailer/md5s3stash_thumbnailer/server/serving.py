@@ -23,7 +23,7 @@ from tornado.web import Application
 
 from md5s3stash.errors import SettingsError
 from md5s3stash.notify import Notifier, watchdog_seconds
-from md5s3stash_thumbnailer.server.handlers import Activity
+from md5s3stash_thumbnailer.server.answers import Activity
 from md5s3stash_thumbnailer.server.http1 import Request
 
 log = logging.getLogger(__name__)

@@ -87,7 +87,7 @@ class Original(Picture):
         if isinstance(image, PngImagePlugin.PngImageFile):
             _as_the_png_means(image)
         super().__init__(image, image.size, _orientation(image))
-        self._file = file
+        self.file = file
         self._is_strict = is_strict
         self._is_decoded = False
 
@@ -173,8 +173,8 @@ class Original(Picture):
         has_rows = bottom < self.image.height * (1 - _LEAST_SHARE_LEFT_OUT)
         if not (has_detail or has_rows):
             return
-        self._file.seek(0)
-        jpeg = self._file.read()
+        self.file.seek(0)
+        jpeg = self.file.read()
         if has_rows:
             jpeg = upper_rows(jpeg, math.ceil(bottom / _BLOCK_ROWS) * _BLOCK_ROWS)
         if has_detail:
@@ -191,7 +191,7 @@ class Original(Picture):
                 self.shrink = float(2**power)
             except OSError:
                 # The file has fewer resolutions, or is broken, which the whole decode will say.
-                self.image = _open(self._file)
+                self.image = _open(self.file)
 
 
 def _open(file: BinaryIO) -> PIL.Image.Image:
