@@ -923,3 +923,16 @@ def test_no_least_rate_lets_an_origin_drip(origin: Origin) -> None:
 
     with Fetcher(limits, retry=ONCE) as fetcher:
         assert fetched_bytes(fetcher, origin.answer("/a", RawReply(slowly()))) == b"x" * 20
+def test_an_origin_that_says_that_it_thinks_is_not_too_slow(origin: Origin) -> None:
+    limits = FetchLimits(read_timeout_seconds=0.5, total_timeout_seconds=60, min_bytes_per_second=1_000_000)
+
+    def thinks() -> Iterator[bytes]:
+        for _ in range(6):
+            yield b"HTTP/1.1 102 Processing\r\n\r\n"
+            origin.closing.wait(0.2)
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+    with Fetcher(limits, retry=ONCE) as fetcher:
+        assert fetched_bytes(fetcher, origin.answer("/a", RawReply(thinks()))) == b"hello"
+
+
