@@ -67,11 +67,13 @@ def status_error(status: int, headers: Mapping[str, str]) -> SourceError:
     if status in (404, 410):
         return SourceNotFound(answered)
     if status in (401, 403):
-        return SourceFailed(f"{answered}: if it wants a user name and password, give them with -u or --netrc")
-    asked_seconds = retry_after_seconds(headers.get("Retry-After"), time.time())
-    # 202 with a time: the content is being made.
-    if status in (408, 425, 429) or status >= 500 or (status == 202 and asked_seconds is not None):
-        return SourceUnavailable(answered, asked_seconds)
+        return SourceFailed(
+            f"{answered}: if it wants a password, give it with -u or --netrc; if it wants an API key, with "
+            "fetch.headers_file"
+        )
+    # 202 with a time, however odd: the content is being made.
+    if status in (408, 425, 429) or status >= 500 or (status == 202 and "Retry-After" in headers):
+        return SourceUnavailable(answered, retry_after_seconds(headers.get("Retry-After"), time.time()))
     return SourceFailed(f"{answered}, which comes with no content to keep")
 
 

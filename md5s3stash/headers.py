@@ -11,6 +11,9 @@ _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^
 # An ETag has a few dozen bytes and a date 29. One byte of a header is one character here.
 _VALIDATOR = re.compile(r"[\x21-\x7e\xa1-\xff]([\x20-\x7e\xa0-\xff]{0,254}[\x21-\x7e\xa1-\xff])?")
 
+# Of several in a list, the first counts.
+_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]*)?)\s*(?:,|$)")
+
 # An origin that asks for more than a day would only be forgotten; the daemon defers what it is told.
 _MAX_RETRY_AFTER_SECONDS = 86_400.0
 
@@ -31,8 +34,8 @@ class Validators:
 def retry_after_seconds(header: str | None, now: float) -> float | None:
     """What a Retry-After header, a number or a date, asks for: from 0 to a day; None where it makes no sense."""
     text = (header or "").strip()
-    if re.fullmatch(r"[0-9]{1,12}", text):
-        seconds = float(text)
+    if number := _SECONDS.match(text):
+        seconds = float(number[1])
     else:
         try:
             seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
