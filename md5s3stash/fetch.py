@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 from urllib.parse import urlsplit
 
@@ -182,12 +182,15 @@ class Fetcher:
         for _ in range(self.limits.max_redirects + 1):
             try:
                 NetGuard.check_url(current)
-                headers = self._headers(current, validators)
+                # Another resource may be older, and not have changed since the date of this one.
+                asked = validators if validators is None or current == url else validators.without_date()
+                headers = self._headers(current, asked)
                 hop_auth = None if auth is None or origin_of(current) != origin_of(url) else auth
                 response = self._send(current, headers, hop_auth, cookies)
                 try:
                     if not is_redirect(response.status_code, response.headers):
-                        return self._answer(response, validators, progress)
+                        answer = self._answer(response, asked, progress)
+                        return answer if current == url else _without_date(answer)
                     cookies.update(response.cookies)
                     current = redirect_target(current, response.status_code, response.headers)
                 finally:
@@ -287,6 +290,10 @@ class Fetcher:
 
     def _too_slow(self) -> SourceUnavailable:
         return SourceUnavailable(f"not complete after {self.limits.total_timeout_seconds:g} seconds")
+
+
+def _without_date(answer: Fetched | NotModified) -> Fetched | NotModified:
+    return replace(answer, validators=answer.validators.without_date()) if isinstance(answer, Fetched) else answer
 
 
 def _translated(error: Exception) -> SourceError:

@@ -9,9 +9,9 @@ import hashlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -239,6 +239,42 @@ def test_412_is_a_failure_where_it_comes_again_or_without_validators(origin: Ori
         RawReply([b"HTTP/1.1 200 OK\r\n"]),
         RawReply([b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 10\r\n\r\nfive!"]),
         RawReply([]),
+def dated(body: bytes, last_modified: str) -> Callable[[Request], Reply]:
+    """A resource that has a date and no ETag."""
+
+    def answer(request: Request) -> Reply:
+        asked = request.headers.get("if-modified-since")
+        if asked and parsedate_to_datetime(last_modified) <= parsedate_to_datetime(asked):
+            return Reply(304)
+        return Reply(body=body, headers={"Last-Modified": last_modified})
+
+    return answer
+
+
+@pytest.mark.parametrize("leads", ["/new /old", "/new direct", "direct /old"])
+def test_date_of_one_resource_is_not_asked_of_another(leads: str, origin: Origin, fetcher: Fetcher) -> None:
+    new, old = dated(b"new", formatdate(2e9, usegmt=True)), dated(b"old", formatdate(1e9, usegmt=True))
+    origin.answer("/new", new)
+    origin.answer("/old", old)
+    before, after = [Reply(302, headers={"Location": to}) if to != "direct" else None for to in leads.split()]
+    url = origin.answer("/a", before or new)
+    first = fetcher.fetch(url)
+    assert isinstance(first, Fetched)
+    origin.answer("/a", after or old)
+
+    second = fetcher.fetch(url, validators=first.validators)
+
+    assert isinstance(second, Fetched)
+    assert (first.content.data, second.content.data) == (b"new", b"old")
+
+
+def test_etag_is_asked_behind_a_redirect_too(origin: Origin, fetcher: Fetcher) -> None:
+    origin.answer("/b", lambda request: Reply(304 if request.headers.get("if-none-match") == '"v1"' else 200))
+    url = origin.answer("/a", Reply(302, headers={"Location": "/b"}))
+    assert fetcher.fetch(url, validators=Validators('"v1"', "Sat, 01 Jan 2000 00:00:00 GMT")) == NotModified()
+    assert ["if-modified-since" in request.headers for request in origin.requests] == [True, False]
+
+
         Reply(body=gzip.compress(b"picture" * 1000)[:-12], headers={"Content-Encoding": "gzip"}),
     ],
 )
@@ -904,6 +940,16 @@ def test_an_origin_that_drips_is_given_up_as_too_slow(origin: Origin) -> None:
         began = time.monotonic()
         with (
             Fetcher(limits, retry=ONCE) as fetcher,
+@pytest.mark.parametrize("etag", ["*", "W/*", '"a", *', "*,W/*"])
+def test_etag_that_stands_for_every_content_is_none(etag: str) -> None:
+    assert Validators.usable(etag, None) == Validators()
+
+
+@pytest.mark.parametrize("etag", ['"*"', "*a", 'W/"a*"'])
+def test_etag_with_a_star_is_an_etag(etag: str) -> None:
+    assert Validators.usable(etag, None) == Validators(etag)
+
+
             pytest.raises(SourceUnavailable, match=r"1000 bytes a second.*min_bytes_per"),
         ):
             fetcher.fetch(url)
