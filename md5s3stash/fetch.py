@@ -194,7 +194,7 @@ class Fetcher:
                     cookies.update(response.cookies)
                     current = redirect_target(current, response.status_code, response.headers)
                 finally:
-                    response.close()
+                    _let_go(response)
             except SourceError as error:
                 if current != url:
                     error.args = (f"redirected to {shown_url(current)}: {error}",)
@@ -290,6 +290,13 @@ class Fetcher:
 
     def _too_slow(self) -> SourceUnavailable:
         return SourceUnavailable(f"not complete after {self.limits.total_timeout_seconds:g} seconds")
+
+
+def _let_go(response: requests.Response) -> None:
+    """The connection is kept if the body is over: a harvest without changes is 304s without end."""
+    if response.raw.length_remaining == 0:
+        response.raw.release_conn()
+    response.close()
 
 
 def _without_date(answer: Fetched | NotModified) -> Fetched | NotModified:

@@ -148,6 +148,41 @@ def test_connection_is_kept_for_the_next_fetch(origin: Origin, fetcher: Fetcher)
 
 
 def test_threads_share_a_fetcher(origin: Origin, fetcher: Fetcher) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(304),
+        Reply(302, headers={"Location": "/b"}),
+        Reply(404),
+        Reply(204),
+        Reply(body=gzip.compress(b"x"), headers={"Content-Encoding": "gzip"}),
+    ],
+)
+def test_connection_is_kept_after_an_answer_whose_body_is_over(answer: Reply, origin: Origin, fetcher: Fetcher) -> None:
+    origin.answer("/b", Reply(body=b"b"))
+    url = origin.answer("/a", answer)
+    for _ in range(3):
+        with contextlib.suppress(SourceError):
+            fetcher.fetch(url, validators=Validators('"x"'))
+    assert origin.connections == 1
+
+
+def test_connection_is_not_kept_where_a_body_is_left(origin: Origin, fetcher: Fetcher) -> None:
+    url = origin.answer("/a", Reply(404, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"), Reply(body=b"x"))
+    with pytest.raises(SourceNotFound):
+        fetcher.fetch(url)
+    assert fetched_bytes(fetcher, url) == b"x"
+    assert origin.connections == 2
+
+
+def test_bytes_after_an_answer_without_a_body_are_not_the_next_answer(origin: Origin, fetcher: Fetcher) -> None:
+    evil = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+    first = b"HTTP/1.1 304 Not Modified\r\nContent-Length: %d\r\n\r\n" % len(evil)
+    url = origin.answer("/a", RawReply([first + evil]), Reply(body=b"x"))
+    assert fetcher.fetch(url, validators=Validators('"x"')) == NotModified()
+    assert fetched_bytes(fetcher, url) == b"x"
+
+
     urls = [origin.answer(f"/{number}", Reply(body=b"%d" % number * 50_000)) for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
         bodies = list(pool.map(lambda url: fetched_bytes(fetcher, url), urls))
