@@ -6,6 +6,7 @@ import base64
 import contextlib
 import gzip
 import hashlib
+import itertools
 import socket
 import threading
 import time
@@ -331,6 +332,27 @@ def test_chunk_of_negative_size_does_not_fill_the_memory(origin: Origin) -> None
 def test_interim_answers_without_end_are_given_up(interim: bytes, origin: Origin) -> None:
     url = origin.answer("/a", origin.drip(b"", interim * 1000, every_seconds=0))
     with Fetcher(LIMITS, retry=ONCE) as fetcher, pytest.raises(SourceUnavailable, match="headers of the answer"):
+        fetcher.fetch(url)
+
+
+_GZIP_HEADER = b"\x1f\x8b\x08%c\0\0\0\0\0\x03"
+
+
+@pytest.mark.parametrize(
+    ("start", "endless"),
+    [
+        (_GZIP_HEADER % 8, b"n" * 1000),
+        (_GZIP_HEADER % 16, b"n" * 1000),
+        (_GZIP_HEADER % 0, b"\0\0\0\xff\xff" * 200),
+        (b"", gzip.compress(b"", mtime=0) * 50),
+        (gzip.compress(b"x", mtime=0), b"\0" * 1000),
+    ],
+    ids=["name", "comment", "blocks", "members", "padding"],
+)
+def test_gzip_without_end_that_has_no_content_is_given_up(start: bytes, endless: bytes, origin: Origin) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+    url = origin.answer("/a", RawReply(itertools.chain([head + start], itertools.repeat(endless * 50))))
+    with Fetcher(LIMITS, retry=ONCE) as fetcher, pytest.raises(SourceFailed, match="gzip"):
         fetcher.fetch(url)
 
 
