@@ -30,7 +30,7 @@ from md5s3stash.content import Content, ContentBuilder, Progress
 from md5s3stash.deadline import Deadline
 from md5s3stash.errors import SourceError, SourceFailed, SourceRefused, SourceTooLarge, SourceUnavailable
 from md5s3stash.headers import Validators, media_type
-from md5s3stash.netguard import NetGuard
+from md5s3stash.netguard import NetGuard, with_ascii_host
 from md5s3stash.origins import OriginRules, origin_of
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import is_s3_url
@@ -224,7 +224,7 @@ class Fetcher:
             # Step by step: without cookies, looking for those that fit costs as much as all the other steps.
             prepared = requests.PreparedRequest()
             prepared.prepare_method("GET")
-            prepared.prepare_url(url, None)
+            prepared.prepare_url(with_ascii_host(url), None)
             prepared.prepare_headers(headers)
             if cookies:
                 prepared.prepare_cookies(cookies)

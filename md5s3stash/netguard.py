@@ -152,6 +152,23 @@ class NetGuard:
         raise failure
 
 
+def with_ascii_host(url: str) -> str:
+    """The URL of that form whose host is as it is sent: an international name in its xn-- form. Raises SourceRefused
+    for a name that has none.
+    """
+    if url.isascii() or (host := urlsplit(url).hostname) is None or host.isascii():
+        return url
+    # Few URLs need it, and the command starts sooner without it.
+    import idna
+
+    parts = urlsplit(url)
+    port = "" if parts.port is None else f":{parts.port}"
+    try:
+        return urlunsplit(parts._replace(netloc=idna.encode(host, uts46=True).decode() + port))
+    except idna.IDNAError as error:
+        raise SourceRefused(f"{host!r} is not a host name") from error
+
+
 def printable_url(url: str) -> str:
     """The URL for messages and logs: no user name, no password, no value of a parameter that grants access."""
     try:

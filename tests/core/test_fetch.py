@@ -638,9 +638,15 @@ def test_redirect_beyond_ascii_is_followed(origin: Origin, fetcher: Fetcher) -> 
     assert fetched_bytes(fetcher, url) == b"here"
 
 
-        ("9" * 5000, 86_400),
-        ("7, 9", 7),
-        ("1.5", 1.5),
+@pytest.mark.parametrize("host", ["\uff4cocalhost", "LOCAL\u00adHOST", "127\u30020\u30020\u30021"])
+def test_host_beyond_ascii_is_asked_under_its_name_in_ascii(host: str, origin: Origin, fetcher: Fetcher) -> None:
+    origin.answer("/b", Reply(body=b"here"))
+    location = f"Location: http://{host}:{origin.port}/b"
+    url = origin.answer("/a", RawReply([f"HTTP/1.1 302 Found\r\n{location}\r\n\r\n".encode()]))
+    assert fetched_bytes(fetcher, url) == b"here"
+    assert fetched_bytes(fetcher, f"http://{host}:{origin.port}/b") == b"here"
+
+
 def test_redirects_are_bounded(origin: Origin) -> None:
     url = origin.answer("/a", Reply(302, headers={"Location": "/a"}))
     with Fetcher(FetchLimits(max_redirects=3)) as fetcher, pytest.raises(SourceFailed, match="more than 3 redirects"):
