@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from md5s3stash.headers import retry_after_seconds
 from md5s3stash.netguard import printable_url
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
     from urllib3.response import HTTPResponse
 
 SHOWN_CHARACTERS = 200
@@ -23,6 +25,10 @@ _MULTIPLE_CHOICES = 300
 
 _BEFORE_PATH = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*|")
 _NOT_OF_A_URL = re.compile(rb"[^\x21-\x7e]")
+
+# For one read of content, four times what `fetch` reads at once. A gzip file is hardly larger than its content.
+_MAX_PACKED_BYTES = 1024 * 1024
+_PACKED_READ_BYTES = 64 * 1024
 
 # All that IANA registers, and others in use. Anything else in a Content-Encoding is a description of the file.
 _GZIP = frozenset({"gzip", "x-gzip"})
@@ -67,11 +73,13 @@ def status_error(status: int, headers: Mapping[str, str]) -> SourceError:
     if status in (404, 410):
         return SourceNotFound(answered)
     if status in (401, 403):
-        return SourceFailed(f"{answered}: if it wants a user name and password, give them with -u or --netrc")
-    asked_seconds = retry_after_seconds(headers.get("Retry-After"), time.time())
-    # 202 with a time: the content is being made.
-    if status in (408, 425, 429) or status >= 500 or (status == 202 and asked_seconds is not None):
-        return SourceUnavailable(answered, asked_seconds)
+        return SourceFailed(
+            f"{answered}: if it wants a password, give it with -u or --netrc; if it wants an API key, with "
+            "fetch.headers_file"
+        )
+    # 202 with a time, however odd: the content is being made.
+    if status in (408, 425, 429) or status >= 500 or (status == 202 and "Retry-After" in headers):
+        return SourceUnavailable(answered, retry_after_seconds(headers.get("Retry-After"), time.time()))
     return SourceFailed(f"{answered}, which comes with no content to keep")
 
 
@@ -92,7 +100,7 @@ def decoded(raw: HTTPResponse) -> BinaryIO:
     if not compressions:
         return body
     if len(compressions) == 1 and compressions[0] in _GZIP:
-        return cast(BinaryIO, gzip.GzipFile(fileobj=body, mode="rb"))
+        return cast(BinaryIO, _Unpacked(body))
     raise SourceFailed(
         f"the origin compressed the body as {encoding.lower()[:SHOWN_CHARACTERS]!r}, though it was asked not to"
     )
@@ -100,6 +108,45 @@ def decoded(raw: HTTPResponse) -> BinaryIO:
 
 def _coding(part: str) -> str:
     return part.partition(";")[0].strip(' \t"').lower()
+
+
+class _Packed(io.RawIOBase):
+    """Compressed bytes, of which one read of content gets a bounded number: a stream can go on for ever without any
+    content, and `max_bytes` counts content.
+    """
+
+    def __init__(self, body: BinaryIO) -> None:
+        super().__init__()
+        self._body = body
+        self._left_bytes = 0
+
+    def begin_read(self) -> None:
+        self._left_bytes = _MAX_PACKED_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        found = self._body.read(len(view))
+        self._left_bytes -= len(found)
+        if self._left_bytes < 0:
+            raise gzip.BadGzipFile("too little content")
+        view[: len(found)] = found
+        return len(found)
+
+
+class _Unpacked:
+    """The content of a gzip stream."""
+
+    def __init__(self, body: BinaryIO) -> None:
+        self._packed = _Packed(body)
+        # Buffered, because GzipFile reads a name or padding byte by byte.
+        self._file = gzip.GzipFile(fileobj=io.BufferedReader(self._packed, _PACKED_READ_BYTES), mode="rb")
+
+    def read(self, size: int) -> bytes:
+        self._packed.begin_read()
+        return self._file.read(size)
 
 
 class _Body:

@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 from urllib.parse import urlsplit
 
@@ -30,7 +30,7 @@ from md5s3stash.content import Content, ContentBuilder, Progress
 from md5s3stash.deadline import Deadline
 from md5s3stash.errors import SourceError, SourceFailed, SourceRefused, SourceTooLarge, SourceUnavailable
 from md5s3stash.headers import Validators, media_type
-from md5s3stash.netguard import NetGuard
+from md5s3stash.netguard import NetGuard, with_ascii_host
 from md5s3stash.origins import OriginRules, origin_of
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import is_s3_url
@@ -182,16 +182,19 @@ class Fetcher:
         for _ in range(self.limits.max_redirects + 1):
             try:
                 NetGuard.check_url(current)
-                headers = self._headers(current, validators)
+                # Another resource may be older, and not have changed since the date of this one.
+                asked = validators if validators is None or current == url else validators.without_date()
+                headers = self._headers(current, asked)
                 hop_auth = None if auth is None or origin_of(current) != origin_of(url) else auth
                 response = self._send(current, headers, hop_auth, cookies)
                 try:
                     if not is_redirect(response.status_code, response.headers):
-                        return self._answer(response, validators, progress)
+                        answer = self._answer(response, asked, progress)
+                        return answer if current == url else _without_date(answer)
                     cookies.update(response.cookies)
                     current = redirect_target(current, response.status_code, response.headers)
                 finally:
-                    response.close()
+                    _let_go(response)
             except SourceError as error:
                 if current != url:
                     error.args = (f"redirected to {shown_url(current)}: {error}",)
@@ -221,7 +224,7 @@ class Fetcher:
             # Step by step: without cookies, looking for those that fit costs as much as all the other steps.
             prepared = requests.PreparedRequest()
             prepared.prepare_method("GET")
-            prepared.prepare_url(url, None)
+            prepared.prepare_url(with_ascii_host(url), None)
             prepared.prepare_headers(headers)
             if cookies:
                 prepared.prepare_cookies(cookies)
@@ -287,6 +290,17 @@ class Fetcher:
 
     def _too_slow(self) -> SourceUnavailable:
         return SourceUnavailable(f"not complete after {self.limits.total_timeout_seconds:g} seconds")
+
+
+def _let_go(response: requests.Response) -> None:
+    """The connection is kept if the body is over: a harvest without changes is 304s without end."""
+    if response.raw.length_remaining == 0:
+        response.raw.release_conn()
+    response.close()
+
+
+def _without_date(answer: Fetched | NotModified) -> Fetched | NotModified:
+    return replace(answer, validators=answer.validators.without_date()) if isinstance(answer, Fetched) else answer
 
 
 def _translated(error: Exception) -> SourceError:

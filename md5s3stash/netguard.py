@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from md5s3stash.errors import SourceRefused, SourceUnavailable
 
@@ -67,7 +67,11 @@ _V4_INSIDE_V6 = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 _ADDRESSES_TRIED = 8
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SECRET_NAME = re.compile(r"signature|credential|token|secret|password|sig|key", re.IGNORECASE)
+# Also within a value: it may be a URL.
+_SECRET = re.compile(
+    r"(?:signature|credential|token|secret|passw|pwd|sig|key|jwt|hmac|session|policy|\bhdn)[^=/]*=|\b(?:auth|pass)=",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +152,30 @@ class NetGuard:
         raise failure
 
 
+def with_ascii_host(url: str) -> str:
+    """The URL of that form whose host is as it is sent: an international name in its xn-- form. Raises SourceRefused
+    for a name that has none.
+    """
+    if url.isascii() or (host := urlsplit(url).hostname) is None or host.isascii():
+        return url
+    # Few URLs need it, and the command starts sooner without it.
+    import idna
+
+    parts = urlsplit(url)
+    port = "" if parts.port is None else f":{parts.port}"
+    try:
+        return urlunsplit(parts._replace(netloc=idna.encode(host, uts46=True).decode() + port))
+    except idna.IDNAError as error:
+        raise SourceRefused(f"{host!r} is not a host name") from error
+
+
 def printable_url(url: str) -> str:
     """The URL for messages and logs: no user name, no password, no value of a parameter that grants access."""
     try:
         parts = urlsplit(url)
         query = "&".join(map(_without_secret, parts.query.split("&")))
-        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+        # A fragment is not sent, and some origins put a token there.
+        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=""))
     except ValueError:
         shown = re.sub(r"//[^/]*@", "//", url.partition("?")[0])
     return _CONTROL.sub("?", shown)
@@ -161,7 +183,7 @@ def printable_url(url: str) -> str:
 
 def _without_secret(parameter: str) -> str:
     name, equals, _ = parameter.partition("=")
-    return f"{name}=..." if equals and _SECRET_NAME.search(name) else parameter
+    return f"{name}=..." if equals and _SECRET.search(unquote(parameter)) else parameter
 
 
 def _reached(address: str) -> IPv4Address | IPv6Address:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from md5s3stash.errors import SettingsError, SourceRefused
-from md5s3stash.netguard import NetGuard
+from md5s3stash.netguard import NetGuard, with_ascii_host
 from md5s3stash.passwords import check_permissions
 from md5s3stash.settings import Faults
 from md5s3stash.version import distribution_version
@@ -58,7 +58,7 @@ def user_agent(contact: str | None) -> str:
 
 def origin_of(url: str) -> Origin:
     """The origin of a URL that was checked."""
-    parts = urlsplit(url)
+    parts = urlsplit(with_ascii_host(url))
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
@@ -86,10 +86,8 @@ def _lines_of(file: str) -> Iterator[tuple[int, str]]:
     """Those that are neither blank nor a comment."""
     try:
         check_permissions(file, file)
-        with open(file, encoding="ascii", newline="") as stream:
+        with open(file, encoding="latin-1", newline="") as stream:
             text = stream.read(_MAX_FILE_BYTES + 1)
-    except UnicodeDecodeError:
-        raise SettingsError(f"{file}: not ASCII") from None
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"fetch.headers_file: {file} cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -102,6 +100,8 @@ def _lines_of(file: str) -> Iterator[tuple[int, str]]:
 
 
 def _parsed(line: str) -> tuple[Origin, str, str]:
+    if not line.isascii():
+        raise ValueError("not ASCII: a host is written in its xn-- form")
     url, header = (*line.split(maxsplit=1), "")[:2]
     try:
         NetGuard.check_url(url)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import DigestMismatch, RedisUnavailable, SourceUnreadable, StoreUnavailable
+from md5s3stash.errors import DigestMismatch, RedisUnavailable, SourceUnreadable, StoreRefused, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher
 from md5s3stash.headers import Validators
 from md5s3stash.media import Kind, describe
@@ -220,7 +220,11 @@ class Stasher:
         if self._is_here(recalled):
             return True
         address = self._base.address(recalled.md5)
-        stored = retrying(lambda: self._store.head(address), self._retry, only=WORTH_WAITING_FOR)
+        try:
+            stored = retrying(lambda: self._store.head(address), self._retry, only=WORTH_WAITING_FOR)
+        except StoreRefused:
+            # S3 says this instead of 404 to a role without s3:ListBucket. A put does not need that right.
+            return False
         return stored is not None and stored.md5 in (None, recalled.md5)
 
     def _report(self, url: str, known: _KnownHash) -> StashReport:

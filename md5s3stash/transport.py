@@ -80,6 +80,10 @@ class _TimedReader(io.RawIOBase):
                 raise TooSlow(f"the origin sends fewer than {self._min_bytes_per_second} bytes a second")
             self._waited_seconds, self._waited_bytes = 0.0, 0
 
+    def wait_for_answer(self) -> None:
+        """What came was an interim answer. The origin has time to think again."""
+        self._began = False
+
     def close(self) -> None:
         # The raw stream counts as a user of the socket, which stays open until the last of them is closed.
         self._raw.close()
@@ -91,12 +95,13 @@ class _TimedResponse(http.client.HTTPResponse):
         self, sock: socket.socket, *args: Any, deadline: Deadline, min_bytes_per_second: int, **kwargs: Any
     ) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, deadline, min_bytes_per_second))
+        self._timed = _TimedReader(self.fp.detach(), sock, deadline, min_bytes_per_second)
+        self.fp = io.BufferedReader(self._timed)
 
     def begin(self) -> None:
         """As http.client's, from a head that was put in order for it."""
         file = self.fp
-        self.fp = HeadReader(file)  # type: ignore[assignment]
+        self.fp = HeadReader(file, self._timed.wait_for_answer)  # type: ignore[assignment]
         try:
             super().begin()
         finally:
