@@ -1,4 +1,4 @@
-"""What `md5s3stash-migrate` does once its options are known: wiring, and what it prints."""
+"""Runs `md5s3stash-migrate` after its options are read: wiring and output."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from md5s3stash_migrate.s3_batch import BatchJobs
 from md5s3stash_migrate.s3_copy import Copier
 from md5s3stash_migrate.s3_parts import PartLimits
 
-# LISTs under way at once; each bucket has at most one.
+# LISTs in progress at once; each bucket has at most one.
 _LIST_JOBS = 16
 
 
 def run(options: Options) -> int:
-    """The exit status. Raises StashError or OSError."""
+    """Runs the migration and returns the exit status. Raises StashError or OSError."""
     set_up_logging(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
@@ -75,7 +75,7 @@ def _survey(options: Options, migration: Migration, listing: Listing) -> bool:
     def count(source: Stored) -> None:
         nonlocal part_requests
         if source.size_bytes > SINGLE_PUT_MAX_BYTES:
-            # One to begin with, one for each part, one to complete; the first stands for the copy itself.
+            # One to begin, one for each part, one to complete; the first is counted as the copy itself.
             part_requests += 1 + -(-source.size_bytes // parts.part_bytes)
 
     well = migration.survey(count)
