@@ -187,7 +187,7 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
     if left:
         lines += ["", f"In incoming/: {', '.join(left)}"]
     if status.damaged:
-        lines += ["", f"A power cut may have damaged {status.damaged} in hold/: md5s3stashctl queue --state hold"]
+        lines += ["", f"A power cut may have damaged {status.damaged} in hold/: md5s3stashctl list --state hold"]
     for line in lines:
         console.write(console.cut(line, columns))
 
