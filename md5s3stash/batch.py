@@ -91,7 +91,7 @@ def open_stash(settings: Settings) -> Stash:
         caches = _caches(settings[RedisSettings])
     with faults.noted():
         rules = origin_rules(settings[FetchSettings])
-    faults.tell()
+    faults.raise_any()
     fetcher = Fetcher(fetch_limits(settings[FetchSettings]), rules=rules)
     return Stash(tuple(Stasher(base, store, fetcher, caches) for base in bases), fetcher)
 

@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         passwords = Passwords.from_options(arguments.username, arguments.password, arguments.netrc, os.environ)
     with faults.noted():
         stash = batch.open_stash(_settings(arguments, os.environ))
-    faults.tell()
+    faults.raise_any()
 
     show = _print_json if arguments.json else _print_line
     failed = 0

@@ -74,17 +74,17 @@ def run(program: str, work: Callable[[], int], interrupted: str = "") -> int:
         flush()
         return status
     except OutputClosed:
-        leave(1)
+        exit_now(1)
     except StashError as error:
-        leave(error.exit_code, str(error))
+        exit_now(error.exit_code, str(error))
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        leave(1, f"{where}{error.strerror or error}")
+        exit_now(1, f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
-        leave(INTERRUPTED, interrupted)
+        exit_now(INTERRUPTED, interrupted)
 
 
-def leave(status: int, message: str = "") -> NoReturn:
+def exit_now(status: int, message: str = "") -> NoReturn:
     """Ends the process at once, after a line on standard error for each line of the message."""
     for line in message.splitlines():
         complain(line)

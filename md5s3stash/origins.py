@@ -78,7 +78,7 @@ def read_headers(file: str | None) -> Mapping[Origin, Mapping[str, str]]:
             except ValueError as error:
                 raise SettingsError(f"{file}: line {number}: {error}") from None
             found.setdefault(origin, {})[name] = value
-    faults.tell()
+    faults.raise_any()
     return found
 
 

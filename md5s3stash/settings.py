@@ -41,7 +41,7 @@ class Faults:
         except SettingsError as error:
             self.lines += str(error).splitlines()
 
-    def tell(self) -> None:
+    def raise_any(self) -> None:
         """Raises one SettingsError with a line for each error, if there are any."""
         if self.lines:
             raise SettingsError("\n".join(self.lines))
@@ -174,7 +174,7 @@ class StashSettings:
         for base in self.bucket_base:
             with faults.noted():
                 bases[BucketBase.parse(base, self.bucket_scheme)] = None
-        faults.tell()
+        faults.raise_any()
         return tuple(bases)
 
 
@@ -270,15 +270,15 @@ def load(
     `file` None reads DEFAULT_FILE if it exists. `others_allowed` ignores sections that this program does not know,
     since all programs share the file. Raises SettingsError with one line for each error.
     """
-    told = Faults()
-    faults = told.lines
+    collected = Faults()
+    faults = collected.lines
     table = _read_toml(file, faults)
     faults += _unknown_keys(table, sections, others_allowed=others_allowed)
     parsed = {
         kind: kind(**_values(name, kind, table.get(name, {}), environ, flags or {}, faults))
         for name, kind in sections.items()
     }
-    told.tell()
+    collected.raise_any()
     return Settings(parsed)
 
 

@@ -190,7 +190,7 @@ class Stasher:
         if md5 is None or not is_md5(md5) or validators == Validators():
             return None
         recalled = self._recalled_hash(md5)
-        if recalled is None or not self._stands_here(recalled):
+        if recalled is None or not self._is_stored_here(recalled):
             return None
         return _KnownUrl(self._report(url, recalled), validators)
 
@@ -212,7 +212,7 @@ class Stasher:
     def _is_here(self, recalled: _KnownHash) -> bool:
         return recalled.s3_url == self._base.address(recalled.md5).s3_url
 
-    def _stands_here(self, recalled: _KnownHash) -> bool:
+    def _is_stored_here(self, recalled: _KnownHash) -> bool:
         """Whether this base has the content. If another base was recorded last, this asks the store. It does so before
         the request to the origin, so that one request to the origin is enough, whatever it answers.
         """

@@ -139,7 +139,7 @@ class S3Reader:
             # A HEAD has no body that says which of rights, keys and clock is wrong. This needs the same right.
             self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
 
-    def check_reading(self, address: ObjectAddress, *, stands: bool) -> None:
+    def check_reading(self, address: ObjectAddress, *, exists: bool) -> None:
         """Raises as `download` does if objects cannot be read, whether or not one is there. If none is there, a role
         without s3:ListBucket is refused as well, so a refusal that does not name s3:GetObject means nothing.
         """
@@ -149,7 +149,7 @@ class S3Reader:
         except StoreError as error:
             if error.code in ("NoSuchKey", "InvalidRange") or error.status == 416:
                 return
-            if error.code == "AccessDenied" and not stands and "perform: s3:GetObject" not in str(error):
+            if error.code == "AccessDenied" and not exists and "perform: s3:GetObject" not in str(error):
                 return
             if isinstance(error, StoreRefused):
                 self._renew()

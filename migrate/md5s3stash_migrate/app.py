@@ -117,12 +117,12 @@ def _print_summary(migration: Migration, report: Report) -> None:
         ("already there", counts.present),
         ("verified", counts.verified),
     ):
-        console.write(f"{name:14}{_told(count)}")
+        console.write(f"{name:14}{_amounts(count)}")
     for kind, number in sorted(report.counts.items()):
         console.write(f"{kind:14}{number:,}{' (succeeded in the end)' if kind == Kind.RETRIED else ''}")
 
 
-def _told(count: Count) -> str:
+def _amounts(count: Count) -> str:
     return f"{count.objects:,} objects, {count.size_bytes:,} bytes"
 
 

@@ -79,13 +79,13 @@ class Migration:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         # Digests of objects that are already reported: as many as there are faults.
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._failures_in_a_row = 0
 
     def run(self) -> bool:
         """Copies and verifies. Returns whether every object of the source is in the target and there were no faults."""
         with self._pool() as pool:
-            for source, standing in self._pairs(self._tell_fault, self._tell_unread):
+            for source, standing in self._pairs(self._report_fault, self._report_unread):
                 self._take(pool, source, standing)
         if self.counts.copied.objects:
             self._verify()
@@ -99,7 +99,7 @@ class Migration:
         were no faults.
         """
         with self._pool() as pool:
-            for source, standing in self._pairs(self._tell_fault, self._tell_unread):
+            for source, standing in self._pairs(self._report_fault, self._report_unread):
                 self.counts.source.add(source)
                 step = step_for(source, standing)
                 if step is Step.COPY:
@@ -150,12 +150,14 @@ class Migration:
                 step = step_for(source, standing)
                 if step is Step.PRESENT:
                     self._shared_counts.add(self.counts.verified, source)
-                elif source.md5 in self._told:
+                elif source.md5 in self._reported:
                     continue
                 elif step is Step.COMPARE:
                     pool.submit(partial(self._compare, source, self.counts.verified))
                 else:
-                    self._tell(source, Kind.MISSING, "it is not in the target: it was added during the run, run again")
+                    self._report(
+                        source, Kind.MISSING, "it is not in the target: it was added during the run, run again"
+                    )
 
     def _copy(self, source: Stored) -> None:
         target = self._target.address(source.md5)
@@ -163,21 +165,21 @@ class Migration:
         try:
             copied = self._retrying(lambda: self._tools.copier.copy(source, target), faults)
         except StoreError as error:
-            self._tell(source, Kind.FAILED, _with_earlier(str(error), faults))
+            self._report(source, Kind.FAILED, _with_earlier(str(error), faults))
             self._count_failure(error)
             return
         self._failures_in_a_row = 0
         if copied is Copied.DONE:
             self._shared_counts.add(self.counts.copied, source)
-            self._tell_retried(source, faults)
+            self._report_retried(source, faults)
         elif copied is Copied.TAKEN:
             # Copied by another program, or by a try of ours whose answer was lost.
-            self._tell_retried(source, faults)
+            self._report_retried(source, faults)
             self._compare(source, self.counts.copied if faults else self.counts.present)
         elif copied is Copied.SOURCE_GONE:
-            self._tell(source, Kind.SOURCE_GONE, "it was listed, but no longer exists")
+            self._report(source, Kind.SOURCE_GONE, "it was listed, but no longer exists")
         else:
-            self._tell(source, Kind.WRONG_COPY, "the md5 of the copy is not its key: inspect both")
+            self._report(source, Kind.WRONG_COPY, "the md5 of the copy is not its key: inspect both")
 
     def _compare(self, source: Stored, count: Count) -> None:
         """Counts the object if the target has it, by a HEAD of each side; reports it otherwise."""
@@ -186,12 +188,12 @@ class Migration:
             there = self._retrying(lambda: self._tools.store.head(target), [])
             here = self._retrying(lambda: self._tools.store.head(source.address), [])
         except StoreError as error:
-            self._tell(source, Kind.FAILED, str(error))
+            self._report(source, Kind.FAILED, str(error))
             return
         if here is None:
-            self._tell(source, Kind.SOURCE_GONE, "it was listed, but no longer exists")
+            self._report(source, Kind.SOURCE_GONE, "it was listed, but no longer exists")
         elif there is None:
-            self._tell(source, Kind.SOURCE_CHANGED, "it has changed since it was listed: run again")
+            self._report(source, Kind.SOURCE_CHANGED, "it has changed since it was listed: run again")
         else:
             self._judge(source, compare(source.md5, here, there), count)
 
@@ -199,9 +201,9 @@ class Migration:
         if comparison is Comparison.SAME:
             self._shared_counts.add(count, source)
         elif comparison is Comparison.DIFFERENT:
-            self._tell(source, Kind.CONFLICT, "the target holds another content; it was not overwritten")
+            self._report(source, Kind.CONFLICT, "the target holds another content; it was not overwritten")
         else:
-            self._tell(
+            self._report(
                 source,
                 Kind.UNPROVEN,
                 "the target holds an object of the same size, and without a SHA-256 the two cannot be compared",
@@ -230,22 +232,22 @@ class Migration:
         if too_many:
             raise GivenUp(f"{MAX_FAILURES_IN_A_ROW} copies in a row failed, the last one: {error}")
 
-    def _tell(self, source: Stored, kind: Kind, reason: str) -> None:
+    def _report(self, source: Stored, kind: Kind, reason: str) -> None:
         with self._lock:
-            self._told.add(source.md5)
+            self._reported.add(source.md5)
         target = self._target.address(source.md5).s3_url
         self._tools.report.add(Entry(kind, source.address.s3_url, reason, target))
 
-    def _tell_retried(self, source: Stored, faults: list[str]) -> None:
+    def _report_retried(self, source: Stored, faults: list[str]) -> None:
         if faults:
             target = self._target.address(source.md5).s3_url
             reason = f"{len(faults)} tries failed, the last one: {faults[-1]}"
             self._tools.report.add(Entry(Kind.RETRIED, source.address.s3_url, reason, target))
 
-    def _tell_fault(self, fault: Fault) -> None:
+    def _report_fault(self, fault: Fault) -> None:
         self._tools.report.add(Entry(fault.kind, fault.address.s3_url, fault.reason))
 
-    def _tell_unread(self, bucket: str, error: StoreError) -> None:
+    def _report_unread(self, bucket: str, error: StoreError) -> None:
         self._tools.report.add(Entry(Kind.UNREAD_BUCKET, ObjectAddress(bucket, "").s3_url, str(error)))
 
     @contextmanager

@@ -138,7 +138,7 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> O
         target = parse_side("--to", arguments.target)
     with faults.noted():
         batch = _batch(arguments)
-    faults.tell()
+    faults.raise_any()
     require_apart(source, target)
     if arguments.batch_manifest:
         from md5s3stash_migrate.manifest import target_key_prefix

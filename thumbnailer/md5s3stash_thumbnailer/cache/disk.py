@@ -192,7 +192,7 @@ class Incoming:
                 os.unlink(self.path)
         with contextlib.suppress(OSError):
             self.file.close()
-        self._room.give_back(self.size_bytes)
+        self._room.free(self.size_bytes)
         self.size_bytes = 0
 
     def __enter__(self) -> Self:
@@ -216,7 +216,7 @@ class _Room:
                 raise NoRoom(f"more than {self._max_bytes} bytes of originals are being downloaded")
             self._taken_bytes += size_bytes
 
-    def give_back(self, size_bytes: int) -> None:
+    def free(self, size_bytes: int) -> None:
         with self._lock:
             self._taken_bytes -= size_bytes
 

@@ -68,7 +68,7 @@ class Readiness:
     def _look(self) -> str:
         address: ObjectAddress = self._base.address(self._read_md5 or _UNLIKELY_MD5)
         try:
-            self._store.check_reading(address, stands=bool(self._read_md5))
+            self._store.check_reading(address, exists=bool(self._read_md5))
         except (StoreRefused, CredentialsUnavailable) as error:
             return str(error)
         except StashError as error:
