@@ -19,6 +19,9 @@ from md5s3stash.errors import SettingsError, StashError
 
 INTERRUPTED = 130
 
+# In the repr of an argument or a variable, a byte that is not UTF-8 is half a surrogate pair.
+_QUOTED_BYTE = re.compile(r"(?<!\\)((?:\\\\)*)\\udc([89a-f][0-9a-f])")
+
 _program = "md5s3stash"
 
 
@@ -75,6 +78,8 @@ def run(program: str, work: Callable[[], int], interrupted: str = "") -> int:
         return status
     except OutputClosed:
         exit_now(1)
+    except SettingsError as error:
+        exit_now(error.exit_code, _QUOTED_BYTE.sub(r"\1\\x\2", str(error)))
     except StashError as error:
         exit_now(error.exit_code, str(error))
     except OSError as error:
