@@ -131,6 +131,11 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         notifier.stopping()
         daemon.main_loop.stop()
 
+    def ready() -> None:
+        notifier.ready()
+        # Not earlier: a reload ends with READY, too.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
     actions: dict[signal.Signals, Callable[[], object]] = {
         signal.SIGTERM: stop,
         signal.SIGINT: stop,
@@ -146,7 +151,7 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         if daemon.queue is not None:
             daemon.queue.start()
         with _outliving_power_cuts(daemon):
-            complete = daemon.main_loop.run(notifier.ready)
+            complete = daemon.main_loop.run(ready)
             # Lists and the queue stop at the same time as the files, so this waits for the rest of the same deadline.
             drained = daemon.queue is None or daemon.queue.finish()
             return daemon.lists.finish() and complete and drained
