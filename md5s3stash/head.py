@@ -2,7 +2,7 @@
 
 http.client skips only one kind of interim answer (100), ends the headers at a line that is not a header, and reads only
 the first of two lines. This module skips all interim answers, and passes on the headers that are used, one line each.
-It resolves no contradiction: two different lengths are refused.
+Contradictions, such as two different lengths, are refused.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def lines_for_http_client(lines: Iterable[bytes]) -> list[bytes]:
     """The headers that are used, a line each, by name. Raises InvalidHeader for lengths that contradict each other."""
     found = {name: _SETTLED.get(name, _all)(values) for name, values in _values_by_name(lines).items()}
     if any(found.get(b"transfer-encoding", ())):
-        # It counts alone (RFC 9112, section 6.3).
+        # Transfer-Encoding overrides the length (RFC 9112, section 6.3).
         found.pop(b"content-length", None)
     _demand_one_length(found.get(b"content-length", ()))
     return [
@@ -131,7 +131,7 @@ def _lengths(values: list[bytes]) -> list[bytes]:
 
 
 def _demand_one_length(values: Iterable[bytes]) -> None:
-    """urllib3 does this as well, but too late to close the connection."""
+    """urllib3 checks this as well, but too late to close the connection."""
     for value in values:
         with contextlib.suppress(ValueError):
             if len({int(length) for length in value.split(b",")}) > 1:
@@ -152,7 +152,7 @@ def _all(values: list[bytes]) -> list[bytes]:
     return _joined(value for value in values if value)
 
 
-# What several lines of a name say together.
+# How several lines of the same name are combined.
 _SETTLED = {
     b"location": _first,
     b"retry-after": _first,

@@ -23,7 +23,7 @@ _MAX_RETRY_AFTER_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What the origin wants to hear again to tell whether its content changed (RFC 9110, section 8.8)."""
+    """Values that the origin compares to decide whether its content has changed (RFC 9110, section 8.8)."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -42,7 +42,7 @@ class Validators:
 
 
 def retry_after_seconds(header: str | None, now: float) -> float | None:
-    """What a Retry-After header, a number or a date, asks for: from 0 to a day; None where it makes no sense."""
+    """The wait that a Retry-After header (a number or a date) asks for, from 0 to a day; None if it is not valid."""
     text = (header or "").strip()
     if number := _SECONDS.match(text):
         seconds = float(number[1])
@@ -55,7 +55,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
 
 
 def media_type(headers: Mapping[str, str]) -> str | None:
-    """The MIME type that is declared; None where it is none."""
+    """The declared MIME type; None if it is missing or not valid."""
     declared = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return declared if _MEDIA_TYPE.fullmatch(declared) else None
 

@@ -1,4 +1,4 @@
-"""The seed's call, for programs that have used it since 2014."""
+"""The function of the original module, for programs that have used it since 2014."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def md5s3stash(
     hash_cache: MutableMapping[str, Any] | None = None,
     bucket_scheme: str = "simple",
 ) -> StashReport:
-    """Stashes what `url` (a path, or a `file`, `http` or `https` URL) gives, under the md5 of its bytes.
+    """Stashes the bytes of `url` (a path, or a `file`, `http` or `https` URL) under their md5.
 
     `conn` is a boto3 S3 client, whose region, endpoint and credentials are used, or a boto3 session; None takes the
     ordinary boto3 chain, and S3_ENDPOINT from the environment. `url_auth` is (user name, password) for Basic
     authentication; it is sent over https alone, never to S3 and never to another host than the URL's. The caches are
     any dict-like objects and may be shared between bucket bases and calls (see `md5s3stash.cache`).
 
-    Raises `md5s3stash.errors.StashError`: nothing was stored under a wrong digest, and `error.retryable` says whether
-    another try makes sense. A SourceError is an OSError and a TypeError as well: in 2014 a missing file raised IOError
-    and a dead link TypeError, which callers catch so that one dead link does not end a collection.
+    Raises `md5s3stash.errors.StashError`: nothing was stored under a wrong digest, and `error.retryable` says whether a
+    retry makes sense. A SourceError is an OSError and a TypeError as well: in 2014 a missing file raised IOError and a
+    dead link TypeError, which callers catch so that one dead link does not end a collection.
     """
     base = BucketBase.parse(bucket_base, bucket_scheme)
     store = store_for(conn, os.environ.get("S3_ENDPOINT"))

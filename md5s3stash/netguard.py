@@ -1,8 +1,8 @@
 """May this URL be fetched? Decided by its form, and at connect time by every address that its host resolves to.
 
-A box with an IAM role must not be talked into reading its own metadata service or its neighbours (CWE-918). A look at
-the text of a URL cannot tell: names resolve to anything, resolvers answer differently the second time, and 2130706433
-is 127.0.0.1. So the guard resolves once, judges the answer, and connects to that very answer.
+A box with an IAM role must not be tricked into reading its own metadata service or its neighbours (CWE-918). The text
+of a URL is not enough to decide: a name may resolve to any address, a resolver may answer differently the second time,
+and 2130706433 is 127.0.0.1. So the guard resolves once, checks the answer, and connects to that same answer.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class NetGuard:
             raise SourceRefused("only http and https URLs are fetched")
         if "@" in parts.netloc:
             raise SourceRefused("a URL must not hold a user name or password: give them with -u or --netrc")
-        # Parsers disagree about what a backslash or a blank in the host means: then it is not known what was checked.
+        # Parsers disagree about a backslash or a blank in the host: the host we check may not be the host they connect
+        # to.
         if not host or port == 0 or _CONTROL.search(url) or re.search(r"[\\\s]", parts.netloc):
             raise SourceRefused("not a valid URL")
 
@@ -130,10 +131,10 @@ class NetGuard:
         """
         found = _resolve(host, port)
         for _, address in found:
-            # One bad address among good ones refuses the name: which of them is used is up to the owner of its DNS.
+            # One bad address among good ones refuses the name: the owner of its DNS decides which of them comes first.
             if (reason := self.refusal(address[0])) is not None:
                 raise SourceRefused(
-                    f"{host} is not fetched: {reason}; if it is meant, allow its network in the settings"
+                    f"{host} is not fetched: {reason}; if this is intended, allow its network in the settings"
                 )
         failure = OSError(f"{host} has no address")
         for family, address in found[:_ADDRESSES_TRIED]:
@@ -187,7 +188,7 @@ def _without_secret(parameter: str) -> str:
 
 
 def _reached(address: str) -> IPv4Address | IPv6Address:
-    """The address that packets would end up at: an IPv4 address inside an IPv6 one counts as itself."""
+    """The address that packets would reach: an IPv4 address inside an IPv6 one counts as IPv4."""
     parsed = ip_address(address)
     if any(parsed in network for network in _V4_INSIDE_V6):
         return IPv4Address(int(parsed) & 0xFFFFFFFF)

@@ -1,6 +1,6 @@
 """What the header of a TIFF says about its first picture: TIFF 6.0 and BigTIFF, in either byte order. Pure.
 
-Pillow reads only what it can decode, and no BigTIFF whose numbers begin with the highest byte.
+Pillow reads only TIFFs that it can decode, and no big-endian BigTIFF.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _ORIENTATION, _SAMPLES, _PLANAR, _EXTRA, _FORMATS, _PROFILE = 274, 277, 284, 338
 _NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _BIG_TIFF = 43
 _MAX_ENTRIES = 4096
-# No picture that is shown has more samples. A profile may be longer.
+# No picture that we show has more samples. A profile may be longer.
 _MAX_VALUES = 64
 _LYING = range(5, 9)
 
 
 @dataclass(frozen=True, slots=True)
 class TiffHeader:
-    """The values of its tags, or what TIFF 6.0 says that they are without one."""
+    """The values of the tags; for a missing tag, the default of TIFF 6.0."""
 
     is_big_endian: bool
     is_big_tiff: bool
@@ -42,13 +42,13 @@ class TiffHeader:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Of the upright picture."""
+        """The size of the upright picture."""
         width, height = self.stored_size
         return (height, width) if self.orientation in _LYING else (width, height)
 
 
 def read(file: BinaryIO) -> TiffHeader | None:
-    """None where it is not a TIFF, or a broken one."""
+    """None if the file is not a TIFF, or is a broken one."""
     file.seek(0)
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])

@@ -1,4 +1,4 @@
-"""What `md5s3stash-thumbnailer` does once its settings are known: wiring. `serving` listens and stops."""
+"""Wires `md5s3stash-thumbnailer` after its settings are read. `serving` listens and stops."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
 
 
 class ThumbnailApplication(PilboxApplication):
-    """pilbox's application with our handlers in the place of its one at `/`."""
+    """pilbox's application with our handlers instead of its handler at `/`."""
 
     def __init__(self, services: Services, more: Sequence[Any] = ()) -> None:
         self._more = more
@@ -56,12 +56,12 @@ class ThumbnailApplication(PilboxApplication):
 
 
 def run(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT. 0 after an orderly stop. Raises StashError, also where the port is in use."""
+    """Serves until SIGTERM or SIGINT, and returns 0. Raises StashError, for example if the port is in use."""
     try:
         cache = open_cache(settings.cache_directory, settings.cache_bytes)
         sockets = listening_sockets(settings.port, settings.address, os.environ)
         seconds = settings.fetch_limits.timeout_seconds
-        # A thread that hangs in S3 is lost to other originals: no request waits longer than `seconds` for it.
+        # A thread that hangs in S3 cannot fetch other originals, and no request waits longer than `seconds` for it.
         timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
         store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
     except OSError as error:
@@ -77,8 +77,8 @@ def run(settings: Settings) -> int:
         readiness.close()
         originals.close()
         pool.close()
-    # At once: the interpreter would wait for every thread, also for one that hangs in S3.
-    console.leave(0)
+    # At once: the interpreter would wait for every thread, even one that hangs in S3.
+    console.exit_now(0)
 
 
 async def _run(

@@ -1,4 +1,6 @@
-"""What Prometheus is told: counts made as requests end, and the state of pool, lines and cache when it asks."""
+"""Metrics for Prometheus: counters of finished requests, and the state of the pool, the waiting requests and the cache
+at each scrape.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ class Metrics:
     def __init__(self, originals: Originals, pool: RenderPool) -> None:
         self._originals = originals
         self._pool = pool
-        # A registry of our own: the global one would take what any library puts there.
+        # A registry of our own: any library may register metrics in the global one.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         Info(f"{_PREFIX}build", "What runs", registry=self._registry).info(build_info())
@@ -62,7 +64,7 @@ class Metrics:
         self._iiif_seconds.labels(kind).observe(seconds)
 
     def s3_failed(self, error: BaseException) -> None:
-        """An original could not be had."""
+        """An original could not be fetched."""
         self._s3_errors.labels(type(error).__name__).inc()
 
     def exposition(self) -> bytes:
@@ -70,7 +72,9 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _state(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily(f"{_PREFIX}waiting", "Requests that wait, by what for", labels=["stage"])
+        waiting = GaugeMetricFamily(
+            f"{_PREFIX}waiting", "Requests that wait for an original or a worker", labels=["stage"]
+        )
         waiting.add_metric(["original"], self._originals.waiting)
         waiting.add_metric(["worker"], self._pool.waiting)
         yield waiting
@@ -87,7 +91,9 @@ class Metrics:
         yield lookups
         yield CounterMetricFamily(f"{_PREFIX}cache_evictions", "Originals removed for others", value=counts.evictions)
         yield CounterMetricFamily(f"{_PREFIX}cache_faults", "Times the disk refused", value=counts.faults)
-        yield GaugeMetricFamily(f"{_PREFIX}cache_bytes", "Size at the last look and what was added", value=counts.bytes)
+        yield GaugeMetricFamily(
+            f"{_PREFIX}cache_bytes", "Size at the last count, plus what was added", value=counts.bytes
+        )
 
 
 class _State(Collector):

@@ -16,7 +16,7 @@ from md5s3stash_thumbnailer.render.region_request import FORMATS, RegionRequest,
 
 _WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
 _WHITE = 255
-# There are as many workers as cores. Slower AVIF is smaller, but takes seconds for a large picture.
+# There is one worker per core. Slower AVIF is smaller, but takes seconds for a large picture.
 _PARAMETERS: dict[str, dict[str, object]] = {
     "AVIF": {"max_threads": 1, "speed": 8},
     "TIFF": {"compression": "tiff_lzw"},

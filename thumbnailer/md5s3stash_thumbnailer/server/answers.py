@@ -1,7 +1,7 @@
 """What all answers share: one table from error to status, and how a request for a picture is answered.
 
-Every error has pilbox's JSON body, `{"status_code": …, "error_code": …, "error": …}`, and is not to be cached: a digest
-that is not known now may be stashed in a minute.
+Every error has pilbox's JSON body, `{"status_code": …, "error_code": …, "error": …}`, and must not be cached: an
+unknown digest may be stashed a minute later.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from md5s3stash_thumbnailer.server.readiness import Readiness
 
 log = logging.getLogger(__name__)
 
-# Our errors -> status and the code of the JSON body. pilbox's own errors bring both; where it has a code for the fault,
-# it is used here too, and the new ones continue its families (2xx: the image, 3xx: fetching it).
+# Our errors -> status and the code of the JSON body. pilbox's own errors bring both; its codes are used here too, and
+# the new ones continue its families (2xx: the image, 3xx: fetching it).
 STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
     errors.OriginalNotFound: (404, 301),
     SourceTooLarge: (413, 203),
@@ -57,7 +57,7 @@ RETRY_AFTER_SECONDS = 2
 CLIENT_GONE = 499
 # A newer release may decode more of a damaged picture, and the operator may decide to show none.
 _TRUNCATED_SECONDS = 300
-# Who reads more slowly than this is not waited for: his thumbnail lies in our memory.
+# The server does not wait longer for a slow client, because the thumbnail takes up memory.
 _SEND_SECONDS = 60.0
 _YEAR_SECONDS = 31_536_000
 
@@ -99,7 +99,7 @@ class Services:
 
 
 class JsonErrors(tornado.web.RequestHandler):
-    """Every error as pilbox writes its own, whichever handler or part of tornado raised it."""
+    """Writes every error as pilbox does, whichever handler or part of tornado raised it."""
 
     methods = "GET, HEAD"
 
@@ -109,14 +109,14 @@ class JsonErrors(tornado.web.RequestHandler):
         return services
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
-        # `Request` has made one word of what the header says.
+        # `Request` has reduced the header to one word.
         if self.services.activity.stopping or self.request.headers["Connection"] == "close":
             self.set_header("Connection", "close")
         return super().finish(chunk)
 
     def set_default_headers(self) -> None:
         self.set_header("Server", f"md5s3stash-thumbnailer/{running_version()}")
-        # Browsers would otherwise look into the bytes for something else than the type that we say.
+        # Otherwise browsers might guess another type from the bytes.
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
@@ -157,7 +157,7 @@ class PictureHandler(JsonErrors):
             try:
                 await answering
             except asyncio.CancelledError:
-                # For the log and the metrics alone: the client is gone.
+                # Only for the log and the metrics: the client is gone.
                 raise tornado.web.HTTPError(CLIENT_GONE, "The client closed the connection") from None
 
     def on_connection_close(self) -> None:
@@ -207,8 +207,8 @@ class PictureHandler(JsonErrors):
         return await self.services.pool.render(source, request), modified
 
     async def send(self, body: bytes | None = None) -> None:
-        # Until the last byte is handed to the kernel the request counts as being answered. Where the client
-        # is gone there is no one to report to.
+        # The request counts as being answered until the kernel has the last byte. If the client is gone, there is
+        # nothing to report.
         with suppress(tornado.iostream.StreamClosedError):
             try:
                 await asyncio.wait_for(self.finish(body), _SEND_SECONDS)
@@ -221,27 +221,27 @@ class PictureHandler(JsonErrors):
 
 
 def _until(expires: int | None, at_most_seconds: int) -> str:
-    """For the picture of a signed URL: a cache must not show it longer than the URL holds."""
+    """Cache-Control for a signed URL: a cache must not show the picture longer than the URL is valid."""
     left = at_most_seconds if expires is None else min(at_most_seconds, expires - int(time.time()))
     return f"public, max-age={max(0, left)}"
 
 
 def describe(error: BaseException | None, status_code: int) -> tuple[int, int, str]:
-    """Status, code and message for the JSON body; `status_code` is tornado's idea of the status."""
+    """Status, code and message for the JSON body; `status_code` is the status that tornado chose."""
     if isinstance(error, PilboxError):
         return error.status_code, error.get_code(), message_of(error) or type(error).__name__
     if isinstance(error, errors.RequestRefused):
         return 400, error.code, str(error)
     for kind, (status, code) in STATUS_AND_CODE.items():
         if isinstance(error, kind):
-            # The store's messages name the bucket, which is not the business of a viewer of pictures.
+            # The store's messages name the bucket, which viewers need not know.
             return status, code, str(error) if isinstance(error, errors.ThumbnailError) else _STORE_MESSAGES[status]
     message = message_of(error) if isinstance(error, tornado.web.HTTPError) else None
     return status_code, status_code, message or http.HTTPStatus(status_code).phrase
 
 
 def message_of(error: tornado.web.HTTPError) -> str:
-    """The words of one of tornado's errors, which keeps them as a format with percent signs doubled."""
+    """The message of a tornado error, which tornado keeps as a format with doubled percent signs."""
     return (error.log_message or "") % error.args
 
 

@@ -21,7 +21,7 @@ from md5s3stash_thumbnailer.signed_url import SignatureRefused, check, is_signed
 
 log = logging.getLogger(__name__)
 
-# What is missing now may be stashed in a minute.
+# A missing original may be stashed a minute later.
 _PLACEHOLDER_CACHE_CONTROL = "public, max-age=60"
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")
 
@@ -29,9 +29,9 @@ _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")
 class ThumbnailHandler(PictureHandler, ImageHandler):
     """`GET|HEAD /{mode}/{width}x{height}/{md5}` with pilbox's query options and its signature check.
 
-    pilbox's own arguments `url`, `w`, `h` and `mode` come from the path alone: what a caller writes into the query
-    under these names is never looked at, and nothing is ever fetched from a URL. A signature is ours, over path, query
-    and expiry (`signed_url`), or pilbox's, over the query without its `sig`: that one holds for every path.
+    pilbox's own arguments `url`, `w`, `h` and `mode` come from the path alone: the same names in the query are ignored,
+    and nothing is ever fetched from a URL. A signature is ours, over path, query and expiry (`signed_url`), or
+    pilbox's, over the query without its `sig`, which is valid for every path.
     """
 
     def initialize(self) -> None:
@@ -65,7 +65,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
 
     async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
         picture, _ = await self._drawn(replace(thumbnail, md5=self.services.placeholder))
-        # Browsers show the body of a 404 too, and no client takes it for the picture that was asked for.
+        # Browsers show the body of a 404 too, and no client mistakes it for the requested picture.
         self.set_status(http.HTTPStatus.NOT_FOUND)
         self.set_header("Cache-Control", _PLACEHOLDER_CACHE_CONTROL)
         self.set_header("Content-Type", picture.mime_type)
@@ -90,7 +90,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
         return self._thumbnail
 
     def _validate_signature(self) -> None:
-        """pilbox calls it, and its own looks at `client_key` alone."""
+        """Called by pilbox, whose own version checks only `client_key`."""
         target, client_key = self.request.uri or "", self.settings.get("client_key")
         if self.services.url_keys and (is_signed(target) or not client_key):
             try:
@@ -101,7 +101,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
             require_signature(client_key, self.request.query)
 
     def get_argument(self, name: str, default: Any = None, strip: bool = True) -> Any:
-        """What pilbox's checks see: the path's parts under pilbox's names, and the query for the rest."""
+        """The arguments for pilbox's checks: the parts of the path under pilbox's names, and the query for the rest."""
         thumbnail = self._thumbnail
         assert thumbnail is not None, "the request is parsed first"
         if name == "url":
@@ -117,8 +117,8 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
 
 
 class HealthHandler(JsonErrors):
-    """`GET|HEAD /healthz`: this process answers, and nothing of this box keeps it from fetching originals. An outage of
-    S3 does not count: a load balancer must not end boxes for its faults.
+    """`GET|HEAD /healthz`: this process answers, and no problem of this box keeps it from fetching originals. An outage
+    of S3 does not count: a load balancer must not end boxes because of it.
     """
 
     def get(self) -> None:
@@ -128,7 +128,7 @@ class HealthHandler(JsonErrors):
             self.finish({"status": "ok"})
             return
         self.set_status(http.HTTPStatus.SERVICE_UNAVAILABLE)
-        # The reason names the bucket, as the metrics do.
+        # The reason names the bucket, so it is only for clients on this box, as the metrics are.
         self.finish({"status": "failing", **({"reason": reason} if _is_local(self.request) else {})})
 
     head = get
@@ -159,12 +159,12 @@ class UnknownPathHandler(JsonErrors):
 
 
 def unknown_path() -> tornado.web.HTTPError:
-    """For every path that is not ours."""
+    """The error for every path that is not ours."""
     return tornado.web.HTTPError(404, "No such page: the paths are /{mode}/{width}x{height}/{md5}")
 
 
 def log_request(handler: tornado.web.RequestHandler) -> None:
-    """tornado's access log as one event a line, without the query."""
+    """tornado's access log: one event per line, without the query."""
     request = handler.request
     log.info(
         "event=request status=%s method=%s path=%s ms=%.0f",
