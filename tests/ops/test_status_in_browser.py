@@ -123,6 +123,16 @@ def test_a_tile_leads_to_what_is_known_of_the_content(visit: Visit) -> None:
     expect(page.locator("section.found")).to_contain_text("s3://md5s3stash-laptop/54524a535b0f91e359b98e00cc5d5a0a")
 
 
+def test_a_picture_leads_to_the_viewer_which_knows_its_name(visit: Visit) -> None:
+    page = visit.open()
+
+    page.get_by_role("link", name="Zoom in to samples/portrait.jpg").click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("samples/portrait.jpg")
+    expect(page.get_by_role("status")).to_contain_text("Zoom", timeout=4 * SECONDS * 1000)
+    expect(page.get_by_role("application", name="samples/portrait.jpg")).to_be_visible()
+
+
 def test_hostile_names_are_text(visit: Visit) -> None:
     page = visit.open()
 
