@@ -100,21 +100,29 @@ async def _run(
     )
     watching = asyncio.create_task(readiness.watch())
     try:
-        application = ThumbnailApplication(services, _iiif_routes(settings))
+        application = ThumbnailApplication(services, _iiif_routes(settings, services.metrics))
         await serve(application, services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
 
 
-def _iiif_routes(settings: Settings) -> list[Any]:
+def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
     if settings.iiif is None:
         return []
     # Without IIIF its code is not needed.
     from md5s3stash_thumbnailer.iiif.handlers import Iiif, routes
     from md5s3stash_thumbnailer.iiif.request import Offer
     from md5s3stash_thumbnailer.render.region import written_formats
+    from md5s3stash_thumbnailer.server.client_rate import Clients, Turns
+    from md5s3stash_thumbnailer.viewer.handlers import viewer_routes
 
-    given, bounds = settings.iiif, settings.bounds
+    given, bounds, limits = settings.iiif, settings.bounds, settings.pool_limits
+    # One more than there are workers: it waits in the pool, so that no worker waits for the event loop.
+    clients = Clients(
+        given.client_share, settings.workers, Turns(settings.workers + 1, limits.max_waiting, limits.wait_seconds)
+    )
+    metrics.waiting_turns = lambda: clients.waiting
     kept = tuple((name, value) for name, value in sorted(settings.defaults.items()) if name in _OPTIONS_OF_IIIF)
     offer = Offer((bounds.max_width, bounds.max_height), written_formats(), kept)
-    return [*routes(Iiif(offer, given.public_url, given.proxies, given.rights))]
+    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights)
+    return [*routes(iiif), *viewer_routes(iiif)]

@@ -8,6 +8,7 @@
         ├── NotAnImage           the original is not a picture, is broken, or has a format that is not shown
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
         ├── Overloaded           too many requests: the client should retry later
+        ├── TooManyRequests      one client asks for more than its share
         ├── RenderTimedOut       the picture took longer to draw than is allowed
         ├── WorkerDied           the render worker ended while rendering, killed from outside or by the picture
         ├── RenderFailed         an error of this program, not of the picture
@@ -50,6 +51,19 @@ class Overloaded(ThumbnailError):
     """Nothing is wrong with the request; it was not started."""
 
     retryable = True
+
+
+class TooManyRequests(ThumbnailError):
+    """`retry_after_seconds` is when the client has something of its share again."""
+
+    retryable = True
+
+    def __init__(self, client: str, retry_after_seconds: int) -> None:
+        super().__init__(client, retry_after_seconds)
+        self.retry_after_seconds = retry_after_seconds
+
+    def __str__(self) -> str:
+        return f"Too many requests from {self.args[0]}: try again in {self.retry_after_seconds} seconds"
 
 
 class NotAnImage(ThumbnailError):

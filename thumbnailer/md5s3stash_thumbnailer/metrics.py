@@ -25,6 +25,8 @@ class Metrics:
     def __init__(self, originals: Originals, pool: RenderPool) -> None:
         self._originals = originals
         self._pool = pool
+        # What waits before the pool is not counted there.
+        self.waiting_turns: Callable[[], int] = lambda: 0
         # A registry of our own: any library may register metrics in the global one.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -76,7 +78,7 @@ class Metrics:
             f"{_PREFIX}waiting", "Requests that wait for an original or a worker", labels=["stage"]
         )
         waiting.add_metric(["original"], self._originals.waiting)
-        waiting.add_metric(["worker"], self._pool.waiting)
+        waiting.add_metric(["worker"], self._pool.waiting + self.waiting_turns())
         yield waiting
         yield GaugeMetricFamily(f"{_PREFIX}workers_busy", "Workers that render", value=self._pool.busy)
         replaced = CounterMetricFamily(f"{_PREFIX}workers_replaced", "Workers that were lost", labels=["reason"])

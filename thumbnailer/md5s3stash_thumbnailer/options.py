@@ -65,7 +65,18 @@ define(
     "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
 )
 define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals and reduced copies in cache_dir")
-define("iiif", type=bool, default=True, help="serve the IIIF Image API at /iiif/3/{md5} and /iiif/2/{md5}")
+define(
+    "client_share",
+    type=float,
+    default=0.25,
+    help="largest part of this server that one client of IIIF may use in the long run, 0 to 1; 0: no bound",
+)
+define(
+    "iiif",
+    type=bool,
+    default=True,
+    help="serve the IIIF Image API at /iiif/3/{md5} and /iiif/2/{md5}, and the viewer at /view/{md5}",
+)
 define(
     "iiif_rights",
     default="",
@@ -100,8 +111,8 @@ define("stop_timeout", type=float, default=30, help="seconds to let running requ
 define(
     "trusted_proxies",
     multiple=True,
-    help="addresses or networks of the proxies whose Forwarded or X-Forwarded-Host and -Proto headers give the public "
-    "address, separated by commas; default: none",
+    help="addresses or networks of the proxies whose Forwarded or X-Forwarded-For, -Host and -Proto headers give the "
+    "client and the public address, separated by commas; default: none",
 )
 define(
     "url_keys",
@@ -175,11 +186,14 @@ class Stash:
 
 @dataclass(frozen=True, slots=True)
 class IiifSettings:
-    """For the links of IIIF: the URL of the server without a slash at its end, or the proxies that know it."""
+    """For the links of IIIF: the URL of the server without a slash at its end, or the proxies that know it. They know
+    the clients, too, each of which may use a share of the server.
+    """
 
     public_url: str
     proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     rights: str
+    client_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +295,7 @@ def _check() -> None:
     _require(0 <= options.port <= 65535, "port", "must be between 0 and 65535")
     reduced_is_sound = options.reduced_side == 0 or _LEAST_REDUCED <= options.reduced_side <= _LARGEST_REDUCED
     _require(reduced_is_sound, "reduced_side", f"must be 0 or between {_LEAST_REDUCED} and {_LARGEST_REDUCED}")
+    _require(0 <= options.client_share <= 1, "client_share", "must be between 0 and 1")
     _require(options.workers >= 0, "workers", "must be 0 (one per core) or more")
     _require(options.worker_memory >= _LEAST_WORKER_MEMORY, "worker_memory", f"must be at least {_LEAST_WORKER_MEMORY}")
     _require(
@@ -325,7 +340,7 @@ def _iiif() -> IiifSettings | None:
         # Viewers cannot sign, and without a signature they would get what thumbnails demand one for.
         log.warning("event=iiif_off reason='%s is set, and requests of IIIF have no signature'", secret)
         return None
-    return IiifSettings(options.public_url.rstrip("/"), proxies, options.iiif_rights)
+    return IiifSettings(options.public_url.rstrip("/"), proxies, options.iiif_rights, options.client_share)
 
 
 def _require(holds: object, name: str, rule: str) -> None:

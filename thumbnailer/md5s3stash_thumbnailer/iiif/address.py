@@ -5,30 +5,20 @@ It is never taken from a Host header. Any client can send one, and caches would 
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from md5s3stash_thumbnailer.server.client_address import unmapped
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _PAIR = re.compile(r'\s*(\w+)\s*=\s*(?:"([^"]*)"|([^\s",;]*))\s*')
-
-
-def is_trusted(peer: str, proxies: Sequence[Network]) -> bool:
-    """Whether the other end of a connection is one of the proxies."""
-    try:
-        address = _unmapped(peer)
-    except ValueError:
-        return False
-    return any(address in network for network in proxies)
 
 
 def own_address(local: object) -> str:
     """The URL of the listening end of a connection, as `socket.getsockname` returns it."""
     if not isinstance(local, tuple):
         return "http://localhost"
-    host = _unmapped(str(local[0]).partition("%")[0])
+    host = unmapped(str(local[0]).partition("%")[0])
     return f"http://{host}:{local[1]}" if host.version == 4 else f"http://[{host}]:{local[1]}"
 
 
@@ -57,9 +47,3 @@ def _from_x_forwarded(headers: Mapping[str, str]) -> str | None:
 def _url(scheme: str, host: str) -> str | None:
     is_sound = scheme.lower() in ("http", "https") and _HOST.fullmatch(host)
     return f"{scheme.lower()}://{host.lower()}" if is_sound else None
-
-
-def _unmapped(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """A socket for both families gives IPv4 addresses the form of IPv6."""
-    address = ipaddress.ip_address(text)
-    return getattr(address, "ipv4_mapped", None) or address

@@ -1,4 +1,4 @@
-"""HTTP: the paths of IIIF's Image API below /iiif/3/ and /iiif/2/.
+"""HTTP: the paths of IIIF's Image API below /iiif/3/ and /iiif/2/, and the manifest of each picture.
 
 Answers, errors and headers are those of thumbnails, with what the API adds: CORS, links, and the choice of JSON-LD.
 """
@@ -12,12 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from md5s3stash_thumbnailer._pilbox import RENDERER
+from md5s3stash_thumbnailer.cache.originals import Source
 from md5s3stash_thumbnailer.iiif import info
-from md5s3stash_thumbnailer.iiif.address import Network, forwarded_address, is_trusted, own_address
+from md5s3stash_thumbnailer.iiif.address import forwarded_address, own_address
+from md5s3stash_thumbnailer.iiif.manifest import MEDIA_TYPE, manifest
 from md5s3stash_thumbnailer.iiif.request import Offer, Version, canonical_path, parse_md5, parse_request
 from md5s3stash_thumbnailer.render.geometry import Size
-from md5s3stash_thumbnailer.render.region_request import SizeRequest
+from md5s3stash_thumbnailer.render.pipeline import Request, Thumbnail
+from md5s3stash_thumbnailer.render.region_request import SizeRequest, largest
 from md5s3stash_thumbnailer.server.answers import PictureHandler
+from md5s3stash_thumbnailer.server.client_address import Network, client_of, is_trusted
+from md5s3stash_thumbnailer.server.client_rate import Clients
 
 # What info.json says follows from the settings too, which may change.
 _INFO_CACHE_CONTROL = "public, max-age=86400"
@@ -48,6 +53,7 @@ class Iiif:
     """What the handlers work with. `public_url` has no slash at its end; it is empty if requests show the address."""
 
     offer: Offer
+    clients: Clients
     public_url: str = ""
     proxies: Sequence[Network] = ()
     rights: str = ""
@@ -61,6 +67,7 @@ def routes(iiif: Iiif) -> list[tuple[str, type[IiifHandler], dict[str, Any]]]:
     return [
         (base, BaseHandler, arguments),
         (rf"{base}/info\.json", InfoHandler, arguments),
+        (r"/iiif/3/([^/]+)/manifest\.json", ManifestHandler, arguments),
         (rf"{base}/([^/]*)/([^/]*)/([^/]*)/([^/]*)", RegionHandler, arguments),
     ]
 
@@ -91,6 +98,27 @@ class IiifHandler(PictureHandler):
 
     def on_finish(self) -> None:
         self.services.metrics.iiif_answered(self.kind, self.get_status(), self.request.request_time())
+
+    @property
+    def client(self) -> str:
+        return client_of(self.request.remote_ip or "", self.request.headers, self.iiif.proxies)
+
+    async def admit(self) -> None:
+        """Raises TooManyRequests."""
+        await self.iiif.clients.admit(self.client)
+
+    async def rendered(self, source: Source, request: Request) -> Thumbnail:
+        rendering = super().rendered
+        return await self.iiif.clients.render(self.client, source, lambda: rendering(source, request))
+
+    async def size_of(self, md5: str) -> Size:
+        """Width and height of the upright original."""
+        size = self.iiif.sizes.get(md5)
+        if size is None:
+            answer, _ = await self.draw(self.services.originals.open_whole(md5), SizeRequest(md5))
+            size = answer.original_size
+            self.iiif.sizes.keep(md5, size)
+        return size
 
     def address(self, version: Version, md5: str) -> str:
         """The public URL of the picture."""
@@ -130,6 +158,7 @@ class InfoHandler(IiifHandler):
     head = get
 
     async def _answer(self, version: Version, md5: str) -> None:
+        await self.admit()
         iiif, address = self.iiif, self.address(version, md5)
         chosen = info.media_type(version, self.request.headers.get("Accept", ""))
         etag = info.etag(version, address, iiif.offer, iiif.rights, chosen)
@@ -137,7 +166,7 @@ class InfoHandler(IiifHandler):
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
             return
-        size = iiif.sizes.get(md5) or await self._read_size(md5)
+        size = await self.size_of(md5)
         self.set_validators(etag)
         self.set_header("Content-Type", info.content_type(version, chosen))
         self.set_header("Link", f'<{info.profile_url(version)}>;rel="profile"')
@@ -147,10 +176,25 @@ class InfoHandler(IiifHandler):
         self.set_header("Etag", etag)
         self.set_header("Cache-Control", _INFO_CACHE_CONTROL)
 
-    async def _read_size(self, md5: str) -> Size:
-        answer, _ = await self.draw(self.services.originals.open_whole(md5), SizeRequest(md5))
-        self.iiif.sizes.keep(md5, answer.original_size)
-        return answer.original_size
+
+class ManifestHandler(IiifHandler):
+    """`GET|HEAD /iiif/3/{md5}/manifest.json`."""
+
+    kind = "manifest"
+
+    async def get(self, md5: str) -> None:
+        await self.answer(self._answer(parse_md5(md5)))
+
+    head = get
+
+    async def _answer(self, md5: str) -> None:
+        await self.admit()
+        size = await self.size_of(md5)
+        largest_size = largest(size, self.iiif.offer.most, enlarges=False)
+        document = manifest(self.address(3, md5), md5, size, largest_size, self.iiif.rights)
+        self.set_header("Cache-Control", _INFO_CACHE_CONTROL)
+        self.set_header("Content-Type", MEDIA_TYPE)
+        await self.send(info.encoded(document))
 
 
 class RegionHandler(IiifHandler):
@@ -164,6 +208,7 @@ class RegionHandler(IiifHandler):
     head = get
 
     async def _answer(self, version: Version, md5: str, parts: Sequence[str]) -> None:
+        await self.admit()
         request = parse_request(version, md5, parts, self.iiif.offer)
         etag = request.etag(RENDERER)
         if self.is_fresh(etag):

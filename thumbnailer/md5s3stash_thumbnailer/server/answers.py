@@ -50,6 +50,7 @@ STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
     DigestMismatch: (502, 305),
     errors.FetchTimedOut: (504, 304),
     errors.Overloaded: (503, 401),
+    errors.TooManyRequests: (429, 402),
 }
 
 RETRY_AFTER_SECONDS = 2
@@ -127,9 +128,15 @@ class JsonErrors(tornado.web.RequestHandler):
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
             self.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
+        if isinstance(error, errors.TooManyRequests):
+            self.set_header("Retry-After", str(error.retry_after_seconds))
         if status == http.HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", self.methods)
-        self.finish({"status_code": status, "error_code": code, "error": message})
+        self.finish(self.error_body(status, code, message))
+
+    def error_body(self, status: int, code: int, message: str) -> str | bytes | dict[str, Any]:
+        """What is written of an error; one that is not JSON sets its Content-Type."""
+        return {"status_code": status, "error_code": code, "error": message}
 
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
@@ -204,7 +211,11 @@ class PictureHandler(JsonErrors):
             self.services.metrics.s3_failed(error)
             raise
         modified = os.fstat(source.file.fileno()).st_mtime
-        return await self.services.pool.render(source, request), modified
+        return await self.rendered(source, request), modified
+
+    async def rendered(self, source: Source, request: Request) -> Thumbnail:
+        """By a worker; closes the source."""
+        return await self.services.pool.render(source, request)
 
     async def send(self, body: bytes | None = None) -> None:
         # The request counts as being answered until the kernel has the last byte. If the client is gone, there is
