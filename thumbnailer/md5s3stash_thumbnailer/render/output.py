@@ -11,6 +11,7 @@ import PIL.Image
 from PIL import JpegImagePlugin
 
 from md5s3stash_thumbnailer._pilbox import DrawOptions, ImageSaveError
+from md5s3stash_thumbnailer.errors import TooManyPixels
 from md5s3stash_thumbnailer.render.geometry import Size, margins
 from md5s3stash_thumbnailer.render.picture import Picture
 
@@ -47,7 +48,9 @@ def encode(
     image_format: str,
     more: Mapping[str, object] = MappingProxyType({}),
 ) -> bytes:
-    """The bytes of the picture. `more` are parameters of Pillow for this format. Raises pilbox's ImageSaveError."""
+    """The bytes of the picture. `more` are parameters of Pillow for this format. Raises pilbox's ImageSaveError, and
+    TooManyPixels.
+    """
     parameters: dict[str, Any] = {**more, **({"optimize": True} if options.optimize else {})}
     if image_format in ("JPEG", "WEBP") and options.quality is not None:
         parameters["quality"] = options.quality
@@ -62,6 +65,9 @@ def encode(
         image.save(out, image_format, **parameters)
     except OSError as error:
         raise ImageSaveError(f"{image_format} cannot be written: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        # The picture is decoded by now. What encoders lack is memory, or a form for so large a picture.
+        raise TooManyPixels(f"Too many pixels: {image_format} cannot be written: {error}") from error
     return out.getvalue()
 
 
