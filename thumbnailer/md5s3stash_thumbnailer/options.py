@@ -8,12 +8,12 @@ on.
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import logging
 import math
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -253,14 +253,16 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
 
 
 def _parse(arguments: Sequence[str]) -> None:
+    # A render worker imports this module, too.
+    from md5s3stash import console
+
     program, *given = arguments
     if {"--help", "-h"} & set(given):
-        options.print_help(sys.stdout)
-        print(EPILOG)
+        help_text = io.StringIO()
+        options.print_help(help_text)
+        console.write(f"{help_text.getvalue()}{EPILOG}")
         raise SystemExit(0)
     if {"--version", "-version"} & set(given):
-        from md5s3stash import console
-
         console.write(console.version_line(PROGRAM))
         raise SystemExit(0)
     for argument in given:
