@@ -7,7 +7,6 @@ exception is an error of this program.
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,9 @@ from md5s3stash_thumbnailer.render.geometry import Cut, Point, Size
 from md5s3stash_thumbnailer.render.picture import Picture, resample
 from md5s3stash_thumbnailer.render.reduced import Reduced, divisor_for, is_cut_from_copies, leaves_enough
 from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
+
+# At a quarter of its size all scans of a progressive JPEG are decoded, at an eighth not (jpeg_scans.py).
+_REDUCTION_TO_CHECK = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def _render_truncated(file: BinaryIO, request: ThumbnailRequest, limits: RenderL
 def _as_it_is(original: Original, file: BinaryIO) -> Thumbnail:
     """Decoded nevertheless: a damaged original is not sent as a whole picture either."""
     mime_type = MIME_TYPES[original.format]
-    original.decode(math.inf)
+    original.decode(_REDUCTION_TO_CHECK)
     file.seek(0)
     return Thumbnail(mime_type, file.read())
 

@@ -6,6 +6,7 @@ markers, for a few percent of the decoding time. Damage between two markers goes
 
 from __future__ import annotations
 
+import mmap
 import re
 import struct
 from contextlib import suppress
@@ -53,13 +54,38 @@ class _Frame:
             across = down = 1
         return -(-width // (8 * across)) * -(-height // (8 * down))
 
+    def blocks(self, components: bytes) -> int:
+        """How many blocks a scan of these components has."""
+        in_a_unit = sum(across * down for across, down in (self.sampling[component] for component in components))
+        return self.units(components) * (in_a_unit if len(components) > 1 else 1)
 
-def check(jpeg: bytes) -> None:
-    """Raises NotAnImage where the first picture of a file is damaged or cut off."""
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One scan of a picture: which components it is of, and where its coded bytes end."""
+
+    components: bytes
+    is_of_single_bits: bool
+    """Whether it adds one bit to the mean of each block, and nothing else."""
+    end: int
+
+    @classmethod
+    def parse(cls, segment: bytes, end: int) -> Scan:
+        first, _, bits = segment[5 + 2 * segment[4] :][:3]
+        return cls(segment[5 : 5 + 2 * segment[4] : 2], first == 0 and bits >> 4 > 0, end)
+
+
+def check(jpeg: bytes | mmap.mmap) -> list[Scan]:
+    """The scans of the first picture of a file. Raises NotAnImage where it is damaged or cut off."""
     try:
-        _check(jpeg)
+        return _check(jpeg)
     except (IndexError, KeyError, ValueError, ZeroDivisionError, struct.error) as error:
         raise NotAnImage("The JPEG is damaged") from error
+
+
+def has_marker(coded: bytes) -> bool:
+    """Whether these bytes of a scan hold a marker, a restart marker included."""
+    return _MARKER.search(coded) is not None
 
 
 def without_metadata(jpeg: bytes) -> bytes:
@@ -78,12 +104,14 @@ def without_metadata(jpeg: bytes) -> bytes:
     return b"".join([*kept, jpeg[position:]])
 
 
-def _check(jpeg: bytes) -> None:
-    position, frame, interval, scans = 2, None, 0, 0
+def _check(jpeg: bytes | mmap.mmap) -> list[Scan]:
+    position, frame, interval, scans = 2, None, 0, list[Scan]()
     while True:
         marker, start = _next_marker(jpeg, position)
         if marker == _END and scans:
-            return
+            if frame and not set(frame.sampling) <= {component for scan in scans for component in scan.components}:
+                raise NotAnImage("The JPEG is damaged: colours are missing")
+            return scans
         if frame and marker not in _BETWEEN_SCANS:
             raise NotAnImage(f"The JPEG is damaged: its pixels are followed by {marker:#x}")
         position = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
@@ -97,15 +125,18 @@ def _check(jpeg: bytes) -> None:
             following = (_AFTER_SCAN if interval else _MARKER).search(jpeg, position)
             if following is None:
                 raise NotAnImage("The JPEG is cut off")
-            if interval and frame and frame.height:
-                units = frame.units(segment[5 : 5 + 2 * segment[4] : 2])
-                _check_restarts(
-                    b"".join(_RESTART.findall(jpeg, position, following.start())), -(-units // interval) - 1
-                )
-            position, scans = following.start(), scans + 1
+            scan = Scan.parse(segment, following.start())
+            if frame and frame.height:
+                restarts = b"".join(_RESTART.findall(jpeg, position, scan.end)) if interval else b""
+                if interval:
+                    _check_restarts(restarts, -(-frame.units(scan.components) // interval) - 1)
+                if scan.is_of_single_bits:
+                    _check_single_bits(jpeg[position : scan.end], len(restarts), frame.blocks(scan.components))
+            scans.append(scan)
+            position = scan.end
 
 
-def _next_marker(jpeg: bytes, position: int) -> tuple[int, int]:
+def _next_marker(jpeg: bytes | mmap.mmap, position: int) -> tuple[int, int]:
     """A marker, and where it is. Bytes before it that are not 0 belonged to something."""
     found = _MARKER.search(jpeg, position)
     if found is None:
@@ -120,6 +151,11 @@ def _check_restarts(found: bytes, expected: int) -> None:
     # Some programs write one after the last interval, too.
     if expected > len(found) or len(found) > expected + 1 or found != _circle(len(found)):
         raise NotAnImage("The JPEG is damaged: restart markers are missing")
+
+
+def _check_single_bits(coded: bytes, restarts: int, blocks: int) -> None:
+    if 8 * (len(coded) - coded.count(b"\xff\0") - 2 * restarts) < blocks:
+        raise NotAnImage("The JPEG is damaged: a scan is cut off")
 
 
 def _circle(count: int) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _START_OF_IMAGE = b"\xff\xd8"
@@ -75,7 +75,7 @@ def upper_rows(jpeg: bytes, rows: int) -> bytes:
     After the last row libjpeg looks for the next marker, over the bytes of the rows that it was not told of.
     """
     try:
-        for marker, start in _markers(jpeg):
+        for marker, start, _ in _markers(jpeg, iter(())):
             if marker in _START_OF_FRAME:
                 before, after = start + 5, start + 7
                 # Who does not come to the end does not see any more that it is missing.
@@ -90,17 +90,19 @@ def upper_rows(jpeg: bytes, rows: int) -> bytes:
     return jpeg
 
 
-def means_alone(jpeg: bytes) -> bytes:
-    """The file without the detail that has no effect at an eighth of the size; any other file as it is."""
+def means_alone(jpeg: bytes, ends_of_scans: Sequence[int] = ()) -> bytes:
+    """The file without the detail that has no effect at an eighth of the size; any other file as it is. Where its scans
+    end is looked for, unless it is known.
+    """
     try:
-        return b"".join([_START_OF_IMAGE, *_needed(jpeg), _END_OF_IMAGE])
+        return b"".join([_START_OF_IMAGE, *_needed(jpeg, iter(ends_of_scans)), _END_OF_IMAGE])
     except (_Unexpected, IndexError, struct.error, ValueError):
         return jpeg
 
 
-def _needed(jpeg: bytes) -> Iterator[bytes]:
+def _needed(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[bytes]:
     frame: _Frame | None = None
-    for marker, segment in _segments(jpeg):
+    for marker, segment in _segments(jpeg, ends_of_scans):
         if marker == _START_OF_PROGRESSIVE_FRAME:
             frame = _Frame.parse(segment)
         if marker != _START_OF_SCAN:
@@ -117,16 +119,16 @@ def _needed(jpeg: bytes) -> Iterator[bytes]:
         yield _scan_without_detail(component, frame.blocks)
 
 
-def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
+def _segments(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[tuple[int, bytes]]:
     """Each marker with its bytes, a scan's with the entropy-coded ones. Raises where the file ends before its end."""
-    for marker, position in _markers(jpeg):
+    for marker, position, end in _markers(jpeg, ends_of_scans):
         if marker == _END:
             return
-        yield marker, jpeg[position : _end_of_segment(jpeg, marker, position)]
+        yield marker, jpeg[position:end]
 
 
-def _markers(jpeg: bytes) -> Iterator[tuple[int, int]]:
-    """Each marker with its place, to the end of the file, where it raises."""
+def _markers(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[tuple[int, int, int]]:
+    """Each marker with its place and the end of its segment, to the end of the file, where it raises."""
     position = len(_START_OF_IMAGE)
     while True:
         while jpeg[position + 1] == 0xFF:
@@ -134,8 +136,10 @@ def _markers(jpeg: bytes) -> Iterator[tuple[int, int]]:
         if jpeg[position] != 0xFF:
             raise _Unexpected("no marker")
         marker = jpeg[position + 1]
-        yield marker, position
-        position = _end_of_segment(jpeg, marker, position)
+        known = next(ends_of_scans, None) if marker == _START_OF_SCAN else None
+        end = known or _end_of_segment(jpeg, marker, position)
+        yield marker, position, end
+        position = end
 
 
 def _end_of_segment(jpeg: bytes, marker: int, position: int) -> int:

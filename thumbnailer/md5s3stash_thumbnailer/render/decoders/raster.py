@@ -26,7 +26,7 @@ from PIL import (
 )
 
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
-from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg_markers, libtiff, tiff
+from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg, jpeg_markers, libtiff, tiff
 from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
 from md5s3stash_thumbnailer.render.decoders.png import Png, is_png
 from md5s3stash_thumbnailer.render.decoders.vips import VipsTiff
@@ -79,11 +79,10 @@ class Original(Picture):
     def __init__(self, file: BinaryIO, max_pixels: int, is_strict: bool = True) -> None:
         """Reads the header. Raises NotAnImage or TooManyPixels, and whatever Pillow does on broken data."""
         self._png = Png(file, is_strict) if is_png(file) else None
-        image = self._png.opened() if self._png else _open(file)
+        image, file = (self._png.opened(), file) if self._png else _open(file)
         if image.width * image.height > max_pixels:
             raise TooManyPixels(f"Too many pixels: the original has {image.width}x{image.height}, at most {max_pixels}")
-        if is_strict:
-            _check(image, file)
+        self._scans = _check(image, file) if is_strict else None
         if isinstance(image, PngImagePlugin.PngImageFile):
             _as_the_png_means(image)
         super().__init__(image, image.size, _orientation(image))
@@ -153,6 +152,8 @@ class Original(Picture):
         self._is_decoded = True
         if self._png:
             self._png.load(self.image)
+        elif self._scans and isinstance(self.image, JpegImagePlugin.JpegImageFile):
+            self._scans.load(self.image)
         elif isinstance(self.image, TiffImagePlugin.TiffImageFile):
             with libtiff.errors_raised(self._is_strict):
                 self.image.load()
@@ -171,15 +172,20 @@ class Original(Picture):
         """Opens the JPEG again without the rows and the detail that are not needed."""
         has_detail = self._has_detail_apart and divisor == _JPEG_BLOCK_PX
         has_rows = bottom < self.image.height * (1 - _LEAST_SHARE_LEFT_OUT)
+        rows = math.ceil(bottom / _BLOCK_ROWS) * _BLOCK_ROWS if has_rows else self.image.height
+        if isinstance(self._scans, jpeg.OnlyScan):
+            self.image = self._scans.with_rows(rows) or self.image
+            return
         if not (has_detail or has_rows):
             return
         self._file.seek(0)
-        jpeg = self._file.read()
+        data = self._file.read()
         if has_rows:
-            jpeg = upper_rows(jpeg, math.ceil(bottom / _BLOCK_ROWS) * _BLOCK_ROWS)
+            data = upper_rows(data, rows)
         if has_detail:
-            jpeg = means_alone(jpeg)
-        self.image = _open(io.BytesIO(jpeg))
+            data = means_alone(data, self._scans.ends if self._scans else ())
+            self._scans = None
+        self.image, _ = _open(io.BytesIO(data))
 
     def _reduce_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, divisor: float) -> None:
         """Decodes the resolution that is just large enough. How many a file holds is not known before."""
@@ -191,30 +197,36 @@ class Original(Picture):
                 self.shrink = float(2**power)
             except OSError:
                 # The file has fewer resolutions, or is broken, which the whole decode will say.
-                self.image = _open(self._file)
+                self.image, _ = _open(self._file)
 
 
-def _open(file: BinaryIO) -> PIL.Image.Image:
+def _open(file: BinaryIO) -> tuple[PIL.Image.Image, BinaryIO]:
+    """The picture, and the file that it is in: a JPEG with odd metadata is copied without them."""
     if tiff.is_tiff(file):
-        return tiff.opened(file)
+        return tiff.opened(file), file
     file.seek(0)
     try:
-        return PIL.Image.open(file, formats=_OPENED)
+        return PIL.Image.open(file, formats=_OPENED), file
     except PIL.UnidentifiedImageError as error:
         file.seek(0)
         if file.read(len(jpeg_markers.START)) == jpeg_markers.START:
             file.seek(0)
+            stripped = io.BytesIO(jpeg_markers.without_metadata(file.read()))
             with suppress(PIL.UnidentifiedImageError):
-                return PIL.Image.open(io.BytesIO(jpeg_markers.without_metadata(file.read())), formats=("JPEG",))
+                return PIL.Image.open(stripped, formats=("JPEG",)), stripped
         raise NotAnImage("File is not an image of a kind that is shown") from error
 
 
-def _check(image: PIL.Image.Image, file: BinaryIO) -> None:
-    """Raises NotAnImage where parts of a file do not fit together, of which Pillow would show what is left."""
-    checks = {"JPEG": jpeg_markers.check, "MPO": jpeg_markers.check, "GIF": gif_blocks.check}
-    if image.format in checks:
+def _check(image: PIL.Image.Image, file: BinaryIO) -> jpeg.OnlyScan | jpeg.SeveralScans | None:
+    """Raises NotAnImage where parts of a file do not fit together, of which Pillow would show what is left. The scan of
+    a JPEG is checked when it is decoded.
+    """
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        return jpeg.looked_over(file, is_one_picture=image.format == "JPEG")
+    if image.format == "GIF":
         file.seek(0)
-        checks[image.format](file.read())
+        gif_blocks.check(file.read())
+    return None
 
 
 def _as_the_png_means(image: PngImagePlugin.PngImageFile) -> None:
