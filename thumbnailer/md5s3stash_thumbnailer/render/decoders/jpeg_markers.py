@@ -6,6 +6,7 @@ markers, for a few percent of the decoding time. Damage between two markers goes
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import re
 import struct
@@ -62,17 +63,25 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One scan of a picture: which components it is of, and where its coded bytes end."""
+    """One scan of a picture: which components it is of, which of their coefficients, from which bit before to which
+    one, and where its coded bytes end.
+    """
 
     components: bytes
-    is_of_single_bits: bool
-    """Whether it adds one bit to the mean of each block, and nothing else."""
+    coefficients: range
+    bit_before: int
+    bit: int
     end: int
 
     @classmethod
     def parse(cls, segment: bytes, end: int) -> Scan:
-        first, _, bits = segment[5 + 2 * segment[4] :][:3]
-        return cls(segment[5 : 5 + 2 * segment[4] : 2], first == 0 and bits >> 4 > 0, end)
+        first, last, bits = segment[5 + 2 * segment[4] :][:3]
+        return cls(segment[5 : 5 + 2 * segment[4] : 2], range(first, last + 1), bits >> 4, bits & 15, end)
+
+    @property
+    def is_of_single_bits(self) -> bool:
+        """Whether it adds one bit to the mean of each block, and nothing else."""
+        return self.coefficients[0] == 0 and self.bit_before > 0
 
 
 def check(jpeg: bytes | mmap.mmap) -> list[Scan]:
@@ -111,6 +120,7 @@ def _check(jpeg: bytes | mmap.mmap) -> list[Scan]:
         if marker == _END and scans:
             if frame and not set(frame.sampling) <= {component for scan in scans for component in scan.components}:
                 raise NotAnImage("The JPEG is damaged: colours are missing")
+            _check_progress(scans)
             return scans
         if frame and marker not in _BETWEEN_SCANS:
             raise NotAnImage(f"The JPEG is damaged: its pixels are followed by {marker:#x}")
@@ -151,6 +161,17 @@ def _check_restarts(found: bytes, expected: int) -> None:
     # Some programs write one after the last interval, too.
     if expected > len(found) or len(found) > expected + 1 or found != _circle(len(found)):
         raise NotAnImage("The JPEG is damaged: restart markers are missing")
+
+
+def _check_progress(scans: list[Scan]) -> None:
+    """A scan continues with the bit where the one before has stopped (T.81, G.1.1.1)."""
+    bits: dict[tuple[int, int], int] = {}
+    for scan in scans:
+        for place in itertools.product(scan.components, scan.coefficients):
+            has_mean = scan.coefficients[0] == 0 or (place[0], 0) in bits
+            if not has_mean or bits.get(place, 0) != scan.bit_before:
+                raise NotAnImage("The JPEG is damaged: its scans do not follow each other")
+            bits[place] = scan.bit
 
 
 def _check_single_bits(coded: bytes, restarts: int, blocks: int) -> None:
