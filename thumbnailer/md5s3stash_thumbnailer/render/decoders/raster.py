@@ -25,6 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from md5s3stash import avif_exif
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
 from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg, jpeg_markers, libtiff, tiff
 from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
@@ -49,6 +50,7 @@ MIME_TYPES = {
 # MPO is opened as JPEG, and found out.
 _OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFile.format)
 
+_PREFIX_BYTES = 16
 _ORIENTATION = 0x0112
 _XMP = ("xmp", "XML:com.adobe.xmp")
 # Greys of two and four bits in a PNG.
@@ -201,20 +203,32 @@ class Original(Picture):
 
 
 def _open(file: BinaryIO) -> tuple[PIL.Image.Image, BinaryIO]:
-    """The picture, and the file that it is in: a JPEG with odd metadata is copied without them."""
+    """The picture, and the file that it is in: one with odd metadata is copied without them."""
     if tiff.is_tiff(file):
         return tiff.opened(file), file
     file.seek(0)
     try:
         return PIL.Image.open(file, formats=_OPENED), file
-    except PIL.UnidentifiedImageError as error:
-        file.seek(0)
-        if file.read(len(jpeg_markers.START)) == jpeg_markers.START:
-            file.seek(0)
-            stripped = io.BytesIO(jpeg_markers.without_metadata(file.read()))
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError):
+        raise
+    except Exception as error:
+        stripped = _without_metadata(file)
+        if stripped:
             with suppress(PIL.UnidentifiedImageError):
-                return PIL.Image.open(stripped, formats=("JPEG",)), stripped
-        raise NotAnImage("File is not an image of a kind that is shown") from error
+                return PIL.Image.open(stripped, formats=("JPEG", "AVIF")), stripped
+        if isinstance(error, PIL.UnidentifiedImageError):
+            raise NotAnImage("File is not an image of a kind that is shown") from error
+        raise
+
+
+def _without_metadata(file: BinaryIO) -> BinaryIO | None:
+    """A copy without what Pillow refuses a JPEG or an AVIF for."""
+    file.seek(0)
+    prefix = file.read(_PREFIX_BYTES)
+    file.seek(0)
+    if prefix.startswith(jpeg_markers.START):
+        return io.BytesIO(jpeg_markers.without_metadata(file.read()))
+    return io.BytesIO(avif_exif.without_exif(file.read())) if avif_exif.is_avif(prefix) else None
 
 
 def _check(image: PIL.Image.Image, file: BinaryIO) -> jpeg.OnlyScan | jpeg.SeveralScans | None:
