@@ -192,6 +192,13 @@ def noisy() -> Iterator[tuple[str, bytes]]:
     yield "JPEG with an MPF index of noise", dict(_jpegs())["JPEG with an MPF index of noise"]
     yield "JPEG with EXIF of noise", dict(_jpegs())["JPEG with EXIF of noise"]
     acTL = chunk(b"acTL", bytes(8))
+    for size in ((20_000, 9_000), (50_000, 40_000)):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+        yield f"PNG of {size} pixels", PNG_SIGNATURE + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+        yield f"TIFF of {size} pixels", _tiff([(256, 4, size[0]), (257, 4, size[1]), (262, 3, 1), (273, 4, 8)])
+    for name, data in pictures():
+        if name.startswith(("TIFF with", "AVIF with EXIF", "WEBP with EXIF", "PNG with iCCP", "JPEG with ICC")):
+            yield name, data
     yield "PNG with an animation of no frames", PNG_SIGNATURE + whole("PNG")[8:33] + acTL + whole("PNG")[33:]
 
 
