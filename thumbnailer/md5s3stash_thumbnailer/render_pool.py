@@ -55,6 +55,8 @@ REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "time
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
+# How GLib ends a process that has no memory for small things, which libraries of C++ do as well.
+_ABORTED = (-signal.SIGABRT, -signal.SIGTRAP)
 # The event loop answers health checks while all workers compute; above it the kernel would share the cores evenly.
 _NICENESS = 10
 # Who is to go first where the box runs out of memory.
@@ -181,7 +183,11 @@ class _Worker:
                 raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
             answer: tuple[Thumbnail, int] | Exception = self._pipe.recv()
         except (EOFError, OSError) as error:
+            self._process.join(_STOP_SECONDS)
+            has_aborted = self._process.exitcode in _ABORTED
             self._replace(REPLACED_ENDED)
+            if has_aborted:
+                raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker") from error
             raise WorkerDied("The image could not be rendered: the worker process ended") from error
         if isinstance(answer, Exception):
             raise answer
