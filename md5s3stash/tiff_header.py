@@ -64,8 +64,10 @@ def read(file: BinaryIO) -> TiffHeader | None:
     try:
         is_big = struct.unpack(order + "H", head[2:4]) == (_BIG_TIFF,)
         tags, end = _first_directory(file, head, order, is_big)
-        is_within_file = end <= file.seek(0, io.SEEK_END)
-        return _header(tags, is_big_endian=order == ">", is_big_tiff=is_big, is_within_file=is_within_file)
+        file_bytes = file.seek(0, io.SEEK_END)
+        if sum(tags.get(_PROFILE, (0,))) > file_bytes:
+            del tags[_PROFILE]
+        return _header(tags, is_big_endian=order == ">", is_big_tiff=is_big, is_within_file=end <= file_bytes)
     except (struct.error, IndexError, KeyError, ValueError, OSError, OverflowError):
         return None
 

@@ -74,7 +74,7 @@ def is_tiff(file: BinaryIO) -> bool:
 def opened(file: BinaryIO) -> PIL.Image.Image:
     """The first picture of a file, not decoded. Raises NotAnImage, and whatever Pillow does on broken data."""
     header = tiff_header.read(file)
-    if header is None or min(header.stored_size) < 1:
+    if header is None or min(*header.stored_size, header.samples) < 1:
         raise NotAnImage("The TIFF is damaged")
     if _is_for_pillow(header) and (header.is_within_file or not _is_for_vips(header)):
         file.seek(0)
