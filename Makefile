@@ -3,13 +3,13 @@
 PYTHON_IN_VENV := .venv/bin/python
 # Tests wait for servers and signals half their time: two processes a core, and whoever is done first helps.
 PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) * 2))) --dist worksteal
-SOURCES := md5s3stash ansible daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py
+SOURCES := md5s3stash ansible daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py thumbnail.py
 
 # Some containers set it. Then each of the thousands of processes that the tests start would compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick fresh acceptance acceptance-sabotage check soak zoo million lint lint-ops types bench bench-full bench-thumbnails docs manual lock clean clean-data setup setup-tests
+.PHONY: help run test test-quick fresh acceptance acceptance-sabotage check soak zoo million lint lint-ops types bench bench-full bench-thumbnails docs manual release audit lock clean clean-data setup setup-tests
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,7 @@ fresh: ## try `make run` and `make test` on a bare machine, as root; SUITE=bookw
 
 acceptance: setup ## try `make run` on a bare machine, then bake the image in a guest and put it through what can go wrong, as root
 	@tools/fresh --run-only $(RELEASE)
+	@$(PYTHON_IN_VENV) -m pytest --quiet tests/release tests/monitoring
 	@tools/acceptance $(if $(RELEASE),--release=$(RELEASE))
 
 acceptance-sabotage: setup ## is each acceptance test able to fail? more than an hour; ONLY="ports reload" tries some
@@ -50,9 +51,13 @@ lint: setup ## ruff: rules and format
 	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)
 	@$(PYTHON_IN_VENV) -m ruff format --check $(SOURCES)
 
-lint-ops: ## the CloudFormation and Packer templates, and the playbook
+lint-ops: ## the CloudFormation and Packer templates, the playbook, alerts, and the forge's workflows
 	@tools/ops-venv
 	@build/ops-venv/bin/cfn-lint
+	@tools/lint-forge
+	@tools/prometheus
+	@build/prometheus/usr/bin/promtool check rules monitoring/alerts.yml >/dev/null
+	@build/prometheus/usr/bin/promtool test rules monitoring/alerts.test.yml >/dev/null
 	@packer fmt -check -diff packer/md5s3stash.pkr.hcl
 	@packer/rehearse validate -only=amazon-ebs.debian
 	@cd ansible && PATH=$(CURDIR)/build/ops-venv/bin:$$PATH ansible-lint --offline --profile production
@@ -74,6 +79,14 @@ docs: ## the documentation as a site, in build/docs
 
 manual: setup ## man pages, completions and the reference of the commands, written anew
 	@tools/manual
+
+release: ## build sdist, wheel, SBOM, provenance and checksums of HEAD into dist/
+	@tools/release
+
+audit: ## compare the locked releases with the published advisories; needs the Internet
+	@tools/locked-venv release
+	@build/release-venv/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		--requirement requirements/appliance.txt --requirement requirements/pilbox.txt
 
 lock: ## write requirements/*.txt anew from pyproject.toml (newest releases: tools/lock --upgrade)
 	@tools/lock

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,10 @@ def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def make_corpus(directory: Path) -> list[Original]:
+def make_corpus(directory: Path, kinds: Sequence[Kind] = KINDS) -> list[Original]:
     """The files in the directory, made where they are not there yet."""
     directory.mkdir(parents=True, exist_ok=True)
-    return [_made(kind, number, directory) for kind in KINDS for number in range(kind.count)]
+    return [_made(kind, number, directory) for kind in kinds for number in range(kind.count)]
 
 
 def _made(kind: Kind, number: int, directory: Path) -> Original:

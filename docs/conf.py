@@ -1,4 +1,4 @@
-"""How Sphinx makes the site of the Markdown in this folder, which is readable where it lies: see tools/docs."""
+"""Builds the site from the Markdown in this folder, which is also readable as it is: see tools/docs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_enable_extensions = ["colon_fence"]
 # Headings can be linked to as on a code host.
 myst_heading_anchors = 4
-# A block without a language is what stands in a terminal: no colours are better than wrong ones.
+# A block without a language is terminal output: no colours are better than wrong ones.
 highlight_language = "text"
 # In a docstring `name` is code, as in the Markdown.
 default_role = "code"

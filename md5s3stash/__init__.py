@@ -37,8 +37,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use (PEP 562): boto3, requests and Pillow cost a third of a second that `--help` need not wait
-    # for.
+    # Imported on first use (PEP 562): importing boto3, requests and Pillow takes a third of a second, which `--help`
+    # does not need.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,8 +1,8 @@
-"""Does a bucket hold what its keys promise? Judged from what a LIST tells of each object; pure.
+"""Does a bucket hold what its keys promise? Decided from the LIST entry of each object; pure.
 
-A key is the md5 of the content, and so is the ETag of an object that was put in one request. Where S3 made the object
-of several parts, its ETag is another digest, and in a bucket that encrypts with KMS the ETags look like md5s and are
-none. A LIST tells neither: such objects are for `inspection` to prove.
+A key is the md5 of the content, and so is the ETag of an object that was put in one request. The ETag of a multipart
+object is another digest, and in a bucket that encrypts with KMS the ETags look like md5s but are not. LIST does not
+show what such objects hold; `inspection` checks them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Fault(NamedTuple):
 
 
 def fault_of(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None:
-    """What LIST shows to be wrong with an object of this bucket. The shard comes last: an object that is only there in
-    the wrong one has the right content.
+    """The fault that LIST shows in an object of this bucket, if any. The shard is checked last: an object in the wrong
+    shard may still have the right content.
     """
 
     def fault(kind: FaultKind, reason: str) -> Fault:
@@ -72,15 +72,15 @@ def is_of_parts(etag: str) -> bool:
     return "-" in etag
 
 
-# Asked for each object of a LIST, and an audit has a handful of bases.
+# Called for each object of a LIST; an audit has only a handful of bases.
 @functools.lru_cache(maxsize=64)
 def prefix_of(base: BucketBase) -> str:
-    """What the keys of a base begin with."""
+    """The prefix that all keys of a base have."""
     return base.address(EMPTY_MD5).key.removesuffix(EMPTY_MD5)
 
 
 def nested_prefixes(base: BucketBase, bases: Iterable[BucketBase]) -> tuple[str, ...]:
-    """Where in the bucket of a base other bases have their objects: those are judged on their own."""
+    """The prefixes of other bases inside this base: their objects are audited separately."""
     mine = prefix_of(base)
     return tuple(
         prefix

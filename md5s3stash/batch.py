@@ -26,12 +26,12 @@ from md5s3stash.stash import Auth, Caches, Stasher, StashResult
 
 log = logging.getLogger(__name__)
 
-# Sources that are read ahead of the answer that is printed next, for each job: enough that one large file does not
-# leave the other jobs idle, and a list of a million names still takes no memory.
+# How many sources each job may be ahead of the next answer: enough that one large file does not leave the other jobs
+# idle, few enough that a list of a million names takes little memory.
 _AHEAD = 16
 
-# How long the end of a run waits for work that is under way. It stops with the next chunk of bytes; what hangs in a
-# silent connection is left to the end of the process.
+# How long the end of a run waits for work in progress. A transfer stops at its next chunk of bytes; one that hangs in a
+# silent connection ends with the process.
 _STOP_SECONDS = 3.0
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -62,12 +62,14 @@ class Stash:
         self._fetcher = fetcher
 
     def outcomes(self, source: str, auth: Auth | None, progress: Progress) -> list[SourceResult]:
-        """One outcome for each bucket base, in the order of the settings, up to a source that cannot be had."""
+        """One outcome for each bucket base, in the order of the settings. An error of the source itself is the last
+        one.
+        """
         outcomes: list[SourceResult] = []
         for stasher in self._stashers:
             outcomes.append(_attempt(stasher, source, auth, progress))
             if isinstance(outcomes[-1].error, SourceError):
-                # Its fault, not the base's: the others would wait out the same time-outs to say the same.
+                # The other bases would wait for the same time-outs and fail in the same way.
                 break
         return outcomes
 
@@ -76,7 +78,7 @@ class Stash:
 
 
 def open_stash(settings: Settings) -> Stash:
-    """Everything that a run needs, from its settings. Raises SettingsError with a line for each fault."""
+    """Everything that a run needs, from its settings. Raises SettingsError with a line for each error."""
     faults = Faults()
     with faults.noted():
         bases = settings[StashSettings].bases()
@@ -89,7 +91,7 @@ def open_stash(settings: Settings) -> Stash:
         caches = _caches(settings[RedisSettings])
     with faults.noted():
         rules = origin_rules(settings[FetchSettings])
-    faults.tell()
+    faults.raise_any()
     fetcher = Fetcher(fetch_limits(settings[FetchSettings]), rules=rules)
     return Stash(tuple(Stasher(base, store, fetcher, caches) for base in bases), fetcher)
 
@@ -104,14 +106,14 @@ def _caches(settings: RedisSettings) -> Caches:
     try:
         len(hash_cache)
     except RedisUnavailable as error:
-        # Told once, where it is seen at every log level; and no source waits for a Redis that is not there.
+        # Logged once, at a level that is always shown. No source then waits for a Redis that is down.
         log.error("nothing is looked up or recorded in this run: %s", error)
         return Caches()
     return Caches(url_cache, hash_cache)
 
 
 def fetch_limits(settings: FetchSettings) -> FetchLimits:
-    """The bounds of `[fetch]`."""
+    """The limits of `[fetch]`."""
     return FetchLimits(
         max_bytes=settings.max_bytes,
         max_redirects=settings.max_redirects,
@@ -128,7 +130,7 @@ def origin_rules(settings: FetchSettings) -> OriginRules:
 
 
 def s3_timeouts(settings: S3Settings) -> Timeouts:
-    """The waits of `[s3]`."""
+    """The time-outs of `[s3]`."""
     return Timeouts(
         connect_seconds=settings.connect_timeout_seconds,
         stall_seconds=settings.read_timeout_seconds,
@@ -139,9 +141,9 @@ def s3_timeouts(settings: S3Settings) -> Timeouts:
 def stash_all(
     stash: Stash, sources: Iterable[str], passwords: Passwords, jobs: int, display: Display
 ) -> Generator[SourceResult, None, None]:
-    """The outcomes of all sources, in order, up to `jobs` of them under way; one that fails does not stop the others.
+    """The outcomes of all sources, in order. Up to `jobs` run at once; one that fails does not stop the others.
 
-    Closing it breaks off what is under way.
+    Closing the generator aborts the transfers in progress.
     """
     stopping = threading.Event()
 
@@ -161,7 +163,7 @@ def stash_all(
 
 
 class _Stopped(Exception):
-    """Breaks off a transfer from within: its outcome is no longer wanted."""
+    """Aborts a transfer whose outcome is no longer wanted."""
 
 
 Item = TypeVar("Item")
@@ -171,17 +173,17 @@ Done = TypeVar("Done")
 def in_order(
     work: Callable[[Item], Done], sources: Iterable[Item], jobs: int, stopping: threading.Event
 ) -> Generator[Done, None, None]:
-    """What `work` makes of each source, in order and as soon as it is there, from `jobs` threads.
+    """The results of `work` for the sources, in order and each as soon as it is ready, from `jobs` threads.
 
-    The sources are read by a thread of their own, so that a list which comes in slowly holds up no answer; it stays a
-    bounded number of them ahead. Closing the iterator sets `stopping`, and so does an error.
+    A separate thread reads the sources, a bounded number ahead, so that a list that arrives slowly delays no answer.
+    Closing the iterator or an error sets `stopping`.
     """
     executor = ThreadPoolExecutor(jobs, thread_name_prefix="stash")
     # None ends the queue.
     ahead: Queue[Future[Done] | None] = Queue(jobs * _AHEAD)
 
     def begin(source: Item) -> Done:
-        # What ends the work under way lets the threads take up what has not been cancelled yet.
+        # A thread whose work has stopped may take the next source before that is cancelled.
         if stopping.is_set():
             raise _Stopped
         return work(source)
@@ -198,7 +200,7 @@ def in_order(
             ahead.put(failed)
         ahead.put(None)
 
-    # A daemon, for a read from a terminal or a pipe cannot be broken off.
+    # A daemon thread, because a read from a terminal or a pipe cannot be interrupted.
     threading.Thread(target=read, name="sources", daemon=True).start()
     current: Future[Done] | None = None
     try:

@@ -1,12 +1,11 @@
 """url_cache and hash_cache over Redis, as dict-like objects.
 
-The stash takes *any* object with the dictionary's `get` and `[]=` for its caches; bring your own by passing it. It
-holds
+The stash accepts *any* object with a dictionary's `get` and `[]=` as a cache. It holds
 
-    url_cache[url]  = {"md5": ..., "If-None-Match": etag, "If-Modified-Since": date}    (what of it the origin sent)
-    hash_cache[md5] = (s3_url, mime_type, (width, height))      (None for what is not known: then it is a miss)
+    url_cache[url]  = {"md5": ..., "If-None-Match": etag, "If-Modified-Since": date}    (only what the origin sent)
+    hash_cache[md5] = (s3_url, mime_type, (width, height))      (None for an unknown value: the entry is a miss)
 
-`RedisDict` keeps each as JSON in one Redis hash; never pickle, which would run what others write into Redis.
+`RedisDict` stores each cache as JSON in one Redis hash. Never pickle: that would run code that others write into Redis.
 """
 
 from __future__ import annotations
@@ -29,10 +28,11 @@ SCAN_COUNT = 1000
 
 
 class RedisDict(MutableMapping[str, Any]):
-    """A Redis hash as a dictionary of JSON values: tuples come back as lists; an entry that is not JSON is missing.
+    """A Redis hash as a dictionary of JSON values: tuples come back as lists; an entry that is not JSON counts as
+    missing.
 
-    The client must not decode responses, because a key need not be UTF-8. Raises RedisUnavailable where Redis is down
-    or refuses.
+    The client must not decode responses, because a key need not be UTF-8. Raises RedisUnavailable if Redis is down or
+    refuses.
     """
 
     def __init__(self, client: redis.Redis, key: str) -> None:
@@ -84,29 +84,29 @@ class RedisDict(MutableMapping[str, Any]):
 
 
 def as_json(value: Any) -> str:
-    """As an entry is written: without the blanks that JSON allows, for there are millions of them in memory."""
+    """An entry as JSON without optional blanks: Redis holds millions of entries in memory."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def connect_redis(url: str, timeout_seconds: float = 30.0) -> redis.Redis:
-    """A client with bounded waits. Nothing is sent yet. Raises SettingsError for a URL that is not one.
+    """A client with time-outs; it sends nothing yet. Raises SettingsError for a URL that is not valid.
 
-    A connection that is gone is opened again, once. After a time-out nothing is sent again, which the library would do
-    three times.
+    A lost connection is reopened once. A command that timed out is not sent again; the library would send it three more
+    times.
     """
     try:
-        # An option that redis does not know would otherwise show with the first command, as a TypeError.
+        # Otherwise an unknown option in the URL would raise a TypeError at the first command.
         redis.Redis.from_url(url).connection_pool.make_connection()
         return redis.Redis.from_url(
             url,
             socket_connect_timeout=min(5.0, timeout_seconds),
             socket_timeout=timeout_seconds,
             health_check_interval=30,
-            # After a failover the name leads to another server; the one that we are connected to refuses writes.
+            # After a failover the name resolves to another server; the one that we are connected to refuses writes.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError, redis.ReadOnlyError)),
         )
     except (TypeError, ValueError, redis.RedisError):
-        # The error may quote what it could not read, which is the password where that holds a slash.
+        # The error may quote the part that it could not parse: the password, if that contains a slash.
         raise SettingsError(
             "REDIS_URL is not a Redis URL, such as redis://127.0.0.1:6379/0 or rediss://user:password@host:6379/0"
         ) from None

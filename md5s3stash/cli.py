@@ -29,7 +29,7 @@ examples:
   md5s3stash -b my-bucket/prefix photo.tif https://example.org/picture.jpg
   find /data -name '*.tif' | md5s3stash -b my-bucket --jobs 8 --json -
 
-Prints one line a source: url, md5, s3_url and MIME type, with tabs between them. Errors go to standard error.
+Prints one line per source: url, md5, s3_url and MIME type, separated by tabs. Errors go to standard error.
 
 exit status: 0 all were stashed, 1 some failed, 2 the arguments or settings are wrong, 130 interrupted.
 
@@ -41,21 +41,26 @@ files: /etc/md5s3stash/md5s3stash.toml, the settings.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit status."""
+    """Runs the command and returns its exit status."""
     return console.run(
         "md5s3stash",
         lambda: run(build_parser().parse_args(argv)),
-        interrupted="interrupted: what was printed is stashed",
+        interrupted="interrupted: the sources printed so far are stashed",
     )
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The seed's options, and ours."""
+    """The options of the original program (2014), and ours."""
     parser = console.Parser(prog="md5s3stash", description="content addressable storage in AWS S3", epilog=_EPILOG)
     parser.add_argument(
-        "url", nargs="+", help="URL or path of source file to stash; - reads them from standard input, one a line"
+        "url", nargs="+", help="URL or path of source file to stash; - reads them from standard input, one per line"
     )
-    parser.add_argument("-b", "--bucket_base", nargs="?", help="this must be a unique name in all of AWS S3")
+    parser.add_argument(
+        "-b",
+        "--bucket_base",
+        nargs="?",
+        help="bucket, or bucket/prefix, to store in; a bucket name must be unique in all of AWS S3",
+    )
     parser.add_argument(
         "-s",
         "--bucket_scheme",
@@ -63,11 +68,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="{simple,multibucket}",
         help="simple (the default): one bucket; multibucket: 36 buckets, by digest (multivalue is an old name of it)",
     )
-    parser.add_argument("-t", "--tempdir", help="if your files might be large, make sure this is on a big disk")
+    parser.add_argument(
+        "-t", "--tempdir", help="directory for downloads; if your files might be large, choose one on a big disk"
+    )
     parser.add_argument(
         "-w", "--warnings", action="store_true", help="show python `DeprecationWarning`s suppressed by default"
     )
-    parser.add_argument("--loglevel", default="ERROR", help="DEBUG, INFO, WARNING, ERROR (the default) or CRITICAL")
+    parser.add_argument(
+        "--loglevel", default="ERROR", help="lowest level to log: DEBUG, INFO, WARNING, ERROR (the default) or CRITICAL"
+    )
     parser.add_argument("-u", "--username", help="username for downloads requiring BasicAuth")
     parser.add_argument(
         "-p",
@@ -78,7 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--netrc", nargs="?", const="~/.netrc", metavar="FILE", help="take user names and passwords from this file"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line, with everything known")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per line, with everything known about the source"
+    )
     parser.add_argument("--jobs", default="1", metavar="N", help="stash N sources at once (1 to 64)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
     parser.add_version()
@@ -86,8 +97,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stashes what the arguments name; the exit status. Raises SettingsError with a line for each fault."""
-    # What these import (boto3, requests, Pillow) takes half a second, which --help need not wait for.
+    """Stashes the sources of the arguments and returns the exit status. Raises SettingsError with a line for each
+    error.
+    """
+    # Their imports (boto3, requests, Pillow) take half a second, which --help does not need.
     from md5s3stash import batch
     from md5s3stash.passwords import Passwords
     from md5s3stash.progress import progress_display
@@ -104,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         passwords = Passwords.from_options(arguments.username, arguments.password, arguments.netrc, os.environ)
     with faults.noted():
         stash = batch.open_stash(_settings(arguments, os.environ))
-    faults.tell()
+    faults.raise_any()
 
     show = _print_json if arguments.json else _print_line
     failed = 0
@@ -127,7 +140,7 @@ def read_sources(names: Iterable[str], descriptor: int = 0) -> Iterator[str]:
 
     Raises SettingsError for a line that is longer than any path or URL.
     """
-    # A stream of its own: at exit Python takes the lock of sys.stdin, which a read that still waits would hold.
+    # Not sys.stdin: at exit Python takes its lock, which a read that still waits would hold.
     stdin = open(descriptor, "rb", closefd=False)  # noqa: SIM115 not ours to close
     for name in names:
         if name == "-":
@@ -170,7 +183,7 @@ def escaped(text: str) -> str:
 
 def _write(line: str) -> None:
     console.write(line)
-    # At once: the source is stashed, whatever becomes of the next one.
+    # At once: this source is stashed, whatever happens to the next one.
     console.flush()
 
 
@@ -193,7 +206,7 @@ def _set_tempdir(directory: str | None) -> None:
     if directory is None:
         return
     if not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
-        raise SettingsError(f"--tempdir {directory!r} is not a directory that can be written to")
+        raise SettingsError(f"--tempdir {directory!r} is not a directory, or not writable")
     import tempfile
 
     tempfile.tempdir = directory

@@ -1,4 +1,4 @@
-"""What the commands print, and how they end: each line on one line whatever name is in it, each error with its status.
+"""How the commands print and end: each line stays one line, whatever names it contains; each error has its exit status.
 
 A command is `sys.exit(run(...))`. Within it `write` prints to standard output and `complain` to standard error.
 """
@@ -19,15 +19,18 @@ from md5s3stash.errors import SettingsError, StashError
 
 INTERRUPTED = 130
 
+# In the repr of an argument or a variable, a byte that is not UTF-8 is half a surrogate pair.
+_QUOTED_BYTE = re.compile(r"(?<!\\)((?:\\\\)*)\\udc([89a-f][0-9a-f])")
+
 _program = "md5s3stash"
 
 
 class OutputFailed(StashError):
-    """Standard output takes no more."""
+    """Standard output cannot be written."""
 
 
 class OutputClosed(OutputFailed):
-    """The reader of standard output (`head`, say) has seen enough."""
+    """The reader of standard output (`head`, for example) has closed it."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,8 +62,8 @@ def version_line(program: str) -> str:
 
 
 def run(program: str, work: Callable[[], int], interrupted: str = "") -> int:
-    """The exit status of a command: what `work` returns. An error is printed and ends the process at once with the
-    error's status: the ordinary end waits for each thread, and one may hang in a silent connection.
+    """Runs `work` and returns its exit status. An error is printed and ends the process at once with the error's
+    status: a normal exit waits for every thread, and one may hang in a silent connection.
     """
     global _program
     _program = program
@@ -74,17 +77,19 @@ def run(program: str, work: Callable[[], int], interrupted: str = "") -> int:
         flush()
         return status
     except OutputClosed:
-        leave(1)
+        exit_now(1)
+    except SettingsError as error:
+        exit_now(error.exit_code, _QUOTED_BYTE.sub(r"\1\\x\2", str(error)))
     except StashError as error:
-        leave(error.exit_code, str(error))
+        exit_now(error.exit_code, str(error))
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        leave(1, f"{where}{error.strerror or error}")
+        exit_now(1, f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
-        leave(INTERRUPTED, interrupted)
+        exit_now(INTERRUPTED, interrupted)
 
 
-def leave(status: int, message: str = "") -> NoReturn:
+def exit_now(status: int, message: str = "") -> NoReturn:
     """Ends the process at once, after a line on standard error for each line of the message."""
     for line in message.splitlines():
         complain(line)
@@ -100,21 +105,21 @@ def write(line: str, end: str = "\n") -> None:
 
 
 def flush() -> None:
-    """Makes sure that what was written has left. Raises OutputFailed."""
+    """Makes sure that everything written has left the process. Raises OutputFailed."""
     with _to_stdout():
         sys.stdout.flush()
 
 
 def complain(message: str) -> None:
     """One line to standard error."""
-    # Where standard error is closed, the exit status has to do.
+    # If standard error is closed, only the exit status shows the error.
     with contextlib.suppress(OSError):
         sys.stderr.buffer.write(_encoded(f"{_program}: {printable(message)}\n"))
         sys.stderr.buffer.flush()
 
 
 def is_stdout_open() -> bool:
-    """Whether standard output still has a reader; found out without writing."""
+    """Whether standard output still has a reader. Writes nothing."""
     poller = select.poll()
     poller.register(sys.stdout.fileno(), 0)
     return not any(event & select.POLLERR for _, event in poller.poll(0))
@@ -125,8 +130,7 @@ def _to_stdout() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # What is still buffered would be tried again at the end of the interpreter, which then complains in its own
-        # words.
+        # At exit the interpreter would try again to write what is buffered, and print an error of its own.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
@@ -138,12 +142,14 @@ def _encoded(text: str) -> bytes:
     try:
         return os.fsencode(text)
     except UnicodeEncodeError:
-        # Half a surrogate pair, which only other programs' JSON can have brought here, or a locale that is not UTF-8.
+        # Half a surrogate pair, which can only come from other programs' JSON, or a locale that is not UTF-8.
         return text.encode("utf-8", "backslashreplace")
 
 
 def _fill_standard_streams() -> None:
-    """Opens what the caller has closed (`2>&-`): Python's stream is None then, and a socket would take its number."""
+    """Opens the standard streams that the caller has closed (`2>&-`): Python's stream is then None, and a socket would
+    get its number.
+    """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             # The lowest number that is free is the one that was closed.
@@ -152,8 +158,8 @@ def _fill_standard_streams() -> None:
 
 
 def printable(text: str) -> str:
-    """The text on one line: what would move the cursor, reorder what is around it or is not a character is written as
-    in Python.
+    """The text on one line. Characters that are not printable (that move the cursor or reorder text, say) become Python
+    escapes.
     """
     return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char) for char in text)
 
@@ -164,12 +170,12 @@ def _escaped(char: str) -> str:
 
 
 def without_password(source: str) -> str:
-    """The source, less what stands before the @ of a web URL: such a URL is refused, and its password is not shown."""
+    """The source without user name and password: a web URL that has them is refused, and the password is not shown."""
     return re.sub(r"(?i)^(https?://)[^/?#]*@", r"\1", source)
 
 
 def terminal_columns() -> int | None:
-    """The width of the terminal that standard output is; None where it is not one, and nothing needs to be cut."""
+    """The width of the terminal on standard output; None if that is not a terminal, and nothing needs to be cut."""
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None
     except OSError:
@@ -182,14 +188,14 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, columns: int | None) -> str:
-    """The text in at most this number of columns, its end left out."""
+    """The text in at most this number of columns, cut at its end."""
     if columns is None or columns_of(text) <= columns:
         return text
     return _start_of(text, columns - 1) + "…" if columns > 0 else ""
 
 
 def cut_middle(text: str, columns: int | None) -> str:
-    """As `cut`, but the middle is left out: names differ at their ends, where the suffix is too."""
+    """As `cut`, but in the middle: names differ at their ends, and their suffix is there."""
     if columns is None or columns_of(text) <= columns:
         return text
     if columns <= 0:

@@ -1,8 +1,8 @@
 """The local bytes of a source together with their digest: what was hashed is what will be sent.
 
 Up to `IN_MEMORY_BYTES` the bytes are one immutable buffer, so nothing can change between the digest and the upload. A
-larger content is an open file. The pass that hashes it takes a fingerprint of each block as well. It is sent
-through `VerifyingReader`, which hands out no byte of a block that has changed since.
+larger content is an open file. The pass that hashes it takes a fingerprint of each block as well. It is sent through
+`VerifyingReader`, which never returns a byte of a block that has changed since.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Bytes on this machine, their digest, and the MIME type that their origin declared, if it did.
+    """Bytes on this machine, their digest, and the MIME type that their origin declared, if any.
 
     Either `data` is set, or `file` with the fingerprints of its blocks. Close it (or use it as a context manager): a
-    downloaded file is unlinked already and its space is free again with the last descriptor.
+    downloaded file is already unlinked, and closing its last descriptor frees the space.
     """
 
     digest: Digest
@@ -48,13 +48,13 @@ class Content:
         return self.digest.size_bytes
 
     def reader(self) -> BinaryIO:
-        """A new binary stream at the first byte, with a position of its own; of no use once the content is closed."""
+        """A new binary stream at the first byte, with a position of its own; not usable once the content is closed."""
         if self.file is None:
             return io.BytesIO(self.data or b"")
         return io.BufferedReader(FileReader(self.file.fileno(), self.size_bytes))
 
     def verifying_reader(self, progress: Progress | None = None, piece: range | None = None) -> VerifyingReader:
-        """The bytes of the file again, or of a piece of it, each block compared with what it was when it was hashed."""
+        """Reads the file, or a piece of it, again, and compares each block with its fingerprint."""
         assert self.file is not None, "a buffer cannot change"
         assert self.fingerprints is not None
         whole = range(self.size_bytes)
@@ -74,9 +74,7 @@ class Content:
 
 
 class ContentBuilder:
-    """Takes chunks of unknown number, keeps them in memory and then in an unlinked temporary file, hashing on the
-    way.
-    """
+    """Collects chunks, first in memory and then in an unlinked temporary file, and hashes them on the way."""
 
     def __init__(self, temp_dir: str | None = None, memory_bytes: int = IN_MEMORY_BYTES) -> None:
         self._hasher = Hasher()
@@ -98,7 +96,7 @@ class ContentBuilder:
         self._fingerprints.update(chunk)
 
     def finish(self, declared_type: str | None = None) -> Content:
-        """Everything written so far as one content; the builder is of no use afterwards."""
+        """Everything written so far as one content; the builder cannot be used afterwards."""
         digest = self._hasher.digest()
         if digest.size_bytes <= self._memory_bytes:
             self._spool.seek(0)
@@ -117,27 +115,30 @@ class ContentBuilder:
 
 
 def content_of_file(file: BinaryIO, declared_type: str | None = None, progress: Progress | None = None) -> Content:
-    """The content of an open regular file, which it takes over. Raises SourceChanged where it changes."""
+    """The content of an open regular file; closing the content closes the file. Raises SourceChanged if the file
+    changes.
+    """
     before = os.fstat(file.fileno())
     if before.st_size <= IN_MEMORY_BYTES:
         with file:
-            # One byte more than there should be shows that it grows. A buffer is made in full before it is read into.
+            # One byte more than expected shows that the file grows. Not larger: read(n) allocates n bytes before it
+            # reads.
             data = file.read(before.st_size + 1)
-            # Some file systems give less at once than there is.
+            # Some file systems return less than was asked for.
             while len(data) < before.st_size and (more := file.read(before.st_size + 1 - len(data))):
                 data += more
             _refuse_changed(before, os.fstat(file.fileno()), len(data))
         if progress is not None:
             progress(len(data))
         return Content(digest_of(data), declared_type, data=data)
-    # Bounded, so that a file which grows faster than it is read comes to an end.
+    # Bounded, so that reading ends even if the file grows faster than it is read.
     digest, fingerprints = _first_pass(FileReader(file.fileno(), before.st_size), progress)
     _refuse_changed(before, os.fstat(file.fileno()), digest.size_bytes)
     return Content(digest, declared_type, file=file, fingerprints=fingerprints)
 
 
 def _first_pass(reader: FileReader, progress: Progress | None) -> tuple[Digest, Fingerprints]:
-    """Everything that has to be known of a large file before its first byte can be sent, in constant memory."""
+    """The digest and fingerprints of a large file, needed before its first byte can be sent; in constant memory."""
     md5, sha256, fingerprints = hashlib.md5(usedforsecurity=False), hashlib.sha256(), Fingerprints()
     size_bytes = 0
 
@@ -147,7 +148,7 @@ def _first_pass(reader: FileReader, progress: Progress | None) -> tuple[Digest, 
         return following[: reader.readinto(following)]
 
     block, following = memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES))
-    # md5 takes twice as long as all the rest, and hashlib lets go of the interpreter: so the rest is done beside it.
+    # md5 takes twice as long as all the rest, and hashlib releases the GIL: so a second thread does the rest.
     with ThreadPoolExecutor(1, thread_name_prefix="sha256") as other:
         filled = block[: reader.readinto(block)]
         while filled:
@@ -168,8 +169,8 @@ def _refuse_changed(before: os.stat_result, after: os.stat_result, read_bytes: i
 
 
 class FileReader(io.RawIOBase):
-    """The first `size_bytes` of an open file from any number of readers at once: pread(2) leaves the shared offset
-    alone.
+    """The first `size_bytes` of an open file. Any number of readers may share the file: pread(2) does not move its
+    offset.
     """
 
     def __init__(self, descriptor: int, size_bytes: int) -> None:
@@ -204,11 +205,11 @@ class FileReader(io.RawIOBase):
 
 
 class VerifyingReader(FileReader):
-    """A piece of a file, of which it hands out what it was when it was hashed, and nothing else.
+    """A piece of a file, exactly as it was when it was hashed.
 
-    A block is read as a whole and compared before a byte of it goes out. So an HTTP client that takes its body from
-    here can never complete a request with other bytes: the server waits for the rest, the connection breaks, and
-    nothing is stored. It may start over, as clients do for a retry, or anywhere else.
+    A block is read as a whole and compared before any byte of it is returned. So an HTTP client that reads its body
+    from here can never complete a request with other bytes: the server waits for the rest, the connection breaks, and
+    nothing is stored. A client may seek, for example to retry from the start.
     """
 
     def __init__(
@@ -223,7 +224,7 @@ class VerifyingReader(FileReader):
         self._block = b""
 
     def take(self, at_most: int) -> bytes:
-        """The next bytes, of one block; none at the end. Raises SourceChanged."""
+        """The next bytes, all from one block; empty at the end. Raises SourceChanged."""
         number, offset = divmod(self._start + self._position, BLOCK_BYTES)
         count = min(at_most, BLOCK_BYTES - offset, len(self) - self._position)
         if count <= 0:
@@ -245,7 +246,7 @@ class VerifyingReader(FileReader):
         start = number * BLOCK_BYTES
         wanted = min(BLOCK_BYTES, self._file_bytes - start)
         block = os.pread(self._descriptor, wanted, start)
-        # A network file system may give less than there is.
+        # A network file system may return less than was asked for.
         while len(block) < wanted and (more := os.pread(self._descriptor, wanted - len(block), start + len(block))):
             block += more
         if not self._fingerprints.match(number, block):

@@ -1,4 +1,4 @@
-"""By when what a thread is at must be over."""
+"""The time by which a thread's current fetch must end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class Deadline(threading.local):
-    """When the fetch that this thread is at must be over."""
+    """When this thread's current fetch must end."""
 
     at = math.inf
 

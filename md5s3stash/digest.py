@@ -1,4 +1,6 @@
-"""The digests of a content, taken in one pass. md5 is the address; sha-256 tells a collision from a second copy."""
+"""The digests of a content, taken in one pass. md5 is the address; sha-256 distinguishes a collision from a second
+copy.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,10 @@ class Digest:
 
 
 class Hasher:
-    """Feeds both digests while bytes go by; `digest()` may be asked at any time."""
+    """Computes both digests from the bytes fed to it; `digest()` may be called at any time."""
 
     def __init__(self) -> None:
-        # The address is not a protection, so a FIPS build of OpenSSL has no reason to refuse md5.
+        # md5 is an address here, not a protection, so a FIPS build of OpenSSL has no reason to refuse it.
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._sha256 = hashlib.sha256()
         self.size_bytes = 0
@@ -43,7 +45,7 @@ class Hasher:
         self._sha256.update(data)
         self.size_bytes += len(data)
 
-    # For what writes its bytes into a file.
+    # For code that writes to a file object.
     write = update
 
     def digest(self) -> Digest:

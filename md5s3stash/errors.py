@@ -16,14 +16,14 @@
     │   │   └── CredentialsUnavailable yes        1      this machine's credentials could not be renewed
     │   ├── StoreRefused              yes         1      no such bucket, access denied: an operator can mend it
     │   ├── DigestMismatch            yes         1      the store holds other bytes than were sent
-    │   └── DigestCollision           no          1      another content already stands under this md5
+    │   └── DigestCollision           no          1      another content is already stored under this md5
     ├── RedisUnavailable              yes         1      Redis is down
     └── QueueError
         ├── QueueUnavailable          yes         1      SQS is down, slow or says "slow down"
         └── QueueRefused              no          1      no such queue, access denied
 
-`retryable` is the whole decision between trying again later and giving up for good. A message says what happened and
-what to do, and never holds a credential or a signed URL.
+`retryable` alone decides between a later retry and giving up. A message says what happened and what to do, and never
+holds a credential or a signed URL.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class StashError(Exception):
 
 
 class SettingsError(StashError):
-    """One or several settings or arguments are wrong; each fault is one line of the message."""
+    """One or several settings or arguments are wrong; the message has a line for each."""
 
     exit_code = 2
 
 
 class SourceError(StashError):
-    """The bytes of a source could not be had."""
+    """The bytes of a source could not be read or fetched."""
 
 
 class SourceNotFound(SourceError):
@@ -65,7 +65,7 @@ class SourceUnreadable(SourceError):
 
 
 class SourceFailed(SourceError):
-    """The origin answered with a status that another try will not change."""
+    """The origin answered with a status that a retry will not change."""
 
 
 class SourceUnavailable(SourceError):
@@ -79,13 +79,13 @@ class SourceUnavailable(SourceError):
 
 
 class SourceChanged(SourceError):
-    """The bytes were not the same in two looks at them; nothing was stored."""
+    """The bytes changed between two reads; nothing was stored."""
 
     retryable = True
 
 
 class SourceOutOfReach(SourceError):
-    """The machine or its disk cannot give the file at the moment; the file itself has no part in it."""
+    """The machine or its disk cannot read the file at the moment; the file itself is not the cause."""
 
     retryable = True
 
@@ -106,11 +106,11 @@ class StoreUnavailable(StoreError):
 
 
 class CredentialsUnavailable(StoreUnavailable):
-    """The credentials could not be renewed: not the store's outage, but this machine's own."""
+    """The credentials could not be renewed: a problem of this machine, not an outage of the store."""
 
 
 class StoreRefused(StoreError):
-    """The store understood and said no. Retryable: a bucket can be created and a policy mended while the file waits."""
+    """The store refused the request. Retryable: a bucket can be created and a policy corrected while the file waits."""
 
     retryable = True
 
@@ -122,7 +122,7 @@ class DigestMismatch(StoreError):
 
 
 class DigestCollision(StoreError):
-    """The key is taken by other bytes. Nothing was overwritten; the file must be kept and looked at by a person."""
+    """Other bytes are stored under the key. Nothing was overwritten; keep the file and have a person inspect it."""
 
 
 class RedisUnavailable(StashError):
@@ -136,7 +136,7 @@ CacheUnavailable = RedisUnavailable
 
 
 class QueueError(StashError):
-    """The queue did not do what it was asked for."""
+    """The queue did not do what it was asked to do."""
 
 
 class QueueUnavailable(QueueError):
@@ -146,4 +146,4 @@ class QueueUnavailable(QueueError):
 
 
 class QueueRefused(QueueError):
-    """SQS understood and said no. An operator can mend it; a daemon goes on asking."""
+    """SQS refused the request. An operator can correct the cause; a daemon keeps trying."""

@@ -1,11 +1,11 @@
-"""An http or https URL -> a `Content`, or the word that it did not change.
+"""Fetches an http or https URL: a `Content`, or `NotModified`.
 
-The only importer of requests, and of that only what sends one request: redirects, cookies, netrc files, proxies and
-decoding are decided here, since the library's own ways are made for origins that one trusts. What is promised: bytes
-come back whole or not at all, nothing that an origin does takes more time or space than the limits say, and a
-credential goes to no other origin than the one it was given for.
+The only importer of requests, and it uses requests only to send single requests: redirects, cookies, netrc files,
+proxies and decoding are handled here, because the library trusts its origins. Promises: bytes come back whole or not at
+all; no origin takes more time or space than the limits allow; a credential goes only to the origin it was given for.
 
-One gap is HTTP's own: a body without a length ends with its connection, and a connection that was cut looks the same.
+HTTP itself leaves one gap: a body without a length ends when the connection closes, and a broken connection looks the
+same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 from urllib.parse import urlsplit
 
@@ -30,12 +30,12 @@ from md5s3stash.content import Content, ContentBuilder, Progress
 from md5s3stash.deadline import Deadline
 from md5s3stash.errors import SourceError, SourceFailed, SourceRefused, SourceTooLarge, SourceUnavailable
 from md5s3stash.headers import Validators, media_type
-from md5s3stash.netguard import NetGuard
+from md5s3stash.netguard import NetGuard, with_ascii_host
 from md5s3stash.origins import OriginRules, origin_of
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import is_s3_url
 
-# The command needs a tenth of its time for one file of this disk to import requests: who fetches does that.
+# Importing requests takes a tenth of the command's time for one local file, so it is imported at the first fetch.
 if TYPE_CHECKING:
     import requests
     from urllib3.response import HTTPResponse
@@ -49,12 +49,12 @@ READ_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """What an origin may cost.
+    """The limits of one fetch.
 
     `max_bytes`: of the content, decoded. `max_redirects`: in a row. `connect_timeout_seconds`: for the TCP connection
     to each address, and for the TLS handshake. `read_timeout_seconds`: between two arrivals of bytes.
-    `total_timeout_seconds`: for the whole fetch, with its redirects, repeats and the waits between them.
-    `min_bytes_per_second`: on the average of each `read_timeout_seconds` since an answer began; 0 is no bound.
+    `total_timeout_seconds`: for the whole fetch, with its redirects, retries and the waits between them.
+    `min_bytes_per_second`: averaged over each `read_timeout_seconds` since the answer began; 0 is no limit.
     """
 
     max_bytes: int = 50 * 1024**3
@@ -72,12 +72,12 @@ NO_RULES = OriginRules()
 
 @dataclass(frozen=True, slots=True)
 class NotModified:
-    """The origin still has what the validators came with."""
+    """The origin's content still matches the validators."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The content, to be closed by the caller, and where it was found in the end."""
+    """The content, which the caller closes, its validators, and the URL after all redirects."""
 
     content: Content
     validators: Validators
@@ -89,10 +89,11 @@ class _ValidatorsRefused(Exception):
 
 
 class Fetcher:
-    """Fetches over kept-alive connections; one may serve any number of threads.
+    """Fetches over kept-alive connections. Safe to share between threads.
 
-    With a guard every address is judged as it is connected to, and proxies are left unused, for they would connect in
-    our place. Without one the proxies of the environment count. REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE count either way.
+    With a guard every address is checked when we connect to it, and proxies are not used, because they would connect
+    instead of us. Without one the proxies of the environment are used. REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE always
+    count.
     """
 
     def __init__(
@@ -121,14 +122,14 @@ class Fetcher:
 
         `auth` is a user name and password for Basic authentication. It is sent over https alone, to the origin of `url`
         alone, and never to S3, which answers 400 to it. `progress` is called with the size of each chunk as it is kept;
-        a repeated attempt counts from 0 again. Raises a SourceError, or OSError where the temporary disk is full.
+        a retry counts from 0 again. Raises a SourceError, or OSError where the temporary disk is full.
         """
         if auth is not None:
             NetGuard.check_url(url)
             if is_s3_url(url):
                 auth = None
         if auth is not None and urlsplit(url).scheme != "https":
-            raise SourceRefused("a password is not sent over http, where everybody on the way can read it: use https")
+            raise SourceRefused("a password is not sent over http, where others can read it: use https")
         total_seconds = self.limits.total_timeout_seconds
         with self._deadline.in_seconds(total_seconds):
             return retrying(
@@ -150,8 +151,8 @@ class Fetcher:
         self.close()
 
     def _adapter(self) -> Adapter:
-        """What sends, without a session: it is what is safe to share between threads, and it knows of no netrc file,
-        keeps no cookie, and never reads the body of a redirect, which a session does without a bound.
+        """Sends without a session. Unlike a session, it is safe to share between threads, reads no netrc file, keeps no
+        cookie, and never reads the body of a redirect (a session does, without a limit).
         """
         from md5s3stash.transport import Adapter
 
@@ -173,25 +174,28 @@ class Fetcher:
     def _follow(
         self, url: str, auth: Auth | None, validators: Validators | None, progress: Progress | None
     ) -> Fetched | NotModified:
-        """From one redirect to the next, to an answer."""
+        """Follows redirects until there is an answer."""
         import requests
 
         current = url
-        # Some origins set a cookie and redirect until it comes back. It lives no longer than the attempt.
+        # Some origins set a cookie and redirect until it comes back. Cookies are kept for one attempt only.
         cookies = requests.cookies.RequestsCookieJar()
         for _ in range(self.limits.max_redirects + 1):
             try:
                 NetGuard.check_url(current)
-                headers = self._headers(current, validators)
+                # Another resource may be older, and not have changed since the date of this one.
+                asked = validators if validators is None or current == url else validators.without_date()
+                headers = self._headers(current, asked)
                 hop_auth = None if auth is None or origin_of(current) != origin_of(url) else auth
                 response = self._send(current, headers, hop_auth, cookies)
                 try:
                     if not is_redirect(response.status_code, response.headers):
-                        return self._answer(response, validators, progress)
+                        answer = self._answer(response, asked, progress)
+                        return answer if current == url else _without_date(answer)
                     cookies.update(response.cookies)
                     current = redirect_target(current, response.status_code, response.headers)
                 finally:
-                    response.close()
+                    _let_go(response)
             except SourceError as error:
                 if current != url:
                     error.args = (f"redirected to {shown_url(current)}: {error}",)
@@ -218,10 +222,10 @@ class Fetcher:
         if left_seconds <= 0:
             raise self._too_slow()
         with self._origin_errors():
-            # Step by step: without cookies, looking for those that fit costs as much as all the other steps.
+            # Step by step: searching an empty cookie jar would cost as much as all the other steps.
             prepared = requests.PreparedRequest()
             prepared.prepare_method("GET")
-            prepared.prepare_url(url, None)
+            prepared.prepare_url(with_ascii_host(url), None)
             prepared.prepare_headers(headers)
             if cookies:
                 prepared.prepare_cookies(cookies)
@@ -245,7 +249,7 @@ class Fetcher:
             if response.status_code == 412:
                 # Meant for requests that change something, but some origins send it to a GET.
                 raise _ValidatorsRefused
-        # 200 alone: 203 says that a proxy changed the bytes, 206 that they are not all of them.
+        # Only 200: with 203 a proxy has changed the bytes, and 206 is only a part of them.
         if response.status_code != 200:
             raise status_error(response.status_code, response.headers)
         content = self._content(cast("HTTPResponse", response.raw), media_type(response.headers), progress)
@@ -277,7 +281,7 @@ class Fetcher:
 
     @contextmanager
     def _origin_errors(self) -> Iterator[None]:
-        """Around every use of the network and nothing else: the errors of requests and of our own disk are OSErrors."""
+        """Around every use of the network and nothing else: errors of requests and of our disk are both OSErrors."""
         try:
             yield
         except (HTTPError, OSError, http.client.HTTPException, EOFError, zlib.error) as error:
@@ -289,8 +293,19 @@ class Fetcher:
         return SourceUnavailable(f"not complete after {self.limits.total_timeout_seconds:g} seconds")
 
 
+def _let_go(response: requests.Response) -> None:
+    """The connection is kept if the body is over: a harvest without changes is 304s without end."""
+    if response.raw.length_remaining == 0:
+        response.raw.release_conn()
+    response.close()
+
+
+def _without_date(answer: Fetched | NotModified) -> Fetched | NotModified:
+    return replace(answer, validators=answer.validators.without_date()) if isinstance(answer, Fetched) else answer
+
+
 def _translated(error: Exception) -> SourceError:
-    """The error of our tree for one of requests, urllib3 or the standard library."""
+    """The error of our tree for an error of requests, urllib3 or the standard library."""
     import requests
 
     from md5s3stash.transport import TooSlow
@@ -310,16 +325,16 @@ def _translated(error: Exception) -> SourceError:
     if isinstance(error, (gzip.BadGzipFile, zlib.error)):
         return SourceFailed("the origin says that the body is gzip, which it is not")
     if isinstance(root, TooSlow):
-        return SourceUnavailable(f"{root}: fetch.min_bytes_per_second is the least")
+        return SourceUnavailable(f"{root}, the minimum in fetch.min_bytes_per_second")
     if isinstance(root, TimeoutError):
         return SourceUnavailable("the origin did not answer in time")
     return SourceUnavailable(f"the connection failed: {root}")
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """The innermost error: what wraps it repeats the whole URL, signature and all.
+    """The innermost error: those around it repeat the whole URL, including its signature.
 
-    Not by `__context__`, which leads on to whatever the caller was handling when it asked for this fetch.
+    `__context__` is not followed: it leads to whatever error the caller was handling.
     """
     inner = error.__cause__ or next((arg for arg in reversed(error.args) if isinstance(arg, BaseException)), None)
     return error if inner is None else _root_cause(inner)

@@ -1,8 +1,8 @@
-"""What the blocks of a file were when it was hashed, so that a second reader can tell whether one is the same.
+"""Fingerprints of a file's blocks, taken when it is hashed, so that a second read detects a changed block.
 
-The file's own SHA-256 could tell only at the last byte and only in order, and costs thirty times as much. XXH3 is no
-cryptographic hash, and need not be one: a change by chance escapes it once in 2^128, and who makes one on purpose has
-nothing to aim at, for the seed is random, a new one for each file, and never leaves the process.
+The file's SHA-256 could show a change only at the last byte and only in order, and costs thirty times as much. XXH3 is
+not a cryptographic hash and does not need to be one: it misses an accidental change once in 2^128, and an attacker
+cannot aim at a fingerprint, because each file gets a random seed that never leaves the process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BLOCK_BYTES = 1024 * 1024
 
 
 class Fingerprints:
-    """Those of a content's blocks, 16 bytes each: taken while its bytes go by in order, complete with `finish`."""
+    """The fingerprints of a content's blocks, 16 bytes each. Feed all bytes in order, then call `finish`."""
 
     def __init__(self) -> None:
         self._seed = secrets.randbits(64)
@@ -41,6 +41,6 @@ class Fingerprints:
             self._filled_bytes = 0
 
     def match(self, number: int, block: bytes) -> bool:
-        """Whether the block of this number, counted from 0, is what went by."""
+        """Whether this block, numbered from 0, is the one that was fed."""
         start = 16 * number
         return xxhash.xxh3_128_digest(block, self._seed) == self._taken[start : start + 16]

@@ -2,7 +2,7 @@
 
 http.client skips only one kind of interim answer (100), ends the headers at a line that is not a header, and reads only
 the first of two lines. This module skips all interim answers, and passes on the headers that are used, one line each.
-It resolves no contradiction: two different lengths are refused.
+Contradictions, such as two different lengths, are refused.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from urllib3.exceptions import InvalidHeader
 
 # Interim answers included. curl has the same limit.
 MAX_HEAD_BYTES = 300 * 1024
+
+# http.client reads 100 lines of 65,536 bytes.
+_MAX_VALUE_BYTES = 64_000
+# What browsers keep at least (RFC 6265, section 6.1).
+_MAX_COOKIES = 50
+_MAX_COOKIE_BYTES = 4096
 
 # RFC 9110, section 15.2: any number of answers come before the final one. 101 is final: another protocol follows.
 _SWITCHING_PROTOCOLS = b"101"
@@ -34,10 +40,11 @@ _READ = frozenset(
 
 
 class HeadReader:
-    """Replaces a response's file while http.client reads the head."""
+    """Replaces a response's file while http.client reads the head. `interim` is called after each interim answer."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, interim: Callable[[], object] = lambda: None) -> None:
         self._file = file
+        self._interim = interim
         self._left_bytes = MAX_HEAD_BYTES
         self._lines: Iterator[bytes] | None = None
 
@@ -60,6 +67,7 @@ class HeadReader:
             lines = self._headers()
             if not status.startswith(b"1") or status == _SWITCHING_PROTOCOLS:
                 break
+            self._interim()
         # Broken gateways send HTTP/2 here. What follows has the form of 1.1.
         first = b"HTTP/1.%d %s\r\n" % (version not in (b"1.0", b"0.9"), status)
         return [first, *lines_for_http_client(lines), b"\r\n"]
@@ -82,12 +90,9 @@ class HeadReader:
 
 def lines_for_http_client(lines: Iterable[bytes]) -> list[bytes]:
     """The headers that are used, a line each, by name. Raises InvalidHeader for lengths that contradict each other."""
-    found = _values_by_name(lines)
-    for name, settled in _SETTLED.items():
-        if name in found:
-            found[name] = settled(found[name])
+    found = {name: _SETTLED.get(name, _all)(values) for name, values in _values_by_name(lines).items()}
     if any(found.get(b"transfer-encoding", ())):
-        # It counts alone (RFC 9112, section 6.3).
+        # Transfer-Encoding overrides the length (RFC 9112, section 6.3).
         found.pop(b"content-length", None)
     _demand_one_length(found.get(b"content-length", ()))
     return [
@@ -95,7 +100,7 @@ def lines_for_http_client(lines: Iterable[bytes]) -> list[bytes]:
         for name, values in found.items()
         for value in values
         # http.client would end the line there, and take the rest for a header.
-        if value and not _BREAKS_A_LINE.search(value)
+        if value and len(value) <= _MAX_VALUE_BYTES and not _BREAKS_A_LINE.search(value)
     ]
 
 
@@ -126,7 +131,7 @@ def _lengths(values: list[bytes]) -> list[bytes]:
 
 
 def _demand_one_length(values: Iterable[bytes]) -> None:
-    """urllib3 does this as well, but too late to close the connection."""
+    """urllib3 checks this as well, but too late to close the connection."""
     for value in values:
         with contextlib.suppress(ValueError):
             if len({int(length) for length in value.split(b",")}) > 1:
@@ -138,8 +143,23 @@ def _transfer_encodings(values: list[bytes]) -> list[bytes]:
     return _joined(part for part in _parts(values) if part != b"identity")
 
 
-# What several lines of a name say together.
-_SETTLED = {b"location": _first, b"content-length": _lengths, b"transfer-encoding": _transfer_encodings}
+def _cookies(values: list[bytes]) -> list[bytes]:
+    return [value for value in values if len(value) <= _MAX_COOKIE_BYTES][:_MAX_COOKIES]
+
+
+def _all(values: list[bytes]) -> list[bytes]:
+    """As one list (RFC 9110, section 5.3)."""
+    return _joined(value for value in values if value)
+
+
+# How several lines of the same name are combined.
+_SETTLED = {
+    b"location": _first,
+    b"retry-after": _first,
+    b"set-cookie": _cookies,
+    b"content-length": _lengths,
+    b"transfer-encoding": _transfer_encodings,
+}
 
 
 def _parts(values: Iterable[bytes]) -> Iterator[bytes]:

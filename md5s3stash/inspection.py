@@ -1,9 +1,9 @@
-"""Proves what LIST leaves open, an object of several parts or one whose ETag is not an md5: by its stored SHA-256, or
-by reading it.
+"""Checks objects that LIST cannot prove, multipart ones and those whose ETag is not an md5: by the stored SHA-256, or
+by reading.
 
 The stash stores the SHA-256 of the whole content with each object, in the request that also carries its md5 (see
-docs/decisions/0004-put-guards.md): an object that has it went up under both digests. Older objects have none, and only
-reading them shows what they are.
+docs/decisions/0004-put-guards.md): an object that has it was uploaded under both digests. Older objects lack it, and
+only reading them shows what they are.
 """
 
 from __future__ import annotations

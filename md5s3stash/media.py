@@ -1,8 +1,7 @@
-"""What kind of thing some bytes are: the MIME type, and the pixel dimensions of a picture. Headers only, nothing is
-decoded.
+"""The MIME type of a content, and the pixel dimensions of a picture. Reads headers only and decodes nothing.
 
-The bytes decide. What the origin or the file's name declares counts only where the bytes say nothing definite, so
-that an HTML page that an origin sends as `image/jpeg` is stored as what it is.
+The bytes decide. What the origin or the file's name declares counts only where the bytes say nothing definite, so that
+an HTML page that an origin sends as `image/jpeg` is stored as HTML.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from md5s3stash.content import Content
 
 log = logging.getLogger(__name__)
 
-# The MIME type, and (width, height); (0, 0) where it is not a picture, as the seed reported it.
+# The MIME type, and (width, height); (0, 0) if it is not a picture, as the original program reported it.
 Kind = tuple[str, tuple[int, int]]
 
 UNKNOWN_TYPE = "application/octet-stream"
@@ -40,8 +39,8 @@ _ORIENTATION, _LYING = 0x0112, range(5, 9)
 # libmagic looks no further than this for nearly every type it knows.
 SNIFF_BYTES = 256 * 1024
 
-# Formats whose name Pillow gives reliably from the first bytes. Its other plugins guess more boldly than libmagic does.
-# In the order in which they are tried: a plugin is imported once no format before it fits.
+# Formats whose name Pillow gives reliably from the first bytes. Its other plugins guess more than libmagic does. Tried
+# in this order: a plugin is imported only if no format before it fits.
 _PICTURE_TYPES = {
     "JPEG": "image/jpeg",
     "MPO": "image/jpeg",  # a JPEG with a second picture behind it, as phones write
@@ -63,7 +62,7 @@ _VAGUE_TYPES = frozenset({UNKNOWN_TYPE, "text/plain", "inode/x-empty", "applicat
 
 
 def describe(content: Content) -> Kind:
-    """What a content is."""
+    """The MIME type and the dimensions of a content."""
     with content.reader() as reader:
         picture_type, dimensions = _picture(reader)
         if picture_type is not None:
@@ -79,8 +78,8 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
     prefix = reader.read(_PREFIX_BYTES)
     for name in _PICTURE_TYPES:
         _import_plugin(name)
-        # The registry instead of Image.open, which refuses to name the size of a picture of more than 179 million
-        # pixels: maps and posters have more, and code that only reads the header is in no danger from them.
+        # Pillow's registry instead of Image.open, which refuses pictures of more than 179 million pixels. Maps and
+        # posters have more, and reading only a header is safe.
         factory, accept = Image.OPEN.get(name, (None, None))
         if factory is None or (accept is not None and accept(prefix) is not True):
             continue
@@ -105,8 +104,8 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
 
 
 def _png_size(header: bytes) -> tuple[int, int] | None:
-    """What the first chunk of a PNG says, if its checksum is right. Pillow reads every chunk up to the pixels, and
-    refuses the picture where a profile is large or a resolution lacks a byte.
+    """The size in the first chunk of a PNG, if the chunk's checksum is right. Pillow reads every chunk up to the
+    pixels, and refuses the picture where a profile is large or a resolution lacks a byte.
     """
     if len(header) < _PNG_HEADER_BYTES or header[8:16] != _PNG_HEADER_CHUNK:
         return None
@@ -115,7 +114,7 @@ def _png_size(header: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(reader: BinaryIO) -> tuple[int, int] | None:
-    """What the frame of a JPEG says, whatever stands in the metadata before it."""
+    """The size in the frame header of a JPEG, whatever the metadata before it contains."""
     position = 2
     while True:
         reader.seek(position)
@@ -139,10 +138,10 @@ def _size_of_avif_without_exif(reader: BinaryIO) -> tuple[int, int] | None:
 
 
 def _size(picture: Image.Image) -> tuple[int, int]:
-    """As it is stored; of an AVIF after the turn that is part of the picture (irot and imir of HEIF)."""
+    """The stored size; for an AVIF, the size after the rotation that is part of the picture (irot and imir of HEIF)."""
     if picture.format != "AVIF" or "exif" not in picture.info:
         return picture.size
-    # What EXIF itself says Pillow has replaced: in an AVIF it does not count.
+    # Pillow has replaced EXIF's own orientation, which does not count in an AVIF.
     exif = Image.Exif()
     exif.load(picture.info["exif"])
     width, height = picture.size

@@ -1,8 +1,8 @@
 """May this URL be fetched? Decided by its form, and at connect time by every address that its host resolves to.
 
-A box with an IAM role must not be talked into reading its own metadata service or its neighbours (CWE-918). A look at
-the text of a URL cannot tell: names resolve to anything, resolvers answer differently the second time, and 2130706433
-is 127.0.0.1. So the guard resolves once, judges the answer, and connects to that very answer.
+A box with an IAM role must not be tricked into reading its own metadata service or its neighbours (CWE-918). The text
+of a URL is not enough to decide: a name may resolve to any address, a resolver may answer differently the second time,
+and 2130706433 is 127.0.0.1. So the guard resolves once, checks the answer, and connects to that same answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from md5s3stash.errors import SourceRefused, SourceUnavailable
 
@@ -67,7 +67,11 @@ _V4_INSIDE_V6 = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 _ADDRESSES_TRIED = 8
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SECRET_NAME = re.compile(r"signature|credential|token|secret|password|sig|key", re.IGNORECASE)
+# Also within a value: it may be a URL.
+_SECRET = re.compile(
+    r"(?:signature|credential|token|secret|passw|pwd|sig|key|jwt|hmac|session|policy|\bhdn)[^=/]*=|\b(?:auth|pass)=",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ class NetGuard:
             raise SourceRefused("only http and https URLs are fetched")
         if "@" in parts.netloc:
             raise SourceRefused("a URL must not hold a user name or password: give them with -u or --netrc")
-        # Parsers disagree about what a backslash or a blank in the host means: then it is not known what was checked.
+        # Parsers disagree about a backslash or a blank in the host: the host we check may not be the host they connect
+        # to.
         if not host or port == 0 or _CONTROL.search(url) or re.search(r"[\\\s]", parts.netloc):
             raise SourceRefused("not a valid URL")
 
@@ -126,10 +131,10 @@ class NetGuard:
         """
         found = _resolve(host, port)
         for _, address in found:
-            # One bad address among good ones refuses the name: which of them is used is up to the owner of its DNS.
+            # One bad address among good ones refuses the name: the owner of its DNS decides which of them comes first.
             if (reason := self.refusal(address[0])) is not None:
                 raise SourceRefused(
-                    f"{host} is not fetched: {reason}; if it is meant, allow its network in the settings"
+                    f"{host} is not fetched: {reason}; if this is intended, allow its network in the settings"
                 )
         failure = OSError(f"{host} has no address")
         for family, address in found[:_ADDRESSES_TRIED]:
@@ -148,12 +153,30 @@ class NetGuard:
         raise failure
 
 
+def with_ascii_host(url: str) -> str:
+    """The URL of that form whose host is as it is sent: an international name in its xn-- form. Raises SourceRefused
+    for a name that has none.
+    """
+    if url.isascii() or (host := urlsplit(url).hostname) is None or host.isascii():
+        return url
+    # Few URLs need it, and the command starts sooner without it.
+    import idna
+
+    parts = urlsplit(url)
+    port = "" if parts.port is None else f":{parts.port}"
+    try:
+        return urlunsplit(parts._replace(netloc=idna.encode(host, uts46=True).decode() + port))
+    except idna.IDNAError as error:
+        raise SourceRefused(f"{host!r} is not a host name") from error
+
+
 def printable_url(url: str) -> str:
     """The URL for messages and logs: no user name, no password, no value of a parameter that grants access."""
     try:
         parts = urlsplit(url)
         query = "&".join(map(_without_secret, parts.query.split("&")))
-        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+        # A fragment is not sent, and some origins put a token there.
+        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=""))
     except ValueError:
         shown = re.sub(r"//[^/]*@", "//", url.partition("?")[0])
     return _CONTROL.sub("?", shown)
@@ -161,11 +184,11 @@ def printable_url(url: str) -> str:
 
 def _without_secret(parameter: str) -> str:
     name, equals, _ = parameter.partition("=")
-    return f"{name}=..." if equals and _SECRET_NAME.search(name) else parameter
+    return f"{name}=..." if equals and _SECRET.search(unquote(parameter)) else parameter
 
 
 def _reached(address: str) -> IPv4Address | IPv6Address:
-    """The address that packets would end up at: an IPv4 address inside an IPv6 one counts as itself."""
+    """The address that packets would reach: an IPv4 address inside an IPv6 one counts as IPv4."""
     parsed = ip_address(address)
     if any(parsed in network for network in _V4_INSIDE_V6):
         return IPv4Address(int(parsed) & 0xFFFFFFFF)

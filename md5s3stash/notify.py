@@ -1,6 +1,6 @@
-"""What a program tells systemd, as sd_notify(3) has it: a datagram of NAME=value lines to the socket it names.
+"""Notifies systemd as in sd_notify(3): a datagram of NAME=value lines to the socket that systemd names.
 
-Its own few lines: the packages for it either bind libsystemd, or do what stands here.
+No dependency: the packages for this either bind libsystemd or do just the same.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
-# systemd may be busy with a reload of its own. A ping that comes too late is better than a thread that waits for ever.
+# systemd may be busy with a reload of its own. A late ping is better than a thread that waits for ever.
 _SEND_SECONDS = 1.0
 
 
 class Notifier:
-    """Sends to the socket, or nowhere where no supervisor gave one. Never raises: that would help no caller."""
+    """Sends to the socket, if a supervisor gave one. Never raises: no caller could handle it."""
 
     def __init__(self, address: str | None) -> None:
         # A leading @ stands for the zero byte of an abstract name, see unix(7).
@@ -30,7 +30,7 @@ class Notifier:
         self._send("STOPPING=1")
 
     def reloading(self) -> None:
-        """To be followed by `ready`. systemd orders the two by the time in it."""
+        """Call `ready` afterwards. systemd orders the two by the time in this message."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def status(self, line: str) -> None:
@@ -51,7 +51,7 @@ class Notifier:
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
-    """How often systemd wants to hear from this process (sd_watchdog_enabled(3)); None where it does not."""
+    """The watchdog interval of this process (sd_watchdog_enabled(3)); None if systemd does not watch it."""
     microseconds = environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or int(microseconds) == 0 or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None

@@ -1,4 +1,4 @@
-"""What the stash asks of a store, whichever vendor's it is: the port, its values, and the rule for "the same content".
+"""What the stash needs from a store of any vendor: the port, its values, and the rule for "the same content".
 
 Adapters implement `ObjectStore` and pass the contract suite in tests/contracts. They raise from our error tree only.
 """
@@ -17,8 +17,8 @@ from md5s3stash.scheme import ObjectAddress
 # The address is the content, so no copy of it ever grows stale (RFC 8246).
 IMMUTABLE = "public, max-age=31536000, immutable"
 
-# S3's own SHA-256 of a multipart object is one of its parts' checksums; some stores keep no checksum at all. The user
-# metadata of this name holds the digest of the whole object on every store.
+# S3's own SHA-256 of a multipart object is a digest of its parts' checksums; some stores keep no checksum at all. The
+# user metadata of this name holds the digest of the whole object on every store.
 SHA256_METADATA = "sha256"
 
 
@@ -31,9 +31,9 @@ class PutOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a store says of an object. `md5` and `sha256` (hex) are None where it does not know them.
+    """What a store knows about an object. `md5` and `sha256` (hex) are None if it does not know them.
 
-    `last_modified` is in seconds since the epoch; a download tells it, where the store does.
+    `last_modified` is in seconds since the epoch; a download has it if the store sends it.
     """
 
     size_bytes: int
@@ -45,7 +45,7 @@ class StoredObject:
 
 
 class Sink(Protocol):
-    """Takes bytes as they come: a file, or what counts and hashes them on the way into one."""
+    """Takes bytes as they come: a file, or an object that counts and hashes them on their way to a file."""
 
     def write(self, data: bytes, /) -> object: ...
 
@@ -56,25 +56,25 @@ class ObjectStore(Protocol):
     def put(
         self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None = None
     ) -> PutOutcome:
-        """Makes sure that exactly this content stands at the address, and never replaces another one.
+        """Makes sure that exactly this content is at the address, and never replaces another one.
 
-        Raises DigestCollision where other bytes stand there, SourceChanged where a file changed under the upload
-        (nothing is stored then), DigestMismatch, StoreUnavailable and StoreRefused.
+        Raises DigestCollision if other bytes are there, SourceChanged where a file changed under the upload (nothing is
+        stored then), DigestMismatch, StoreUnavailable and StoreRefused.
         """
         ...
 
     def head(self, address: ObjectAddress) -> StoredObject | None:
-        """What stands at the address; None where nothing does."""
+        """The object at the address; None if there is none."""
         ...
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
-        """The bytes at the address; None where nothing stands there. Raises SourceTooLarge above `max_bytes`."""
+        """The bytes at the address; None if nothing is there. Raises SourceTooLarge above `max_bytes`."""
         ...
 
     def download(self, address: ObjectAddress, sink: Sink, max_bytes: int) -> StoredObject | None:
-        """Writes the bytes at the address in pieces; None, and nothing written, where nothing stands there.
+        """Writes the bytes at the address to `sink` in pieces. If nothing is there, it writes nothing and returns None.
 
-        Raises SourceTooLarge above `max_bytes`, and what `sink` raises. The bytes are not compared with any digest.
+        Raises SourceTooLarge above `max_bytes`, and any error of `sink`. The bytes are not compared with any digest.
         """
         ...
 
@@ -103,7 +103,7 @@ def require_same_content(address: ObjectAddress, stored: StoredObject, digest: D
 
 
 def require_at_most(address: ObjectAddress, size_bytes: int, max_bytes: int) -> None:
-    """Raises SourceTooLarge where an object would not fit the bound of its reader."""
+    """Raises SourceTooLarge if an object is larger than its reader allows."""
     if size_bytes > max_bytes:
         raise SourceTooLarge(f"{address.s3_url} has {size_bytes} bytes, more than the {max_bytes} that are allowed")
 

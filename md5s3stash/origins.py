@@ -1,4 +1,4 @@
-"""User-Agent, and the rules of single origins: request headers and older ciphers."""
+"""The User-Agent, and rules for single origins: request headers and older ciphers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from md5s3stash.errors import SettingsError, SourceRefused
-from md5s3stash.netguard import NetGuard
+from md5s3stash.netguard import NetGuard, with_ascii_host
 from md5s3stash.passwords import check_permissions
 from md5s3stash.settings import Faults
 from md5s3stash.version import distribution_version
 
-# Scheme, host and port: what is given for one is not for another.
+# Scheme, host and port. Headers set for one origin are never sent to another.
 Origin = tuple[str, str | None, int | None]
 
 # Wikimedia and others ask for the name of the program, its page and a contact, and refuse clients without them.
@@ -35,8 +35,8 @@ _OURS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class OriginRules:
-    """`contact` is an address or a page of those who run this. `headers` hold secrets. `old_cipher_hosts` may use the
-    ciphers of `transport.OLD_CIPHERS` too.
+    """`contact` is the e-mail address or web page of the operator. `headers` hold secrets. `old_cipher_hosts` may use
+    the ciphers of `transport.OLD_CIPHERS` too.
     """
 
     contact: str | None = None
@@ -44,7 +44,7 @@ class OriginRules:
     old_cipher_hosts: frozenset[str] = frozenset()
 
     def headers_for(self, url: str) -> dict[str, str]:
-        """What is sent to the origin of this URL, and to no other: User-Agent, and what is set for it."""
+        """The headers for the origin of this URL: User-Agent, and those set for this origin alone."""
         set_here = self.headers.get(origin_of(url), {}) if self.headers else {}
         return {"User-Agent": user_agent(self.contact), **set_here}
 
@@ -58,14 +58,14 @@ def user_agent(contact: str | None) -> str:
 
 def origin_of(url: str) -> Origin:
     """The origin of a URL that was checked."""
-    parts = urlsplit(url)
+    parts = urlsplit(with_ascii_host(url))
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
 def read_headers(file: str | None) -> Mapping[Origin, Mapping[str, str]]:
     """The request headers of a file, `https://HOST NAME: VALUE` a line; none without a file.
 
-    Raises SettingsError with a line for each fault. None of them quotes the file, for it holds API keys.
+    Raises SettingsError with a line for each error. No line quotes the file, because it holds API keys.
     """
     if file is None:
         return {}
@@ -78,18 +78,16 @@ def read_headers(file: str | None) -> Mapping[Origin, Mapping[str, str]]:
             except ValueError as error:
                 raise SettingsError(f"{file}: line {number}: {error}") from None
             found.setdefault(origin, {})[name] = value
-    faults.tell()
+    faults.raise_any()
     return found
 
 
 def _lines_of(file: str) -> Iterator[tuple[int, str]]:
-    """Those that are neither blank nor a comment."""
+    """The lines that are neither blank nor a comment, with their numbers."""
     try:
         check_permissions(file, file)
-        with open(file, encoding="ascii", newline="") as stream:
+        with open(file, encoding="latin-1", newline="") as stream:
             text = stream.read(_MAX_FILE_BYTES + 1)
-    except UnicodeDecodeError:
-        raise SettingsError(f"{file}: not ASCII") from None
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"fetch.headers_file: {file} cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -102,6 +100,8 @@ def _lines_of(file: str) -> Iterator[tuple[int, str]]:
 
 
 def _parsed(line: str) -> tuple[Origin, str, str]:
+    if not line.isascii():
+        raise ValueError("not ASCII: a host is written in its xn-- form")
     url, header = (*line.split(maxsplit=1), "")[:2]
     try:
         NetGuard.check_url(url)
@@ -109,11 +109,11 @@ def _parsed(line: str) -> tuple[Origin, str, str]:
     except (SourceRefused, ValueError):
         parts = None
     if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("https://HOST NAME: VALUE is needed")
+        raise ValueError("the line must have the form https://HOST NAME: VALUE")
     name, colon, value = header.partition(":")
     name, value = name.strip(), value.strip()
     if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-        raise ValueError("a header, NAME: VALUE, is needed after the host")
+        raise ValueError("after the host there must be a header, NAME: VALUE")
     if name.lower() in _OURS:
-        raise ValueError(f"{name} is not set by a file")
+        raise ValueError(f"{name} cannot be set in this file")
     return origin_of(url), name, value

@@ -22,7 +22,7 @@ Auth = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Passwords:
-    """`everywhere` is for each URL of the run, since it was given on the command line; netrc entries are by host."""
+    """`everywhere` comes from the command line and is used for every URL of the run; netrc entries are by host."""
 
     everywhere: Auth | None = field(default=None, repr=False)
     by_host: Mapping[str, Auth] = field(default_factory=dict, repr=False)
@@ -35,10 +35,10 @@ class Passwords:
         """What -u, -p and --netrc mean together. Raises SettingsError where a part is missing."""
         if username is None:
             if password is not None:
-                raise SettingsError("-p needs -u: whose password is it?")
+                raise SettingsError("-p needs -u, the user name")
             return cls._from_netrc(netrc_file, None) if netrc_file else cls()
         if ":" in username:
-            # RFC 7617 ends the name at the first colon: the rest would be taken for the password.
+            # RFC 7617 ends the name at the first colon: a server would read the rest as the password.
             raise SettingsError("-u: a user name for Basic authentication cannot hold a colon")
         if password is None:
             password = environ.get(PASSWORD_VARIABLE)
@@ -73,8 +73,8 @@ class Passwords:
     def for_source(self, source: str) -> Auth | None:
         """The credentials for a URL; None for anything that is not one.
 
-        What a netrc file holds is offered over https alone. A name on the command line goes with every http URL too,
-        where the fetch then refuses to send it in the clear and says so.
+        Entries of a netrc file are used for https only. A name from the command line is used for http URLs too; the
+        fetch then refuses to send it in the clear and reports that.
         """
         scheme = source.partition(":")[0].lower()
         if scheme not in ("http", "https"):
@@ -89,9 +89,9 @@ class Passwords:
 
 
 def check_permissions(path: str, file: str) -> None:
-    """Raises SettingsError where others may read the default file, the rule of ftp(1); OSError where there is none.
+    """Raises SettingsError if others may read the default file (the rule of ftp(1)), OSError if the file is missing.
 
-    A file that was named is only warned about: a container's secrets have modes that its user did not choose.
+    A file that the user named only causes a warning: a container's secrets have modes that its user did not choose.
     """
     status = os.stat(path)
     # A pipe (`--netrc <(...)`) belongs to no other user.

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal. Anywhere else nothing, or for what runs for hours a line a minute."""
+"""A progress bar on a terminal. Elsewhere nothing, or a line a minute for programs that run for hours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
-# What is over sooner than this needs no bar.
+# A run shorter than this shows no bar.
 _DELAY_SECONDS = 0.5
 _USUAL_COLUMNS = 80
 
@@ -19,14 +19,14 @@ LINE_SECONDS = 60.0
 
 
 class Display(Protocol):
-    """Told of bytes and sources as they are done, from any thread."""
+    """Shows progress; its methods may be called from any thread."""
 
     def bytes_done(self, count: int) -> None: ...
 
     def source_done(self) -> None: ...
 
     def paused(self) -> contextlib.AbstractContextManager[None]:
-        """Out of the way while a line is printed."""
+        """Hides the bar while a line is printed."""
         ...
 
 
@@ -52,7 +52,7 @@ class _Bar:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         with self._lock:
-            # Its end draws the bar again, which must not bring up one that is still waiting for its delay.
+            # external_write_mode redraws the bar at its end, even one whose delay is not over.
             shown = self._bar.last_print_t > self._bar.start_t
             with self._bar.external_write_mode(file=self._bar.fp) if shown else contextlib.nullcontext():
                 yield
@@ -80,7 +80,7 @@ class _ByteBar(_Bar):
 
 
 class _SourceBar(_Bar):
-    """A list: the sources that are done, and how much went by."""
+    """A list: the sources that are done, and the bytes read and sent."""
 
     def __init__(self, bar: Any) -> None:
         super().__init__(bar)
@@ -107,7 +107,7 @@ def progress_display(names: Sequence[str], stream: TextIO) -> Iterator[Display]:
 
     common = {"file": stream, "delay": _DELAY_SECONDS, "leave": False, "ncols": _columns(stream)}
     if len(names) == 1 and names[0] != "-":
-        # Each byte goes by twice: once to be hashed, once to be sent.
+        # Each byte counts twice: once when it is hashed, once when it is sent.
         total = 2 * os.path.getsize(names[0]) if os.path.isfile(names[0]) else None
         with tqdm(total=total, unit="B", unit_scale=True, **common) as bar:
             yield _ByteBar(bar)
@@ -118,7 +118,7 @@ def progress_display(names: Sequence[str], stream: TextIO) -> Iterator[Display]:
 
 @dataclass(frozen=True, slots=True)
 class ProgressState:
-    """How far a long run is: how many are done, the share of all that they are (0 to 1), and words."""
+    """Progress of a long run: the objects done, their share of all (0 to 1), and a note."""
 
     done: int
     fraction: float
@@ -129,9 +129,9 @@ class ProgressState:
 def state_display(
     look: Callable[[], ProgressState], stream: TextIO, line_seconds: float = LINE_SECONDS, unit: str = "objects"
 ) -> Iterator[Pause]:
-    """Shows what `look` returns: as a bar with rate and time left on a terminal, else as a line now and then.
+    """Shows what `look` returns: as a bar with rate and time left on a terminal, else as a line every `line_seconds`.
 
-    Yields what gets the bar out of the way of other lines.
+    Yields a function whose context hides the bar while other lines are printed.
     """
     if stream.isatty():
         from tqdm import tqdm
@@ -150,7 +150,7 @@ Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 def as_line(state: ProgressState, seconds: float, unit: str = "objects") -> str:
-    """The state after this number of seconds, with the rate and the time that is left."""
+    """The state after this number of seconds, with the rate and the time left."""
     rate = state.done / seconds if seconds > 0 else 0.0
     left = f", {seconds * (1 - state.fraction) / state.fraction / 60:,.0f} min left" if state.fraction else ""
     return f"{state.done:,} {unit}, {state.fraction:.0%}, {rate:,.0f} a second{left}; {state.note}"
@@ -162,7 +162,7 @@ def _every(seconds: float, show: Callable[[], None]) -> Iterator[None]:
 
     def run() -> None:
         while not stopping.wait(seconds):
-            # The stream may be closed; the work goes on.
+            # The stream may be closed; the work continues.
             with contextlib.suppress(OSError, ValueError):
                 show()
 
@@ -176,5 +176,6 @@ def _every(seconds: float, show: Callable[[], None]) -> Iterator[None]:
 
 
 def _columns(stream: TextIO) -> int | None:
-    # A terminal that does not know its width (a serial console, an expect script) says 0, and tqdm then shows nothing.
+    # A terminal that does not know its width (a serial console, an expect script) reports 0, and tqdm then shows
+    # nothing.
     return None if os.get_terminal_size(stream.fileno()).columns else _USUAL_COLUMNS

@@ -1,4 +1,4 @@
-"""Trying again: how often, how long to wait, and which errors are worth it."""
+"""Retries: how many, how long to wait, and after which errors."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _MAX_DOUBLINGS = 62
 class RetryPolicy:
     """`attempts` in all; the waits between them double from the first to the maximum.
 
-    `jitter` is the share of each wait that chance decides. All of it by default: clients that failed together,
-    because one server hiccuped, must not come back together.
+    `jitter` is the random share of each wait. By default the whole wait is random: clients that failed together,
+    because of one server, must not come back together.
     """
 
     attempts: int = 4
@@ -34,7 +34,7 @@ class RetryPolicy:
     jitter: float = 1.0
 
     def delay_seconds(self, attempt: int, random_fraction: float, asked_seconds: float | None = None) -> float:
-        """How long to wait after failed attempt number `attempt` (from 1), with a random number of 0 to 1.
+        """How long to wait after failed attempt number `attempt` (from 1), with a random number from 0 to 1.
 
         `asked_seconds` is what the server asked for: a lower bound, though never above the maximum.
         """
@@ -53,11 +53,12 @@ def retrying(
     clock: Callable[[], float] = time.monotonic,
     only: tuple[type[StashError], ...] = (StashError,),
 ) -> T:
-    """The result of the operation; its StashErrors with `retryable` set are waited out and tried again.
+    """The result of the operation. A StashError with `retryable` set leads to a wait and a retry.
 
-    `only` narrows that to the errors that a wait of seconds can mend: others with `retryable` set are for later.
+    `only` limits this to errors that may pass within seconds; other retryable errors are raised at once, for a later
+    retry.
 
-    The error of the last attempt is raised, as is one whose wait would end after `give_up_after_seconds` since the
+    Raises the error of the last attempt, or one whose wait would end later than `give_up_after_seconds` after the
     start.
     """
     stop_at = clock() + give_up_after_seconds

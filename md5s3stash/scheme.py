@@ -1,6 +1,4 @@
-"""Where a digest lies: bucket, key, s3 URL and http URL. Pure; the formulas are the seed's of 2014 and must not
-change.
-"""
+"""Where a digest is stored: bucket, key, s3 URL and http URL. Pure. The formulas date from 2014 and must not change."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from md5s3stash.errors import SettingsError
 SHARD_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 DEFAULT_ENDPOINT = "s3.amazonaws.com"
 
-# Wide enough for the names that S3 gave out before 2018 (upper case, underscores); no character that a URL would read
-# as something else.
+# Wide enough for the names that S3 gave out before 2018 (upper case, underscores); no character that has a meaning in a
+# URL.
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
 _S3_HOST = re.compile(r"s3.*\.amazonaws\.com(\.cn)?\.?", re.IGNORECASE)
@@ -28,7 +26,7 @@ class BucketScheme(StrEnum):
     MULTIBUCKET = "multibucket"
 
 
-# The command line of the seed misspelt the second scheme; scripts out there pass it.
+# The original command line misspelt the second scheme, and scripts still pass it.
 _SCHEME_NAMES = {
     "simple": BucketScheme.SIMPLE,
     "multibucket": BucketScheme.MULTIBUCKET,
@@ -50,14 +48,14 @@ class ObjectAddress:
 
 @dataclass(frozen=True, slots=True)
 class BucketBase:
-    """Where a stash lies: the base name together with the scheme that spreads digests over it."""
+    """Where a stash is: the base name, and the scheme that spreads digests over it."""
 
     base: str
     scheme: BucketScheme
 
     @classmethod
     def parse(cls, base: str, scheme: str = BucketScheme.SIMPLE) -> BucketBase:
-        """Checks both; raises SettingsError with what is allowed."""
+        """Checks both. Raises SettingsError that says what is allowed."""
         parsed_scheme = parse_scheme(scheme)
         stripped = base.strip().rstrip("/")
         bucket, slash, prefix = stripped.partition("/")
@@ -88,7 +86,7 @@ class BucketBase:
 
 
 def parse_scheme(name: str) -> BucketScheme:
-    """`simple`, `multibucket`, or the seed's `multivalue` for the latter."""
+    """`simple`, `multibucket`, or its old name `multivalue`."""
     try:
         return _SCHEME_NAMES[name]
     except KeyError:
@@ -98,23 +96,25 @@ def parse_scheme(name: str) -> BucketScheme:
 def md5_to_bucket_shard(md5: str) -> str:
     """The shard label of a digest: `ALPHABET[(int(md5[0], 16) + 10 * int(md5[1], 16)) % 36]`.
 
-    The seed's formula, kept with its ten where one would expect a sixteen: millions of objects already lie by it.
+    One would expect a 16 instead of the 10, but millions of objects are already stored by this formula.
     """
     return SHARD_ALPHABET[(int(md5[0], 16) + 10 * int(md5[1], 16)) % len(SHARD_ALPHABET)]
 
 
 def md5_to_s3_url(md5: str, bucket_base: str, bucket_scheme: str = "multibucket") -> str:
-    """`s3://{base}/{md5}` for simple, `s3://{shard}.{base}/{md5}` for multibucket, the default as in the seed."""
+    """`s3://{base}/{md5}` for simple, `s3://{shard}.{base}/{md5}` for multibucket, the default since 2014."""
     return BucketBase.parse(bucket_base, bucket_scheme).address(md5).s3_url
 
 
 def md5_to_http_url(
-    md5: str, bucket_base: str, bucket_scheme: str = "multibucket", s3_endpoint: str = DEFAULT_ENDPOINT
+    md5: str, bucket_base: str, bucket_scheme: str = "multibucket", s3_endpoint: str | None = DEFAULT_ENDPOINT
 ) -> str:
     """`http://{endpoint}/{base}/{md5}` for simple, `http://{shard}.{base}.{endpoint}/{md5}` for multibucket.
 
-    An endpoint that is a URL (`http://127.0.0.1:9000`) has no host per bucket: then the bucket is part of the path.
+    An endpoint that is a URL (`http://127.0.0.1:9000`) has no host per bucket: the bucket is then part of the path.
+    None, as from an unset variable, is Amazon's.
     """
+    s3_endpoint = s3_endpoint or DEFAULT_ENDPOINT
     base = BucketBase.parse(bucket_base, bucket_scheme)
     address = base.address(md5)
     if "://" in s3_endpoint:

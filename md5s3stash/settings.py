@@ -1,9 +1,9 @@
-"""Settings: flags over environment over the TOML file over defaults, into frozen dataclasses; every fault is told at
-once.
+"""Settings as frozen dataclasses: flags override the environment, which overrides the TOML file, which overrides the
+defaults. All errors are reported together.
 
 A section is a dataclass whose fields are made by `setting()`. Each key has the environment variable
-`MD5S3STASH_<SECTION>_<KEY>`, and a few have a short name besides (BUCKET_BASE). The programs name the sections they
-read; this module knows those of the core.
+`MD5S3STASH_<SECTION>_<KEY>`, and a few also have a short name (BUCKET_BASE). The programs name the sections they read;
+this module knows those of the core.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ Section = TypeVar("Section")
 
 
 class Faults:
-    """Gathers what is wrong, so that all of it is reported at once."""
+    """Collects errors in settings and arguments, so that all are reported together."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Takes the SettingsError of the block, if it raises one, and goes on."""
+        """Collects the SettingsError of the block, if it raises one."""
         try:
             yield
         except SettingsError as error:
             self.lines += str(error).splitlines()
 
-    def tell(self) -> None:
-        """Raises one SettingsError, a line for each fault, if there were any."""
+    def raise_any(self) -> None:
+        """Raises one SettingsError with a line for each error, if there are any."""
         if self.lines:
             raise SettingsError("\n".join(self.lines))
 
 
 def setting(default: Any, parse: Parse, help: str, variable: str | None = None) -> Any:
-    """A field of a section: `parse` takes the text of a variable or the value of TOML and raises ValueError with what
-    is allowed; `variable` is a short name in the environment.
+    """A field of a section: `parse` takes the text of a variable or the TOML value, and raises a ValueError that says
+    what is allowed; `variable` is a short name in the environment.
     """
     return dataclasses.field(default=default, metadata={"parse": parse, "help": help, "variable": variable})
 
@@ -119,7 +119,7 @@ def seconds(minimum: float, maximum: float) -> Parse:
 
 
 def contact_text(value: Any) -> str | None:
-    """What may stand in a comment of User-Agent; empty is the same as not set."""
+    """A text that is allowed in a comment of User-Agent; empty is the same as not set."""
     found = optional_text(value)
     if (found is not None and not re.fullmatch(r"[\x20-\x7e]{1,200}", found)) or set(found or "") & set("()\\"):
         raise ValueError("an address or URL is needed, in ASCII and without brackets and backslashes")
@@ -136,7 +136,7 @@ def host_names(value: Any) -> tuple[str, ...]:
 
 
 def one_of(*allowed: str) -> Parse:
-    """One word of a few."""
+    """One of a few words."""
 
     def parse(value: Any) -> str:
         if text(value) not in allowed:
@@ -159,14 +159,14 @@ class StashSettings:
     """`[stash]`: where contents go."""
 
     bucket_base: tuple[str, ...] = setting(
-        (), texts, "bucket, or bucket/prefix; several, with commas, each get a copy", "BUCKET_BASE"
+        (), texts, "bucket, or bucket/prefix; with several, separated by commas, each gets a copy", "BUCKET_BASE"
     )
     bucket_scheme: str = setting(
         "simple", scheme_name, "simple: one bucket; multibucket: 36 of them, by digest", "BUCKET_SCHEME"
     )
 
     def bases(self) -> tuple[BucketBase, ...]:
-        """The checked bucket bases, each once. Raises SettingsError where none is set, or for all that are wrong."""
+        """The checked bucket bases, each once. Raises SettingsError if none is set or some are wrong."""
         if not self.bucket_base:
             raise SettingsError("BUCKET_BASE is not set: give the bucket (or bucket/prefix) to stash into")
         faults = Faults()
@@ -174,7 +174,7 @@ class StashSettings:
         for base in self.bucket_base:
             with faults.noted():
                 bases[BucketBase.parse(base, self.bucket_scheme)] = None
-        faults.tell()
+        faults.raise_any()
         return tuple(bases)
 
 
@@ -185,9 +185,11 @@ class S3Settings:
     endpoint: str | None = setting(
         None, optional_text, "a host (s3-us-west-2.amazonaws.com) or URL (http://127.0.0.1:9000)", "S3_ENDPOINT"
     )
-    connect_timeout_seconds: float = setting(10.0, seconds(0.1, 300), "to reach the store")
-    read_timeout_seconds: float = setting(60.0, seconds(1, 3600), "for the store to go on sending or taking bytes")
-    request_timeout_seconds: float = setting(600.0, seconds(1, 86400), "for a request of up to 8 MiB in all")
+    connect_timeout_seconds: float = setting(10.0, seconds(0.1, 300), "time to connect to the store")
+    read_timeout_seconds: float = setting(
+        60.0, seconds(1, 3600), "the longest pause while the store sends or receives bytes"
+    )
+    request_timeout_seconds: float = setting(600.0, seconds(1, 86400), "time for a whole request of up to 8 MiB")
     conditional_writes: str = setting(
         "prefer",
         one_of("prefer", "require"),
@@ -205,8 +207,8 @@ class RedisSettings:
         "redis://host:port/database, rediss://user:password@host:port, or unix:///path",
         "REDIS_URL",
     )
-    prefix: str = setting("md5s3stash", text, "what the names of all keys begin with")
-    timeout_seconds: float = setting(30.0, seconds(0.1, 300), "for each answer of Redis")
+    prefix: str = setting("md5s3stash", text, "prefix of all keys in Redis")
+    timeout_seconds: float = setting(30.0, seconds(0.1, 300), "time to wait for each answer of Redis")
     replicas: int = setting(0, whole_number(0, 10), "how many replicas must have a record before it counts")
     accepted_risks: tuple[str, ...] = setting(
         (), risks, f"accepted ways in which Redis may lose records: any of {', '.join(RISKS)}"
@@ -215,13 +217,13 @@ class RedisSettings:
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """`[fetch]`: bounds on what is read and downloaded, and what is said to origins."""
+    """`[fetch]`: limits on reading and downloading, and what is sent to origins."""
 
     max_bytes: int = setting(50 * 1024**3, whole_number(1, 5 * 1024**4), "the largest file or download, in bytes")
     max_redirects: int = setting(5, whole_number(0, 30), "how many redirects are followed")
-    connect_timeout_seconds: float = setting(10.0, seconds(0.1, 300), "to reach an origin")
-    read_timeout_seconds: float = setting(60.0, seconds(0.1, 3600), "for an origin to go on sending")
-    total_timeout_seconds: float = setting(3600.0, seconds(1, 7 * 86400), "for one download in all")
+    connect_timeout_seconds: float = setting(10.0, seconds(0.1, 300), "time to connect to an origin")
+    read_timeout_seconds: float = setting(60.0, seconds(0.1, 3600), "the longest pause while an origin sends")
+    total_timeout_seconds: float = setting(3600.0, seconds(1, 7 * 86400), "time for a whole download")
     min_bytes_per_second: int = setting(
         4096,
         whole_number(0, 10**9),
@@ -265,18 +267,18 @@ def load(
 ) -> Settings:
     """Reads the sections from their sources, the later of TOML, environment and `flags` ("section.key") winning.
 
-    `file` None reads DEFAULT_FILE if it exists. `others_allowed` passes over sections that this program does not
-    know, since all programs share the file. Raises SettingsError with one line for each fault.
+    `file` None reads DEFAULT_FILE if it exists. `others_allowed` ignores sections that this program does not know,
+    since all programs share the file. Raises SettingsError with one line for each error.
     """
-    told = Faults()
-    faults = told.lines
+    collected = Faults()
+    faults = collected.lines
     table = _read_toml(file, faults)
     faults += _unknown_keys(table, sections, others_allowed=others_allowed)
     parsed = {
         kind: kind(**_values(name, kind, table.get(name, {}), environ, flags or {}, faults))
         for name, kind in sections.items()
     }
-    told.tell()
+    collected.raise_any()
     return Settings(parsed)
 
 
@@ -302,7 +304,7 @@ def _read_toml(file: Path | None, faults: list[str]) -> Mapping[str, Any]:
     except UnicodeDecodeError:
         faults.append(f"{path}: not valid TOML: it is not UTF-8")
     except (ValueError, RecursionError) as error:
-        # A NUL in the name, a number of thousands of digits, brackets nested beyond all reason.
+        # A NUL in the name, a number of thousands of digits, brackets nested too deeply.
         faults.append(f"{str(path)!r}: cannot be read: {error}")
     return {}
 
@@ -324,7 +326,7 @@ def _unknown_keys(table: Mapping[str, Any], sections: Mapping[str, type], *, oth
 
 
 def _one_line(key: str) -> str:
-    # A quoted key of TOML may hold a line break, and each fault is one line.
+    # A quoted key of TOML may hold a line break, and each error is one line.
     return key if key.isprintable() else repr(key)
 
 
@@ -356,7 +358,7 @@ def _find(
     environ: Mapping[str, str],
     flags: Mapping[str, Any],
 ) -> tuple[str, Any] | None:
-    """(where it comes from, in words; the raw value) of the source that wins."""
+    """(its origin, as named in errors; the raw value) of the source that wins."""
     flag = flags.get(f"{section}.{field.name}")
     if flag is not None:
         return f"{section}.{field.name}", flag

@@ -1,4 +1,4 @@
-"""What a caller asks to stash: a path, a file:// URL or an http(s) URL, parsed once at the door, then opened."""
+"""The source that a caller asks to stash: a path, a file:// URL or an http(s) URL, parsed once and then opened."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class RemoteUrl:
 
 Source = LocalFile | RemoteUrl
 
-# Of sockets, devices without a driver, links in a circle, and names that no file can have.
+# Errors of sockets, devices without a driver, circular links, and names that no file can have.
 _OF_THE_PATH = frozenset({errno.ENXIO, errno.ENODEV, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR})
 
 
 def parse_source(text: str) -> Source:
-    """A path where no scheme is named; else http, https or file. Raises SourceRefused for anything else."""
+    """A path if no scheme is named, else an http, https or file URL. Raises SourceRefused for anything else."""
     if "\0" in text or not text:
         raise SourceRefused("the source is empty or holds a NUL byte")
     matched = _URL.match(text)
@@ -78,7 +78,7 @@ def open_local(source: LocalFile, max_bytes: int | None = None, progress: Progre
     SourceChanged.
     """
     try:
-        # Non-blocking, or a FIFO would keep us waiting for its writer.
+        # Non-blocking: a FIFO would wait for its writer.
         descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise open_error(error) from error
@@ -88,12 +88,12 @@ def open_local(source: LocalFile, max_bytes: int | None = None, progress: Progre
 def content_of_descriptor(
     descriptor: int, name: str, max_bytes: int | None = None, progress: Progress | None = None
 ) -> Content:
-    """The content of an open file, whose descriptor it takes over. Raises as `open_local`."""
+    """The content of an open file; it takes over the descriptor. Raises as `open_local`."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise SourceUnreadable("not a regular file: " + _kind(status.st_mode))
-    # Read at once or by pread(2), so a buffer would only cost.
+    # Read at once or by pread(2), so a buffer is not needed.
     file = open(descriptor, "rb", buffering=0)  # noqa: SIM115 the content closes it
     try:
         if max_bytes is not None and status.st_size > max_bytes:
@@ -108,12 +108,12 @@ def content_of_descriptor(
 
 
 def declared_type(name: str) -> str | None:
-    """What a file's name says of its MIME type."""
+    """The MIME type that a file's name suggests."""
     return mimetypes.guess_type(os.path.basename(name), strict=False)[0]
 
 
 def open_error(error: OSError) -> SourceError:
-    """What a failed open(2) says of the file. Another try cures all but what its path or its mode is the cause of."""
+    """The error of our tree for a failed open(2). A retry may help unless the path or the mode is the cause."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return SourceNotFound("no such file")
     if isinstance(error, PermissionError):

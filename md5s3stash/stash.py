@@ -1,4 +1,4 @@
-"""The pipeline: fetch, identify, store, then remember. The promise reads from the top of `Stasher.stash`.
+"""The pipeline: fetch, identify, store, then remember. Read `Stasher.stash` from the top.
 
 Every step before the last may be repeated, because the address is the content.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from md5s3stash.content import Content, Progress
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import DigestMismatch, RedisUnavailable, SourceUnreadable, StoreUnavailable
+from md5s3stash.errors import DigestMismatch, RedisUnavailable, SourceUnreadable, StoreRefused, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher
 from md5s3stash.headers import Validators
 from md5s3stash.media import Kind, describe
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 Auth = tuple[str, str]
 
-# What may pass within seconds. A bucket that does not exist, or a file whose digest is no longer right, stays so until
-# an operator acts or the file is read again: the caller decides when.
+# Errors that may pass within seconds. A missing bucket or a changed file stays so until an operator acts or the file is
+# read again: the caller decides when.
 WORTH_WAITING_FOR = (StoreUnavailable, DigestMismatch)
 
 
 class StashReport(NamedTuple):
-    """What became of a source: fields and order are the seed's, for callers that unpack it.
+    """What became of a source. Fields and their order date from 2014, for callers that unpack it.
 
-    `dimensions` is (width, height) in pixels, (0, 0) where it is not a picture.
+    `dimensions` is (width, height) in pixels, (0, 0) if it is not a picture.
     """
 
     url: str
@@ -46,7 +46,7 @@ class StashReport(NamedTuple):
 
 
 class StashOutcome(StrEnum):
-    """How the content came to stand in the store."""
+    """How the content got into the store."""
 
     STORED = "stored"
     ALREADY_THERE = "already there"
@@ -57,13 +57,13 @@ class Presence(StrEnum):
     """What the caller knows of a content in the store."""
 
     UNKNOWN = "unknown"
-    TO_CONFIRM = "to confirm"  # it stood there once: a look before the body is sent
-    CONFIRMED = "confirmed"  # it stood there just now
+    TO_CONFIRM = "to confirm"  # it was there once: look before the body is sent
+    CONFIRMED = "confirmed"  # it was there just now
 
 
 @dataclass(frozen=True, slots=True)
 class StashResult:
-    """A report, and how it came about. `size_bytes` is None where an origin's 304 spared us the content."""
+    """A report and its outcome. `size_bytes` is None if the origin's 304 saved the download."""
 
     report: StashReport
     outcome: StashOutcome
@@ -72,7 +72,7 @@ class StashResult:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """Any dict-like objects; see `md5s3stash.cache` for what they hold. None remembers nothing."""
+    """Any dict-like objects; see `md5s3stash.cache` for what they hold. None: no cache."""
 
     url_cache: MutableMapping[str, Any] | None = None
     hash_cache: MutableMapping[str, Any] | None = None
@@ -81,8 +81,8 @@ class Caches:
 class Stasher:
     """Stashes one source after the other, or several at once from threads, under one bucket base.
 
-    `accept` is called with the MIME type of each content before it is stored, and raises SourceRefused for what is not
-    wanted.
+    `accept` is called with the MIME type of each content before it is stored, and raises SourceRefused for an unwanted
+    type.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Stasher:
         """Stashes a path or URL. Raises StashError; nothing is recorded then.
 
         `auth` is (user name, password) for Basic authentication, which an https URL may need. `progress` is called with
-        numbers of bytes, once while they are read and once while they are sent.
+        numbers of bytes: each byte counts once when it is read and once when it is sent.
         """
         source = parse_source(url)
         if isinstance(source, LocalFile):
@@ -121,7 +121,7 @@ class Stasher:
                 self._check_type(known.report.mime_type)
                 return StashResult(known.report, StashOutcome.KNOWN, None)
         else:
-            # Without validators there is no 304, so whatever comes has bytes.
+            # Without validators there is no 304, so every answer has bytes.
             fetched = self._fetcher.fetch(source.url, auth, None, progress)
             assert isinstance(fetched, Fetched)
         with fetched.content as content:
@@ -137,9 +137,9 @@ class Stasher:
         presence: Presence = Presence.UNKNOWN,
         kind: Kind | None = None,
     ) -> StashResult:
-        """Stashes a content that was opened already; its source is called `url` in the report. Raises as `stash`.
+        """Stashes a content that is already open; the report calls its source `url`. Raises as `stash`.
 
-        With `kind`, what an earlier look has found, its bytes are not looked into.
+        `kind` is the result of an earlier `describe`; with it the bytes are not read for that again.
         """
         md5 = content.digest.md5
         known = self._known_hash(url, md5)
@@ -158,7 +158,7 @@ class Stasher:
                 lambda: self._put(address, content, mime_type, progress, presence), self._retry, only=WORTH_WAITING_FOR
             )
         except OSError as error:
-            # The store speaks our tree alone, so this is the file: a disk that fails, an NFS server that forgot it.
+            # The store raises only errors of our tree, so this is the file: a failing disk, a stale NFS handle.
             raise SourceUnreadable(f"reading failed: {error.strerror or error}") from error
         outcome = StashOutcome.STORED if put is PutOutcome.STORED else StashOutcome.ALREADY_THERE
         self._remember(self._caches.hash_cache, md5, (address.s3_url, mime_type, dimensions))
@@ -181,7 +181,7 @@ class Stasher:
             self._accept(mime_type)
 
     def _known_url(self, url: str) -> _KnownUrl | None:
-        """What a 304 would mean; None where it would not give a full report for this bucket base."""
+        """The report that a 304 would confirm; None if it would not be complete for this bucket base."""
         entry = _recall(self._caches.url_cache, url)
         if not isinstance(entry, Mapping):
             return None
@@ -190,21 +190,20 @@ class Stasher:
         if md5 is None or not is_md5(md5) or validators == Validators():
             return None
         recalled = self._recalled_hash(md5)
-        if recalled is None or not self._stands_here(recalled):
+        if recalled is None or not self._is_stored_here(recalled):
             return None
         return _KnownUrl(self._report(url, recalled), validators)
 
     def _known_hash(self, url: str, md5: str) -> StashReport | None:
         """The report that the hash_cache gives, if it is about *this* bucket base.
 
-        A cache shared by several bases names the place that was written last; for any other base the object has still
-        to be put there.
+        A cache shared by several bases names the base that was written last; any other base still needs its object.
         """
         recalled = self._recalled_hash(md5)
         return self._report(url, recalled) if recalled is not None and self._is_here(recalled) else None
 
     def _recalled_hash(self, md5: str) -> _KnownHash | None:
-        # Other programs may have written anything into the cache: what does not fit counts as nothing.
+        # Other programs may have written anything into the cache: an entry of another form is ignored.
         match _recall(self._caches.hash_cache, md5):
             case [str(s3_url), str(mime_type), [int(width), int(height)]] if s3_url.endswith(f"/{md5}"):
                 return _KnownHash(md5, s3_url, mime_type, (width, height))
@@ -213,14 +212,18 @@ class Stasher:
     def _is_here(self, recalled: _KnownHash) -> bool:
         return recalled.s3_url == self._base.address(recalled.md5).s3_url
 
-    def _stands_here(self, recalled: _KnownHash) -> bool:
+    def _is_stored_here(self, recalled: _KnownHash) -> bool:
         """Whether this base has the content. If another base was recorded last, this asks the store. It does so before
-        the request to the origin, so that one request is enough whatever the origin answers.
+        the request to the origin, so that one request to the origin is enough, whatever it answers.
         """
         if self._is_here(recalled):
             return True
         address = self._base.address(recalled.md5)
-        stored = retrying(lambda: self._store.head(address), self._retry, only=WORTH_WAITING_FOR)
+        try:
+            stored = retrying(lambda: self._store.head(address), self._retry, only=WORTH_WAITING_FOR)
+        except StoreRefused:
+            # S3 says this instead of 404 to a role without s3:ListBucket. A put does not need that right.
+            return False
         return stored is not None and stored.md5 in (None, recalled.md5)
 
     def _report(self, url: str, known: _KnownHash) -> StashReport:
@@ -233,7 +236,7 @@ class Stasher:
         try:
             cache[key] = value
         except RedisUnavailable as error:
-            # The object stands in the store. What is forgotten here costs one look-up the next time.
+            # The object is in the store. A missing entry costs one look-up the next time.
             log.warning("cache not written key=%s: %s", printable_url(key), error)
 
 
@@ -245,7 +248,7 @@ class _KnownUrl:
 
 @dataclass(frozen=True, slots=True)
 class _KnownHash:
-    """An entry of the hash_cache, of whichever base."""
+    """An entry of the hash_cache, of any base."""
 
     md5: str
     s3_url: str

@@ -1,6 +1,6 @@
 """What the header of a TIFF says about its first picture: TIFF 6.0 and BigTIFF, in either byte order. Pure.
 
-Pillow reads only what it can decode, and no BigTIFF whose numbers begin with the highest byte.
+Pillow reads only TIFFs that it can decode, and no big-endian BigTIFF.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _BIG_TIFF = 43
 _MAX_ENTRIES = 4096
-# No picture that is shown has more samples. A profile may be longer.
+# No picture that we show has more samples. A profile may be longer.
 _MAX_VALUES = 64
 _LYING = range(5, 9)
 
 
 @dataclass(frozen=True, slots=True)
 class TiffHeader:
-    """The values of its tags, or what TIFF 6.0 says that they are without one."""
+    """The values of the tags; for a missing tag, the default of TIFF 6.0."""
 
     is_big_endian: bool
     is_big_tiff: bool
@@ -49,13 +49,13 @@ class TiffHeader:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Of the upright picture."""
+        """The size of the upright picture."""
         width, height = self.stored_size
         return (height, width) if self.orientation in _LYING else (width, height)
 
 
 def read(file: BinaryIO) -> TiffHeader | None:
-    """None where it is not a TIFF, or a broken one."""
+    """None if the file is not a TIFF, or is a broken one."""
     file.seek(0)
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])

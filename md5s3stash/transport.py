@@ -1,4 +1,4 @@
-"""Connections for `fetch`: judged by the guard as they are made, and held to a deadline byte for byte.
+"""Connections for `fetch`: checked by the guard as they are made, and held to a deadline at every byte.
 
 requests and urllib3 time out each wait for a byte, never the whole; the pools here put a clock under every read.
 """
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 
 class TooSlow(TimeoutError):
-    """The origin sends fewer bytes than it has to."""
+    """The origin sends too few bytes per second."""
 
 
-# With what Python leaves out although it is not broken: key exchange by RSA (no forward secrecy), and SHA-1 as MAC.
-# SECLEVEL=2 requires the usual strength of keys, certificates and signatures.
+# Includes ciphers that Python leaves out although they are not broken: key exchange by RSA (no forward secrecy), and
+# SHA-1 as MAC. SECLEVEL=2 requires the usual strength of keys, certificates and signatures.
 OLD_CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:RSA+AES:!aNULL:!eNULL:!aDSS:!PSK:!SRP"
 
 
 class _TimedReader(io.RawIOBase):
-    """Each arrival of bytes within the socket's time-out, all of them before the deadline, and not too few at a time.
+    """Enforces the socket's time-out for each read, the deadline for the whole, and the minimum rate.
 
-    The time-out of a socket starts again with every byte: an origin that drips, be it headers, would hold us for weeks.
-    The least rate counts from the first byte, for which an origin may have to think, and only while we wait: that our
-    own disk is slow is not the fault of the origin.
+    The time-out of a socket starts again with every byte: an origin that sends a byte now and then, even of headers,
+    would hold us for weeks. The rate is measured from the first byte, which may take the origin time, and only while we
+    wait: a slow disk of ours is not the origin's fault.
     """
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline, min_bytes_per_second: int) -> None:
@@ -80,8 +80,12 @@ class _TimedReader(io.RawIOBase):
                 raise TooSlow(f"the origin sends fewer than {self._min_bytes_per_second} bytes a second")
             self._waited_seconds, self._waited_bytes = 0.0, 0
 
+    def wait_for_answer(self) -> None:
+        """What came was an interim answer. The origin has time to think again."""
+        self._began = False
+
     def close(self) -> None:
-        # The raw stream counts as a user of the socket, which stays open until the last of them is closed.
+        # The socket stays open until all its streams are closed, and the raw stream is one of them.
         self._raw.close()
         super().close()
 
@@ -91,12 +95,13 @@ class _TimedResponse(http.client.HTTPResponse):
         self, sock: socket.socket, *args: Any, deadline: Deadline, min_bytes_per_second: int, **kwargs: Any
     ) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, deadline, min_bytes_per_second))
+        self._timed = _TimedReader(self.fp.detach(), sock, deadline, min_bytes_per_second)
+        self.fp = io.BufferedReader(self._timed)
 
     def begin(self) -> None:
-        """As http.client's, from a head that was put in order for it."""
+        """As http.client's, with a head rewritten for it."""
         file = self.fp
-        self.fp = HeadReader(file)  # type: ignore[assignment]
+        self.fp = HeadReader(file, self._timed.wait_for_answer)  # type: ignore[assignment]
         try:
             super().begin()
         finally:
@@ -114,7 +119,7 @@ class _HTTPConnection(HTTPConnection):
             _TimedResponse, deadline=deadline, min_bytes_per_second=min_bytes_per_second
         )
 
-    # urllib3 has no public place for this. TLS stays its business: it verifies the certificate against the name.
+    # urllib3 has no public place for this. It still does TLS, and verifies the certificate against the name.
     def _new_conn(self) -> socket.socket:
         if self._guard is None:
             return super()._new_conn()
@@ -132,8 +137,8 @@ class _HTTPConnection(HTTPConnection):
         super().request(*args, **kwargs)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
-        """urllib3's. Where the origin has closed a connection that was kept, as it may at any time (RFC 9112, section
-        9.5), the request is sent again over a new one.
+        """urllib3's. If the origin has closed a kept-alive connection, as it may at any time (RFC 9112, section 9.5),
+        the request is sent again over a new one.
         """
         try:
             response = super().getresponse()
@@ -159,7 +164,7 @@ class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
         self._old_cipher_hosts = old_cipher_hosts
 
     def connect(self) -> None:
-        # Through a proxy, `host` is the proxy's.
+        # With a proxy, `host` is the proxy.
         if (self._tunnel_host or self.host).lower() in self._old_cipher_hosts:
             self.ssl_context = create_urllib3_context(ciphers=OLD_CIPHERS)
         super().connect()
@@ -196,7 +201,7 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        # A SOCKS proxy has connections of its own, which ours would bypass.
+        # A SOCKS proxy has its own connection classes, which ours would bypass.
         if not proxy.lower().startswith("socks"):
             self._equip(manager)
         return manager

@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 def running_version() -> str:
     """`VERSION-SUM` where the playbook installed this release, else the version of the distribution.
 
-    The first answer stands as long as the process: what lies on the disk may be replaced under it.
+    The first answer is kept while the process runs: the files on the disk may be replaced under it.
     """
     environment = Path(sys.prefix)
     return environment.name if environment.parent.name == "releases" else distribution_version()

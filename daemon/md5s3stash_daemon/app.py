@@ -40,7 +40,7 @@ from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.monitoring.systemd import Reporter, reporting
 from md5s3stash_daemon.power_cut.boot_record import BootRecord, this_boot
 from md5s3stash_daemon.power_cut.power_cut import hold_damaged
-from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
+from md5s3stash_daemon.power_cut.sync import Backlog, SpoolSync
 from md5s3stash_daemon.runtime.circuit_breaker import REDIS, AllFaults, CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import LOOP, Liveness
 from md5s3stash_daemon.runtime.log_format import set_line_format
@@ -105,14 +105,14 @@ def run(arguments: argparse.Namespace) -> int:
         if not _run(daemon, settings, read, notifier):
             # Threads that hang, or wait for a main thread that is gone, would block the end of the interpreter for
             # ever. Their files are still claimed, and the next start finds them.
-            console.leave(0)
+            console.exit_now(0)
     except StashError:
         raise
     except OSError as error:
         raise StashError(f"the spool cannot be used any more: {error}") from error
     except Exception:
         log.exception("unexpected")
-        console.leave(1)
+        console.exit_now(1)
     return 0
 
 
@@ -131,6 +131,11 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         notifier.stopping()
         daemon.main_loop.stop()
 
+    def ready() -> None:
+        notifier.ready()
+        # Not earlier: a reload ends with READY, too.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
     actions: dict[signal.Signals, Callable[[], object]] = {
         signal.SIGTERM: stop,
         signal.SIGINT: stop,
@@ -146,7 +151,7 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         if daemon.queue is not None:
             daemon.queue.start()
         with _outliving_power_cuts(daemon):
-            complete = daemon.main_loop.run(notifier.ready)
+            complete = daemon.main_loop.run(ready)
             # Lists and the queue stop at the same time as the files, so this waits for the rest of the same deadline.
             drained = daemon.queue is None or daemon.queue.finish()
             return daemon.lists.finish() and complete and drained
@@ -174,8 +179,8 @@ def _outliving_power_cuts(daemon: Daemon) -> Iterator[None]:
         return
     record = BootRecord(spool.directory)
     hold_damaged(spool, record, this_boot(os.environ), lambda: daemon.runtime.liveness.beat(LOOP))
-    waiting = Waiting(daemon.main_loop.pass_seconds, daemon.workers.oldest, daemon.workers.faults)
-    sync = SpoolSync(spool, record, waiting, daemon.runtime.liveness)
+    backlog = Backlog(daemon.main_loop.pass_seconds, daemon.workers.oldest, daemon.workers.faults)
+    sync = SpoolSync(spool, record, backlog, daemon.runtime.liveness)
     sync.start()
     yield
     sync.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,10 @@ files: /etc/md5s3stash/md5s3stash.toml, the settings; /var/spool/md5s3stash, the
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the daemon until SIGTERM or SIGINT; returns the exit status."""
+    # SIGHUP would kill the daemon. Blocked, it waits until `app` is ready for it; ignored, it has no effect after `app`
+    # has removed its handler.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return console.run(PROGRAM, lambda: _run(build_parser().parse_args(argv)))
 
 

@@ -1,4 +1,4 @@
-"""What S3 answers, as values of ours: libcurl's headers and boto3's dictionaries, read under the same names. Pure."""
+"""Answers of S3 as our values: libcurl's headers and boto3's dictionaries, read under the same names. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BOTO_NAMES = {
 
 
 def as_boto(answer: Answer) -> dict[str, Any]:
-    """The headers of libcurl's answer under the names that boto3 gives to those we read."""
+    """The headers of libcurl's answer under boto3's names, for those that we read."""
     headers = answer.headers
     named = {boto_name: headers[name] for name, boto_name in _BOTO_NAMES.items() if name in headers}
     start = "x-amz-meta-"
@@ -33,9 +33,9 @@ def as_boto(answer: Answer) -> dict[str, Any]:
 
 
 def stored_object(address: ObjectAddress, answer: Mapping[str, Any]) -> StoredObject:
-    """The object that an answer to HEAD or GET describes. Raises StoreUnavailable where it is not an answer of S3."""
+    """The object that an answer to HEAD or GET describes. Raises StoreUnavailable if the answer is not from S3."""
     if "ETag" not in answer and "LastModified" not in answer:
-        # A login page of the network, say, which is no other content: its 200 to everything must fail no file.
+        # For example the login page of a network, which answers 200 to everything. No file may fail because of it.
         raise StoreUnavailable(
             f"{address.s3_url}: what answers at the endpoint is not S3: neither ETag nor Last-Modified"
         )
@@ -59,9 +59,7 @@ def etag_of(answer: Mapping[str, Any]) -> str:
 
 
 def length_of(answer: Mapping[str, Any]) -> int:
-    """The length of the body; 0 where the answer says none, or one that no object can have: botocore takes any number
-    of digits.
-    """
+    """The length of the body; 0 if the answer has none or an impossible one: botocore accepts any number of digits."""
     text = str(answer.get("ContentLength", 0))
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
@@ -72,7 +70,7 @@ def is_kms(answer: Mapping[str, Any]) -> bool:
 
 
 def _sha256_of(checksum: str) -> str | None:
-    """The digest in a checksum header; None where there is none, or one of parts, which has a dash."""
+    """The digest in a checksum header; None if it is missing, or a digest of parts, which has a dash."""
     try:
         digest = base64.b64decode(checksum, validate=True)
     except ValueError:

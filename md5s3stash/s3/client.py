@@ -1,8 +1,8 @@
-"""Clients of S3 and whose credentials they sign with: sessions, endpoints, certificates.
+"""Clients of S3 and the credentials that they sign with: sessions, endpoints, certificates.
 
-Credentials may come after the program: a box whose role is attached late, a network or a file that is not there yet.
-A client of botocore keeps for good what its session had when the client was made, and nothing if that was nothing. So
-the sessions made here hand out `ChainCredentials`, which look again.
+Credentials may appear after the program has started: a role is attached late, a network or a file is not there yet. A
+botocore client always keeps the credentials that its session had when the client was made, even if it had none. So the
+sessions made here return `ChainCredentials`, which search again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from md5s3stash.s3.errors import are_refused
 if TYPE_CHECKING:
     import boto3
 
-# boto3's session is one of botocore's with more on top, which takes a sixth of the command's start to import.
+# boto3's session wraps botocore's. Importing boto3 takes a sixth of the command's start.
 Session: TypeAlias = "boto3.Session | BotocoreSession"
 
 # Credentials that could not be renewed come as a RuntimeError, an answer that is not XML as the parser's error.
 BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError)
 
-# What botocore raises, besides, where the headers or the XML of an answer hold something else than they should.
+# botocore raises these as well, if the headers or the XML of an answer are malformed.
 ANSWER_ERRORS = (*BOTO_ERRORS, ValueError, TypeError, KeyError, AttributeError, OverflowError)
 
 NO_CREDENTIALS = (
@@ -42,7 +42,7 @@ NO_CREDENTIALS = (
     "AWS_SECRET_ACCESS_KEY"
 )
 
-# Between two looks at the chain: one at a metadata service that does not answer takes seconds.
+# Between two searches of the chain: one that asks a metadata service that does not answer takes seconds.
 _LOOK_SECONDS = 5.0
 
 _AWS_HOST = re.compile(r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?")
@@ -51,9 +51,9 @@ _URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?")
 
 
 class ChainCredentials:
-    """What the ordinary chain finds (environment, profile, container, the box's role): looked for at the first request
-    and again while there is nothing, or after a service has refused what there was. Botocore itself renews those that
-    expire. Safe to share between threads.
+    """The credentials of the ordinary chain (environment, profile, container, the box's role). The chain is searched at
+    the first request, again while nothing is found, and after a service has refused the credentials. botocore itself
+    renews those that expire. Safe to share between threads.
     """
 
     # Botocore asks for this name when it makes a client.
@@ -67,7 +67,7 @@ class ChainCredentials:
         self._looked_at = float("-inf")
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        """Those of this moment. Raises one of `BOTO_ERRORS`."""
+        """The current credentials. Raises one of `BOTO_ERRORS`."""
         with self._lock:
             if self._found is None:
                 self._look()
@@ -76,11 +76,11 @@ class ChainCredentials:
         return frozen
 
     def get_deferred_property(self, name: str) -> Callable[[], str | None]:
-        """For botocore, which wants an account id for some services when it has one."""
+        """For botocore, which uses an account id for some services if there is one."""
         return lambda: getattr(self._found, name, None)
 
     def refused(self) -> None:
-        """A service does not accept them: the next request looks for others."""
+        """Call this when a service does not accept them: the next request searches for others."""
         with self._lock:
             if self._clock() >= self._looked_at + _LOOK_SECONDS:
                 self._found = None
@@ -89,7 +89,7 @@ class ChainCredentials:
         if self._clock() < self._looked_at + _LOOK_SECONDS:
             raise self._error
         try:
-            # A session keeps what it has read of the files, so each look has a new one.
+            # A session caches the files it has read, so each search uses a new one.
             found = BotocoreSession().get_credentials()
             if found is None or not _is_complete(found):
                 raise NoCredentialsError
@@ -102,18 +102,18 @@ class ChainCredentials:
 
 
 def _is_complete(found: Any) -> bool:
-    # A file whose keys are still empty.
+    # The keys in a file may still be empty.
     frozen = found.get_frozen_credentials()
     return bool(frozen.access_key and frozen.secret_key)
 
 
 class CoreSession(BotocoreSession):  # type: ignore[misc]
-    """A session of botocore's whose clients sign with `ChainCredentials`."""
+    """A botocore session whose clients sign with `ChainCredentials`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.chain = ChainCredentials()
-        # Of every client of this session, whatever the service.
+        # For every client of this session, of any service.
         self.register("after-call", self._called)
         self.lazy_register_component("data_loader", lambda: _loader(self.get_config_variable("data_path")))
 
@@ -127,12 +127,12 @@ class CoreSession(BotocoreSession):  # type: ignore[misc]
 
 @functools.cache
 def _loader(data_path: str | None) -> Loader:
-    """Reads botocore's descriptions of the services, and keeps them for all sessions: one reading takes 80 ms."""
+    """Reads botocore's descriptions of the services once for all sessions: it takes 80 ms."""
     return create_loader(data_path)
 
 
 def core_session() -> CoreSession:
-    """The ordinary chain without what boto3 has on top, for stores of our own."""
+    """A session of the ordinary chain without boto3, for stores that we open ourselves."""
     return CoreSession()
 
 
@@ -144,7 +144,7 @@ def curl_for(client: Any, session: Session, timeouts: Timeouts | None = None) ->
 
 
 def renewal_of(session: Session) -> Callable[[], None]:
-    """What has the credentials of the session looked for again, where the session is one of ours."""
+    """A function that makes the session search for credentials again, if the session is one of ours."""
     core = _core(session)
     return core.chain.refused if isinstance(core, CoreSession) else lambda: None
 
@@ -160,9 +160,9 @@ def endpoint_of(client: Any) -> Endpoint:
     url, region = client.meta.endpoint_url.rstrip("/"), client.meta.region_name
     return Endpoint(
         url=url,
-        # boto3's name for "no region was given" signs as the first one.
+        # boto3's name for "no region was given"; it signs as us-east-1.
         region="us-east-1" if region == "aws-global" else region,
-        # AWS_ENDPOINT_URL can have put another store here, whose buckets are not host names.
+        # AWS_ENDPOINT_URL may name another store, whose buckets are not host names.
         virtual_hosts=_AWS_NAME.fullmatch(url) is not None,
     )
 
@@ -188,10 +188,10 @@ def new_client(endpoint: str | None, session: Session, timeouts: Timeouts | None
         connect_timeout=timeouts.connect_seconds,
         read_timeout=timeouts.stall_seconds,
         max_pool_connections=64,
-        # No checksum but those that we name: some stores refuse every other header, and no more is needed.
+        # Only the checksums that we name: some stores refuse other headers, and we need no more.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        # Content-MD5 and SHA-256 are headers, and signed: to hash a body once more for the signature proves nothing.
+        # Content-MD5 and SHA-256 are signed headers: hashing the body once more for the signature proves nothing.
         s3={"payload_signing_enabled": False, **({"addressing_style": "path"} if url else {})},
     )
     try:
@@ -220,7 +220,7 @@ def parse_endpoint(endpoint: str | None) -> tuple[str | None, str | None]:
 
 
 def _credentials(session: BotocoreSession) -> Credentials:
-    """The credentials of this moment: a role's are renewed by botocore before they expire."""
+    """The current credentials; botocore renews a role's before they expire."""
     try:
         found = session.get_credentials()
         if found is None:
@@ -232,7 +232,7 @@ def _credentials(session: BotocoreSession) -> Credentials:
 
 
 def without_credentials(error: Exception) -> StoreRefused | CredentialsUnavailable:
-    """The error of our tree for credentials that are not there or could not be renewed."""
+    """The error of our tree for credentials that are missing or could not be renewed."""
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return StoreRefused(NO_CREDENTIALS)
     return CredentialsUnavailable(f"the AWS credentials are not available: {error}")

@@ -1,12 +1,12 @@
-"""Which guards of a put a store has: found out once for each bucket, without harm; decides, and sends nothing.
+"""Which guards of a put a store supports: found out once for each bucket, without harm. Decides, and sends nothing.
 
 `If-None-Match: *` keeps an object from being replaced. A store may honour it, ignore it, or refuse every request that
 has it. Where it is honoured, a small content needs no HEAD before its put: a 412 leads to the comparison that the HEAD
-would have led to. Otherwise the HEAD right before the put is what keeps an object from being replaced. The question is
-a put of a content that has just been stored, once more and under the same condition: whatever the store does with it,
-the same bytes stand there afterwards.
+would have led to. Otherwise the HEAD right before the put keeps an object from being replaced. To find out, a content
+that was just stored is put once more under the same condition: whatever the store does, the same bytes are there
+afterwards.
 
-A store may also refuse every request that has a checksum header. Content-MD5 and the ETag are left then.
+A store may also refuse every request that has a checksum header. Then only Content-MD5 and the ETag remain.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from enum import StrEnum
 
 log = logging.getLogger(__name__)
 
-# New contents of a bucket before the question is worth its body: most runs of the command are over by then.
+# New contents of a bucket before it is asked, because asking sends a body again: most runs of the command are shorter.
 ASK_AFTER = 8
 
 
@@ -41,7 +41,7 @@ _WEAKER = {
 
 
 class StoreGuards:
-    """What is known of each bucket. Safe to share between threads."""
+    """The known guards of each bucket. Safe to share between threads."""
 
     def __init__(self, ask_after: int = ASK_AFTER) -> None:
         self._ask_after = ask_after
@@ -60,15 +60,15 @@ class StoreGuards:
         return self._missing.get(bucket, NO_GUARDS)
 
     def left_out(self, bucket: str) -> Iterator[frozenset[Guard]]:
-        """Which guards to leave out of a put, in turn, until the store takes it: first those that are known to be
-        missing; the condition, which guards more, after the checksum.
+        """Sets of guards to leave out of a put, one after the other, until the store accepts it: first those known to
+        be missing; the condition, which guards more, after the checksum.
         """
         known = self.missing(bucket)
         tries = (NO_GUARDS, {Guard.CHECKSUM}, {Guard.CONDITION}, set(Guard))
         yield from dict.fromkeys(known | more for more in tries)
 
     def lacks(self, bucket: str, guards: frozenset[Guard]) -> None:
-        """The store has shown that it lacks these."""
+        """Notes that the store has shown to lack these guards."""
         with self._lock:
             new = guards - self.missing(bucket)
             self._missing[bucket] = self.missing(bucket) | guards
@@ -84,7 +84,7 @@ class StoreGuards:
         return sorted(f"s3://{bucket}: {_WEAKER[guard]}" for bucket, guard in found)
 
     def should_ask(self, bucket: str) -> bool:
-        """Called after each new content; whether it is to be put once more, and `answered` to be called."""
+        """Called after each new content. If True, the caller puts it once more and calls `answered`."""
         if bucket in self._asked:
             return False
         with self._lock:
@@ -95,7 +95,7 @@ class StoreGuards:
             return True
 
     def answered(self, bucket: str, honoured: bool | None) -> None:
-        """None where the answer says nothing: the next new content asks again."""
+        """Notes the answer. None means that it was not clear: the next new content asks again."""
         with self._lock:
             if honoured:
                 self._honoured.add(bucket)

@@ -13,16 +13,16 @@ _WRONG_REGION_CODES = frozenset({"PermanentRedirect", "TemporaryRedirect", "Auth
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A boto3 client, and libcurl beside it where the connection is ours to make. Safe to share between threads."""
+    """A boto3 client, and libcurl beside it if we make the connection. Safe to share between threads."""
 
     client: Any
     curl: CurlClient | None = None
     guards: StoreGuards = field(default_factory=StoreGuards)
-    # In another region than the endpoint's: libcurl would be redirected each time, boto3 remembers where to go.
+    # Buckets in another region than the endpoint's: libcurl would be redirected each time, boto3 remembers where to go.
     boto_buckets: set[str] = field(default_factory=set)
 
     def curl_for(self, bucket: str) -> CurlClient | None:
-        """None where the requests of this bucket are boto3's."""
+        """None if boto3 sends the requests of this bucket."""
         return None if bucket in self.boto_buckets else self.curl
 
 

@@ -2,8 +2,7 @@
 pycurl.
 
 libcurl signs (AWS_SIGV4), keeps its connections and sends every guard we have, at several times the rate of boto3: see
-docs/decisions/0003-libcurl-for-small-puts.md and bench/upload_clients.py. Whatever needs another try or another region
-goes through boto3.
+docs/decisions/0003-libcurl-for-small-puts.md and bench/upload_clients.py. Retries and other regions go through boto3.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ _SOUGHT: int = pycurl.SEEKFUNC_OK
 class Timeouts:
     """How long to wait for a store.
 
-    `stall_seconds`: between two arrivals of bytes. `small_request_seconds`: for a small request in all, since a store
-    that answers with a byte now and then never stalls; eight megabytes over a poor line fit well in.
+    `stall_seconds`: between two arrivals of bytes. `small_request_seconds`: for a whole small request, since a store
+    that sends a byte now and then never stalls; enough for eight megabytes over a poor line.
     """
 
     connect_seconds: float = 10
@@ -44,7 +43,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What signs a request; `token` goes with the temporary credentials of a role."""
+    """The keys that sign a request; `token` belongs to the temporary credentials of a role."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -90,7 +89,7 @@ class Endpoint:
 
 class CurlClient:
     """Sends requests to S3, each of them once. Safe to share: each thread has connections of its own. `refused` is
-    called where the store does not accept the credentials, `ca_bundle` a file with the certificates that are trusted.
+    called if the store does not accept the credentials; `ca_bundle` is a file of trusted certificates.
     """
 
     def __init__(
@@ -110,13 +109,13 @@ class CurlClient:
         self._local = threading.local()
 
     def put(self, address: ObjectAddress, data: bytes, headers: Mapping[str, str]) -> Answer:
-        """The answer to a PUT. Raises StoreUnavailable where none came."""
+        """The answer to a PUT. Raises StoreUnavailable if none came."""
         handle = self._handle("put", _prepare_put)
         curl = handle.curl
         curl.setopt(pycurl.POSTFIELDSIZE_LARGE, len(data))
         curl.setopt(pycurl.POSTFIELDS, data)
         try:
-            # An empty Expect spares the round trip that libcurl would make before a body of more than a megabyte.
+            # An empty Expect saves the round trip that libcurl would make before a body of more than a megabyte.
             return self._perform(handle, address, {**headers, "Expect": ""})
         finally:
             # The handle outlives this call; the buffer need not.
@@ -126,8 +125,8 @@ class CurlClient:
     def send(
         self, address: ObjectAddress, body: VerifyingReader, headers: Mapping[str, str], query: str = ""
     ) -> Answer:
-        """The answer to a PUT of a file or a piece of it. Raises StoreUnavailable where none came, and what reading
-        raises: the request is never completed then.
+        """The answer to a PUT of a file or a piece of it. Raises StoreUnavailable if none came, and any error of
+        reading: the request is then never completed.
         """
         handle = self._handle("send", _prepare_send)
         curl, faults = handle.curl, list[BaseException]()
@@ -141,7 +140,7 @@ class CurlClient:
                 return _ABORT
 
         def seek(offset: int, origin: int) -> int:
-            # For the next try, where a kept connection turns out to be closed.
+            # For libcurl's second try, if a kept-alive connection turns out to be closed.
             body.seek(offset, origin)
             return _SOUGHT
 
@@ -160,7 +159,7 @@ class CurlClient:
             curl.unsetopt(pycurl.SEEKFUNCTION)
 
     def head(self, address: ObjectAddress, headers: Mapping[str, str]) -> Answer:
-        """The answer to a HEAD. Raises StoreUnavailable where none came."""
+        """The answer to a HEAD. Raises StoreUnavailable if none came."""
         return self._perform(self._handle("head", _prepare_head), address, headers)
 
     def _perform(self, handle: _Handle, address: ObjectAddress, headers: Mapping[str, str], query: str = "") -> Answer:
@@ -181,7 +180,7 @@ class CurlClient:
                 raise StoreUnavailable(
                     f"{address.s3_url}: no answer from the store: {message} (curl {number})"
                 ) from error
-        # libcurl takes a connection that ends within the headers for the end of the answer.
+        # If the connection ends within the headers, libcurl treats that as the end of the answer.
         if handle.head and handle.head[-1].strip():
             raise StoreUnavailable(f"{address.s3_url}: the answer of the store was cut off")
         status: int = curl.getinfo(pycurl.RESPONSE_CODE)
@@ -207,7 +206,7 @@ class CurlClient:
 
 
 class _Handle:
-    """A handle of libcurl's, set up once for many requests, and what came back for the last of them."""
+    """A libcurl handle, set up once for many requests, and the last answer."""
 
     def __init__(self, curl: pycurl.Curl, region: str) -> None:
         self.curl = curl
@@ -219,7 +218,7 @@ class _Handle:
         curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
 
     def sign_as(self, credentials: Credentials) -> None:
-        """These sign from now on."""
+        """Signs with these from now on."""
         if credentials != self._credentials:
             self._credentials = credentials
             self.curl.setopt(pycurl.USERNAME, credentials.access_key)
@@ -235,8 +234,8 @@ class _Handle:
         return found
 
     def _take_body(self, chunk: bytes) -> int:
-        # Only the error code is wanted, and it stands at the beginning. Taking less than what came ends the transfer:
-        # an answer without an end is not read to it.
+        # Only the error code is needed, and it is at the beginning. Taking less than was received ends the transfer, so
+        # that an endless answer is not read.
         taken = chunk[: MAX_ANSWER_BYTES - len(self.body)]
         self.body.extend(taken)
         return len(taken)
@@ -250,7 +249,7 @@ def _prepare_send(curl: pycurl.Curl) -> None:
     curl.setopt(pycurl.UPLOAD, 1)
     # A block at a time is read, compared and sent.
     curl.setopt(pycurl.UPLOAD_BUFFERSIZE, BLOCK_BYTES)
-    # A large body takes its time; one that stalls is given up all the same.
+    # A large body takes long. LOW_SPEED_TIME still ends one that stalls.
     curl.setopt(pycurl.TIMEOUT_MS, 0)
 
 

@@ -1,4 +1,4 @@
-"""What S3 and the way to it can answer, as errors of our tree. Pure."""
+"""Answers of S3, and of proxies before it, as errors of our tree. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from md5s3stash.errors import DigestMismatch, StoreError, StoreRefused, StoreUna
 # S3 refuses a body whose Content-MD5 or checksum differs with these codes: the bytes changed on the way.
 _DIGEST_CODES = frozenset({"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
 
-# 409 is S3's "another client is writing this key right now"; it asks for another try.
+# 409 is S3's "another client is writing this key right now"; it asks for a retry.
 _PASSING_STATUSES = frozenset({408, 409, 425, 429})
 _PASSING_CODES = frozenset(
     {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "InternalError"}
 )
-# Credentials that are not accepted: other ones may have come in the meantime. Those of SQS and STS are among them.
+# Credentials that are not accepted: others may have been provided since. Codes of SQS and STS are included.
 _CREDENTIAL_CODES = frozenset(
     {
         "AuthFailure",
@@ -53,9 +53,9 @@ _HINTS = {
     "AllAccessDisabled": "the provider has disabled the bucket: ask the provider",
     "AccountProblem": "the provider has a problem with the account: ask the provider",
 }
-# Waiting helps no more than with missing rights, whatever the status.
+# As with missing rights, waiting does not help, whatever the status.
 _FULL_CODES = frozenset(code for code, hint in _HINTS.items() if hint == _FULL) | {"XMinioStorageFull"}
-# Of an answer without a code, which is one to a HEAD.
+# For an answer without a code, as to a HEAD.
 _HINTS_OF_STATUS = {403: _RIGHTS}
 
 MAX_MESSAGE_CHARACTERS = 300
@@ -70,8 +70,8 @@ class Taken(Exception):
 
 
 def store_error(s3_url: str, status: int, code: str, message: str = "") -> StoreError:
-    """The error for an answer that is not a success, with the store's own words and what to do where we know."""
-    # boto3 takes anything for a code.
+    """The error for an answer that is not a success, with the store's own words, and what to do if we know it."""
+    # boto3 accepts any text as a code.
     code = code if _PLAIN_CODE.fullmatch(code) else ""
     answer = f"{s3_url}: the store answered {status} {code}".rstrip()
     if code in _DIGEST_CODES:
@@ -101,13 +101,13 @@ def code_of(body: bytes | bytearray) -> str:
 
 
 def message_of(body: bytes | bytearray) -> str:
-    """What the store says of an error, as it stands in its answer."""
+    """The error message in the store's answer."""
     found = _MESSAGE.search(body)
     return unescape(found[1][: 8 * MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")) if found else ""
 
 
 def shown(message: str) -> str:
-    """The store's words on one line: bounded, without what moves the cursor, and without signatures and tokens."""
+    """The store's words on one line: shortened, printable, and without signatures and tokens."""
     printed = "".join(char if char.isprintable() else " " for char in message[: 8 * MAX_MESSAGE_CHARACTERS])
     words = _SECRET.sub(r"\1…", " ".join(printed.split()))
     return words if len(words) <= MAX_MESSAGE_CHARACTERS else words[: MAX_MESSAGE_CHARACTERS - 1] + "…"

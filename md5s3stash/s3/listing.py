@@ -1,6 +1,6 @@
-"""What stands in a bucket, by LIST alone: a thousand objects a request, and no object is read.
+"""The objects of a bucket, by LIST alone: a thousand per request, and no object is read.
 
-A part of the S3 adapter of its own, because an audit of a bucket needs none of what stores contents.
+Separate from the rest of the S3 adapter, because an audit stores nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from md5s3stash.s3.client import ANSWER_ERRORS, CoreSession, core_session, new_c
 # The most that a LIST answers with (AWS, "ListObjectsV2").
 LISTED_AT_ONCE = 1000
 
-# A page that fails after hours of them would throw all away.
+# One failed page would waste hours of listing.
 _ATTEMPTS = 10
 
 
 class ListedObject(NamedTuple):
-    """What a LIST tells: `etag` in lower case and without its quotes."""
+    """An entry of a LIST; `etag` is in lower case, without its quotes."""
 
     key: str
     size_bytes: int
@@ -34,7 +34,7 @@ Page = list[ListedObject]
 class Lister:
     """Lists buckets, with the credentials of the ordinary boto3 chain. Safe to share between threads.
 
-    `endpoint` is what S3_ENDPOINT may be; see `s3.connect`. Raises SettingsError where it is neither host nor URL.
+    `endpoint` is what S3_ENDPOINT may be; see `s3.connect`. Raises SettingsError if it is neither a host nor a URL.
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
@@ -59,14 +59,18 @@ class Lister:
 
 
 def _without_dates() -> CoreSession:
-    """Dates as they come: they are not read here, and to parse them takes three quarters of the time of a LIST."""
+    """A session that leaves dates as text: they are not used here, and parsing them takes three quarters of a LIST's
+    time.
+    """
     session = core_session()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     return session
 
 
 def _require_order(s3_url: str, last: bytes, page: Page) -> bytes:
-    """The last key of the page. Directory buckets list in no order, and a join of two lists would miss objects."""
+    """Returns the last key of the page. Raises StoreRefused if the keys are not in order: directory buckets list in
+    none, and a join of two lists would miss objects.
+    """
     for each in page:
         key = each.key.encode()
         if key <= last:
@@ -76,7 +80,7 @@ def _require_order(s3_url: str, last: bytes, page: Page) -> bytes:
 
 
 def ahead(pages: Iterator[Page], executor: Executor) -> Iterator[Page]:
-    """The same pages, each asked for in the executor while the one before is worked on; the first one at once."""
+    """The same pages. The executor requests each while the one before is processed, and the first at once."""
     following = executor.submit(next, pages, None)
 
     def rest() -> Iterator[Page]:

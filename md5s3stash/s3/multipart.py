@@ -1,7 +1,7 @@
-"""A file in parts, several of them on their way at once: which they are, and what becomes of all if one fails.
+"""Uploads a file in parts, several at once: where the parts begin and end, and what happens to all if one fails.
 
-How a part travels is the adapter's affair. Memory does not grow with the file: a part is read twice, once for its md5
-and once to be sent, by blocks.
+The adapter sends the parts. Memory does not grow with the file: a part is read twice by blocks, once for its md5 and
+once to be sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from md5s3stash.s3.client import BOTO_ERRORS
 
 log = logging.getLogger(__name__)
 
-# The most that S3 takes in one request, and the most parts of one upload (AWS, "Multipart upload limits").
+# The most bytes of one request, and the most parts of one upload (AWS, "Multipart upload limits").
 SINGLE_PUT_MAX_BYTES = 5 * 1024**3
 MAX_PARTS = 10_000
 PART_BYTES = 32 * 1024 * 1024
@@ -33,7 +33,7 @@ PART_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part and the md5 of what is to be sent; the ETag that S3 gives it is that md5, unless it encrypts."""
+    """One part and the md5 of its bytes; S3 returns that md5 as the ETag, unless it encrypts."""
 
     number: int
     piece: range
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class SentPart:
-    """A part that stands in the store, under the ETag by which the completion names it."""
+    """A part that is in the store, and the ETag by which the completion names it."""
 
     part: Part
     etag: str
@@ -56,7 +56,7 @@ class SentPart:
 
 
 class _BrokenOff(BaseException):
-    """Another part has failed, so this one is no longer wanted. No Exception: boto3 would try again."""
+    """Another part has failed, so this one is no longer wanted. Not an Exception: boto3 would retry."""
 
 
 class PartsSender:
@@ -70,8 +70,8 @@ class PartsSender:
     def send(
         self, content: Content, part_bytes: int, send: Callable[[Part, Progress], SentPart], progress: Progress | None
     ) -> list[SentPart]:
-        """Every part, in order. Where one fails the others are broken off, and nothing is on its way any more when it
-        raises what that one raised.
+        """Sends every part and returns them in order. If one fails, the others are aborted; once all have stopped, its
+        error is raised.
         """
         faults: list[BaseException] = []
         broken_off = threading.Event()
@@ -107,7 +107,7 @@ class PartsSender:
         return [future.result() for future in futures]
 
     def _started(self) -> ThreadPoolExecutor:
-        # Not before it is needed: a process with threads does not fork.
+        # Only when it is needed: a process with threads must not fork.
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="parts")
@@ -115,20 +115,20 @@ class PartsSender:
 
 
 def pieces(size_bytes: int, part_bytes: int) -> list[range]:
-    """Where the parts lie: of at least `part_bytes`, whole blocks, and not more parts than S3 takes."""
+    """The ranges of the parts: at least `part_bytes` each, in whole blocks, and not more parts than S3 allows."""
     step = max(part_bytes, -(-size_bytes // MAX_PARTS))
     step = -(-step // BLOCK_BYTES) * BLOCK_BYTES
     return [range(start, min(start + step, size_bytes)) for start in range(0, size_bytes, step)]
 
 
 def etag_of_parts(md5s: list[bytes]) -> str:
-    """What S3 calls a multipart object: the md5 of its parts' binary md5s, a dash, the number of parts."""
+    """The ETag of a multipart object: the md5 of its parts' binary md5s, a dash, the number of parts."""
     return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
 
 
 def abort(client: Any, upload: Mapping[str, str]) -> None:
-    """Removes the parts of an upload that failed. What fails here is logged: the error that led here matters more, and
-    the bucket's lifecycle rule removes stale parts.
+    """Removes the parts of an upload that failed. An error is only logged: the one that failed the upload matters more,
+    and the bucket's lifecycle rule removes stale parts.
     """
     try:
         client.abort_multipart_upload(**upload)

@@ -1,4 +1,4 @@
-"""The reading half of the S3 adapter: what is at an address, its bytes, and whether the bucket can be read."""
+"""The reading half of the S3 adapter: which object is at an address, its bytes, and whether the bucket can be read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DOWNLOAD_BYTES = 256 * 1024
 
 
 class S3Reader:
-    """The methods of `ObjectStore` that read. `renew` has the credentials looked for again."""
+    """The methods of `ObjectStore` that read. `renew` makes the client search for credentials again."""
 
     def __init__(self, connection: Connection, renew: Callable[[], None] = lambda: None) -> None:
         self._connection = connection
@@ -44,10 +44,10 @@ class S3Reader:
             return None
         if answer.status == 403:
             raise answer.error_at(address)
-        # What needs another try or another region is boto3's. A HEAD has no body that would say which of the two: S3
-        # sends 400 for a signature of the wrong region and for an expired token alike.
+        # boto3 handles retries and other regions. A HEAD has no body to say which of the two is needed: S3 sends 400
+        # both for a signature of the wrong region and for an expired token.
         stored = self._head_by_boto(address)
-        # Not where it was the checksum header that the store refused.
+        # Not if the store refused the checksum header.
         if answer.status in (301, 307, 400) and without == (Guard.CHECKSUM in self._guards.missing(address.bucket)):
             self._connection.boto_buckets.add(address.bucket)
         return stored
@@ -60,7 +60,7 @@ class S3Reader:
         except StoreError as error:
             if error.status not in (400, 501):
                 raise
-            # A HEAD has no body that would name the header. Whatever else is wrong is wrong without it, too.
+            # A HEAD has no body that would name the header. Any other error comes back without the header too.
             stored = self._asked_by_boto(address)
         self._guards.lacks(address.bucket, frozenset({Guard.CHECKSUM}))
         return stored
@@ -76,13 +76,13 @@ class S3Reader:
             return stored_object(address, answer)
 
     def has(self, address: ObjectAddress, digest: Digest, *, strict: bool = False) -> bool:
-        """Whether this very content is at the address. Raises DigestCollision where another one is."""
+        """Whether this content is at the address. Raises DigestCollision if another one is."""
         try:
             stored = self.head(address)
         except StoreRefused:
             if strict:
                 raise
-            # Without s3:ListBucket S3 answers 403 for a key that is not there: the conditional put will tell.
+            # Without s3:ListBucket S3 answers 403 for a key that is not there: the conditional put will show it.
             return False
         if stored is None:
             return False
@@ -114,7 +114,7 @@ class S3Reader:
             return stored_object(address, {**answer, "ContentLength": size_bytes})
 
     def digest_at(self, address: ObjectAddress) -> Digest | None:
-        """The digest of the bytes at the address, read to the last; None where no object is there."""
+        """The digest of the bytes at the address, all of which it reads; None if no object is there."""
         hasher = Hasher()
         return None if self.download(address, hasher, sys.maxsize) is None else hasher.digest()
 
@@ -124,7 +124,7 @@ class S3Reader:
             with translating(address):
                 self._check(bucket, address)
         except StoreRefused:
-            # Another role may be attached by now; other refusals are noticed with every request.
+            # Another role may be attached by now. Other requests notice refused credentials by themselves.
             self._renew()
             raise
 
@@ -139,9 +139,9 @@ class S3Reader:
             # A HEAD has no body that says which of rights, keys and clock is wrong. This needs the same right.
             self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
 
-    def check_reading(self, address: ObjectAddress, *, stands: bool) -> None:
-        """Raises as `download` does where objects cannot be read, whether or not one stands there. Where none does, a
-        role without s3:ListBucket is refused as well, and a refusal that does not name s3:GetObject says nothing.
+    def check_reading(self, address: ObjectAddress, *, exists: bool) -> None:
+        """Raises as `download` does if objects cannot be read, whether or not one is there. If none is there, a role
+        without s3:ListBucket is refused as well, so a refusal that does not name s3:GetObject means nothing.
         """
         try:
             with translating(address):
@@ -149,7 +149,7 @@ class S3Reader:
         except StoreError as error:
             if error.code in ("NoSuchKey", "InvalidRange") or error.status == 416:
                 return
-            if error.code == "AccessDenied" and not stands and "perform: s3:GetObject" not in str(error):
+            if error.code == "AccessDenied" and not exists and "perform: s3:GetObject" not in str(error):
                 return
             if isinstance(error, StoreRefused):
                 self._renew()
@@ -157,6 +157,6 @@ class S3Reader:
 
 
 def _pieces(address: ObjectAddress, body: Any) -> Iterator[bytes]:
-    """The pieces of a body as it arrives; errors of the code that takes them are not translated."""
+    """The pieces of a body as it arrives. Errors of the caller are not translated."""
     with translating(address):
         yield from body.iter_chunks(_DOWNLOAD_BYTES)

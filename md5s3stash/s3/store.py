@@ -1,7 +1,7 @@
 """The S3 adapter: which guards a put has, and what a refusal means; `reader` reads, `writer` sends.
 
-A put is: look first where that saves a body, then one conditional request, then, where the store refused to replace an
-object, another look (see docs/decisions/0004-put-guards.md).
+A put is a HEAD first if that may save a body, then one conditional request, then another HEAD if the store refused to
+replace an object (see docs/decisions/0004-put-guards.md).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from md5s3stash.scheme import ObjectAddress
 
 log = logging.getLogger(__name__)
 
-# This number of refused puts in a row is not the fault of the contents. After a while one may try again.
+# After this many refused puts in a row the contents are not the cause. The refusal counts for this long.
 _REFUSALS_IN_A_ROW = 3
 _REFUSED_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class S3Limits:
-    """Where the adapter changes its way. Only tests should need other values.
+    """Sizes at which the adapter changes its method. Only tests should need other values.
 
-    `head_first_bytes`: contents of at least this size are looked for before their body is sent. 0 always looks, which
-    never sends a body twice; a caller that knows its contents to be new saves a request by raising it.
-    `unseen_bytes`: as much is sent without a look where the store has shown that it honours conditional puts (see
-    `conditional_put`); above that a body costs more than the request which may spare it.
+    `head_first_bytes`: contents of at least this size are looked for before their body is sent. 0 always looks, so no
+    body is sent twice; a caller that knows its contents to be new saves a request by raising it. `unseen_bytes`:
+    smaller contents are sent without a look if the store has shown that it honours conditional puts (see
+    `conditional_put`); a larger body costs more than the request that may save it.
     """
 
     head_first_bytes: int = 0
@@ -51,7 +51,7 @@ class S3Limits:
 
 
 class S3ObjectStore(S3Reader):
-    """An `ObjectStore` on a boto3 client, with libcurl beside it where the connection is our own to make."""
+    """An `ObjectStore` on a boto3 client, with libcurl beside it if we make the connection."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class S3ObjectStore(S3Reader):
         self._limits = limits or S3Limits()
         self._writer = S3Writer(self._connection, self._limits.single_put_max_bytes, self._limits.part_bytes)
         self._conditions_required = conditions_required
-        # The last refusals that no success came between, and the time of the newest.
+        # The last refusals since a success, and the time of the newest.
         self._refusals: deque[StoreRefused] = deque(maxlen=_REFUSALS_IN_A_ROW)
         self._refused_at = 0.0
 
     @property
     def endpoint_url(self) -> str:
-        """Where requests go; of another endpoint nothing is known that is known of this one."""
+        """Where requests go. What is known about objects here says nothing about another endpoint."""
         return str(self._client.meta.endpoint_url)
 
     def put(
@@ -97,13 +97,13 @@ class S3ObjectStore(S3Reader):
         except Taken:
             if self.has(put.address, put.digest, strict=True):
                 return PutOutcome.ALREADY_THERE
-            raise StoreUnavailable(f"{put.address.s3_url}: an object stood there and then did not: try again") from None
+            raise StoreUnavailable(f"{put.address.s3_url}: an object was there and then was not: try again") from None
         self._ask_for_conditional_puts(put)
         return PutOutcome.STORED
 
     def require_conditions(self, address: ObjectAddress) -> None:
-        """Where conditional writes are required: raises StoreRefused unless the bucket has them. To find out, the empty
-        content is put twice beside the address, under the same condition; no other object could be replaced.
+        """If conditional writes are required, raises StoreRefused unless the bucket has them. To find out, the empty
+        content is put twice beside the address under the same condition; this cannot replace any other object.
         """
         if not self._conditions_required or self._guards.are_honoured(address.bucket):
             return
@@ -134,29 +134,29 @@ class S3ObjectStore(S3Reader):
         return False
 
     def refuses_puts(self) -> StoreRefused | None:
-        """The last refusal, where the store has just answered several puts with nothing else: it is full, or the rights
-        to write are missing, while a look at the bucket finds nothing wrong.
+        """The last refusal, if the store has just refused several puts in a row: it is full, or the rights to write are
+        missing, although the check of the bucket finds nothing wrong.
         """
         if len(self._refusals) < _REFUSALS_IN_A_ROW or time.monotonic() > self._refused_at + _REFUSED_SECONDS:
             return None
         return self._refusals[-1]
 
     def weaker_promises(self) -> list[str]:
-        """Which guards the stores lack that were written to, a sentence each."""
+        """The guards that the stores written to lack, a sentence each."""
         return self._guards.weaker_promises()
 
     def _looks_first(self, put: Put) -> bool:
         if Guard.CONDITION in self._guards.missing(put.address.bucket):
-            # The look comes right before the body.
+            # `_send_guarded` looks right before the body.
             return False
         if put.content.size_bytes < self._limits.unseen_bytes and self._guards.are_honoured(put.address.bucket):
             return False
         return put.content.size_bytes >= self._limits.head_first_bytes
 
     def _ask_for_conditional_puts(self, put: Put) -> None:
-        """After a content was stored, which stands there whatever comes of this."""
+        """Called after a content was stored, which stays there whatever the result."""
         bucket = put.address.bucket
-        # A caller's client is for one content; to its next one nothing would be known.
+        # A caller's client stores one content, so an answer would be of no use.
         if self._connection.curl is None or put.content.size_bytes >= self._limits.unseen_bytes:
             return
         if not self._guards.should_ask(bucket):
@@ -168,12 +168,12 @@ class S3ObjectStore(S3Reader):
         except Taken:
             honoured = True
         except StashError as error:
-            log.debug("bucket=%s did not tell whether it honours conditional puts: %s", bucket, error)
+            log.debug("bucket=%s did not show whether it honours conditional puts: %s", bucket, error)
         finally:
             self._guards.answered(bucket, honoured)
 
     def _send_guarded(self, put: Put) -> None:
-        """With every guard that the store takes."""
+        """Sends with every guard that the store accepts."""
         bucket = put.address.bucket
         known = self._guards.missing(bucket)
         refused: StoreError | None = None
@@ -209,9 +209,8 @@ def connect(
     box's IAM role (IMDSv2).
 
     `endpoint` is a bare host (`s3-us-west-2.amazonaws.com`) or a URL (`http://127.0.0.1:9000`, with the bucket in the
-    path); None is Amazon's for the region of the chain. Raises SettingsError where it is neither.
-    `attempts` are those of boto3's requests; libcurl's have one. `conditions_required`: nothing is put where the store
-    has no conditional writes.
+    path); None is Amazon's for the region of the chain. Raises SettingsError if it is neither. `attempts` counts for
+    boto3's requests; libcurl's have one. `conditions_required`: nothing is put if the store has no conditional writes.
     """
     timeouts = timeouts or Timeouts()
     session = session or core_session()
@@ -221,11 +220,11 @@ def connect(
 
 
 def store_for(conn: Any = None, endpoint: str | None = None) -> S3ObjectStore:
-    """The store behind what callers of the library pass as `conn`: None, a boto3 session, or a boto3 S3 client.
+    """The store for the `conn` that callers of the library pass: None, a boto3 session, or a boto3 S3 client.
 
-    A client is used as it is for everything, so that its region, endpoint, credentials, proxies and hooks hold. All of
-    it is boto3, whichever they pass: a store for one content gains nothing from a second connection, and what the
-    callers' tests put in place of boto3's transport (moto's mock_aws) is never gone round.
+    A client is used as it is, so that its region, endpoint, credentials, proxies and hooks hold. Every request goes
+    through boto3, never libcurl: a store for one content gains nothing from a second connection, and a caller's test
+    that replaces boto3's transport (moto's mock_aws) sees every request.
     """
     import boto3
 

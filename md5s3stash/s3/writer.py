@@ -1,8 +1,8 @@
-"""The writing half of the S3 adapter: sends a put with the guards that it is told, and checks what the store took.
+"""The writing half of the S3 adapter: sends a put with the given guards, and checks what the store received.
 
-S3 itself refuses bytes that are not the ones that were hashed, since their digests are in the headers. Stores differ in
-which guards they know (see docs/decisions/0004-put-guards.md), so the ETag that comes back is checked as well, and of a
-large file nothing is sent but what was hashed.
+S3 itself refuses other bytes than those that were hashed, since their digests are in the headers. Stores differ in the
+guards that they know (see docs/decisions/0004-put-guards.md), so the returned ETag is checked as well, and a large file
+is sent only as it was hashed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A content, where it goes, and who is told of the bytes that were sent."""
+    """A content, its address, and the callback for the bytes sent."""
 
     address: ObjectAddress
     content: Content
@@ -58,7 +58,7 @@ class S3Writer:
         self._warned_buckets: set[str] = set()
 
     def send(self, put: Put, left_out: frozenset[Guard]) -> None:
-        """Stores the content. Raises Taken where the store refused to replace an object."""
+        """Stores the content. Raises Taken if the store refused to replace an object."""
         curl = self._connection.curl_for(put.address.bucket)
         data = put.content.data
         if data is not None:
@@ -86,9 +86,9 @@ class S3Writer:
         self._settle(put, answer)
 
     def _put_file_by_curl(self, curl: CurlClient, put: Put, left_out: frozenset[Guard]) -> bool:
-        """False where it is boto3's, which knows other regions and tries again."""
-        # S3 compares the body with x-amz-content-sha256. The same digest as a checksum of the object, which it would
-        # keep, has the server hash it all once more; what is kept is in the metadata.
+        """False if boto3 must send it, because of another region or for a retry."""
+        # S3 compares the body with x-amz-content-sha256. The same digest as a stored checksum would make the server
+        # hash the body once more; the metadata holds it instead.
         headers = _curl_headers(put, left_out)
         try:
             with put.content.verifying_reader(put.progress) as body:
@@ -131,7 +131,7 @@ class S3Writer:
         self._check_put(put, answer)
 
     def _put_parts(self, put: Put, left_out: frozenset[Guard]) -> None:
-        """Above what one request may hold: completed only if every part is what was hashed."""
+        """For files too large for one request. Completed only if every part is as it was hashed."""
         upload = {"Bucket": put.address.bucket, "Key": put.address.key}
         with translating(put.address):
             answer = self._client.create_multipart_upload(**upload, **_attributes(put))
@@ -146,7 +146,7 @@ class S3Writer:
         except BaseException:
             abort(self._client, upload)
             raise
-        # S3 hashes the digests of the parts, rclone's server the whole.
+        # S3's ETag is a digest of the parts' digests; rclone's server sends the md5 of the whole.
         self._check_put(put, answer, etag_of_parts([sent.part.md5 for sent in parts]))
 
     def _complete(
@@ -159,7 +159,7 @@ class S3Writer:
                     answer: Mapping[str, Any] = self._client.complete_multipart_upload(**request, IfNoneMatch="*")
                 return answer
             except StoreError as error:
-                # The parts stand there: they need not travel again to find out.
+                # The parts are already there: they need not be sent again to find out.
                 if not is_unknown_header(error.status, error.code):
                     raise
             if self._reader.has(put.address, put.digest, strict=True):
@@ -185,7 +185,7 @@ class S3Writer:
         etag = answer.get("ETag", "")
         if not etag:
             raise StoreUnavailable(f"{put.address.s3_url}: the store gave part {part.number} no ETag")
-        # Where it is not an md5, the object is read back in the end.
+        # If it is not an md5, the whole object is read back at the end.
         if is_md5(etag_of(answer)):
             self._check_etag(put.address, answer, {part.md5.hex()})
         return SentPart(part, etag)
@@ -193,7 +193,7 @@ class S3Writer:
     def _part_by_curl(
         self, curl: CurlClient, put: Put, upload: Mapping[str, str], part: Part, progress: Progress
     ) -> Mapping[str, Any] | None:
-        """None where it is boto3's: another region, another try, or an error to tell."""
+        """None if boto3 must send it: another region, a retry, or an error to report."""
         query = f"?partNumber={part.number}&uploadId={quote(upload['UploadId'], safe='')}"
         headers = {"Content-MD5": part.md5_base64, "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
         try:
@@ -205,25 +205,27 @@ class S3Writer:
         return as_boto(answer) if answer.status == 200 else None
 
     def _check_put(self, put: Put, answer: Mapping[str, Any], expected: str | None = None) -> None:
-        """Raises DigestMismatch where the store took other bytes. `expected` is an ETag that is as good as the md5."""
+        """Raises DigestMismatch if the store received other bytes. `expected` is an ETag that proves as much as the
+        md5.
+        """
         address, digest = put.address, put.digest
         if not etag_of(answer) and not is_kms(answer):
-            # Ceph's answer to a completion that is repeated. The object has one.
+            # Ceph's answer to a repeated completion has no ETag. The object has one.
             answer = self._asked_again(address)
         try:
             self._check_etag(address, answer, {digest.md5, expected or digest.md5})
         except DigestMismatch:
-            # An ETag that is not an md5 proves nothing. Stores that encrypt have such ETags: then the bytes are read
-            # back, for another box may have found the object already and let its own file go.
+            # An ETag that is not an md5 proves nothing. Stores that encrypt have such ETags. Then the bytes are read
+            # back instead of deleted, because another box may already rely on the object and have removed its own file.
             if not is_md5(etag_of(answer)) and self._reads_back(address, digest):
                 self._warn_once(address.bucket, "its ETags are not md5s: each new object is read back to be sure")
                 return
-            # Left standing, it would vouch for itself at the next try with the SHA-256 that we sent along.
+            # If it stayed, the next try would accept it because of the SHA-256 in its metadata, which we sent.
             self._remove_wrong(address)
             raise
 
     def _asked_again(self, address: ObjectAddress) -> Mapping[str, Any]:
-        """What a HEAD answers about what was just stored; nothing where it does not answer."""
+        """The HEAD of the object just stored; empty if there is no answer."""
         try:
             with translating(address):
                 answer: Mapping[str, Any] = self._client.head_object(Bucket=address.bucket, Key=address.key)
@@ -245,14 +247,15 @@ class S3Writer:
             return
         if is_kms(answer):
             self._warn_once(
-                address.bucket, "it encrypts with KMS: ETags are not md5s here, Content-MD5 and SHA-256 vouch"
+                address.bucket,
+                "it encrypts with KMS: ETags are not md5s here; Content-MD5 and SHA-256 prove the content",
             )
             return
         shown = answer.get("ETag") or "none"
         raise DigestMismatch(f"{address.s3_url}: the store answered with the ETag {shown}, not the md5 it was sent")
 
     def _remove_wrong(self, address: ObjectAddress) -> None:
-        """Takes back what we put a moment ago and what a store without Content-MD5 took wrongly; S3 itself never
+        """Deletes the object that we just put, of which a store without Content-MD5 accepted wrong bytes; S3 never
         does.
         """
         try:
@@ -272,7 +275,7 @@ def _attributes(put: Put) -> dict[str, Any]:
 
 
 def _curl_headers(put: Put, left_out: frozenset[Guard]) -> dict[str, str]:
-    """The guards of a put, and what the object is to say of itself."""
+    """The guards of a put, and the object's own metadata."""
     return {
         "Content-Type": put.mime_type,
         "Cache-Control": IMMUTABLE,

@@ -1,1 +1,1 @@
-"""Moves what lies in the 36 buckets of the multibucket scheme into one bucket."""
+"""Copies a stash to another set of buckets, such as the 36 of the multibucket scheme into one."""

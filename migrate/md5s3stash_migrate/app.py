@@ -1,4 +1,4 @@
-"""What `md5s3stash-migrate` does once its options are known: wiring, and what it prints."""
+"""Runs `md5s3stash-migrate` after its options are read: wiring and output."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from md5s3stash_migrate.s3_batch import BatchJobs
 from md5s3stash_migrate.s3_copy import Copier
 from md5s3stash_migrate.s3_parts import PartLimits
 
-# LISTs under way at once; each bucket has at most one.
+# LISTs in progress at once; each bucket has at most one.
 _LIST_JOBS = 16
 
 
 def run(options: Options) -> int:
-    """The exit status. Raises StashError or OSError."""
+    """Runs the migration and returns the exit status. Raises StashError or OSError."""
     set_up_logging(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
@@ -75,7 +75,7 @@ def _survey(options: Options, migration: Migration, listing: Listing) -> bool:
     def count(source: Stored) -> None:
         nonlocal part_requests
         if source.size_bytes > SINGLE_PUT_MAX_BYTES:
-            # One to begin with, one for each part, one to complete; the first stands for the copy itself.
+            # One to begin, one for each part, one to complete; the first is counted as the copy itself.
             part_requests += 1 + -(-source.size_bytes // parts.part_bytes)
 
     well = migration.survey(count)
@@ -117,12 +117,12 @@ def _print_summary(migration: Migration, report: Report) -> None:
         ("already there", counts.present),
         ("verified", counts.verified),
     ):
-        console.write(f"{name:14}{_told(count)}")
+        console.write(f"{name:14}{_amounts(count)}")
     for kind, number in sorted(report.counts.items()):
         console.write(f"{kind:14}{number:,}{' (succeeded in the end)' if kind == Kind.RETRIED else ''}")
 
 
-def _told(count: Count) -> str:
+def _amounts(count: Count) -> str:
     return f"{count.objects:,} objects, {count.size_bytes:,} bytes"
 
 

@@ -1,7 +1,7 @@
 """What the requests of a migration cost; pure.
 
 The prices are those of S3 Standard in us-east-1 as AWS published them in 2025 (aws.amazon.com/s3/pricing): COPY and
-LIST 0.005 USD a thousand, and nothing for bytes that stay within a region. Between regions a gigabyte costs about 0.02.
+LIST cost 0.005 USD per thousand, bytes that stay within a region nothing. Between regions a gigabyte costs about 0.02.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PRICE_PER_GB = 0.0
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """In US dollars: a thousand COPY or LIST requests, and a gigabyte that is moved."""
+    """In US dollars: per thousand COPY or LIST requests, and per gigabyte copied."""
 
     per_1000: float = PRICE_PER_1000
     per_gb: float = PRICE_PER_GB
@@ -36,10 +36,10 @@ class Estimate:
 
 
 def estimate(to_copy: Count, part_requests: int, pages: int, prices: Prices) -> Estimate:
-    """`pages`: the LISTs that this survey took; a run takes them at the start and, with what it copied, at the end.
-    `part_requests`: what copies in parts need besides one request an object.
+    """`pages`: the LIST requests of this survey; a run needs them at its start and, with those for what it copied, at
+    its end. `part_requests`: the requests of multipart copies beyond one per object.
     """
-    # The arguments know the prices, and boto3 takes half a second, which --help need not wait for.
+    # The options import this module, and importing boto3 takes half a second, which --help does not need.
     from md5s3stash.s3.listing import LISTED_AT_ONCE
 
     copies = to_copy.objects + part_requests

@@ -1,7 +1,6 @@
-"""Both sides of a migration as two streams in the order of their md5s, each made of up to 36 lists that run side by
-side.
+"""Both sides of a migration as two streams in the order of their md5s, each merged from up to 36 concurrent lists.
 
-A page of each list is in memory and the next one on its way, however many objects there are.
+However many objects there are, memory holds one page of each list, and the next one is being requested.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _md5_of = attrgetter("md5")
 
 
 class Stored(NamedTuple):
-    """An object under an md5, by LIST."""
+    """An object whose key is an md5, from LIST."""
 
     md5: str
     size_bytes: int
@@ -45,10 +44,10 @@ class Listing:
     def of_source(
         self, base: BucketBase, others: tuple[str, ...], on_fault: OnFault, on_unread: OnUnread
     ) -> Iterator[Stored]:
-        """The objects whose content is what their key says, as far as LIST tells; the others go to `on_fault`.
+        """The objects whose content matches their key, as far as LIST shows; the others go to `on_fault`.
 
-        What lies in the wrong shard goes to both: its content is right. A bucket that cannot be listed goes to
-        `on_unread`, and the others are still read. `others` are key prefixes to pass over.
+        An object in the wrong shard goes to both: its content is right. A bucket that cannot be listed goes to
+        `on_unread`, and the other buckets are still read. `others` are key prefixes to skip.
         """
 
         def objects(bucket: str, pages: Iterator[Page]) -> Iterator[Stored]:
@@ -62,7 +61,7 @@ class Listing:
         return self._merged(base, objects)
 
     def of_target(self, base: BucketBase) -> Iterator[Stored]:
-        """What stands in the places where the scheme looks for it. Raises StoreError."""
+        """The objects that are where the scheme looks for them. Raises StoreError."""
 
         def objects(bucket: str, pages: Iterator[Page]) -> Iterator[Stored]:
             prefix = prefix_of(base)
@@ -76,7 +75,7 @@ class Listing:
         return self._merged(base, objects)
 
     def _merged(self, base: BucketBase, objects: Callable[[str, Iterator[Page]], Iterator[Stored]]) -> Iterator[Stored]:
-        # All lists are begun before the first is read.
+        # All lists are started before the first is read.
         lists = [
             (bucket, ahead(self._lister.pages(bucket, prefix_of(base)), self._executor)) for bucket in base.buckets()
         ]
@@ -86,8 +85,8 @@ class Listing:
 def join(
     source: Iterator[Stored], target: Iterator[Stored], base: BucketBase
 ) -> Iterator[tuple[Stored, Stored | None]]:
-    """Each md5 of the source once, with what stands under it in the target. `base` is the source's: of an object that
-    lies in several shards the one in the right place is taken.
+    """Each md5 of the source once, with the target's object of that md5. `base` is the source's: of an object in
+    several shards the one in the right place is taken.
     """
     standing = next(target, None)
     for md5, same in groupby(source, key=_md5_of):

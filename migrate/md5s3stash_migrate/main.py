@@ -1,4 +1,4 @@
-"""The program `md5s3stash-migrate`: its arguments, and what is said of errors."""
+"""The program `md5s3stash-migrate`: its arguments and errors."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from md5s3stash_migrate.options import PROGRAM, build_parser, read_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; the exit status."""
-    return console.run(
-        PROGRAM, lambda: _run(argv), interrupted="interrupted: what is copied is copied, the next run goes on from here"
-    )
+    """Runs the program and returns its exit status."""
+    return console.run(PROGRAM, lambda: _run(argv), interrupted="interrupted: run the same command to resume")
 
 
 def _run(argv: Sequence[str] | None) -> int:
     options = read_options(build_parser().parse_args(argv), os.environ)
-    # What this imports (boto3) takes half a second, which --help need not wait for.
+    # Importing boto3 takes half a second, which --help does not need.
     from md5s3stash_migrate import app
 
     return app.run(options)

@@ -1,8 +1,7 @@
-"""The manifests of S3 Batch Operations: CSV, a line an object, `bucket,key` with the key URL-encoded.
+"""The manifests of S3 Batch Operations: CSV with one line per object, `bucket,key`, the key URL-encoded.
 
-A copy job takes its objects from one bucket, puts them into one, overwrites what stands there, and takes none above
-5 GB (AWS, "Copy objects", restrictions). So there is a manifest for each pair of buckets, and only what is missing in
-the target is in it.
+A copy job copies from one bucket to one bucket, overwrites existing objects, and copies none above 5 GB (AWS, "Copy
+objects", restrictions). So each pair of buckets has a manifest, which holds only the objects that the target lacks.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from md5s3stash_migrate.listing import Stored
 
 @dataclass(slots=True)
 class Manifest:
-    """A file, and the pair of buckets that it is for."""
+    """A file, and its pair of buckets."""
 
     path: Path
     source_bucket: str
@@ -34,8 +33,8 @@ class Manifest:
 
 
 class Manifests:
-    """Writes them: one is the path itself, several have their buckets in their names. `too_large` counts what a job
-    would not take.
+    """Writes the manifests: a single one gets the path itself, several have their buckets in their names. `too_large`
+    counts the objects that a job does not copy.
     """
 
     def __init__(self, path: Path, source: BucketBase, target: BucketBase) -> None:
@@ -56,12 +55,12 @@ class Manifests:
         manifest.objects += 1
 
     def all(self) -> list[Manifest]:
-        """Those with objects in them."""
+        """The manifests that hold objects."""
         return [manifest for manifest, _ in self._writers.values()]
 
     def __enter__(self) -> Self:
         if self._one:
-            # Where nothing is missing the file that was asked for is there and empty.
+            # If nothing is missing, the requested file exists and is empty.
             self._path.write_bytes(b"")
         return self
 
@@ -84,8 +83,8 @@ def _named(path: Path, pair: str) -> Path:
 
 
 def target_key_prefix(source: BucketBase, target: BucketBase) -> str | None:
-    """The folder that a job has to put before the source's keys to make the target's. Raises SettingsError where it
-    would have to take something away.
+    """The folder that a job has to put before the source's keys to make the target's. Raises SettingsError if the job
+    would have to remove a part of the key.
     """
     theirs, ours = prefix_of(target).rstrip("/"), prefix_of(source).rstrip("/")
     if theirs == ours:

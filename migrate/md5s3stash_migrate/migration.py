@@ -1,7 +1,7 @@
-"""The run: list both sides, copy what is missing, list both sides again to prove that nothing is.
+"""The run: list both sides, copy what is missing, list both sides again to prove that nothing is missing.
 
-Nothing is remembered between runs. What stands in the target is the state, so that a run which was killed, or ended
-with faults, goes on where it was when it is started again.
+No state is kept between runs. The target is the state: after a run that was killed or ended with faults, the next run
+resumes.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from md5s3stash_migrate.sides import not_of_source
 
 T = TypeVar("T")
 
-# A missing permission fails them all, and need not be reported a hundred million times.
+# A missing permission fails every copy, and need not be reported a hundred million times.
 MAX_FAILURES_IN_A_ROW = 1000
 
 _KEY_SPACE = 16**8
 
 
 class GivenUp(StashError):
-    """So many copies in a row failed that the next ones would too."""
+    """Too many copies in a row have failed."""
 
 
 class Stopped(StashError):
-    """The run is being ended."""
+    """The run is stopping."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a migration works with."""
+    """The parts that a migration uses."""
 
     listing: Listing
     store: S3ObjectStore
@@ -66,7 +66,7 @@ class _Position:
 
 
 class Migration:
-    """One run from a base to another one."""
+    """One run from one base to another."""
 
     def __init__(self, source: BucketBase, target: BucketBase, tools: Tools) -> None:
         self._source = source
@@ -78,14 +78,14 @@ class Migration:
         self._position = _Position()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        # Digests of objects that are reported already: as many as there are faults.
-        self._told: set[str] = set()
+        # Digests of objects that are already reported: as many as there are faults.
+        self._reported: set[str] = set()
         self._failures_in_a_row = 0
 
     def run(self) -> bool:
-        """Copies and verifies; whether every object of the source is in the target and nothing was wrong."""
+        """Copies and verifies. Returns whether every object of the source is in the target and there were no faults."""
         with self._pool() as pool:
-            for source, standing in self._pairs(self._tell_fault, self._tell_unread):
+            for source, standing in self._pairs(self._report_fault, self._report_unread):
                 self._take(pool, source, standing)
         if self.counts.copied.objects:
             self._verify()
@@ -95,9 +95,11 @@ class Migration:
         return self._tools.report.faults == 0 and self.counts.verified.objects >= self.counts.source.objects
 
     def survey(self, missing: Callable[[Stored], None] = lambda source: None) -> bool:
-        """Only looks: counts, tells what is wrong, and hands over what `run` would copy. Whether nothing was wrong."""
+        """Only counts, reports faults, and calls `missing` for each object that `run` would copy. Returns whether there
+        were no faults.
+        """
         with self._pool() as pool:
-            for source, standing in self._pairs(self._tell_fault, self._tell_unread):
+            for source, standing in self._pairs(self._report_fault, self._report_unread):
                 self.counts.source.add(source)
                 step = step_for(source, standing)
                 if step is Step.COPY:
@@ -110,7 +112,7 @@ class Migration:
         return self._tools.report.faults == 0
 
     def state(self) -> ProgressState:
-        """How far the run is. The md5s of contents are spread evenly, so that the current one tells the share."""
+        """The progress of the run. md5s are spread evenly, so the current one shows the share that is done."""
         position = self._position
         return ProgressState(
             done=position.done,
@@ -148,12 +150,14 @@ class Migration:
                 step = step_for(source, standing)
                 if step is Step.PRESENT:
                     self._shared_counts.add(self.counts.verified, source)
-                elif source.md5 in self._told:
+                elif source.md5 in self._reported:
                     continue
                 elif step is Step.COMPARE:
                     pool.submit(partial(self._compare, source, self.counts.verified))
                 else:
-                    self._tell(source, Kind.MISSING, "it is not in the target: it came during the run, run again")
+                    self._report(
+                        source, Kind.MISSING, "it is not in the target: it was added during the run, run again"
+                    )
 
     def _copy(self, source: Stored) -> None:
         target = self._target.address(source.md5)
@@ -161,35 +165,35 @@ class Migration:
         try:
             copied = self._retrying(lambda: self._tools.copier.copy(source, target), faults)
         except StoreError as error:
-            self._tell(source, Kind.FAILED, _with_earlier(str(error), faults))
+            self._report(source, Kind.FAILED, _with_earlier(str(error), faults))
             self._count_failure(error)
             return
         self._failures_in_a_row = 0
         if copied is Copied.DONE:
             self._shared_counts.add(self.counts.copied, source)
-            self._tell_retried(source, faults)
+            self._report_retried(source, faults)
         elif copied is Copied.TAKEN:
-            # By another program, or by a try of ours whose answer was lost.
-            self._tell_retried(source, faults)
+            # Copied by another program, or by a try of ours whose answer was lost.
+            self._report_retried(source, faults)
             self._compare(source, self.counts.copied if faults else self.counts.present)
         elif copied is Copied.SOURCE_GONE:
-            self._tell(source, Kind.SOURCE_GONE, "it was listed and is there no more")
+            self._report(source, Kind.SOURCE_GONE, "it was listed, but no longer exists")
         else:
-            self._tell(source, Kind.WRONG_COPY, "the md5 of the copy is not its key: look at both")
+            self._report(source, Kind.WRONG_COPY, "the md5 of the copy is not its key: inspect both")
 
     def _compare(self, source: Stored, count: Count) -> None:
-        """Counts the object where the target has it, by a HEAD of each side; else it is told."""
+        """Counts the object if the target has it, by a HEAD of each side; reports it otherwise."""
         target = self._target.address(source.md5)
         try:
             there = self._retrying(lambda: self._tools.store.head(target), [])
             here = self._retrying(lambda: self._tools.store.head(source.address), [])
         except StoreError as error:
-            self._tell(source, Kind.FAILED, str(error))
+            self._report(source, Kind.FAILED, str(error))
             return
         if here is None:
-            self._tell(source, Kind.SOURCE_GONE, "it was listed and is there no more")
+            self._report(source, Kind.SOURCE_GONE, "it was listed, but no longer exists")
         elif there is None:
-            self._tell(source, Kind.SOURCE_CHANGED, "it is not what was listed any more: run again")
+            self._report(source, Kind.SOURCE_CHANGED, "it has changed since it was listed: run again")
         else:
             self._judge(source, compare(source.md5, here, there), count)
 
@@ -197,18 +201,20 @@ class Migration:
         if comparison is Comparison.SAME:
             self._shared_counts.add(count, source)
         elif comparison is Comparison.DIFFERENT:
-            self._tell(source, Kind.CONFLICT, "another content stands in the target; it was not overwritten")
+            self._report(source, Kind.CONFLICT, "the target holds another content; it was not overwritten")
         else:
-            self._tell(
-                source, Kind.UNPROVEN, "an object of the same size stands in the target, and no SHA-256 tells more"
+            self._report(
+                source,
+                Kind.UNPROVEN,
+                "the target holds an object of the same size, and without a SHA-256 the two cannot be compared",
             )
 
     def _retrying(self, request: Callable[[], T], faults: list[str]) -> T:
-        """The result of a request, which waits for its turn. What its failed tries said goes to `faults`."""
+        """The result of a request, which waits for its turn. `faults` collects the errors of failed tries."""
 
         def attempt() -> T:
             if self._stopping.is_set():
-                raise Stopped("the run is being ended")
+                raise Stopped("the run is stopping")
             with self._pace.turn() as turn:
                 try:
                     return request()
@@ -226,22 +232,22 @@ class Migration:
         if too_many:
             raise GivenUp(f"{MAX_FAILURES_IN_A_ROW} copies in a row failed, the last one: {error}")
 
-    def _tell(self, source: Stored, kind: Kind, reason: str) -> None:
+    def _report(self, source: Stored, kind: Kind, reason: str) -> None:
         with self._lock:
-            self._told.add(source.md5)
+            self._reported.add(source.md5)
         target = self._target.address(source.md5).s3_url
         self._tools.report.add(Entry(kind, source.address.s3_url, reason, target))
 
-    def _tell_retried(self, source: Stored, faults: list[str]) -> None:
+    def _report_retried(self, source: Stored, faults: list[str]) -> None:
         if faults:
             target = self._target.address(source.md5).s3_url
             reason = f"{len(faults)} tries failed, the last one: {faults[-1]}"
             self._tools.report.add(Entry(Kind.RETRIED, source.address.s3_url, reason, target))
 
-    def _tell_fault(self, fault: Fault) -> None:
+    def _report_fault(self, fault: Fault) -> None:
         self._tools.report.add(Entry(fault.kind, fault.address.s3_url, fault.reason))
 
-    def _tell_unread(self, bucket: str, error: StoreError) -> None:
+    def _report_unread(self, bucket: str, error: StoreError) -> None:
         self._tools.report.add(Entry(Kind.UNREAD_BUCKET, ObjectAddress(bucket, "").s3_url, str(error)))
 
     @contextmanager
@@ -250,7 +256,7 @@ class Migration:
             try:
                 yield pool
             except BaseException:
-                # Before the pool waits for what is under way.
+                # Before the pool waits for work in progress.
                 self._stopping.set()
                 raise
 

@@ -1,4 +1,4 @@
-"""The arguments of `md5s3stash-migrate`, as values; every fault is told at once."""
+"""The arguments of `md5s3stash-migrate` as values; all errors are reported together."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ examples:
   md5s3stash-migrate --from multibucket:my-base --to simple:my-bucket/originals --dry-run
   md5s3stash-migrate --from multibucket:my-base --to simple:my-bucket/originals --report report.jsonl
 
-Copies inside S3, never deletes and never overwrites. Stopped and started again it goes on where it was.
+Copies inside S3, never deletes and never overwrites. Running it again resumes after an interruption.
 
-exit status: 0 every object of the source is in the target, verified, and nothing was wrong; 1 something was, by name;
-2 the arguments or settings are wrong; 130 interrupted. With --dry-run or --batch-manifest, 0 says that nothing was
-wrong.
+exit status: 0 every object of the source is in the target, verified, and there were no faults; 1 there were faults,
+which are listed; 2 the arguments or settings are wrong; 130 interrupted. With --dry-run or --batch-manifest, 0 means
+no faults.
 
 environment: S3_ENDPOINT and the AWS_... variables of boto3.
 """
@@ -38,7 +38,7 @@ environment: S3_ENDPOINT and the AWS_... variables of boto3.
 
 @dataclass(frozen=True, slots=True)
 class BatchJobOptions:
-    """What --batch-create needs besides the manifests."""
+    """The options that --batch-create needs besides the manifests."""
 
     role: Role
     place: ObjectAddress
@@ -65,21 +65,43 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM, description="copies a stash from one set of buckets to another, inside S3", epilog=_EPILOG
     )
     side = "SCHEME:BASE"
-    parser.add_argument("--from", dest="source", required=True, metavar=side, help="multibucket:BASE or simple:BUCKET")
-    parser.add_argument("--to", dest="target", required=True, metavar=side, help="as --from; a key prefix may follow")
-    parser.add_argument("--dry-run", action="store_true", help="only count, and estimate what the requests cost")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write failures and retries to FILE as JSON lines")
-    parser.add_argument("--jobs", type=_number(1, 256), default=64, metavar="N", help="copies at once, at most (64)")
-    parser.add_argument("--attempts", type=_number(1, 100), default=10, metavar="N", help="tries for a request (10)")
-    parser.add_argument("--batch-manifest", type=Path, metavar="FILE", help="copy nothing, write what is to be copied")
-    parser.add_argument("--batch-create", action="store_true", help="create S3 Batch Operations jobs of the manifests")
-    parser.add_argument("--batch-role", metavar="ARN", help="the role that these jobs work as")
-    parser.add_argument("--batch-bucket", metavar="BUCKET/PREFIX", help="where manifests and the jobs' reports go")
     parser.add_argument(
-        "--price-per-1000", type=_price, default=PRICE_PER_1000, metavar="USD", help="COPY and LIST requests (0.005)"
+        "--from", dest="source", required=True, metavar=side, help="source: multibucket:BASE or simple:BUCKET/PREFIX"
     )
     parser.add_argument(
-        "--price-per-gb", type=_price, default=PRICE_PER_GB, metavar="USD", help="moved; 0 within a region, else ~0.02"
+        "--to", dest="target", required=True, metavar=side, help="target: multibucket:BASE or simple:BUCKET/PREFIX"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only count objects, and estimate the cost of the requests"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write failures and retries to FILE as JSON lines")
+    parser.add_argument(
+        "--jobs", type=_number(1, 256), default=64, metavar="N", help="run at most N copies at once (64)"
+    )
+    parser.add_argument(
+        "--attempts", type=_number(1, 100), default=10, metavar="N", help="try a request at most N times (10)"
+    )
+    parser.add_argument(
+        "--batch-manifest", type=Path, metavar="FILE", help="copy nothing; write the objects to copy to FILE"
+    )
+    parser.add_argument(
+        "--batch-create", action="store_true", help="create S3 Batch Operations jobs from the manifests"
+    )
+    parser.add_argument("--batch-role", metavar="ARN", help="IAM role of these jobs")
+    parser.add_argument("--batch-bucket", metavar="BUCKET/PREFIX", help="place for the manifests and the jobs' reports")
+    parser.add_argument(
+        "--price-per-1000",
+        type=_price,
+        default=PRICE_PER_1000,
+        metavar="USD",
+        help="price of 1000 COPY or LIST requests (0.005)",
+    )
+    parser.add_argument(
+        "--price-per-gb",
+        type=_price,
+        default=PRICE_PER_GB,
+        metavar="USD",
+        help="price per GB copied (0; between regions ~0.02)",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
     parser.add_version()
@@ -106,7 +128,7 @@ def _price(text: str) -> float:
 
 
 def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-    """The arguments, checked. Raises SettingsError with a line for each fault."""
+    """The arguments, checked. Raises SettingsError with a line for each error."""
     faults = Faults()
     with faults.noted():
         settings = load({"s3": S3Settings}, environ, arguments.config, others_allowed=True)
@@ -116,7 +138,7 @@ def read_options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> O
         target = parse_side("--to", arguments.target)
     with faults.noted():
         batch = _batch(arguments)
-    faults.tell()
+    faults.raise_any()
     require_apart(source, target)
     if arguments.batch_manifest:
         from md5s3stash_migrate.manifest import target_key_prefix

@@ -1,5 +1,5 @@
-"""How many copies are under way at once: halved when the store asks to slow down, raised by one for each full round
-that went well. What TCP does, for the same reason: the rate that the store will bear is not known, and it changes.
+"""How many copies run at once: halved when the store asks to slow down, raised by one after each full round of
+successes. TCP does the same, for the same reason: the rate that the store accepts is not known, and it changes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Turn:
-    """One request. `throttled` is set where the store asked to slow down."""
+    """One request. `throttled` is set if the store asked to slow down."""
 
     epoch: int
     throttled: bool = False
@@ -31,12 +31,12 @@ class Pace:
 
     @property
     def limit(self) -> int:
-        """How many turns there are at this moment."""
+        """The current limit."""
         return self._limit
 
     @contextmanager
     def turn(self) -> Iterator[Turn]:
-        """Waits until one is free."""
+        """Waits for a free turn."""
         with self._changed:
             self._changed.wait_for(lambda: self._under_way < self._limit)
             self._under_way += 1
@@ -51,7 +51,7 @@ class Pace:
 
     def _adapt(self, turn: Turn) -> None:
         if turn.throttled:
-            # Those that began before the last cut only tell what it was made for.
+            # A turn that began before the last cut met the load that caused it.
             if turn.epoch == self._epoch:
                 self._limit = max(1, self._limit // 2)
                 self._epoch += 1

@@ -1,4 +1,4 @@
-"""What to do with an object of the source, from what both LISTs tell of it; pure."""
+"""What to do with an object of the source, decided from both LISTs; pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from md5s3stash_migrate.listing import Stored
 
 
 class Step(StrEnum):
-    """`COMPARE`: LIST alone cannot tell whether the two are the same; a HEAD of each may."""
+    """`COMPARE`: LIST cannot show whether the two are the same; a HEAD of each may."""
 
     COPY = "copy"
     PRESENT = "present"
@@ -17,7 +17,7 @@ class Step(StrEnum):
 
 
 class Comparison(StrEnum):
-    """What two HEADs show."""
+    """The result of two HEADs."""
 
     SAME = "same"
     DIFFERENT = "different"
@@ -25,8 +25,8 @@ class Comparison(StrEnum):
 
 
 def step_for(source: Stored, standing: Stored | None) -> Step:
-    """The source's own ETag is its md5, or it is made of parts. A copy of it in one request has the md5 as its ETag,
-    a copy in the same parts has the same ETag.
+    """The source's ETag is its md5, unless it is a multipart object. A copy of it in one request has the md5 as its
+    ETag, a copy in the same parts has the same ETag.
     """
     if standing is None:
         return Step.COPY
@@ -36,7 +36,7 @@ def step_for(source: Stored, standing: Stored | None) -> Step:
 
 
 def compare(md5: str, here: StoredObject, there: StoredObject) -> Comparison:
-    """Whether what stands in the target is the source's content, from a HEAD of each."""
+    """Whether the target's object has the source's content, from a HEAD of each."""
     if there.size_bytes != here.size_bytes:
         return Comparison.DIFFERENT
     if there.md5 is not None:

@@ -1,6 +1,4 @@
-"""A pool of threads that takes no more work than it can soon do, so that the thread that feeds it from a list of
-millions waits for it.
-"""
+"""A thread pool with a bounded queue: the thread that feeds it from a list of millions waits for a place."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ _AHEAD = 4
 
 
 class BoundedPool:
-    """As a context manager it waits for all work at its end; after an error it drops what has not begun."""
+    """A context manager: at its end it waits for all work; after an error it drops the work that has not begun."""
 
     def __init__(self, jobs: int) -> None:
         self._executor = ThreadPoolExecutor(jobs, thread_name_prefix="copy")
@@ -23,7 +21,7 @@ class BoundedPool:
         self._error: BaseException | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Waits for a place. Raises what earlier work raised."""
+        """Waits for a place. Raises the error of earlier work."""
         self._places.acquire()
         self._raise_error()
         self._executor.submit(work).add_done_callback(self._done)

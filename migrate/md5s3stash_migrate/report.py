@@ -1,4 +1,4 @@
-"""What a run found, by name: one JSON object a line, and the count of each kind. Safe to share between threads."""
+"""The findings of a run: one JSON object per line, and the count of each kind. Safe to share between threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 
 class Kind(StrEnum):
-    """What can become of an object besides being copied, or being there; the faults of `md5s3stash.audit` besides."""
+    """What can happen to an object except that it is copied or already there; also the faults of `md5s3stash.audit`."""
 
     CONFLICT = "conflict"
     UNPROVEN = "unproven"
@@ -21,12 +21,12 @@ class Kind(StrEnum):
     FAILED = "failed"
     MISSING = "missing"
     UNREAD_BUCKET = "unread-bucket"
-    # No fault: the copy succeeded in the end.
+    # Not a fault: the copy succeeded in the end.
     RETRIED = "retried"
 
 
 class Entry(NamedTuple):
-    """Something that happened to an object. `target` is where it belongs, where that is known."""
+    """An event of an object. `target` is where the object belongs, if that is known."""
 
     kind: str
     s3_url: str
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 class Report:
-    """Writes entries as they come; `show` gets those that are faults."""
+    """Writes entries as they come, and passes faults to `show`."""
 
     def __init__(self, stream: IO[str] | None, show: Callable[[Entry], None]) -> None:
         self._stream = stream
@@ -56,12 +56,12 @@ class Report:
                 self._show(entry)
 
     def end(self, summary: Mapping[str, Any]) -> None:
-        """The last line of the file: everything that was counted."""
+        """Writes the last line of the file: all counts."""
         with self._lock:
             self._write({"summary": dict(summary)})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._stream is not None:
             self._stream.write(json.dumps(line) + "\n")
-            # A run that is killed leaves what it has found.
+            # A killed run leaves all its findings.
             self._stream.flush()

@@ -1,6 +1,6 @@
 """Creates the jobs of S3 Batch Operations, through the S3 control API.
 
-A job waits for a person's confirmation, since it costs money and overwrites what was written to the target since its
+A job waits for a person's confirmation, because it costs money and overwrites objects written to the target after its
 manifest.
 """
 
@@ -33,7 +33,7 @@ class Role:
 
     @classmethod
     def parse(cls, arn: str) -> Role:
-        """Raises SettingsError where it is not a role's ARN."""
+        """Raises SettingsError if it is not a role's ARN."""
         found = _ROLE.fullmatch(arn)
         if found is None:
             raise SettingsError(f"--batch-role {arn!r} is not of the form arn:aws:iam::123456789012:role/NAME")
@@ -44,8 +44,8 @@ class Role:
 
 
 class BatchJobs:
-    """Puts manifests into a bucket and makes a job of each. `endpoint` is what S3_ENDPOINT may be; the S3 control API
-    is found as boto3 finds it (the region, or AWS_ENDPOINT_URL_S3_CONTROL).
+    """Puts manifests into a bucket and creates a job for each. `endpoint` is what S3_ENDPOINT may be; boto3 finds the
+    S3 control API (by region, or AWS_ENDPOINT_URL_S3_CONTROL).
     """
 
     def __init__(self, endpoint: str | None, role: Role, place: ObjectAddress) -> None:
@@ -59,7 +59,7 @@ class BatchJobs:
             raise SettingsError(f"no S3 control client can be made from the AWS settings: {error}") from error
 
     def create(self, manifest: Manifest, key_prefix: str | None) -> str:
-        """The id of the job. Asked for twice with the same manifest, S3 answers with the first one.
+        """Creates a job and returns its id. For the same manifest again, S3 returns the first job's.
 
         Raises StoreUnavailable and StoreRefused.
         """

@@ -1,8 +1,8 @@
-"""Copies an object inside the store, through libcurl where it can and in parts where one request cannot.
+"""Copies an object inside the store, through libcurl if possible, and in parts if it is too large for one request.
 
-Two conditions go with each copy: the source is still the object that was listed (x-amz-copy-source-if-match), and
-nothing stands at the target (If-None-Match, which S3 knows for copies since October 2025; where a store answers 501 to
-it, what LIST told has to do). Content-Type, Cache-Control and metadata are kept, and S3 is asked to store the SHA-256.
+Two conditions go with each copy: the source is still the object that was listed (x-amz-copy-source-if-match), and the
+target has no such object (If-None-Match, which S3 accepts for copies since October 2025; if a store answers 501 to it,
+the LIST must be enough). Content-Type, Cache-Control and metadata are kept, and S3 is asked to store the SHA-256.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Throttled(StoreUnavailable):
 
 
 class Copied(StrEnum):
-    """How a copy ended. `TAKEN`: something stands at the target, or the source is not what was listed: S3's 412 does
-    not tell which. `WRONG`: the store made something else of it.
+    """How a copy ended. `TAKEN`: the target has an object, or the source has changed since it was listed: S3's 412
+    means either. `WRONG`: the copy has another md5.
     """
 
     DONE = "done"
@@ -67,7 +67,7 @@ class CopyLimits:
 
 
 class Copier:
-    """Copies, each object once; trying again is the caller's. Safe to share between threads.
+    """Copies each object once; the caller retries. Safe to share between threads.
 
     `endpoint` is what S3_ENDPOINT may be, `session` a boto3 session.
     """
@@ -126,13 +126,14 @@ class Copier:
             answer = copy_in_parts(self._connection.client, source, target, self._limits.parts)
         except ANSWER_ERRORS as error:
             return _refused(error, target)
-        # Its ETag is one of parts, which was checked against the parts; only a copy in one request has the md5.
+        # Its ETag is that of a multipart object and was checked against the parts; only a copy in one request has the
+        # md5.
         return _Answer(200, "", source.etag, is_kms(answer))
 
 
 def _curl_headers(source: Stored, left_out: frozenset[Guard]) -> dict[str, str]:
     return {
-        # libcurl would send that of a form.
+        # libcurl would send the type of a form.
         "Content-Type": "",
         "x-amz-content-sha256": _EMPTY.sha256,
         "x-amz-copy-source": quote(f"{source.address.bucket}/{source.address.key}", safe="/-_.~"),
@@ -158,7 +159,8 @@ def _refused(error: Exception, target: ObjectAddress) -> _Answer:
 
 def _outcome(answer: _Answer, source: Stored, target: ObjectAddress) -> Copied:
     if answer.status == 200 and not answer.code:
-        # Stores other than S3 may keep the ETag of parts. In a bucket that encrypts with KMS it is not an md5.
+        # Other stores than S3 may keep the source's multipart ETag. In a bucket that encrypts with KMS the ETag is not
+        # an md5.
         right = answer.kms or answer.etag.lower() in (source.md5, source.etag)
         return Copied.DONE if right else Copied.WRONG
     if answer.status == 412:
@@ -167,5 +169,5 @@ def _outcome(answer: _Answer, source: Stored, target: ObjectAddress) -> Copied:
         return Copied.SOURCE_GONE
     if answer.status in _THROTTLED_STATUSES or answer.code in _THROTTLED_CODES:
         raise Throttled(f"{target.s3_url}: the store answered {answer.status} {answer.code}".rstrip())
-    # A copy that fails after it began is told in the body of a 200 (AWS, "CopyObject").
+    # If a copy fails after it began, the body of a 200 says so (AWS, "CopyObject").
     raise store_error(target.s3_url, 500 if answer.status == 200 else answer.status, answer.code)

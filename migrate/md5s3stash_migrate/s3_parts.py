@@ -1,7 +1,7 @@
-"""A copy in parts, for objects above what S3 copies in one request. Server-side like any other copy.
+"""A copy in parts, for objects too large for one request. Server-side like any other copy.
 
-The parts are cut as the source's were where that can be found out: then the copy has the source's ETag, and a LIST
-shows ever after that the two are the same.
+The parts get the sizes of the source's parts, if those can be found out: the copy then has the source's ETag, and every
+later LIST shows that the two are the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from md5s3stash_migrate.listing import Stored
 
 _PARTS_AT_ONCE = 8
 
-# CopyObject keeps all of these by itself; an upload has to be told them.
+# CopyObject keeps all of these by itself; an upload has to set them.
 _KEPT = (
     "ContentType",
     "CacheControl",
@@ -41,7 +41,7 @@ _KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
-    """`part_bytes`: the size of a part where the source's own cannot be kept."""
+    """`part_bytes`: the size of a part if the source's own cannot be kept."""
 
     part_bytes: int = 512 * 1024**2
     min_part_bytes: int = 5 * 1024**2
@@ -49,8 +49,8 @@ class PartLimits:
 
 
 def copy_in_parts(client: Any, source: Stored, target: ObjectAddress, limits: PartLimits) -> Mapping[str, Any]:
-    """The answer to the completion. Nothing is left behind where it fails. Raises botocore's errors, and
-    DigestMismatch where the ETag is not that of the parts.
+    """The answer to the completion. After an error no parts remain. Raises botocore's errors, and DigestMismatch if the
+    ETag is not that of the parts.
     """
     place = {"Bucket": source.address.bucket, "Key": source.address.key}
     head = client.head_object(**place, IfMatch=f'"{source.etag}"')
@@ -65,7 +65,7 @@ def copy_in_parts(client: Any, source: Stored, target: ObjectAddress, limits: Pa
         abort(client, upload)
         raise
     if not etag_of(answer):
-        # Ceph's answer to a completion that is repeated.
+        # Ceph's answer to a repeated completion has no ETag.
         answer = client.head_object(Bucket=target.bucket, Key=target.key)
     _require_etag_of(parts, answer, target)
     return answer
@@ -79,7 +79,7 @@ def _complete(client: Any, upload: Mapping[str, str], parts: list[dict[str, Any]
     except ClientError as error:
         if not is_unknown_header(status_of(error), code_of(error)):
             raise
-    # What LIST told has to do.
+    # The store has no conditional copy: the LIST must be enough.
     unconditional: Mapping[str, Any] = client.complete_multipart_upload(**request)
     return unconditional
 
@@ -95,7 +95,7 @@ def _part_bytes(client: Any, place: Mapping[str, str], source: Stored, limits: P
 
 
 def ranges(size_bytes: int, part_bytes: int) -> Iterator[str]:
-    """The ranges of the parts, as x-amz-copy-source-range has them."""
+    """The ranges of the parts, in the form of x-amz-copy-source-range."""
     for start in range(0, size_bytes, part_bytes):
         yield f"bytes={start}-{min(start + part_bytes, size_bytes) - 1}"
 

@@ -1,4 +1,4 @@
-"""Where a migration comes from and where it goes, as the command line names it: `{scheme}:{bucket base}`."""
+"""Source and target of a migration, as the command line names them: `{scheme}:{bucket base}`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from md5s3stash.scheme import BucketBase
 
 
 def parse_side(option: str, text: str) -> BucketBase:
-    """The base behind `multibucket:BASE` or `simple:BUCKET/prefix`. Raises SettingsError with what is allowed."""
+    """The base behind `multibucket:BASE` or `simple:BUCKET/prefix`. Raises SettingsError that says what is allowed."""
     scheme, colon, base = text.partition(":")
     if not colon:
         raise SettingsError(f"{option} {text!r}: write multibucket:BASE or simple:BUCKET/prefix")
@@ -19,11 +19,11 @@ def parse_side(option: str, text: str) -> BucketBase:
 
 
 def require_apart(source: BucketBase, target: BucketBase) -> None:
-    """Raises SettingsError where both are one place."""
+    """Raises SettingsError if both are the same place."""
     if source == target:
         raise SettingsError("--from and --to are the same place: there is nothing to migrate")
 
 
 def not_of_source(source: BucketBase, target: BucketBase) -> tuple[str, ...]:
-    """Key prefixes in the source's bucket that are the target's: what is copied there is not to be copied again."""
+    """Key prefixes in the source's bucket that belong to the target: objects copied there must not be copied again."""
     return nested_prefixes(source, (target,))

@@ -371,7 +371,7 @@ def test_an_interrupt_ends_the_run_soon_with_130(jobs: str, cli: Cli, origin: Or
             process.send_signal(signal.SIGINT)
             assert process.wait(SECONDS) == 130
             assert time.monotonic() - started < 10
-            assert process.stderr.read() == b"md5s3stash: interrupted: what was printed is stashed\n"
+            assert process.stderr.read() == b"md5s3stash: interrupted: the sources printed so far are stashed\n"
         finally:
             process.kill()
 

@@ -49,11 +49,23 @@ def test_body_is_left_in_the_file() -> None:
             [b"transfer-encoding: gzip, chunked\r\n"],
         ),
         ([b"Set-Cookie: a=1\r\n", b"Set-Cookie: b=2\r\n"], [b"set-cookie: a=1\r\n", b"set-cookie: b=2\r\n"]),
+        ([b"Retry-After: 5\r\n", b"Retry-After: 6\r\n"], [b"retry-after: 5\r\n"]),
+        ([b"Connection: x\r\n", b"Connection: close\r\n"], [b"connection: x, close\r\n"]),
+        ([b'ETag: "a"\r\n', b'ETag: "a"\r\n', b'ETag: "b"\r\n'], [b'etag: "a", "b"\r\n']),
+        ([b"ETag: " + b"x" * 65_000 + b"\r\n"], []),
+        ([b"Set-Cookie: " + b"x" * 4097 + b"\r\n", b"Set-Cookie: a=1\r\n"], [b"set-cookie: a=1\r\n"]),
         ([b"Date: now\r\n", b"no header\r\n", b": x\r\n"], []),
     ],
 )
 def test_lines_are_settled_by_name(lines: list[bytes], understood: list[bytes]) -> None:
     assert lines_for_http_client(lines) == understood
+
+
+def test_lines_are_never_more_than_http_client_reads() -> None:
+    names = (b"Set-Cookie", b"Connection", b"Content-Type", b"ETag", b"Keep-Alive")
+    lines = lines_for_http_client(b"%s: %d\r\n" % (name, number) for name in names for number in range(500))
+    assert len(lines) <= 100
+    assert all(len(line) <= 65_536 for line in lines)
 
 
 @pytest.mark.parametrize("lines", [[b"Content-Length: 5, 6\r\n"], [b"Content-Length: 5\r\n", b"Content-Length: 6\r\n"]])

@@ -195,6 +195,17 @@ def test_url_of_another_form_is_refused_without_repeating_a_password(url: str) -
             "http://h/?X-Amz-Signature=...&x=1&AWSAccessKeyId=...",
         ),
         ("http://h/\x1b[31m", "http://h/?[31m"),
+        ("http://h/a#access_token=hunter2", "http://h/a"),
+        ("http://h/?%74oken=hunter2&x=1", "http://h/?%74oken=...&x=1"),
+        ("http://h/?x=1;token=hunter2", "http://h/?x=..."),
+        ("http://h/?to=https://g/?token=hunter2", "http://h/?to=..."),
+        ("http://h/?to=https%3A%2F%2Fg%2F%3Ftoken%3Dhunter2", "http://h/?to=..."),
+        ("http://h/?hdnea=exp=1~hmac=hunter2&Policy=hunter2&x=1", "http://h/?hdnea=...&Policy=...&x=1"),
+        (
+            "http://h/?auth=hunter2&pwd=hunter2&jwt=hunter2&session=hunter2",
+            "http://h/?auth=...&pwd=...&jwt=...&session=...",
+        ),
+        ("http://h/?page=2&author=x&width=3", "http://h/?page=2&author=x&width=3"),
     ],
 )
 def test_printable_url_holds_no_credential_and_no_control_character(url: str, shown: str) -> None:

@@ -37,6 +37,10 @@ MEANT = (
     Difference(
         "encodings", r"packed as (br|zstd|deflate|x?-?compress|bzip2|xz|lzma|dcb|gzip, br)", "not what was published"
     ),
+    Difference(
+        "encodings", r"not packed as .*", "what is not compressed as it says is damaged, or another compression"
+    ),
+    Difference("locations", r".*(//u:p@|//u@).*", "a URL that contains a password is refused (docs/security.md)"),
     Difference("locations", r".*/a\[b\].*", "brackets in a path are escaped, as RFC 3986 asks"),
     Difference(
         "locations", r".*'http:/?b'", "relative to the same scheme, as browsers take it (RFC 3986, section 5.2.2)"

@@ -112,6 +112,24 @@ def test_headers_of_a_file_go_to_their_origin_and_to_no_other(
     assert KEY not in repr(rules)
 
 
+@pytest.mark.parametrize(
+    ("url", "is_sent"),
+    [
+        ("https://b\u00fccher.example/a", True),
+        ("https://BU\u0308CHER.example:443/a", True),
+        ("https://xn--bcher-kva.example/a", True),
+        ("https://b\u00fccher.example:444/a", False),
+        ("http://b\u00fccher.example/a", False),
+        ("https://bucher.example/a", False),
+        ("https://fa\u00df.example/", False),
+    ],
+)
+def test_headers_go_to_a_host_beyond_ascii_under_both_of_its_names(url: str, is_sent: bool, tmp_path: Path) -> None:
+    text = f"https://xn--bcher-kva.example X-Api-Key: {KEY}\nhttps://fass.example X-Api-Key: {KEY}\n"
+    rules = OriginRules(headers=read_headers(headers_file(tmp_path, text)))
+    assert ("X-Api-Key" in rules.headers_for(url)) is is_sent
+
+
 @pytest.mark.parametrize("answer", [Reply(403), Reply(302, headers={"Location": "http://[::1"}), Reply(500)])
 def test_headers_are_in_no_error(answer: Reply, secure: Origin, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
@@ -130,6 +148,7 @@ def test_headers_are_in_no_error(answer: Reply, secure: Origin, caplog: pytest.L
         f"https://localhost?{KEY} X: y", f"https://u:{KEY}@localhost X: y", f"ftp://localhost X: {KEY}",
         f"https://localhost Host: {KEY}", f"https://localhost Content-length: {KEY}", f"https://localhost X {KEY}: y",
         f"https://localhost If-None-Match: {KEY}", f"https://localhost X: {KEY}\x7f", "https://localhost X:",
+        f"https://b\u00fccher.example X: {KEY}", f"https://localhost X: \xe9{KEY}",
         f"https://localhost Accept-Encoding: {KEY}", f"https://[::1 X: {KEY}", f"https://localhost X: {KEY}\r\x01",
     ],
 )  # fmt: skip

@@ -400,6 +400,32 @@ def test_store_that_is_down_is_not_taken_for_one_that_lacks_the_content(fetcher:
     assert len(origin.requests) == 1
 
 
+class StoreWithoutLooks(MemoryObjectStore):
+    """Refuses a HEAD of what is not there, as S3 does to a role without s3:ListBucket."""
+
+    def head(self, address: ObjectAddress) -> StoredObject | None:
+        if address not in self.objects:
+            raise StoreRefused("403", 403)
+        return super().head(address)
+
+    def put(
+        self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None = None
+    ) -> PutOutcome:
+        behind = MemoryObjectStore()
+        behind.objects = self.objects
+        return behind.put(address, content, mime_type, progress)
+
+
+def test_role_that_may_not_list_the_bucket_downloads_what_its_base_lacks(fetcher: Fetcher, origin: Origin) -> None:
+    url = origin.answer("/a", conditional(b"picture", '"1"'))
+    store = StoreWithoutLooks()
+    one, two = of_bases(store, fetcher, Caches({}, {}), "one", "two")
+    one.stash(url)
+
+    assert two.stash(url).outcome is StashOutcome.STORED
+    assert len(store.objects) == 2
+
+
 @pytest.mark.parametrize(
     "entry",
     [("s3://two/other", "image/png", (1, 1)), ("s3://two/" + "0" * 32, "image/png", (1, 1)), ("", "", ()), None],

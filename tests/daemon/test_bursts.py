@@ -28,7 +28,7 @@ from md5s3stash_daemon.spool.entry import due_after
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.scan import SpoolScan
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.spool.waiting import Waiting
+from md5s3stash_daemon.spool.waiting import WaitingFiles
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until
@@ -197,7 +197,7 @@ def calls_for_first_batches(directory: Path, waiting: int, calls: Counter[str]) 
     spool = Spool(directory)
     spool.create()
     drop_all(directory / "incoming", 0, waiting)
-    intake = SpoolScan(spool, Completeness(Completed(), settle_seconds=0), Waiting())
+    intake = SpoolScan(spool, Completeness(Completed(), settle_seconds=0), WaitingFiles())
     # A folder of an earlier test that was left open is closed now, and not among these.
     gc.collect()
     calls.clear()
@@ -228,7 +228,7 @@ def test_files_that_are_put_off_together_share_a_few_boxes(tmp_path: Path) -> No
     drop_all(tmp_path / "incoming", 0, 256)
     delays = RetryPolicy(first_delay_seconds=3600, max_delay_seconds=3600, jitter=0.5)
     now = 1_700_000_000.0
-    intake = SpoolScan(spool, Completeness(Completed(), settle_seconds=0), Waiting())
+    intake = SpoolScan(spool, Completeness(Completed(), settle_seconds=0), WaitingFiles())
     intake.start_pass()
 
     for number, entry in enumerate(intake.take(256)):
@@ -242,7 +242,7 @@ def test_files_that_are_put_off_together_share_a_few_boxes(tmp_path: Path) -> No
 def test_a_batch_tells_the_time_of_its_first_claim_however_long_nothing_came(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.create()
-    intake = SpoolScan(spool, Completeness(Completed(), settle_seconds=0), Waiting())
+    intake = SpoolScan(spool, Completeness(Completed(), settle_seconds=0), WaitingFiles())
     ages, boxes = [], []
     for name in ("first", "second", "third"):
         # Passes that find nothing, and files that came and went.

@@ -60,7 +60,7 @@ def test_headers_of_origins_are_checked_and_not_shown(tmp_path: Path) -> None:
     headers.write_text("museum.example X-Api-Key: s3cret\n")
     done = check(told)
     assert done.returncode == 2
-    assert done.stderr == f"md5s3stashd: {headers}: line 1: https://HOST NAME: VALUE is needed\n"
+    assert done.stderr == f"md5s3stashd: {headers}: line 1: the line must have the form https://HOST NAME: VALUE\n"
 
 
 def test_every_fault_is_told_at_once_with_its_key_and_what_is_allowed(tmp_path: Path) -> None:

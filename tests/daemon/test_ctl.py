@@ -642,6 +642,19 @@ def test_export_of_many_names_comes_in_batches_and_misses_none(site: Site) -> No
         (["status", "--config", "/nowhere.toml"], {}, "no such settings file"),
         (["--config", "/nowhere.toml", "status"], {}, "no such settings file"),
         (["verify"], {"BUCKET_BASE": ""}, "BUCKET_BASE is not set"),
+        # With a spool that is not there as well.
+        (["status"], {"REDIS_URL": "", "SPOOL_DIR": "/nowhere"}, "REDIS_URL is not set"),
+        (["status"], {"REDIS_URL": "redis:/x:y", "SPOOL_DIR": "/nowhere"}, "REDIS_URL is not a Redis URL"),
+        (["retry"], {"SPOOL_DIR": "/nowhere"}, "either names or --all"),
+        (["hold", "--all", "x"], {"SPOOL_DIR": "/nowhere"}, "either names or --all"),
+        (["release"], {"SPOOL_DIR": "/nowhere"}, "either names or --all"),
+        (["remove-ignored"], {"SPOOL_DIR": "/nowhere"}, "either names or --all"),
+        # Bytes that are not UTF-8.
+        (["list", "--state", os.fsdecode(b"a\xff")], {}, r"invalid choice: 'a\xff'"),
+        (["list", "--limit", os.fsdecode(b"\xff\xfe")], {}, r"'\xff\xfe' is not a whole number"),
+        ([os.fsdecode(b"\xff")], {}, r"invalid choice: '\xff'"),
+        ([r"\udcff"], {}, r"invalid choice: '\\udcff'"),
+        (["forget", os.fsdecode(b"\xff")], {}, r"'\xff' is not an md5"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_two(

@@ -153,6 +153,36 @@ def test_sighup_with_wrong_settings_keeps_the_old_ones(site: Site, systemd: Noti
         wait_until(lambda: "x" in site.names(), "still at work")
 
 
+@pytest.mark.parametrize("start", range(3))
+def test_sighup_from_the_first_import_to_the_end_kills_no_daemon_and_is_remembered(
+    site: Site, systemd: NotifySocket, start: int
+) -> None:
+    with Daemon(site, {"NOTIFY_SOCKET": systemd.address}) as daemon:
+        wait_until(lambda: is_sighup_blocked(Path(f"/proc/{daemon.process.pid}")), "its main has begun")
+        wait_until(lambda: sent_sighup(daemon) and bool(systemd.received("READY")), "ready")
+        wait_until(lambda: "settings reloaded changed=none" in daemon.output(), "reloaded")
+        keys = [key for message in systemd.messages for key in message]
+        assert keys.index("READY") < keys.index("RELOADING"), "not ready because of a reload"
+
+        daemon.process.terminate()
+        wait_until(lambda: sent_sighup(daemon) and daemon.process.poll() is not None, "the end")
+        assert daemon.process.returncode == 0
+
+
+def sent_sighup(daemon: Daemon) -> bool:
+    daemon.process.send_signal(signal.SIGHUP)
+    return True
+
+
+def is_sighup_blocked(process: Path) -> bool:
+    """Whether the daemon's main has begun. It must before libcurl is loaded, which is early among its imports."""
+    has_imported = "pycurl" in (process / "maps").read_text()
+    mask = next(line for line in (process / "status").read_text().splitlines() if line.startswith("SigBlk:"))
+    is_blocked = bool(int(mask.split()[1], 16) & 1 << (signal.SIGHUP - 1))
+    assert is_blocked or not has_imported, "SIGHUP would kill a daemon that has begun to import"
+    return is_blocked
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

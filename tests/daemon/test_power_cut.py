@@ -31,7 +31,7 @@ from md5s3stash_daemon.power_cut.power_cut import (
     is_suspect,
     reason_of,
 )
-from md5s3stash_daemon.power_cut.sync import SpoolSync, Waiting
+from md5s3stash_daemon.power_cut.sync import Backlog, SpoolSync
 from md5s3stash_daemon.runtime.liveness import Liveness
 from md5s3stash_daemon.spool.entry import HOLD, Entry
 from md5s3stash_daemon.spool.spool import Spool
@@ -329,7 +329,7 @@ def test_the_spool_is_synced_while_files_wait_and_when_one_is_parked(spool: Spoo
 @given(looks=st.lists(st.sets(st.sampled_from("abc")), max_size=6))
 def test_a_spool_that_keeps_up_is_not_synced_and_a_worker_that_keeps_a_file_waits(looks: list[set[str]]) -> None:
     now: set[str] = set()
-    waiting = Waiting(lambda: -1.0, lambda: now, dict)
+    waiting = Backlog(lambda: -1.0, lambda: now, dict)
     before: set[str] = set()
     for look in looks:
         now = look
@@ -338,8 +338,8 @@ def test_a_spool_that_keeps_up_is_not_synced_and_a_worker_that_keeps_a_file_wait
 
 
 def test_a_long_pass_and_a_service_that_is_down_are_a_reason_to_sync() -> None:
-    assert Waiting(lambda: 1.5, set, dict)()
-    assert Waiting(lambda: -1.0, set, lambda: {"s3": "no answer"})()
+    assert Backlog(lambda: 1.5, set, dict)()
+    assert Backlog(lambda: -1.0, set, lambda: {"s3": "no answer"})()
 
 
 def test_a_disk_that_refuses_a_sync_clears_nobody(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

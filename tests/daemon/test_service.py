@@ -8,13 +8,14 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import odd_metadata, servers
-from tests.support.daemon import Daemon, Site
+from tests.support.daemon import IMPORT_PATH, Daemon, Site
 from tests.support.servers import wait_until
 from tests.support.stores import Keys
 
@@ -249,6 +250,35 @@ def test_a_second_daemon_on_the_spool_exits_with_one_clear_line(site: Site, daem
 
     [line] = second.output().splitlines()
     assert f"another md5s3stashd (process {daemon.process.pid}) serves the spool" in line
+
+
+def test_daemon_starts_once_a_child_of_a_killed_one_has_let_the_lock_go(site: Site) -> None:
+    # As if the daemon had been killed between the fork of a worker and its exec.
+    code = (
+        "import os, subprocess, sys\n"
+        "from pathlib import Path\n"
+        "from md5s3stash_daemon.spool.ownership import lock\n"
+        "held = lock(Path(sys.argv[1]))\n"
+        "subprocess.Popen(['sh', '-c', 'until [ -e go ]; do sleep 0.1; done'], pass_fds=[held])\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    site.spool.mkdir(exist_ok=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, site.spool],
+        cwd=site.directory,
+        env={**os.environ, "PYTHONPATH": IMPORT_PATH},
+        timeout=60,
+    )
+    assert killed.returncode == -9
+
+    site.drop("a", b"a")
+    with Daemon(site) as daemon:
+        descriptors = Path(f"/proc/{daemon.process.pid}/fd")
+        wait_until(lambda: any(link.readlink().name == ".lock" for link in descriptors.iterdir()), "it tries the lock")
+        with pytest.raises(subprocess.TimeoutExpired):
+            daemon.process.wait(1)
+        (site.directory / "go").touch()
+        wait_until(lambda: set(site.names()) == {"a"}, "stashed")
 
 
 def test_a_daemon_refuses_a_mount_point_without_its_volume_and_makes_nothing_there(site: Site) -> None:

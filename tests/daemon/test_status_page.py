@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 import pytest
 import requests
@@ -107,6 +107,26 @@ def test_a_picture_has_a_thumbnail_and_everything_else_its_type(site: Site) -> N
         page = text_of(url)
     assert "<img" not in page
     assert "http.thumbnails_url" in page
+
+
+def test_a_picture_can_be_opened_in_the_viewer_which_is_given_its_name(site: Site) -> None:
+    name = "b\udcffx/<i>&\u202e \N{SNOWMAN}" + "n" * 300 + ".png"
+    log(site, name)
+    log(site, "b.svg", mime_type="image/svg+xml")
+    site.redis.hset(f"{site.prefix}:names", name.encode("utf-8", "surrogateescape"), MD5)
+    site.redis.hset(f"{site.prefix}:hash_cache", MD5, json.dumps([f"s3://b/{MD5}", "image/png", None]))
+    with page_of(site, THUMBNAILS) as url:
+        found = [re.findall(r'href="([^"]*/view/[^"]*)"', text_of(page)) for page in (url, f"{url}?q={MD5}")]
+
+    assert [len(links) for links in found] == [1, 2]
+    for link in found[0] + found[1]:
+        address, _, fragment = html.unescape(link).partition("#")
+        assert address == f"https://thumbs.example.org/small/view/{MD5}"
+        assert link.isascii()
+        given = parse_qs(fragment)["name"][0]
+        assert given.startswith(r"b\xffx/<i>&\u202e " + "\N{SNOWMAN}nnn")
+        assert given.endswith("nnn.png")
+        assert len(given) == 200
 
 
 def test_hostile_values_are_text_wherever_they_stand(site: Site) -> None:

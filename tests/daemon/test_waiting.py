@@ -21,7 +21,7 @@ from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
+from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, WaitingFiles
 from tests.daemon.test_ctl import run
 from tests.daemon.test_metrics import metrics_of
 from tests.support.daemon import Daemon, Site
@@ -155,7 +155,7 @@ def test_what_is_ignored_is_not_the_oldest_that_waits(tmp_path: Path) -> None:
 
 def test_a_line_of_log_a_file_an_hour_and_a_thousand_files_at_most(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    waiting = Waiting(lambda: now)
+    waiting = WaitingFiles(lambda: now)
     for _ in range(3):
         waiting.pass_began()
         for number in range(5000):
@@ -174,7 +174,7 @@ def test_a_line_of_log_a_file_an_hour_and_a_thousand_files_at_most(caplog: pytes
 
 
 def test_a_pass_that_breaks_off_counts_nothing_twice() -> None:
-    waiting = Waiting()
+    waiting = WaitingFiles()
     for _ in range(3):
         waiting.pass_began()
         waiting.note(UNCLAIMABLE, "x", "no")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from md5s3stash.settings import RedisSettings, StashSettings, load
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
+from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.cloudformation import AWS, Stack, read_template
 from tests.support.policies import policy_document
 
@@ -216,7 +218,9 @@ def test_each_box_is_told_what_its_first_boot_needs() -> None:
     assert "METRICS_STACK=stash\n" in spool
     thumbnails = files_of("ThumbnailLaunchTemplate")
     assert "BUCKET_BASE=BUCKET/PREFIX\n" in thumbnails["/etc/md5s3stash/thumbnailer.env"]
-    assert "THUMBNAILER_OPTIONS=--webp --quality=85\n" in thumbnails["/etc/md5s3stash/thumbnailer.env"]
+    (options,) = re.findall("^THUMBNAILER_OPTIONS=(.*)$", thumbnails["/etc/md5s3stash/thumbnailer.env"], re.MULTILINE)
+    assert options.startswith("--webp --public_url=https://Distribution.DomainName --trusted_proxies=")
+    assert options.endswith(" --quality=85")
     assert "THUMBNAILER_SECRET_NAME=/md5s3stash/thumbnailer\n" in thumbnails["/etc/md5s3stash/aws.env"]
 
 
@@ -271,6 +275,38 @@ def test_the_cache_keeps_a_thumbnail_for_the_year_that_it_says_and_no_error_by_d
     assert (policy["MinTTL"], policy["DefaultTTL"], policy["MaxTTL"]) == (0, 0, 365 * 24 * 3600)
     assert {error["ErrorCode"] for error in errors} >= {404, 500, 502, 503, 504}
     assert all(error["ErrorCachingMinTTL"] < 10 for error in errors)
+
+
+def test_pictures_of_iiif_and_the_viewer_are_cached_by_their_path_alone() -> None:
+    behaviours = properties("Distribution")["DistributionConfig"]["CacheBehaviors"]
+    key = properties("IiifCachePolicy")["CachePolicyConfig"]["ParametersInCacheKeyAndForwardedToOrigin"]
+
+    assert [behaviour["PathPattern"] for behaviour in behaviours] == ["/iiif/*", "/view/*"]
+    assert {behaviour["CachePolicyId"]["Ref"] for behaviour in behaviours} == {"IiifCachePolicy"}
+    kept = (key["QueryStringsConfig"], key["HeadersConfig"], key["CookiesConfig"])
+    assert [next(iter(config.values())) for config in kept] == ["none", "none", "none"]
+
+
+def test_links_of_iiif_name_the_host_that_viewers_ask() -> None:
+    named = stack(ViewerDomainName="images.example.org", ViewerCertificateArn="arn")
+
+    assert (
+        "--public_url=https://images.example.org "
+        in named.files("ThumbnailLaunchTemplate")["/etc/md5s3stash/thumbnailer.env"]
+    )
+
+
+def test_a_viewer_is_known_by_the_address_that_cloudfront_saw() -> None:
+    """CloudFront adds the viewer's address to X-Forwarded-For, and the load balancer passes the header on as it is."""
+    attributes = {each["Key"]: each["Value"] for each in properties("LoadBalancer")["LoadBalancerAttributes"]}
+    (options,) = re.findall(
+        "--trusted_proxies=(\\S+)", files_of("ThumbnailLaunchTemplate")["/etc/md5s3stash/thumbnailer.env"]
+    )
+    trusted = [ipaddress.ip_network(network) for network in options.split(",")]
+
+    assert attributes["routing.http.xff_header_processing.mode"] == "preserve"
+    for load_balancer in ("10.1.2.3", "172.31.9.9", "192.168.1.1"):
+        assert client_of(load_balancer, {"X-Forwarded-For": "10.0.0.1, 198.51.100.7"}, trusted) == "198.51.100.7"
 
 
 # --- whoever runs it --------------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def test_only_the_tests_need_a_browser_systemd_networks_and_programs_that_upload
 
     assert "apt-get install -y redis-server\n" in checkout.bootstrap().stdout
     assert (
-        "apt-get install -y redis-server chromium systemd iproute2 openssh-client rsync\n"
+        "apt-get install -y redis-server chromium npm systemd iproute2 openssh-client rsync\n"
         in checkout.bootstrap("--tests").stdout
     )
 

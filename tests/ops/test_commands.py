@@ -50,6 +50,30 @@ def test_version_is_the_name_of_the_command_and_its_release(name: str) -> None:
     assert re.fullmatch(rf"{name} (\d\S*|\(not installed\))\n", done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "shown"),
+    [
+        ("md5s3stash", ["-b", "b", "--loglevel", "\udcff", "x"], r"--loglevel '\xff' is not one of"),
+        ("md5s3stash", ["-b", "b", "--jobs", "\udcff\udcfe", "x"], r"--jobs '\xff\xfe': a whole number"),
+        ("md5s3stash", ["-b", "b\udc80", "x"], r"the bucket base 'b\x80' is not a bucket name"),
+        ("md5s3stash", ["-b", "b", "-s", r"\udcff", "x"], r"the bucket scheme '\\udcff' is not one of"),
+        ("md5s3stash", ["--\udcff"], r"arguments are required: url"),
+        ("md5s3stashd", ["--loglevel", "\udcff"], r"invalid choice: '\xff'"),
+        ("md5s3stash-migrate", ["--from", "a", "--to", "b", "--jobs", "\udcff"], r"'\xff' is not a whole number"),
+        ("md5s3stash-migrate", ["--from", "\udcff:a", "--to", "simple:b"], r"--from '\xff:a'"),
+        ("md5s3stash-thumbnailer", ["--a\udcff=1"], r"unknown option '--a\xff'"),
+    ],
+)
+def test_a_byte_that_is_not_utf_8_is_shown_as_in_every_other_message(
+    name: str, arguments: list[str], shown: str
+) -> None:
+    done = run(name, *arguments)
+
+    assert done.returncode == 2
+    assert shown in done.stderr
+    assert r"'\ud" not in done.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_error_in_the_arguments_is_one_line_that_names_the_command(name: str) -> None:
     done = run(name, "--nonsense=1")

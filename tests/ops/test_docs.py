@@ -44,6 +44,26 @@ def test_every_picture_is_shown_and_every_one_that_is_shown_is_there() -> None:
     assert there > {name for name, _, _ in examples()} > {"clip.jpg"}
 
 
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    texts = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower() for heading in headings)
+    return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", text)) for text in texts}
+
+
+def test_every_heading_that_a_page_links_to_is_there() -> None:
+    pages = {*DOCS.rglob("*.md"), *REPOSITORY.glob("*.md")}
+    links = [
+        (page, (page.parent / to).resolve() if to else page, heading)
+        for page in pages
+        for to, heading in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", page.read_text(encoding="utf-8"))
+    ]
+
+    assert len(links) > 30
+    gone = [(page.name, to.name, heading) for page, to, heading in links if to in pages and heading not in anchors(to)]
+    assert gone == []
+
+
 def test_every_test_that_the_architecture_names_is_there() -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     named = {f"{name}.py" for name in re.findall(r"`([\w/]*\btest_\w+)`", page)}

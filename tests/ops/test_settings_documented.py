@@ -17,7 +17,7 @@ from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.spool.waiting import Waiting
+from md5s3stash_daemon.spool.waiting import WaitingFiles
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -64,7 +64,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     metrics = Metrics()
     metrics.watch_spool(spool, CircuitBreaker({}, RetryPolicy))
     metrics.watch_redis(frozenset)
-    metrics.watch_waiting(Waiting().counts)
+    metrics.watch_waiting(WaitingFiles().counts)
     told = set(re.findall(r"^# TYPE (md5s3stash_\w+) ", metrics.exposition().decode(), re.MULTILINE))
     documented = set(re.findall(r"^\| `(md5s3stash_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
 

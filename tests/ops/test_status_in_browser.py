@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import Browser, expect
 
 from tests.ops.test_make_run import Appliance, picture
-from tests.support.browser import chromium
+from tests.support.browser import DESK, PHONE, SECONDS, Visit, axe_violations, chromium
 from tests.support.servers import wait_until
 
 HOSTILE = [
@@ -33,9 +32,6 @@ HOSTILE_AS_SHOWN = [
     "nnnn…nnnn",
     r"\xff\xfe.txt",
 ]
-DESK = (1280, 900)
-PHONE = (390, 844)
-SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -67,56 +63,10 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-class Visit:
-    """A page in the browser, and everything that went wrong in it. Leaving it fails the test if anything did."""
-
-    def __init__(self, browser: Browser, appliance: Appliance) -> None:
-        self.url = f"http://127.0.0.1:{appliance.ports['METRICS_PORT']}/"
-        self._browser = browser
-        self._contexts: list[BrowserContext] = []
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-
-    def open(
-        self, path: str = "", scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True
-    ) -> Page:
-        context = self._browser.new_context(
-            color_scheme="dark" if scheme == "dark" else "light",
-            viewport={"width": size[0], "height": size[1]},
-            java_script_enabled=javascript,
-        )
-        self._contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(SECONDS * 1000)
-        page.on("console", self._on_console)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
-        page.on("request", self._on_request)
-        page.goto(self.url + path)
-        return page
-
-    def pages_asked_for(self, page: Page) -> int:
-        # The requests that the page has made until now are told before the answer to this.
-        page.evaluate("0")
-        return self.requests.count(self.url)
-
-    def close(self) -> None:
-        for context in self._contexts:
-            context.close()
-
-    def _on_console(self, message: ConsoleMessage) -> None:
-        self.complaints.append(message.text)
-
-    def _on_request(self, request: Request) -> None:
-        self.requests.append(request.url)
-
-
 @pytest.fixture
 def visit(browser: Browser, appliance: Appliance) -> Iterator[Visit]:
-    visit = Visit(browser, appliance)
-    yield visit
-    visit.close()
-    assert visit.complaints == []
+    with Visit(browser, f"http://127.0.0.1:{appliance.ports['METRICS_PORT']}/") as visit:
+        yield visit
 
 
 def test_a_dropped_picture_appears_with_its_thumbnail_without_a_reload(visit: Visit, appliance: Appliance) -> None:
@@ -168,9 +118,19 @@ def test_it_is_searched_by_name_by_a_part_of_one_and_by_digest_with_the_keyboard
 def test_a_tile_leads_to_what_is_known_of_the_content(visit: Visit) -> None:
     page = visit.open()
 
-    page.get_by_role("link", name="samples/portrait.jpg").click()
+    page.get_by_role("link", name="samples/portrait.jpg", exact=True).click()
 
     expect(page.locator("section.found")).to_contain_text("s3://md5s3stash-laptop/54524a535b0f91e359b98e00cc5d5a0a")
+
+
+def test_a_picture_leads_to_the_viewer_which_knows_its_name(visit: Visit) -> None:
+    page = visit.open()
+
+    page.get_by_role("link", name="Zoom in to samples/portrait.jpg").click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("samples/portrait.jpg")
+    expect(page.get_by_role("status")).to_contain_text("Zoom", timeout=4 * SECONDS * 1000)
+    expect(page.get_by_role("application", name="samples/portrait.jpg")).to_be_visible()
 
 
 def test_hostile_names_are_text(visit: Visit) -> None:
@@ -197,9 +157,7 @@ def test_axe_finds_nothing_serious_and_nothing_sticks_out(
     # The arrival of a tile is drawn for three seconds, and its colours are not those that are read.
     page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
 
-    violations = Axe().run(page).response["violations"]
-
-    assert [(found["id"], found["impact"], [node["html"] for node in found["nodes"]]) for found in violations] == []
+    assert axe_violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -13,7 +13,9 @@ PACKAGE = "md5s3stash_thumbnailer"
 LAYERS = {
     "render": {"_pilbox", "errors", "request"},
     "cache": {"errors", "request", "render"},
+    "iiif": {"_pilbox", "cache", "errors", "render", "server"},
     "server": {"_pilbox", "errors", "metrics", "render_pool", "request", "signed_url", "render", "cache"},
+    "viewer": {"iiif", "server"},
 }
 NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
 
-from playwright.sync_api import Browser, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+
+DESK = (1280, 900)
+PHONE = (390, 844)
+SECONDS = 15.0
 
 # By the names that distributions and Google give it.
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -35,3 +42,59 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+class Visit:
+    """Pages in the browser, and everything that went wrong in them. Leaving it fails the test if anything did."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.url = url
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+
+    def open(
+        self, path: str = "", scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True
+    ) -> Page:
+        context = self._browser.new_context(
+            color_scheme="dark" if scheme == "dark" else "light",
+            viewport={"width": size[0], "height": size[1]},
+            java_script_enabled=javascript,
+        )
+        self._contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(SECONDS * 1000)
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        page.on("request", self._on_request)
+        page.goto(self.url + path)
+        return page
+
+    def pages_asked_for(self, page: Page) -> int:
+        # The requests that the page has made until now are told before the answer to this.
+        page.evaluate("0")
+        return self.requests.count(self.url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for context in self._contexts:
+            context.close()
+        assert error is not None or self.complaints == []
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        self.complaints.append(message.text)
+
+    def _on_request(self, request: Request) -> None:
+        self.requests.append(request.url)
+
+
+def axe_violations(page: Page) -> list[Any]:
+    """What of the page's accessibility axe-core finds wrong."""
+    violations = Axe().run(page).response["violations"]
+    return [(found["id"], found["impact"], [node["html"] for node in found["nodes"]]) for found in violations]

@@ -54,6 +54,11 @@ def _interim() -> Iterator[tuple[str, bytes]]:
     yield "before a 404", mixed + whole(status=b"HTTP/1.1 404 X")
     yield "nothing else", mixed
     yield "with line feeds", b"HTTP/1.1 103 X\nLink: x\n\n" + whole()
+    yield "2000 hints", b"HTTP/1.1 103 X\r\nLink: x\r\n\r\n" * 2000 + whole()
+    yield "of 1.0, without a reason", b"HTTP/1.0 100\r\n\r\n" + whole()
+    yield "with a Location and a cookie", b"HTTP/1.1 103 X\r\nLocation: /x\r\nSet-Cookie: a=b\r\n\r\n" + whole()
+    yield "with a body", b"HTTP/1.1 103 X\r\nContent-Length: 5\r\n\r\nhello" + whole()
+    yield "an empty line more", b"HTTP/1.1 100 X\r\n\r\n\r\n" + whole()
     yield "switching protocols", b"HTTP/1.1 101 X\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n" + whole()
 
 
@@ -75,6 +80,12 @@ def _encodings() -> Iterator[tuple[str, bytes]]:
         yield f"packed as {name}", whole(b"Content-Encoding: " + name.encode(), body=packed)
     for name in ("br", "zstd", "deflate", "compress", "x-compress", "bzip2", "xz", "lzma", "dcb", "gzip, br"):
         yield f"packed as {name}", whole(b"Content-Encoding: " + name.encode())
+    for name in ("gzip;q=1.0", "gzip, gzip", "deflate, gzip", "aws-chunked, br", "snappy", "lz4"):
+        yield f"not packed as {name}", whole(b"Content-Encoding: " + name.encode())
+    for name in ("application/gzip", "application/x-gzip", "gz", "zip", "x-tar+gzip", "brotli", "x" * 9000):
+        yield f"{name[:20]!r}", whole(b"Content-Encoding: " + name.encode())
+    for name, body in (("and more", packed + b"more"), ("and zeros", packed + bytes(9)), ("twice", packed * 2)):
+        yield f"packed as gzip {name}", whole(b"Content-Encoding: gzip", body=body)
 
 
 def _locations() -> Iterator[tuple[str, bytes]]:
@@ -100,9 +111,13 @@ def _locations() -> Iterator[tuple[str, bytes]]:
         b"/a:b", b"/a@b", b"/a,b",
         b"//%HOST%", b"http://%HOST%", b"http://%HOST%?q=1", b"http:/b", b"http:b", b"", b"/a%00b",
         b"/a%0d%0ab", b"/a\tb",
+        b"http://%HOST%:0/x", b"http://%HOST%:99999/x", b"ftp://%HOST%/x", b"file:///etc/passwd", b"data:text/plain,x",
+        b"javascript:1", b"http://[::1/x", b"http://u:p@%HOST%/x", b"//u@%HOST%/x", b"//%HOST%/x@y", b"//%HOST%?u@v",
+        b"//%HOST%#u@v", b"http://%HOST%/x?u=http://e@f/", b"/x y?z w", b";x", b".", b"..", b"../../..", b"/x?q#f?g",
+        b"http://\xef\xbd\x8cocalhost:%PORT%/x", b"http://LOCALHOST:%PORT%/x", b"/" + b"a" * 9000,
         b"/a\x01b", b"/a\x7fb", b"/\xff\xfe", b"/a\xc3", b"/?a=b&c=\xe9&d", b"/a?b=%e9\xe9", b"/q?a b",
     ):  # fmt: skip
-        yield f"{location!r}", whole(b"Location: " + location, status=b"HTTP/1.1 302 X", body=b"")
+        yield f"{location[:50]!r}", whole(b"Location: " + location, status=b"HTTP/1.1 302 X", body=b"")
     for status in (300, 301, 303, 304, 305, 306, 307, 308, 200, 201, 202, 399):
         yield f"{status}", whole(b"Location: /caf\xe9", status=b"HTTP/1.1 %d X" % status, body=b"")
 
@@ -140,6 +155,10 @@ def _lines() -> Iterator[tuple[str, bytes]]:
     yield "line feeds and chunks", head(b"Transfer-Encoding: chunked", end=b"\n") + CHUNKED
     yield "mixed ends", b"HTTP/1.1 200 OK\r\nX: y\n" + LENGTH + b"\r\n\n" + BODY
     yield "80 lines", whole(*[b"X-%d: y" % number for number in range(80)])
+    for count in (20, 150):
+        yield f"{count} cookies", whole(*[b"Set-Cookie: c%d=y" % number for number in range(count)])
+    yield "a long cookie", whole(b"Set-Cookie: a=" + b"b" * 50_000)
+    yield "a connection of many lines", whole(*[b"Connection: x%d" % number for number in range(150)])
     yield "150 lines", whole(*[b"X-%d: y" % number for number in range(150)])
 
 
@@ -267,6 +286,7 @@ class OddOrigin:
     def _sent(self, target: bytes) -> bytes:
         found = re.fullmatch(rb"/answer/([0-9]+)", target)
         if found is not None:
-            return self._answers[int(found[1])].replace(b"%HOST%", self.host.encode())
+            host, port = self.host.encode(), self.host.partition(":")[2].encode()
+            return self._answers[int(found[1])].replace(b"%HOST%", host).replace(b"%PORT%", port)
         # %e9 and %E9 are the same.
         return whole(b"Connection: close", body=re.sub(rb"%[0-9a-fA-F]{2}", lambda hexed: hexed[0].upper(), target))

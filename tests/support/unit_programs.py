@@ -22,7 +22,7 @@ from md5s3stash_daemon.disk.beneath import Place
 from md5s3stash_daemon.spool.completeness import Completed, Completeness
 from md5s3stash_daemon.spool.scan import SpoolScan
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.spool.waiting import REASONS, Waiting
+from md5s3stash_daemon.spool.waiting import REASONS, WaitingFiles
 from tests.support.strangers import DAEMON
 from tests.support.unit_user import become
 
@@ -40,7 +40,7 @@ def helper(path: str, directory: str) -> None:
 
 def passes(directory: str, access_socket: str, count: str) -> None:
     become("md5s3stashd.service")
-    waiting = Waiting()
+    waiting = WaitingFiles()
     spool = Spool(Path(directory), access_socket=access_socket or None)
     intake = SpoolScan(spool, Completeness(Completed(), 0), waiting)
     taken: dict[str, str | None] = {}

@@ -57,7 +57,7 @@ class Thumbnailer:
     log_path: Path
 
     def request(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, headers=dict(headers or {}))
             response = connection.getresponse()

@@ -1,4 +1,4 @@
-"""The only importer of pilbox: the names that current Pillow dropped, and the types that pilbox does not declare.
+"""The only importer of pilbox. Adds the names that Pillow has dropped, and the types that pilbox does not declare.
 
 pilbox 1.3.4 pins tornado 5.1.0 and Pillow 5.2.0; see docs/decisions/0002-pilbox-without-its-pins.md.
 """
@@ -16,12 +16,15 @@ from urllib.parse import parse_qs
 import PIL.Image
 import tornado.web
 
+PILBOX = "pilbox==1.3.4"
+"""The release that the tests ran with. Without --no-deps pip would look for the Pillow and tornado of 2018."""
+
 if not hasattr(PIL.Image, "ANTIALIAS"):
-    # Pillow 10 dropped the name; pilbox asks for it while it is imported. It always was the Lanczos filter.
+    # Pillow 10 dropped the name, which pilbox needs at import. It always was the Lanczos filter.
     PIL.Image.ANTIALIAS = PIL.Image.Resampling.LANCZOS  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
-    # The part of pilbox that we stand on, as far as we use it.
+    # The part of pilbox that we use.
     class PilboxError(tornado.web.HTTPError):
         def __init__(self, log_message: str) -> None: ...
         @staticmethod
@@ -63,18 +66,18 @@ else:
     except ModuleNotFoundError as error:
         if error.name != "pilbox":
             raise
-        # This module is imported by the server alone, and there is nothing that the server could do without pilbox.
+        # Only the server imports this module, and it cannot run without pilbox.
         print(
-            "md5s3stash-thumbnailer: pilbox is not installed, install it with: "
-            "pip install --no-deps -r requirements/pilbox.txt",
+            f"md5s3stash-thumbnailer: pilbox is not installed, install it with: pip install --no-deps {PILBOX}",
             file=sys.stderr,
         )
         raise SystemExit(2) from None
 
 RENDERER = f"pilbox {version}, Pillow {PIL.__version__}"
-"""What draws, for the ETag: another version of either may give other bytes."""
+"""The renderer, for the ETag: another version of either may give other bytes."""
 
 __all__ = [
+    "PILBOX",
     "RENDERER",
     "DrawOptions",
     "Image",
@@ -89,7 +92,7 @@ __all__ = [
 
 
 def require_signature(key: str, query: str) -> None:
-    """pilbox's check of `sig`, which covers the query alone, without its comparison that stops at the first difference.
+    """pilbox's check of `sig`, which covers only the query, but with a comparison in constant time.
 
     Raises SignatureError.
     """
@@ -101,11 +104,11 @@ def require_signature(key: str, query: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DrawOptions:
-    """pilbox's options of drawing, with its defaults and its reading of their values."""
+    """pilbox's drawing options, with pilbox's defaults and parsing."""
 
     resampling: PIL.Image.Resampling
     position: tuple[float, float] | None
-    """Fractions of what a crop cuts away at the left and the top; None: look for faces."""
+    """How much of what a crop cuts off is at the left and the top, as fractions; None: look for faces."""
     background: tuple[int, int, int, int]
     """Red, green, blue, alpha."""
     retain_percent: float
@@ -120,7 +123,7 @@ class DrawOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, str]) -> Self:
-        """The values of options that passed `Image.validate_options`."""
+        """Parses options that have passed `Image.validate_options`."""
         values = Image._normalize_options(options)
         colour = color_hex_to_dec_tuple(values["background"])
         return cls(

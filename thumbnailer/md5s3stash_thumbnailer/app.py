@@ -1,10 +1,11 @@
-"""What `md5s3stash-thumbnailer` does once its settings are known: wiring. `serving` listens and stops."""
+"""Wires `md5s3stash-thumbnailer` after its settings are read. `serving` listens and stops."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from md5s3stash import console
@@ -17,11 +18,10 @@ from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.render_pool import RenderPool
+from md5s3stash_thumbnailer.server.answers import Activity, Services
 from md5s3stash_thumbnailer.server.handlers import (
-    Activity,
     HealthHandler,
     MetricsHandler,
-    Services,
     ThumbnailHandler,
     UnknownPathHandler,
     log_request,
@@ -29,11 +29,15 @@ from md5s3stash_thumbnailer.server.handlers import (
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
 
+# What of pilbox's defaults says how pictures are encoded.
+_OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
+
 
 class ThumbnailApplication(PilboxApplication):
-    """pilbox's application with our handlers in the place of its one at `/`."""
+    """pilbox's application with our handlers instead of its handler at `/`."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, more: Sequence[Any] = ()) -> None:
+        self._more = more
         super().__init__(
             services=services,
             default_handler_class=UnknownPathHandler,
@@ -47,16 +51,17 @@ class ThumbnailApplication(PilboxApplication):
             (r"/([^/]+)/([^/x]*)x([^/x]*)/([^/]+)", ThumbnailHandler),
             (r"/healthz", HealthHandler),
             (r"/metrics", MetricsHandler),
+            *self._more,
         ]
 
 
 def run(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT. 0 after an orderly stop. Raises StashError, also where the port is in use."""
+    """Serves until SIGTERM or SIGINT, and returns 0. Raises StashError, for example if the port is in use."""
     try:
         cache = open_cache(settings.cache_directory, settings.cache_bytes)
         sockets = listening_sockets(settings.port, settings.address, os.environ)
         seconds = settings.fetch_limits.timeout_seconds
-        # A thread that hangs in S3 is lost to other originals: no request waits longer than `seconds` for it.
+        # A thread that hangs in S3 cannot fetch other originals, and no request waits longer than `seconds` for it.
         timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
         store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
     except OSError as error:
@@ -72,8 +77,8 @@ def run(settings: Settings) -> int:
         readiness.close()
         originals.close()
         pool.close()
-    # At once: the interpreter would wait for every thread, also for one that hangs in S3.
-    console.leave(0)
+    # At once: the interpreter would wait for every thread, even one that hangs in S3.
+    console.exit_now(0)
 
 
 async def _run(
@@ -95,6 +100,29 @@ async def _run(
     )
     watching = asyncio.create_task(readiness.watch())
     try:
-        await serve(ThumbnailApplication(services), services.activity, sockets, settings.stop_timeout_seconds)
+        application = ThumbnailApplication(services, _iiif_routes(settings, services.metrics))
+        await serve(application, services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
+
+
+def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
+    if settings.iiif is None:
+        return []
+    # Without IIIF its code is not needed.
+    from md5s3stash_thumbnailer.iiif.handlers import Iiif, routes
+    from md5s3stash_thumbnailer.iiif.request import Offer
+    from md5s3stash_thumbnailer.render.region import written_formats
+    from md5s3stash_thumbnailer.server.client_rate import Clients, Turns
+    from md5s3stash_thumbnailer.viewer.handlers import viewer_routes
+
+    given, bounds, limits = settings.iiif, settings.bounds, settings.pool_limits
+    # One more than there are workers: it waits in the pool, so that no worker waits for the event loop.
+    clients = Clients(
+        given.client_share, settings.workers, Turns(settings.workers + 1, limits.max_waiting, limits.wait_seconds)
+    )
+    metrics.waiting_turns = lambda: clients.waiting
+    kept = tuple((name, value) for name, value in sorted(settings.defaults.items()) if name in _OPTIONS_OF_IIIF)
+    offer = Offer((bounds.max_width, bounds.max_height), written_formats(), kept)
+    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights)
+    return [*routes(iiif), *viewer_routes(iiif)]

@@ -1,19 +1,20 @@
-"""What a request for a thumbnail can run into, as a branch of the project's error tree.
+"""The errors of a request for a thumbnail, as a branch of the project's error tree.
 
     StashError
     └── ThumbnailError
         ├── RequestRefused       the request itself is wrong; nothing was fetched
-        ├── OriginalNotFound     no object stands under the digest
+        ├── OriginalNotFound     no object has the digest
         ├── FetchTimedOut        S3 did not give the original in time
-        ├── NotAnImage           the original is not a picture, a broken one, or of a kind that pilbox does not know
+        ├── NotAnImage           the original is not a picture, is broken, or has a format that is not shown
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
-        ├── Overloaded           more is asked than can be done: later, please
+        ├── Overloaded           too many requests: the client should retry later
+        ├── TooManyRequests      one client asks for more than its share
         ├── RenderTimedOut       the picture took longer to draw than is allowed
-        ├── WorkerDied           the render worker ended in the middle, killed from outside or by the picture
+        ├── WorkerDied           the render worker ended while rendering, killed from outside or by the picture
         ├── RenderFailed         an error of this program, not of the picture
-        └── ReducedDamaged       the cached reduced copy of an original is not what was written; never leaves the server
+        └── ReducedDamaged       the cached reduced copy of an original is damaged; handled within the server
 
-`handlers` turns each into a status. All of them cross the border between processes, so each can be pickled.
+`handlers` turns each into a status. Workers send them to the server process, so each can be pickled.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from md5s3stash.errors import StashError
 
 
 class ThumbnailError(StashError):
-    """No thumbnail can be given."""
+    """There is no thumbnail."""
 
 
 class RequestRefused(ThumbnailError):
-    """A part of the request is out of bounds. `code` is the one in pilbox's JSON error body for that fault."""
+    """A part of the request is not allowed. `code` is pilbox's code for it in the JSON error body."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message, code)
@@ -41,15 +42,28 @@ class OriginalNotFound(ThumbnailError):
 
 
 class FetchTimedOut(ThumbnailError):
-    """S3 is reachable but slow; another try may go better."""
+    """S3 is reachable but slow; a retry may succeed."""
 
     retryable = True
 
 
 class Overloaded(ThumbnailError):
-    """Nothing is wrong with the request; it was not begun."""
+    """Nothing is wrong with the request; it was not started."""
 
     retryable = True
+
+
+class TooManyRequests(ThumbnailError):
+    """`retry_after_seconds` is when the client has something of its share again."""
+
+    retryable = True
+
+    def __init__(self, client: str, retry_after_seconds: int) -> None:
+        super().__init__(client, retry_after_seconds)
+        self.retry_after_seconds = retry_after_seconds
+
+    def __str__(self) -> str:
+        return f"Too many requests from {self.args[0]}: try again in {self.retry_after_seconds} seconds"
 
 
 class NotAnImage(ThumbnailError):
@@ -57,31 +71,31 @@ class NotAnImage(ThumbnailError):
 
 
 class TooManyPixels(ThumbnailError):
-    """A decompression bomb, or a picture beyond what this server is set up to hold."""
+    """A decompression bomb, or a picture larger than this server's limit."""
 
 
 class RenderTimedOut(ThumbnailError):
-    """The render worker was ended; the next request has a new one."""
+    """The render worker was killed; the next request gets a new one."""
 
 
 class WorkerDied(ThumbnailError):
-    """Only this request is lost; the next one has a new worker."""
+    """Only this request is lost; the next one gets a new worker."""
 
     retryable = True
 
 
 class RenderFailed(ThumbnailError):
-    """A bug. The worker's traceback is for the log; who asked is not shown it."""
+    """A bug. The worker's traceback goes to the log and not to the client."""
 
     def __init__(self, traceback: str) -> None:
         super().__init__(traceback)
         self.traceback = traceback
 
     def __str__(self) -> str:
-        return "The image could not be rendered, through a fault of the server"
+        return "The image could not be rendered because of an error in the server"
 
 
 class ReducedDamaged(ThumbnailError):
-    """The original is to be taken instead, from which the copy is made again."""
+    """The server then uses the original and makes the copy again."""
 
     retryable = True

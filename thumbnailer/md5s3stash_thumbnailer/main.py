@@ -1,4 +1,4 @@
-"""The program `md5s3stash-thumbnailer`: `options` reads the command line, `app` does what it says."""
+"""The program `md5s3stash-thumbnailer`: `options` reads the command line, `app` runs the server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from md5s3stash_thumbnailer.options import PROGRAM, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT. 0 after an orderly stop, 1 where the port cannot be had, 2 on wrong settings."""
+    """Serves until SIGTERM or SIGINT. Exit status: 0 stopped on request, 1 the port is in use, 2 wrong settings."""
     # Not above: a render worker imports this module, too.
     from md5s3stash import console
 
-    # Until the server listens for it, Ctrl-C ends it at once and without a traceback.
+    # Until the server handles it, Ctrl-C ends the program at once and without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     given = [sys.argv[0], *arguments] if arguments is not None else sys.argv
     return console.run(PROGRAM, lambda: _run(given))
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     settings = read_settings(arguments, os.environ)
-    # What this imports (boto3) --help need not wait for, nor does a render worker need it.
+    # Imports boto3, which neither --help nor a render worker needs.
     from md5s3stash_thumbnailer import app
 
     return app.run(settings)

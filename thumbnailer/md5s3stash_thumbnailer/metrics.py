@@ -1,4 +1,6 @@
-"""What Prometheus is told: counts made as requests end, and the state of pool, lines and cache when it asks."""
+"""Metrics for Prometheus: counters of finished requests, and the state of the pool, the waiting requests and the cache
+at each scrape.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Metrics:
     def __init__(self, originals: Originals, pool: RenderPool) -> None:
         self._originals = originals
         self._pool = pool
-        # A registry of our own: the global one would take what any library puts there.
+        # What waits before the pool is not counted there.
+        self.waiting_turns: Callable[[], int] = lambda: 0
+        # A registry of our own: any library may register metrics in the global one.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         Info(f"{_PREFIX}build", "What runs", registry=self._registry).info(build_info())
@@ -32,6 +36,19 @@ class Metrics:
         )
         self._seconds = Histogram(
             f"{_PREFIX}seconds", "From request to answer", buckets=_LATENCY_BUCKETS, registry=self._registry
+        )
+        self._iiif_requests = Counter(
+            f"{_PREFIX}iiif_requests",
+            "Requests of IIIF, by kind and status",
+            ["kind", "status"],
+            registry=self._registry,
+        )
+        self._iiif_seconds = Histogram(
+            f"{_PREFIX}iiif_seconds",
+            "From request to answer",
+            ["kind"],
+            buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
         )
         self._s3_errors = Counter(
             f"{_PREFIX}s3_errors", "Originals that S3 did not give", ["error"], registry=self._registry
@@ -43,8 +60,13 @@ class Metrics:
         self._requests.labels(str(status)).inc()
         self._seconds.observe(seconds)
 
+    def iiif_answered(self, kind: str, status: int, seconds: float) -> None:
+        """A request of IIIF ended."""
+        self._iiif_requests.labels(kind, str(status)).inc()
+        self._iiif_seconds.labels(kind).observe(seconds)
+
     def s3_failed(self, error: BaseException) -> None:
-        """An original could not be had."""
+        """An original could not be fetched."""
         self._s3_errors.labels(type(error).__name__).inc()
 
     def exposition(self) -> bytes:
@@ -52,9 +74,11 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _state(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily(f"{_PREFIX}waiting", "Requests that wait, by what for", labels=["stage"])
+        waiting = GaugeMetricFamily(
+            f"{_PREFIX}waiting", "Requests that wait for an original or a worker", labels=["stage"]
+        )
         waiting.add_metric(["original"], self._originals.waiting)
-        waiting.add_metric(["worker"], self._pool.waiting)
+        waiting.add_metric(["worker"], self._pool.waiting + self.waiting_turns())
         yield waiting
         yield GaugeMetricFamily(f"{_PREFIX}workers_busy", "Workers that render", value=self._pool.busy)
         replaced = CounterMetricFamily(f"{_PREFIX}workers_replaced", "Workers that were lost", labels=["reason"])
@@ -69,7 +93,9 @@ class Metrics:
         yield lookups
         yield CounterMetricFamily(f"{_PREFIX}cache_evictions", "Originals removed for others", value=counts.evictions)
         yield CounterMetricFamily(f"{_PREFIX}cache_faults", "Times the disk refused", value=counts.faults)
-        yield GaugeMetricFamily(f"{_PREFIX}cache_bytes", "Size at the last look and what was added", value=counts.bytes)
+        yield GaugeMetricFamily(
+            f"{_PREFIX}cache_bytes", "Size at the last count, plus what was added", value=counts.bytes
+        )
 
 
 class _State(Collector):

@@ -1,14 +1,18 @@
-"""The command line and the environment -> one checked `Settings`.
+"""Parses the command line and the environment into one checked `Settings`.
 
 Options are pilbox's and tornado's and a few of our own. pilbox's `workers` is the number of render processes behind the
-one that serves. `implicit_base_url`, `ca_certs`, `validate_cert`, `user_agent` and the proxy options belong to pilbox's
-fetching from URLs, which does not happen: they are accepted without effect. `content_type_from_image` is always done.
+server process. `implicit_base_url`, `ca_certs`, `validate_cert`, `user_agent` and the proxy options are for pilbox's
+fetching from URLs, which this server never does: they are accepted without effect. `content_type_from_image` is always
+on.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,7 +26,7 @@ from tornado.options import define, options
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import DEFAULT_ENDPOINT, BucketBase, BucketScheme, md5_to_http_url
-from md5s3stash_thumbnailer._pilbox import Image, ImageHandler, PilboxError
+from md5s3stash_thumbnailer._pilbox import PILBOX, Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.errors import RequestRefused
 from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
 
@@ -31,36 +35,70 @@ if TYPE_CHECKING:
     from md5s3stash_thumbnailer.render.pipeline import RenderLimits
     from md5s3stash_thumbnailer.render_pool import PoolLimits
 
+log = logging.getLogger(__name__)
+
 _MIB = 1024 * 1024
 
 PROGRAM = "md5s3stash-thumbnailer"
 
-DESCRIPTION = "serves thumbnails of what is stashed, at /{mode}/{width}x{height}/{md5}"
+DESCRIPTION = "serves thumbnails of stashed pictures at /{mode}/{width}x{height}/{md5}"
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   BUCKET_BASE=my-bucket/originals md5s3stash-thumbnailer --port=8888 --cache-dir=/var/cache/thumbnailer
   curl -o small.jpg http://127.0.0.1:8888/clip/300x300/3e25960a79dbc69b674cd4ec67a72c62
 
-Runs until SIGTERM or SIGINT, finishing what is under way. A value stands behind an equals sign: --port=8888; a switch
-may have one, too: --webp=false. Underscores in a name may be written for dashes. --config=FILE reads a file of lines
-such as port = 8888.
+Runs until SIGTERM or SIGINT, and then finishes the requests in progress. A value follows an equals sign: --port=8888;
+a switch may have one too: --webp=false. Names may be written with underscores instead of dashes. --config=FILE reads
+a file of lines such as port = 8888.
 
 exit status: 0 stopped on request, 1 the port is in use, 2 the options or settings are wrong.
 
-environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT: where the originals lie; the AWS_... variables of boto3;
-CACHE_DIRECTORY, where --cache-dir is not given.
+environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT: where the originals are; the AWS_... variables of boto3;
+CACHE_DIRECTORY, if --cache-dir is not given.
+
+pilbox is installed with a command of its own, because it asks for releases of 2018: pip install --no-deps {PILBOX}
 """
 
-define("address", default="", help="listen on the given address; empty: on all of them")
+define("address", default="", help="address to listen on; empty: all addresses")
 define(
     "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
 )
 define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals and reduced copies in cache_dir")
+define(
+    "client_share",
+    type=float,
+    default=0.25,
+    help="largest part of this server that one client of IIIF may use in the long run, 0 to 1; 0: no bound",
+)
+define(
+    "iiif",
+    type=bool,
+    default=True,
+    help="serve the IIIF Image API at /iiif/3/{md5} and /iiif/2/{md5}, and the viewer at /view/{md5}",
+)
+define(
+    "iiif_rights",
+    default="",
+    help="URI of the license or rights statement of all pictures, for info.json: of creativecommons.org or "
+    "rightsstatements.org; default: none",
+)
 define("max_original_bytes", type=int, default=256 * _MIB, help="largest original, in bytes")
 define("max_original_pixels", type=int, default=100_000_000, help="largest original, in pixels")
-define("max_queue", type=int, default=128, help="requests that may wait for an original, and as many for a worker")
-define("placeholder", default="", help="md5 of the picture to show, with status 404, where nothing is stashed")
+define(
+    "max_queue", type=int, default=128, help="most requests that wait for an original, and most that wait for a worker"
+)
+define(
+    "placeholder",
+    default="",
+    help="md5 of the picture to show, with status 404, if nothing is stashed under the md5 asked for",
+)
+define(
+    "public_url",
+    default="",
+    help="address under which clients reach the server, such as https://images.example.org, for the links of IIIF; "
+    "default: what a trusted proxy says, else the address that the request came in at",
+)
 define("queue_timeout", type=float, default=10, help="longest wait for a worker, in seconds")
 define(
     "reduced_side",
@@ -70,6 +108,12 @@ define(
 )
 define("render_timeout", type=float, default=30, help="rendering timeout in seconds")
 define("stop_timeout", type=float, default=30, help="seconds to let running requests finish on SIGTERM or SIGINT")
+define(
+    "trusted_proxies",
+    multiple=True,
+    help="addresses or networks of the proxies whose Forwarded or X-Forwarded-For, -Host and -Proto headers give the "
+    "client and the public address, separated by commas; default: none",
+)
 define(
     "url_keys",
     multiple=True,
@@ -84,8 +128,10 @@ define(
     "instead of answering 415",
 )
 define("version", type=bool, default=False, help="show the version and exit")
-define("webp", type=bool, default=False, help="answer in WebP where the Accept header asks for it and no format is set")
-define("worker_memory", type=int, default=1024 * _MIB, help="bytes that a worker may take for one picture")
+define("webp", type=bool, default=False, help="answer in WebP if the Accept header asks for it and no format is set")
+define(
+    "worker_memory", type=int, default=1024 * _MIB, help="most bytes of memory that a worker may use for one picture"
+)
 
 for _name in ("max-resize-width", "max-resize-height"):
     # pilbox's 15,000 would let one request ask for 900 MB. Its option stays; tornado has no public way to give an
@@ -102,17 +148,22 @@ _AT_LEAST_ONE = (
     "max_resize_width",
 )
 _SECONDS = ("queue_timeout", "render_timeout", "stop_timeout", "timeout")
-# Below this a worker cannot even draw what it is asked for most.
+# With less a worker could not even draw ordinary thumbnails.
 _LEAST_WORKER_MEMORY = 64 * _MIB
-# What a person makes up in a hurry is shorter, and can be guessed.
+# Keys that people make up are shorter, and can be guessed.
 _LEAST_KEY_CHARACTERS = 16
-# A copy is held as three or four bytes a pixel, on disk too.
+# A copy takes three or four bytes per pixel, also on disk.
 _LEAST_REDUCED, _LARGEST_REDUCED = 256, 4096
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?")
+# All that may stand there (Presentation API 3.0, rights).
+_RIGHTS = re.compile(
+    r"https?://(?:creativecommons\.org/(?:licenses|publicdomain)|rightsstatements\.org/vocab)/[\w./-]+"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Stash:
-    """Where the originals lie."""
+    """The location of the originals."""
 
     base: BucketBase
     endpoint: str | None
@@ -129,13 +180,25 @@ class Stash:
         return cls(BucketBase.parse(base, scheme), environment.get("S3_ENDPOINT") or None)
 
     def url_of(self, md5: str) -> str:
-        """The http URL of an original, as the stash names it."""
+        """The http URL of an original in the stash."""
         return md5_to_http_url(md5, self.base.base, self.base.scheme, self.endpoint or DEFAULT_ENDPOINT)
 
 
 @dataclass(frozen=True, slots=True)
+class IiifSettings:
+    """For the links of IIIF: the URL of the server without a slash at its end, or the proxies that know it. They know
+    the clients, too, each of which may use a share of the server.
+    """
+
+    public_url: str
+    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    rights: str
+    client_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """What the server runs with. `defaults` are pilbox's options for every request."""
+    """What the server runs with. `defaults` are pilbox's options for every request; `iiif` is None if it is off."""
 
     stash: Stash
     address: str
@@ -152,13 +215,14 @@ class Settings:
     placeholder: str
     webp: bool
     url_keys: tuple[str, ...]
+    iiif: IiifSettings | None
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Raises SettingsError on the first value that is wrong. `arguments` begin with the name of the program."""
+    """Raises SettingsError for the first wrong value. `arguments` begin with the name of the program."""
     _parse(arguments)
     _check()
-    # What these import (Pillow's plugins, the parts of the server) --help need not wait for.
+    # These import Pillow's plugins and the server, which --help does not need.
     from md5s3stash_thumbnailer.cache.originals import FetchLimits
     from md5s3stash_thumbnailer.render.pipeline import RenderLimits
     from md5s3stash_thumbnailer.render_pool import PoolLimits
@@ -184,6 +248,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         placeholder=options.placeholder.lower(),
         webp=options.webp,
         url_keys=tuple(options.url_keys),
+        iiif=_iiif(),
     )
 
 
@@ -199,7 +264,7 @@ def _parse(arguments: Sequence[str]) -> None:
         console.write(console.version_line(PROGRAM))
         raise SystemExit(0)
     for argument in given:
-        # One by one, because tornado's errors do not say which it was.
+        # One by one, because tornado's errors do not name the argument.
         _parse_one(program, argument)
     try:
         options.run_parse_callbacks()
@@ -212,12 +277,12 @@ def _parse(arguments: Sequence[str]) -> None:
 def _parse_one(program: str, argument: str) -> None:
     name = argument.partition("=")[0]
     if not name.startswith("-") or name.lstrip("-") not in options:
-        # tornado would print all of its help first.
+        # tornado would print its whole help first.
         raise SettingsError(f"unknown option {name!r} (see {PROGRAM} --help)")
     try:
         tornado.options.parse_command_line([program, argument], final=False)
     except Exception as error:
-        # The file that --config names is Python, which can be wrong in every way.
+        # The file of --config is Python code, which may raise any error.
         raise SettingsError(f"{name}: {' '.join(str(error).split())} (see {PROGRAM} --help)") from error
 
 
@@ -230,7 +295,8 @@ def _check() -> None:
     _require(0 <= options.port <= 65535, "port", "must be between 0 and 65535")
     reduced_is_sound = options.reduced_side == 0 or _LEAST_REDUCED <= options.reduced_side <= _LARGEST_REDUCED
     _require(reduced_is_sound, "reduced_side", f"must be 0 or between {_LEAST_REDUCED} and {_LARGEST_REDUCED}")
-    _require(options.workers >= 0, "workers", "must be 0, for one a core, or more")
+    _require(0 <= options.client_share <= 1, "client_share", "must be between 0 and 1")
+    _require(options.workers >= 0, "workers", "must be 0 (one per core) or more")
     _require(options.worker_memory >= _LEAST_WORKER_MEMORY, "worker_memory", f"must be at least {_LEAST_WORKER_MEMORY}")
     _require(
         options.cache_bytes >= options.max_original_bytes,
@@ -248,20 +314,45 @@ def _check() -> None:
     _require(
         set((options.operation or "resize").split(",")) <= allowed,
         "operation" if options.operation else "allowed_operations",
-        "must leave the default operation allowed",
+        "must include the default operation",
     )
 
 
-def _require(holds: bool, name: str, rule: str) -> None:
+def _iiif() -> IiifSettings | None:
+    _require(
+        not options.public_url or _PUBLIC_URL.fullmatch(options.public_url),
+        "public_url",
+        "must be an http or https URL",
+    )
+    _require(
+        not options.iiif_rights or _RIGHTS.fullmatch(options.iiif_rights),
+        "iiif_rights",
+        "must be a URI of creativecommons.org or rightsstatements.org",
+    )
+    try:
+        proxies = tuple(ipaddress.ip_network(text) for text in options.trusted_proxies)
+    except ValueError as error:
+        raise SettingsError(f"trusted_proxies must be addresses or networks: {error}") from error
+    if not options.iiif:
+        return None
+    secret = next((name for name in ("url_keys", "client_key", "client_name") if getattr(options, name)), None)
+    if secret:
+        # Viewers cannot sign, and without a signature they would get what thumbnails demand one for.
+        log.warning("event=iiif_off reason='%s is set, and requests of IIIF have no signature'", secret)
+        return None
+    return IiifSettings(options.public_url.rstrip("/"), proxies, options.iiif_rights, options.client_share)
+
+
+def _require(holds: object, name: str, rule: str) -> None:
     if not holds:
         value = getattr(options, name)
         raise SettingsError(f"{name} {rule}, not {','.join(value) if isinstance(value, list) else value}")
 
 
 def _defaults(bounds: Bounds) -> dict[str, str]:
-    """The server's values of pilbox's options, checked now, so that a wrong one does not fail every request later."""
+    """The server's values of pilbox's options, checked at the start so that a wrong one does not fail all requests."""
     from md5s3stash_thumbnailer.render.faces import require_detector
-    from md5s3stash_thumbnailer.server.handlers import message_of
+    from md5s3stash_thumbnailer.server.answers import message_of
 
     values = {name: getattr(options, name, None) for name in OPTION_OF_QUERY_NAME.values()}
     defaults = {name: str(value) for name, value in values.items() if value is not None}

@@ -1,8 +1,8 @@
-"""Worker processes that render, each one killable: a picture that crashes or hangs a worker costs one request.
+"""Worker processes that render. Each can be killed: a picture that crashes or hangs a worker costs one request.
 
 concurrent.futures' process pool cannot do that: one dead process breaks the whole pool, and a running call cannot be
 stopped. Here every worker has a pipe and one call at a time. A worker ends when its pipe closes, so none outlives the
-server, however that one ended.
+server, however the server ended.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from md5s3stash_thumbnailer.errors import (
 )
 from md5s3stash_thumbnailer.render.pipeline import (
     RenderLimits,
+    Request,
     Thumbnail,
     prepare_process,
     render_and_reduce,
@@ -55,15 +56,15 @@ REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "time
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
-# How GLib ends a process that has no memory for small things, which libraries of C++ do as well.
+# How GLib ends a process that has no memory for small things, as libraries in C++ do too.
 _ABORTED = (-signal.SIGABRT, -signal.SIGTRAP)
-# The event loop answers health checks while all workers compute; above it the kernel would share the cores evenly.
+# The event loop answers health checks while all workers compute; without this the kernel would share the cores evenly.
 _NICENESS = 10
-# Who is to go first where the box runs out of memory.
+# If the box runs out of memory, the kernel should kill a worker first.
 _OOM_SCORE = 500
 
-# For glibc's malloc, which reads it when a process starts: pictures in huge pages, and up to 128 MiB of what one
-# picture has left kept for the next. To clear new pages of 4 KiB can cost more than to decode (decision 13).
+# For glibc's malloc, which reads it when a process starts: pictures in huge pages, and up to 128 MiB of freed memory
+# kept for the next picture. Clearing new pages of 4 KiB can cost more than decoding (decision 13).
 _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
 
 # A fork of a process with threads may inherit a lock that is never released.
@@ -72,7 +73,7 @@ _context = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Seconds for one picture, bytes that a worker may have beyond what it starts with, requests that may wait for a
+    """Seconds for one picture, bytes that a worker may use beyond its size at the start, requests that may wait for a
     worker, and for how long.
     """
 
@@ -89,14 +90,14 @@ class RenderPool:
         self.replacements: Counter[str] = Counter()
         self._limits = limits
         self._cache = cache
-        # Who starts the server may say something else.
+        # The operator may have set another value.
         os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)
         self._workers = [_Worker(render_limits, limits, cache.directory, self.replacements) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
-        # A thread per worker, to wait on its pipe. It takes the next in line by itself: a worker that waited for the
-        # event loop to do that would be idle for some percent of the time.
+        # A thread per worker, to wait on its pipe. The thread takes the next request itself: if the event loop did
+        # that, the worker would be idle for some percent of the time.
         self._threads = ThreadPoolExecutor(count, "render")
         self._calls: set[Future[Thumbnail]] = set()
 
@@ -110,10 +111,10 @@ class RenderPool:
         """Requests that wait for a worker."""
         return max(0, len(self._calls) - self.busy)
 
-    async def render(self, source: Source, request: ThumbnailRequest) -> Thumbnail:
-        """The thumbnail; closes the source. Raises Overloaded, ThumbnailError or PilboxError.
+    async def render(self, source: Source, request: Request) -> Thumbnail:
+        """What the request asks for; closes the source. Raises Overloaded, ThumbnailError or PilboxError.
 
-        A caller who is cancelled leaves the line. What a worker has begun it finishes.
+        A cancelled caller leaves the queue. A worker finishes the request that it has begun.
         """
         if len(self._calls) >= len(self._workers) + self._limits.max_waiting:
             source.file.close()
@@ -122,7 +123,7 @@ class RenderPool:
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         call.add_done_callback(lambda _: source.file.close())
-        # Without effect on what has begun, which has a limit of its own.
+        # No effect on a request that has begun; that has its own limit.
         patience = asyncio.get_running_loop().call_later(self._limits.wait_seconds, call.cancel)
         try:
             return await asyncio.wrap_future(call)
@@ -134,7 +135,7 @@ class RenderPool:
             patience.cancel()
 
     def close(self) -> None:
-        """Ends every worker, in the middle of its work if it must be."""
+        """Ends every worker, while it renders if necessary."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.close()
@@ -142,7 +143,7 @@ class RenderPool:
         for worker in self._workers:
             worker.end(deadline)
 
-    def _render(self, source: Source, request: ThumbnailRequest) -> Thumbnail:
+    def _render(self, source: Source, request: Request) -> Thumbnail:
         # There are as many threads as workers.
         worker = self._idle.get_nowait()
         try:
@@ -155,7 +156,7 @@ class RenderPool:
 
 
 class _Worker:
-    """One process and our end of its pipe; a process that is lost is followed by a new one."""
+    """One process and our end of its pipe; a process that ends is replaced."""
 
     def __init__(
         self, render_limits: RenderLimits, limits: PoolLimits, directory: Path, replacements: Counter[str]
@@ -167,9 +168,9 @@ class _Worker:
         self._closed = False
         self._start()
 
-    def render(self, source: Source, request: ThumbnailRequest) -> tuple[Thumbnail, int]:
-        """The thumbnail, and how many bytes of a reduced copy the process adds to the cache. Blocks until there is an
-        answer, or until the time is over.
+    def render(self, source: Source, request: Request) -> tuple[Thumbnail, int]:
+        """The thumbnail, and the bytes of the reduced copy that the process adds to the cache. Blocks until there is an
+        answer or the time is over.
         """
         if not self._process.is_alive():
             self._replace(REPLACED_IDLE)
@@ -194,12 +195,12 @@ class _Worker:
         return answer
 
     def close(self) -> None:
-        """Tells the process to end once it has done what it is at."""
+        """Makes the process end after its current request."""
         self._closed = True
         self._pipe.close()
 
     def end(self, deadline: float) -> None:
-        """Waits for the end of the process until that moment of the monotonic clock, and then brings it about."""
+        """Waits for the end of the process until that moment of the monotonic clock, and then kills it."""
         self._process.join(max(0.0, deadline - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()
@@ -213,7 +214,7 @@ class _Worker:
             name="render",
             daemon=True,
         )
-        # Its first start would unblock the signals again, just before the worker is made.
+        # Starting it later would unblock the signals again, just before the worker starts.
         multiprocessing.resource_tracker.ensure_running()
         with _signals_blocked():
             self._process.start()
@@ -222,7 +223,7 @@ class _Worker:
         workers_end.close()
 
     def _await_ready(self) -> None:
-        # A new interpreter takes most of a second to import Pillow and pilbox, which the first picture must not pay.
+        # A new interpreter takes most of a second to import Pillow and pilbox; this must not count as rendering time.
         if self._ready:
             return
         if not self._pipe.poll(_START_SECONDS):
@@ -243,8 +244,8 @@ class _Worker:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A child inherits what is blocked: a signal to the whole group or unit stops the server, which lets its workers
-    finish and then closes their pipes. A handler in the child would come too late for the time of its imports.
+    """A child inherits blocked signals. A signal to the whole group or unit must stop only the server, which lets its
+    workers finish and then closes their pipes. A handler in the child would not cover the time of its imports.
     """
     stopping = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
@@ -257,7 +258,7 @@ def _signals_blocked() -> Iterator[None]:
 def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, directory: Path) -> None:
     prepare_process(render_limits)
     _bound_process(memory_bytes)
-    # The other end closes when the server stops, or when it is no more.
+    # The other end closes when the server stops or dies.
     with suppress(EOFError, ConnectionError):
         pipe.send("ready")
         while True:
@@ -272,7 +273,7 @@ def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, dire
                 continue
             thumbnail, reduced = answer
             pipe.send((thumbnail, reduced.facts.file_bytes if reduced else 0))
-            # No request waits for this. Where the disk refuses, the next one makes the copy again, in memory at least.
+            # No request waits for this. If the disk refuses, the next request makes the copy again in memory.
             if reduced:
                 with suppress(OSError, MemoryError):
                     keep_reduced(directory, request.md5, reduced.write, modified)
@@ -282,17 +283,15 @@ def _bound_process(memory_bytes: int) -> None:
     os.nice(_NICENESS)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
-    # Address space is what a limit can be set on; libraries and threads have reserved much more of it than they use.
+    # Only address space can be limited, and libraries and threads have reserved much more of it than they use.
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 
-def _answer(
-    source: Source, request: ThumbnailRequest, limits: RenderLimits
-) -> tuple[Thumbnail, Reduced | None] | Exception:
+def _answer(source: Source, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None] | Exception:
     try:
-        if source.is_reduced:
+        if source.is_reduced and isinstance(request, ThumbnailRequest):
             return render_reduced(source.file, request, limits), None
         return render_and_reduce(source.file, request, limits)
     except MemoryError:

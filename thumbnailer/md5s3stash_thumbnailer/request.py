@@ -1,7 +1,8 @@
-"""The strings of a request -> one `ThumbnailRequest`, within bounds, and its ETag. Pure: no tornado, no pilbox, no I/O.
+"""Parses the strings of a request into one `ThumbnailRequest` within bounds, with its ETag. Pure: no tornado, no
+pilbox, no I/O.
 
-pilbox checks the values of its query options itself. Checked here is what is ours, the path, and the few options where
-pilbox lets a value through that its own conversion fails on later.
+pilbox checks the values of its query options itself. This module checks the path, and the few options for which pilbox
+accepts a value that its own conversion fails on later.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from md5s3stash_thumbnailer.errors import RequestRefused
 
 MODES = frozenset({"adapt", "clip", "crop", "fill", "scale"})
 
-# pilbox's name in the query -> pilbox's name of the option. `client` and `sig` say who asks, not what is drawn.
+# pilbox's name in the query -> pilbox's name of the option. `client` and `sig` identify the client and do not change
+# the picture.
 OPTION_OF_QUERY_NAME = {
     "bg": "background",
     "deg": "degree",
@@ -33,8 +35,8 @@ OPTION_OF_QUERY_NAME = {
     "retain": "retain",
 }
 
-# Raise this when the same request comes to give other pixels: it makes every ETag of before a stranger.
-RENDERING_REVISION = 5
+# Raise this when the same request gives other pixels than before: all older ETags are then out of date.
+RENDERING_REVISION = 6
 
 # The codes of pilbox's JSON error body.
 _BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 8, 9, 10, 11
@@ -47,7 +49,7 @@ _ENTITY_TAG = re.compile(r'"[^"]*"')
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The most that a request may ask for."""
+    """The limits of a request."""
 
     max_width: int = 4096
     max_height: int = 4096
@@ -55,15 +57,16 @@ class Bounds:
 
     @property
     def max_pixels(self) -> int:
-        """The bound of a thumbnail one side of which follows from the original, and so from its proportions."""
+        """The limit for a thumbnail with one side derived from the original's proportions."""
         return self.max_width * self.max_height
 
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailRequest:
-    """What is to be drawn.
+    """The thumbnail to draw.
 
-    Sizes are in pixels, 0 for 'from the other one'; `options` are pilbox's, as pairs of name and value, sorted.
+    Sizes are in pixels, 0 means 'derived from the other side'; `options` are pilbox's, as sorted pairs of name and
+    value.
     """
 
     mode: str
@@ -77,19 +80,19 @@ class ThumbnailRequest:
         return dict(self.options).get(name)
 
     def in_format(self, name: str) -> ThumbnailRequest:
-        """The same in a format that was not asked for; one that was stays, and so does an original as it is (noop)."""
+        """The same in this format, unless the request names a format or asks for the original as it is (noop)."""
         if self.option("format") or "noop" in self.operations:
             return self
         return replace(self, options=tuple(sorted((*self.options, ("format", name)))))
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """What is done to the original, in this order."""
+        """The operations on the original, in this order."""
         return tuple((self.option("operation") or "resize").split(","))
 
     def etag(self, renderer: str) -> str:
-        """A strong validator (RFC 9110, 8.8.1): a content never changes, so the request and what draws it are all that
-        the bytes depend on. `renderer` names the libraries with their versions.
+        """A strong validator (RFC 9110, 8.8.1): a content never changes, so the bytes depend only on the request and
+        the renderer. `renderer` names the libraries with their versions.
         """
         identity = repr((RENDERING_REVISION, renderer, self.mode, self.width, self.height, self.md5, self.options))
         return f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"'
@@ -98,10 +101,10 @@ class ThumbnailRequest:
 def parse_request(
     mode: str, width: str, height: str, md5: str, query: Mapping[str, str], defaults: Mapping[str, str], bounds: Bounds
 ) -> ThumbnailRequest:
-    """The request of the path parts and the query arguments, or RequestRefused with pilbox's code for the fault.
+    """Parses the path parts and the query arguments. Raises RequestRefused with pilbox's error code.
 
-    `defaults` holds the server's values of pilbox's options. They become part of the request, so that a server that is
-    started with another quality gives other ETags.
+    `defaults` holds the server's values of pilbox's options. They become part of the request, so that a server with
+    another default quality gives other ETags.
     """
     if mode not in MODES:
         raise RequestRefused(f"Invalid mode: {_shown(mode)}; one of {', '.join(sorted(MODES))}", _MODE)
@@ -116,7 +119,7 @@ def parse_request(
 def parse_options(query: Mapping[str, str], defaults: Mapping[str, str], bounds: Bounds) -> tuple[tuple[str, str], ...]:
     """pilbox's options that have a value in the query or among the defaults, sorted by name."""
     options = dict(defaults)
-    # An option without a value (`?q=`) is an option that was not given; pilbox fails on it.
+    # An option without a value (`?q=`) counts as not given; pilbox would fail on it.
     options.update({OPTION_OF_QUERY_NAME[name]: text for name, text in query.items() if text})
     for name, value in options.items():
         if name in _STRICTER:
@@ -127,13 +130,13 @@ def parse_options(query: Mapping[str, str], defaults: Mapping[str, str], bounds:
 def is_fresh(if_none_match: str, etag: str) -> bool:
     """Whether an If-None-Match header lists the ETag, weak or strong (RFC 9110, 13.1.2).
 
-    `*` does not count: whether anything stands under the digest is not known before S3 was asked.
+    `*` does not count: only S3 knows whether an object has the digest.
     """
     return etag in _ENTITY_TAG.findall(if_none_match)
 
 
 def exists_is_enough(if_none_match: str) -> bool:
-    """Whether an If-None-Match header asks for an answer only where there is not a picture."""
+    """Whether If-None-Match is `*`: the client only asks whether there is a picture."""
     return if_none_match.strip() == "*"
 
 
@@ -152,7 +155,7 @@ def accepts_webp(accept: str) -> bool:
 def thumbnail_size(original: tuple[int, int], request: ThumbnailRequest) -> tuple[int, int]:
     """Width and height with a 0 filled in from the proportions of the original: pilbox's formula, but never below 1.
 
-    pilbox fails where the other side of a very flat picture comes out as 0.
+    pilbox fails if the other side of a very flat picture becomes 0.
     """
     proportion = original[0] / original[1]
     width, height = request.width, request.height
@@ -189,7 +192,7 @@ def _require_area(text: str, _: Bounds) -> None:
 
 
 def _require_few_operations(text: str, bounds: Bounds) -> None:
-    # pilbox counts the different ones, of which there are only four.
+    # pilbox counts only different operations, and there are only four.
     if text.count(",") >= bounds.max_operations:
         raise RequestRefused(f"Too many operations: at most {bounds.max_operations}", _OPERATION)
 

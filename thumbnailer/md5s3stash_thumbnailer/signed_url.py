@@ -1,4 +1,4 @@
-"""URLs of thumbnails that hold until a time, for one picture in one size: HMAC-SHA256 over path and query.
+"""URLs of thumbnails that are valid until a time, for one picture in one size: HMAC-SHA256 over path and query.
 
     sign("https://thumbs.example.org/clip/300x300/MD5?q=80", key, expires=1900000000)
     "https://thumbs.example.org/clip/300x300/MD5?q=80&expires=1900000000&signature=<64 hexadecimal digits>"
@@ -6,7 +6,7 @@
 The signature covers `{path}?{parameters}`: as they are in the request, undecoded, sorted, without `signature`. Sorted,
 because some caches sort a query. It does not cover scheme and host, which change behind a proxy.
 
-Imports nothing of the server, so that a web application can use it.
+Imports nothing from the server, so that a web application can use it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EXPIRES = re.compile(r"[0-9]{1,12}")
 
 
 class SignatureRefused(ValueError):
-    """The URL does not carry a signature of ours, or no longer."""
+    """The URL has no valid signature, or an expired one."""
 
 
 def sign(url: str, key: str, expires: int) -> str:

@@ -35,7 +35,7 @@ def read_settings(environ: Mapping[str, str], file: Path | None, flags: Mapping[
             check(load({name: SECTIONS[name]}, environ, file, flags, others_allowed=True))
     # Both passes report a section's own errors: keep each once.
     faults.lines = list(dict.fromkeys(faults.lines))
-    faults.tell()
+    faults.raise_any()
     assert settings is not None
     return settings
 

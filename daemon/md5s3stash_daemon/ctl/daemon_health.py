@@ -14,7 +14,7 @@ _MAX_VERSION = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DaemonReport:
     """`faults`: why the daemon stashes nothing now, empty if it is healthy. `notices`: which promises are weaker.
     `version`: its release. `warnings`: problems that an operator has to fix. `waiting`: number of files that it cannot
     claim from incoming/, by reason.
@@ -27,7 +27,7 @@ class Told:
     waiting: dict[str, int]
 
 
-def told_by_daemon(settings: HttpSettings) -> Told | None:
+def reported_by_daemon(settings: HttpSettings) -> DaemonReport | None:
     """None if nothing answers, or the daemon serves no /healthz."""
     if settings.port == 0:
         return None
@@ -42,7 +42,7 @@ def told_by_daemon(settings: HttpSettings) -> Told | None:
         health = json.loads(answer.read(_MAX_ANSWER_BYTES))
         version = answer.getheader("Server", "").partition("/")[2][:_MAX_VERSION]
         waiting = health.get("waiting", {})
-        return Told(
+        return DaemonReport(
             list(map(str, health["reasons"])),
             list(map(str, health.get("notices", []))),
             version,

@@ -174,8 +174,10 @@ def _jobs(text: str) -> int:
 
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
+    # First, because a wrong setting is reported before a missing spool.
+    ledger, probe = _ledger(settings), _probe(settings)
     spool = _spool(settings)
-    found = status.read_status(spool, _ledger(settings), _probe(settings), settings[HttpSettings])
+    found = status.read_status(spool, ledger, probe, settings[HttpSettings])
     now = time.time()
     if arguments.json:
         console.write(status.status_as_json(spool, found, now))
@@ -191,28 +193,26 @@ def _list(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 
 def _retry(arguments: argparse.Namespace, settings: Settings) -> bool:
-    spool = _spool(settings)
-    return _move(arguments, spool, moves.retry(spool))
+    return _move(arguments, settings, moves.retry)
 
 
 def _hold(arguments: argparse.Namespace, settings: Settings) -> bool:
-    spool = _spool(settings)
-    return _move(arguments, spool, moves.hold(spool, settings[SpoolSettings]))
+    return _move(arguments, settings, lambda spool: moves.hold(spool, settings[SpoolSettings]))
 
 
 def _release(arguments: argparse.Namespace, settings: Settings) -> bool:
-    spool = _spool(settings)
-    return _move(arguments, spool, moves.release(spool))
+    return _move(arguments, settings, moves.release)
 
 
 def _remove_ignored(arguments: argparse.Namespace, settings: Settings) -> bool:
-    spool = _spool(settings)
-    return _move(arguments, spool, moves.remove_ignored(spool))
+    return _move(arguments, settings, moves.remove_ignored)
 
 
-def _move(arguments: argparse.Namespace, spool: Spool, command: moves.Command) -> bool:
+def _move(arguments: argparse.Namespace, settings: Settings, command_for: Callable[[Spool], moves.Command]) -> bool:
     if arguments.all == bool(arguments.names):
         raise SettingsError("give either names or --all")
+    spool = _spool(settings)
+    command = command_for(spool)
     return moves.move_all(spool, command) if arguments.all else moves.move_named(spool, command, arguments.names)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash_daemon.config.settings import HttpSettings
-from md5s3stash_daemon.ctl.daemon_health import Told, told_by_daemon
+from md5s3stash_daemon.ctl.daemon_health import DaemonReport, reported_by_daemon
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.power_cut.power_cut import reason_of
 from md5s3stash_daemon.spool.entry import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, is_partial
@@ -88,7 +88,7 @@ def print_files(spool: Spool, states: Sequence[str], limit: int | None, now: flo
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `status` prints. `ledger_fault`: why nothing can be recorded; `told`: what the daemon reports, None if it
+    """What `status` prints. `ledger_fault`: why nothing can be recorded; `report`: what the daemon reports, None if it
     does not answer.
     """
 
@@ -99,7 +99,7 @@ class Status:
     oldest: dict[str, float | None]
     ledger_sizes: dict[str, int]
     ledger_fault: str
-    told: Told | None
+    report: DaemonReport | None
     # Files in hold/ that a power cut may have damaged.
     damaged: int
     # Files in incoming/ that cannot be claimed, by reason.
@@ -107,7 +107,7 @@ class Status:
 
     @property
     def is_fine(self) -> bool:
-        return self.pid is not None and not self.ledger_fault and not (self.told and self.told.faults)
+        return self.pid is not None and not self.ledger_fault and not (self.report and self.report.faults)
 
 
 def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object], http: HttpSettings) -> Status:
@@ -134,12 +134,12 @@ def read_status(spool: Spool, ledger: LedgerReader, probe: Callable[[], object],
     except StashError as error:
         fault = str(error)
     pid = daemon_pid(spool.directory)
-    told = None if pid is None else told_by_daemon(http)
-    if told:
+    report = None if pid is None else reported_by_daemon(http)
+    if report:
         # Only the daemon knows these.
-        waiting |= {reason: told.waiting[reason] for reason in (UNCLAIMABLE, WRITING)}
+        waiting |= {reason: report.waiting[reason] for reason in (UNCLAIMABLE, WRITING)}
     free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    return Status(pid, free, total, counts, oldest, sizes, fault, told, damaged, waiting)
+    return Status(pid, free, total, counts, oldest, sizes, fault, report, damaged, waiting)
 
 
 def _dropped(spool: Spool, waiting: dict[str, int]) -> Iterator[float]:
@@ -165,12 +165,15 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
     columns = console.terminal_columns()
     lines = [
         f"daemon    {'not running' if status.pid is None else f'running, process {status.pid}'}",
-        *([f"release   {console.printable(status.told.version)}"] if status.told else []),
-        *(f"          {console.printable(fault)}" for fault in (status.told.faults if status.told else ())),
-        *(f"          weaker: {console.printable(notice)}" for notice in (status.told.notices if status.told else ())),
+        *([f"release   {console.printable(status.report.version)}"] if status.report else []),
+        *(f"          {console.printable(fault)}" for fault in (status.report.faults if status.report else ())),
+        *(
+            f"          weaker: {console.printable(notice)}"
+            for notice in (status.report.notices if status.report else ())
+        ),
         *(
             f"          warning: {console.printable(warning)}"
-            for warning in (status.told.warnings if status.told else ())
+            for warning in (status.report.warnings if status.report else ())
         ),
         f"spool     {console.printable(str(spool.directory))}",
         f"disk      {console.size(status.free_bytes)} free of {console.size(status.total_bytes)}",
@@ -187,7 +190,7 @@ def print_status(spool: Spool, status: Status, now: float) -> None:
     if left:
         lines += ["", f"In incoming/: {', '.join(left)}"]
     if status.damaged:
-        lines += ["", f"A power cut may have damaged {status.damaged} in hold/: md5s3stashctl queue --state hold"]
+        lines += ["", f"A power cut may have damaged {status.damaged} in hold/: md5s3stashctl list --state hold"]
     for line in lines:
         console.write(console.cut(line, columns))
 
@@ -201,15 +204,15 @@ def status_as_json(spool: Spool, status: Status, now: float) -> str:
     return json.dumps(
         {
             "daemon_pid": status.pid,
-            "daemon_faults": status.told.faults if status.told else None,
-            "daemon_notices": status.told.notices if status.told else [],
-            "daemon_release": status.told.version if status.told else None,
+            "daemon_faults": status.report.faults if status.report else None,
+            "daemon_notices": status.report.notices if status.report else [],
+            "daemon_release": status.report.version if status.report else None,
             "spool": str(spool.directory),
             "free_bytes": status.free_bytes,
             "total_bytes": status.total_bytes,
             "states": states,
             "waiting": status.waiting,
-            "warnings": status.told.warnings if status.told else [],
+            "warnings": status.report.warnings if status.report else [],
             "damaged_files": status.damaged,
             "ledger": status.ledger_sizes or None,
             "ledger_fault": status.ledger_fault or None,

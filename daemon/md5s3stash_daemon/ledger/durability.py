@@ -121,7 +121,7 @@ class DurableScript:
         self.risks = frozenset(risk.name for risk in risks if risk.name)
         wrong = [risk.words for risk in risks if risk.name not in self._accepted_risks]
         if wrong:
-            raise RedisUnavailable(f"Redis may lose what it confirms: {'; '.join(wrong)}")
+            raise RedisUnavailable(f"Redis may lose acknowledged writes: {'; '.join(wrong)}")
         if self._replicas and not (isinstance(acknowledged, int) and acknowledged >= self._replicas):
             raise RedisUnavailable(f"only {acknowledged} replicas of Redis have it, not {self._replicas}")
 

@@ -9,7 +9,7 @@ from md5s3stash_daemon.monitoring.counters import DEFERRED, FAILED
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import HasFaults
 from md5s3stash_daemon.runtime.liveness import LOOP, Liveness
-from md5s3stash_daemon.spool.waiting import Waiting
+from md5s3stash_daemon.spool.waiting import WaitingFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Health:
         waited_for: HasFaults,
         metrics: Metrics,
         stuck_seconds: Callable[[], float],
-        waiting: Waiting | None = None,
+        waiting: WaitingFiles | None = None,
     ) -> None:
         self._stuck_seconds = stuck_seconds
         self.liveness = liveness
-        self.waiting = waiting or Waiting()
+        self.waiting = waiting or WaitingFiles()
         self._waited_for = waited_for
         self._metrics = metrics
 

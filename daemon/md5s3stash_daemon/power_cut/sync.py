@@ -31,7 +31,7 @@ LAST_SYNC_SECONDS = 20.0
 _QUIET = (HOLD, FAILED, PROGRESS)
 
 
-class Waiting:
+class Backlog:
     """Whether files wait: called once a second, from one thread. `pass_seconds` returns how long the main loop's pass
     has lasted, `oldest` the oldest file of each worker, `faults` the unavailable services.
     """

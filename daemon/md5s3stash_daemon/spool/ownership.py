@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 
 _MAX_ID_BYTES = 64
 
-# `md5s3stashctl status` holds the lock for a moment.
-_LOCK_TRIES = 10
-_LOCK_TRY_SECONDS = 0.02
+# `md5s3stashctl status` holds the lock for a moment. A daemon that was killed while it started a worker leaves the lock
+# to that process, until it runs its own program or finds its parent gone: on a busy machine that takes seconds.
+_PATIENCE_SECONDS = 0.2
+_PATIENCE_AFTER_A_DEATH_SECONDS = 30.0
+_TRY_SECONDS = 0.02
 
 
 class SpoolTaken(StashError):
@@ -45,7 +47,7 @@ def lock(directory: Path) -> int:
     """Locks the spool for this process until it ends; the descriptor holds the lock. Raises SpoolTaken."""
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     if not _locked(descriptor):
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        owner = _owner(descriptor)
         os.close(descriptor)
         raise SpoolTaken(
             f"another md5s3stashd (process {owner or 'unknown'}) serves the spool {directory}: stop it first, "
@@ -57,12 +59,24 @@ def lock(directory: Path) -> int:
 
 
 def _locked(descriptor: int) -> bool:
-    for _ in range(_LOCK_TRIES):
+    began = time.monotonic()
+    while True:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        time.sleep(_LOCK_TRY_SECONDS)
-    return False
+        patience = _PATIENCE_AFTER_A_DEATH_SECONDS if _is_dead(_owner(descriptor)) else _PATIENCE_SECONDS
+        if time.monotonic() - began > patience:
+            return False
+        time.sleep(_TRY_SECONDS)
+
+
+def _owner(descriptor: int) -> str:
+    """The process that took the lock last, as it recorded itself."""
+    return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+
+
+def _is_dead(owner: str) -> bool:
+    return owner.isdecimal() and not os.path.exists(f"/proc/{owner}")
 
 
 def identity(directory: Path) -> str:

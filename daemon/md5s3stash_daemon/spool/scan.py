@@ -17,7 +17,7 @@ from md5s3stash_daemon.disk.reserve import FULL
 from md5s3stash_daemon.spool.completeness import Completeness
 from md5s3stash_daemon.spool.entry import INCOMING, Entry, is_partial, refusal
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, Waiting
+from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, UNCLAIMABLE, WRITING, WaitingFiles
 
 # The mode of a folder or a file denies us access.
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})
@@ -40,7 +40,7 @@ class SpoolScan:
         self,
         spool: Spool,
         completeness: Completeness,
-        waiting: Waiting,
+        waiting: WaitingFiles,
         clock: Callable[[], float] = time.time,
         beat: Callable[[], object] = lambda: None,
     ) -> None:

@@ -27,7 +27,7 @@ _LOG_AGAIN_SECONDS = 3600.0
 _MAX_LOGGED = 1000
 
 
-class Waiting:
+class WaitingFiles:
     """Filled by the thread that scans, read by others."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -186,6 +186,7 @@ def _environment(thumbnails_url: str | None) -> Environment:
         "key": lambda path: hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest(),
         "query": lambda text: "/?" + urlencode({"q": text}, errors="surrogateescape"),
         "thumbnail": lambda md5, size: f"{thumbnails_url}/clip/{size}/{md5}",
+        "viewer": lambda md5, name: f"{thumbnails_url}/view/{md5}#{_name_query(name)}",
     }
     environment.globals |= {
         "has_thumbnail": lambda mime_type: thumbnails_url is not None and mime_type in _PICTURES,
@@ -201,6 +202,11 @@ def _environment(thumbnails_url: str | None) -> Environment:
 def _shown(value: Any) -> Any:
     """Makes every value on the page printable: on one line, with every character visible."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _name_query(name: str) -> str:
+    """For the viewer. Behind a `#` it is not sent to the thumbnail server, nor to a cache in front."""
+    return urlencode({"name": cut_middle(printable(name), 200)})
 
 
 def _security_headers(thumbnails_url: str | None) -> Sequence[tuple[str, str]]:

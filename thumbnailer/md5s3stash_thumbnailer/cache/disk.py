@@ -1,8 +1,8 @@
-"""A directory of originals and of their reduced copies, by digest and bounded in bytes, that several processes of one
-user share.
+"""A directory of originals and their reduced copies, named by digest and bounded in bytes. Several processes of one
+user may share it.
 
-A file appears by a rename, whole and checked, or not at all; it goes when it was used last longest ago. Readers hold it
-open, so an eviction takes nothing from them. Every process looks at the directory itself before it evicts: none has to
+A file appears by a rename, complete and checked, or not at all. The least recently used files are evicted. Readers hold
+their file open, so an eviction does not affect them. Every process reads the directory before it evicts, so none has to
 know of the others.
 """
 
@@ -29,23 +29,23 @@ log = logging.getLogger(__name__)
 
 _PART_SUFFIX = ".part"
 _REDUCED_SUFFIX = ".reduced"
-# What an eviction leaves, so that not every new file brings the next one.
+# The share of the bound that an eviction keeps, so that not every new file causes the next one.
 _KEPT_SHARE = 0.9
-# Of the bound; what others have added is not known before the directory was looked at.
+# A share of the bound; what others have added is known only after the directory is read.
 _ADDED_BETWEEN_LOOKS = 1 / 16
-# How long the file must not have been written to.
+# The time without a write after which a part file counts as abandoned.
 _LEFT_SECONDS = 60.0
-# While the disk does not take a file, an original is held in memory: all of them together in no more than this.
+# While the disk refuses files, originals are held in memory, in no more than this altogether.
 MEMORY_BYTES = 64 * 1024 * 1024
 
 
 class NoRoom(OSError):
-    """More is being downloaded at this moment than the bound allows."""
+    """More bytes are being downloaded than the bound allows."""
 
 
 @dataclass
 class CacheCounts:
-    """Since the start; for the metrics."""
+    """Counts since the start, for the metrics."""
 
     hits: int = 0
     reduced: int = 0
@@ -69,7 +69,7 @@ class DiskCache:
         self._evict()
 
     def open(self, md5: str) -> BinaryIO | None:
-        """The cached original, which counts as a use; None where there is none, or where it cannot be read."""
+        """The cached original, which counts as a use; None if it is missing or cannot be read."""
         file = self._open(md5)
         if file is None:
             self.counts.misses += 1
@@ -78,7 +78,7 @@ class DiskCache:
         return file
 
     def open_reduced(self, md5: str) -> BinaryIO | None:
-        """The reduced copy of an original, likewise; what is in it is for the caller to judge."""
+        """The reduced copy of an original, likewise; the caller checks its content."""
         return self._open(md5 + _REDUCED_SUFFIX)
 
     def _open(self, name: str) -> BinaryIO | None:
@@ -89,25 +89,25 @@ class DiskCache:
                 self.fault(error)
             return None
         with contextlib.suppress(OSError):
-            # By hand, because disks are mounted with relatime.
+            # Set here, because disks are mounted with relatime.
             _stamp(file.fileno())
         return file
 
     def incoming(self) -> Incoming:
-        """A place for the bytes of a new original. Raises OSError where the disk does not give one."""
+        """A place for the bytes of a new original. Raises OSError if the disk refuses."""
         file, path = _new_part(self.directory)
         return Incoming(file, self._on_disk, path)
 
     def in_memory(self) -> Incoming:
-        """A place for an original that the disk does not take; it is served once and not kept."""
+        """A place for an original that the disk refuses; it is served once and not kept."""
         return Incoming(os.fdopen(os.memfd_create("original"), "w+b"), self._in_memory)
 
     def keep(self, incoming: Incoming, md5: str, modified: float | None) -> None:
-        """Gives a checked original its name. What goes wrong here is logged: the file is open and can be served."""
+        """Gives a checked original its name. Errors are only logged: the file is open and can be served."""
         if incoming.path is None:
             return
         try:
-            # By the same clock as `open`: the kernel's own stamps are up to a tick behind it.
+            # With the same clock as `open`: the kernel's own stamps are up to a tick behind.
             _stamp(incoming.file.fileno(), modified)
             # A power cut may otherwise leave the name on an empty file.
             os.fdatasync(incoming.file.fileno())
@@ -118,7 +118,7 @@ class DiskCache:
         self.added(incoming.size_bytes)
 
     def added(self, size_bytes: int) -> None:
-        """So much is in the directory now that was not there before; makes room where it is too much."""
+        """Counts bytes that were added to the directory, and evicts if they are too many."""
         with self._lock:
             self._added_bytes += size_bytes
             self.counts.bytes += size_bytes
@@ -127,12 +127,12 @@ class DiskCache:
                 self._evict()
 
     def fault(self, error: OSError) -> None:
-        """The disk did not do what it should; the request that found out is served all the same."""
+        """Counts and logs a failure of the disk; the request that met it is served all the same."""
         self.counts.faults += 1
         log.warning("event=cache_fault directory=%s reason=%r", self.directory, str(error))
 
     def _evict(self) -> None:
-        """Removes what was used last longest ago until the rest fits, and what writers left that died."""
+        """Removes the least recently used files until the rest fits, and part files whose writers died."""
         entries = sorted(self._entries(), key=lambda entry: entry.used_ns)
         total = sum(entry.size_bytes for entry in entries)
         keep_bytes = self._max_bytes * _KEPT_SHARE if total > self._max_bytes else self._max_bytes
@@ -158,7 +158,9 @@ class DiskCache:
 
 
 class Incoming:
-    """The bytes of one original while they arrive: written, counted, hashed. Closing it gives the room back."""
+    """The bytes of one original while they arrive: written, counted, hashed. Closing it releases its bytes of the
+    bound.
+    """
 
     def __init__(self, file: BinaryIO, room: _Room, path: Path | None = None) -> None:
         self.file = file
@@ -179,18 +181,18 @@ class Incoming:
         return self._md5.hexdigest()
 
     def reader(self) -> BinaryIO:
-        """The same bytes, opened once more from their beginning, under whatever name or none."""
+        """The same bytes, opened again from the beginning, whatever the file's name is now."""
         self.file.flush()
         return open(f"/proc/self/fd/{self.file.fileno()}", "rb")
 
     def close(self) -> None:
         if self.path is not None:
-            # Gone already, where it was kept: then it has its other name.
+            # A kept original has been renamed already.
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
         with contextlib.suppress(OSError):
             self.file.close()
-        self._room.give_back(self.size_bytes)
+        self._room.free(self.size_bytes)
         self.size_bytes = 0
 
     def __enter__(self) -> Self:
@@ -201,7 +203,7 @@ class Incoming:
 
 
 class _Room:
-    """Bytes that are written at this moment, by all threads together."""
+    """Limits the bytes that all threads together are downloading."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -211,10 +213,10 @@ class _Room:
     def take(self, size_bytes: int) -> None:
         with self._lock:
             if self._taken_bytes + size_bytes > self._max_bytes:
-                raise NoRoom(f"more than {self._max_bytes} bytes of originals are under way")
+                raise NoRoom(f"more than {self._max_bytes} bytes of originals are being downloaded")
             self._taken_bytes += size_bytes
 
-    def give_back(self, size_bytes: int) -> None:
+    def free(self, size_bytes: int) -> None:
         with self._lock:
             self._taken_bytes -= size_bytes
 
@@ -227,8 +229,8 @@ class _Entry:
 
 
 def open_cache(directory: Path, max_bytes: int) -> DiskCache:
-    """The cache in a directory that is made if need be. Raises SettingsError where others could put files into it: a
-    cached original is not hashed again.
+    """The cache in a directory, which is created if needed. Raises SettingsError if other users could put files into
+    it: a cached original is not hashed again.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -241,9 +243,9 @@ def open_cache(directory: Path, max_bytes: int) -> DiskCache:
 
 
 def keep_reduced(directory: Path, md5: str, write: Callable[[BinaryIO], None], modified: float) -> None:
-    """Gives a reduced copy its name once it is written, for a process that has no cache of its own. Raises OSError.
+    """Writes a reduced copy and then gives it its name; for a process without a cache of its own. Raises OSError.
 
-    It is not synced: who reads it compares its checksum.
+    It is not synced: its readers compare the checksum.
     """
     file, path = _new_part(directory)
     with file:
@@ -265,7 +267,7 @@ def drop_reduced(directory: Path, md5: str) -> None:
 
 
 def _stamp(descriptor: int, modified: float | None = None) -> None:
-    """The file was used now. Its mtime, the date of the object in S3, stays as it is without a new one."""
+    """Marks the file as used now. Its mtime, the date of the object in S3, becomes `modified`; None keeps it."""
     if modified is None:
         os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
     else:
@@ -277,7 +279,7 @@ def _stamp(descriptor: int, modified: float | None = None) -> None:
 def _new_part(directory: Path) -> tuple[BinaryIO, Path]:
     path = directory / f".{secrets.token_hex(8)}{_PART_SUFFIX}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    # Who finds the file without the lock knows that its writer is dead.
+    # A part file without this lock has no living writer.
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     return os.fdopen(descriptor, "w+b"), path
 
@@ -288,6 +290,6 @@ def _remove_if_left(path: str) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # Its writer is alive.
-        # Between making a file and locking it a writer has no lock either.
+        # A new file is not locked for a moment either.
         if os.fstat(file.fileno()).st_mtime < time.time() - _LEFT_SECONDS:
             os.unlink(path)

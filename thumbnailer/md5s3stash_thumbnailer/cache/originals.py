@@ -1,8 +1,8 @@
-"""Request -> the original as an open file, from the cache or from S3 with the box's own credentials; or its reduced
-copy, where that is cached and enough.
+"""Opens the original for a request, from the cache or from S3 with the box's own credentials; or its reduced copy, if
+that is cached and large enough.
 
-However many ask for a new digest at once, S3 is asked once. The bytes go straight to disk and are compared with the
-digest before anybody sees them. The event loop never waits for a disk or for S3.
+However many requests ask for a new digest at once, S3 is asked once. The bytes go straight to disk and are compared
+with the digest before they are used. The event loop never waits for a disk or for S3.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CACHE_THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a thumbnail is to be drawn from. Who has it closes the file."""
+    """The file to draw a thumbnail from. Its holder closes it."""
 
     file: BinaryIO
     is_reduced: bool = False
@@ -36,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """Of one original: bytes and seconds. Of all: fetches at a time, and requests that wait for one."""
+    """For one original: bytes and seconds. For all: fetches at a time, and requests that wait for one."""
 
     max_bytes: int
     timeout_seconds: float
@@ -51,7 +51,7 @@ class Originals:
         self, store: ObjectStore, base: BucketBase, cache: DiskCache, limits: FetchLimits, reduced_side: int = 0
     ) -> None:
         self.cache = cache
-        # Called on the event loop with what S3 gave, or with its refusal.
+        # Called on the event loop: after S3 sent an original, and after it refused one.
         self.on_fetched: Callable[[str], None] = lambda md5: None
         self.on_refused: Callable[[], None] = lambda: None
         self._reduced_side = reduced_side
@@ -60,12 +60,12 @@ class Originals:
         self._base = base
         self._limits = limits
         self._flights: dict[str, _Flight] = {}
-        # The S3 client blocks; a thread for each fetch under way keeps the loop free. Hits never queue behind them.
+        # The S3 client blocks; a thread for each fetch keeps the loop free. Cache hits never wait for them.
         self._fetchers = ThreadPoolExecutor(limits.max_concurrent, "fetch")
         self._cache_threads = ThreadPoolExecutor(_CACHE_THREADS, "cache")
 
     async def open(self, request: ThumbnailRequest) -> Source:
-        """What is enough for the request.
+        """The reduced copy if it is enough for the request, else the original.
 
         Raises OriginalNotFound, FetchTimedOut, Overloaded, SourceTooLarge, or a StoreError.
         """
@@ -74,7 +74,7 @@ class Originals:
         return cached or Source(await self._fetched(md5))
 
     async def open_whole(self, md5: str) -> Source:
-        """The original, whatever else there is."""
+        """The original, even if there is a reduced copy."""
         loop = asyncio.get_running_loop()
         cached = await loop.run_in_executor(self._cache_threads, self.cache.open, md5)
         return Source(cached or await self._fetched(md5))
@@ -91,7 +91,7 @@ class Originals:
         file = self.cache.open_reduced(request.md5)
         if file is None:
             return None
-        # Where the head is damaged too the next thumbnail that is cut from a copy writes it again.
+        # If its head is damaged, the next thumbnail that is cut from a copy writes it again.
         with suppress(ReducedDamaged, OSError):
             if read_facts(file).serves(request, self._reduced_side):
                 return file
@@ -105,13 +105,13 @@ class Originals:
         flight = self._flights.get(md5) or self._take_off(md5)
         try:
             with flight.waiting():
-                # Shielded: it is the flight of everybody who asked, and of those who will.
+                # Shielded: other requests share this flight, and later ones will.
                 return (await asyncio.shield(flight.task)).reader()
         finally:
             self.waiting -= 1
 
     def close(self) -> None:
-        """Gives up on what was not begun. A thread that waits for S3 cannot be stopped and is left to end by itself."""
+        """Cancels fetches that have not begun. A thread that waits for S3 cannot be stopped and ends by itself."""
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._cache_threads.shutdown(wait=False, cancel_futures=True)
 
@@ -144,7 +144,7 @@ class Originals:
         try:
             return self._download_into(self.cache.incoming(), md5, deadline)
         except NoRoom as error:
-            raise Overloaded("Too many bytes of originals are under way") from error
+            raise Overloaded("Too many bytes of originals are being downloaded") from error
         except OSError as error:
             self.cache.fault(error)
         try:
@@ -170,7 +170,9 @@ class Originals:
 
 
 class _Flight:
-    """A fetch and how many wait for it. What it brings is closed after the last of them has opened it for himself."""
+    """A fetch and the number of requests that wait for it. Its file is closed after the last of them has opened its
+    own.
+    """
 
     def __init__(self, task: asyncio.Task[Incoming]) -> None:
         self.task = task
@@ -186,13 +188,13 @@ class _Flight:
             self.close_if_over()
 
     def close_if_over(self) -> None:
-        # Its exception is read also where no request waits any more, or asyncio would complain.
+        # Reads the exception even if no request waits any more, or asyncio would log it.
         if self.task.done() and not self.task.cancelled() and not self.task.exception() and not self._waiters:
             self.task.result().close()
 
 
 class _UntilDeadline:
-    """A sink that takes nothing more once no request waits for it."""
+    """A sink that fails after the deadline, when no request waits for it any more."""
 
     def __init__(self, incoming: Incoming, deadline: float) -> None:
         self._incoming = incoming

@@ -1,1 +1,1 @@
-"""Bytes to a thumbnail. Knows no network, no tornado and no cache."""
+"""Renders bytes to a thumbnail. Imports no network package, no tornado and no cache."""

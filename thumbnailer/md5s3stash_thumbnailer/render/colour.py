@@ -1,4 +1,4 @@
-"""Any picture that was decoded -> eight bits of sRGB: grey, colour, or colour with transparency."""
+"""Converts any decoded picture to eight-bit sRGB: grey, colour, or colour with transparency."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 import PIL.Image
 from PIL import ImageChops, ImageCms, JpegImagePlugin
 
-# Profiles of printers run to a few megabytes; each one in the cache is held in memory.
+# Printer profiles have up to a few megabytes, and the cache below holds profiles in memory.
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _SRGB = ImageCms.createProfile("sRGB")
 _LAB = ImageCms.createProfile("LAB")
@@ -17,22 +17,22 @@ _MODES_WITH_PROFILE = frozenset({"L", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
 def to_srgb(image: PIL.Image.Image, stored: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture in mode L, RGB, RGBA or, where that is how it came, YCbCr, without metadata. `stored` is the file
-    that it was cut from.
-    """
+    """The picture in mode L, RGB or RGBA, without metadata; YCbCr stays. `stored` is the file that it was cut from."""
     image = _eight_bits(image, stored)
     if image.mode == "CMYK" and _is_plain_cmyk_jpeg(stored):
         image = ImageChops.invert(image)
     image = _from_profile(image, stored.info.get("icc_profile"))
     if image.mode not in ("L", "RGB", "RGBA", "YCbCr"):
         image = image.convert("RGB")
-    # Encoders write what stands here: profile, comment, resolution, the palette index that was transparent.
+    # Encoders would write this: profile, comment, resolution, the transparent palette index.
     image.info.clear()
     return image
 
 
 def _is_plain_cmyk_jpeg(stored: PIL.Image.Image) -> bool:
-    """Whether ink is stored as ink. Adobe's programs store its complement, and Pillow takes every file for theirs."""
+    """Whether ink is stored as ink. Adobe's programs store the complement, and Pillow treats every file as one of
+    theirs.
+    """
     return isinstance(stored, JpegImagePlugin.JpegImageFile) and "adobe" not in stored.info
 
 
@@ -57,7 +57,7 @@ def _from_profile(image: PIL.Image.Image, profile: object) -> PIL.Image.Image:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """How to come from the profile to sRGB, or None where it is broken or for another kind of colours than the picture.
+    """The transform from the profile to sRGB; None if the profile is broken or does not fit the picture's mode.
 
     Cached because making one costs more than using it, and the pictures of one camera or scanner share theirs.
     """
@@ -74,7 +74,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _eight_bits(image: PIL.Image.Image, stored: PIL.Image.Image) -> PIL.Image.Image:
-    """Sixteen bits and more as grey of eight. Pillow's own conversion clips all that is brighter than 255."""
+    """Converts grey of sixteen bits and more to eight. Pillow's own conversion clips everything above 255."""
     if image.mode not in ("I", "F"):
         return image
     if stored.mode.startswith("I;16"):
@@ -86,7 +86,9 @@ def _eight_bits(image: PIL.Image.Image, stored: PIL.Image.Image) -> PIL.Image.Im
 
 
 def _range(stored: PIL.Image.Image) -> tuple[float, float]:
-    """Which values mean black and white. Files do not say; beyond the usual ranges the picture's extremes do."""
+    """The values of black and white. Files do not define them: the usual ranges, or beyond those the picture's
+    extremes.
+    """
     low, high = stored.getextrema()
     assert isinstance(low, int | float)
     assert isinstance(high, int | float)
@@ -95,5 +97,5 @@ def _range(stored: PIL.Image.Image) -> tuple[float, float]:
         usual = next((white for white in (1.0, 255.0) if high <= white), usual)
     if low >= 0 and high <= usual:
         return 0.0, usual
-    # Infinities and what is not a number are no range either.
+    # Infinities and NaN do not make a range.
     return (low, high) if math.isfinite(high - low) and high > low else (0.0, usual)

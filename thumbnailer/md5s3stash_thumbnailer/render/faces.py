@@ -1,7 +1,7 @@
-"""`position=face`: where a crop is placed so that it holds the faces.
+"""`position=face`: places a crop so that it holds the faces.
 
-With OpenCV, as pilbox does it; docs/decisions/0007-faces-with-opencv-4.md has the reasons for classifier and numbers.
-Imported and loaded at the first use: most servers never look for a face.
+Uses OpenCV, as pilbox does; docs/decisions/0007-faces-with-opencv-4.md has the reasons for classifier and numbers.
+OpenCV is imported at the first use: most servers never look for a face.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Rectangle = Sequence[int]
 
 
 def require_detector() -> None:
-    """Raises SettingsError where no face can be looked for. For the start of a server whose default is `face`."""
+    """Raises SettingsError if OpenCV cannot be used. Called at the start of a server whose default is `face`."""
     try:
         _classifier()
     except ImportError as error:
@@ -40,7 +40,7 @@ def require_detector() -> None:
 
 
 def position_of_faces(preview: PIL.Image.Image) -> Point:
-    """The middle of all faces as fractions of width and height; the centre where there is none, or no OpenCV."""
+    """The middle of all faces as fractions of width and height; the centre if there are no faces, or no OpenCV."""
     try:
         return centroid(_find_faces(preview), preview.size)
     except ImportError:
@@ -48,7 +48,7 @@ def position_of_faces(preview: PIL.Image.Image) -> Point:
 
 
 def centroid(faces: Sequence[Rectangle], size: Size) -> Point:
-    """The mean of the middles of rectangles (left, top, width, height), as fractions of the size."""
+    """The mean of the centres of rectangles (left, top, width, height), as fractions of the size."""
     if not len(faces):
         return CENTRE
     across = sum(left + width / 2 for left, _, width, _ in faces) / (len(faces) * size[0])
@@ -70,13 +70,13 @@ def _find_faces(preview: PIL.Image.Image) -> Sequence[Rectangle]:
 
 @cache
 def _classifier() -> cv2.CascadeClassifier:
-    """Raises ImportError without OpenCV 4: its release 5 has no such classifier any more."""
+    """Raises ImportError without OpenCV 4: release 5 has dropped this classifier."""
     import cv2
     import cv2.data
 
     if not hasattr(cv2, "CascadeClassifier"):
         raise ImportError(f"OpenCV {cv2.__version__} is installed")
-    # A worker is one of as many as there are cores.
+    # There is one worker per core.
     cv2.setNumThreads(1)
     classifier = cv2.CascadeClassifier(os.path.join(cv2.data.haarcascades, _CLASSIFIER))
     if classifier.empty():

@@ -1,4 +1,4 @@
-"""Where a thumbnail is cut from and what size it gets: pilbox's modes as arithmetic. Pure; knows no pixels.
+"""Where a thumbnail is cut from and its size: pilbox's modes as arithmetic. Pure; handles no pixels.
 
 The formulas are those of pilbox and of the Pillow functions that it calls, so that sizes agree to the pixel.
 """
@@ -18,20 +18,27 @@ CENTRE: Point = (0.5, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A rectangle of the upright original, in its pixels, and the size in pixels that it is drawn at."""
+    """A rectangle of the upright original, in its pixels, and the size in pixels at which it is drawn."""
 
     box: Box
     size: Size
 
     @property
     def reduction(self) -> float:
-        """How many pixels of the original go into one of the thumbnail, along the side where they are fewer."""
+        """How many pixels of the original become one of the thumbnail, along the side where they are fewer."""
         left, top, right, bottom = self.box
         return min((right - left) / self.size[0], (bottom - top) / self.size[1])
 
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether the pixels stay what they are: none of them is divided, and there are as many."""
+        left, top, right, bottom = self.box
+        keeps_size = right - left == self.size[0] and bottom - top == self.size[1]
+        return keeps_size and left % 1 == 0 and top % 1 == 0
+
 
 def whole(original: Size) -> Cut:
-    """Everything, at its own size."""
+    """The whole picture, at its own size."""
     return scale(original, original)
 
 
@@ -41,12 +48,12 @@ def area(left: int, top: int, width: int, height: int) -> Cut:
 
 
 def scale(original: Size, size: Size) -> Cut:
-    """Everything, distorted to the size."""
+    """The whole picture, distorted to the size."""
     return Cut((0, 0, *original), size)
 
 
 def clip(original: Size, bound: Size) -> Cut:
-    """Everything, in its proportions, as large as fits within the bound, and never larger than it is."""
+    """The whole picture in its proportions, as large as fits within the bound, but never enlarged."""
     if bound[0] >= original[0] and bound[1] >= original[1]:
         return whole(original)
     proportion = original[0] / original[1]
@@ -58,8 +65,8 @@ def clip(original: Size, bound: Size) -> Cut:
 
 
 def crop(original: Size, size: Size, position: Point = CENTRE) -> Cut:
-    """The largest rectangle in the proportions of the size. `position` shares out what is cut away: 0 left or top,
-    1 right or bottom.
+    """The largest rectangle in the proportions of the size. `position` places it: 0 at the left or top, 1 at the right
+    or bottom.
     """
     proportion = size[0] / size[1]
     width = min(original[0], original[1] * proportion)
@@ -70,7 +77,7 @@ def crop(original: Size, size: Size, position: Point = CENTRE) -> Cut:
 
 
 def adapted_mode(original: Size, size: Size, retain_percent: float) -> str:
-    """The mode that `adapt` stands for: crop where it keeps that much of the original, else fill."""
+    """The mode that `adapt` stands for: crop if it keeps that much of the original, else fill."""
     ours, theirs = original[0] / original[1], size[0] / size[1]
     kept = min(ours, theirs) / max(ours, theirs) * 100.0
     return "crop" if retain_percent <= kept else "fill"
@@ -82,7 +89,7 @@ def plain_mode(mode: str, original: Size, size: Size, retain_percent: float) -> 
 
 
 def fitted(mode: str, original: Size, size: Size, position: Point = CENTRE) -> Cut:
-    """What `crop`, `scale`, `clip` or `fill` cuts."""
+    """The cut of `crop`, `scale`, `clip` or `fill`."""
     if mode == "crop":
         return crop(original, size, position)
     return scale(original, size) if mode == "scale" else clip(original, size)
@@ -94,5 +101,5 @@ def margins(inner: Size, outer: Size) -> Size:
 
 
 def _nearest(length: float, error: Callable[[int], float]) -> int:
-    """The whole number beside the length that keeps the proportions best, but never 0."""
+    """The whole number next to the length that keeps the proportions best, but never 0."""
     return max(1, min(math.floor(length), math.ceil(length), key=error))

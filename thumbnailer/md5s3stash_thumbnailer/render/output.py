@@ -1,8 +1,10 @@
-"""A finished drawing -> the bytes of the thumbnail: format, background, and how it is encoded."""
+"""Turns a finished drawing into the bytes of the thumbnail: format, background and encoding."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import PIL.Image
@@ -12,24 +14,24 @@ from md5s3stash_thumbnailer._pilbox import DrawOptions, ImageSaveError
 from md5s3stash_thumbnailer.render.geometry import Size, margins
 from md5s3stash_thumbnailer.render.picture import Picture
 
-# What every browser shows is answered in its own format; pilbox writes no other that browsers show.
+# Formats that every browser shows are kept; pilbox writes no other such format.
 _KEPT_FORMATS = frozenset({"GIF", "JPEG", "PNG", "WEBP"})
 _FORMATS_WITH_ALPHA = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
 _FORMATS_WITH_EXIF = frozenset({"JPEG", "PNG", "WEBP"})
 _ORIENTATION = 0x0112
-# What else stands in the directory of a TIFF: XMP and the profile.
+# Other entries in the directory of a TIFF: XMP and the profile.
 _NOT_EXIF = (700, 34675)
 _MAX_EXIF_BYTES = 65533
 _OPAQUE = 255
 
 
 def output_format(options: DrawOptions, original_format: str) -> str:
-    """Pillow's name of the format asked for; else the original's own, or JPEG where browsers do not show that."""
+    """Pillow's name of the requested format; else the original's own, or JPEG if browsers do not show that."""
     return options.format or (original_format if original_format in _KEPT_FORMATS else "JPEG")
 
 
 def compose(image: PIL.Image.Image, size: Size, options: DrawOptions, image_format: str) -> PIL.Image.Image:
-    """The image in the middle of a picture of this size, over the background colour where that shows."""
+    """The image in the middle of a picture of this size, over the background colour."""
     alpha = options.background[3] if image_format in _FORMATS_WITH_ALPHA else _OPAQUE
     if image.size == size and (image.mode != "RGBA" or alpha == 0):
         return image
@@ -38,9 +40,15 @@ def compose(image: PIL.Image.Image, size: Size, options: DrawOptions, image_form
     return canvas.convert("RGB") if alpha == _OPAQUE else canvas
 
 
-def encode(image: PIL.Image.Image, original: Picture, options: DrawOptions, image_format: str) -> bytes:
-    """The bytes of the picture. Raises pilbox's ImageSaveError."""
-    parameters: dict[str, Any] = {"optimize": True} if options.optimize else {}
+def encode(
+    image: PIL.Image.Image,
+    original: Picture,
+    options: DrawOptions,
+    image_format: str,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> bytes:
+    """The bytes of the picture. `more` are parameters of Pillow for this format. Raises pilbox's ImageSaveError."""
+    parameters: dict[str, Any] = {**more, **({"optimize": True} if options.optimize else {})}
     if image_format in ("JPEG", "WEBP") and options.quality is not None:
         parameters["quality"] = options.quality
     if image_format == "JPEG":
@@ -58,7 +66,7 @@ def encode(image: PIL.Image.Image, original: Picture, options: DrawOptions, imag
 
 
 def _kept_from_jpeg(original: Picture, options: DrawOptions) -> dict[str, Any]:
-    """How finely the original stores colours, and with quality=keep everything else as well."""
+    """The colour sampling of the original, and with quality=keep its quantization tables as well."""
     kept: dict[str, Any] = {} if original.sampling is None else {"subsampling": original.sampling}
     if options.quality is None and isinstance(original.image, JpegImagePlugin.JpegImageFile):
         kept["qtables"] = original.image.quantization
@@ -66,7 +74,7 @@ def _kept_from_jpeg(original: Picture, options: DrawOptions) -> dict[str, Any]:
 
 
 def _upright_exif(stored: PIL.Image.Image) -> bytes:
-    """The original's EXIF, without the orientation: the thumbnail is upright already. Nothing where it is broken."""
+    """The original's EXIF, without the orientation: the thumbnail is upright already. Empty if it is broken."""
     try:
         exif = stored.getexif()
         for tag in (_ORIENTATION, *_NOT_EXIF):
@@ -75,7 +83,7 @@ def _upright_exif(stored: PIL.Image.Image) -> bytes:
     except MemoryError:
         raise
     except Exception:
-        # Pillow raises nearly any class, as it does on broken pictures.
+        # Pillow raises nearly any class, as it does for broken pictures.
         return b""
-    # A segment of a JPEG holds no more.
+    # A segment of a JPEG cannot hold more.
     return data if len(data) <= _MAX_EXIF_BYTES else b""

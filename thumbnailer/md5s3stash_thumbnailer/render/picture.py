@@ -1,4 +1,4 @@
-"""Stored pixels, perhaps fewer than there were, and how a rectangle of the upright picture is cut from them."""
+"""Stored pixels, possibly reduced, and how a rectangle of the upright picture is cut from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import ImageMath
 
 from md5s3stash_thumbnailer.render.geometry import Box, Cut, Size, whole
 
-# EXIF orientation -> what makes the stored picture upright (CIPA DC-008, 4.6.5.1).
+# EXIF orientation -> the operation that makes the stored picture upright (CIPA DC-008, 4.6.5.1).
 _TO_UPRIGHT = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
@@ -22,7 +22,7 @@ _MIRRORED_ACROSS = frozenset({2, 3, 6, 7})
 _MIRRORED_DOWN = frozenset({3, 4, 7, 8})
 
 # Plain averages over whole pixels leave the filter at least this many pixels, along a side, for each of the thumbnail.
-# Measured against a filter over everything, on hard edges, where it is seen first.
+# Measured against a filter over all pixels, on hard edges, where a loss is visible first.
 OVERSAMPLING_AFTER_AVERAGES = 3.0
 
 
@@ -30,7 +30,7 @@ class Picture:
     """`image` holds the stored pixels: one for every `shrink` of the original, along a side."""
 
     oversampling = OVERSAMPLING_AFTER_AVERAGES
-    """What averages leave to the filter, at least."""
+    """The least that averages leave to the filter."""
 
     def __init__(self, image: PIL.Image.Image, stored_size: Size, orientation: int, shrink: float = 1.0) -> None:
         self.image = image
@@ -60,13 +60,13 @@ class Picture:
     def _resampled(
         self, image: PIL.Image.Image, cut: Cut, resampling: PIL.Image.Resampling, shrink: float
     ) -> PIL.Image.Image:
-        """The same of an image that has one pixel for every `shrink` of the original, along a side."""
+        """Cuts from an image that has one pixel for every `shrink` of the original, along a side."""
         stored = resample(image, self._stored_cut(cut, image.size, shrink), resampling, self.oversampling)
         turn = _TO_UPRIGHT.get(self.orientation)
         return stored if turn is None else stored.transpose(turn)
 
     def _stored_box(self, cut: Cut) -> Box:
-        """The rectangle in the stored original: lying and mirrored."""
+        """The rectangle in the stored original, which may be rotated and mirrored."""
         left, top, right, bottom = cut.box
         width, height = self.size
         if self.orientation in _MIRRORED_ACROSS:
@@ -76,10 +76,10 @@ class Picture:
         return (top, left, bottom, right) if self.orientation in _LYING else (left, top, right, bottom)
 
     def _stored_cut(self, cut: Cut, pixels: Size, shrink: float) -> Cut:
-        """The cut in the pixels that there are."""
+        """The cut in the pixels of the image."""
         left, top, *ends = (edge / shrink for edge in self._stored_box(cut))
         right, bottom = pixels
-        # Who shrinks a picture rounds its size in his own way.
+        # Decoders round a reduced size differently.
         return Cut((left, top, min(ends[0], right), min(ends[1], bottom)), upright(cut.size, self.orientation))
 
 
@@ -94,21 +94,23 @@ def resample(
     resampling: PIL.Image.Resampling,
     oversampling: float = OVERSAMPLING_AFTER_AVERAGES,
 ) -> PIL.Image.Image:
-    """The rectangle at its new size, in one step; what the filter does not need is averaged away first."""
+    """The rectangle at its new size, in one step; averages reduce it first as far as the filter allows."""
     image = continuous(image)
     if cut == whole(image.size):
         return image
+    if cut.is_as_stored:
+        return image.crop((round(cut.box[0]), round(cut.box[1]), round(cut.box[2]), round(cut.box[3])))
     if resampling == PIL.Image.Resampling.NEAREST:
         return image.resize(cut.size, resampling, cut.box)
     return image.resize(cut.size, resampling, cut.box, reducing_gap=oversampling)
 
 
 def continuous(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture in a mode whose values can be averaged: no palette, no bits, no colour that stands for nothing."""
+    """The picture in a mode whose values can be averaged: no palette, no single bits, no transparent colour."""
     if image.has_transparency_data:
         if image.mode == "I;16":
             return _grey_with_alpha(image)
-        # Grey stays grey, so that a profile for grey fits it.
+        # Grey stays grey, so that a grey profile fits it.
         grey_or_colour = "LA" if image.mode in ("1", "L") else "RGBA"
         if image.info.get("is_grey"):
             return image.convert("LA")
@@ -123,7 +125,9 @@ def continuous(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _grey_with_alpha(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Sixteen bits of grey, one of which is transparent, in eight. Pillow's own conversion clips what is brighter."""
+    """Sixteen-bit grey with a transparent level, in eight bits with alpha. Pillow's own conversion clips everything
+    above 255.
+    """
     transparent = image.info["transparency"]
     levels = image.convert("I")
     grey = ImageMath.lambda_eval(

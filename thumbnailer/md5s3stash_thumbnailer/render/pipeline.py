@@ -1,7 +1,8 @@
-"""An original + request -> bytes of the thumbnail. Runs in a worker process; knows no network and no server.
+"""Renders an original for a request: the bytes of the thumbnail. Runs in a worker process; imports no network or server
+code.
 
-Whatever is wrong with the picture comes out as NotAnImage, TooManyPixels or one of pilbox's own errors. Any other
-exception is an error of this program.
+Anything wrong with the picture raises NotAnImage, TooManyPixels or one of pilbox's own errors. Any other exception is a
+bug of this program.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from md5s3stash_thumbnailer.render.faces import PREVIEW_PX, position_of_faces
 from md5s3stash_thumbnailer.render.geometry import Cut, Point, Size
 from md5s3stash_thumbnailer.render.picture import Picture, resample
 from md5s3stash_thumbnailer.render.reduced import Reduced, divisor_for, is_cut_from_copies, leaves_enough
+from md5s3stash_thumbnailer.render.region import encoded_region
+from md5s3stash_thumbnailer.render.region_request import FORMATS, RegionRequest, SizeRequest
 from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
 
 # At a quarter of its size all scans of a progressive JPEG are decoded, at an eighth not (jpeg_scans.py).
@@ -38,7 +41,7 @@ class RenderLimits:
     max_original_pixels: int = 100_000_000
     max_thumbnail_pixels: int = 4096 * 4096
     reduced_side: int = 0
-    """The longest side of the reduced copy that thumbnails of large originals are cut from; 0: there is none."""
+    """The longest side of the reduced copy that thumbnails of large originals are cut from; 0: no copy."""
     truncated: bool = False
     """Whether a damaged original is shown as far as it can be decoded."""
 
@@ -51,39 +54,42 @@ class Thumbnail:
     body: bytes
     is_truncated: bool = False
     """Whether the original is damaged, so that parts of the picture may be missing."""
+    original_size: Size = (0, 0)
+    """Width and height of the upright original. Only what IIIF asks for has it."""
+
+
+Request = ThumbnailRequest | RegionRequest | SizeRequest
 
 
 def prepare_process(limits: RenderLimits) -> None:
     """Makes Pillow refuse larger originals by itself, for the whole process, as soon as it has read their header.
 
-    Pillow asks this for every frame and every embedded picture, which a check of ours after opening would miss.
+    Pillow checks this for every frame and every embedded picture, which a check of ours after opening would miss.
     """
     PIL.Image.MAX_IMAGE_PIXELS = limits.max_original_pixels
-    # What it says about pictures would stand in the server's log as it is. An error of a picture is in the answer.
+    # Pillow's messages about pictures would fill the server's log. The answer reports an error of a picture.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def render(original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
-    """The thumbnail that the request asks for, of a seekable file. Raises ThumbnailError or PilboxError."""
+def render(original: BinaryIO, request: Request, limits: RenderLimits) -> Thumbnail:
+    """What the request asks for, of a seekable file. Raises ThumbnailError or PilboxError."""
     return render_and_reduce(original, request, limits)[0]
 
 
-def render_and_reduce(
-    original: BinaryIO, request: ThumbnailRequest, limits: RenderLimits
-) -> tuple[Thumbnail, Reduced | None]:
-    """The same, with the reduced copy that it was cut from, if it was."""
+def render_and_reduce(original: BinaryIO, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
+    """The same, and the reduced copy that the thumbnail was cut from, if any."""
     try:
         with _faults_of_the_picture():
             return _render(original, request, limits)
     except NotAnImage as damage:
         if not limits.truncated:
             raise
-        # No copy of it is kept: a copy would not show that the original is damaged.
+        # No reduced copy is kept: it would not show that the original is damaged.
         return _render_truncated(original, request, limits, damage), None
 
 
 def render_reduced(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
-    """The same thumbnail from the file of a reduced copy. Raises ReducedDamaged as well."""
+    """The same thumbnail from the file of a reduced copy. Also raises ReducedDamaged."""
     with _faults_of_the_picture():
         return _drawn(Reduced.read(file), request, limits)
 
@@ -91,7 +97,7 @@ def render_reduced(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimi
 @contextmanager
 def _faults_of_the_picture() -> Iterator[None]:
     with warnings.catch_warnings():
-        # About metadata mostly. Up to twice its limit Pillow only warns, and that one is meant.
+        # Mostly about metadata. Up to twice its limit of pixels Pillow only warns; this warning must be an error.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
@@ -103,14 +109,14 @@ def _faults_of_the_picture() -> Iterator[None]:
         except Exception as error:
             if _is_ours(error):
                 raise
-            # The request was checked before; what is left is the picture. On broken data Pillow's readers raise nearly
-            # every class there is: OSError, SyntaxError, ValueError, struct.error, IndexError, TypeError, ...
+            # The request was checked before, so the picture is the cause. On broken data Pillow's readers raise nearly
+            # any exception: OSError, SyntaxError, ValueError, struct.error, IndexError, TypeError, ...
             raise NotAnImage(f"File cannot be read as an image: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def _truncated_images_loaded() -> Iterator[None]:
-    """Pillow decodes what there is of a damaged picture, and leaves the rest black or grey."""
+    """Makes Pillow decode a damaged picture as far as it can, and leave the rest black or grey."""
     PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         yield
@@ -127,36 +133,43 @@ def _is_ours(error: Exception) -> bool:
     return raised_in.partition(".")[0] == __name__.partition(".")[0]
 
 
-def _render(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
+def _render(file: BinaryIO, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
     original = Original(file, limits.max_original_pixels)
-    if "noop" in request.operations:
-        return _as_it_is(original, file), None
-    reduced = _reduced(original, request, limits)
-    return _drawn(reduced or original, request, limits), reduced
+    reduced = _reduced(original, request, limits) if isinstance(request, ThumbnailRequest) else None
+    return _shown(original, reduced or original, request, limits), reduced
 
 
-def _render_truncated(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits, damage: NotAnImage) -> Thumbnail:
-    """As far as the picture goes. Raises the damage where nothing can be decoded."""
+def _render_truncated(file: BinaryIO, request: Request, limits: RenderLimits, damage: NotAnImage) -> Thumbnail:
+    """Renders the picture as far as possible. Raises `damage` if nothing can be decoded."""
     try:
         with _faults_of_the_picture(), _truncated_images_loaded():
             original = Original(file, limits.max_original_pixels, is_strict=False)
-            is_as_it_is = "noop" in request.operations
-            thumbnail = _as_it_is(original, file) if is_as_it_is else _drawn(original, request, limits)
+            thumbnail = _shown(original, original, request, limits)
     except ThumbnailError as error:
         raise damage from error
     return replace(thumbnail, is_truncated=True)
 
 
-def _as_it_is(original: Original, file: BinaryIO) -> Thumbnail:
-    """Decoded nevertheless: a damaged original is not sent as a whole picture either."""
+def _shown(original: Original, picture: Picture, request: Request, limits: RenderLimits) -> Thumbnail:
+    """What is asked for, cut from the picture, which is the original or its copy."""
+    if isinstance(request, SizeRequest):
+        return Thumbnail("", b"", original_size=picture.size)
+    if isinstance(request, RegionRequest):
+        mime_type = MIME_TYPES[FORMATS[request.output.format]]
+        return Thumbnail(mime_type, encoded_region(picture, request), original_size=picture.size)
+    return _as_it_is(original) if "noop" in request.operations else _drawn(picture, request, limits)
+
+
+def _as_it_is(original: Original) -> Thumbnail:
+    """The original's own bytes. It is decoded too, so that a damaged original is not sent as a whole picture."""
     mime_type = MIME_TYPES[original.format]
     original.decode(_REDUCTION_TO_CHECK)
-    file.seek(0)
-    return Thumbnail(mime_type, file.read())
+    original.file.seek(0)
+    return Thumbnail(mime_type, original.file.read())
 
 
 def _reduced(original: Original, request: ThumbnailRequest, limits: RenderLimits) -> Reduced | None:
-    """The reduced copy of the original, where this thumbnail is to be cut from one."""
+    """The reduced copy of the original, if this thumbnail is to be cut from one."""
     options = DrawOptions.of(dict(request.options))
     divisor = divisor_for(original, limits.reduced_side)
     if divisor is None or not is_cut_from_copies(request, options):
@@ -181,14 +194,14 @@ def _drawn(picture: Picture, request: ThumbnailRequest, limits: RenderLimits) ->
 
 
 class _Drawing:
-    """What the operations have made of the original so far. The first one decides how much of it is decoded."""
+    """The result of the operations so far. The first operation decides how much of the original is decoded."""
 
     def __init__(self, original: Picture, options: DrawOptions, image_format: str) -> None:
         self._original = original
         self._options = options
         self._format = image_format
         self._image: PIL.Image.Image | None = None
-        # Once is enough: a background that is half transparent would grow stronger.
+        # Only once: a half transparent background would become stronger.
         self._has_background = False
 
     @property
@@ -198,7 +211,7 @@ class _Drawing:
     def resize(self, request: ThumbnailRequest, limits: RenderLimits) -> None:
         size = thumbnail_size(self.size, request)
         mode = request.mode
-        # clip never enlarges, so there a derived side beyond all bounds is one that does not limit.
+        # clip never enlarges, so a derived side beyond the bounds has no effect there.
         if mode != "clip" and size[0] * size[1] > limits.max_thumbnail_pixels:
             raise TooManyPixels(
                 f"Too many pixels: in the proportions of the original the thumbnail would be {size[0]}x{size[1]}"
@@ -212,7 +225,7 @@ class _Drawing:
             self._lay_on_background(size)
 
     def rotate(self, degrees_clockwise: str) -> None:
-        # pilbox's `auto` turns by the EXIF orientation; that is done.
+        # pilbox's `auto` rotates by the EXIF orientation, which is already done.
         if degrees_clockwise != "auto":
             self._image = _rotated(self._everything(), int(degrees_clockwise), expand=self._options.expand)
 
@@ -244,18 +257,18 @@ class _Drawing:
         return to_srgb(self._original.cut(cut, resampling), self._original.image)
 
     def _position(self, cut: Cut) -> Point:
-        """What the options say, or where the faces are in a small view of everything."""
+        """The position in the options, or that of the faces in a small view of the whole picture."""
         if self._options.position is not None:
             return self._options.position
         preview = geometry.clip(self.size, (PREVIEW_PX, PREVIEW_PX))
         if self._image is None and isinstance(self._original, Original):
-            # One decoding serves the search and the thumbnail after it.
+            # One decoding for both the search and the thumbnail.
             self._original.decode(min(cut.reduction, preview.reduction))
         return position_of_faces(self._drawn(preview, PIL.Image.Resampling.BILINEAR))
 
 
 def _rotated(image: PIL.Image.Image, degrees_clockwise: int, *, expand: bool) -> PIL.Image.Image:
     if degrees_clockwise % 90 == 0:
-        # pilbox turns by right angles without cutting off, whatever `expand` says.
+        # pilbox never cuts off at right angles, whatever `expand` says.
         return image.rotate(-degrees_clockwise, expand=True)
     return image.rotate(-degrees_clockwise, PIL.Image.Resampling.BICUBIC, expand)

@@ -1,12 +1,12 @@
 """A reduced copy of a large original: which thumbnails are cut from it, and how it is stored beside the originals.
 
-Decoding is most of what a thumbnail costs, and sites ask for several sizes of each picture. The copy holds the pixels
-as they are, because decoding another JPEG would cost most of what is saved; where the original stores brightness and
-colours apart, and colours at half the resolution, so does the copy: half as many values are read, resized and kept.
+Decoding is most of the cost of a thumbnail, and sites ask for several sizes of each picture. The copy holds raw pixels,
+because decoding another JPEG would cost most of what is saved. If the original stores brightness and colours
+separately, and colours at half the resolution, so does the copy: half as many values are read, resized and kept.
 
-A thumbnail that can be cut from the copy always is, also while there is none yet: then it is made in memory. So the
-same request gives the same bytes, whatever the cache holds. What is read back is trusted only with its checksum: a copy
-is not synced to the disk.
+A thumbnail that can be cut from a copy always is: if the cache has none, the copy is made in memory first. So the same
+request gives the same bytes, whatever the cache holds. A copy is not synced to the disk, so it is used only if its
+checksum is right.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from md5s3stash_thumbnailer.render.geometry import Cut, Size
 from md5s3stash_thumbnailer.render.picture import Picture, upright
 from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
 
-# How many pixels of the copy there must be, along a side, for each of the thumbnail; and how many averages leave to the
-# filter. With less the SSIM to what the original gives can fall to 0.97, on hard edges first.
+# The least pixels of the copy, along a side, for each pixel of the thumbnail; and the least that averages leave to the
+# filter. With fewer the SSIM to a thumbnail of the original can fall to 0.97, on hard edges first.
 _LEAST_LEFT, _LEFT_TO_FILTER = 1.75, 1.6
-# Bicubic takes two thirds of the time of Lanczos, and is good enough where averages have not come before it.
+# Bicubic takes two thirds of the time of Lanczos, and is good enough if no averages come before it.
 _FILTER, _FILTER_AFTER_AVERAGES = PIL.Image.Resampling.BICUBIC, PIL.Image.Resampling.LANCZOS
-# Half the time of bicubic. What it blurs is seen in brightness (SSIM of line art: 0.96), not in colours.
+# Half the time of bicubic. Its blur is visible in brightness (SSIM of line art: 0.96), but not in colours.
 _FILTER_OF_COLOURS = PIL.Image.Resampling.HAMMING
-# A copy is made of originals that are this many times larger, along a side. Others are decoded quickly enough.
+# Only originals that are this many times larger, along a side, get a copy. Others are decoded quickly enough.
 _LEAST_DIVISOR = 2
 
 _BYTES_A_PIXEL = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
-# In Pillow's words. The pixels of such a copy are three planes: brightness, then two of colours at half its sides.
+# Pillow's name. The pixels of such a copy are three planes: brightness, then two colour planes with sides half as long.
 _PLANES = "YCbCr"
-# Of originals in other modes (16 bits, CMYK, Lab) no copy is made: what becomes of their colours is decided later.
+# Originals in other modes (16 bits, CMYK, Lab) get no copy: their colours are converted later.
 _MODES_OF_ORIGINALS = frozenset({"L", "P", "RGB", "RGBA"})
 _MAX_PROFILE_BYTES = 64 * 1024
 
 _MAGIC = b"MSR4"
-# Magic, checksum of all that follows, facts as JSON filled up with blanks. Then the profile and the pixels.
+# Magic, checksum of everything after it, facts as JSON padded with blanks. Then the profile and the pixels.
 _FACTS_BYTES = 500
 _HEAD = struct.Struct(f">4sQ{_FACTS_BYTES}s")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a copy tells beside its pixels. `side` and `renderer` are those of the server that made it."""
+    """The description of a copy. `side` and `renderer` are those of the server that made it."""
 
     side: int
     renderer: str
@@ -74,12 +74,12 @@ class Facts:
 
     @property
     def size(self) -> Size:
-        """Of the upright original."""
+        """Size of the upright original."""
         return upright(self.stored_size, self.orientation)
 
     @property
     def planes(self) -> tuple[tuple[str, Size], ...]:
-        """Mode and size of each picture that the copy consists of."""
+        """Mode and size of each plane of the copy."""
         if self.mode != _PLANES:
             return ((self.mode, (self.width, self.height)),)
         half = -(-self.width // 2), -(-self.height // 2)
@@ -98,7 +98,7 @@ class Facts:
         return _HEAD.size + self.profile_bytes + self.pixel_bytes
 
     def serves(self, request: ThumbnailRequest, side: int) -> bool:
-        """Whether the thumbnail is cut from this copy by a server with that setting."""
+        """Whether a server with that setting cuts the thumbnail from this copy."""
         if (self.side, self.renderer) != (side, RENDERER):
             return False
         options = DrawOptions.of(dict(request.options))
@@ -106,12 +106,12 @@ class Facts:
 
 
 class Reduced(Picture):
-    """A copy, in memory."""
+    """A copy in memory."""
 
     oversampling = _LEFT_TO_FILTER
 
     def __init__(self, planes: Sequence[PIL.Image.Image], profile: bytes, facts: Facts) -> None:
-        """`planes` are those of the facts."""
+        """`planes` must match the facts."""
         super().__init__(planes[0], facts.stored_size, facts.orientation, facts.shrink)
         self.image.info = {"icc_profile": profile} if profile else {}
         self._colours = planes[1:]
@@ -135,7 +135,7 @@ class Reduced(Picture):
 
     @classmethod
     def of(cls, original: Original, side: int, divisor: int) -> Self:
-        """Decodes the original."""
+        """Makes a copy: decodes the original."""
         image_format, sampling, profile = original.format, original.sampling, _profile(original)
         image, shrink = original.reduced(divisor)
         brightness, *colours = image.split() if image.mode == _PLANES else (image,)
@@ -158,7 +158,7 @@ class Reduced(Picture):
 
     @classmethod
     def read(cls, file: BinaryIO) -> Self:
-        """Raises ReducedDamaged where it is not to the bit what was written."""
+        """Raises ReducedDamaged if a single bit differs from what was written."""
         facts = read_facts(file)
         try:
             file.seek(0)
@@ -168,7 +168,7 @@ class Reduced(Picture):
             raise ReducedDamaged("The reduced copy cannot be read") from error
         if list(map(len, planes)) != facts.plane_bytes or _checksum(text, profile, *planes) != checksum:
             raise ReducedDamaged("The reduced copy is damaged")
-        # Grey ones are not even moved in memory.
+        # Grey planes are not even copied in memory.
         images = [
             PIL.Image.frombuffer(mode, size, pixels, "raw", mode, 0, 1)
             for (mode, size), pixels in zip(facts.planes, planes, strict=True)
@@ -186,24 +186,24 @@ class Reduced(Picture):
 
 
 def read_facts(file: BinaryIO) -> Facts:
-    """What the head of a file says; whether it is true only the checksum tells. Raises ReducedDamaged."""
+    """The head of a file; its checksum is not checked here. Raises ReducedDamaged."""
     file.seek(0)
     try:
         magic, _, text = _HEAD.unpack(file.read(_HEAD.size))
         facts = Facts(**json.loads(text))
         is_sound = magic == _MAGIC and facts.format in MIME_TYPES and min(facts.size) > 0 and facts.shrink > 0
         is_sound = is_sound and {type(n) for n in (facts.width, facts.height, facts.profile_bytes)} == {int}
-        # A size beyond this setting's would be read into memory.
+        # A wrong size would be read into memory.
         if is_sound and 0 < facts.pixel_bytes <= 4 * facts.side**2 and 0 <= facts.profile_bytes <= _MAX_PROFILE_BYTES:
             return facts
     except (struct.error, ValueError, TypeError, LookupError):
-        pass  # Whatever the damage has made of it.
+        pass  # the damage may raise any of these
     raise ReducedDamaged("The reduced copy is damaged")
 
 
 def is_cut_from_copies(request: ThumbnailRequest, options: DrawOptions) -> bool:
-    """Whether a copy can answer a request, for a picture that is large enough. Faces are looked for in the original,
-    other filters want its pixels, and metadata are not copied.
+    """Whether a copy can answer a request for a picture that is large enough. Faces are searched in the original, other
+    filters need its pixels, and metadata is not copied.
     """
     finds_faces = options.position is None and request.mode in ("adapt", "crop")
     is_default = options.resampling == PIL.Image.Resampling.LANCZOS and options.quality is not None
@@ -211,14 +211,14 @@ def is_cut_from_copies(request: ThumbnailRequest, options: DrawOptions) -> bool:
 
 
 def leaves_enough(original: Size, shrink: float, request: ThumbnailRequest, options: DrawOptions) -> bool:
-    """Whether one pixel for `shrink` of the original is enough for the thumbnail."""
+    """Whether one pixel for `shrink` pixels of the original is enough for the thumbnail."""
     size = thumbnail_size(original, request)
     mode = geometry.plain_mode(request.mode, original, size, options.retain_percent)
     return geometry.fitted(mode, original, size).reduction >= shrink * _LEAST_LEFT
 
 
 def divisor_for(original: Original, side: int) -> int | None:
-    """By how much an original is reduced, for its copy to have no longer side than that; None: there is no copy."""
+    """The factor that reduces an original to a copy whose longest side is at most `side`; None: no copy."""
     longest = max(original.size)
     if not side or longest < side * _LEAST_DIVISOR or original.image.mode not in _MODES_OF_ORIGINALS:
         return None
@@ -230,7 +230,7 @@ def divisor_for(original: Original, side: int) -> int | None:
 
 
 def _checksum(*parts: bytes) -> int:
-    # A quarter of a millisecond less for a copy than CRC-32 takes, of the four that a thumbnail from it takes in all.
+    # Saves a quarter of a millisecond per copy against CRC-32; a thumbnail from a copy takes four in all.
     checksum = xxhash.xxh3_64()
     for part in parts:
         checksum.update(part)

@@ -1,7 +1,8 @@
-"""HTTP/1.x as RFC 9112 has it, where tornado's server does otherwise: which connections end, and the absolute form.
+"""HTTP/1.x by RFC 9112 where tornado's server differs: which connections end, and the absolute form.
 
-An answer after which the server closes says so (9.6): a proxy that keeps connections would otherwise send its next
-request into one that is being closed. tornado says it to HTTP/1.1 alone, and knows `Connection` only as a single word.
+The last answer of a connection must say that the server closes it (9.6): otherwise a proxy that keeps connections would
+send its next request into a closing one. tornado says so only to HTTP/1.1, and reads `Connection` only as a single
+word.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _ABSOLUTE_BEGINNING = re.compile(r"https?://", re.IGNORECASE)
 def is_last_request(version: str, method: str, connection: str) -> bool:
     """Whether the server closes after the answer, by the request's version and its Connection header (RFC 9112, 9.3).
 
-    HTTP/1.0 keeps a connection only where it is asked to, and only for methods that bring no body.
+    HTTP/1.0 keeps a connection only on request, and only for methods without a body.
     """
     options = {option.strip().lower() for option in connection.split(",")}
     if "close" in options:
@@ -40,9 +41,9 @@ def origin_form(target: str) -> str:
 
 
 class Request(HTTPMessageDelegate):
-    """Puts a request right before tornado's own delegate sees it."""
+    """Corrects a request before tornado's own delegate sees it."""
 
-    # tornado's connection, whose part that decides this has no type and no public name.
+    # `connection` is tornado's; its attribute that decides this is private and has no type.
     def __init__(self, delegate: HTTPMessageDelegate, connection: object, *, stopping: bool) -> None:
         self._delegate = delegate
         self._connection = connection

@@ -1,7 +1,7 @@
-"""Listening, and a stop that cuts off no request.
+"""Listens, and stops without cutting off requests.
 
 The listening socket is our own, or one that systemd holds open (sd_listen_fds(3)): several instances then accept from
-one queue, and while one of them stops or restarts the others, or the queue, take what comes.
+one backlog, and while one of them stops or restarts, the others or the backlog take its connections.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from tornado.web import Application
 
 from md5s3stash.errors import SettingsError
 from md5s3stash.notify import Notifier, watchdog_seconds
-from md5s3stash_thumbnailer.server.handlers import Activity
+from md5s3stash_thumbnailer.server.answers import Activity
 from md5s3stash_thumbnailer.server.http1 import Request
 
 log = logging.getLogger(__name__)
 
 _FIRST_INHERITED = 3
 _POLL_SECONDS = 0.02
-# On a connection that is open and idle when we stop, a request may be on its way.
+# A request may be on its way on a connection that is idle when we stop.
 _GRACE_SECONDS = 1.0
 # Longer than load balancers keep an idle connection (60 seconds at AWS), so that they are the ones who close.
 _IDLE_SECONDS = 75.0
-# GET and HEAD have no body; tornado's own bound is 100 MiB, read into memory.
+# GET and HEAD have no body; tornado's own limit is 100 MiB, read into memory.
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_HEADER_BYTES = 64 * 1024
 
 
 def listening_sockets(port: int, address: str, environment: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets that were handed to this very process, else new ones on the port. Raises OSError, SettingsError."""
+    """The sockets that systemd passed to this process, else new ones on the port. Raises OSError, SettingsError."""
     return _inherited(environment) or tornado.netutil.bind_sockets(port, address=address)
 
 
@@ -48,7 +48,7 @@ def _inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
     pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     environment.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()):
-        return []  # They are meant for a parent of ours, or for no process.
+        return []  # meant for a parent process, or for none
     if not count.isdecimal():
         raise SettingsError(f"LISTEN_FDS must be a number, not {count!r}")
     return [_listening(descriptor) for descriptor in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count))]
@@ -68,7 +68,7 @@ def _listening(descriptor: int) -> socket.socket:
 
 
 class Server(tornado.httpserver.HTTPServer):
-    """tornado's server, which knows how many connections it has."""
+    """tornado's server with a count of its connections."""
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         self.connections = 0
@@ -93,7 +93,7 @@ class Server(tornado.httpserver.HTTPServer):
 async def serve(
     application: Application, activity: Activity, sockets: list[socket.socket], stop_timeout_seconds: float
 ) -> None:
-    """Answers requests until a signal says stop, and then finishes those that it has."""
+    """Answers requests until a signal stops it, and then finishes those in progress."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,18 +118,18 @@ async def serve(
 
 
 async def _keep_quiet(notifier: Notifier, watchdog: float | None) -> None:
-    """Tells systemd's watchdog that the loop still turns, at half of the time, as sd_watchdog_enabled(3) advises."""
+    """Pings systemd's watchdog from the event loop, at half its interval, as sd_watchdog_enabled(3) advises."""
     while watchdog:
         notifier.alive()
         await asyncio.sleep(watchdog / 2)
 
 
 async def _finish(server: Server, activity: Activity, timeout_seconds: float) -> None:
-    """Every answer says `Connection: close` from now on. A reader who went on regardless is hung up on in the end."""
+    """From now on every answer says `Connection: close`. Connections that still stay open are closed in the end."""
     activity.stopping = True
     server.conn_params.no_keep_alive = True
     log.info("event=stopping requests=%s connections=%s", activity.requests, server.connections)
-    # Who has come as far as our own queue is answered too; the loop takes all of them at once.
+    # Connections in our own backlog are answered too; the loop accepts all of them at once.
     await asyncio.sleep(0)
     server.stop()
     begun = time.monotonic()

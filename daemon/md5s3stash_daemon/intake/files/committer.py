@@ -34,7 +34,7 @@ class Finished(NamedTuple):
 
 class Committer(GroupCommitter[Sequence[Finished]]):
     """Takes files in chunks; they stay claimed if the daemon stops while the ledger is down. Calls `ended` with files
-    that have left active/, and `put_off` with a file that cannot be recorded.
+    that have left active/, and `defer_after_error` with a file that cannot be recorded.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Committer(GroupCommitter[Sequence[Finished]]):
         spool: Spool,
         ledger: Ledger,
         ended: Callable[[Sequence[Entry]], object],
-        put_off: Callable[[Entry, str], object],
+        defer_after_error: Callable[[Entry, str], object],
     ) -> None:
         super().__init__(runtime, ledger, ThreadLiveness(runtime.liveness, COMMITTER), LINGER_SECONDS)
         self._spool = spool
         self._ended = ended
-        self._put_off = put_off
+        self._defer_after_error = defer_after_error
         # Failures that a full disk could not hold. Stashed files do not wait for them: removing those makes room.
         self._not_failed: list[Finished] = []
         self._lacks_room = False
@@ -63,7 +63,7 @@ class Committer(GroupCommitter[Sequence[Finished]]):
     def _set_aside(self, item: Sequence[Finished], error: Exception) -> bool:
         if len(item) > 1:
             return all(self._committed([[finished]]) for finished in item)
-        self._put_off(item[0].entry, f"unexpected {type(error).__name__}: {error}")
+        self._defer_after_error(item[0].entry, f"unexpected {type(error).__name__}: {error}")
         _release(item)
         return True
 

@@ -117,7 +117,7 @@ class FileStasher:
                 if not of_it.confirmed:
                     yield [self._settled(file, of_it)]
 
-    def put_off(self, entry: Entry, reason: str) -> None:
+    def defer_after_error(self, entry: Entry, reason: str) -> None:
         """Defers a file that failed elsewhere."""
         self._defer(entry, reason)
 

@@ -22,7 +22,7 @@ from md5s3stash_daemon.spool.entry import INCOMING, Entry
 from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
 from md5s3stash_daemon.spool.scan import SpoolScan
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.spool.waiting import Waiting
+from md5s3stash_daemon.spool.waiting import WaitingFiles
 from md5s3stash_daemon.spool.watch import waking
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class MainLoop:
         self._take_list = take_list
         self._ledger = ledger
         self._wake = threading.Event()
-        self.waiting = Waiting()
+        self.waiting = WaitingFiles()
         # By time.monotonic; infinite between two passes.
         self._pass_began = math.inf
 

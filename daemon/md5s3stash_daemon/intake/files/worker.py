@@ -74,7 +74,7 @@ class WorkerProcess:
             dependencies.fetch_limits.max_bytes,
         )
         self._outbox = _Outbox(runtime, connection, self._counters, dependencies.store.weaker_promises)
-        self._committer = Committer(runtime, dependencies.spool, ledger, self._outbox.ended, self._put_off)
+        self._committer = Committer(runtime, dependencies.spool, ledger, self._outbox.ended, self._defer_after_error)
         self._connection = connection
         self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -146,10 +146,10 @@ class WorkerProcess:
             # A bug here. It affects only the files without a result.
             log.exception("unexpected files=%d", len(left))
             for entry in left.values():
-                self._put_off(entry, f"unexpected {type(error).__name__}: {error}")
+                self._defer_after_error(entry, f"unexpected {type(error).__name__}: {error}")
 
-    def _put_off(self, entry: Entry, reason: str) -> None:
-        self._stasher.put_off(entry, reason)
+    def _defer_after_error(self, entry: Entry, reason: str) -> None:
+        self._stasher.defer_after_error(entry, reason)
         self._hand_on([Handled(entry, None)])
 
     def _hand_on(self, handled: Sequence[Handled]) -> None:

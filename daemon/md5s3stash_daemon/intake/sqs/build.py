@@ -56,5 +56,5 @@ def build_queue_intake(
     intake = Consumer(ConsumerDependencies(runtime, queue, leases, counted, handler, pool, metrics))
     if of_queue.metadata_url is not None:
         metadata = Metadata(of_queue.metadata_url)
-        spawn("leaving", lambda: watch_for_notice(metadata, intake.leave, stop.event), runtime.liveness)
+        spawn("leaving", lambda: watch_for_notice(metadata, intake.drain, stop.event), runtime.liveness)
     return intake

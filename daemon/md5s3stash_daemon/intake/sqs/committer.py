@@ -8,7 +8,7 @@ import logging
 
 from md5s3stash.netguard import printable_url
 from md5s3stash_daemon.downloads.cache import UrlCaches
-from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Lease, Leases
+from md5s3stash_daemon.intake.sqs.leases import RETURN_SECONDS, Lease, Leases
 from md5s3stash_daemon.ledger.committer import GroupCommitter
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
@@ -44,7 +44,7 @@ class QueueCommitter(GroupCommitter[Finished]):
 
     def _set_aside(self, item: Finished, error: Exception) -> bool:
         with self._liveness.idle():
-            self._leases.give_back([(item[0], GIVE_BACK_SECONDS)])
+            self._leases.return_messages([(item[0], RETURN_SECONDS)])
         return True
 
 

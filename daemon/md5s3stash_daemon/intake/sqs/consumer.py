@@ -21,7 +21,7 @@ from md5s3stash_daemon.downloads.fair_queue import FairQueue
 from md5s3stash_daemon.downloads.pool import TICK_SECONDS, DownloadPool
 from md5s3stash_daemon.intake.sqs.client import BATCH, Message, Queue
 from md5s3stash_daemon.intake.sqs.committer import QueueCommitter
-from md5s3stash_daemon.intake.sqs.leases import GIVE_BACK_SECONDS, Lease, Leases, too_long_in_hand
+from md5s3stash_daemon.intake.sqs.leases import RETURN_SECONDS, Lease, Leases, is_held_too_long
 from md5s3stash_daemon.intake.sqs.message_body import Unreadable, UrlJob, parse_body
 from md5s3stash_daemon.intake.sqs.message_handler import MessageHandler, ReturnMessage
 from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
@@ -71,7 +71,7 @@ class ConsumerDependencies:
 
 
 class Consumer:
-    """Receives messages from `start` until the daemon stops, or `leave`."""
+    """Receives messages from `start` until the daemon stops, or `drain`."""
 
     def __init__(self, parts: ConsumerDependencies) -> None:
         self._parts = parts
@@ -101,7 +101,7 @@ class Consumer:
         self._receiver = spawn("queue-receiver", self._receive, self._liveness.liveness)
         self._thread = spawn("queue", self._serve, self._liveness.liveness)
 
-    def leave(self) -> None:
+    def drain(self) -> None:
         """Stops receiving; finishes messages in progress and returns the others. The spool is still served."""
         self._ending.set()
 
@@ -182,7 +182,7 @@ class Consumer:
         self._parts.metrics.queue_event("unreadable")
         log.error("unreadable message=%s deliveries=%d reason=%r", message.id, message.deliveries, reason)
         seconds = self._parts.handler.stasher.delays.delay_seconds(message.deliveries, random.random())
-        self._parts.leases.give_back([(Lease(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
+        self._parts.leases.return_messages([(Lease(message, (), ""), min(seconds, _UNREADABLE_SECONDS))])
 
     def _check_queue(self) -> None:
         """Logs what is wrong with the queue's attributes, once."""
@@ -234,12 +234,12 @@ class Consumer:
         except Exception as error:
             # A bug here. Only this message is affected.
             log.exception("unexpected message=%s", lease.message.id)
-            self._return(lease, ReturnMessage(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}"))
+            self._return(lease, ReturnMessage(RETURN_SECONDS, f"unexpected {type(error).__name__}"))
 
     def _begin(self, lease: Lease) -> None:
         """The first step of a message: queue it for its host, settle it or return it."""
         if self._ending.is_set():
-            self._give_back([(lease, 0.0)])
+            self._return_messages([(lease, 0.0)])
         elif not lease.jobs:
             self._settle(lease, [])
         elif not lease.host:
@@ -262,7 +262,7 @@ class Consumer:
     def _return_untried(self, lease: Lease) -> None:
         """Returns a message without an attempt, for its host's pause plus a delay that grows with each delivery."""
         delay = self._parts.handler.stasher.delays.delay_seconds(lease.message.deliveries, random.random())
-        self._give_back([(lease, self._paused_seconds(lease) + delay)])
+        self._return_messages([(lease, self._paused_seconds(lease) + delay)])
 
     def _start_downloads(self) -> float:
         """Starts downloads; returns the seconds until one more may start."""
@@ -287,7 +287,7 @@ class Consumer:
         if now < self._next_check:
             return
         self._next_check = now + _CHECK_SECONDS
-        for lease in self._pending.remove(lambda lease: too_long_in_hand(lease, now) or self._waits_too_long(lease)):
+        for lease in self._pending.remove(lambda lease: is_held_too_long(lease, now) or self._waits_too_long(lease)):
             self._return_untried(lease)
 
     def _download(self, lease: Lease) -> None:
@@ -299,7 +299,7 @@ class Consumer:
             result = stopped
         except Exception as error:
             log.exception("unexpected message=%s", lease.message.id)
-            result = ReturnMessage(GIVE_BACK_SECONDS, f"unexpected {type(error).__name__}")
+            result = ReturnMessage(RETURN_SECONDS, f"unexpected {type(error).__name__}")
         if lease.host:
             self._parts.pool.politeness.finished(lease.host)
         self._events.put((lease, lambda lease: self._finished(lease, result)))
@@ -309,14 +309,14 @@ class Consumer:
         if isinstance(result, list):
             self._settle(lease, result)
         elif isinstance(result, Stopped):
-            self._give_back([(lease, 0.0)])
+            self._return_messages([(lease, 0.0)])
         else:
             self._return(lease, result)
 
     def _return(self, lease: Lease, result: ReturnMessage) -> None:
         log.info("returned message=%s seconds=%.0f reason=%r", lease.message.id, result.seconds, result.reason)
         self._parts.runtime.events.deferred()
-        self._give_back([(lease, result.seconds)])
+        self._return_messages([(lease, result.seconds)])
 
     def _settle(self, lease: Lease, outcomes: list[Outcome]) -> None:
         # Blocks while the ledger is down.
@@ -327,7 +327,7 @@ class Consumer:
         """Returns waiting messages for other boxes, and finishes those in progress until the deadline."""
         with self._liveness.idle():
             waiting = [*self._free, *self._pending.remove(lambda _: True)]
-            self._give_back([(lease, 0.0) for lease in waiting])
+            self._return_messages([(lease, 0.0) for lease in waiting])
             log.info("queue draining under_way=%d given_back=%d", self._in_flight, len(waiting))
             while self._in_flight and self._parts.runtime.shutdown.left_seconds() > 0:
                 self._work(TICK_SECONDS)
@@ -335,14 +335,14 @@ class Consumer:
             recorded = self._committer.finish(left)
             # Wait for the receiver: a message that it gets later would stay invisible to other boxes.
             self._receiver.join(max(1.0, self._parts.runtime.shutdown.left_seconds()))
-            self._give_back_all()
+            self._return_all()
             self._complete = recorded and not self._in_flight
             log.info("queue drained complete=%s", self._complete)
 
-    def _give_back(self, some: list[tuple[Lease, float]]) -> None:
+    def _return_messages(self, some: list[tuple[Lease, float]]) -> None:
         # SQS may be slow, which must not count as a stuck daemon.
         with self._liveness.idle():
-            self._parts.leases.give_back(some)
+            self._parts.leases.return_messages(some)
 
-    def _give_back_all(self) -> None:
-        self._give_back([(lease, 0.0) for lease in self._parts.leases.all()])
+    def _return_all(self) -> None:
+        self._return_messages([(lease, 0.0) for lease in self._parts.leases.all()])

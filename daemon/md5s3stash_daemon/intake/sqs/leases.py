@@ -38,7 +38,7 @@ _DELETE_ATTEMPTS = 3
 _DELETE_PAUSE_SECONDS = 1.0
 
 # Delay of a message after an unexpected error.
-GIVE_BACK_SECONDS = 60.0
+RETURN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +99,7 @@ class Leases:
         self._forgettable.append((now + REMEMBER_SECONDS, list(drop_ids)))
         self._forget(now)
 
-    def give_back(self, some: Iterable[tuple[Lease, float]]) -> None:
+    def return_messages(self, some: Iterable[tuple[Lease, float]]) -> None:
         """Makes each message visible after its seconds; if SQS fails, after the current visibility timeout."""
         for batch in _batches(list(some)):
             self._release([lease for lease, _ in batch])
@@ -177,7 +177,7 @@ class Leases:
             log.debug("cannot forget deleted messages: %s", error)
 
 
-def too_long_in_hand(lease: Lease, now: float) -> bool:
+def is_held_too_long(lease: Lease, now: float) -> bool:
     """Whether to return the message: SQS soon refuses to keep it invisible. Leaves enough time for a download."""
     return now - lease.since > MAX_INVISIBLE_SECONDS / 2
 

@@ -165,5 +165,5 @@ def read_profiles(entries: Sequence[str]) -> Profiles:
         with faults.noted():
             # A `default` entry would apply to any host, so it is ignored.
             profiles[name] = Passwords.from_options(None, None, file, {}).by_host
-    faults.tell()
+    faults.raise_any()
     return profiles

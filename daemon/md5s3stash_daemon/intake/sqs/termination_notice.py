@@ -69,14 +69,14 @@ class Metadata:
 
 
 def watch_for_notice(
-    metadata: Metadata, leave: Callable[[], object], ending: threading.Event, poll_seconds: float = POLL_SECONDS
+    metadata: Metadata, drain: Callable[[], object], ending: threading.Event, poll_seconds: float = POLL_SECONDS
 ) -> None:
-    """Calls `leave` after a termination notice; returns then, or when `ending` is set."""
+    """Calls `drain` after a termination notice; returns then, or when `ending` is set."""
     while not ending.wait(poll_seconds):
         notice = metadata.notice()
         if notice is not None:
             log.warning("leaving: receiving no more messages reason=%r", notice)
-            leave()
+            drain()
             return
 
 

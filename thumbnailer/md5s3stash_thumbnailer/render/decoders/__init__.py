@@ -1,1 +1,1 @@
-"""One module a family of formats: bytes to pixels."""
+"""Decodes bytes to pixels: one module per family of formats."""

@@ -1,6 +1,6 @@
-"""Whether the blocks of a GIF hold its first picture. Pure.
+"""Checks that the blocks of a GIF hold its first picture. Pure.
 
-Pillow looks for something that could be a picture in whatever follows the header, and shows one whose end is missing.
+Pillow searches any bytes after the header for a picture, and shows one whose end is missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _EXTENSION, _PICTURE = 0x21, 0x2C
 
 
 def check(gif: bytes) -> None:
-    """Raises NotAnImage where a file is damaged or cut off before its first picture ends."""
+    """Raises NotAnImage if a file is damaged or cut off before its first picture ends."""
     try:
         _check(gif)
     except IndexError as error:

@@ -1,7 +1,7 @@
-"""Whether the markers of a JPEG fit together. Pure.
+"""Checks that the markers of a JPEG fit together. Pure.
 
 libjpeg continues after almost any damage, and Pillow does not ask whether it complained. This module checks the
-markers, for a few percent of the decoding time. Damage between two markers goes unseen: a JPEG has no checksum.
+markers, for a few percent of the decoding time. Damage between two markers is not noticed: a JPEG has no checksum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SCAN, _END, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
 # Sequential and progressive, with Huffman and with arithmetic codes.
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _APPLICATION_DATA, _ADOBE = range(0xE0, 0xF0), 0xEE
-# Tables, comments, application data, the number of lines, and what a scan begins and a picture ends with.
+# Tables, comments, application data, the number of lines, the start of a scan, and the end of the picture.
 _BETWEEN_SCANS = frozenset({0xC4, 0xCC, _SCAN, _END, 0xDB, 0xDC, _RESTART_INTERVAL, 0xFE, *_APPLICATION_DATA})
 _ADOBE_BYTES = 16
 # Within the entropy-coded bytes of a scan 0xFF is followed by 0 or by a restart marker; others come after it.
@@ -98,8 +98,8 @@ def has_marker(coded: bytes) -> bool:
 
 
 def without_metadata(jpeg: bytes) -> bytes:
-    """The file without application data, but for EXIF data and what says how colours are stored: Pillow refuses a
-    picture where others lack a byte. Up to where its markers are damaged.
+    """The file without application data, except EXIF data and Adobe's marker, which says how colours are stored: Pillow
+    refuses a picture if other data lacks a byte. From the first damaged marker on the file stays as it is.
     """
     kept, position = [jpeg[:2]], 2
     with suppress(IndexError, NotAnImage):
@@ -131,7 +131,7 @@ def _check(jpeg: bytes | mmap.mmap) -> list[Scan]:
         elif marker == _RESTART_INTERVAL:
             (interval,) = struct.unpack_from(">H", segment, 4)
         elif marker == _SCAN:
-            # One look over the bytes is enough where there are no restart markers among them.
+            # Without restart markers one search over the bytes is enough.
             following = (_AFTER_SCAN if interval else _MARKER).search(jpeg, position)
             if following is None:
                 raise NotAnImage("The JPEG is cut off")
@@ -147,7 +147,7 @@ def _check(jpeg: bytes | mmap.mmap) -> list[Scan]:
 
 
 def _next_marker(jpeg: bytes | mmap.mmap, position: int) -> tuple[int, int]:
-    """A marker, and where it is. Bytes before it that are not 0 belonged to something."""
+    """The next marker and its position. Bytes other than 0 before it mean that a marker is missing."""
     found = _MARKER.search(jpeg, position)
     if found is None:
         raise NotAnImage("The JPEG is cut off")
@@ -157,8 +157,8 @@ def _next_marker(jpeg: bytes | mmap.mmap, position: int) -> tuple[int, int]:
 
 
 def _check_restarts(found: bytes, expected: int) -> None:
-    """Restart markers are numbered in a circle, and come after each interval but the last."""
-    # Some programs write one after the last interval, too.
+    """Restart markers are numbered 0 to 7 in turn, and come after each interval except the last."""
+    # Some programs also write one after the last interval.
     if expected > len(found) or len(found) > expected + 1 or found != _circle(len(found)):
         raise NotAnImage("The JPEG is damaged: restart markers are missing")
 

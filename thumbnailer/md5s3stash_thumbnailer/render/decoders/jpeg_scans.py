@@ -1,10 +1,11 @@
-"""Takes out of a JPEG what a thumbnail does not need, before libjpeg sees it. Pure; the pixels that stay are the same.
+"""Removes the parts of a JPEG that a thumbnail does not need, before libjpeg reads it. Pure; the other pixels do not
+change.
 
-Rows come from the top, so what lies below a crop need not be decoded: the file is given a smaller height.
+Rows are stored from the top, so rows below a crop need not be decoded: the file is given a smaller height.
 
-A progressive JPEG (ITU-T T.81, annex G) holds the mean of each block of 8x8 pixels in scans of their own, and the
-detail within the blocks in others. At an eighth of the size a block becomes one pixel, its mean. libjpeg decodes all
-the detail nevertheless and throws it away, which takes two thirds of the time; it cannot be told to skip a scan.
+A progressive JPEG (ITU-T T.81, annex G) stores the means of the blocks of 8x8 pixels in some scans, and the detail
+within the blocks in others. At an eighth of the size a block becomes one pixel, its mean. But libjpeg decodes all the
+detail too and discards it, which takes two thirds of the time; it has no option to skip a scan.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _END_OF_BAND_RUN, _BLOCKS_A_RUN = "0" + "1" * 14, 32767
 
 
 class _Unexpected(Exception):
-    """The file is broken, or of a kind that is left as it is."""
+    """The file is broken, or of a kind that is not changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """Brightness, or one of the two colours."""
+    """Brightness, or one of the two colour components."""
 
     id: int
     across: int
@@ -56,8 +57,8 @@ class _Frame:
 
     @property
     def full_size(self) -> tuple[_Component, ...]:
-        """The components with a value for each pixel. The others have blocks that cover more, of which libjpeg wants
-        some detail at an eighth as well.
+        """The components with a value for each pixel. Blocks of the others cover more pixels, so libjpeg needs some of
+        their detail at an eighth as well.
         """
         across = max(component.across for component in self.components)
         down = max(component.down for component in self.components)
@@ -65,20 +66,20 @@ class _Frame:
 
     @property
     def blocks(self) -> int:
-        """How many a component of full size has."""
+        """The number of blocks of a component of full size."""
         return -(-self.width // 8) * -(-self.height // 8)
 
 
 def upper_rows(jpeg: bytes, rows: int) -> bytes:
-    """The file as if it had only this number of rows; one that has no more, and one that is cut off, as it is.
+    """The file as if it had only this number of rows. A file that has no more, or is cut off, is returned as it is.
 
-    After the last row libjpeg looks for the next marker, over the bytes of the rows that it was not told of.
+    After the last row libjpeg searches for the next marker, and so skips the bytes of the other rows.
     """
     try:
         for marker, start, _ in _markers(jpeg, iter(())):
             if marker in _START_OF_FRAME:
                 before, after = start + 5, start + 7
-                # Who does not come to the end does not see any more that it is missing.
+                # A decoder that stops early would not notice a missing end.
                 is_whole = jpeg.rfind(_END_OF_IMAGE, start) > 0
                 if is_whole and rows < int.from_bytes(jpeg[before:after]):
                     return b"".join((jpeg[:before], struct.pack(">H", rows), jpeg[after:]))
@@ -86,13 +87,13 @@ def upper_rows(jpeg: bytes, rows: int) -> bytes:
             if marker == _START_OF_SCAN:
                 break
     except (_Unexpected, IndexError):
-        pass  # For libjpeg to find out.
+        pass  # libjpeg will report it
     return jpeg
 
 
 def means_alone(jpeg: bytes, ends_of_scans: Sequence[int] = ()) -> bytes:
-    """The file without the detail that has no effect at an eighth of the size; any other file as it is. Where its scans
-    end is looked for, unless it is known.
+    """The file without the detail that has no effect at an eighth of the size. Any other file is returned as it is.
+    Without `ends_of_scans`, the ends are searched for.
     """
     try:
         return b"".join([_START_OF_IMAGE, *_needed(jpeg, iter(ends_of_scans)), _END_OF_IMAGE])
@@ -113,14 +114,16 @@ def _needed(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[bytes]:
             yield segment
     if frame is None:
         raise _Unexpected("no picture")
-    # Where no scan has the detail libjpeg guesses it, and smooths the means for that.
+    # If no scan has the detail, libjpeg guesses it by smoothing the means.
     yield _RESTARTS_OFF + _HUFFMAN_TABLE_OF_ONE
     for component in frame.full_size:
         yield _scan_without_detail(component, frame.blocks)
 
 
 def _segments(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[tuple[int, bytes]]:
-    """Each marker with its bytes, a scan's with the entropy-coded ones. Raises where the file ends before its end."""
+    """Each marker with its bytes; a scan includes its entropy-coded bytes. Raises if the file ends before its end
+    marker.
+    """
     for marker, position, end in _markers(jpeg, ends_of_scans):
         if marker == _END:
             return
@@ -128,7 +131,7 @@ def _segments(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[tuple[int, 
 
 
 def _markers(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[tuple[int, int, int]]:
-    """Each marker with its place and the end of its segment, to the end of the file, where it raises."""
+    """Each marker with its position and the end of its segment. Raises at the end of the file."""
     position = len(_START_OF_IMAGE)
     while True:
         while jpeg[position + 1] == 0xFF:
@@ -153,14 +156,14 @@ def _end_of_segment(jpeg: bytes, marker: int, position: int) -> int:
 
 
 def _is_detail(scan: bytes, frame: _Frame) -> bool:
-    """Whether a scan holds AC coefficients, which it can of one component only, and that one is of full size."""
+    """Whether a scan holds AC coefficients of a component of full size. (Such a scan has one component only.)"""
     count = scan[4]
     first_coefficient = scan[5 + 2 * count]
     return first_coefficient > 0 and scan[5] in [component.id for component in frame.full_size]
 
 
 def _scan_without_detail(component: _Component, blocks: int) -> bytes:
-    """A scan of all AC coefficients that says: they are 0."""
+    """A scan that sets all AC coefficients to 0."""
     header = struct.pack(">HBBBBBB", 8, 1, component.id, 0, 1, 63, 0)
     bits = _END_OF_BAND_RUN * -(-blocks // _BLOCKS_A_RUN)
     bits += "1" * (-len(bits) % 8)

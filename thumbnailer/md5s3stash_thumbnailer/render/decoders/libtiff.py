@@ -18,7 +18,7 @@ _MAX_SHOWN_BYTES = 200
 
 @contextmanager
 def errors_raised(is_strict: bool) -> Iterator[None]:
-    """Raises NotAnImage where libtiff has reported errors, if it is to be strict. For a process of one thread."""
+    """Raises NotAnImage if libtiff has reported errors and `is_strict` is set. For a process with one thread."""
     with open(os.memfd_create("libtiff"), "w+b", buffering=0) as heard:
         before = os.dup(_STDERR)
         os.dup2(heard.fileno(), _STDERR)

@@ -1,7 +1,7 @@
-"""Opens a PNG for Pillow: what decides the pixels, the profile and the EXIF data, and nothing else of the file.
+"""Opens a PNG for Pillow with only the chunks that decide the pixels, the profile and the EXIF data.
 
-Pillow reads every chunk and refuses the picture where one is odd: a profile of more than a mebibyte, a resolution that
-lacks a byte. On the other hand it looks at no checksum of pixels, and takes a stream that ends early for all there is.
+Pillow reads every chunk and refuses the picture if one is odd: a profile of more than a mebibyte, a resolution that
+lacks a byte. On the other hand it checks no checksum of pixels, and accepts a stream that ends early as complete.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from md5s3stash_thumbnailer.errors import NotAnImage
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# These decide the pixels, so that their checksums count.
+# These decide the pixels, so their checksums are checked.
 _OF_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
 _TRANSPARENCY_BYTES = {0: 2, 2: 6, 3: 1}
 _TEXTS = frozenset({b"tEXt", b"zTXt"})
@@ -31,18 +31,18 @@ _END = b"\0\0\0\0IEND\xaeB\x60\x82"
 _BLOCK_BYTES = 1024 * 1024
 # 256 colours.
 _MAX_PALETTE_BYTES = 768
-# Beyond these a profile or EXIF data is left out: what inflates without end must not be held.
+# A larger profile or larger EXIF data is left out: data may inflate without end.
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _MAX_TEXT_BYTES = 1024 * 1024
-# How ImageMagick stores EXIF data: a text with this name, of hexadecimal digits after three lines.
+# How ImageMagick stores EXIF data: a text with this name, which has hexadecimal digits after three lines.
 _RAW_EXIF = re.compile(rb"Raw profile type (?:exif|APP1)\0")
 _LINES_BEFORE_RAW_EXIF = 3
 _EXIF_NAME = b"Exif\0\0"
 # Adam7: first column and row of each pass, and the steps between them (PNG, 8.1).
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# What the picture is filled with before it is decoded. Rows that look like this afterwards are perhaps missing.
-# Of one bit it is black: the margins of scans are white.
+# The picture is filled with this before it is decoded. Rows that still look like it may be missing. For one bit it is
+# black, because the margins of scans are white.
 _UNTOUCHED = (0, 0x3C, 0xA5, 0x69)
 
 
@@ -50,7 +50,7 @@ _UNTOUCHED = (0, 0x3C, 0xA5, 0x69)
 class _Chunk:
     kind: bytes
     start: int
-    """Of its data. Its length stands eight bytes before, its checksum behind the data."""
+    """Start of its data. The length is eight bytes before, the checksum after the data."""
     length: int
 
     @property
@@ -59,9 +59,9 @@ class _Chunk:
 
 
 class Png:
-    """The parts of a file that a thumbnail is made of. Raises NotAnImage where they are damaged.
+    """The parts of a file that a thumbnail needs. Raises NotAnImage if they are damaged.
 
-    Without `is_strict` the picture is shown as far as it goes.
+    Without `is_strict` a damaged picture is shown as far as possible.
     """
 
     def __init__(self, file: BinaryIO, is_strict: bool = True) -> None:
@@ -77,18 +77,18 @@ class Png:
             raise NotAnImage("The PNG holds no pixels")
 
     def opened(self) -> PngImagePlugin.PngImageFile:
-        """Pillow's picture. Raises whatever Pillow does."""
+        """Pillow's picture. Raises any error of Pillow."""
         first, last = self._pixels[0], self._pixels[-1]
         excerpt = io.BufferedReader(_Excerpt(self._head, self._file, first.start - 8, last.end), 64 * 1024)
         image = PngImagePlugin.PngImageFile(excerpt)
-        # Pillow decodes the picture to look for EXIF data behind it, where it does not find this.
+        # Without this, Pillow would decode the picture to look for EXIF data after it.
         image.info["exif"] = self._exif
         if self._profile is not None:
             image.info["icc_profile"] = self._profile
         return image
 
     def load(self, image: PIL.Image.Image) -> None:
-        """Decodes it. Raises NotAnImage where rows are missing, or whatever Pillow does."""
+        """Decodes it. Raises NotAnImage if rows are missing, or any error of Pillow."""
         if not self._is_strict:
             image.load()
             return
@@ -100,7 +100,7 @@ class Png:
             raise NotAnImage("The PNG holds fewer rows than it says")
 
     def _read(self) -> None:
-        """Sorts the chunks. Behind the pixels only EXIF data is looked for, and a broken file is read that far."""
+        """Sorts the chunks. After the pixels only EXIF data is of interest, and damage there is ignored."""
         for chunk in self._chunks():
             if chunk.kind == b"IDAT" and (not self._pixels or self._pixels[-1].end == chunk.start - 8):
                 self._pixels.append(chunk)
@@ -139,12 +139,14 @@ class Png:
             self._exif = _raw_exif(chunk.kind, self._data(chunk, _MAX_TEXT_BYTES))
 
     def _data(self, chunk: _Chunk, max_bytes: int) -> bytes:
-        """The data, or nothing where it is larger than this."""
+        """The data; empty if it is larger than `max_bytes`."""
         self._file.seek(chunk.start)
         return self._file.read(chunk.length) if chunk.length <= max_bytes else b""
 
     def _chunks(self) -> Iterator[_Chunk]:
-        """Up to the end. A file that is damaged before its pixels end raises NotAnImage, if it is to be strict."""
+        """The chunks up to the end. Raises NotAnImage if the file is damaged before its pixels end and `is_strict` is
+        set.
+        """
         size = self._file.seek(0, io.SEEK_END)
         position = len(SIGNATURE)
         while position < size:
@@ -152,7 +154,7 @@ class Png:
             head = self._file.read(8)
             chunk = _Chunk(head[4:], position + 8, int.from_bytes(head[:4]))
             if len(head) < 8 or not _TYPE.fullmatch(chunk.kind) or chunk.end > size:
-                # What comes behind the pixels may be anything. Whether they are all there Pillow finds out.
+                # Anything may follow the pixels. Pillow notices if some are missing.
                 if self._is_strict and (chunk.kind == b"IDAT" or not self._pixels):
                     raise NotAnImage("The PNG is damaged or cut off")
                 if chunk.kind == b"IDAT":
@@ -179,7 +181,7 @@ class Png:
             yield self._file.read(min(_BLOCK_BYTES, chunk.length - place))
 
     def _last_row(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        """The one that is decoded last."""
+        """The row that is decoded last."""
         # Adam7 ends with every second row.
         last = image.height - (2 if self._is_interlaced and image.height % 2 else 1)
         return image.crop((0, max(0, last), image.width, max(0, last) + 1))
@@ -262,7 +264,7 @@ def _checksum(kind: bytes, data: bytes) -> bytes:
 
 
 def _inflated(data: bytes, max_bytes: int) -> bytes | None:
-    """None where it is broken, or larger than this."""
+    """None if the data is broken, or larger than `max_bytes`."""
     inflater = zlib.decompressobj()
     try:
         inflated = inflater.decompress(data, max_bytes)

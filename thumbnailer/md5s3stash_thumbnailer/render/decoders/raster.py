@@ -1,4 +1,4 @@
-"""Opens an original, refuses what is not one, and decodes it no larger than the thumbnail needs.
+"""Opens an original, refuses other files, and decodes it no larger than the thumbnail needs.
 
 Formats are an explicit list: Pillow knows three dozen more, some of which start other programs or are not maintained.
 """
@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import PIL.Image
 
-# With a list of formats Pillow imports no plugin by itself, so each module named here is one that registers its format.
+# Given a list of formats, Pillow imports no plugin by itself: each of these modules registers its format.
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -46,55 +46,55 @@ MIME_TYPES = {
     TiffImagePlugin.TiffImageFile.format: "image/tiff",
     WebPImagePlugin.WebPImageFile.format: "image/webp",
 }
-"""The formats that are read, by Pillow's name of each."""
-# MPO is opened as JPEG, and found out.
+"""The formats that are read, by Pillow's names."""
+# Pillow opens an MPO as JPEG and then recognises it.
 _OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFile.format)
 
 _PREFIX_BYTES = 16
 _ORIENTATION = 0x0112
 _XMP = ("xmp", "XML:com.adobe.xmp")
-# Greys of two and four bits in a PNG.
+# For greys of two and four bits in a PNG.
 _FACTORS_OF_RAW_MODES: dict[object, int] = {"L;2": 85, "L;4": 17}
-# What reduces before the filter does leaves it at least this many pixels, along a side, for each one of the thumbnail.
-# Measured against a decode of everything, on hard edges, where it is seen first: the means of a JPEG's blocks are good
-# from 1.75 on, the other reductions by libjpeg, which are not true means, from 2, the wavelets of JPEG 2000 from 3.
+# A reduction before the filter leaves it at least this many pixels, along a side, for each pixel of the thumbnail.
+# Measured against a full decode, on hard edges, where a loss is visible first: the means of a JPEG's blocks are good
+# from 1.75 on, libjpeg's other reductions, which are not true means, from 2, the wavelets of JPEG 2000 from 3.
 _OVERSAMPLING_AFTER_MEANS = 1.75
 _OVERSAMPLING_AFTER_DCT = 2.0
 _OVERSAMPLING_AFTER_WAVELETS = OVERSAMPLING_AFTER_AVERAGES
 _JPEG_BLOCK_PX = 8
 # Pillow's numbers for 4:2:2 and 4:2:0.
 _HALF_COLOURS = (1, 2)
-# How JFIF numbers brightness and the two colours, and how Adobe's marker says that these are what is stored.
+# How JFIF numbers brightness and the two colours, and the value of Adobe's marker that says that these are stored.
 _JFIF_COMPONENTS, _YCC = (1, 2, 3), 1
 _DIVISORS = {"JPEG": (2, 4, 8), "MPO": (2, 4, 8), "JPEG2000": (2, 4, 8, 16, 32)}
 _LARGEST_PARTIAL_JPEG_POWER = 2
 _LARGEST_JPEG2000_POWER = 5
-# Below a cut the filter still looks at three pixels of the thumbnail, and the decoder smooths colours over a block.
+# The filter still reads three pixels of the thumbnail below a cut, and the decoder smooths colours over a block.
 _ROWS_BELOW_CUT, _BLOCK_ROWS = 4, 16
 # A cut that leaves out fewer rows is not worth the bytes that are copied for it.
 _LEAST_SHARE_LEFT_OUT = 1 / 16
 
 
 class Original(Picture):
-    """A picture that is open. Its size is the upright one; its pixels are decoded at the first need, once."""
+    """An open picture. Its size is the upright one; its pixels are decoded once, when they are first needed."""
 
     def __init__(self, file: BinaryIO, max_pixels: int, is_strict: bool = True) -> None:
-        """Reads the header. Raises NotAnImage or TooManyPixels, and whatever Pillow does on broken data."""
+        """Reads the header. Raises NotAnImage, TooManyPixels, or any error of Pillow for broken data."""
         self._png = Png(file, is_strict) if is_png(file) else None
-        image, file = (self._png.opened(), file) if self._png else _open(file)
+        image, self._source = (self._png.opened(), file) if self._png else _open(file)
         if image.width * image.height > max_pixels:
             raise TooManyPixels(f"Too many pixels: the original has {image.width}x{image.height}, at most {max_pixels}")
-        self._scans = _check(image, file) if is_strict else None
+        self._scans = _check(image, self._source) if is_strict else None
         if isinstance(image, PngImagePlugin.PngImageFile):
             _as_the_png_means(image)
         super().__init__(image, image.size, _orientation(image))
-        self._file = file
+        self.file = file
         self._is_strict = is_strict
         self._is_decoded = False
 
     @property
     def divisors(self) -> tuple[int, ...]:
-        """By how much the decoder reduces, along a side, where that saves time."""
+        """The factors by which the decoder can reduce each side and save time."""
         return (_JPEG_BLOCK_PX,) if self._has_detail_apart else _DIVISORS.get(self.format, (1,))
 
     @property
@@ -108,8 +108,8 @@ class Original(Picture):
 
     @property
     def has_half_colours(self) -> bool:
-        """Whether it is a JPEG that stores brightness and colours apart, and colours at half the resolution. Where the
-        markers leave room for doubt what is stored (libjpeg, default_decompress_parms) that is no.
+        """Whether it is a JPEG that stores brightness and colours separately, and colours at half the resolution. False
+        if the markers leave doubt about what is stored (libjpeg, default_decompress_parms).
         """
         if self.image.mode != "RGB" or self.sampling not in _HALF_COLOURS:
             return False
@@ -118,8 +118,8 @@ class Original(Picture):
         return components == _JFIF_COMPONENTS and self.image.info.get("adobe_transform", _YCC) == _YCC
 
     def decode(self, reduction: float, bottom: float = math.inf) -> None:
-        """Decodes, at a fraction of the size where the decoder can do that and `reduction` leaves room for it. What is
-        stored below `bottom` may be left out.
+        """Decodes, at a fraction of the size if the decoder supports it and `reduction` allows it. Rows below `bottom`
+        may be left out.
         """
         if self._is_decoded:
             return
@@ -130,19 +130,19 @@ class Original(Picture):
         self._load()
 
     def reduced(self, divisor: int) -> tuple[PIL.Image.Image, float]:
-        """Everything, as it is stored, and how many of its pixels have become one along a side. That is the divisor,
-        which must be one of `divisors` or a multiple of the largest of them. In mode YCbCr if it `has_half_colours`.
+        """The whole stored picture, reduced, and the factor by which each side was reduced. That is the divisor, which
+        must be one of `divisors` or a multiple of the largest of them. In mode YCbCr if it `has_half_colours`.
         """
         if isinstance(self.image, JpegImagePlugin.JpegImageFile):
             mode = "YCbCr" if self.has_half_colours else None
             self._reduce_jpeg(min(divisor, _JPEG_BLOCK_PX), math.inf, mode)
         elif isinstance(self.image, Jpeg2KImagePlugin.Jpeg2KImageFile):
-            # Half of it by averages: from wavelets alone too little would be left for the smallest factor (reduced.py).
+            # Averages do half of it: wavelets alone would leave too little for the smallest factor (reduced.py).
             self._reduce_jpeg2000(self.image, divisor / 2)
         self._load()
         image = continuous(self.image)
         factor = round(divisor / self.shrink)
-        # Called so because a JPEG 2000 has a number of that name.
+        # Called on the class, because a JPEG 2000 has an attribute of that name.
         return PIL.Image.Image.reduce(image, factor) if factor > 1 else image, self.shrink * factor
 
     def cut(self, cut: Cut, resampling: PIL.Image.Resampling) -> PIL.Image.Image:
@@ -166,7 +166,7 @@ class Original(Picture):
         """Tells libjpeg to compute an eighth, a quarter or half of the size from the DCT coefficients."""
         self._leave_out(divisor, bottom + _BLOCK_ROWS)
         width, height = self.image.size
-        # Rounded down: Pillow divides by it, in whole numbers, and takes the next reduction that is not greater.
+        # Rounded down: Pillow divides by it in whole numbers, and uses the next reduction that is not greater.
         drafted = self.image.draft(mode, (max(1, width // divisor), max(1, height // divisor)))
         self.shrink = 1.0 if drafted is None else width / drafted[1][2]
 
@@ -180,8 +180,8 @@ class Original(Picture):
             return
         if not (has_detail or has_rows):
             return
-        self._file.seek(0)
-        data = self._file.read()
+        self._source.seek(0)
+        data = self._source.read()
         if has_rows:
             data = upper_rows(data, rows)
         if has_detail:
@@ -190,7 +190,9 @@ class Original(Picture):
         self.image, _ = _open(io.BytesIO(data))
 
     def _reduce_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, divisor: float) -> None:
-        """Decodes the resolution that is just large enough. How many a file holds is not known before."""
+        """Decodes the smallest resolution that is large enough. The number of resolutions in a file is not known
+        before.
+        """
         power = _power_of_two_within(divisor, _LARGEST_JPEG2000_POWER)
         if power:
             image.reduce = power
@@ -198,8 +200,8 @@ class Original(Picture):
                 image.load()
                 self.shrink = float(2**power)
             except OSError:
-                # The file has fewer resolutions, or is broken, which the whole decode will say.
-                self.image, _ = _open(self._file)
+                # The file has fewer resolutions, or is broken; the full decode will show which.
+                self.image, _ = _open(self._source)
 
 
 def _open(file: BinaryIO) -> tuple[PIL.Image.Image, BinaryIO]:
@@ -244,8 +246,8 @@ def _check(image: PIL.Image.Image, file: BinaryIO) -> jpeg.OnlyScan | jpeg.Sever
 
 
 def _as_the_png_means(image: PngImagePlugin.PngImageFile) -> None:
-    """What Pillow loses: a PNG names its transparent grey or colour in its own bits, of which Pillow makes eight in the
-    pixels alone; and grey with alpha of sixteen bits becomes colours.
+    """Restores what Pillow loses: it converts the pixels to eight bits, but not the transparent grey or colour; and it
+    makes colours of sixteen-bit grey with alpha.
     """
     raw_mode = image.tile[0].args if image.tile else None
     image.info["is_grey"] = raw_mode == "LA;16B"
@@ -257,10 +259,10 @@ def _as_the_png_means(image: PngImagePlugin.PngImageFile) -> None:
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    # Where EXIF does not say it, Pillow would look into XMP, and no other program does.
+    # Without an orientation in EXIF, Pillow would use the one in XMP; no other program does.
     for xmp in _XMP:
         image.info.pop(xmp, None)
-    # Pillow turns a TIFF itself, and says its size after that.
+    # Pillow rotates a TIFF itself, and gives the size after that.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return 1
     if isinstance(image, VipsTiff):
@@ -272,12 +274,12 @@ def _orientation(image: PIL.Image.Image) -> int:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError):
         raise
     except Exception:
-        # A picture with broken metadata is a picture.
+        # Broken metadata does not make a picture invalid.
         return 1
 
 
 def _jpeg_divisor(reduction: float) -> int:
-    """An eighth where that leaves enough, else a quarter, half or nothing."""
+    """8 if that leaves enough pixels, else 4, 2 or 1."""
     if reduction >= _JPEG_BLOCK_PX * _OVERSAMPLING_AFTER_MEANS:
         return _JPEG_BLOCK_PX
     return int(2 ** _power_of_two_within(reduction / _OVERSAMPLING_AFTER_DCT, _LARGEST_PARTIAL_JPEG_POWER))

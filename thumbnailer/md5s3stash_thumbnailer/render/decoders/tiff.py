@@ -1,7 +1,9 @@
-"""Opens a TIFF: by Pillow what Pillow is known to show rightly, by libvips what else it does, and no other.
+"""Opens a TIFF with Pillow if Pillow is known to show its layout correctly, else with libvips if that does, else not at
+all.
 
 TIFF allows tens of thousands of layouts. Both libraries decode some of them to other pixels than were stored, without
-an error, so what is shown is a list: the tests show every layout of it, and compare with the values that were written.
+an error, so the allowed layouts are a list: the tests show each of them and compare the pixels with the values that
+were written.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ _UNSPECIFIED, _ASSOCIATED, _UNASSOCIATED = 0, 1, 2
 _ANY_EXTRA = frozenset({_UNSPECIFIED, _ASSOCIATED, _UNASSOCIATED})
 _TWELVE_BITS = 12
 
-# The compressions of Pillow's libtiff and of libvips': fax of three kinds, LZW, JPEG, Deflate, PackBits, and those that
-# only one of them has.
+# The compressions of Pillow's libtiff and of libvips': fax of three kinds, LZW, JPEG, Deflate and PackBits; and those
+# that only one of them supports.
 _SHARED_COMPRESSIONS = frozenset({NO_COMPRESSION, 2, 3, 4, 5, JPEG_COMPRESSION, 8, 32773, 32946})
 _LZMA, _ZSTD, _WEBP = 34925, 50000, 50001
 _COMPRESSIONS_OF_PILLOW = _SHARED_COMPRESSIONS | {OLD_JPEG_COMPRESSION, _LZMA, _ZSTD}
 _COMPRESSIONS_OF_VIPS = _SHARED_COMPRESSIONS | {_WEBP}
 
-# Photometric interpretation, bits and format of a sample -> what extra samples there may be.
+# Photometric interpretation, bits and format of a sample -> the allowed extra samples.
 _Kinds = dict[tuple[int, int, int], tuple[tuple[int, ...], ...]]
 _NO_EXTRA: tuple[tuple[int, ...], ...] = ((),)
 _KINDS_OF_PILLOW: _Kinds = {
@@ -51,7 +53,7 @@ _KINDS_OF_PILLOW: _Kinds = {
     (_YCBCR, 8, _UNSIGNED): _NO_EXTRA,
     (_LAB, 8, _UNSIGNED): _NO_EXTRA,
 }
-# More extra samples than the first are left out.
+# libvips ignores extra samples after the first.
 _FIRST_EXTRA_OF_VIPS: dict[tuple[int, int, int], frozenset[int]] = {
     **{(grey, bits, _UNSIGNED): frozenset() for grey in _GREYS for bits in (1, 2, 4, 32)},
     **{(grey, bits, _UNSIGNED): _ANY_EXTRA for grey in _GREYS for bits in (8, 16)},
@@ -72,7 +74,7 @@ def is_tiff(file: BinaryIO) -> bool:
 
 
 def opened(file: BinaryIO) -> PIL.Image.Image:
-    """The first picture of a file, not decoded. Raises NotAnImage, and whatever Pillow does on broken data."""
+    """The first picture of a file, not decoded. Raises NotAnImage, or any error of Pillow for broken data."""
     header = tiff_header.read(file)
     if header is None or min(*header.stored_size, header.samples) < 1:
         raise NotAnImage("The TIFF is damaged")
@@ -103,7 +105,7 @@ def _is_for_pillow(header: TiffHeader) -> bool:
         return False
     if header.is_reversed and (bits >= 8 or photometric not in _GREYS):
         return False
-    # Pillow's class for headers does not know these.
+    # Pillow does not read these.
     if header.is_big_endian and (header.is_big_tiff or bits == _TWELVE_BITS):
         return False
     if header.is_big_endian and not is_raw and (sample_format != _UNSIGNED):
@@ -122,12 +124,12 @@ def _is_for_vips(header: TiffHeader) -> bool:
     photometric, bits, sample_format = kind
     if not _has_declared_samples(header) or not set(header.extra_samples[:1]) <= _FIRST_EXTRA_OF_VIPS[kind]:
         return False
-    # What it would do to pixels of other kinds it does not do to planes.
+    # libvips converts some pixels only if they are not in planes.
     return not header.is_planar or (photometric in (_RGB, _CMYK) and not (sample_format == _FLOAT and bits == 16))
 
 
 def _kind(header: TiffHeader) -> tuple[int, int, int] | None:
-    """None where samples differ from each other, or are too many to be colours."""
+    """None if the samples differ from each other, or the photometric interpretation is not known."""
     if len(set(header.bits)) != 1 or len(set(header.formats)) != 1 or header.photometric not in _COLOURS:
         return None
     return header.photometric, header.bits[0], header.formats[0]

@@ -1,4 +1,4 @@
-"""Decodes TIFFs with libvips, into Pillow's modes. libvips is imported when the first of them comes."""
+"""Decodes TIFFs with libvips into Pillow's modes. libvips is imported at the first one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = ("out of memory", "Error creating thread", "failed to map segme
 
 
 class VipsTiff(PIL.Image.Image):
-    """A TIFF that is decoded when its pixels are needed, as they are stored: not turned."""
+    """A TIFF that is decoded when its pixels are needed. They stay as stored, not rotated."""
 
     format = "TIFF"
 
@@ -33,14 +33,14 @@ class VipsTiff(PIL.Image.Image):
         self._file, self._has_alpha = file, has_alpha
         self._size = header.stored_size
         self.orientation = header.orientation if 1 <= header.orientation <= 8 else _UPRIGHT
-        # What it is to be is known after the decoding. No reduced copy is made of this one.
+        # The real mode is known after decoding. No reduced copy is made of a picture in this mode.
         self._mode = "F"
         if header.profile and header.profile[1] <= _MAX_PROFILE_BYTES:
             file.seek(header.profile[0])
             self.info["icc_profile"] = file.read(header.profile[1])
 
     def load(self) -> Any:
-        """Raises pyvips.Error where the file is damaged, and MemoryError."""
+        """Raises pyvips.Error if the file is damaged, and MemoryError."""
         if self._im is None:
             try:
                 image = self._decoded()
@@ -60,7 +60,7 @@ class VipsTiff(PIL.Image.Image):
             return _image(values[: _BANDS[mode]] if values.bands > 1 else values, mode)
         if mode in _WITH_ALPHA:
             return _image(values[: _BANDS[mode] + 1], _WITH_ALPHA[mode])
-        # Pillow has no ink with alpha.
+        # Pillow has no CMYK with alpha.
         values = values.copy_memory()
         image = _image(values[: _BANDS[mode]], mode)
         image.info = self.info.copy()
@@ -72,9 +72,9 @@ class VipsTiff(PIL.Image.Image):
 
 @functools.cache
 def _pyvips() -> Any:
-    # There are as many workers as cores.
+    # There is one worker per core.
     os.environ.setdefault("VIPS_CONCURRENCY", "1")
-    # TIFF is asked for by name. Loaders that are not for the files of strangers are not to be had at all.
+    # We call the TIFF loader by name. This disables all loaders that are not safe for untrusted files.
     os.environ["VIPS_BLOCK_UNTRUSTED"] = "1"
     logging.getLogger("pyvips").setLevel(logging.CRITICAL)
     try:
@@ -91,7 +91,7 @@ def _pyvips() -> Any:
 
 
 def _source(file: BinaryIO) -> Any:
-    """What libvips reads from: the file itself, by a position of its own, where it is one."""
+    """The source for libvips: the file itself, with a position of its own, or the bytes if it has no descriptor."""
     try:
         return _pyvips().Source.new_from_file(f"/proc/self/fd/{file.fileno()}")
     except io.UnsupportedOperation:
@@ -100,7 +100,7 @@ def _source(file: BinaryIO) -> Any:
 
 
 def _values(image: Any) -> tuple[Any, str]:
-    """What libvips has loaded in values that Pillow has a mode for, and the mode of its colours."""
+    """The loaded picture in values that Pillow has a mode for, and the mode of its colours."""
     if image.interpretation == "labs":
         # Fifteen bits of L and sixteen of a and b; alpha has sixteen without a sign.
         words = image.copy(format="ushort")

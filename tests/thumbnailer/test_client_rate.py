@@ -1,0 +1,274 @@
+"""What one client may cost: by a clock of the test, and by turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from md5s3stash_thumbnailer.cache.originals import Source
+from md5s3stash_thumbnailer.errors import Overloaded, TooManyRequests
+from md5s3stash_thumbnailer.server import client_rate
+from md5s3stash_thumbnailer.server.client_rate import BURST_SECONDS, MAX_CLIENTS, Buckets, Clients, Turns
+
+SHARE = 0.25
+
+
+class Clock:
+    """Stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def run(steps: Coroutine[Any, Any, None]) -> None:
+    """A hang fails the test."""
+    asyncio.run(asyncio.wait_for(steps, 30))
+
+
+@asynccontextmanager
+async def turn(turns: Turns, client: str) -> AsyncIterator[None]:
+    await turns.take(client)
+    try:
+        yield
+    finally:
+        turns.pass_on()
+
+
+async def settled() -> None:
+    """All that can be done now has been done."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_a_crawler_gets_its_share_and_the_burst_and_a_reader_beside_it_everything() -> None:
+    clock = Clock()
+    buckets = Buckets(SHARE, clock)
+    answers: Counter[tuple[str, int]] = Counter()
+
+    def ask(client: str, cost: float) -> None:
+        status = 429 if buckets.seconds_to_wait(client) else 200
+        answers[client, status] += 1
+        if status == 200:
+            buckets.charge(client, cost)
+
+    for _ in range(600):  # a minute
+        clock.seconds += 0.1
+        for _ in range(4):
+            ask("crawler", 0.1)
+        ask("reader", 0.02)
+
+    # 60 seconds and a burst of 30 at a quarter, a tenth of a second for each; one more on credit.
+    assert answers["crawler", 200] == pytest.approx((60 + BURST_SECONDS) * SHARE / 0.1, abs=1)
+    assert answers["crawler", 429] == 2400 - answers["crawler", 200]
+    assert (answers["reader", 200], answers["reader", 429]) == (600, 0)
+
+
+def test_the_wait_is_as_long_as_it_says_and_never_longer_than_a_bucket_takes_to_fill() -> None:
+    clock = Clock()
+    buckets = Buckets(SHARE, clock)
+    buckets.charge("a", BURST_SECONDS * SHARE + 1)
+
+    assert buckets.seconds_to_wait("a") == pytest.approx(1 / SHARE)
+    clock.seconds += 0.99 / SHARE
+    assert buckets.seconds_to_wait("a") > 0
+    clock.seconds += 0.02 / SHARE
+    assert buckets.seconds_to_wait("a") == 0
+    buckets.charge("a", 1e9)
+    assert buckets.seconds_to_wait("a") == pytest.approx(BURST_SECONDS)
+
+
+def test_who_comes_back_after_a_year_has_one_burst_and_no_more() -> None:
+    clock = Clock()
+    buckets = Buckets(SHARE, clock)
+    buckets.charge("a", 0)
+    clock.seconds += 3e7
+    buckets.charge("a", BURST_SECONDS * SHARE + 1)
+
+    assert buckets.seconds_to_wait("a") == pytest.approx(1 / SHARE)
+
+
+def test_however_many_clients_come_only_the_latest_are_kept() -> None:
+    buckets = Buckets(SHARE, Clock())
+    for number in range(MAX_CLIENTS + 10):
+        buckets.charge(str(number), BURST_SECONDS)
+        buckets.charge("busy", BURST_SECONDS)
+
+    assert len(buckets._levels) == MAX_CLIENTS
+    assert buckets.seconds_to_wait("busy") > 0
+    assert buckets.seconds_to_wait("0") == 0
+
+
+def test_turns_go_round_the_clients_and_not_by_the_length_of_their_lines() -> None:
+    async def steps() -> None:
+        turns, order, go = Turns(1, 100, 60), list[str](), asyncio.Event()
+
+        async def work(client: str) -> None:
+            async with turn(turns, client):
+                await go.wait()
+                order.append(client)
+
+        crawler = [asyncio.create_task(work("crawler")) for _ in range(64)]
+        await settled()
+        readers = [asyncio.create_task(work(name)) for name in ("anne", "ben", "anne")]
+        await settled()
+        assert turns.waiting == 66
+        go.set()
+        await asyncio.gather(*crawler, *readers)
+        # One had its turn before the readers came.
+        assert order[:6] == ["crawler", "crawler", "anne", "ben", "crawler", "anne"]
+        assert turns.waiting == 0
+
+    run(steps())
+
+
+@pytest.mark.parametrize("ends", ["done", "failed", "cancelled before", "cancelled in the same moment"])
+def test_no_turn_is_lost_however_its_holder_ends(ends: str) -> None:
+    async def steps() -> None:
+        turns, go = Turns(1, 100, 60), asyncio.Event()
+
+        async def work(fails: bool = False) -> None:
+            async with turn(turns, "a"):
+                await go.wait()
+                if fails:
+                    raise ValueError
+
+        first = asyncio.create_task(work(fails=ends == "failed"))
+        second = asyncio.create_task(work())
+        await settled()
+        if ends == "cancelled before":
+            second.cancel()
+            await settled()
+            assert turns.waiting == 0
+        go.set()
+        if ends == "cancelled in the same moment":
+            # The first has passed its turn on, and the second has not woken up yet.
+            first.add_done_callback(lambda _: second.cancel())
+        await asyncio.gather(first, second, return_exceptions=True)
+        await work()
+        assert (turns.waiting, turns._free) == (0, 1)
+
+    run(steps())
+
+
+def test_where_the_line_is_full_the_client_with_most_in_it_loses_its_last() -> None:
+    async def steps() -> None:
+        turns, go, done = Turns(1, 4, 60), asyncio.Event(), Counter[str]()
+
+        async def work(client: str) -> None:
+            try:
+                async with turn(turns, client):
+                    await go.wait()
+            except Overloaded:
+                client = f"{client} refused"
+            done[client] += 1
+
+        crawler = [asyncio.create_task(work("crawler")) for _ in range(10)]
+        await settled()
+        readers = [asyncio.create_task(work(name)) for name in ("anne", "ben", "anne")]
+        await settled()
+        go.set()
+        await asyncio.gather(*crawler, *readers)
+        # One crawls, and four of it waited. The readers took the places of two, and the third had no more right to one.
+        assert done == {"crawler": 3, "crawler refused": 7, "anne": 1, "ben": 1, "anne refused": 1}
+        assert (turns.waiting, turns._free) == (0, 1)
+
+    run(steps())
+
+
+def test_too_many_and_too_long_are_told_to_come_later() -> None:
+    async def steps() -> None:
+        turns, go = Turns(1, 1, 0.05), asyncio.Event()
+
+        async def work() -> None:
+            async with turn(turns, "a"):
+                await go.wait()
+
+        holder, late = asyncio.create_task(work()), asyncio.create_task(work())
+        await settled()
+        with pytest.raises(Overloaded, match="Too many"):
+            await work()
+        with pytest.raises(Overloaded, match="No worker was free"):
+            await late
+        go.set()
+        await holder
+        await work()
+
+    run(steps())
+
+
+class File:
+    """Of an original."""
+
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def rendered(clients: Clients, client: str, file: File) -> Any:
+    async def render() -> Any:
+        await asyncio.sleep(0.001)
+        return "picture"
+
+    return await clients.render(client, Source(file), render)  # type: ignore[arg-type]
+
+
+def test_time_with_a_worker_is_charged_and_a_client_without_a_name_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_rate, "_LONGEST_REFUSAL_SECONDS", 0.0)
+
+    async def steps() -> None:
+        clients = Clients(1e-6, workers=2, turns=Turns(2, 10, 60))
+        for name in ("crawler", ""):
+            assert await rendered(clients, name, File()) == "picture"
+        with pytest.raises(TooManyRequests) as refused:
+            await clients.admit("crawler")
+        assert refused.value.retry_after_seconds == BURST_SECONDS
+        await clients.admit("")
+        await clients.admit("reader")
+
+    run(steps())
+
+
+def test_an_answer_that_needs_no_worker_is_charged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_rate, "_LONGEST_REFUSAL_SECONDS", 0.0)
+
+    async def steps() -> None:
+        clients = Clients(1e-6, workers=2, turns=Turns(2, 10, 60))
+        await clients.admit("crawler")
+        with pytest.raises(TooManyRequests):
+            await clients.admit("crawler")
+
+    run(steps())
+
+
+def test_an_original_is_closed_where_its_request_gets_no_turn() -> None:
+    async def steps() -> None:
+        turns = Turns(0, 1, 0.01)
+        clients, files = Clients(0.25, workers=1, turns=turns), [File(), File()]
+        waiting = asyncio.create_task(rendered(clients, "a", files[0]))
+        await settled()
+        with pytest.raises(Overloaded):
+            await rendered(clients, "a", files[1])
+        with pytest.raises(Overloaded):
+            await waiting
+        assert [file.is_closed for file in files] == [True, True]
+
+    run(steps())
+
+
+def test_a_share_of_0_bounds_no_client() -> None:
+    async def steps() -> None:
+        clients = Clients(0, workers=1, turns=Turns(1, 10, 60))
+        for _ in range(10):
+            await rendered(clients, "a", File())
+            await clients.admit("a")
+
+    run(steps())

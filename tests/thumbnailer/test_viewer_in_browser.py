@@ -1,0 +1,252 @@
+"""The viewer, and the manifest in Mirador, in a real browser before a real server and S3: what is on the screen is
+compared with the original. Whatever the browser complains of fails the test, and so does what its policy forbids.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import PIL.Image
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.support.browser import DESK, PHONE, SECONDS, Visit, axe_violations, chromium
+from tests.support.mirador import MiradorServer
+from tests.support.servers import wait_until
+from tests.thumbnailer.conftest import Thumbnailer, thumbnailer
+from tests.thumbnailer.ssim import ssim
+
+# The middle is a little right of and below the corner of a tile.
+SIZE = (2168, 1144)
+# Tiles are JPEGs, and the noise in the original is what they draw worst. At half of its size it comes to 0.955.
+LEAST_SSIM = 0.98
+UNKNOWN = "0123456789abcdef" * 2
+
+
+@pytest.fixture(scope="module")
+def original() -> PIL.Image.Image:
+    """Fine detail everywhere, which no smaller level has, and no two places look alike."""
+    half = SIZE[0] // 2, SIZE[1] // 2
+    noise = PIL.Image.frombytes("L", half, random.Random(1).randbytes(half[0] * half[1]))
+    grain = noise.resize(SIZE, PIL.Image.Resampling.BICUBIC)
+    gradient = PIL.Image.linear_gradient("L").resize(SIZE)
+    return PIL.Image.merge("RGB", (grain, PIL.Image.blend(grain, gradient, 0.5), grain))
+
+
+@pytest.fixture(scope="module")
+def md5(original: PIL.Image.Image, put: Callable[[bytes], str]) -> str:
+    out = io.BytesIO()
+    original.save(out, "PNG", compress_level=1)
+    return put(out.getvalue())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Browser, server: Thumbnailer) -> Iterator[Visit]:
+    with Visit(browser, f"http://127.0.0.1:{server.port}/view/") as visit:
+        yield visit
+
+
+def opened(visit: Visit, path: str, scheme: str = "light", size: tuple[int, int] = DESK) -> Page:
+    """The page, once it has its picture."""
+    page = visit.open(path, scheme, size)
+    expect(page.get_by_role("button", name="Zoom in")).to_be_visible(timeout=4 * SECONDS * 1000)
+    expect(page.get_by_role("status")).to_contain_text("Zoom")
+    return page
+
+
+def shot(place: Locator) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(place.screenshot())).convert("RGB")
+
+
+def middle(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def shows_full_detail(
+    place: Locator, original: PIL.Image.Image, size: tuple[int, int] = (600, 400), least_ssim: float = LEAST_SSIM
+) -> bool:
+    """Whether the middle of the original is in the middle of the place, pixel for pixel, or one of them beside it."""
+    width, height = size
+    seen = middle(shot(place), size)
+    around = middle(original, (width + 2, height + 2))
+    moved = [around.crop((x, y, x + width, y + height)) for x in range(3) for y in range(3)]
+    return max(ssim(seen, part) for part in moved) > least_ssim
+
+
+def shows_all(place: Locator, original: PIL.Image.Image) -> bool:
+    """Whether the whole original is in the place, as large as fits in."""
+    seen = shot(place)
+    scale = min(seen.width / original.width, seen.height / original.height)
+    whole = original.resize((round(original.width * scale), round(original.height * scale)), PIL.Image.Resampling.BOX)
+    # Its edges lie between pixels of the screen. Of the detail that was there only the average is left.
+    return ssim(middle(seen, (400, 300)).reduce(4), middle(whole, (400, 300)).reduce(4)) > 0.9
+
+
+def test_the_whole_picture_and_then_every_pixel_of_it_are_on_the_screen(
+    visit: Visit, md5: str, original: PIL.Image.Image
+) -> None:
+    page = opened(visit, md5)
+    picture = page.locator("#picture")
+    wait_until(lambda: shows_all(picture, original), "the whole picture")
+    assert not shows_full_detail(picture, original)
+
+    page.get_by_role("button", name="Full detail").click()
+
+    expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
+    wait_until(lambda: shows_full_detail(picture, original), "every pixel of the middle")
+    expect(page.get_by_text("2,168 \N{MULTIPLICATION SIGN} 1,144 pixels")).to_be_visible()
+    expect(page.locator("code")).to_have_text(md5)
+    assert {urlsplit(url).netloc for url in visit.requests} == {urlsplit(visit.url).netloc}
+
+
+def test_the_keyboard_is_enough(visit: Visit, md5: str, original: PIL.Image.Image) -> None:
+    page = opened(visit, md5)
+    state, picture = page.get_by_role("status"), page.locator("#picture")
+    whole = state.inner_text()
+    wait_until(lambda: shows_all(picture, original), "the whole picture")
+    names = []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        names.append(page.locator(":focus").inner_text())
+    assert names == ["Zoom in", "Zoom out", "Whole picture", "Full detail", "Rotate", "Full screen"]
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.fullscreenElement !== null")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.fullscreenElement === null")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("application")).to_be_focused()
+
+    for key in ("+", "=", "NumpadAdd"):
+        before = state.inner_text()
+        page.keyboard.press(key)
+        expect(state).not_to_have_text(before)
+    page.keyboard.press("0")
+    expect(state).to_have_text(whole)
+    page.keyboard.press("r")
+    expect(state).to_have_text(f"{whole}, rotated 90°")
+    page.keyboard.press("Shift+R")
+    expect(state).to_have_text(whole)
+    seen = shot(picture)
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    wait_until(lambda: ssim(shot(picture), seen) < 0.9, "another part of the picture")
+    page.keyboard.press("-")
+    page.keyboard.press("0")
+    expect(state).to_have_text(whole)
+    wait_until(lambda: shows_all(picture, original), "the whole picture again")
+
+
+def test_a_screen_reader_is_told_what_is_there_and_what_it_can_do(visit: Visit, md5: str) -> None:
+    page = opened(visit, f"{md5}#name=maps%2Fnorth.tif")
+
+    picture = page.get_by_role("application", name="maps/north.tif")
+    expect(picture).to_have_attribute("aria-roledescription", "zoomable picture")
+    expect(picture).to_have_accessible_description(
+        "Keys, once the picture has the focus: arrows move it, + and \N{MINUS SIGN} zoom, 0 shows all of it, "
+        "R rotates, F mirrors."
+    )
+    expect(page).to_have_title("maps/north.tif")
+    expect(page.get_by_role("heading", level=1)).to_have_text("maps/north.tif")
+    expect(page.get_by_role("group", name="View").get_by_role("button")).to_have_count(6)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
+        (
+            "%E2%80%AEgpj.exe%0A%00",
+            "\N{REPLACEMENT CHARACTER}gpj.exe\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}",
+        ),
+        ("n" * 1000, "n" * 200),
+        ("%ff%20", "\N{REPLACEMENT CHARACTER}"),
+        ("", "Picture"),
+    ],
+)
+def test_a_name_in_the_link_is_short_text_and_nothing_else(visit: Visit, md5: str, given: str, shown: str) -> None:
+    page = opened(visit, f"{md5}#name={given}")
+
+    assert page.locator("#name").text_content() == shown
+    assert page.locator("#name *").count() == 0
+    assert all("name" not in url for url in visit.requests[1:])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_axe_finds_nothing_and_nothing_sticks_out(visit: Visit, md5: str, size: tuple[int, int], scheme: str) -> None:
+    page = opened(visit, md5, scheme, size)
+
+    assert axe_violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    paper = {"light": "rgb(248, 248, 246)", "dark": "rgb(18, 20, 22)"}[scheme]
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+
+
+def test_without_javascript_there_is_a_picture(visit: Visit, md5: str) -> None:
+    page = visit.open(md5, javascript=False)
+
+    image = page.get_by_role("img")
+    expect(image).to_be_visible()
+    expect(page.get_by_role("button", name="Zoom in")).to_be_hidden()
+    wait_until(lambda: image.evaluate("image => image.naturalWidth") == 1600, "the thumbnail")
+
+
+@pytest.mark.parametrize("path", [UNKNOWN, "not-an-md5", "%3Cscript%3Ealert(1)%3C%2Fscript%3E"])
+def test_an_unknown_picture_is_a_clear_page_with_status_404(visit: Visit, path: str) -> None:
+    page = visit.open(path)
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is no picture here")
+    expect(page.get_by_text("Status 404")).to_be_visible()
+    assert axe_violations(page) == []
+    # The browser's own words about the status.
+    assert all("404 (Not Found)" in complaint for complaint in visit.complaints)
+    visit.complaints.clear()
+
+
+def test_a_wrong_public_address_does_not_break_the_viewer(
+    browser: Browser, s3_server: str, md5: str, original: PIL.Image.Image, tmp_path: Path
+) -> None:
+    with (
+        thumbnailer(tmp_path, s3_server, "--public_url=http://images.example.org/elsewhere") as server,
+        Visit(browser, f"http://localhost:{server.port}/view/") as visit,
+    ):
+        assert server.get(f"/iiif/3/{md5}/info.json").json["id"].startswith("http://images.example.org/elsewhere/")
+        picture = opened(visit, md5).locator("#picture")
+        wait_until(lambda: shows_all(picture, original), "the whole picture")
+
+
+def test_mirador_opens_the_manifest_and_shows_every_pixel(
+    browser: Browser, server: Thumbnailer, md5: str, original: PIL.Image.Image
+) -> None:
+    manifest = f"http://127.0.0.1:{server.port}/iiif/3/{md5}/manifest.json"
+    with MiradorServer(manifest) as mirador, Visit(browser, mirador.url) as visit:
+        page = visit.open()
+        picture = page.locator(".mirador-osd-container")
+        expect(picture).to_be_visible(timeout=4 * SECONDS * 1000)
+        expect(page.get_by_role("heading", name=md5).first).to_be_visible()
+        wait_until(lambda: shows_all(picture, original), "the whole picture")
+
+        (window,) = page.evaluate("Object.keys(mirador.store.getState().windows)")
+        # Its zoom is the part of the canvas' pixels that is as wide as the place.
+        page.evaluate(
+            "([id, x, y, zoom]) => mirador.store.dispatch(Mirador.updateViewport(id, { x, y, zoom }))",
+            [window, SIZE[0] / 2, SIZE[1] / 2, 1 / shot(picture).width],
+        )
+
+        # Its OpenSeadragon stretches each tile by a pixel. Near the corner of one that moves nothing.
+        wait_until(lambda: shows_full_detail(picture, original, (60, 60), 0.97), "every pixel of the middle")
+        # Mirador's libraries have more to say, to its developers.
+        assert not [said for said in visit.complaints if "Failed to load" in said or "blocked" in said]
+        visit.complaints.clear()

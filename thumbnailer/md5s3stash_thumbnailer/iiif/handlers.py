@@ -1,0 +1,229 @@
+"""HTTP: the paths of IIIF's Image API below /iiif/3/ and /iiif/2/, and the manifest of each picture.
+
+Answers, errors and headers are those of thumbnails, with what the API adds: CORS, links, and the choice of JSON-LD.
+"""
+
+from __future__ import annotations
+
+import http
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from md5s3stash_thumbnailer._pilbox import RENDERER
+from md5s3stash_thumbnailer.cache.originals import Source
+from md5s3stash_thumbnailer.iiif import info
+from md5s3stash_thumbnailer.iiif.address import forwarded_address, own_address
+from md5s3stash_thumbnailer.iiif.manifest import MEDIA_TYPE, manifest
+from md5s3stash_thumbnailer.iiif.request import Offer, Version, canonical_path, parse_md5, parse_request
+from md5s3stash_thumbnailer.render.geometry import Size
+from md5s3stash_thumbnailer.render.pipeline import Request, Thumbnail
+from md5s3stash_thumbnailer.render.region_request import SizeRequest, largest
+from md5s3stash_thumbnailer.server.answers import PictureHandler
+from md5s3stash_thumbnailer.server.client_address import Network, client_of, is_trusted
+from md5s3stash_thumbnailer.server.client_rate import Clients
+
+# What info.json says follows from the settings too, which may change.
+_INFO_CACHE_CONTROL = "public, max-age=86400"
+_MAX_SIZES = 20_000
+
+
+class Sizes:
+    """The sizes of the originals that were asked for last."""
+
+    def __init__(self, max_entries: int = _MAX_SIZES) -> None:
+        self._max_entries = max_entries
+        self._sizes: OrderedDict[str, Size] = OrderedDict()
+
+    def get(self, md5: str) -> Size | None:
+        if md5 in self._sizes:
+            self._sizes.move_to_end(md5)
+        return self._sizes.get(md5)
+
+    def keep(self, md5: str, size: Size) -> None:
+        self._sizes[md5] = size
+        self._sizes.move_to_end(md5)
+        if len(self._sizes) > self._max_entries:
+            self._sizes.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Iiif:
+    """What the handlers work with. `public_url` has no slash at its end; it is empty if requests show the address."""
+
+    offer: Offer
+    clients: Clients
+    public_url: str = ""
+    proxies: Sequence[Network] = ()
+    rights: str = ""
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+def routes(iiif: Iiif) -> list[tuple[str, type[IiifHandler], dict[str, Any]]]:
+    """For tornado."""
+    base = r"/iiif/([23])/([^/]+)"
+    arguments = {"iiif": iiif}
+    return [
+        (base, BaseHandler, arguments),
+        (rf"{base}/info\.json", InfoHandler, arguments),
+        (r"/iiif/3/([^/]+)/manifest\.json", ManifestHandler, arguments),
+        (rf"{base}/([^/]*)/([^/]*)/([^/]*)/([^/]*)", RegionHandler, arguments),
+    ]
+
+
+class IiifHandler(PictureHandler):
+    """Every web page may use the answers, errors included."""
+
+    methods = "GET, HEAD, OPTIONS"
+    kind = "base"
+
+    def initialize(self, iiif: Iiif) -> None:  # type: ignore[override]
+        super().initialize()
+        self.iiif = iiif
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Access-Control-Allow-Origin", "*")
+        self.set_header("Access-Control-Expose-Headers", "ETag, Link, Retry-After, X-Truncated")
+
+    def options(self, *_: str) -> None:
+        """A browser's question before a request that no form could send."""
+        self.set_status(http.HTTPStatus.NO_CONTENT)
+        self.set_header("Access-Control-Allow-Methods", self.methods)
+        self.set_header("Access-Control-Allow-Headers", "*")
+        self.set_header("Access-Control-Max-Age", "86400")
+        self.set_header("Allow", self.methods)
+        self.finish()
+
+    def on_finish(self) -> None:
+        self.services.metrics.iiif_answered(self.kind, self.get_status(), self.request.request_time())
+
+    @property
+    def client(self) -> str:
+        return client_of(self.request.remote_ip or "", self.request.headers, self.iiif.proxies)
+
+    async def admit(self) -> None:
+        """Raises TooManyRequests."""
+        await self.iiif.clients.admit(self.client)
+
+    async def rendered(self, source: Source, request: Request) -> Thumbnail:
+        rendering = super().rendered
+        return await self.iiif.clients.render(self.client, source, lambda: rendering(source, request))
+
+    async def size_of(self, md5: str) -> Size:
+        """Width and height of the upright original."""
+        size = self.iiif.sizes.get(md5)
+        if size is None:
+            answer, _ = await self.draw(self.services.originals.open_whole(md5), SizeRequest(md5))
+            size = answer.original_size
+            self.iiif.sizes.keep(md5, size)
+        return size
+
+    def address(self, version: Version, md5: str) -> str:
+        """The public URL of the picture."""
+        return f"{self.iiif.public_url or self._seen_address()}/iiif/{version}/{md5}"
+
+    def _seen_address(self) -> str:
+        if is_trusted(self.request.remote_ip or "", self.iiif.proxies):
+            forwarded = forwarded_address(self.request.headers)
+            if forwarded is not None:
+                return forwarded
+        stream = self.request.connection.stream  # type: ignore[union-attr]
+        # Of a connection that is closed nothing is known; no client reads the answer.
+        return own_address(stream.socket.getsockname() if stream.socket else None)
+
+
+class BaseHandler(IiifHandler):
+    """`GET|HEAD /iiif/{version}/{md5}`: see info.json."""
+
+    def get(self, version: str, md5: str) -> None:
+        # Relative, so that it is right behind every proxy.
+        self.set_header("Location", f"{parse_md5(md5)}/info.json")
+        self.set_header("Cache-Control", _INFO_CACHE_CONTROL)
+        self.set_status(http.HTTPStatus.SEE_OTHER)
+        self.finish()
+
+    head = get
+
+
+class InfoHandler(IiifHandler):
+    """`GET|HEAD /iiif/{version}/{md5}/info.json`."""
+
+    kind = "info"
+
+    async def get(self, version: str, md5: str) -> None:
+        await self.answer(self._answer(int(version), parse_md5(md5)))
+
+    head = get
+
+    async def _answer(self, version: Version, md5: str) -> None:
+        await self.admit()
+        iiif, address = self.iiif, self.address(version, md5)
+        chosen = info.media_type(version, self.request.headers.get("Accept", ""))
+        etag = info.etag(version, address, iiif.offer, iiif.rights, chosen)
+        self.set_header("Vary", "Accept")
+        if self.is_fresh(etag):
+            await self.send_not_modified(etag)
+            return
+        size = await self.size_of(md5)
+        self.set_validators(etag)
+        self.set_header("Content-Type", info.content_type(version, chosen))
+        self.set_header("Link", f'<{info.profile_url(version)}>;rel="profile"')
+        await self.send(info.encoded(info.information(version, address, size, iiif.offer, iiif.rights)))
+
+    def set_validators(self, etag: str) -> None:
+        self.set_header("Etag", etag)
+        self.set_header("Cache-Control", _INFO_CACHE_CONTROL)
+
+
+class ManifestHandler(IiifHandler):
+    """`GET|HEAD /iiif/3/{md5}/manifest.json`."""
+
+    kind = "manifest"
+
+    async def get(self, md5: str) -> None:
+        await self.answer(self._answer(parse_md5(md5)))
+
+    head = get
+
+    async def _answer(self, md5: str) -> None:
+        await self.admit()
+        size = await self.size_of(md5)
+        largest_size = largest(size, self.iiif.offer.most, enlarges=False)
+        document = manifest(self.address(3, md5), md5, size, largest_size, self.iiif.rights)
+        self.set_header("Cache-Control", _INFO_CACHE_CONTROL)
+        self.set_header("Content-Type", MEDIA_TYPE)
+        await self.send(info.encoded(document))
+
+
+class RegionHandler(IiifHandler):
+    """`GET|HEAD /iiif/{version}/{md5}/{region}/{size}/{rotation}/{quality}.{format}`."""
+
+    kind = "image"
+
+    async def get(self, version: str, md5: str, *parts: str) -> None:
+        await self.answer(self._answer(int(version), md5, parts))
+
+    head = get
+
+    async def _answer(self, version: Version, md5: str, parts: Sequence[str]) -> None:
+        await self.admit()
+        request = parse_request(version, md5, parts, self.iiif.offer)
+        etag = request.etag(RENDERER)
+        if self.is_fresh(etag):
+            await self.send_not_modified(etag)
+            return
+        size = self.iiif.sizes.get(request.md5)
+        if size is not None:
+            # What this original cannot give is refused without a worker.
+            request.plan(size)
+        picture, modified = await self.draw(self.services.originals.open_whole(request.md5), request)
+        self.iiif.sizes.keep(request.md5, picture.original_size)
+        canonical = canonical_path(version, request, picture.original_size)
+        self.set_header(
+            "Link",
+            f'<{self.address(version, request.md5)}/{canonical}>;rel="canonical", '
+            f'<{info.profile_url(version)}>;rel="profile"',
+        )
+        await self.send_picture(picture, etag, modified)
