@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import logging
 import struct
 import zlib
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from PIL import Image
 
-from md5s3stash import tiff_header
+from md5s3stash import avif_exif, tiff_header
 from md5s3stash.content import Content
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,8 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
             log.debug("Pillow could not read a header format=%s: %r", name, error)
             if name == "JPEG" and (size := _jpeg_size(reader)):
                 return _PICTURE_TYPES[name], size
+            if name == "AVIF" and (size := _size_of_avif_without_exif(reader)):
+                return _PICTURE_TYPES[name], size
             tiff = tiff_header.read(reader) if name == "TIFF" else None
             if tiff is not None:
                 return _PICTURE_TYPES[name], tiff.size
@@ -124,6 +128,13 @@ def _jpeg_size(reader: BinaryIO) -> tuple[int, int] | None:
             return (width, height) if width and height else None
         else:
             position += 2 + int.from_bytes(head[2:4])
+
+
+def _size_of_avif_without_exif(reader: BinaryIO) -> tuple[int, int] | None:
+    reader.seek(0)
+    with suppress(Exception), Image.OPEN["AVIF"][0](io.BytesIO(avif_exif.without_exif(reader.read())), b"") as picture:
+        return _size(picture)
+    return None
 
 
 def _size(picture: Image.Image) -> tuple[int, int]:

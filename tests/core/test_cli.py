@@ -21,6 +21,7 @@ import redis
 
 from md5s3stash.content import IN_MEMORY_BYTES
 from md5s3stash.scheme import md5_to_bucket_shard
+from tests.support import odd_metadata
 from tests.support.origin import Authority, Origin, Reply, Request
 from tests.support.servers import RcloneS3, free_port, wait_until
 from tests.support.stores import Keys, new_bucket, plain_client
@@ -613,3 +614,18 @@ def test_a_redis_that_is_down_costs_a_warning_and_no_stash(cli: Cli, tmp_path: P
     assert len(result.faults) == 1
     assert "nothing is looked up or recorded in this run: Redis does not answer" in result.faults[0]
     assert SECRET.encode() not in result.err
+
+
+@pytest.mark.parametrize("options", [(), ("-w",), ("--loglevel", "INFO")], ids=str)
+def test_nothing_that_pillow_says_of_pictures_reaches_standard_error(
+    cli: Cli, tmp_path: Path, bucket: str, options: tuple[str, ...]
+) -> None:
+    paths = []
+    for number, (_, data) in enumerate(odd_metadata.noisy()):
+        paths.append(tmp_path / f"{number}.picture")
+        paths[-1].write_bytes(data)
+    assert len(paths) > 50
+
+    done = cli(*options, *map(str, paths), "-b", bucket, environ={"PYTHONWARNINGS": "default::UserWarning"})
+
+    assert (done.status, done.err) == (0, b"")

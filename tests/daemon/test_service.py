@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import servers
+from tests.support import odd_metadata, servers
 from tests.support.daemon import IMPORT_PATH, Daemon, Site
 from tests.support.servers import wait_until
 from tests.support.stores import Keys
@@ -357,3 +357,13 @@ def test_sigterm_finishes_what_is_claimed_and_leaves_the_rest(site: Site) -> Non
         wait_until(lambda: len(site.names()) == 600 and site.files() == [], "the rest", seconds=60)
     assert len(site.log()) == 600
     shutil.rmtree(site.spool)
+
+
+def test_nothing_that_pillow_says_of_pictures_reaches_the_log(site: Site, daemon: Daemon) -> None:
+    pictures = dict(odd_metadata.noisy())
+    for number, data in enumerate(pictures.values()):
+        site.drop(f"{number}.picture", data)
+
+    wait_for_names(site, *(f"{number}.picture" for number in range(len(pictures))))
+
+    assert [line for line in daemon.output().splitlines() if "logger=md5s3stash" not in line] == []

@@ -9,9 +9,10 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import PIL.Image
 from PIL import ImageCms
 
-from tests.support.damaged_pictures import PNG_SIGNATURE, chunk, scene, whole
+from tests.support.damaged_pictures import PNG_SIGNATURE, SIZE, chunk, scene, whole
 
 _JUNK = random.Random(5).randbytes(3000)
 _PNG_CHUNKS = (
@@ -23,6 +24,11 @@ _EXIF = {
     "of noise": _JUNK[:200],
     "that is cut off": b"II*\0",
     "of nothing": b"",
+    "behind other bytes": b"abcd" + _ORIENTATION_99,
+    "behind a second name": b"Exif\0\0" + _ORIENTATION_99,
+    "of more tags than there are": b"II*\0\x08\0\0\0\xff\xff",
+    "with a description beyond its end": b"II*\0\x08\0\0\0\x01\0\x0e\x01\x02\0\xff\0\0\0\xff\xff\0\0\0\0\0\0",
+    "with a resolution in words": b"II*\0\x08\0\0\0\x01\0\x1a\x01\x02\0\x04\0\0\0abc\0\0\0\0\0",
     "in a circle": b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\0\0\0\0",
     "with an orientation in words": b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0",
     "with orientation 99": _ORIENTATION_99,
@@ -38,6 +44,38 @@ _JPEG_SEGMENTS = {
     "Photoshop data that are cut off": ((0xED, b"Photoshop 3.0\0008BIM\x04\x04\0"),),
     "a comment of noise": ((0xFE, _JUNK),),
     "a JFXX segment of noise": ((0xE0, b"JFXX\0\x10" + _JUNK[:30]),),
+}
+
+
+# Tag, field type, count and value of an entry that a TIFF gets beside its own.
+_ODD_TAGS = {
+    "a description beyond its end": (270, 2, 900, 5_000_000),
+    "a description of 4 billion bytes": (270, 2, 0xFFFFFFFF, 8),
+    "a field type that nobody knows": (270, 99, 1, 0),
+    "a number for a description": (270, 3, 1, 7),
+    "a resolution of no numbers": (282, 5, 0, 0),
+    "a resolution beyond its end": (282, 5, 1, 5_000_000),
+    "a resolution in words": (282, 2, 4, 0x20202020),
+    "EXIF data beyond its end": (34665, 4, 1, 5_000_000),
+    "EXIF data in a circle": (34665, 4, 1, 8),
+    "a profile beyond its end": (34675, 7, 3000, 5_000_000),
+    "a profile of 4 billion bytes": (34675, 7, 0xFFFFFFFF, 8),
+    "4 billion other pictures": (330, 4, 0xFFFFFFFF, 8),
+    "Photoshop data beyond its end": (34377, 7, 3000, 5_000_000),
+    "XMP beyond its end": (700, 1, 3000, 5_000_000),
+    "IPTC in an odd type": (33723, 4, 3, 8),
+    "an orientation in words": (274, 2, 4, 0x20202020),
+    "4 billion orientations": (274, 3, 0xFFFFFFFF, 8),
+    "a private tag of 4 billion numbers": (65000, 12, 0xFFFFFFFF, 8),
+}
+_GIF_EXTENSIONS = {
+    "a comment of noise": b"!\xfe\xc8" + _JUNK[:200] + b"\0",
+    "a comment of nothing": b"!\xfe\0",
+    "an application of noise": b"!\xff\x0bNETSCAPE2.0\x05" + _JUNK[:5] + b"\0",
+    "an application of a byte": b"!\xff\x01a\0",
+    "XMP that is cut off": b"!\xff\x0bXMP DataXMP\x05<?xpa\0",
+    "an extension that nobody knows": b"!\x42\x03abc\0",
+    "a plain text": b"!\x01\x0c" + bytes(12) + b"\x03abc\0",
 }
 
 
@@ -65,8 +103,51 @@ def pictures() -> Iterator[tuple[str, bytes]]:
     yield "TIFF with XMP of 5 MB", _encoded("TIFF", tiffinfo={700: bytes(5_000_000)})
     for name, exif in _EXIF.items():
         yield f"WEBP with EXIF {name}", _encoded("WEBP", exif=b"Exif\0\0" + exif)
+    for name, exif in _EXIF.items():
+        yield f"AVIF with EXIF {name}", avif_with(exif, turned=False)
+        yield f"turned AVIF with EXIF {name}", avif_with(exif, turned=True)
+        yield f"TIFF with EXIF {name}", _tiff_with_exif(exif)
+    for name, tag in _ODD_TAGS.items():
+        yield f"TIFF with {name}", tiff_with_tag(tag)
+    gif = whole("GIF")
+    for name, extension in _GIF_EXTENSIONS.items():
+        start = 13 + (3 << (gif[10] & 7) + 1)
+        yield f"GIF with {name}", gif[:start] + extension + gif[start:]
     bmp = whole("BMP")
     yield "BMP with odd resolutions", bmp[:38] + b"\xff" * 8 + bmp[46:]
+
+
+def avif_with(exif: bytes, *, turned: bool) -> bytes:
+    """An AVIF with these EXIF data. If it is `turned`, it is stored lying, and its own rotation makes it upright."""
+    words = b"words " * 50
+    sound = PIL.Image.Exif()
+    sound[270] = words.decode()
+    if turned:
+        sound[274] = 6
+    out = io.BytesIO()
+    scene("RGB", SIZE[::-1] if turned else SIZE).save(out, "AVIF", exif=sound.tobytes())
+    avif = out.getvalue()
+    end = avif.index(words) + len(words)
+    start = max(avif.rfind(order, 0, end) for order in (b"II*\0", b"MM\0*"))
+    return avif[:start] + exif[: end - start].ljust(end - start, b"\0") + avif[end:]
+
+
+def tiff_with_tag(tag: tuple[int, int, int, int]) -> bytes:
+    """A TIFF of which one entry is odd: its directory is written again, in order."""
+    tiff = whole("TIFF")
+    (start,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, start)
+    entries = [tiff[place : place + 12] for place in range(start + 2, start + 2 + 12 * count, 12)]
+    entries = [entry for entry in entries if struct.unpack_from("<H", entry) != tag[:1]]
+    entries = sorted([*entries, struct.pack("<HHII", *tag)], key=lambda entry: struct.unpack_from("<H", entry))
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return tiff[:4] + struct.pack("<I", len(tiff)) + tiff[8:] + directory
+
+
+def _tiff_with_exif(exif: bytes) -> bytes:
+    """A TIFF whose EXIF data are behind it: a directory, of which the places count from the start of the file."""
+    place = len(tiff_with_tag((34665, 4, 1, 0)))
+    return tiff_with_tag((34665, 4, 1, place)) + exif[8:]
 
 
 def _pngs() -> Iterator[tuple[str, bytes]]:
@@ -111,6 +192,13 @@ def noisy() -> Iterator[tuple[str, bytes]]:
     yield "JPEG with an MPF index of noise", dict(_jpegs())["JPEG with an MPF index of noise"]
     yield "JPEG with EXIF of noise", dict(_jpegs())["JPEG with EXIF of noise"]
     acTL = chunk(b"acTL", bytes(8))
+    for size in ((20_000, 9_000), (50_000, 40_000)):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+        yield f"PNG of {size} pixels", PNG_SIGNATURE + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+        yield f"TIFF of {size} pixels", _tiff([(256, 4, size[0]), (257, 4, size[1]), (262, 3, 1), (273, 4, 8)])
+    for name, data in pictures():
+        if name.startswith(("TIFF with", "AVIF with EXIF", "WEBP with EXIF", "PNG with iCCP", "JPEG with ICC")):
+            yield name, data
     yield "PNG with an animation of no frames", PNG_SIGNATURE + whole("PNG")[8:33] + acTL + whole("PNG")[33:]
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import random
 import struct
+import time
 import tracemalloc
 import warnings
 import zlib
+from dataclasses import replace
 
+import numpy
 import PIL.Image
 import pytest
 
@@ -16,6 +19,8 @@ from md5s3stash_thumbnailer._pilbox import PilboxError
 from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError, TooManyPixels
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Thumbnail, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
+from tests.support import tiff_files as tiff
+from tests.support.tiff_files import Layout
 from tests.thumbnailer import corpus
 
 LIMITS = RenderLimits(max_original_pixels=4_000_000)
@@ -120,6 +125,64 @@ def test_metadata_that_inflate_without_end_are_not_held(name: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 16_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(8, tiff.RGB, compression=tiff.DEFLATE),
+        Layout(8, tiff.RGB, tiled=True, big_tiff=True),
+        Layout(16, tiff.WHITE_IS_ZERO, compression=tiff.DEFLATE, big_tiff=True),
+        Layout(16, tiff.WHITE_IS_ZERO, tiled=True, big_endian=True, big_tiff=True),
+        Layout(16, tiff.BLACK_IS_ZERO, extra=(tiff.UNASSOCIATED,), compression=tiff.LZW),
+    ],
+    ids=str,
+)
+def test_tiff_with_hostile_numbers_is_a_thumbnail_or_refused(layout: Layout) -> None:
+    profile = (34675, 7, b"a profile of noise" * 9)
+    values = numpy.arange(40 * 30 * layout.samples).reshape(30, 40, layout.samples).astype(f"u{layout.bits // 8}")
+    data = tiff.written(replace(layout, tags=(profile, (274, 3, (1,)))), values)
+    order, size, wide = layout.order, (20, "Q") if layout.big_tiff else (12, "I"), layout.big_tiff
+    (start,) = struct.unpack_from(order + size[1], data, 8 if wide else 4)
+    (entries,) = struct.unpack_from(order + ("Q" if wide else "H"), data, start)
+    first = start + (8 if wide else 2)
+    largest = 2**64 - 1 if wide else 2**32 - 1
+    for entry in range(first, first + size[0] * entries, size[0]):
+        for place in (entry + 4, entry + 4 + struct.calcsize(size[1])):
+            for number in (0, 1, 65, 2**31 - 1, largest // 2 + 1, largest, start):
+                hostile = bytearray(data)
+                struct.pack_into(order + size[1], hostile, place, number)
+                is_thumbnail_or_refused(bytes(hostile))
+        for kind in (0, 2, 5, 12, 16, 99):
+            hostile = bytearray(data)
+            struct.pack_into(order + "H", hostile, entry + 2, kind)
+            is_thumbnail_or_refused(bytes(hostile))
+
+
+def test_png_of_many_palettes_is_not_held_in_memory() -> None:
+    picture = io.BytesIO()
+    PIL.Image.new("P", (40, 30)).save(picture, "PNG")
+    whole = picture.getvalue()
+    for name, length in ((b"PLTE", 1_000_000), (b"PLTE", 768), (b"tRNS", 1_000_000), (b"tRNS", 256)):
+        data = whole[:33] + _chunk(name, bytes(length)) * 40 + whole[33:]
+        tracemalloc.start()
+        try:
+            assert is_thumbnail_or_refused(data) == (name == b"tRNS")
+            assert tracemalloc.get_traced_memory()[1] < 3_000_000
+        finally:
+            tracemalloc.stop()
+
+
+def test_pixels_of_a_png_that_inflate_without_end_are_not_counted_to_it() -> None:
+    header = struct.pack(">IIBBBBB", 40, 30, 8, 0, 0, 0, 0)
+    deflater = zlib.compressobj(1)
+    rows = deflater.compress(bytes(41 * 29) + b"\0" + bytes([0x3C]) * 40) + deflater.flush(zlib.Z_FULL_FLUSH)
+    zeros = deflater.compress(bytes(100_000_000)) + deflater.flush(zlib.Z_FULL_FLUSH)
+    pixels = _chunk(b"IDAT", rows + zeros * 100)
+    before = time.process_time()
+    thumbnail(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + pixels + _chunk(b"IEND", b""))
+    # To inflate 10 GB takes 10 seconds.
+    assert time.process_time() - before < 3
 
 
 def test_tiff_whose_directories_run_in_a_circle_ends() -> None:

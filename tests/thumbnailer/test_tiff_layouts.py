@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ import pyvips
 from md5s3stash import tiff_header
 from md5s3stash.content import ContentBuilder
 from md5s3stash.media import describe
+from md5s3stash_thumbnailer import render_pool
+from md5s3stash_thumbnailer.cache.originals import Source
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
@@ -351,6 +356,23 @@ def test_a_tiff_that_needs_more_memory_than_a_worker_has_is_one_of_too_many_pixe
     with thumbnailer(tmp_path, s3_server, "--render_timeout=100") as server:
         assert server.get(f"/clip/200x200/{put(large)}").status == 200
         assert server.get(f"/clip/200x200/{put(small)}").status == 200
+
+
+@pytest.mark.parametrize("mebibytes", [8, 20, 24, 28, 32, 36])
+def test_a_worker_without_memory_for_libvips_says_so(tmp_path: Path, mebibytes: int) -> None:
+    noise = numpy.random.default_rng(7).integers(0, 65536, (1000, 1500, 1), numpy.uint16)
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff.written(Layout(16, tiff.WHITE_IS_ZERO, compression=tiff.DEFLATE), noise))
+    limits = render_pool.PoolLimits(30.0, mebibytes * 1024 * 1024, 1, 30.0)
+    worker = render_pool._Worker(RenderLimits(), limits, tmp_path, Counter())
+    try:
+        # The loader, libvips or a thread is refused memory, or GLib aborts: that depends on who asks last.
+        for _ in range(2):
+            with path.open("rb") as file, pytest.raises(TooManyPixels) if mebibytes == 8 else suppress(TooManyPixels):
+                worker.render(Source(file), ThumbnailRequest("clip", 90, 90, "0" * 32))
+    finally:
+        worker.close()
+        worker.end(time.monotonic() + 5)
 
 
 def test_ordinary_pictures_do_not_import_libvips() -> None:

@@ -56,6 +56,8 @@ REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "time
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
+# How GLib ends a process that has no memory for small things, as libraries in C++ do too.
+_ABORTED = (-signal.SIGABRT, -signal.SIGTRAP)
 # The event loop answers health checks while all workers compute; without this the kernel would share the cores evenly.
 _NICENESS = 10
 # If the box runs out of memory, the kernel should kill a worker first.
@@ -182,7 +184,11 @@ class _Worker:
                 raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
             answer: tuple[Thumbnail, int] | Exception = self._pipe.recv()
         except (EOFError, OSError) as error:
+            self._process.join(_STOP_SECONDS)
+            has_aborted = self._process.exitcode in _ABORTED
             self._replace(REPLACED_ENDED)
+            if has_aborted:
+                raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker") from error
             raise WorkerDied("The image could not be rendered: the worker process ended") from error
         if isinstance(answer, Exception):
             raise answer

@@ -80,10 +80,16 @@ def _kept_from_jpeg(original: Picture, options: DrawOptions) -> dict[str, Any]:
 
 
 def _upright_exif(stored: PIL.Image.Image) -> bytes:
-    """The original's EXIF, without the orientation: the thumbnail is upright already."""
-    exif = stored.getexif()
-    for tag in (_ORIENTATION, *_NOT_EXIF):
-        exif.pop(tag, None)
-    data = exif.tobytes() if len(exif) else b""
+    """The original's EXIF, without the orientation: the thumbnail is upright already. Empty if it is broken."""
+    try:
+        exif = stored.getexif()
+        for tag in (_ORIENTATION, *_NOT_EXIF):
+            exif.pop(tag, None)
+        data = exif.tobytes() if len(exif) else b""
+    except MemoryError:
+        raise
+    except Exception:
+        # Pillow raises nearly any class, as it does for broken pictures.
+        return b""
     # A segment of a JPEG cannot hold more.
     return data if len(data) <= _MAX_EXIF_BYTES else b""

@@ -8,7 +8,6 @@ bug of this program.
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,9 @@ from md5s3stash_thumbnailer.render.reduced import Reduced, divisor_for, is_cut_f
 from md5s3stash_thumbnailer.render.region import encoded_region
 from md5s3stash_thumbnailer.render.region_request import FORMATS, RegionRequest, SizeRequest
 from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
+
+# At a quarter of its size all scans of a progressive JPEG are decoded, at an eighth not (jpeg_scans.py).
+_REDUCTION_TO_CHECK = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def _shown(original: Original, picture: Picture, request: Request, limits: Rende
 def _as_it_is(original: Original) -> Thumbnail:
     """The original's own bytes. It is decoded too, so that a damaged original is not sent as a whole picture."""
     mime_type = MIME_TYPES[original.format]
-    original.decode(math.inf)
+    original.decode(_REDUCTION_TO_CHECK)
     original.file.seek(0)
     return Thumbnail(mime_type, original.file.read())
 

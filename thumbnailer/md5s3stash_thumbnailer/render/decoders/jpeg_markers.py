@@ -6,6 +6,8 @@ markers, for a few percent of the decoding time. Damage between two markers is n
 
 from __future__ import annotations
 
+import itertools
+import mmap
 import re
 import struct
 from contextlib import suppress
@@ -53,13 +55,46 @@ class _Frame:
             across = down = 1
         return -(-width // (8 * across)) * -(-height // (8 * down))
 
+    def blocks(self, components: bytes) -> int:
+        """How many blocks a scan of these components has."""
+        in_a_unit = sum(across * down for across, down in (self.sampling[component] for component in components))
+        return self.units(components) * (in_a_unit if len(components) > 1 else 1)
 
-def check(jpeg: bytes) -> None:
-    """Raises NotAnImage if the first picture of a file is damaged or cut off."""
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One scan of a picture: which components it is of, which of their coefficients, from which bit before to which
+    one, and where its coded bytes end.
+    """
+
+    components: bytes
+    coefficients: range
+    bit_before: int
+    bit: int
+    end: int
+
+    @classmethod
+    def parse(cls, segment: bytes, end: int) -> Scan:
+        first, last, bits = segment[5 + 2 * segment[4] :][:3]
+        return cls(segment[5 : 5 + 2 * segment[4] : 2], range(first, last + 1), bits >> 4, bits & 15, end)
+
+    @property
+    def is_of_single_bits(self) -> bool:
+        """Whether it adds one bit to the mean of each block, and nothing else."""
+        return self.coefficients[0] == 0 and self.bit_before > 0
+
+
+def check(jpeg: bytes | mmap.mmap) -> list[Scan]:
+    """The scans of the first picture of a file. Raises NotAnImage where it is damaged or cut off."""
     try:
-        _check(jpeg)
+        return _check(jpeg)
     except (IndexError, KeyError, ValueError, ZeroDivisionError, struct.error) as error:
         raise NotAnImage("The JPEG is damaged") from error
+
+
+def has_marker(coded: bytes) -> bool:
+    """Whether these bytes of a scan hold a marker, a restart marker included."""
+    return _MARKER.search(coded) is not None
 
 
 def without_metadata(jpeg: bytes) -> bytes:
@@ -78,12 +113,15 @@ def without_metadata(jpeg: bytes) -> bytes:
     return b"".join([*kept, jpeg[position:]])
 
 
-def _check(jpeg: bytes) -> None:
-    position, frame, interval, scans = 2, None, 0, 0
+def _check(jpeg: bytes | mmap.mmap) -> list[Scan]:
+    position, frame, interval, scans = 2, None, 0, list[Scan]()
     while True:
         marker, start = _next_marker(jpeg, position)
         if marker == _END and scans:
-            return
+            if frame and not set(frame.sampling) <= {component for scan in scans for component in scan.components}:
+                raise NotAnImage("The JPEG is damaged: colours are missing")
+            _check_progress(scans)
+            return scans
         if frame and marker not in _BETWEEN_SCANS:
             raise NotAnImage(f"The JPEG is damaged: its pixels are followed by {marker:#x}")
         position = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
@@ -97,15 +135,18 @@ def _check(jpeg: bytes) -> None:
             following = (_AFTER_SCAN if interval else _MARKER).search(jpeg, position)
             if following is None:
                 raise NotAnImage("The JPEG is cut off")
-            if interval and frame and frame.height:
-                units = frame.units(segment[5 : 5 + 2 * segment[4] : 2])
-                _check_restarts(
-                    b"".join(_RESTART.findall(jpeg, position, following.start())), -(-units // interval) - 1
-                )
-            position, scans = following.start(), scans + 1
+            scan = Scan.parse(segment, following.start())
+            if frame and frame.height:
+                restarts = b"".join(_RESTART.findall(jpeg, position, scan.end)) if interval else b""
+                if interval:
+                    _check_restarts(restarts, -(-frame.units(scan.components) // interval) - 1)
+                if scan.is_of_single_bits:
+                    _check_single_bits(jpeg[position : scan.end], len(restarts), frame.blocks(scan.components))
+            scans.append(scan)
+            position = scan.end
 
 
-def _next_marker(jpeg: bytes, position: int) -> tuple[int, int]:
+def _next_marker(jpeg: bytes | mmap.mmap, position: int) -> tuple[int, int]:
     """The next marker and its position. Bytes other than 0 before it mean that a marker is missing."""
     found = _MARKER.search(jpeg, position)
     if found is None:
@@ -120,6 +161,22 @@ def _check_restarts(found: bytes, expected: int) -> None:
     # Some programs also write one after the last interval.
     if expected > len(found) or len(found) > expected + 1 or found != _circle(len(found)):
         raise NotAnImage("The JPEG is damaged: restart markers are missing")
+
+
+def _check_progress(scans: list[Scan]) -> None:
+    """A scan continues with the bit where the one before has stopped (T.81, G.1.1.1)."""
+    bits: dict[tuple[int, int], int] = {}
+    for scan in scans:
+        for place in itertools.product(scan.components, scan.coefficients):
+            has_mean = scan.coefficients[0] == 0 or (place[0], 0) in bits
+            if not has_mean or bits.get(place, 0) != scan.bit_before:
+                raise NotAnImage("The JPEG is damaged: its scans do not follow each other")
+            bits[place] = scan.bit
+
+
+def _check_single_bits(coded: bytes, restarts: int, blocks: int) -> None:
+    if 8 * (len(coded) - coded.count(b"\xff\0") - 2 * restarts) < blocks:
+        raise NotAnImage("The JPEG is damaged: a scan is cut off")
 
 
 def _circle(count: int) -> bytes:

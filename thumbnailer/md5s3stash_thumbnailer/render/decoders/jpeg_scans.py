@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _START_OF_IMAGE = b"\xff\xd8"
@@ -76,7 +76,7 @@ def upper_rows(jpeg: bytes, rows: int) -> bytes:
     After the last row libjpeg searches for the next marker, and so skips the bytes of the other rows.
     """
     try:
-        for marker, start in _markers(jpeg):
+        for marker, start, _ in _markers(jpeg, iter(())):
             if marker in _START_OF_FRAME:
                 before, after = start + 5, start + 7
                 # A decoder that stops early would not notice a missing end.
@@ -91,17 +91,19 @@ def upper_rows(jpeg: bytes, rows: int) -> bytes:
     return jpeg
 
 
-def means_alone(jpeg: bytes) -> bytes:
-    """The file without the detail that has no effect at an eighth of the size. Any other file is returned as it is."""
+def means_alone(jpeg: bytes, ends_of_scans: Sequence[int] = ()) -> bytes:
+    """The file without the detail that has no effect at an eighth of the size. Any other file is returned as it is.
+    Without `ends_of_scans`, the ends are searched for.
+    """
     try:
-        return b"".join([_START_OF_IMAGE, *_needed(jpeg), _END_OF_IMAGE])
+        return b"".join([_START_OF_IMAGE, *_needed(jpeg, iter(ends_of_scans)), _END_OF_IMAGE])
     except (_Unexpected, IndexError, struct.error, ValueError):
         return jpeg
 
 
-def _needed(jpeg: bytes) -> Iterator[bytes]:
+def _needed(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[bytes]:
     frame: _Frame | None = None
-    for marker, segment in _segments(jpeg):
+    for marker, segment in _segments(jpeg, ends_of_scans):
         if marker == _START_OF_PROGRESSIVE_FRAME:
             frame = _Frame.parse(segment)
         if marker != _START_OF_SCAN:
@@ -118,18 +120,18 @@ def _needed(jpeg: bytes) -> Iterator[bytes]:
         yield _scan_without_detail(component, frame.blocks)
 
 
-def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
+def _segments(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[tuple[int, bytes]]:
     """Each marker with its bytes; a scan includes its entropy-coded bytes. Raises if the file ends before its end
     marker.
     """
-    for marker, position in _markers(jpeg):
+    for marker, position, end in _markers(jpeg, ends_of_scans):
         if marker == _END:
             return
-        yield marker, jpeg[position : _end_of_segment(jpeg, marker, position)]
+        yield marker, jpeg[position:end]
 
 
-def _markers(jpeg: bytes) -> Iterator[tuple[int, int]]:
-    """Each marker with its position. Raises at the end of the file."""
+def _markers(jpeg: bytes, ends_of_scans: Iterator[int]) -> Iterator[tuple[int, int, int]]:
+    """Each marker with its position and the end of its segment. Raises at the end of the file."""
     position = len(_START_OF_IMAGE)
     while True:
         while jpeg[position + 1] == 0xFF:
@@ -137,8 +139,10 @@ def _markers(jpeg: bytes) -> Iterator[tuple[int, int]]:
         if jpeg[position] != 0xFF:
             raise _Unexpected("no marker")
         marker = jpeg[position + 1]
-        yield marker, position
-        position = _end_of_segment(jpeg, marker, position)
+        known = next(ends_of_scans, None) if marker == _START_OF_SCAN else None
+        end = known or _end_of_segment(jpeg, marker, position)
+        yield marker, position, end
+        position = end
 
 
 def _end_of_segment(jpeg: bytes, marker: int, position: int) -> int:

@@ -29,6 +29,8 @@ _TEXTS = frozenset({b"tEXt", b"zTXt"})
 _TYPE = re.compile(rb"[A-Za-z]{4}")
 _END = b"\0\0\0\0IEND\xaeB\x60\x82"
 _BLOCK_BYTES = 1024 * 1024
+# 256 colours.
+_MAX_PALETTE_BYTES = 768
 # A larger profile or larger EXIF data is left out: data may inflate without end.
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _MAX_TEXT_BYTES = 1024 * 1024
@@ -68,6 +70,7 @@ class Png:
         self._profile: bytes | None = None
         self._exif = b""
         self._head = SIGNATURE
+        self._kinds = set[bytes]()
         self._pixels: list[_Chunk] = []
         self._read()
         if not self._pixels:
@@ -93,7 +96,7 @@ class Png:
         untouched = _UNTOUCHED[:bands] if bands > 1 else _UNTOUCHED[image.mode != "1"]
         image.im = PIL.Image.new(image.mode, image.size, untouched).im
         image.load()
-        if _extrema(untouched) == self._last_row(image).getextrema() and self._inflated_bytes() < self._needed_bytes():
+        if _extrema(untouched) == self._last_row(image).getextrema() and not self._holds(self._needed_bytes()):
             raise NotAnImage("The PNG holds fewer rows than it says")
 
     def _read(self) -> None:
@@ -116,7 +119,12 @@ class Png:
             self._read_metadata(chunk)
             return
         self._check(chunk)
-        data = self._data(chunk, _BLOCK_BYTES)
+        if chunk.kind in self._kinds or chunk.length > _MAX_PALETTE_BYTES:
+            if chunk.kind == b"tRNS":
+                return
+            raise NotAnImage(f"The PNG is damaged: it has too much of {chunk.kind.decode('latin-1')}")
+        self._kinds.add(chunk.kind)
+        data = self._data(chunk, _MAX_PALETTE_BYTES)
         if chunk.kind == b"tRNS" and len(data) < _TRANSPARENCY_BYTES.get(self._head[25], 0):
             return
         self._head += struct.pack(">I", len(data)) + chunk.kind + data + _checksum(chunk.kind, data)
@@ -182,7 +190,8 @@ class Png:
     def _is_interlaced(self) -> bool:
         return bool(self._head[28])
 
-    def _inflated_bytes(self) -> int:
+    def _holds(self, needed: int) -> bool:
+        """Whether the pixels inflate to so many bytes."""
         total, inflater = 0, zlib.decompressobj()
         with suppress(zlib.error):
             for chunk in self._pixels:
@@ -190,8 +199,10 @@ class Png:
                     pending = block
                     while pending:
                         total += len(inflater.decompress(pending, _BLOCK_BYTES))
+                        if total >= needed:
+                            return True
                         pending = inflater.unconsumed_tail
-        return total
+        return total >= needed
 
     def _needed_bytes(self) -> int:
         width, height, depth, colour = struct.unpack(">IIBB", self._head[16:26])

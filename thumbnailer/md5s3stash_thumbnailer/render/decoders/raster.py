@@ -25,8 +25,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from md5s3stash import avif_exif
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
-from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg_markers, libtiff, tiff
+from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg, jpeg_markers, libtiff, tiff
 from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
 from md5s3stash_thumbnailer.render.decoders.png import Png, is_png
 from md5s3stash_thumbnailer.render.decoders.vips import VipsTiff
@@ -49,6 +50,7 @@ MIME_TYPES = {
 # Pillow opens an MPO as JPEG and then recognises it.
 _OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFile.format)
 
+_PREFIX_BYTES = 16
 _ORIENTATION = 0x0112
 _XMP = ("xmp", "XML:com.adobe.xmp")
 # For greys of two and four bits in a PNG.
@@ -79,11 +81,10 @@ class Original(Picture):
     def __init__(self, file: BinaryIO, max_pixels: int, is_strict: bool = True) -> None:
         """Reads the header. Raises NotAnImage, TooManyPixels, or any error of Pillow for broken data."""
         self._png = Png(file, is_strict) if is_png(file) else None
-        image = self._png.opened() if self._png else _open(file)
+        image, self._source = (self._png.opened(), file) if self._png else _open(file)
         if image.width * image.height > max_pixels:
             raise TooManyPixels(f"Too many pixels: the original has {image.width}x{image.height}, at most {max_pixels}")
-        if is_strict:
-            _check(image, file)
+        self._scans = _check(image, self._source) if is_strict else None
         if isinstance(image, PngImagePlugin.PngImageFile):
             _as_the_png_means(image)
         super().__init__(image, image.size, _orientation(image))
@@ -153,6 +154,8 @@ class Original(Picture):
         self._is_decoded = True
         if self._png:
             self._png.load(self.image)
+        elif self._scans and isinstance(self.image, JpegImagePlugin.JpegImageFile):
+            self._scans.load(self.image)
         elif isinstance(self.image, TiffImagePlugin.TiffImageFile):
             with libtiff.errors_raised(self._is_strict):
                 self.image.load()
@@ -171,15 +174,20 @@ class Original(Picture):
         """Opens the JPEG again without the rows and the detail that are not needed."""
         has_detail = self._has_detail_apart and divisor == _JPEG_BLOCK_PX
         has_rows = bottom < self.image.height * (1 - _LEAST_SHARE_LEFT_OUT)
+        rows = math.ceil(bottom / _BLOCK_ROWS) * _BLOCK_ROWS if has_rows else self.image.height
+        if isinstance(self._scans, jpeg.OnlyScan):
+            self.image = self._scans.with_rows(rows) or self.image
+            return
         if not (has_detail or has_rows):
             return
-        self.file.seek(0)
-        jpeg = self.file.read()
+        self._source.seek(0)
+        data = self._source.read()
         if has_rows:
-            jpeg = upper_rows(jpeg, math.ceil(bottom / _BLOCK_ROWS) * _BLOCK_ROWS)
+            data = upper_rows(data, rows)
         if has_detail:
-            jpeg = means_alone(jpeg)
-        self.image = _open(io.BytesIO(jpeg))
+            data = means_alone(data, self._scans.ends if self._scans else ())
+            self._scans = None
+        self.image, _ = _open(io.BytesIO(data))
 
     def _reduce_jpeg2000(self, image: Jpeg2KImagePlugin.Jpeg2KImageFile, divisor: float) -> None:
         """Decodes the smallest resolution that is large enough. The number of resolutions in a file is not known
@@ -193,30 +201,48 @@ class Original(Picture):
                 self.shrink = float(2**power)
             except OSError:
                 # The file has fewer resolutions, or is broken; the full decode will show which.
-                self.image = _open(self.file)
+                self.image, _ = _open(self._source)
 
 
-def _open(file: BinaryIO) -> PIL.Image.Image:
+def _open(file: BinaryIO) -> tuple[PIL.Image.Image, BinaryIO]:
+    """The picture, and the file that it is in: one with odd metadata is copied without them."""
     if tiff.is_tiff(file):
-        return tiff.opened(file)
+        return tiff.opened(file), file
     file.seek(0)
     try:
-        return PIL.Image.open(file, formats=_OPENED)
-    except PIL.UnidentifiedImageError as error:
-        file.seek(0)
-        if file.read(len(jpeg_markers.START)) == jpeg_markers.START:
-            file.seek(0)
+        return PIL.Image.open(file, formats=_OPENED), file
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError):
+        raise
+    except Exception as error:
+        stripped = _without_metadata(file)
+        if stripped:
             with suppress(PIL.UnidentifiedImageError):
-                return PIL.Image.open(io.BytesIO(jpeg_markers.without_metadata(file.read())), formats=("JPEG",))
-        raise NotAnImage("File is not an image of a kind that is shown") from error
+                return PIL.Image.open(stripped, formats=("JPEG", "AVIF")), stripped
+        if isinstance(error, PIL.UnidentifiedImageError):
+            raise NotAnImage("File is not an image of a kind that is shown") from error
+        raise
 
 
-def _check(image: PIL.Image.Image, file: BinaryIO) -> None:
-    """Raises NotAnImage for damage that Pillow would ignore."""
-    checks = {"JPEG": jpeg_markers.check, "MPO": jpeg_markers.check, "GIF": gif_blocks.check}
-    if image.format in checks:
+def _without_metadata(file: BinaryIO) -> BinaryIO | None:
+    """A copy without what Pillow refuses a JPEG or an AVIF for."""
+    file.seek(0)
+    prefix = file.read(_PREFIX_BYTES)
+    file.seek(0)
+    if prefix.startswith(jpeg_markers.START):
+        return io.BytesIO(jpeg_markers.without_metadata(file.read()))
+    return io.BytesIO(avif_exif.without_exif(file.read())) if avif_exif.is_avif(prefix) else None
+
+
+def _check(image: PIL.Image.Image, file: BinaryIO) -> jpeg.OnlyScan | jpeg.SeveralScans | None:
+    """Raises NotAnImage where parts of a file do not fit together, of which Pillow would show what is left. The scan of
+    a JPEG is checked when it is decoded.
+    """
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        return jpeg.looked_over(file, is_one_picture=image.format == "JPEG")
+    if image.format == "GIF":
         file.seek(0)
-        checks[image.format](file.read())
+        gif_blocks.check(file.read())
+    return None
 
 
 def _as_the_png_means(image: PngImagePlugin.PngImageFile) -> None:

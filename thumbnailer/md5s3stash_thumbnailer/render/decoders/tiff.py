@@ -76,9 +76,9 @@ def is_tiff(file: BinaryIO) -> bool:
 def opened(file: BinaryIO) -> PIL.Image.Image:
     """The first picture of a file, not decoded. Raises NotAnImage, or any error of Pillow for broken data."""
     header = tiff_header.read(file)
-    if header is None or min(header.stored_size) < 1:
+    if header is None or min(*header.stored_size, header.samples) < 1:
         raise NotAnImage("The TIFF is damaged")
-    if _is_for_pillow(header):
+    if _is_for_pillow(header) and (header.is_within_file or not _is_for_vips(header)):
         file.seek(0)
         image = TiffImagePlugin.TiffImageFile(file)
         if header.bits[0] == _TWELVE_BITS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import logging
 import os
@@ -18,6 +19,8 @@ _BANDS = {"L": 1, "I": 1, "F": 1, "RGB": 3, "LAB": 3, "CMYK": 4}
 _WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _UPRIGHT = 1
+# What libvips, GLib and the dynamic loader say when there is no more. A thread needs memory for its stack.
+_OUT_OF_MEMORY = ("out of memory", "Error creating thread", "failed to map segment", "annot allocate memory")
 
 
 class VipsTiff(PIL.Image.Image):
@@ -42,7 +45,7 @@ class VipsTiff(PIL.Image.Image):
             try:
                 image = self._decoded()
             except _pyvips().Error as error:
-                if "out of memory" in str(error):
+                if any(words in str(error) for words in _OUT_OF_MEMORY):
                     raise MemoryError("libvips is out of memory") from error
                 raise
             self._im, self._mode = image.im, image.mode
@@ -74,6 +77,13 @@ def _pyvips() -> Any:
     # We call the TIFF loader by name. This disables all loaders that are not safe for untrusted files.
     os.environ["VIPS_BLOCK_UNTRUSTED"] = "1"
     logging.getLogger("pyvips").setLevel(logging.CRITICAL)
+    try:
+        # pyvips does this as well, but looks for another libvips if it fails.
+        importlib.import_module("_libvips")
+    except ImportError as error:
+        if any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise MemoryError("there is no memory for libvips") from error
+        raise
     import pyvips
 
     pyvips.cache_set_max(0)
