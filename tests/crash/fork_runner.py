@@ -2,9 +2,9 @@
 
 One JSON object a line. A request holds `environment`, `log`, and perhaps `crash_at` and `stop_when_empty`; it is
 answered by {"pid": ...} and, once the daemon has ended, {"status": ..., "calls": ...}. With `crash_at` the daemon
-gets SIGKILL right before the n-th call of it or its workers that changes a file, the store or the ledger; with
-`of_worker` the worker process alone that is about to make it. Between two such calls nothing changes that a crash could
-leave behind, so "before each" is every crash there is.
+gets SIGKILL right before the n-th call of it or its workers that changes a file, the store or the ledger. With
+`of_worker` only the calls of workers count, and the worker that is about to make the n-th dies alone. Between two such
+calls nothing changes that a crash could leave behind, so "before each" is every crash there is.
 
 The spool's reserve has two files for moves and two for reports, in place of 128 and 128. One call makes each spare
 file, and a crash before it leaves the files before it: the first and the second time show what any other would. `make
@@ -46,8 +46,8 @@ LEDGER_COMMANDS = ("EVALSHA", "SCRIPT LOAD", "HDEL", "HSET")
 
 
 class CrashPoints:
-    """Counts the calls that change something, of the daemon and its worker processes together, and dies at one of
-    them: the daemon with all its processes, or the worker process alone that is about to make the call.
+    """Counts the calls that change something, and dies at one of them: of the daemon and its worker processes together,
+    which all die, or of worker processes alone, where the one dies that is about to make the call.
     """
 
     def __init__(self, crash_at: int, of_worker: bool, count_file: str) -> None:
@@ -66,6 +66,8 @@ class CrashPoints:
         return wrapped
 
     def _call(self) -> None:
+        if self._of_worker and os.getpid() == self._daemon_pid:
+            return
         # The lock of a file goes with whoever dies holding it; threads of one process share it.
         with self._lock, builtins.open(self._count_file, "a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -80,8 +82,6 @@ class CrashPoints:
             file.flush()
             if number != self._crash_at:
                 return
-            if self._of_worker and os.getpid() == self._daemon_pid:
-                return  # a call of the daemon's own: nobody dies
             os.kill(os.getpid() if self._of_worker else self._daemon_pid, signal.SIGKILL)
             threading.Event().wait()
 

@@ -139,7 +139,7 @@ def test_a_worker_process_that_dies_at_any_call_loses_nothing(
         if ended.calls < number:
             break
 
-    # Some calls are the daemon's own: the claims, and what the worker was handed.
+    # Each file is stored and recorded at the least.
     assert deaths * SHARES > 2 * len(FILES)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
@@ -24,9 +22,10 @@ from md5s3stash_daemon.intake.files.file_stasher import CHUNK_FILES
 from md5s3stash_daemon.intake.files.worker import WorkerProcess
 from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
+from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
-from tests.support.servers import REPOSITORY, wait_until
+from tests.support.servers import wait_until
 
 DATA = b"a content that comes again"
 MD5 = hashlib.md5(DATA).hexdigest()
@@ -69,10 +68,8 @@ def asked(s3: DigestS3) -> list[str]:
 
 
 def ctl(site: Site, *arguments: str) -> str:
-    command = [sys.executable, "-m", "md5s3stash_daemon.ctl.main", *arguments]
-    environment = {**os.environ, **site.environment()}
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
-    return done.stdout + done.stderr
+    done = warm.run(["md5s3stash_daemon.ctl.main", *arguments], {**os.environ, **site.environment()})
+    return (done.stdout + done.stderr).decode()
 
 
 def test_a_content_that_was_confirmed_costs_no_request_and_is_recorded_like_any(site: Site, s3: DigestS3) -> None:

@@ -26,11 +26,12 @@ from PIL import Image
 from md5s3stash.console import columns_of
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
-from tests.support import servers
+from tests.support import servers, warm
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until
 
-PROGRAM = [sys.executable, "-m", "md5s3stash_daemon.ctl.main"]
+MODULE = "md5s3stash_daemon.ctl.main"
+PROGRAM = [sys.executable, "-m", MODULE]
 ODD_NAMES = [
     b"\xff\xfe.txt",
     b"new\nline",
@@ -57,14 +58,7 @@ def spool(site: Site) -> Spool:
 
 def run(site: Site, *arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs the program; whatever it is asked, its errors are lines of its own."""
-    done = subprocess.run(
-        [*PROGRAM, *arguments],
-        env={**os.environ, **site.environment(), **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
+    done = warm.run([MODULE, *arguments], {**os.environ, **site.environment(), **environment})
     # Not as text from the start, which would turn a carriage return of a name into the end of a line.
     told = subprocess.CompletedProcess(done.args, done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
     assert all(line.startswith("md5s3stashctl: ") for line in told.stderr.splitlines()), told.stderr

@@ -17,6 +17,7 @@ from md5s3stash_daemon.ledger.rebuild import MAX_LINE_BYTES
 from md5s3stash_daemon.ledger.restore import Restored, Restorer, completed
 from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, PROGRAM, run
+from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
 from tests.support.servers import RcloneS3, free_port, wait_until
@@ -112,13 +113,10 @@ def test_an_entry_with_gaps_is_none_to_the_stash_which_fills_them(site: Site) ->
     assert hash_cache(site) == {key: [f"s3://{site.bucket}/{key}", "image/png", None]}
     (site.directory / "picture").write_bytes(picture)
 
-    done = subprocess.run(
-        [PROGRAM[0], "-m", "md5s3stash", "--json", "-b", site.bucket, str(site.directory / "picture")],
-        env={**os.environ, **site.environment()},
-        capture_output=True,
-        check=True,
-    )
+    command = ["md5s3stash", "--json", "-b", site.bucket, str(site.directory / "picture")]
+    done = warm.run(command, {**os.environ, **site.environment()})
 
+    assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["mime_type"], report["md5"]) == ("image/png", key)
     assert hash_cache(site) == {key: [f"s3://{site.bucket}/{key}", "image/png", [800, 600]]}

@@ -48,10 +48,13 @@ def wait_for_names(site: Site, *names: str) -> None:
     wait_until(lambda: set(names) <= set(site.names()) and site.files() == [], f"{names} recorded and gone")
 
 
-def test_a_dropped_file_is_stashed_recorded_and_removed(site: Site, daemon: Daemon) -> None:
-    site.drop("photo.txt", b"hello")
+def test_a_dropped_file_is_stashed_recorded_and_removed(site: Site) -> None:
+    with Daemon(site, cold=True) as daemon:
+        daemon.wait_until_started()
+        site.drop("photo.txt", b"hello")
 
-    wait_for_names(site, "photo.txt")
+        wait_for_names(site, "photo.txt")
+        assert daemon.terminate() == 0
 
     assert site.names() == {"photo.txt": md5(b"hello")}
     assert site.objects() == {md5(b"hello"): b"hello"}
@@ -61,7 +64,6 @@ def test_a_dropped_file_is_stashed_recorded_and_removed(site: Site, daemon: Daem
     assert entry["name"] == "photo.txt"
     assert entry["outcome"] == "stashed"
     assert entry["size_bytes"] == "5"
-    assert daemon.terminate() == 0
     assert site.open_records() == 0
 
 

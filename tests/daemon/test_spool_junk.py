@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, FAILED, HOLD, STATES
 from md5s3stash_daemon.spool.failures import failures, newest_failures
 from md5s3stash_daemon.spool.ownership import identity
 from md5s3stash_daemon.spool.spool import Spool
+from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
 from tests.support.strange import STRANGE_TEXT, STRANGE_VALUES, as_json
@@ -273,13 +272,7 @@ def md5_of(data: bytes) -> str:
 
 
 def ctl(site: Site, *arguments: str | bytes) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys; from md5s3stash_daemon.ctl.main import main; sys.exit(main())", *arguments],
-        env={**os.environ, **site.environment()},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    done = warm.run(["md5s3stash_daemon.ctl.main", *arguments], {**os.environ, **site.environment()})
     assert b"Traceback" not in done.stderr, done.stderr
     # Whatever is printed is text.
     return done.stdout.decode() + done.stderr.decode()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3, Oddities, error_reply
 from tests.support.late_credentials import Imds, write_keys
@@ -197,12 +196,7 @@ def test_store_that_refuses_every_put_is_not_well_until_it_takes_one(
 
 
 def status(site: Site, environment: Mapping[str, str]) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "md5s3stash_daemon.ctl.main", "status", "--json"],
-        env={**site.environment(), **environment, "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    command = ["md5s3stash_daemon.ctl.main", "status", "--json"]
+    done = warm.run(command, {**site.environment(), **environment, "PATH": "/usr/bin:/bin"})
+    done.check_returncode()
     return json.loads(done.stdout)

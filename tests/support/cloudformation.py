@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +47,12 @@ Loader.add_multi_constructor("!", _short_form)
 
 
 def read_template(name: str) -> dict[str, Any]:
+    return copy.deepcopy(_parsed(name))
+
+
+# Several modules read a template, and do so when pytest collects, in each of its processes.
+@functools.cache
+def _parsed(name: str) -> dict[str, Any]:
     template: dict[str, Any] = yaml.load((AWS / name).read_text(), Loader)
     return template
 

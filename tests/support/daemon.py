@@ -15,9 +15,10 @@ from typing import Any, Self
 
 import redis
 
+from tests.support import warm
 from tests.support.mounts import with_mounts
 from tests.support.servers import REPOSITORY, START_SECONDS, wait_until
-from tests.support.stores import Keys, new_bucket, plain_client
+from tests.support.stores import Keys, new_bucket, shared_client
 
 IMPORT_PATH = ":".join(str(REPOSITORY / folder) for folder in ("", "daemon"))
 
@@ -45,7 +46,7 @@ class Site:
     bucket: str = ""
 
     def __post_init__(self) -> None:
-        self.client: Any = plain_client(self.s3_endpoint, self.keys)
+        self.client: Any = shared_client(self.s3_endpoint, self.keys)
         self.bucket = self.bucket or new_bucket(self.client)
         self.redis = redis.Redis.from_url(self.redis_url)
         self.spool = self.directory / "spool"
@@ -121,24 +122,36 @@ class Site:
         return found
 
 
+_MODULE = "md5s3stash_daemon"
+
+
 class Daemon:
-    """One run of the program. Leaving the context ends it with SIGKILL if nothing else has."""
+    """One run of the program. Leaving the context ends it with SIGKILL if nothing else has.
+
+    It is a fork of a warm process, unless the command, mounts or a prefix are given, or it is to be `cold`.
+    """
 
     def __init__(
         self,
         site: Site,
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = ("-m", "md5s3stash_daemon"),
+        command: Sequence[str] = (),
         mounts: Sequence[str] = (),
         prefix: Sequence[str] = (),
+        cold: bool = False,
     ) -> None:
         self.site = site
         self.log_path = site.directory / f"daemon-{uuid.uuid4().hex[:6]}.log"
-        python = [*prefix, sys.executable, *command]
+        self.process: subprocess.Popen[bytes] | warm.Fork
+        whole_environment = {**os.environ, **site.environment(), **(environment or {})}
         with open(self.log_path, "wb") as log:
+            if not (command or mounts or prefix or cold):
+                self.process = warm.start([_MODULE], whole_environment, self.log_path)
+                return
+            python = [*prefix, sys.executable, *(command or ("-m", _MODULE))]
             self.process = subprocess.Popen(
                 with_mounts(mounts, python) if mounts else python,
-                env={**os.environ, **site.environment(), **(environment or {})},
+                env=whole_environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

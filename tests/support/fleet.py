@@ -73,4 +73,5 @@ def _daemon(box: Namespace, site: Site, queue: TestQueue, settings: Mapping[str,
         **settings,
     }
     with box.inside():
-        return Daemon(site, environment)
+        # The warm process is in another network.
+        return Daemon(site, environment, cold=True)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from md5s3stash.scheme import BucketBase
+from tests.support import warm
 from tests.support.digest_s3 import DigestS3
 from tests.support.stores import Keys
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROGRAM = [sys.executable, "-m", "md5s3stash_migrate"]
+MODULE = "md5s3stash_migrate"
+PROGRAM = [sys.executable, "-m", MODULE]
 SECONDS = 300
 
 BASE = BucketBase.parse("base", "multibucket")
@@ -73,16 +75,11 @@ def start(endpoint: str, *arguments: str) -> subprocess.Popen[bytes]:
 def run(endpoint: str, directory: Path, *arguments: str, keys: Keys | None = None, **variables: str) -> Run:
     """Runs it to its end; no traceback is ever shown."""
     report = directory / "report.jsonl"
-    done = subprocess.run(
-        [*PROGRAM, *arguments, "--report", str(report)],
-        env={**environment(endpoint, keys), **variables},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
+    command = [MODULE, *arguments, "--report", str(report)]
+    done = warm.run(command, {**environment(endpoint, keys), **variables}, timeout=SECONDS)
+    output, errors = done.stdout.decode(), done.stderr.decode()
+    assert "Traceback" not in errors, errors
     lines = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
     entries = [line for line in lines if "summary" not in line]
     summary = lines[-1]["summary"] if lines and "summary" in lines[-1] else {}
-    return Run(done.returncode, done.stdout, done.stderr, entries, summary)
+    return Run(done.returncode, output, errors, entries, summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import struct
@@ -91,8 +92,14 @@ def png_with(*chunks: bytes) -> bytes:
     return png[:33] + b"".join(chunks) + png[33:]
 
 
-def pictures() -> Iterator[tuple[str, bytes]]:
+# Two modules ask when pytest collects, in each of its processes.
+@functools.cache
+def pictures() -> tuple[tuple[str, bytes], ...]:
     """Each with its name. All show the scene."""
+    return tuple(_pictures())
+
+
+def _pictures() -> Iterator[tuple[str, bytes]]:
     yield from _pngs()
     yield from _jpegs()
     for image_format in ("WEBP", "TIFF", "AVIF", "JPEG"):

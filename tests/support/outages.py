@@ -12,7 +12,6 @@ import html
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,12 @@ from urllib.parse import urlsplit
 import redis
 import requests
 
+from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.faulty_s3 import FaultyS3
 from tests.support.queues import TestQueue
 from tests.support.servers import free_port, running, wait_until
 
-_CTL = "import sys; from md5s3stash_daemon.ctl.main import main; sys.exit(main())"
 FILES = 5
 IMPATIENT = {
     "MD5S3STASH_S3_CONNECT_TIMEOUT_SECONDS": "1",
@@ -143,13 +142,8 @@ class Stack:
 
     def status(self) -> tuple[int, str]:
         """The exit status of `md5s3stashctl status`, and what it prints."""
-        done = subprocess.run(
-            [sys.executable, "-c", _CTL, "status"],
-            env={**os.environ, **self.site.environment(), **self.environment},
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
+        environment = {**os.environ, **self.site.environment(), **self.environment}
+        done = warm.run(["md5s3stash_daemon.ctl.main", "status"], environment)
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 

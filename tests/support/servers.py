@@ -27,7 +27,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Bounds what hangs, and judges no speed: beside a load of 50 on two cores a daemon took more than 20 seconds to start.
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
-_POLL_SECONDS = 0.02
+# Between two questions: so many times as long as the first took, within bounds.
+_RESTS, _POLL_SECONDS, _MAX_POLL_SECONDS = 5, 0.02, 0.2
 _PORTS = range(12_000, 32_000)
 # So many of the ports last drawn stay this process's own; each takes a file descriptor.
 _PORTS_HELD = 64
@@ -75,11 +76,15 @@ def accepts_connections(port: int, address: str = "127.0.0.1") -> bool:
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
     """Polls until the condition holds; raises TimeoutError, naming `what`, once the time is over."""
-    deadline = time.monotonic() + seconds
+    asked = time.monotonic()
+    deadline = asked + seconds
     while not condition():
-        if time.monotonic() > deadline:
+        answered = time.monotonic()
+        if answered > deadline:
             raise TimeoutError(f"after {seconds:g} seconds still not: {what}")
-        time.sleep(_POLL_SECONDS)
+        # A question to a server or about a thousand files must not keep busy what is waited for.
+        time.sleep(min(max(_POLL_SECONDS, _RESTS * (answered - asked)), _MAX_POLL_SECONDS))
+        asked = time.monotonic()
 
 
 @contextlib.contextmanager

@@ -73,6 +73,12 @@ def plain_client(endpoint: str, keys: Keys) -> Any:
     return keys.session().client("s3", endpoint_url=endpoint, config=config)
 
 
+@functools.lru_cache(maxsize=64)
+def shared_client(endpoint: str, keys: Keys) -> Any:
+    """One for all tests that only look at what is stored: to make a client takes longer than most requests."""
+    return plain_client(endpoint, keys)
+
+
 def memory_bench() -> Bench:
     return Bench(MemoryObjectStore(), "bucket")
 
@@ -85,5 +91,5 @@ def client_bench(endpoint: str, keys: Keys, limits: S3Limits | None = None) -> B
 
 def own_bench(endpoint: str, keys: Keys, limits: S3Limits | None = None) -> Bench:
     """The adapter on a connection of its own, small bodies through libcurl."""
-    client = plain_client(endpoint, keys)
+    client = shared_client(endpoint, keys)
     return Bench(connect(endpoint, keys.session(), limits), new_bucket(client), client)

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.support.daemon import IMPORT_PATH, Daemon, Site
+from tests.support import warm
+from tests.support.daemon import Daemon, Site
 from tests.support.mounts import in_the_place_of, ways_to, with_mounts
 from tests.support.servers import REPOSITORY, wait_until
 from tests.support.stores import Keys
@@ -60,13 +60,14 @@ def appliance_site(redis_url: str, s3_endpoint: str, keys: Keys | None = None, b
 @contextlib.contextmanager
 def access_helper(site: Site) -> Iterator[None]:
     """The access helper with what its unit grants, while the context lasts."""
-    command = [sys.executable, "-m", "tests.support.unit_programs", "helper", _socket_of(site), str(site.spool)]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": IMPORT_PATH}) as process:
-        try:
-            wait_until(lambda: os.path.exists(_socket_of(site)), "the helper's socket", SECONDS)
-            yield
-        finally:
-            process.kill()
+    arguments = ["tests.support.unit_programs", "helper", _socket_of(site), str(site.spool)]
+    process = warm.start(arguments, os.environ, site.directory / "helper.log")
+    try:
+        wait_until(lambda: os.path.exists(_socket_of(site)), "the helper's socket", SECONDS)
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _socket_of(site: Site) -> str:

@@ -23,6 +23,7 @@ from tests.support import servers
 
 ROOT = Path(__file__).parents[2]
 BUCKET_BASE = "pictures/originals"
+TWO_WORKERS = "--workers=2"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -87,11 +88,14 @@ def environment(endpoint: str | None, **more: str) -> dict[str, str]:
 
 @contextmanager
 def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> Iterator[Thumbnailer]:
-    """A server of its own for a test that needs other options or ends it."""
+    """A server of its own for a test that needs other options or ends it.
+
+    It has one render worker unless the options say otherwise: each imports numpy and Pillow when it starts.
+    """
     port = servers.free_port()
     log_path = directory / f"thumbnailer-{port}.log"
     arguments = command(
-        "--address=127.0.0.1", f"--port={port}", "--workers=2", f"--cache_dir={directory / f'cache-{port}'}", *options
+        "--address=127.0.0.1", f"--port={port}", "--workers=1", f"--cache_dir={directory / f'cache-{port}'}", *options
     )
     with servers.running(arguments, port, log_path, environment(endpoint, **more)) as process:
         yield Thumbnailer(port, process, log_path)
@@ -121,7 +125,7 @@ def put(s3_server: str) -> Callable[[bytes], str]:
 @pytest.fixture(scope="session")
 def server(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
     """One server with default options for all tests that only ask it things."""
-    with thumbnailer(tmp_path_factory.mktemp("thumbnailer"), s3_server) as running:
+    with thumbnailer(tmp_path_factory.mktemp("thumbnailer"), s3_server, TWO_WORKERS) as running:
         yield running
 
 

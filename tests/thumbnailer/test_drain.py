@@ -19,14 +19,14 @@ from pathlib import Path
 import pytest
 
 from tests.support import servers
-from tests.thumbnailer.conftest import Thumbnailer, command, environment, picture, thumbnailer
+from tests.thumbnailer.conftest import TWO_WORKERS, Thumbnailer, command, environment, picture, thumbnailer
 
 Put = Callable[[bytes], str]
 
 
 def test_stop_under_load_cuts_off_no_request(s3_server: str, put: Put, tmp_path: Path) -> None:
     path = f"/clip/100x100/{put(picture())}"
-    with thumbnailer(tmp_path, s3_server) as server:
+    with thumbnailer(tmp_path, s3_server, TWO_WORKERS) as server:
         assert server.get(path).status == 200
         with ThreadPoolExecutor(8) as threads:
             loads = [threads.submit(_ask_until_refused, server.port, path) for _ in range(8)]

@@ -19,7 +19,7 @@ from tests.support import servers
 from tests.support.digest_s3 import DigestS3, Silence
 from tests.support.mounts import tiny_disk, with_mounts
 from tests.support.origin import RawReply, Reply
-from tests.thumbnailer.conftest import BUCKET_BASE, Thumbnailer, command, environment, picture, thumbnailer
+from tests.thumbnailer.conftest import BUCKET_BASE, TWO_WORKERS, Thumbnailer, command, environment, picture, thumbnailer
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def s3() -> Iterator[DigestS3]:
 
 @pytest.fixture(scope="module")
 def faulty(s3: DigestS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
-    options = ("--timeout=2", "--max_original_bytes=1000000", "--cache_bytes=1000000")
+    options = (TWO_WORKERS, "--timeout=2", "--max_original_bytes=1000000", "--cache_bytes=1000000")
     with thumbnailer(tmp_path_factory.mktemp("faulty"), s3.endpoint, *options) as server:
         yield server
 

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from tests.support.digest_s3 import DigestS3
-from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
+from tests.thumbnailer.conftest import TWO_WORKERS, Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.load import health_watched
 from tests.thumbnailer.test_faults import stash
 
@@ -52,7 +52,7 @@ def _bomb() -> bytes:
 
 
 def test_hostile_objects_cost_an_answer_each_and_no_worker(tmp_path: Path) -> None:
-    with DigestS3() as s3, thumbnailer(tmp_path, s3.endpoint) as server:
+    with DigestS3() as s3, thumbnailer(tmp_path, s3.endpoint, TWO_WORKERS) as server:
         good = stash(s3, picture())
         paths = [f"/crop/32x32/{stash(s3, data)}" for data in hostile_objects()]
         assert server.get(f"/clip/100x100/{good}").status == 200

@@ -91,7 +91,7 @@ def test_metrics_tell_what_happened_to_who_asks_from_this_box(server: Thumbnaile
 
 def test_request_whose_client_went_away_is_not_rendered(s3_server: str, put: Put, tmp_path: Path) -> None:
     md5 = put(picture((400, 300), "PNG"))
-    with thumbnailer(tmp_path, s3_server, "--workers=1", "--render_timeout=3") as server:
+    with thumbnailer(tmp_path, s3_server, "--render_timeout=3") as server:
         assert server.get(f"/clip/10x10/{md5}").status == 200
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
         for client in clients:

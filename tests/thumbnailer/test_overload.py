@@ -13,7 +13,7 @@ import pytest
 
 from bench import process_tree
 from tests.support import servers
-from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
+from tests.thumbnailer.conftest import TWO_WORKERS, Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.load import health_watched
 
 Put = Callable[[bytes], str]
@@ -29,7 +29,7 @@ PAUSE_SECONDS = 0.1
 @pytest.mark.slow
 def test_ten_times_its_capacity_gives_200_or_503_and_nothing_else(s3_server: str, put: Put, tmp_path: Path) -> None:
     path = f"/scale/1000x1000/{put(picture((1000, 800)))}"
-    with thumbnailer(tmp_path, s3_server, f"--max_queue={MAX_QUEUE}") as server:
+    with thumbnailer(tmp_path, s3_server, TWO_WORKERS, f"--max_queue={MAX_QUEUE}") as server:
         # Both workers have seen it, so that what they keep for good is counted before.
         with ThreadPoolExecutor(WORKERS) as threads:
             assert {answer.status for answer in threads.map(server.get, [path] * 8)} == {200}

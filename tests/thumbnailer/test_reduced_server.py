@@ -101,25 +101,30 @@ def test_setting_of_0_keeps_no_copies_and_gives_other_validators(s3: DigestS3, t
         assert {path.name for path in cache_of(server).iterdir()} == {md5}
 
 
+@pytest.fixture(scope="module")
+def reducing(s3: DigestS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
+    with thumbnailer(tmp_path_factory.mktemp("reducing"), s3.endpoint, SIDE) as server:
+        yield server
+
+
 @pytest.mark.parametrize("damage", ["cut", "emptied", "zeroed", "flipped", "head"])
-def test_damaged_copy_spoils_no_answer_and_is_written_anew(s3: DigestS3, tmp_path: Path, damage: str) -> None:
-    with thumbnailer(tmp_path, s3.endpoint, SIDE) as server:
-        md5 = stash(s3, new_picture())
-        first = ask(server, md5)
-        copy = await_copy(server, md5)
-        whole = copy.read_bytes()
-        damaged = {
-            "cut": whole[:5000],
-            "emptied": b"",
-            "zeroed": whole[:4096] + bytes(len(whole) - 4096),
-            "flipped": whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:],
-            "head": b"\0" * 300 + whole[300:],
-        }[damage]
-        copy.write_bytes(damaged)
-        assert ask(server, md5).body == first.body
-        servers.wait_until(lambda: copy.exists() and copy.read_bytes() == whole, "copy written anew")
-        assert ask(server, md5).body == first.body
-        assert "worker_replaced" not in server.log
+def test_damaged_copy_spoils_no_answer_and_is_written_anew(s3: DigestS3, reducing: Thumbnailer, damage: str) -> None:
+    md5 = stash(s3, new_picture())
+    first = ask(reducing, md5)
+    copy = await_copy(reducing, md5)
+    whole = copy.read_bytes()
+    damaged = {
+        "cut": whole[:5000],
+        "emptied": b"",
+        "zeroed": whole[:4096] + bytes(len(whole) - 4096),
+        "flipped": whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:],
+        "head": b"\0" * 300 + whole[300:],
+    }[damage]
+    copy.write_bytes(damaged)
+    assert ask(reducing, md5).body == first.body
+    servers.wait_until(lambda: copy.exists() and copy.read_bytes() == whole, "copy written anew")
+    assert ask(reducing, md5).body == first.body
+    assert "worker_replaced" not in reducing.log
 
 
 def test_worker_that_is_killed_leaves_no_half_copy(s3: DigestS3, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pilbox.signature import sign
 
 from md5s3stash_thumbnailer._pilbox import PILBOX
 from tests.support import servers
-from tests.thumbnailer.conftest import ROOT, Thumbnailer, command, environment, picture, thumbnailer
+from tests.thumbnailer.conftest import ROOT, TWO_WORKERS, Thumbnailer, command, environment, picture, thumbnailer
 
 MD5 = "0123456789abcdef0123456789abcdef"
 
@@ -179,7 +179,7 @@ def test_s3_that_hangs_is_504_and_blocks_nobody(tmp_path: Path) -> None:
 
 
 def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path) -> None:
-    with thumbnailer(tmp_path, s3_server) as server:
+    with thumbnailer(tmp_path, s3_server, TWO_WORKERS) as server:
         path = f"/clip/100x100/{put(picture())}"
         assert server.get(path).status == 200
         before = _render_workers(server)
@@ -201,7 +201,7 @@ def test_worker_killed_while_it_renders_costs_that_request_alone(
 ) -> None:
     quick = f"/clip/100x100/{put(picture())}"
     slow = f"/scale/4096x4096/{put(picture((400, 300), 'PNG'))}?opt=1"
-    with thumbnailer(tmp_path, s3_server) as server, ThreadPoolExecutor() as threads:
+    with thumbnailer(tmp_path, s3_server, TWO_WORKERS) as server, ThreadPoolExecutor() as threads:
         assert {server.get(quick).status for _ in range(4)} == {200}
         workers = _render_workers(server)
         before = _cpu_ticks(workers)
@@ -230,7 +230,7 @@ def test_picture_that_outgrows_the_memory_of_a_worker_is_422(s3_server: str, put
 
 def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path: Path) -> None:
     md5 = put(picture((400, 300), "PNG"))
-    with thumbnailer(tmp_path, s3_server, "--render_timeout=1") as server:
+    with thumbnailer(tmp_path, s3_server, TWO_WORKERS, "--render_timeout=1") as server:
         # Both workers have answered once, so that it is the pictures that take too long.
         with ThreadPoolExecutor(2) as threads:
             assert {answer.status for answer in threads.map(server.get, [f"/scale/40x40/{md5}"] * 8)} == {200}
@@ -246,7 +246,7 @@ def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path:
 def test_health_is_answered_while_every_worker_hangs(s3_server: str, put: Put, tmp_path: Path) -> None:
     path = f"/scale/50x50/{put(picture())}"
     patient = ("--render_timeout=60", "--queue_timeout=60")
-    with thumbnailer(tmp_path, s3_server, *patient) as server, ThreadPoolExecutor(3) as threads:
+    with thumbnailer(tmp_path, s3_server, TWO_WORKERS, *patient) as server, ThreadPoolExecutor(3) as threads:
         hung = _stop_workers(server)
         waiting = [threads.submit(server.get, path) for _ in range(3)]
         servers.wait_until(
@@ -265,7 +265,7 @@ def test_health_is_answered_while_every_worker_hangs(s3_server: str, put: Put, t
 def test_signal_ends_the_server_and_its_workers_with_0(
     s3_server: str, put: Put, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with thumbnailer(tmp_path, s3_server) as server:
+    with thumbnailer(tmp_path, s3_server, TWO_WORKERS) as server:
         assert server.get(f"/clip/100x100/{put(picture())}").status == 200
         workers = _render_workers(server)
         server.process.send_signal(number)
@@ -275,7 +275,7 @@ def test_signal_ends_the_server_and_its_workers_with_0(
 
 
 def test_killed_server_leaves_no_worker_behind(s3_server: str, put: Put, tmp_path: Path) -> None:
-    with thumbnailer(tmp_path, s3_server) as server:
+    with thumbnailer(tmp_path, s3_server, TWO_WORKERS) as server:
         assert server.get(f"/clip/100x100/{put(picture())}").status == 200
         workers = _render_workers(server)
         assert workers

@@ -1,0 +1,209 @@
+"""Programs as forks of one process that has imported everything: a start costs half a second of a processor less.
+
+For tests that look at what a program does, not at how its process begins. `start` and `run` ask the warm process, of
+which each process of pytest has one, to fork. The fork takes the arguments, the environment, the directory and the
+standard streams that it is given, and from then on does what `python -m MODULE` does, up to the interpreter's own end.
+It is not in another namespace and has the user of the tests; PYTHON... variables come too late for it.
+
+Started as a program, this module is the warm process. A request is a line of JSON, and so is its answer. It has no
+threads, and ends when its standard input does; the kernel then kills its forks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.servers import REPOSITORY
+
+_IMPORT_PATH = ":".join(str(REPOSITORY / folder) for folder in ("", "daemon", "migrate"))
+
+# What the programs import, without the modules that `-m` runs.
+_IMPORTED = (
+    "md5s3stash.cli",
+    "md5s3stash_migrate.main",
+    "md5s3stash_daemon.app",
+    *(f"md5s3stash_daemon.ctl.{name}" for name in ("lookup", "moves", "rebuild", "status", "verify")),
+)
+
+_PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 0.005
+
+
+class Fork:
+    """A fork of the warm process, with the methods of `subprocess.Popen`. It stays a zombie until it is asked for."""
+
+    def __init__(self, warm: _WarmProcess, pid: int) -> None:
+        self._warm = warm
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._warm.ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"fork {self.pid}", timeout or 0.0)
+            time.sleep(_POLL_SECONDS)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    output: Path,
+    errors: Path | None = None,
+    directory: Path | None = None,
+) -> Fork:
+    """`python -m ARGUMENTS` with this environment and no other, which prints to files; both to one by default."""
+    request = {
+        "arguments": arguments,
+        "environment": dict(environment),
+        "directory": str(directory or Path.cwd()),
+        "output": str(output),
+        "errors": str(errors or output),
+    }
+    warm = _warm_process()
+    return Fork(warm, warm.ask(request))
+
+
+def run(
+    arguments: Sequence[str | bytes],
+    environment: Mapping[str, str],
+    directory: Path | None = None,
+    timeout: float = 60.0,
+) -> subprocess.CompletedProcess[bytes]:
+    """`python -m ARGUMENTS`, with an empty standard input, to its end."""
+    with tempfile.TemporaryDirectory() as printed:
+        output, errors = Path(printed, "output"), Path(printed, "errors")
+        fork = start([os.fsdecode(argument) for argument in arguments], environment, output, errors, directory)
+        try:
+            fork.wait(timeout)
+        finally:
+            fork.kill()
+        return subprocess.CompletedProcess(arguments, fork.wait(), output.read_bytes(), errors.read_bytes())
+
+
+class _WarmProcess:
+    def __init__(self) -> None:
+        # Asked by several threads of a test.
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.warm"],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": _IMPORT_PATH},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self._close)
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        assert line, "the warm process has ended"
+        return json.loads(line)
+
+    def _close(self) -> None:
+        self._process.communicate()
+
+
+@functools.cache
+def _warm_process() -> _WarmProcess:
+    return _WarmProcess()
+
+
+def _serve() -> dict[str, Any] | None:
+    """Answers requests; returns in each fork, with the request for it, and in the warm process at the end."""
+    for line in sys.stdin:
+        request: dict[str, Any] = json.loads(line)
+        answer: int | None
+        if "poll" in request:
+            ended, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        else:
+            warm = os.getpid()
+            answer = os.fork()
+            if answer == 0:
+                _tie_to(warm)
+                return request
+        print(json.dumps(answer), flush=True)
+    return None
+
+
+def _tie_to(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _become(request: Mapping[str, Any]) -> None:
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    os.chdir(request["directory"])
+    appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    output, errors = os.open(request["output"], appending), os.open(request["errors"], appending)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for standard, descriptor in enumerate((nothing, output, errors)):
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    module, *sys.argv[1:] = request["arguments"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _warm_up() -> None:
+    from md5s3stash.s3.store import connect
+    from md5s3stash_daemon.web import page
+
+    for module in _IMPORTED:
+        importlib.import_module(module)
+    # What each program would do again: read botocore's description of S3, compile the status page.
+    connect("http://127.0.0.1:9")
+    page._environment(None).get_template("page.html")
+    assert len(os.listdir("/proc/self/task")) == 1, "a fork would inherit the locks of other threads"
+    # Collections in the forks would write to all of it, and so copy it.
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    # Ctrl-C is for pytest, and reaches every process of the terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _warm_up()
+    if (wanted := _serve()) is not None:
+        _become(wanted)
