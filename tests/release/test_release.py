@@ -105,7 +105,7 @@ def test_a_server_runs_in_a_new_environment_after_the_one_command_that_its_messa
     arguments = [f"--port={port}", "--address=127.0.0.1", "--workers=1", f"--cache-dir={tmp_path}/cache"]
     started = subprocess.Popen(
         [server, *arguments],
-        env={"PATH": os.environ["PATH"], "BUCKET_BASE": "pictures", "S3_ENDPOINT": "http://127.0.0.1:1"},
+        env={"PATH": os.environ["PATH"], "BUCKET_BASE": "pictures/originals", "S3_ENDPOINT": "http://127.0.0.1:1"},
     )
     try:
         servers.wait_until(lambda: servers.accepts_connections(port), "the server listens", 60)

@@ -57,10 +57,16 @@ def test_webp_is_off_unless_switched_on(server: Thumbnailer, put: Put) -> None:
     assert (answer.image.format, answer.headers["Vary"]) == ("JPEG", None)
 
 
-def test_placeholder_is_shown_for_an_unknown_digest_alone(special: Thumbnailer, put: Put) -> None:
-    answer = special.get(f"/clip/30x30/{UNKNOWN}")
+@pytest.mark.parametrize("name", [UNKNOWN, "None", "null", "undefined", "nil"])
+def test_placeholder_is_shown_for_an_unknown_digest_and_for_none(name: str, special: Thumbnailer) -> None:
+    answer = special.get(f"/clip/30x30/{name}")
     assert (answer.status, answer.headers["Cache-Control"]) == (404, "public, max-age=60")
     assert (answer.image.size, answer.headers["ETag"]) == ((30, 30), None)
+
+
+def test_placeholder_is_not_shown_for_what_is_wrong(special: Thumbnailer, server: Thumbnailer, put: Put) -> None:
+    assert server.get("/clip/30x30/None").json["status_code"] == 400
+    assert special.get("/clip/0x0/None").json["status_code"] == 400
     assert special.get(f"/clip/30x30/{UNKNOWN[:-1]}").json["status_code"] == 400
     assert special.get(f"/clip/30x30/{put(b'no picture')}").json["status_code"] == 415
 

@@ -22,6 +22,8 @@ from md5s3stash_thumbnailer.signed_url import SignatureRefused, check, is_signed
 log = logging.getLogger(__name__)
 
 # A missing original may be stashed a minute later.
+# What the templates of a site write into the URL for a record without a picture.
+_NOTHING = frozenset({"None", "nil", "null", "undefined"})
 _PLACEHOLDER_CACHE_CONTROL = "public, max-age=60"
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")
 
@@ -47,9 +49,13 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
         self.services.metrics.answered(self.get_status(), self.request.request_time())
 
     async def _answer(self, mode: str, width: str, height: str, md5: str) -> None:
-        thumbnail = self._parse(mode, width, height, md5)
+        is_nothing = bool(self.services.placeholder) and md5 in _NOTHING
+        thumbnail = self._parse(mode, width, height, self.services.placeholder if is_nothing else md5)
         if self.services.webp:
             self.set_header("Vary", "Accept")
+        if is_nothing:
+            await self._answer_with_placeholder(thumbnail)
+            return
         etag = thumbnail.etag(f"{RENDERER}, reduced to {self.services.reduced_side}")
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
