@@ -60,6 +60,10 @@ def gets(s3: DigestS3) -> int:
     return sum(each.method == "GET" and "range" not in each.headers for each in asked)
 
 
+# What is asked for of an md5.
+FORMS = ["/clip/100x100/{}", "/iiif/3/{}/full/pct:50/0/default.jpg", "/iiif/3/{}/info.json"]
+
+
 def test_a_hundred_requests_for_a_new_digest_ask_s3_once(s3: DigestS3, faulty: Thumbnailer) -> None:
     md5 = stash(s3, new_picture())
     before = gets(s3)
@@ -71,42 +75,48 @@ def test_a_hundred_requests_for_a_new_digest_ask_s3_once(s3: DigestS3, faulty: T
     assert gets(s3) - before == 1
 
 
-def test_bytes_with_another_md5_are_502_and_not_kept(s3: DigestS3, faulty: Thumbnailer) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_bytes_with_another_md5_are_502_and_not_kept(s3: DigestS3, faulty: Thumbnailer, form: str) -> None:
     data = new_picture()
     md5 = hashlib.md5(data).hexdigest()
     stash(s3, new_picture(), md5)
-    answer = faulty.get(f"/clip/100x100/{md5}")
+    answer = faulty.get(form.format(md5))
     assert (answer.status, answer.json["error_code"]) == (502, 305)
     s3.objects.clear()
     stash(s3, data)
-    assert faulty.get(f"/clip/100x100/{md5}").status == 200
+    assert faulty.get(form.format(md5)).status == 200
 
 
-def test_a_body_that_breaks_off_is_502_and_the_next_try_is_fine(s3: DigestS3, faulty: Thumbnailer) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_body_that_breaks_off_is_502_and_the_next_try_is_fine(s3: DigestS3, faulty: Thumbnailer, form: str) -> None:
     md5 = stash(s3, new_picture())
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
     s3.script("GET", RawReply([head, b"x" * 1000]))
-    assert faulty.get(f"/clip/100x100/{md5}").status == 502
-    assert faulty.get(f"/clip/100x100/{md5}").status == 200
+    assert faulty.get(form.format(md5)).status == 502
+    assert faulty.get(form.format(md5)).status == 200
 
 
-def test_s3_that_hangs_is_504_and_the_next_try_is_fine(s3: DigestS3, faulty: Thumbnailer) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_s3_that_hangs_is_504_and_the_next_try_is_fine(s3: DigestS3, faulty: Thumbnailer, form: str) -> None:
     md5 = stash(s3, new_picture())
     s3.script("GET", Silence())
     before = gets(s3)
-    assert faulty.get(f"/clip/100x100/{md5}").status == 504
+    assert faulty.get(form.format(md5)).status == 504
     # The thread that waited for S3 tries once more, and would take the answer that the next test is to get.
     servers.wait_until(lambda: gets(s3) - before == 2, "the second try of what was given up")
-    assert faulty.get(f"/clip/100x100/{md5}").status == 200
+    assert faulty.get(form.format(md5)).status == 200
 
 
-def test_s3_that_denies_is_502_and_unknown_is_404_and_too_large_is_413(s3: DigestS3, faulty: Thumbnailer) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_s3_that_denies_is_502_and_unknown_is_404_and_too_large_is_413(
+    s3: DigestS3, faulty: Thumbnailer, form: str
+) -> None:
     md5 = stash(s3, new_picture())
     s3.script("GET", Reply(403))
-    assert faulty.get(f"/clip/100x100/{md5}").status == 502
-    assert faulty.get(f"/clip/100x100/{'0' * 32}").status == 404
-    assert faulty.get(f"/clip/100x100/{stash(s3, bytes(1_000_001))}").status == 413
-    assert faulty.get(f"/clip/100x100/{md5}").status == 200
+    assert faulty.get(form.format(md5)).status == 502
+    assert faulty.get(form.format("0" * 32)).status == 404
+    assert faulty.get(form.format(stash(s3, bytes(1_000_001)))).status == 413
+    assert faulty.get(form.format(md5)).status == 200
 
 
 def test_cache_that_is_gone_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -16,6 +16,7 @@ from md5s3stash_thumbnailer.errors import NotAnImage, RequestRefused
 from md5s3stash_thumbnailer.iiif.request import Offer, parse_request
 from md5s3stash_thumbnailer.render.grid import TILE, level_size, scale_factors, tile_region
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Thumbnail, render
+from md5s3stash_thumbnailer.render.region import written_formats
 from md5s3stash_thumbnailer.render.region_request import FORMATS
 from tests.support import tiff_files
 from tests.thumbnailer import corpus
@@ -132,6 +133,19 @@ def test_pixels_equal_those_of_a_full_decode(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", corpus.KINDS)
+def test_region_is_not_displaced_by_a_pixel(kind: str) -> None:
+    """What is found is nearer to its place than to any place around it. The likeness alone would not show that."""
+    data, whole = corpus.samples()[kind].data, scene(kind)
+    for size in ((200, 160), (100, 80)):
+        found = numpy.asarray(on_white(drawn(data, f"40,40,200,160/{size[0]},{size[1]}/0/default.png")), numpy.float64)
+        errors = {}
+        for place in itertools.product((-1, 0, 1), repeat=2):
+            expected = reference(whole, (40 + place[0], 40 + place[1], 200, 160), size, "0", "default")
+            errors[place] = abs(found - numpy.asarray(expected, numpy.float64)).mean()
+        assert min(errors, key=errors.__getitem__) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", corpus.KINDS)
 def test_neighbouring_regions_are_seamless(kind: str) -> None:
     """At half and at full size, cut where no block of a decoder begins."""
     data = corpus.samples()[kind].data
@@ -139,8 +153,8 @@ def test_neighbouring_regions_are_seamless(kind: str) -> None:
         whole = drawn(data, f"full/{360 // factor},{240 // factor}/0/default.png").convert("RGBA")
         canvas = PIL.Image.new("RGBA", whole.size)
         columns, rows = (0, 122, 242, 360), (0, 82, 240)
-        for left, right in pairwise(columns):
-            for top, bottom in pairwise(rows):
+        for left, right in itertools.pairwise(columns):
+            for top, bottom in itertools.pairwise(rows):
                 size = (right - left) // factor, (bottom - top) // factor
                 path = f"{left},{top},{right - left},{bottom - top}/{size[0]},{size[1]}/0/default.png"
                 canvas.paste(drawn(data, path).convert("RGBA"), (left // factor, top // factor))
@@ -247,6 +261,13 @@ def test_every_quality_is_written_in_every_format(kind: str, quality: str, name:
         assert set(numpy.unique(pixels)) <= {0, 255}
     if kind == "PNG with alpha" and name != "jpg":
         assert image.convert("RGBA").getpixel((190, 125))[3] == 0  # type: ignore[index]
+
+
+def test_avif_is_offered_only_by_a_pillow_that_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert written_formats() == tuple(FORMATS)
+
+    monkeypatch.delitem(PIL.Image.SAVE, "AVIF")
+    assert written_formats() == ("jpg", "png", "webp", "gif", "tif")
 
 
 @pytest.mark.parametrize("name", FORMATS)

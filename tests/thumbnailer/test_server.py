@@ -206,9 +206,10 @@ def test_s3_that_hangs_is_504_and_blocks_nobody(tmp_path: Path) -> None:
             assert server.process.wait(5) == 0
 
 
-def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["/clip/100x100/{}", "/iiif/3/{}/full/100,/0/default.jpg"])
+def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path, form: str) -> None:
     with thumbnailer(tmp_path, s3_server, TWO_WORKERS) as server:
-        path = f"/clip/100x100/{put(picture())}"
+        path = form.format(put(picture()))
         assert server.get(path).status == 200
         before = _render_workers(server)
         assert len(before) == 2
@@ -219,16 +220,17 @@ def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path) -> 
         assert not set(before) & set(_render_workers(server))
 
 
+@pytest.mark.parametrize("form", ["/scale/4096x4096/{}?opt=1", "/iiif/3/{}/full/^4096,4096/0/default.avif"])
 @pytest.mark.parametrize(
     ("number", "expected"),
     # Out of memory for small things, libraries abort.
     [(signal.SIGKILL, (500, 206)), (signal.SIGABRT, (422, 204)), (signal.SIGTRAP, (422, 204))],
 )
 def test_worker_killed_while_it_renders_costs_that_request_alone(
-    s3_server: str, put: Put, tmp_path: Path, number: signal.Signals, expected: tuple[int, int]
+    s3_server: str, put: Put, tmp_path: Path, number: signal.Signals, expected: tuple[int, int], form: str
 ) -> None:
     quick = f"/clip/100x100/{put(picture())}"
-    slow = f"/scale/4096x4096/{put(picture((400, 300), 'PNG'))}?opt=1"
+    slow = form.format(put(picture((400, 300), "PNG")))
     with thumbnailer(tmp_path, s3_server, TWO_WORKERS) as server, ThreadPoolExecutor() as threads:
         assert {server.get(quick).status for _ in range(4)} == {200}
         workers = _render_workers(server)
