@@ -57,6 +57,12 @@ class Visit:
     def open(
         self, path: str = "", scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True
     ) -> Page:
+        page = self.new_page(scheme, size, javascript)
+        page.goto(self.url + path)
+        return page
+
+    def new_page(self, scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True) -> Page:
+        """Blank still."""
         context = self._browser.new_context(
             color_scheme="dark" if scheme == "dark" else "light",
             viewport={"width": size[0], "height": size[1]},
@@ -69,7 +75,6 @@ class Visit:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
         page.on("request", self._on_request)
-        page.goto(self.url + path)
         return page
 
     def pages_asked_for(self, page: Page) -> int:
