@@ -61,12 +61,15 @@ class Visit:
         page.goto(self.url + path)
         return page
 
-    def new_page(self, scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True) -> Page:
-        """Blank still."""
+    def new_page(
+        self, scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True, scale: float = 1
+    ) -> Page:
+        """Blank still. `scale` is how many pixels of the screen a side of one of the page has."""
         context = self._browser.new_context(
             color_scheme="dark" if scheme == "dark" else "light",
             viewport={"width": size[0], "height": size[1]},
             java_script_enabled=javascript,
+            device_scale_factor=scale,
         )
         self._contexts.append(context)
         page = context.new_page()

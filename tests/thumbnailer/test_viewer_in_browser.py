@@ -114,6 +114,19 @@ def test_the_whole_picture_and_then_every_pixel_of_it_are_on_the_screen(
     assert {urlsplit(url).netloc for url in visit.requests} == {urlsplit(visit.url).netloc}
 
 
+@pytest.mark.parametrize("scale", [1.25, 2])
+def test_on_a_finer_screen_full_detail_is_a_pixel_of_the_screen_too(
+    visit: Visit, md5: str, original: PIL.Image.Image, scale: float
+) -> None:
+    page = visit.new_page(scale=scale)
+    page.goto(visit.url + md5)
+
+    page.get_by_role("button", name="Full detail").click(timeout=4 * SECONDS * 1000)
+
+    expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
+    wait_until(lambda: shows_full_detail(page.locator("#picture"), original), "every pixel of the middle")
+
+
 @pytest.mark.parametrize("size", [(1, 1), (512, 512), (513, 511), (9000, 3), (2, 5000)])
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 def test_a_picture_of_any_shape_is_shown(
