@@ -57,10 +57,19 @@ class Visit:
     def open(
         self, path: str = "", scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True
     ) -> Page:
+        page = self.new_page(scheme, size, javascript)
+        page.goto(self.url + path)
+        return page
+
+    def new_page(
+        self, scheme: str = "light", size: tuple[int, int] = DESK, javascript: bool = True, scale: float = 1
+    ) -> Page:
+        """Blank still. `scale` is how many pixels of the screen a side of one of the page has."""
         context = self._browser.new_context(
             color_scheme="dark" if scheme == "dark" else "light",
             viewport={"width": size[0], "height": size[1]},
             java_script_enabled=javascript,
+            device_scale_factor=scale,
         )
         self._contexts.append(context)
         page = context.new_page()
@@ -69,7 +78,6 @@ class Visit:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
         page.on("request", self._on_request)
-        page.goto(self.url + path)
         return page
 
     def pages_asked_for(self, page: Page) -> int:

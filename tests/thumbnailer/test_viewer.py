@@ -62,6 +62,7 @@ def test_errors_are_pages_with_their_own_status(server: Thumbnailer, put: Put) -
         page = answer.body.decode()
         assert answer.status == status
         assert word in page
+        assert "There is no picture here" in page
         assert f"Status {status}" in page
         assert "<script" not in page
         assert answer.headers["Content-Type"] == "text/html; charset=UTF-8"
@@ -90,7 +91,7 @@ def test_the_asset_of_another_release_is_ours_and_is_not_kept(server: Thumbnaile
     assert answer.headers["Cache-Control"] == "no-cache"
 
 
-@pytest.mark.parametrize("name", ["view.html", "missing.html", "..%2Fhandlers.py", "handlers.py", "nothing"])
+@pytest.mark.parametrize("name", ["view.html", "error.html", "..%2Fhandlers.py", "handlers.py", "nothing"])
 def test_no_other_file_is_an_asset(server: Thumbnailer, name: str) -> None:
     assert server.get(f"/view/assets/0123456789abcdef/{name}").status == 404
 
@@ -128,7 +129,9 @@ def test_a_client_that_asks_for_too_much_is_told_when_to_come_back_and_others_ar
         assert (refused.status, refused.json["error_code"]) == (429, 402)
         assert 25 <= int(refused.headers["Retry-After"]) <= 30
         assert refused.headers["Cache-Control"] == "no-store"
-        assert of("198.51.100.7", view) == 429
+        page = server.get(view, X_Forwarded_For="198.51.100.7")
+        assert (page.status, page.headers["Content-Type"]) == (429, "text/html; charset=UTF-8")
+        assert b"<h1>The picture cannot be shown</h1>" in page.body
         assert of("203.0.113.1") == 200
         assert of("2001:db8:1:2::1") == 200
         assert of("2001:db8:1:2::2") == 429

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import PIL.Image
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.support.browser import DESK, PHONE, SECONDS, Visit, axe_violations, chromium
 from tests.support.mirador import MiradorServer
 from tests.support.servers import wait_until
-from tests.thumbnailer.conftest import Thumbnailer, thumbnailer
+from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.ssim import ssim
 
 # The middle is a little right of and below the corner of a tile.
@@ -68,6 +68,10 @@ def shot(place: Locator) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(place.screenshot())).convert("RGB")
 
 
+def colours(image: PIL.Image.Image) -> set[object]:
+    return {colour for _, colour in image.getcolors(image.width * image.height) or ()}
+
+
 def middle(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
     left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
     return image.crop((left, top, left + size[0], top + size[1]))
@@ -108,6 +112,77 @@ def test_the_whole_picture_and_then_every_pixel_of_it_are_on_the_screen(
     expect(page.get_by_text("2,168 \N{MULTIPLICATION SIGN} 1,144 pixels")).to_be_visible()
     expect(page.locator("code")).to_have_text(md5)
     assert {urlsplit(url).netloc for url in visit.requests} == {urlsplit(visit.url).netloc}
+
+
+@pytest.mark.parametrize("scale", [1.25, 2])
+def test_on_a_finer_screen_full_detail_is_a_pixel_of_the_screen_too(
+    visit: Visit, md5: str, original: PIL.Image.Image, scale: float
+) -> None:
+    page = visit.new_page(scale=scale)
+    page.goto(visit.url + md5)
+
+    page.get_by_role("button", name="Full detail").click(timeout=4 * SECONDS * 1000)
+
+    expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
+    wait_until(lambda: shows_full_detail(page.locator("#picture"), original), "every pixel of the middle")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (512, 512), (513, 511), (9000, 3), (2, 5000)])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_a_picture_of_any_shape_is_shown(
+    visit: Visit, put: Callable[[bytes], str], size: tuple[int, int], image_format: str
+) -> None:
+    page = opened(visit, put(picture(size, image_format)))
+
+    page.get_by_role("button", name="Full detail").click()
+
+    expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
+    # From red on the left to blue on the right; of one column, the paper around it is the other colour.
+    wait_until(lambda: len(colours(shot(page.locator("#picture")))) > 1, "the picture")
+
+
+def test_a_server_that_says_to_come_back_later_is_asked_again(
+    visit: Visit, md5: str, original: PIL.Image.Image
+) -> None:
+    refused: set[str] = set()
+
+    def answer(route: Route) -> None:
+        if route.request.url in refused:
+            route.continue_()
+        else:
+            refused.add(route.request.url)
+            route.fulfill(status=429)
+
+    page = visit.new_page()
+    page.route("**/default.jpg", answer)
+    page.goto(visit.url + md5)
+
+    wait_until(lambda: shows_all(page.locator("#picture"), original), "the whole picture")
+    expect(page.get_by_role("status")).to_contain_text("Zoom")
+    assert refused
+    page.close()
+    # The browser's words and OpenSeadragon's.
+    assert all("429" in said or "failed to load" in said for said in visit.complaints)
+    visit.complaints.clear()
+
+
+def test_a_picture_that_does_not_come_is_told_after_a_minute(visit: Visit, md5: str) -> None:
+    page = visit.new_page()
+    page.clock.install()
+    page.route("**/default.jpg", lambda route: route.fulfill(status=503))
+    page.goto(visit.url + md5)
+    state = page.get_by_role("status")
+
+    def told() -> bool:
+        page.clock.run_for(1000)
+        return "could not be loaded" in state.inner_text()
+
+    wait_until(told, "the message")
+
+    asked = sum(url.endswith("/full/271,143/0/default.jpg") for url in visit.requests)
+    assert asked == 6
+    page.close()
+    visit.complaints.clear()
 
 
 def test_the_keyboard_is_enough(visit: Visit, md5: str, original: PIL.Image.Image) -> None:

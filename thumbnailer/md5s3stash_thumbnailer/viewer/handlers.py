@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -65,7 +66,9 @@ class ViewHandler(IiifHandler):
 
     def error_body(self, status: int, code: int, message: str) -> bytes:
         self.set_header("Content-Type", "text/html; charset=UTF-8")
-        return _page("missing.html", status=status, reason=message)
+        is_missing = status in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        heading = "There is no picture here" if is_missing else "The picture cannot be shown"
+        return _page("error.html", heading=heading, status=status, reason=message)
 
 
 class AssetHandler(JsonErrors):

@@ -4,6 +4,9 @@
 (async () => {
   const STEP = 2;
   const NAME_CHARACTERS = 200;
+  // 62 seconds in all: longer than a server refuses all that a client asks for.
+  const TRIES = 5;
+  const FIRST_WAIT_MS = 2000;
 
   const place = document.getElementById("picture");
   const state = document.getElementById("state");
@@ -50,9 +53,25 @@
       animationTime: calm ? 0 : 0.6,
       maxZoomPixelRatio: 8,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
-      // A server that has much to do says 503 or 429.
-      tileRetryMax: 4,
-      tileRetryDelay: 2000,
+    });
+  }
+
+  // A server that has much to do refuses tiles (503, 429). OpenSeadragon forgets some of its own retries, and does not draw
+  // what the others bring.
+  function askAgain(viewer) {
+    const tries = new WeakMap();
+    viewer.addHandler("tile-load-failed", ({ tile }) => {
+      const before = tries.get(tile) ?? 0;
+      tries.set(tile, before + 1);
+      if (before === TRIES) {
+        say("Part of the picture could not be loaded. Reload the page to try again.");
+        return;
+      }
+      setTimeout(() => {
+        tile.exists = true;
+        // Has it look for tiles that are missing.
+        viewer.forceResize();
+      }, FIRST_WAIT_MS * 2 ** before);
     });
   }
 
@@ -129,7 +148,7 @@
     viewer.addHandler("animation-finish", () => tellZoom(viewer));
     viewer.addHandler("rotate", () => tellZoom(viewer));
     viewer.addHandler("flip", () => tellZoom(viewer));
-    viewer.addHandler("tile-load-failed", () => say("Part of the picture could not be loaded. Reload the page to try again."));
+    askAgain(viewer);
     viewer.addHandler("open-failed", (event) => say(`The picture could not be loaded: ${event.message}`));
   } catch (error) {
     say(`The picture could not be loaded: ${error.message}. Reload the page to try again.`);
