@@ -14,6 +14,7 @@ from md5s3stash_daemon.intake.sqs import consumer, termination_notice
 from md5s3stash_daemon.intake.sqs.client import MAX_RETENTION_SECONDS
 from tests.support.cloudformation import Stack, read_template
 from tests.support.policies import policy_document, queue_policy_document
+from tests.support.signals import assert_signals, assert_waits_for_signals
 
 TEMPLATE = read_template("fleet.yaml")
 QUEUE_URL = "https://sqs.us-west-2.amazonaws.com/123456789012/stash-urls-1234567db123"
@@ -116,11 +117,24 @@ def test_a_box_has_no_other_right_than_to_read_the_password_and_the_drop_bucket(
     policies = fleet(DropBucketName="scans").policies("Role")
     rights = {name: [(each["Action"], each["Resource"]) for each in policies[name]["Statement"]] for name in policies}
 
-    assert FLEET.policies("Role").keys() == {"stash", "queue", "ledger"}
-    assert rights.keys() == {"stash", "queue", "ledger", "drops"}
+    assert FLEET.policies("Role").keys() == {"stash", "queue", "ledger", "signal"}
+    assert rights.keys() == {"stash", "queue", "ledger", "drops", "signal"}
     assert rights["drops"] == [("s3:GetObject", "arn:aws:s3:::scans/*")]
     assert rights["ledger"] == [("secretsmanager:GetSecretValue", "LedgerSecret")]
     assert fleet(**LEDGER_ELSEWHERE).policies("Role")["ledger"]["Statement"][0]["Resource"].endswith("ledger-AbCdEf")
+
+
+# --- an update --------------------------------------------------------------------------------------------------------
+
+
+def test_a_box_that_does_not_signal_rolls_an_update_back_before_the_next_box_is_replaced() -> None:
+    assert_waits_for_signals(FLEET.resources["Group"]["UpdatePolicy"]["AutoScalingRollingUpdate"])
+    assert_signals(FLEET, "LaunchTemplate", "Role", "Group")
+
+
+def test_a_fleet_that_starts_without_a_box_waits_for_none() -> None:
+    assert TEMPLATE["Parameters"]["Minimum"]["Default"] == 0
+    assert "CreationPolicy" not in FLEET.resources["Group"]
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aws.image import spool_metrics
+from aws.image import spool_metrics, stack_signal
 from md5s3stash.errors import SettingsError
 from md5s3stash.s3.client import parse_endpoint
 from md5s3stash.settings import RedisSettings, StashSettings, load
@@ -20,6 +20,7 @@ from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
 from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.cloudformation import AWS, Stack, read_template
 from tests.support.policies import policy_document
+from tests.support.signals import assert_signals, assert_waits_for_signals, seconds_of
 
 ALL = read_template("template.yaml")
 RESOURCES: dict[str, Any] = ALL["Resources"]
@@ -109,7 +110,9 @@ def test_the_bucket_is_private_versioned_and_outlives_the_stack() -> None:
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
-    assert (RESOURCES["Bucket"]["DeletionPolicy"], RESOURCES["Bucket"]["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    # Of a stack whose creation failed it would be in the way of the next one.
+    assert RESOURCES["Bucket"]["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert RESOURCES["Bucket"]["UpdateReplacePolicy"] == "Retain"
 
 
 def test_the_bucket_forgets_stale_uploads_and_no_current_object() -> None:
@@ -224,6 +227,41 @@ def test_each_box_is_told_what_its_first_boot_needs() -> None:
     assert "THUMBNAILER_SECRET_NAME=/md5s3stash/thumbnailer\n" in thumbnails["/etc/md5s3stash/aws.env"]
 
 
+# --- an update --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", ["SpoolGroup", "ThumbnailGroup"])
+def test_a_box_that_does_not_signal_ends_the_creation_and_rolls_an_update_back(group: str) -> None:
+    assert_waits_for_signals(STACK.resources[group]["UpdatePolicy"]["AutoScalingRollingUpdate"])
+    signal = STACK.resources[group]["CreationPolicy"]["ResourceSignal"]
+
+    assert seconds_of(signal["Timeout"]) == stack_signal.WAIT_SECONDS
+    boxes = {"SpoolGroup": STACK.properties("SpoolGroup")["DesiredCapacity"], "ThumbnailGroup": 1}
+    assert int(signal["Count"]) == int(boxes[group])
+
+
+@pytest.mark.parametrize(
+    ("template", "role", "group"),
+    [
+        ("SpoolLaunchTemplate", "SpoolRole", "SpoolGroup"),
+        ("ThumbnailLaunchTemplate", "ThumbnailRole", "ThumbnailGroup"),
+    ],
+)
+def test_a_box_signals_for_its_own_group_and_may_signal_for_this_stack_alone(
+    template: str, role: str, group: str
+) -> None:
+    assert_signals(STACK, template, role, group)
+
+
+def test_an_update_is_the_only_time_in_which_unhealthy_thumbnail_servers_are_not_replaced() -> None:
+    rolling = STACK.resources["ThumbnailGroup"]["UpdatePolicy"]["AutoScalingRollingUpdate"]
+
+    # Without these an update replaces nothing. CloudFormation resumes the others.
+    assert not {"Launch", "Terminate", "AddToLoadBalancer"} & set(rolling["SuspendProcesses"])
+    assert STACK.properties("ThumbnailGroup")["HealthCheckType"] == "ELB"
+    assert STACK.properties("ThumbnailGroup")["TargetGroupARNs"] == ["TargetGroup"]
+
+
 # --- the way in -------------------------------------------------------------------------------------------------------
 
 
@@ -327,7 +365,7 @@ def test_the_template_is_small_enough_to_be_sent_without_a_bucket() -> None:
 def test_what_exists_nowhere_else_is_never_deleted_with_the_stack() -> None:
     for kind in ("AWS::S3::Bucket", "AWS::EC2::Volume"):
         for name in of_type(kind):
-            assert RESOURCES[name]["DeletionPolicy"] in ("Retain", "Snapshot")
+            assert RESOURCES[name]["DeletionPolicy"] in ("RetainExceptOnCreate", "Snapshot")
 
 
 def test_errors_of_the_load_balancer_itself_count_as_those_of_its_servers() -> None:
