@@ -29,6 +29,7 @@ DEFAULTS = load(SECTIONS, {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.
 def fleet(**parameters: Any) -> Stack:
     known = {
         "Queue": QUEUE_URL,
+        "stash-BucketScheme": "multibucket",
         "Ledger.PrimaryEndPoint.Address": "master.ledger.example.org",
         "Ledger.PrimaryEndPoint.Port": "6379",
     }
@@ -190,6 +191,7 @@ def test_the_settings_of_a_box_are_valid_and_lead_to_queue_bucket_and_ledger(tmp
     settings = load(SECTIONS, {"REDIS_URL": "rediss://stash:secret@ledger.example.org:6379/0"}, file)
 
     assert settings[StashSettings].bucket_base == ("stash-BucketBase",)
+    assert settings[StashSettings].bucket_scheme == "multibucket"
     assert settings[RedisSettings].replicas == 1
     # ElastiCache has no append-only file, and does not let its settings be read.
     assert settings[RedisSettings].accepted_risks == ("appendonly", "unknown")

@@ -18,16 +18,14 @@ from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
 from md5s3stash_thumbnailer.server.client_address import client_of
-from tests.support.cloudformation import AWS, Stack, read_template
+from tests.support.cloudformation import AWS, read_template
 from tests.support.policies import policy_document
 from tests.support.signals import assert_signals, assert_waits_for_signals, seconds_of
+from tests.support.stash_stack import SHARED_LEDGER, stack
 
 ALL = read_template("template.yaml")
 RESOURCES: dict[str, Any] = ALL["Resources"]
-SHARED_LEDGER = {
-    "LedgerUrl": "rediss://stash@ledger.example.org:6379/0",
-    "LedgerSecretArn": "arn:aws:secretsmanager:us-west-2:123456789012:secret:ledger-AbCdEf",
-}
+STACK = stack()
 
 
 def properties(name: str) -> dict[str, Any]:
@@ -40,25 +38,6 @@ def of_type(kind: str) -> dict[str, dict[str, Any]]:
     found = {name: properties(name) for name, resource in RESOURCES.items() if resource["Type"] == kind}
     assert found, kind
     return found
-
-
-def stack(**parameters: str) -> Stack:
-    """With everything switched on that parameters switch on, but for the shared ledger."""
-    given = {
-        "KeyPrefix": "PREFIX",
-        "ThumbnailerOptions": "--quality=85",
-        "ThumbnailerSecretName": "/md5s3stash/thumbnailer",
-        "WebP": "on",
-    }
-    known = {
-        "Bucket": "BUCKET",
-        "SpoolVolume": "vol-0123456789abcdef0",
-        "SpoolAddress.AllocationId": "eipalloc-0123456789abcdef0",
-    }
-    return Stack(ALL, {**given, **parameters}, known)
-
-
-STACK = stack()
 
 
 def files_of(name: str) -> dict[str, str]:
@@ -363,7 +342,7 @@ def test_the_template_is_small_enough_to_be_sent_without_a_bucket() -> None:
 
 
 def test_what_exists_nowhere_else_is_never_deleted_with_the_stack() -> None:
-    for kind in ("AWS::S3::Bucket", "AWS::EC2::Volume"):
+    for kind in ("AWS::S3::Bucket", "AWS::S3::BucketPolicy", "AWS::EC2::Volume"):
         for name in of_type(kind):
             assert RESOURCES[name]["DeletionPolicy"] in ("RetainExceptOnCreate", "Snapshot")
 
