@@ -147,6 +147,8 @@ MONTHLY = (
     Item("ledger: hours of its nodes", None, lambda stash: _nodes(stash) * HOURS * NODES[stash.ledger_node][1]),
     Item("thumbnail boxes, c7g.large: hours", 0.0725, lambda stash: stash.thumbnail_boxes * HOURS),
     Item("disks of the boxes, gp3: GB", 0.08, lambda stash: 110 + 10 * stash.thumbnail_boxes),
+    # What has changed in two weeks: the ledger's file, and drops that were there at night.
+    Item("snapshots of the spool's volume: GB", 0.05, lambda _: 10),
     Item("public IPv4 addresses: hours", 0.005, lambda stash: (3 + stash.thumbnail_boxes) * HOURS),
     Item("load balancer: hours", 0.0225, lambda _: HOURS),
     Item("its capacity units (LCU): hours", 0.008, lambda stash: max(HOURS / 2, stash.shown_gigabytes * stash.misses)),

@@ -141,6 +141,26 @@ def test_the_volume_of_the_spool_outlives_box_and_stack() -> None:
     assert RESOURCES["SpoolVolume"]["DeletionPolicy"] == RESOURCES["SpoolVolume"]["UpdateReplacePolicy"] == "Snapshot"
 
 
+def test_the_volume_has_a_snapshot_each_day_for_two_weeks_unless_somebody_wants_none() -> None:
+    details = STACK.properties("SpoolSnapshots")["PolicyDetails"]
+    (schedule,) = details["Schedules"]
+
+    assert details["TargetTags"][0] in STACK.properties("SpoolVolume")["Tags"]
+    assert schedule["CreateRule"]["Interval"] == 24
+    assert schedule["RetainRule"] == {"Count": 14}
+    (trusted,) = STACK.properties("SnapshotRole")["AssumeRolePolicyDocument"]["Statement"]
+    assert trusted["Principal"] == {"Service": "dlm.amazonaws.com"}
+    assert not {"SpoolSnapshots", "SnapshotRole"} & stack(SpoolSnapshotDays="0").resources.keys()
+
+
+def test_no_other_disk_has_the_tag_that_snapshots_go_by() -> None:
+    (target,) = STACK.properties("SpoolSnapshots")["PolicyDetails"]["TargetTags"]
+
+    for template in STACK.of_type("AWS::EC2::LaunchTemplate").values():
+        for tagged in template["LaunchTemplateData"]["TagSpecifications"]:
+            assert tagged["ResourceType"] != "volume" or target not in tagged["Tags"]
+
+
 def test_there_is_never_more_than_one_spool_box() -> None:
     group = properties("SpoolGroup")
 
