@@ -335,7 +335,7 @@ def test_links_of_iiif_name_the_host_that_viewers_ask() -> None:
 
 def test_a_viewer_is_known_by_the_address_that_cloudfront_saw() -> None:
     """CloudFront adds the viewer's address to X-Forwarded-For, and the load balancer passes the header on as it is."""
-    attributes = {each["Key"]: each["Value"] for each in properties("LoadBalancer")["LoadBalancerAttributes"]}
+    attributes = {each["Key"]: each["Value"] for each in STACK.properties("LoadBalancer")["LoadBalancerAttributes"]}
     (options,) = re.findall(
         "--trusted_proxies=(\\S+)", files_of("ThumbnailLaunchTemplate")["/etc/md5s3stash/thumbnailer.env"]
     )
