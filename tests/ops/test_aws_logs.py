@@ -1,4 +1,4 @@
-"""Access logs: where the stack sends them, aws/logs.yaml lets them in, and nobody else."""
+"""Access logs: where the stack sends them, aws/logs.yaml lets them in, and nobody else. And a limit on requests."""
 
 from __future__ import annotations
 
@@ -66,3 +66,19 @@ def test_logs_are_private_and_deleted_after_some_time() -> None:
     assert bucket["LifecycleConfiguration"]["Rules"][0]["ExpirationInDays"] == 90
     deny = LOGS.properties("LogBucketPolicy")["PolicyDocument"]["Statement"][0]
     assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+
+
+def test_an_address_that_asks_too_often_is_refused_if_somebody_wants_that() -> None:
+    viewers = Stack(read_template("cloudfront-alarm.yaml"), {"RateLimit": 2000}, {})
+    acl = viewers.properties("WebAcl")
+    (rule,) = acl["Rules"]
+
+    assert (acl["Scope"], acl["DefaultAction"], rule["Action"]) == ("CLOUDFRONT", {"Allow": {}}, {"Block": {}})
+    assert rule["Statement"] == {"RateBasedStatement": {"AggregateKeyType": "IP", "Limit": 2000}}
+    arn = viewers.outputs["WebAclArn"]["Value"]
+    assert stack(WebAclArn=arn).properties("Distribution")["DistributionConfig"]["WebACLId"] == arn
+
+
+def test_there_is_no_limit_by_default() -> None:
+    assert "WebAcl" not in Stack(read_template("cloudfront-alarm.yaml"), {}, {}).resources
+    assert "WebACLId" not in stack().properties("Distribution")["DistributionConfig"]
