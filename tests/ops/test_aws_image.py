@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import http.server
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -358,9 +359,22 @@ def test_cloudwatch_is_told_what_the_daemon_says_of_its_spool(tmp_path: Path) ->
 
     assert status == 0
     assert {dimension["Value"] for metric in told for dimension in metric["Dimensions"]} == {"stash"}
-    assert values.keys() == {name for name, _ in spool_metrics.FIGURES}
+    assert values.keys() == {name for name, _ in (*spool_metrics.FIGURES, spool_metrics.LEAST_FREE)}
     assert (values["FailedFiles"], values["IncomingFiles"], values["Paused"]) == (1, 0, 1)
     assert values["FreeDisk"] > 0
+    assert 0 < values["LeastFree"] <= 100
+
+
+@pytest.mark.parametrize(("available", "percent"), [(40, 4.0), (1000, None)], ids=["memory", "root disk"])
+def test_the_scarcer_of_root_disk_and_memory_is_told(tmp_path: Path, available: int, percent: float | None) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: {available} kB\nHugePages_Total: 0\n")
+    disk = os.statvfs(tmp_path)
+    free = 100 * disk.f_bavail / disk.f_blocks
+
+    told = spool_metrics.least_free_percent(tmp_path, meminfo)
+
+    assert told == pytest.approx(min(free, percent or 100), abs=1)
 
 
 def test_nothing_is_told_of_a_daemon_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
