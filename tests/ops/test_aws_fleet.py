@@ -14,7 +14,7 @@ from md5s3stash_daemon.intake.sqs import consumer, termination_notice
 from md5s3stash_daemon.intake.sqs.client import MAX_RETENTION_SECONDS
 from tests.support.cloudformation import Stack, read_template
 from tests.support.policies import policy_document, queue_policy_document
-from tests.support.signals import assert_signals, assert_waits_for_signals
+from tests.support.signals import HEALTH_OF_DAEMON, assert_signals, assert_waits_for_signals
 
 TEMPLATE = read_template("fleet.yaml")
 QUEUE_URL = "https://sqs.us-west-2.amazonaws.com/123456789012/stash-urls-1234567db123"
@@ -130,7 +130,7 @@ def test_a_box_has_no_other_right_than_to_read_the_password_and_the_drop_bucket(
 
 def test_a_box_that_does_not_signal_rolls_an_update_back_before_the_next_box_is_replaced() -> None:
     assert_waits_for_signals(FLEET.resources["Group"]["UpdatePolicy"]["AutoScalingRollingUpdate"])
-    assert_signals(FLEET, "LaunchTemplate", "Role", "Group")
+    assert_signals(FLEET, "LaunchTemplate", "Role", "Group", HEALTH_OF_DAEMON)
 
 
 def test_a_fleet_that_starts_without_a_box_waits_for_none() -> None:

@@ -20,7 +20,7 @@ from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
 from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.cloudformation import AWS, read_template
 from tests.support.policies import policy_document
-from tests.support.signals import assert_signals, assert_waits_for_signals, seconds_of
+from tests.support.signals import HEALTH_OF_DAEMON, assert_signals, assert_waits_for_signals, seconds_of
 from tests.support.stash_stack import SHARED_LEDGER, stack
 
 ALL = read_template("template.yaml")
@@ -239,17 +239,12 @@ def test_a_box_that_does_not_signal_ends_the_creation_and_rolls_an_update_back(g
     assert int(signal["Count"]) == int(boxes[group])
 
 
-@pytest.mark.parametrize(
-    ("template", "role", "group"),
-    [
-        ("SpoolLaunchTemplate", "SpoolRole", "SpoolGroup"),
-        ("ThumbnailLaunchTemplate", "ThumbnailRole", "ThumbnailGroup"),
-    ],
-)
-def test_a_box_signals_for_its_own_group_and_may_signal_for_this_stack_alone(
-    template: str, role: str, group: str
-) -> None:
-    assert_signals(STACK, template, role, group)
+def test_a_box_signals_for_its_own_group_and_may_signal_for_this_stack_alone() -> None:
+    target_group = STACK.properties("TargetGroup")
+    health_of_thumbnailer = f"http://127.0.0.1:{target_group['Port']}{target_group['HealthCheckPath']}"
+
+    assert_signals(STACK, "SpoolLaunchTemplate", "SpoolRole", "SpoolGroup", HEALTH_OF_DAEMON)
+    assert_signals(STACK, "ThumbnailLaunchTemplate", "ThumbnailRole", "ThumbnailGroup", health_of_thumbnailer)
 
 
 def test_an_update_is_the_only_time_in_which_unhealthy_thumbnail_servers_are_not_replaced() -> None:

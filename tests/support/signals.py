@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from aws.image import stack_signal
+from aws.image import spool_metrics, stack_signal
 from tests.support.cloudformation import Stack
 
+HEALTH_OF_DAEMON = spool_metrics.METRICS_URL.replace("/metrics", "/healthz")
 _STACK_ID = "arn:aws:cloudformation:us-west-2:123456789012:stack/stash/51af3dc0-da77-11e4-872e-1234567db123"
 
 
@@ -20,12 +21,12 @@ def assert_waits_for_signals(rolling_update: Mapping[str, Any]) -> None:
     assert seconds_of(rolling_update["PauseTime"]) == stack_signal.WAIT_SECONDS
 
 
-def assert_signals(stack: Stack, launch_template: str, role: str, group: str) -> None:
-    """A box that is launched so signals for its group, and may do it."""
+def assert_signals(stack: Stack, launch_template: str, role: str, group: str, health_url: str) -> None:
+    """A box that is launched so signals for its group when it is healthy, and may do it."""
     told = dict(line.split("=", 1) for line in stack.files(launch_template)["/etc/md5s3stash/aws.env"].splitlines())
     assert stack.resources[group]["Type"] == "AWS::AutoScaling::AutoScalingGroup"
     assert (told["SIGNAL_STACK"], told["SIGNAL_RESOURCE"]) == (_STACK_ID, group)
-    assert re.fullmatch(r"http://127\.0\.0\.1:(9108|8888)/healthz", told["HEALTH_URL"])
+    assert told["HEALTH_URL"] == health_url
 
     (statement,) = stack.policies(role)["signal"]["Statement"]
     assert statement["Action"] == "cloudformation:SignalResource"
