@@ -151,6 +151,23 @@ def test_a_record_counts_when_two_zones_have_it_and_is_never_thrown_out() -> Non
     assert ledger["SnapshotRetentionLimit"] >= 7
 
 
+def test_a_fleet_goes_on_with_the_ledger_of_an_earlier_one_from_its_snapshot() -> None:
+    assert fleet(LedgerSnapshotName="stash-fleet-ledger").properties("Ledger")["SnapshotName"] == "stash-fleet-ledger"
+    assert "SnapshotName" not in FLEET.properties("Ledger")
+
+
+def test_a_ledger_from_a_snapshot_and_one_elsewhere_contradict_each_other() -> None:
+    (told,) = fleet(LedgerSnapshotName="stash-fleet-ledger", **LEDGER_ELSEWHERE).broken_rules()
+
+    assert "LedgerSnapshotName" in told
+    assert "LedgerUrl" in told
+    assert (
+        fleet(LedgerSnapshotName="stash-fleet-ledger").broken_rules()
+        == fleet(**LEDGER_ELSEWHERE).broken_rules()
+        == set()
+    )
+
+
 def test_the_ledger_speaks_tls_with_one_user_who_has_a_password_and_touches_our_keys_alone() -> None:
     ledger = FLEET.properties("Ledger")
     user, nobody = FLEET.properties("LedgerUser"), FLEET.properties("LedgerNobody")
