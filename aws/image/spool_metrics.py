@@ -1,4 +1,5 @@
-"""Tells CloudWatch how the spool is, for alarms: a few of the figures that the daemon serves on loopback.
+"""Tells CloudWatch how the spool is, for alarms: a few of the figures that the daemon serves on loopback, and whether
+the box itself runs out of disk or memory.
 
 Run each minute. While the daemon does not answer there is nothing to tell, and an alarm takes silence for trouble. Does
 nothing on a box whose settings name no stack.
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import sys
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -26,6 +29,9 @@ FIGURES: Mapping[tuple[str, str], tuple[str, Mapping[str, str]]] = {
     ("Paused", "None"): ("md5s3stash_paused", {}),
     ("FreeDisk", "Bytes"): ("md5s3stash_spool_free_bytes", {}),
 }
+# Of the root disk and of the memory, the one that has less free. One figure, since each costs.
+LEAST_FREE = ("LeastFree", "Percent")
+ROOT_DISK, MEMORY = Path("/"), Path("/proc/meminfo")
 
 _ANSWER_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 1024 * 1024
@@ -40,7 +46,7 @@ def main(environment: Mapping[str, str] = os.environ, url: str = METRICS_URL) ->
         return 0
     try:
         with _OPENER.open(url, timeout=_ANSWER_SECONDS) as answer:
-            told = figures(answer.read(_MAX_ANSWER_BYTES).decode())
+            told = {**figures(answer.read(_MAX_ANSWER_BYTES).decode()), LEAST_FREE: least_free_percent()}
         boto3.client("cloudwatch").put_metric_data(
             Namespace=NAMESPACE,
             MetricData=[
@@ -63,6 +69,15 @@ def figures(exposition: str) -> dict[tuple[str, str], float]:
     }
     # The first scrape after a start may come before the first count of the spool.
     return {figure: max(values) for figure, values in found.items() if values}
+
+
+def least_free_percent(root_disk: Path = ROOT_DISK, memory: Path = MEMORY) -> float:
+    """How much of the root disk may still be written, or of the memory may still be had: the smaller share."""
+    disk = os.statvfs(root_disk)
+    kilobytes = {
+        name: int(rest.split()[0]) for name, rest in re.findall(r"^(\w+):(.*)$", memory.read_text(), re.MULTILINE)
+    }
+    return 100 * min(disk.f_bavail / disk.f_blocks, kilobytes["MemAvailable"] / kilobytes["MemTotal"])
 
 
 if __name__ == "__main__":

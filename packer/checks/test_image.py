@@ -21,6 +21,7 @@ ENABLED = (
     "md5s3stash-metrics.timer",
     "md5s3stash-spool.service",
     "md5s3stash-secret.service",
+    "md5s3stash-signal.service",
     "md5s3stash-volume.service",
     "srv-md5s3stash-incoming.mount",
 )

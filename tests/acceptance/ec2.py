@@ -1,4 +1,5 @@
-"""EC2 as aws/image/spool_volume.py asks it: one volume, which the box before has, and one address."""
+"""EC2 as aws/image/spool_volume.py asks it: one volume, which the box before has, and one address. And CloudFormation
+as aws/image/stack_signal.py asks it."""
 
 from __future__ import annotations
 
@@ -24,12 +25,14 @@ _VOLUMES = (
 
 @dataclass(slots=True)
 class Ec2:
-    """Who has the volume. `was_ready` says what `is_ready` returned each time that the address moved."""
+    """Who has the volume. `was_ready` says what `is_ready` returned each time that the address moved, `signals` the
+    same of each signal to CloudFormation."""
 
     is_ready: Callable[[], bool]
     holder: str | None = INSTANCE_BEFORE
     answer_seconds: float = 0.0
     was_ready: list[bool] = field(default_factory=list)
+    signals: list[bool] = field(default_factory=list)
 
     def let_go(self) -> None:
         """The box before is gone."""
@@ -48,6 +51,8 @@ class Ec2:
             content = f"<volumeId>{VOLUME}</volumeId><status>attaching</status>"
         elif action == "AssociateAddress":
             self.was_ready.append(self.is_ready())
+        elif action == "SignalResource":
+            self.signals.append(self.is_ready())
         return f"<{action}Response><requestId>x</requestId>{content}</{action}Response>"
 
 

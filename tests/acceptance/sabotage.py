@@ -353,6 +353,9 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_UNNOTICED}::test_cloudwatch_hears_of_the_spool_each_minute": "CloudWatch t"},
         {_METRICS_TIMER: "[Timer]\nOnUnitActiveSec=\nOnUnitActiveSec=1d\n"},
     ),
+    "no-signal": Sabotage(
+        {_LATE_BOOT: "the signal to CloudFormation"}, {"usr/local/lib/md5s3stash-aws/stack_signal.py": ""}
+    ),
     "no-volume": Sabotage(
         {f"{_UNNOTICED}::test_the_volume_of_the_spool_is_attached_to_the_box": "the volume attached to the box"},
         {

@@ -30,6 +30,8 @@ from tests.support.servers import wait_until
 MARK = "ONLY-A-MOUNT-POINT"
 SPOOL, DISK = "var/spool/md5s3stash", "var/lib/fake-disk"
 LATE_BOOT_SECONDS = 240.0
+# It comes after half a minute of health.
+SIGNAL_SECONDS = 120.0
 # What the ways in wait at most for the volume, in place of the two minutes of the unit.
 PATIENCE = "[Unit]\nJobTimeoutSec=20s\n"
 PATIENCE_FILE = f"etc/systemd/system/{SPOOL_UNIT}.d/patience.conf"
@@ -103,8 +105,9 @@ def add_cloud_init(root: Path, baked: Baked) -> None:
     stack = Stack(read_template("template.yaml"), {"BucketName": BUCKET}, known)
     text = stack.properties("SpoolLaunchTemplate")["LaunchTemplateData"]["UserData"]["Fn::Base64"]
     text = replaced(text, "s3.us-west-2.amazonaws.com", f"http://{AROUND}:{S3_PORT}")
-    endpoint = f"AWS_ENDPOINT_URL_EC2=http://{AROUND}:{ec2.EC2_PORT}"
-    text = replaced(text, "METRICS_STACK=stash", endpoint)
+    # In place of lines that mean nothing here.
+    for line, service in (("METRICS_STACK=stash", "EC2"), ("LEDGER_URL=", "CLOUDFORMATION")):
+        text = replaced(text, line, f"AWS_ENDPOINT_URL_{service}=http://{AROUND}:{ec2.EC2_PORT}")
     seed = root / "var/lib/cloud/seed/nocloud"
     seed.mkdir(parents=True)
     (seed / "user-data").write_text(text)
@@ -159,6 +162,7 @@ def test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop(la
 
     late.nothing_is_lost()
     assert late.ec2.was_ready == [True], "the address moved before the spool was there"
+    wait_until(lambda: late.ec2.signals == [True], "the signal to CloudFormation", SIGNAL_SECONDS)
 
 
 def operator_logs_in(box: Box) -> bool:

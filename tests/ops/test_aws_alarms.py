@@ -68,7 +68,7 @@ def test_the_figures_that_an_alarm_reckons_with_are_there(file: str, name: str) 
 
 
 def test_of_our_own_figures_alarms_and_dashboards_name_those_that_a_spool_tells() -> None:
-    told = {name for name, _ in spool_metrics.FIGURES}
+    told = {name for name, _ in (*spool_metrics.FIGURES, spool_metrics.LEAST_FREE)}
     by_alarms = [
         metric
         for stack in STACKS.values()
@@ -78,7 +78,13 @@ def test_of_our_own_figures_alarms_and_dashboards_name_those_that_a_spool_tells(
     ]
     shown = [line for widget in widgets() for line in widget["properties"]["metrics"] if line[0] == "md5s3stash"]
 
-    assert {metric["MetricName"] for metric in by_alarms} == {"Paused", "FailedFiles", "FreeDisk", "OldestIncoming"}
+    assert {metric["MetricName"] for metric in by_alarms} == {
+        "Paused",
+        "FailedFiles",
+        "FreeDisk",
+        "OldestIncoming",
+        "LeastFree",
+    }
     assert {line[1] for line in shown} == told
     assert all(metric["Dimensions"] == [{"Name": "Stack", "Value": "stash"}] for metric in by_alarms)
     assert all(line[2:4] == ["Stack", "stash"] for line in shown)

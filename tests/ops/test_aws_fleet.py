@@ -14,6 +14,7 @@ from md5s3stash_daemon.intake.sqs import consumer, termination_notice
 from md5s3stash_daemon.intake.sqs.client import MAX_RETENTION_SECONDS
 from tests.support.cloudformation import Stack, read_template
 from tests.support.policies import policy_document, queue_policy_document
+from tests.support.signals import HEALTH_OF_DAEMON, assert_signals, assert_waits_for_signals
 
 TEMPLATE = read_template("fleet.yaml")
 QUEUE_URL = "https://sqs.us-west-2.amazonaws.com/123456789012/stash-urls-1234567db123"
@@ -28,6 +29,7 @@ DEFAULTS = load(SECTIONS, {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.
 def fleet(**parameters: Any) -> Stack:
     known = {
         "Queue": QUEUE_URL,
+        "stash-BucketScheme": "multibucket",
         "Ledger.PrimaryEndPoint.Address": "master.ledger.example.org",
         "Ledger.PrimaryEndPoint.Port": "6379",
     }
@@ -116,11 +118,24 @@ def test_a_box_has_no_other_right_than_to_read_the_password_and_the_drop_bucket(
     policies = fleet(DropBucketName="scans").policies("Role")
     rights = {name: [(each["Action"], each["Resource"]) for each in policies[name]["Statement"]] for name in policies}
 
-    assert FLEET.policies("Role").keys() == {"stash", "queue", "ledger"}
-    assert rights.keys() == {"stash", "queue", "ledger", "drops"}
+    assert FLEET.policies("Role").keys() == {"stash", "queue", "ledger", "signal"}
+    assert rights.keys() == {"stash", "queue", "ledger", "drops", "signal"}
     assert rights["drops"] == [("s3:GetObject", "arn:aws:s3:::scans/*")]
     assert rights["ledger"] == [("secretsmanager:GetSecretValue", "LedgerSecret")]
     assert fleet(**LEDGER_ELSEWHERE).policies("Role")["ledger"]["Statement"][0]["Resource"].endswith("ledger-AbCdEf")
+
+
+# --- an update --------------------------------------------------------------------------------------------------------
+
+
+def test_a_box_that_does_not_signal_rolls_an_update_back_before_the_next_box_is_replaced() -> None:
+    assert_waits_for_signals(FLEET.resources["Group"]["UpdatePolicy"]["AutoScalingRollingUpdate"])
+    assert_signals(FLEET, "LaunchTemplate", "Role", "Group", HEALTH_OF_DAEMON)
+
+
+def test_a_fleet_that_starts_without_a_box_waits_for_none() -> None:
+    assert TEMPLATE["Parameters"]["Minimum"]["Default"] == 0
+    assert "CreationPolicy" not in FLEET.resources["Group"]
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -134,6 +149,23 @@ def test_a_record_counts_when_two_zones_have_it_and_is_never_thrown_out() -> Non
     assert FLEET.properties("LedgerSettings")["Properties"] == {"maxmemory-policy": "noeviction"}
     assert ledger["CacheParameterGroupName"] == "LedgerSettings"
     assert ledger["SnapshotRetentionLimit"] >= 7
+
+
+def test_a_fleet_goes_on_with_the_ledger_of_an_earlier_one_from_its_snapshot() -> None:
+    assert fleet(LedgerSnapshotName="stash-fleet-ledger").properties("Ledger")["SnapshotName"] == "stash-fleet-ledger"
+    assert "SnapshotName" not in FLEET.properties("Ledger")
+
+
+def test_a_ledger_from_a_snapshot_and_one_elsewhere_contradict_each_other() -> None:
+    (told,) = fleet(LedgerSnapshotName="stash-fleet-ledger", **LEDGER_ELSEWHERE).broken_rules()
+
+    assert "LedgerSnapshotName" in told
+    assert "LedgerUrl" in told
+    assert (
+        fleet(LedgerSnapshotName="stash-fleet-ledger").broken_rules()
+        == fleet(**LEDGER_ELSEWHERE).broken_rules()
+        == set()
+    )
 
 
 def test_the_ledger_speaks_tls_with_one_user_who_has_a_password_and_touches_our_keys_alone() -> None:
@@ -176,6 +208,7 @@ def test_the_settings_of_a_box_are_valid_and_lead_to_queue_bucket_and_ledger(tmp
     settings = load(SECTIONS, {"REDIS_URL": "rediss://stash:secret@ledger.example.org:6379/0"}, file)
 
     assert settings[StashSettings].bucket_base == ("stash-BucketBase",)
+    assert settings[StashSettings].bucket_scheme == "multibucket"
     assert settings[RedisSettings].replicas == 1
     # ElastiCache has no append-only file, and does not let its settings be read.
     assert settings[RedisSettings].accepted_risks == ("appendonly", "unknown")

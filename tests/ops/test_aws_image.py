@@ -1,20 +1,23 @@
-"""What a box on EC2 does at its first boot: the volume, the address, the secrets; and what it tells CloudWatch."""
+"""What a box on EC2 does at its first boot: the volume, the address, the secrets; and what it tells CloudWatch and
+CloudFormation."""
 
 from __future__ import annotations
 
 import datetime
 import http.server
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import boto3
 import pytest
 import redis
 from moto import mock_aws
 
-from aws.image import box_secrets, spool_metrics, spool_volume
+from aws.image import box_secrets, spool_metrics, spool_volume, stack_signal
 from md5s3stash.settings import RedisSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_daemon.monitoring.metrics import Metrics
@@ -134,6 +137,7 @@ def test_a_box_whose_settings_name_nothing_asks_for_nothing() -> None:
     assert spool_volume.main({}) == 0
     assert box_secrets.main({"THUMBNAILER_SECRET_NAME": "", "LEDGER_URL": "", "LEDGER_SECRET_ARN": ""}) == 0
     assert spool_metrics.main({"METRICS_STACK": ""}) == 0
+    assert stack_signal.main({"SIGNAL_STACK": "", "SIGNAL_RESOURCE": ""}) == 0
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
@@ -189,6 +193,124 @@ def test_a_secret_that_is_not_there_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+# --- the signal to CloudFormation -------------------------------------------------------------------------------------
+
+ACCEPTED = (
+    "<SignalResourceResponse><ResponseMetadata><RequestId>x</RequestId></ResponseMetadata></SignalResourceResponse>"
+)
+ERROR = (
+    "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+)
+NO_UPDATE = ERROR.format(code="ValidationError", message="stack is in UPDATE_COMPLETE state and can not be signaled")
+NO_RIGHT = ERROR.format(code="AccessDenied", message="is not authorized to perform: cloudformation:SignalResource")
+
+
+class BoxAndCloudFormation(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        states = self.server.owner.states  # type: ignore[attr-defined]
+        self.answer(states.pop(0) if len(states) > 1 else states[0], "")
+
+    def do_POST(self) -> None:
+        owner = self.server.owner  # type: ignore[attr-defined]
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        owner.signals.append(dict(parse_qsl(asked)))
+        text = owner.answers.pop(0) if len(owner.answers) > 1 else owner.answers[0]
+        self.answer(200 if text == ACCEPTED else 400, text)
+
+    def answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+class Around(HttpServer):
+    """/healthz has these states, and CloudFormation gives these answers, the last of each from then on."""
+
+    def __init__(self, states: list[int], answers: list[str]) -> None:
+        self.states, self.answers, self.signals = states, answers, list[dict[str, str]]()
+        super().__init__(BoxAndCloudFormation)
+
+
+@pytest.fixture
+def instance_id(tmp_path: Path) -> Path:
+    file = tmp_path / "instance-id"
+    file.write_text("i-0123456789abcdef0\n")
+    return file
+
+
+def signal(around: Around, instance_id: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", f"http://127.0.0.1:{around.port}")
+    told = {
+        "SIGNAL_STACK": "arn:aws:cloudformation:us-east-1:123456789012:stack/stash/51af3dc0",
+        "SIGNAL_RESOURCE": "SpoolGroup",
+        "HEALTH_URL": f"http://127.0.0.1:{around.port}/healthz",
+    }
+    return stack_signal.main(told, instance_id, wait=lambda _: None)
+
+
+def test_a_box_signals_once_it_has_been_healthy_for_a_while(instance_id: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Around([503, 503, 200, 200, 503, 200], [ACCEPTED]) as around:
+        assert signal(around, instance_id, monkeypatch) == 0
+
+    (told,) = around.signals
+    assert told["StackName"] == "arn:aws:cloudformation:us-east-1:123456789012:stack/stash/51af3dc0"
+    assert (told["Action"], told["LogicalResourceId"]) == ("SignalResource", "SpoolGroup")
+    assert (told["UniqueId"], told["Status"]) == ("i-0123456789abcdef0", "SUCCESS")
+
+
+@pytest.mark.parametrize("states", [[503], [200] * 6 + [503]], ids=["never", "not for long"])
+def test_a_box_that_is_not_healthy_never_signals_and_says_why(
+    instance_id: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], states: list[int]
+) -> None:
+    monkeypatch.setattr(stack_signal, "WAIT_SECONDS", 0.2)
+    with Around(states, [ACCEPTED]) as around:
+        assert signal(around, instance_id, monkeypatch) == 1
+
+    assert around.signals == []
+    assert "/healthz is not healthy: " in capsys.readouterr().err
+
+
+def test_a_box_whose_program_does_not_answer_never_signals(
+    instance_id: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stack_signal, "WAIT_SECONDS", 0.0)
+    around = Around([200], [ACCEPTED])
+    around.close()
+
+    assert signal(around, instance_id, monkeypatch) == 1
+    assert "Connection refused" in capsys.readouterr().err
+
+
+def test_outside_an_update_the_refusal_is_logged_and_is_no_error(
+    instance_id: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Around([200], [NO_UPDATE]) as around:
+        assert signal(around, instance_id, monkeypatch) == 0
+
+    printed = capsys.readouterr()
+    assert len(around.signals) == len(printed.out.splitlines()) == 1
+    assert "can not be signaled" in printed.out
+    assert printed.err == ""
+
+
+def test_a_right_that_comes_late_is_waited_for(instance_id: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Around([200], [NO_RIGHT, NO_RIGHT, ACCEPTED]) as around:
+        assert signal(around, instance_id, monkeypatch) == 0
+
+    assert len(around.signals) == 3
+
+
+def test_a_right_that_never_comes_is_an_error_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Around([200], [NO_RIGHT]) as around:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", f"http://127.0.0.1:{around.port}")
+        with pytest.raises(TimeoutError, match="not authorized"):
+            stack_signal.send("stash", "SpoolGroup", "i-1", deadline=0.0, wait=never)
+
+
 # --- what CloudWatch is told ------------------------------------------------------------------------------------------
 
 
@@ -237,9 +359,22 @@ def test_cloudwatch_is_told_what_the_daemon_says_of_its_spool(tmp_path: Path) ->
 
     assert status == 0
     assert {dimension["Value"] for metric in told for dimension in metric["Dimensions"]} == {"stash"}
-    assert values.keys() == {name for name, _ in spool_metrics.FIGURES}
+    assert values.keys() == {name for name, _ in (*spool_metrics.FIGURES, spool_metrics.LEAST_FREE)}
     assert (values["FailedFiles"], values["IncomingFiles"], values["Paused"]) == (1, 0, 1)
     assert values["FreeDisk"] > 0
+    assert 0 < values["LeastFree"] <= 100
+
+
+@pytest.mark.parametrize(("available", "percent"), [(40, 4.0), (1000, None)], ids=["memory", "root disk"])
+def test_the_scarcer_of_root_disk_and_memory_is_told(tmp_path: Path, available: int, percent: float | None) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: {available} kB\nHugePages_Total: 0\n")
+    disk = os.statvfs(tmp_path)
+    free = 100 * disk.f_bavail / disk.f_blocks
+
+    told = spool_metrics.least_free_percent(tmp_path, meminfo)
+
+    assert told == pytest.approx(min(free, percent or 100), abs=1)
 
 
 def test_nothing_is_told_of_a_daemon_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:

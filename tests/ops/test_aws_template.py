@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aws.image import spool_metrics
+from aws.image import spool_metrics, stack_signal
 from md5s3stash.errors import SettingsError
 from md5s3stash.s3.client import parse_endpoint
 from md5s3stash.settings import RedisSettings, StashSettings, load
@@ -18,15 +18,14 @@ from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
 from md5s3stash_thumbnailer.server.client_address import client_of
-from tests.support.cloudformation import AWS, Stack, read_template
+from tests.support.cloudformation import AWS, read_template
 from tests.support.policies import policy_document
+from tests.support.signals import HEALTH_OF_DAEMON, assert_signals, assert_waits_for_signals, seconds_of
+from tests.support.stash_stack import SHARED_LEDGER, stack
 
 ALL = read_template("template.yaml")
 RESOURCES: dict[str, Any] = ALL["Resources"]
-SHARED_LEDGER = {
-    "LedgerUrl": "rediss://stash@ledger.example.org:6379/0",
-    "LedgerSecretArn": "arn:aws:secretsmanager:us-west-2:123456789012:secret:ledger-AbCdEf",
-}
+STACK = stack()
 
 
 def properties(name: str) -> dict[str, Any]:
@@ -39,25 +38,6 @@ def of_type(kind: str) -> dict[str, dict[str, Any]]:
     found = {name: properties(name) for name, resource in RESOURCES.items() if resource["Type"] == kind}
     assert found, kind
     return found
-
-
-def stack(**parameters: str) -> Stack:
-    """With everything switched on that parameters switch on, but for the shared ledger."""
-    given = {
-        "KeyPrefix": "PREFIX",
-        "ThumbnailerOptions": "--quality=85",
-        "ThumbnailerSecretName": "/md5s3stash/thumbnailer",
-        "WebP": "on",
-    }
-    known = {
-        "Bucket": "BUCKET",
-        "SpoolVolume": "vol-0123456789abcdef0",
-        "SpoolAddress.AllocationId": "eipalloc-0123456789abcdef0",
-    }
-    return Stack(ALL, {**given, **parameters}, known)
-
-
-STACK = stack()
 
 
 def files_of(name: str) -> dict[str, str]:
@@ -109,7 +89,9 @@ def test_the_bucket_is_private_versioned_and_outlives_the_stack() -> None:
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
-    assert (RESOURCES["Bucket"]["DeletionPolicy"], RESOURCES["Bucket"]["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    # Of a stack whose creation failed it would be in the way of the next one.
+    assert RESOURCES["Bucket"]["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert RESOURCES["Bucket"]["UpdateReplacePolicy"] == "Retain"
 
 
 def test_the_bucket_forgets_stale_uploads_and_no_current_object() -> None:
@@ -157,6 +139,26 @@ def test_the_volume_of_the_spool_outlives_box_and_stack() -> None:
     )
     assert (volume["Encrypted"], volume["VolumeType"]) == (True, "gp3")
     assert RESOURCES["SpoolVolume"]["DeletionPolicy"] == RESOURCES["SpoolVolume"]["UpdateReplacePolicy"] == "Snapshot"
+
+
+def test_the_volume_has_a_snapshot_each_day_for_two_weeks_unless_somebody_wants_none() -> None:
+    details = STACK.properties("SpoolSnapshots")["PolicyDetails"]
+    (schedule,) = details["Schedules"]
+
+    assert details["TargetTags"][0] in STACK.properties("SpoolVolume")["Tags"]
+    assert schedule["CreateRule"]["Interval"] == 24
+    assert schedule["RetainRule"] == {"Count": 14}
+    (trusted,) = STACK.properties("SnapshotRole")["AssumeRolePolicyDocument"]["Statement"]
+    assert trusted["Principal"] == {"Service": "dlm.amazonaws.com"}
+    assert not {"SpoolSnapshots", "SnapshotRole"} & stack(SpoolSnapshotDays="0").resources.keys()
+
+
+def test_no_other_disk_has_the_tag_that_snapshots_go_by() -> None:
+    (target,) = STACK.properties("SpoolSnapshots")["PolicyDetails"]["TargetTags"]
+
+    for template in STACK.of_type("AWS::EC2::LaunchTemplate").values():
+        for tagged in template["LaunchTemplateData"]["TagSpecifications"]:
+            assert tagged["ResourceType"] != "volume" or target not in tagged["Tags"]
 
 
 def test_there_is_never_more_than_one_spool_box() -> None:
@@ -222,6 +224,36 @@ def test_each_box_is_told_what_its_first_boot_needs() -> None:
     assert options.startswith("--webp --public_url=https://Distribution.DomainName --trusted_proxies=")
     assert options.endswith(" --quality=85")
     assert "THUMBNAILER_SECRET_NAME=/md5s3stash/thumbnailer\n" in thumbnails["/etc/md5s3stash/aws.env"]
+
+
+# --- an update --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", ["SpoolGroup", "ThumbnailGroup"])
+def test_a_box_that_does_not_signal_ends_the_creation_and_rolls_an_update_back(group: str) -> None:
+    assert_waits_for_signals(STACK.resources[group]["UpdatePolicy"]["AutoScalingRollingUpdate"])
+    signal = STACK.resources[group]["CreationPolicy"]["ResourceSignal"]
+
+    assert seconds_of(signal["Timeout"]) == stack_signal.WAIT_SECONDS
+    boxes = {"SpoolGroup": STACK.properties("SpoolGroup")["DesiredCapacity"], "ThumbnailGroup": 1}
+    assert int(signal["Count"]) == int(boxes[group])
+
+
+def test_a_box_signals_for_its_own_group_and_may_signal_for_this_stack_alone() -> None:
+    target_group = STACK.properties("TargetGroup")
+    health_of_thumbnailer = f"http://127.0.0.1:{target_group['Port']}{target_group['HealthCheckPath']}"
+
+    assert_signals(STACK, "SpoolLaunchTemplate", "SpoolRole", "SpoolGroup", HEALTH_OF_DAEMON)
+    assert_signals(STACK, "ThumbnailLaunchTemplate", "ThumbnailRole", "ThumbnailGroup", health_of_thumbnailer)
+
+
+def test_an_update_is_the_only_time_in_which_unhealthy_thumbnail_servers_are_not_replaced() -> None:
+    rolling = STACK.resources["ThumbnailGroup"]["UpdatePolicy"]["AutoScalingRollingUpdate"]
+
+    # Without these an update replaces nothing. CloudFormation resumes the others.
+    assert not {"Launch", "Terminate", "AddToLoadBalancer"} & set(rolling["SuspendProcesses"])
+    assert STACK.properties("ThumbnailGroup")["HealthCheckType"] == "ELB"
+    assert STACK.properties("ThumbnailGroup")["TargetGroupARNs"] == ["TargetGroup"]
 
 
 # --- the way in -------------------------------------------------------------------------------------------------------
@@ -298,7 +330,7 @@ def test_links_of_iiif_name_the_host_that_viewers_ask() -> None:
 
 def test_a_viewer_is_known_by_the_address_that_cloudfront_saw() -> None:
     """CloudFront adds the viewer's address to X-Forwarded-For, and the load balancer passes the header on as it is."""
-    attributes = {each["Key"]: each["Value"] for each in properties("LoadBalancer")["LoadBalancerAttributes"]}
+    attributes = {each["Key"]: each["Value"] for each in STACK.properties("LoadBalancer")["LoadBalancerAttributes"]}
     (options,) = re.findall(
         "--trusted_proxies=(\\S+)", files_of("ThumbnailLaunchTemplate")["/etc/md5s3stash/thumbnailer.env"]
     )
@@ -325,9 +357,9 @@ def test_the_template_is_small_enough_to_be_sent_without_a_bucket() -> None:
 
 
 def test_what_exists_nowhere_else_is_never_deleted_with_the_stack() -> None:
-    for kind in ("AWS::S3::Bucket", "AWS::EC2::Volume"):
+    for kind in ("AWS::S3::Bucket", "AWS::S3::BucketPolicy", "AWS::EC2::Volume"):
         for name in of_type(kind):
-            assert RESOURCES[name]["DeletionPolicy"] in ("Retain", "Snapshot")
+            assert RESOURCES[name]["DeletionPolicy"] in ("RetainExceptOnCreate", "Snapshot")
 
 
 def test_errors_of_the_load_balancer_itself_count_as_those_of_its_servers() -> None:

@@ -94,7 +94,7 @@ def test_what_is_paid_for_alarms_and_figures_is_what_the_templates_have() -> Non
 
     assert prices["figures that alarms look at, beyond ten"] == base + viewers + fleet - 10
     assert f"| figures that alarms look at, beyond ten | {base + viewers - 10} x" in PAGE
-    assert prices["figures of the spool for CloudWatch"] == len(spool_metrics.FIGURES)
+    assert prices["figures of the spool for CloudWatch"] == len([*spool_metrics.FIGURES, spool_metrics.LEAST_FREE])
 
 
 def figures_watched(template: str) -> int:

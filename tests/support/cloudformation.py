@@ -61,13 +61,14 @@ class Stack:
     """What a template makes of its parameters.
 
     A resource's Ref is its name and `!GetAtt A.B` is "A.B", unless `known` has another value. What another stack
-    exports is the name of the export.
+    exports is the name of the export, unless `known` has its value.
     """
 
     def __init__(self, template: dict[str, Any], parameters: Mapping[str, Any], known: Mapping[str, str]) -> None:
         assert parameters.keys() <= template["Parameters"].keys()
         defaults = {name: given["Default"] for name, given in template["Parameters"].items() if "Default" in given}
         self._conditions: dict[str, Any] = template.get("Conditions", {})
+        self._rules: dict[str, Any] = template.get("Rules", {})
         self._values = {**_PSEUDO_PARAMETERS, **defaults, **parameters, **known}
         self.resources: dict[str, Any] = self._resources(template, "Resources")
         self.outputs: dict[str, Any] = self._resources(template, "Outputs")
@@ -103,6 +104,16 @@ class Stack:
             if "Condition" not in each or self._holds(each["Condition"])
         }
 
+    def broken_rules(self) -> set[str]:
+        """What CloudFormation answers to these parameters, before it creates anything."""
+        return {
+            assertion["AssertDescription"]
+            for rule in self._rules.values()
+            if self._resolved(rule.get("RuleCondition", True))
+            for assertion in rule["Assertions"]
+            if not self._resolved(assertion["Assert"])
+        }
+
     def _holds(self, name: str) -> bool:
         return bool(self._resolved(self._conditions[name]))
 
@@ -120,6 +131,9 @@ class Stack:
                 return self._resolved(then if self._holds(condition) else otherwise)
             if name == "Fn::Sub":
                 return self._substituted(*(argument if isinstance(argument, list) else (argument, {})))
+            if name == "Fn::ImportValue":
+                export = self._resolved(argument)
+                return self._values.get(export, export)
             if name in _FUNCTIONS:
                 return _FUNCTIONS[name](self._resolved(argument))
         resolved = {key: self._resolved(part) for key, part in value.items()}
@@ -136,7 +150,6 @@ _FUNCTIONS: Mapping[str, Any] = {
     "Fn::And": all,
     "Fn::Equals": lambda two: str(two[0]) == str(two[1]),
     "Fn::GetAtt": lambda name: name if isinstance(name, str) else ".".join(name),
-    "Fn::ImportValue": lambda name: name,
     "Fn::Not": lambda one: not one[0],
     "Fn::Or": any,
     "Fn::Select": lambda argument: argument[1][int(argument[0])],
