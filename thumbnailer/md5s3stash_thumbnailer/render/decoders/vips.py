@@ -33,6 +33,8 @@ _OUT_OF_MEMORY = (
     "failed to map segment",
     "annot allocate memory",
 )
+# What libvips says of a tag whose values are beyond the end of the file. Of a tile it says more.
+_ODD_METADATA = ": bad seek to "
 
 
 class VipsTiff(PIL.Image.Image):
@@ -79,7 +81,7 @@ def tiff(file: BinaryIO, *, has_alpha: bool, access: str = "sequential", **pictu
     """A TIFF that libvips decodes when its pixels are needed, and their mode. If it has alpha and there is no mode with
     alpha, there is one more band. `picture` says which one of the file: `page`, `subifd`.
     """
-    loaded = _pyvips().Image.tiffload_source(_source(file), access=access, fail_on="error", **picture)
+    loaded = _loaded("tiffload_source", file, access=access, fail_on="error", **picture)
     values, mode = _values(loaded)
     if not has_alpha:
         return values[: _BANDS[mode]] if values.bands > 1 else values, mode
@@ -95,13 +97,13 @@ def error() -> type[Exception]:
 def jpeg(file: BinaryIO) -> tuple[Any, str]:
     """Likewise a JPEG that is grey or has three colours."""
     # libjpeg only warns if coded bytes are missing.
-    loaded = _pyvips().Image.jpegload_source(_source(file), access="sequential", fail_on="warning")
+    loaded = _loaded("jpegload_source", file, access="sequential", fail_on="warning")
     return loaded, _MODES_OF_BANDS[loaded.bands]
 
 
 def png(file: BinaryIO) -> tuple[Any, str]:
     """Likewise a PNG."""
-    loaded = _pyvips().Image.pngload_source(_source(file), access="sequential", fail_on="error")
+    loaded = _loaded("pngload_source", file, access="sequential", fail_on="error")
     values = loaded >> 8 if loaded.format == "ushort" else loaded
     return values.cast("uchar"), _MODES_OF_BANDS[loaded.bands]
 
@@ -134,9 +136,9 @@ def _errors_raised() -> Iterator[None]:
     try:
         yield
         # A tile that cannot be decoded comes out black, and this is all that is heard of it.
-        heard = pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()).decode(errors="replace")
-        if heard:
-            raise pyvips.Error("a tile cannot be decoded", heard)
+        heard = pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()).decode(errors="replace").splitlines()
+        if any(_ODD_METADATA not in line for line in heard):
+            raise pyvips.Error("a tile cannot be decoded", "\n".join(heard))
     except pyvips.Error as error:
         if any(words in str(error) for words in _OUT_OF_MEMORY):
             raise MemoryError("libvips is out of memory") from error
@@ -161,6 +163,14 @@ def _pyvips() -> Any:
 
     pyvips.cache_set_max(0)
     return pyvips
+
+
+def _loaded(loader: str, file: BinaryIO, **options: Any) -> Any:
+    source = _source(file)
+    image = getattr(_pyvips().Image, loader)(source, **options)
+    # pyvips would free what libvips has still to read from. What is made of the image inherits what it refers to.
+    image._references.append(source)
+    return image
 
 
 def _source(file: BinaryIO) -> Any:
