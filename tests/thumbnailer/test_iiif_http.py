@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from md5s3stash_thumbnailer.iiif.address import forwarded_address, own_address
 from md5s3stash_thumbnailer.iiif.handlers import Sizes
+from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.servers import wait_until
 from tests.thumbnailer.conftest import Thumbnailer, environment, picture, thumbnailer
 from tests.thumbnailer.test_server import refused_in_one_line, start
@@ -449,6 +452,18 @@ def test_trusted_proxy_says_the_address_but_not_by_the_host_header(s3_server: st
 )
 def test_forwarded_headers_are_read_with_care(headers: dict[str, str], expected: str | None) -> None:
     assert forwarded_address(headers) == expected
+
+
+@pytest.mark.parametrize("value", ["a=", "host=a;proto", "a", '"', ";", "= ", "for;"])
+@pytest.mark.parametrize("filler", [" ", "\t", ";", "a", '"', "= ", "a=b;"])
+def test_long_forwarded_header_is_read_in_no_time(value: str, filler: str) -> None:
+    """By its length, not by the square of it: tornado takes headers of 64 kB."""
+    header = value + filler * (60_000 // len(filler)) + '"'
+    begun = time.process_time()
+    forwarded_address({"Forwarded": header})
+    client_of("10.0.0.1", {"Forwarded": header}, [ipaddress.ip_network("10.0.0.0/8")])
+    client_of("10.0.0.1", {"X-Forwarded-For": header}, [ipaddress.ip_network("10.0.0.0/8")])
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize(
