@@ -204,6 +204,23 @@ def test_every_answer_may_be_used_by_every_page(server: Thumbnailer, md5: str, n
         assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "/3", "/1/{md5}/info.json", "//3/{md5}/info.json", "/2/{md5}/manifest.json", "/3/%FF/info.json"),
+        *("/3/{md5}/", "/3/{md5}/info", "/3/{md5}/full%2Fmax/0/default.jpg", "/3/{md5}/full/max/0/default.jpg/"),
+    ],
+)
+def test_path_that_is_not_there_may_be_seen_by_every_page_and_names_those_that_are(
+    server: Thumbnailer, md5: str, path: str
+) -> None:
+    for method in ("GET", "HEAD", "OPTIONS", "POST"):
+        answer = server.request(f"/iiif{path.format(md5=md5)}", method, {"Origin": "https://viewer.example.org"})
+        assert (answer.status // 100, answer.headers["Access-Control-Allow-Origin"]) in ((4, "*"), (2, "*"))
+        if method == "GET" and "%FF" not in path:
+            assert (answer.status, "/iiif/3/{md5}" in answer.json["error"]) == (404, True)
+
+
 @pytest.mark.parametrize("path", ["", "/info.json", "/full/max/0/default.jpg"])
 def test_preflight_is_answered(server: Thumbnailer, md5: str, path: str) -> None:
     asked = {"Origin": "https://viewer.example.org", "Access-Control-Request-Method": "GET"}
