@@ -64,6 +64,16 @@ def test_every_heading_that_a_page_links_to_is_there() -> None:
     assert gone == []
 
 
+def test_no_proxy_is_told_to_pass_on_the_host_that_a_client_names() -> None:
+    """Its cache would give the address in one client's request to all others."""
+    given = {
+        value
+        for page in DOCS.rglob("*.md")
+        for value in re.findall(r"^ *proxy_set_header X-Forwarded-Host (.*);$", page.read_text(encoding="utf-8"), re.M)
+    }
+    assert given == {"$server_name"}
+
+
 def test_every_test_that_the_architecture_names_is_there() -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     named = {f"{name}.py" for name in re.findall(r"`([\w/]*\btest_\w+)`", page)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from md5s3stash_thumbnailer.iiif.address import forwarded_address, own_address
 from md5s3stash_thumbnailer.iiif.handlers import Sizes
+from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.servers import wait_until
 from tests.thumbnailer.conftest import Thumbnailer, environment, picture, thumbnailer
 from tests.thumbnailer.test_server import refused_in_one_line, start
@@ -199,6 +202,23 @@ def test_every_answer_may_be_used_by_every_page(server: Thumbnailer, md5: str, n
         answer = server.request(f"/iiif/3/{name or md5}{path}", method, {"Origin": "https://viewer.example.org"})
         assert answer.headers["Access-Control-Allow-Origin"] == "*", (method, answer.status)
         assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "/3", "/1/{md5}/info.json", "//3/{md5}/info.json", "/2/{md5}/manifest.json", "/3/%FF/info.json"),
+        *("/3/{md5}/", "/3/{md5}/info", "/3/{md5}/full%2Fmax/0/default.jpg", "/3/{md5}/full/max/0/default.jpg/"),
+    ],
+)
+def test_path_that_is_not_there_may_be_seen_by_every_page_and_names_those_that_are(
+    server: Thumbnailer, md5: str, path: str
+) -> None:
+    for method in ("GET", "HEAD", "OPTIONS", "POST"):
+        answer = server.request(f"/iiif{path.format(md5=md5)}", method, {"Origin": "https://viewer.example.org"})
+        assert (answer.status // 100, answer.headers["Access-Control-Allow-Origin"]) in ((4, "*"), (2, "*"))
+        if method == "GET" and "%FF" not in path:
+            assert (answer.status, "/iiif/3/{md5}" in answer.json["error"]) == (404, True)
 
 
 @pytest.mark.parametrize("path", ["", "/info.json", "/full/max/0/default.jpg"])
@@ -449,6 +469,18 @@ def test_trusted_proxy_says_the_address_but_not_by_the_host_header(s3_server: st
 )
 def test_forwarded_headers_are_read_with_care(headers: dict[str, str], expected: str | None) -> None:
     assert forwarded_address(headers) == expected
+
+
+@pytest.mark.parametrize("value", ["a=", "host=a;proto", "a", '"', ";", "= ", "for;"])
+@pytest.mark.parametrize("filler", [" ", "\t", ";", "a", '"', "= ", "a=b;"])
+def test_long_forwarded_header_is_read_in_no_time(value: str, filler: str) -> None:
+    """By its length, not by the square of it: tornado takes headers of 64 kB."""
+    header = value + filler * (60_000 // len(filler)) + '"'
+    begun = time.process_time()
+    forwarded_address({"Forwarded": header})
+    client_of("10.0.0.1", {"Forwarded": header}, [ipaddress.ip_network("10.0.0.0/8")])
+    client_of("10.0.0.1", {"X-Forwarded-For": header}, [ipaddress.ip_network("10.0.0.0/8")])
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_what_is_not_a_size_is_refused(text: str, version: int) -> None:
         ("007", False, 7, "7"),
         ("22.50", False, Fraction(45, 2), "22.5"),
         (".5", False, Fraction(1, 2), "0.5"),
-        (".00000000001", False, Fraction(1, 10**11), "0"),
+        (".00000000001", False, 0, "0"),
         ("!359.999", True, Fraction(359999, 1000), "!359.999"),
     ],
 )
@@ -235,6 +235,12 @@ def test_turned_picture_beyond_the_largest_area_is_refused(rotation: str) -> Non
 @pytest.mark.parametrize("name", ["", "default", ".jpg", "default.", "default.jpg.jpg", "native.jpg", "Color.jpg"])
 def test_what_is_not_a_quality_and_a_format_is_refused(name: str) -> None:
     with pytest.raises(RequestRefused, match=r"Invalid (quality|format)"):
+        request(f"full/max/0/{name}")
+
+
+@pytest.mark.parametrize("name", ["default", "color", "default."])
+def test_name_without_a_format_is_said_to_lack_it(name: str) -> None:
+    with pytest.raises(RequestRefused, match="Invalid format: ''"):
         request(f"full/max/0/{name}")
 
 
@@ -294,7 +300,13 @@ def test_canonical_path_of_what_the_bounds_make_smaller_is_max() -> None:
     assert canonical_path(2, request("full/max/0/default.jpg", 2, offer), ORIGINAL) == "full/100,/0/default.jpg"
 
 
-@pytest.mark.parametrize("path", [path for path, *_ in CANONICAL])
+# More digits than a canonical path has. The last two are no rotation there.
+FINE_ROTATIONS = ("33.33333333333333333333", "!0.12345678905", "0.00000000000000000001", "359.99999999999999999999")
+
+
+@pytest.mark.parametrize(
+    "path", [*(path for path, *_ in CANONICAL), *(f"full/max/{rotation}/default.png" for rotation in FINE_ROTATIONS)]
+)
 @pytest.mark.parametrize("version", [2, 3])
 def test_canonical_path_asks_for_the_same_and_is_its_own(path: str, version: int) -> None:
     asked = request(path, version)
@@ -302,6 +314,7 @@ def test_canonical_path_asks_for_the_same_and_is_its_own(path: str, version: int
     again = request(written, version)
 
     assert again.plan(ORIGINAL) == asked.plan(ORIGINAL)
+    assert again.rotation == asked.rotation
     assert canonical_path(version, again, ORIGINAL) == written
 
 

@@ -62,6 +62,13 @@ def test_wrong_value_of_an_option_is_one_line_and_exit_2() -> None:
     refused_in_one_line(start("--quality=best", BUCKET_BASE="pictures"), 2, "Invalid quality: best")
 
 
+@pytest.mark.parametrize("argument", ["--iiif=off", "--truncated=No", "--webp=", "--debug=n"])
+def test_flag_that_is_neither_true_nor_false_is_refused(argument: str) -> None:
+    """tornado takes all but `false`, `f` and `0` for true."""
+    name, _, value = argument.partition("=")
+    refused_in_one_line(start(argument, BUCKET_BASE="pictures"), 2, f"{name} must be true or false, not {value!r}")
+
+
 def test_unknown_option_is_exit_2_without_a_traceback() -> None:
     result = start("--no_such_option=1", BUCKET_BASE="pictures")
     assert result.returncode == 2

@@ -148,14 +148,10 @@ for _name in ("max-resize-width", "max-resize-height"):
     options._options[_name].default = 4096
 
 _AT_LEAST_ONE = (
-    "max_operations",
-    "max_original_bytes",
-    "max_original_pixels",
-    "max_queue",
-    "max_requests",
-    "max_resize_height",
-    "max_resize_width",
+    *("max_operations", "max_original_bytes", "max_original_pixels", "max_queue", "max_requests"),
+    *("max_resize_height", "max_resize_width"),
 )
+_FLAGS = ("true", "t", "1", "false", "f", "0")
 _SECONDS = ("pyramid_timeout", "queue_timeout", "render_timeout", "stop_timeout", "timeout")
 # With less a worker could not even draw ordinary thumbnails.
 _LEAST_WORKER_MEMORY = 64 * _MIB
@@ -297,10 +293,13 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 def _parse_one(program: str, argument: str) -> None:
-    name = argument.partition("=")[0]
+    name, has_value, value = argument.partition("=")
     if not name.startswith("-") or name.lstrip("-") not in options:
         # tornado would print its whole help first.
         raise SettingsError(f"unknown option {name!r} (see {PROGRAM} --help)")
+    # tornado takes every other word for true, `off` too.
+    if has_value and isinstance(options[name.lstrip("-")], bool) and value.lower() not in _FLAGS:
+        raise SettingsError(f"{name} must be true or false, not {value!r}")
     try:
         tornado.options.parse_command_line([program, argument], final=False)
     except Exception as error:

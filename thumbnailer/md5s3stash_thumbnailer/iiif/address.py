@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from md5s3stash_thumbnailer.server.client_address import unmapped
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_PAIR = re.compile(r'\s*(\w+)\s*=\s*(?:"([^"]*)"|([^\s",;]*))\s*')
+# Possessive (`*+`): the header may be long, and a client may have written it.
+_PAIR = re.compile(r'(\w+)\s*+=\s*+(?:"([^"]*)"|([^\s",;]*))')
 
 
 def own_address(local: object) -> str:
@@ -34,7 +35,7 @@ def forwarded_address(headers: Mapping[str, str]) -> str | None:
 
 
 def _from_forwarded(header: str) -> str | None:
-    pairs = (_PAIR.fullmatch(pair) for pair in header.rpartition(",")[2].split(";"))
+    pairs = (_PAIR.fullmatch(pair.strip()) for pair in header.rpartition(",")[2].split(";"))
     values = {pair[1].lower(): pair[2] or pair[3] or "" for pair in pairs if pair}
     return _url(values.get("proto", "http"), values.get("host", ""))
 

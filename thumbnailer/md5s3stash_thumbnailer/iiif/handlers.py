@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import tornado.web
+
 from md5s3stash_thumbnailer._pilbox import RENDERER
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.iiif import info
@@ -70,6 +72,7 @@ def routes(iiif: Iiif) -> list[tuple[str, type[IiifHandler], dict[str, Any]]]:
         (rf"{base}/info\.json", InfoHandler, arguments),
         (r"/iiif/3/([^/]+)/manifest\.json", ManifestHandler, arguments),
         (rf"{base}/([^/]*)/([^/]*)/([^/]*)/([^/]*)", RegionHandler, arguments),
+        (r"/iiif(?:/.*)?", UnknownIiifHandler, arguments),
     ]
 
 
@@ -136,6 +139,13 @@ class IiifHandler(PictureHandler):
         stream = self.request.connection.stream  # type: ignore[union-attr]
         # Of a connection that is closed nothing is known; no client reads the answer.
         return own_address(stream.socket.getsockname() if stream.socket else None)
+
+
+class UnknownIiifHandler(IiifHandler):
+    """Every other path below /iiif."""
+
+    def prepare(self) -> None:
+        raise tornado.web.HTTPError(404, "No such page: the paths begin with /iiif/3/{md5} or /iiif/2/{md5}")
 
 
 class BaseHandler(IiifHandler):

@@ -20,6 +20,7 @@ from md5s3stash_thumbnailer.render.region_request import (
     QUALITY,
     REGION,
     ROTATION,
+    ROTATION_DIGITS,
     SIZE,
     AskedRegion,
     AskedSize,
@@ -112,11 +113,12 @@ def parse_rotation(text: str) -> Rotation:
     found = _ROTATION.fullmatch(text)
     if not found or (degrees := Fraction(found[2])) > _FULL_TURN:
         raise RequestRefused(f"Invalid rotation: {_shown(text)}; 0 to 360, after a ! if it is mirrored", ROTATION)
-    return Rotation(bool(found[1]), degrees % _FULL_TURN)
+    # No finer than the canonical path can say it, which would otherwise name another picture.
+    return Rotation(bool(found[1]), round(degrees, ROTATION_DIGITS) % _FULL_TURN)
 
 
 def _parse_output(text: str, offer: Offer) -> Output:
-    quality, _, image_format = text.rpartition(".")
+    quality, _, image_format = text.rpartition(".") if "." in text else (text, "", "")
     if quality not in QUALITIES:
         raise RequestRefused(f"Invalid quality: {_shown(quality)}; one of {', '.join(QUALITIES)}", QUALITY)
     if image_format not in offer.formats:

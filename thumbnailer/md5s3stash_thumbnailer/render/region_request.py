@@ -24,6 +24,9 @@ FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "tif": "TI
 """IIIF's name of each format that may be asked for, and Pillow's."""
 QUALITIES = ("default", "color", "gray", "bitonal")
 
+ROTATION_DIGITS = 10
+"""After the point of the degrees."""
+
 _HALF = Fraction(1, 2)
 
 
@@ -103,7 +106,7 @@ class Rotation(NamedTuple):
     degrees: Fraction
 
     def __str__(self) -> str:
-        degrees = f"{float(self.degrees):.10f}".rstrip("0").rstrip(".")
+        degrees = f"{float(self.degrees):.{ROTATION_DIGITS}f}".rstrip("0").rstrip(".")
         return f"{'!' if self.is_mirrored else ''}{degrees}"
 
     @property
