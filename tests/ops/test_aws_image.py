@@ -252,4 +252,4 @@ def test_nothing_is_told_of_a_daemon_that_does_not_answer(capsys: pytest.Capture
         ]
 
     assert status == 1
-    assert "CloudWatch was not told" in capsys.readouterr().err
+    assert "cannot send metrics to CloudWatch" in capsys.readouterr().err

@@ -168,7 +168,7 @@ def test_wrong_hash_is_refused(checkout: Checkout) -> None:
     done = checkout.bootstrap()
 
     assert done.returncode == 1
-    assert "could not be installed" in done.stdout
+    assert "Could not install" in done.stdout
     assert not (checkout.root / ".venv" / ".stamp-lock").exists()
 
 
@@ -239,7 +239,7 @@ def test_missing_system_packages_are_installed_through_apt_and_no_service_is_sta
 
     done = checkout.bootstrap()
 
-    assert "environment could not be made" in done.stdout
+    assert "Could not create the virtual environment" in done.stdout
     update, install = calls.read_text().splitlines()
     assert update.endswith(" update")
     assert install.startswith("1 noninteractive ")

@@ -92,9 +92,9 @@ def test_what_is_paid_for_alarms_and_figures_is_what_the_templates_have() -> Non
     base, viewers, fleet = (figures_watched(name) for name in ("template.yaml", "cloudfront-alarm.yaml", "fleet.yaml"))
     prices = {item.what: item.amount(costs.Stash(1)) for item in costs.MONTHLY}
 
-    assert prices["figures that alarms look at, beyond ten"] == base + viewers + fleet - 10
-    assert f"| figures that alarms look at, beyond ten | {base + viewers - 10} x" in PAGE
-    assert prices["figures of the spool for CloudWatch"] == len(spool_metrics.FIGURES)
+    assert prices["metrics used by alarms, beyond ten"] == base + viewers + fleet - 10
+    assert f"| metrics used by alarms, beyond ten | {base + viewers - 10} x" in PAGE
+    assert prices["CloudWatch metrics of the spool"] == len(spool_metrics.FIGURES)
 
 
 def figures_watched(template: str) -> int:

@@ -228,7 +228,7 @@ def test_what_was_said_tells_where_to_drop_what_to_open_and_how_to_stop(up: Appl
 
 
 def test_status_page_is_named_and_shows_the_samples_by_their_thumbnails(up: Appliance) -> None:
-    page = requests.get(up.wait_for_line("Look at it all").split()[-1], timeout=10).text
+    page = requests.get(up.wait_for_line("Status page").split()[-1], timeout=10).text
     pictures = re.findall(r'<img src="([^"]*)"', page)
 
     assert len(pictures) >= 8
@@ -270,7 +270,7 @@ def test_second_run_on_the_same_data_is_refused_in_words(up: Appliance) -> None:
     second.start()
 
     assert second.wait_for_end() == 1
-    assert "running already" in second.output
+    assert "already running" in second.output
     assert "Traceback" not in second.output
 
 
