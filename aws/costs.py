@@ -18,8 +18,8 @@ SIZES = (1_000_000, 100_000_000, 1_000_000_000)
 # Bytes of Redis per stashed URL; a file takes half. Measured: docs/scale.md, "The memory of the ledger".
 LEDGER_BYTES_PER_OBJECT = 640
 
-# Per second on a box with two cores: URLs whose answer takes half a second (docs/scale.md), and uncached thumbnails of all
-# sizes (docs/benchmarks.md), at the 60% of CPU to which the group scales.
+# Per second on a box with two cores: URLs whose answer takes half a second (docs/scale.md), and uncached thumbnails of
+# all sizes (docs/benchmarks.md), at the 60% of CPU to which the group scales.
 URLS_PER_BOX = 32
 THUMBNAILS_PER_BOX = 25
 # Ratio of the busiest hour to the mean one.

@@ -24,9 +24,7 @@ def load_or_make(path: Path) -> KeyPair:
     except FileNotFoundError:
         return _make(path)
     except (OSError, ValueError, TypeError) as error:
-        raise LaptopError(
-            f"The key file {path} cannot be read: delete it; the next run makes a new one."
-        ) from error
+        raise LaptopError(f"The key file {path} cannot be read: delete it; the next run makes a new one.") from error
 
 
 def _make(path: Path) -> KeyPair:

@@ -180,7 +180,7 @@ except urllib.error.HTTPError as error:
     assert output_of(host, f"python3 -c '{code.replace(chr(39), chr(34))}'").strip() == "401"
 
 
-# --- it carries nothing of another box ---------------------------------------------------------------------------------
+# --- it carries nothing of another box --------------------------------------------------------------------------------
 
 
 def test_machine_id_and_host_keys_were_made_on_this_box(host: Any) -> None:
