@@ -1,4 +1,6 @@
-"""A running md5s3stashd, started as users start it: the installed program, settings from the environment, all defaults."""
+"""A running md5s3stashd, started as users start it: the installed program, settings from the
+environment, all defaults.
+"""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ def cpu_seconds(root: int) -> float:
 
 
 def peak_mib(root: int) -> float:
-    """The sum of the processes' peaks: an upper bound, because peaks need not coincide, and shared pages count in each."""
+    """The sum of the processes' peaks: an upper bound, because peaks need not coincide, and shared pages
+    count in each.
+    """
     return sum(peaks_mib(root))
 
 

@@ -111,7 +111,9 @@ class Store:
 
 
 def list_page(name: str, bucket: Bucket, prefix: str, after: str) -> bytes:
-    """The answer to a LIST of either version; keys are the tokens and markers. It ignores delimiters: a stash is flat."""
+    """The answer to a LIST of either version; keys are the tokens and markers. It ignores delimiters: a
+    stash is flat.
+    """
     found = bucket.listed(after, prefix, LISTED_AT_ONCE + 1)
     page, more = found[:LISTED_AT_ONCE], len(found) > LISTED_AT_ONCE
     entries = "".join(

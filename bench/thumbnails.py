@@ -92,7 +92,9 @@ class Results:
         return statistics.median(phase.load.requests_per_second for phase in self.phases[case])
 
     def rate_to(self, case: Case, other: Case) -> float:
-        """The rate relative to the other case: the median of the rounds' ratios, which are between neighbours in time."""
+        """The rate relative to the other case: the median of the rounds' ratios, which are between
+        neighbours in time.
+        """
         pairs = zip(self.phases[case], self.phases[other], strict=True)
         return statistics.median(a.load.requests_per_second / b.load.requests_per_second for a, b in pairs)
 

@@ -1,4 +1,6 @@
-"""Uploads a directory by the daemon or a peer into a new bucket: measures the cost and checks that all files arrived."""
+"""Uploads a directory by the daemon or a peer into a new bucket: measures the cost and checks that all
+files arrived.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CloudFormation templates of aws/, as written and as they come out for given parameters."""
+"""The CloudFormation templates of aws/, as written and as evaluated for given parameters."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_template(name: str) -> dict[str, Any]:
 
 
 class Stack:
-    """What a template makes of its parameters.
+    """A template evaluated for its parameters.
 
     A resource's Ref is its name and `!GetAtt A.B` is "A.B", unless `known` has another value. What another stack
     exports is the name of the export.
@@ -75,7 +75,7 @@ class Stack:
         return found
 
     def policies(self, role: str) -> dict[str, dict[str, Any]]:
-        """What a role may: name -> document"""
+        """The policies of a role: name -> document"""
         return {policy["PolicyName"]: policy["PolicyDocument"] for policy in self.properties(role)["Policies"]}
 
     def user_data(self, launch_template: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Stack:
         return parsed
 
     def files(self, launch_template: str) -> dict[str, str]:
-        """path -> content of what the user data writes"""
+        """The files that the user data writes: path -> content"""
         return {file["path"]: file["content"] for file in self.user_data(launch_template)["write_files"]}
 
     def _resources(self, template: dict[str, Any], part: str) -> dict[str, Any]:
