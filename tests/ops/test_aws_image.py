@@ -1,4 +1,4 @@
-"""What a box on EC2 does at its first boot: the volume, the address, the secrets; and what it tells CloudWatch."""
+"""The first boot of a box on EC2: the volume, the address, the secrets; and its metrics for CloudWatch."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_address_moves_to_the_new_box(ec2: Any) -> None:
 
 
 def test_the_address_moves_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Producers come with it: to an open spool, and to host keys that they know.
+    # Then producers can connect: they must find an open spool and known host keys.
     done: list[str] = []
     monkeypatch.setattr(spool_volume, "INSTANCE_ID", Path(__file__))
     monkeypatch.setattr(boto3, "client", lambda _: None)
@@ -189,7 +189,7 @@ def test_a_secret_that_is_not_there_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-# --- what CloudWatch is told ------------------------------------------------------------------------------------------
+# --- metrics for CloudWatch -------------------------------------------------------------------------------------------
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -208,7 +208,7 @@ class S3IsDown:
 
 
 class DaemonsPage(HttpServer):
-    """Serves what a daemon on this spool says of it while S3 is down."""
+    """Serves the metrics of a daemon on this spool while S3 is unavailable."""
 
     def __init__(self, spool: Spool) -> None:
         metrics = Metrics()

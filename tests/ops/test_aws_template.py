@@ -1,4 +1,4 @@
-"""The CloudFormation template says what docs/deploy.md promises. `make lint-ops` judges its form, by cfn-lint."""
+"""The CloudFormation template keeps the promises of docs/deploy.md. `make lint-ops` checks it with cfn-lint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def of_type(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def stack(**parameters: str) -> Stack:
-    """With everything switched on that parameters switch on, but for the shared ledger."""
+    """The stack with all options on, except for the shared ledger."""
     given = {
         "KeyPrefix": "PREFIX",
         "ThumbnailerOptions": "--quality=85",
@@ -187,7 +187,7 @@ def test_a_spool_with_a_shared_ledger_gets_its_url_from_the_environment_alone(tm
     file = tmp_path / "md5s3stash.toml"
     file.write_text(files["/etc/md5s3stash/md5s3stash.toml"])
 
-    # Whoever reads the file without the environment must not take the box's own Redis for the ledger.
+    # A program that reads the file without the environment must not use the box's own Redis as ledger.
     with pytest.raises(SettingsError, match="REDIS_URL"):
         read_settings({}, file)
     settings = read_settings({"REDIS_URL": "rediss://stash:secret@ledger.example.org:6379/0"}, file)
@@ -220,7 +220,7 @@ def test_each_box_is_told_what_its_first_boot_needs() -> None:
     assert "THUMBNAILER_SECRET_NAME=/md5s3stash/thumbnailer\n" in thumbnails["/etc/md5s3stash/aws.env"]
 
 
-# --- the way in -------------------------------------------------------------------------------------------------------
+# --- access from outside ----------------------------------------------------------------------------------------------
 
 
 def test_thumbnail_servers_answer_the_load_balancer_alone() -> None:
@@ -253,7 +253,7 @@ def test_no_port_is_open_to_the_world() -> None:
 def test_the_cache_tells_apart_what_the_thumbnailer_tells_apart_and_no_more() -> None:
     key = properties("CachePolicy")["CachePolicyConfig"]["ParametersInCacheKeyAndForwardedToOrigin"]
 
-    # client and sig are pilbox's, the other two ours.
+    # client and sig are pilbox's, the other two are ours.
     ours = {"client", "sig", "expires", "signature"}
     assert set(key["QueryStringsConfig"]["QueryStrings"]) == {*OPTION_OF_QUERY_NAME, *ours}
     assert key["CookiesConfig"] == {"CookieBehavior": "none"}
@@ -273,7 +273,7 @@ def test_the_cache_keeps_a_thumbnail_for_the_year_that_it_says_and_no_error_by_d
     assert all(error["ErrorCachingMinTTL"] < 10 for error in errors)
 
 
-# --- whoever runs it --------------------------------------------------------------------------------------------------
+# --- operators --------------------------------------------------------------------------------------------------------
 
 
 def test_every_parameter_is_described_and_shown_in_a_group() -> None:
@@ -284,7 +284,7 @@ def test_every_parameter_is_described_and_shown_in_a_group() -> None:
 
 
 def test_the_template_is_small_enough_to_be_sent_without_a_bucket() -> None:
-    # AWS, "CloudFormation quotas": what a request may hold.
+    # AWS, "CloudFormation quotas": the maximum size of a request.
     assert (AWS / "template.yaml").stat().st_size <= 51_200
 
 

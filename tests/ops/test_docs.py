@@ -1,4 +1,4 @@
-"""The documentation: each page is in the navigation, each picture is there, the link check finds what is broken."""
+"""The documentation: each page is in the navigation, each picture exists, the link check finds broken links."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def in_navigation(page: Path) -> set[Path]:
-    """The pages that this one's tables of contents name, and those that they name."""
+    """The pages in this page's tables of contents, recursively."""
     found: set[Path] = set()
     for entries in _TOCTREE.findall(page.read_text(encoding="utf-8")):
         for entry in entries.splitlines():
             if entry and not entry.startswith(":"):
-                # `name`, or `a title of its own <name>`.
+                # `name`, or `title <name>`.
                 named = sorted(page.parent.glob(f"{entry.rstrip('>').rpartition('<')[2]}.md"))
                 assert named, f"{page.name} names {entry!r}, and there is no such page"
                 found.update(named)

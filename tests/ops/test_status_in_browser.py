@@ -1,5 +1,5 @@
-"""The status page in a real browser: of the appliance that `make run` brings up, so that daemon, ledger, S3 and
-thumbnails are real as well.
+"""The status page in a real browser, of an appliance started by `make run`: daemon, ledger, S3 and thumbnails are real
+too.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ SECONDS = 15.0
 
 @pytest.fixture(scope="module")
 def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    """With the samples, a few failures, and files of hostile names."""
+    """With the samples, some failures, and files with hostile names."""
     appliance = Appliance(tmp_path_factory.mktemp("browser") / "data")
     appliance.start_and_wait()
     try:
         (appliance.incoming / "link to nowhere.tif").symlink_to("/nowhere")
-        # Too long to be read.
+        # Too long to display.
         for name in ("list of all.urls", "-list\n.urls"):
             (appliance.data / "new").touch()
             os.truncate(appliance.data / "new", 1 << 40)
             (appliance.data / "new").rename(appliance.incoming / name)
         for number, name in enumerate(HOSTILE):
-            # One that is as long as names may be has no room for a temporary one beside it.
+            # A name of maximum length leaves no room for a longer temporary one.
             (appliance.data / "new").write_bytes(b"hostile %d" % number)
             (appliance.data / "new").rename(appliance.incoming / name)
         for name in ("\ufffd.txt", "link to nowhere.tif", "list of all.urls", r"-list\n.urls"):
@@ -68,7 +68,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """A page in the browser, and everything that went wrong in it. Leaving it fails the test if anything did."""
+    """A page in the browser, and its errors. Leaving it fails the test if there were any."""
 
     def __init__(self, browser: Browser, appliance: Appliance) -> None:
         self.url = f"http://127.0.0.1:{appliance.ports['METRICS_PORT']}/"
@@ -96,7 +96,7 @@ class Visit:
         return page
 
     def pages_asked_for(self, page: Page) -> int:
-        # The requests that the page has made until now are told before the answer to this.
+        # Earlier requests of the page are reported before the answer to this one.
         page.evaluate("0")
         return self.requests.count(self.url)
 
@@ -194,7 +194,7 @@ def test_axe_finds_nothing_serious_and_nothing_sticks_out(
 ) -> None:
     page = visit.open(path, scheme, size)
     expect(page.locator("#live")).to_be_visible()
-    # The arrival of a tile is drawn for three seconds, and its colours are not those that are read.
+    # A new tile is animated for three seconds, with other colours.
     page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
 
     violations = Axe().run(page).response["violations"]
@@ -276,7 +276,7 @@ def test_a_daemon_that_does_not_answer_is_told_until_it_does(visit: Visit) -> No
     page.unroute(visit.url)
 
     expect(told).to_be_hidden(timeout=SECONDS * 1000)
-    # The browser's own words about the requests that were broken off.
+    # The browser's messages about interrupted requests.
     assert all("ERR_FAILED" in complaint for complaint in visit.complaints)
     visit.complaints.clear()
 
