@@ -1,4 +1,4 @@
-"""EC2 as aws/image/spool_volume.py asks it: one volume, which the box before has, and one address."""
+"""EC2 for aws/image/spool_volume.py: one volume, which the previous box has, and one address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VOLUMES = (
 
 @dataclass(slots=True)
 class Ec2:
-    """Who has the volume. `was_ready` says what `is_ready` returned each time that the address moved."""
+    """The state of the volume. `was_ready` records what `is_ready` returned each time the address moved."""
 
     is_ready: Callable[[], bool]
     holder: str | None = INSTANCE_BEFORE
@@ -32,11 +32,11 @@ class Ec2:
     was_ready: list[bool] = field(default_factory=list)
 
     def let_go(self) -> None:
-        """The box before is gone."""
+        """Releases the volume: the previous box is gone."""
         self.holder = None
 
     def answer(self, action: str) -> str:
-        """The body of an answer."""
+        """The body of the answer to an action."""
         time.sleep(self.answer_seconds)
         content = "<return>true</return>"
         if action == "DescribeVolumes":
@@ -53,7 +53,7 @@ class Ec2:
 
 @contextlib.contextmanager
 def serving(ec2: Ec2) -> Iterator[Ec2]:
-    """Answers in the network that this thread is in."""
+    """Serves in the network of this thread."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
