@@ -1,4 +1,4 @@
-"""`md5s3stashd --check-config`, and how log lines look to journald."""
+"""`md5s3stashd --check-config`, and the format of log lines for journald."""
 
 from __future__ import annotations
 

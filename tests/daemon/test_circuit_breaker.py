@@ -1,4 +1,4 @@
-"""What a service said to the last piece of work is told, and nothing waits for it."""
+"""The circuit breaker reports a service's last error without waiting for the service."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.support.servers import wait_until
 
 
 class Groups(RedisLedger):
-    """Remembers how many came at once, and when."""
+    """Records the size and time of each group."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         self.moments = [*getattr(self, "moments", []), time.monotonic()]
@@ -114,7 +114,7 @@ def test_failures_that_the_disk_has_no_room_for_are_told_and_hold_up_no_other(
     again = list(spool.due(time.time() + 120))
     assert len(again) == 300
 
-    # There is room now.
+    # Now there is room.
     once_more = spool.claim(again[0], spool.new_batch())
     assert once_more is not None
     committer.put([Finished(once_more, failing[0].outcome, None)])

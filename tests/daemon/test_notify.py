@@ -1,4 +1,4 @@
-"""What systemd hears of the daemon, and SIGHUP: a real process and a real notify socket."""
+"""The daemon's notifications to systemd, and SIGHUP: a real process and a real notify socket."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.support.notify_socket import NotifySocket, notify_socket
 from tests.support.servers import wait_until
 from tests.support.stores import Keys
 
-# The scan meets a file of this name and never gets on, as on a file system that hangs.
+# The scan blocks at a file of this name, as on a file system that hangs.
 STUCK_ON_TRAP = (
     "-c",
     "import sys, threading; from md5s3stash_daemon import main; from md5s3stash_daemon.spool import entry; "
     "old = entry.is_partial; "
     "entry.is_partial = lambda name: name == 'trap' and threading.Event().wait() or old(name); sys.exit(main.main([]))",
 )
-# Pinged twice in 0.2 seconds. A thread without progress for 3 seconds is stuck: on a loaded machine, one may need one.
+# Two pings in 0.2 seconds. A thread is stuck after 3 seconds: on a loaded machine a step may take one second.
 STUCK_SECONDS = 3.0
 WATCHDOG = {"WATCHDOG_USEC": "200000", "MD5S3STASH_SPOOL_STUCK_SECONDS": f"{STUCK_SECONDS:g}"}
 

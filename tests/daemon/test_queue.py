@@ -1,4 +1,4 @@
-"""A real daemon on an SQS queue (moto's server): messages come to their outcomes, whatever happens to the daemon."""
+"""A real daemon on an SQS queue (moto's server): every message gets its outcome, whatever happens to the daemon."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_what_nobody_can_read_ends_in_the_dead_letter_queue_and_nothing_else_doe
 def test_a_message_that_is_delivered_twice_is_one_outcome(
     site: Site, queue: TestQueue, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No heartbeat in time: the visibility is shorter than the download, so the message comes again while it is in hand.
+    # No heartbeat in time: the visibility is shorter than the download, so SQS delivers the message a second time.
     release = threading.Event()
 
     def slowly(_: Request) -> Reply:
@@ -145,7 +145,7 @@ def test_a_message_that_is_delivered_twice_is_one_outcome(
     queue.send(url)
     with Daemon(site, queue.environment()) as first:
         wait_until(lambda: len(origin.requests) == 1, "first asked")
-        # As if a box hung: its heartbeats stop with it.
+        # As if the box hung: its heartbeats stop.
         first.process.send_signal(19)
         (site.directory / "b").mkdir()
         with Daemon(
@@ -175,7 +175,7 @@ def test_heartbeats_keep_a_message_in_hand_while_a_long_download_runs(
     with Daemon(site, queue.environment(visibility_seconds="2")) as daemon:
         wait_until(lambda: len(origin.requests) == 1, "asked")
         threading.Timer(7.0, release.set).start()
-        # Three times its visibility: nobody else could have it meanwhile.
+        # Three times its visibility: no other daemon got it.
         while not release.is_set():
             assert queue.counts() == (0, 1)
         wait_until(queue.is_empty, "queue empty")
@@ -194,7 +194,7 @@ def test_a_daemon_that_stops_ends_what_is_under_way_and_gives_back_the_rest_at_o
 
     urls = [origin.answer(f"/{number}", slowly) for number in range(6)]
     queue.send(*urls)
-    # Two at a time are allowed for one host, so four wait for their turn.
+    # One host may have two at a time, so four wait.
     with Daemon(site, queue.environment(visibility_seconds="600")) as daemon:
         wait_until(lambda: len(origin.requests) == 2 and queue.counts() == (0, 6), "two under way, all in hand")
         daemon.process.terminate()
@@ -246,7 +246,7 @@ def test_while_redis_is_away_nothing_is_received_and_nothing_is_lost(
         with servers.redis_server(data_dir, port=port):
             queue.send(first)
             wait_until(queue.is_empty, "first done")
-        # It is in hand with what needs no ledger, or it is not received at all.
+        # It is in a step that needs no ledger, or it was not received.
         wait_until(lambda: not servers.accepts_connections(port), "redis gone")
         queue.send(second)
         wait_until(lambda: "paused service=redis" in daemon.output(), "paused")
@@ -387,7 +387,7 @@ def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tm
                 process.send_signal(signal.SIGSTOP)
                 return Reply(503)
 
-            # It goes back by a request which nobody answers.
+            # It is returned by a request that gets no answer.
             queue.send(origin.answer("/late", hang))
             wait_until(lambda: len(origin.requests) == 1, "asked")
             begun = time.monotonic()

@@ -1,5 +1,5 @@
-"""S3, its name or Redis fail in the middle of the work, each in its way, and come back: nothing is lost, nothing wrong
-is stored, no file loses an attempt, and who watches is told.
+"""S3, its host name or Redis fail in different ways during work, and recover: nothing is lost, nothing wrong is stored,
+no file loses an attempt, and health and metrics report the outage.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from tests.support.servers import free_port, wait_until
 from tests.support.stores import Keys
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
 
-# One larger than the buffers of a connection, so that its upload is under way when something happens to it.
+# One larger than a connection's buffers, so that its upload is in progress during the fault.
 CONTENTS = {f"{number}.bin": b"%d" % number * 100_000 for number in range(6)} | {"large.bin": bytes(6 * 1024 * 1024)}
 
 IMPATIENT = {
-    # One worker: once it has found that S3 is down, no other is still at a request that it would blame on its file.
+    # One worker: once it has found that S3 is unavailable, no other one has a request in progress that would count
+    # against its file.
     "MD5S3STASH_SPOOL_JOBS": "1",
     "MD5S3STASH_URLS_JOBS": "1",
     "MD5S3STASH_S3_CONNECT_TIMEOUT_SECONDS": "1",
@@ -53,13 +54,13 @@ def port() -> int:
 
 
 def reasons(port: int) -> list[str]:
-    """Why the daemon says that it is not well."""
+    """The reasons in the daemon's health report."""
     found: list[str] = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10).json()["reasons"]
     return found
 
 
 def is_told(port: int, service: str) -> bool:
-    """Whether health and metrics both say that the service is down."""
+    """Whether health and metrics both report the service as unavailable."""
     told = metrics_of(port)
     return (
         any(reason.startswith(f"paused: {service}: ") for reason in reasons(port))
@@ -69,7 +70,7 @@ def is_told(port: int, service: str) -> bool:
 
 
 def drop_first(site: Site) -> None:
-    """Waits until the daemon is at work: it has looked whether S3 is there."""
+    """Drops a file and waits until the daemon has probed S3."""
     wait_until(site.incoming.exists, "spool made")
     site.drop("first", b"first")
     wait_until(lambda: "first" in site.names(), "at work")

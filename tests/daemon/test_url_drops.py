@@ -230,7 +230,7 @@ def test_a_list_that_waits_for_its_origin_holds_up_no_file_and_no_other_list(sit
 
         wait_until(lambda: "plain.txt" in site.names() and report_path(site, "quick.urls").exists(), "others done")
 
-        # What drips on for ever is broken off when the daemon's time to stop is over, and stays in the spool.
+        # An endless slow download is cancelled when the shutdown's time is over; the list stays in the spool.
         begun = time.monotonic()
         assert daemon.terminate() == 0
         assert time.monotonic() - begun < 10
@@ -371,7 +371,9 @@ def test_tabs_and_other_oddities_of_a_line_are_escaped_in_the_report(site: Site,
 def test_a_url_that_stands_in_a_list_again_is_fetched_once_and_each_line_has_its_outcome(
     site: Site, origin: Origin
 ) -> None:
-    """Near and far from its first line, for what is stashed, fails, and works at the second try."""
+    """Near the first line and far from it; for lines that are stashed, that fail, and that succeed at
+    the second try.
+    """
     good = origin.answer("/good", Reply(body=b"good"))
     late = origin.answer("/late", Reply(503), Reply(body=b"late"))
     missing = origin.url("/missing")
@@ -456,7 +458,7 @@ def test_a_list_whose_failure_no_disk_has_room_for_waits_and_is_reported(site: S
 
 
 def names_in(folder: Path) -> list[str]:
-    """Files, at any depth; the daemon puts each in folders of its own."""
+    """Files at any depth; the daemon puts each in separate folders."""
     return [name for _, _, files in os.walk(folder) for name in files]
 
 
