@@ -1,6 +1,6 @@
-"""Answers as odd as origins give them, beside curl and wget: what both take is taken, and nothing else is made of it.
+"""Odd answers of origins, compared with curl and wget: content that both accept is accepted, with the same bytes.
 
-`MEANT` is the table of the differences that are meant, and why.
+`MEANT` is the table of intended differences, with reasons.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Difference:
-    """Answers of a kind, whose names fit the pattern, that we take otherwise than curl and wget, and why."""
+    """Answers of a kind whose names match the pattern, which we treat differently from curl and wget, and why."""
 
     kind: str
     pattern: str
@@ -77,7 +77,7 @@ MEANT = (
 
 @dataclass(frozen=True)
 class Seen:
-    """What each client made of an answer: the bytes, or None for an error."""
+    """Each client's result for an answer: the bytes, or None for an error."""
 
     answer: OddAnswer
     ours: bytes | None
@@ -115,7 +115,7 @@ def by_curl(urls: list[str], directory: Path) -> list[bytes | None]:
     directory.mkdir()
     found: list[bytes | None] = []
     while len(found) < len(urls):
-        # Some answers make it give up the URLs that follow: these are asked for in another run.
+        # After some answers it skips the remaining URLs: these are requested in another run.
         first = len(found)
         config = "".join(f'url = "{url}"\noutput = "{directory}/{n}"\n' for n, url in enumerate(urls) if n >= first)
         command = ["curl", "-q", "-sfL", "-m", str(SECONDS), "--max-redirs", "5", "-w", r"%{exitcode}\n", "-K", "-"]
@@ -142,7 +142,7 @@ def by_wget(urls: list[str], directory: Path) -> list[bytes | None]:
 
 
 def bytes_of(path: Path) -> bytes:
-    # Neither makes a file of no bytes.
+    # Neither creates an empty file.
     return path.read_bytes() if path.exists() else b""
 
 

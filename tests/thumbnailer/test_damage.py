@@ -1,6 +1,6 @@
-"""Damage is never shown as a whole picture: compared with libvips, as a second decoder that is strict (`fail_on`).
+"""A damaged file is never shown as a whole picture. The reference is libvips as a strict second decoder (`fail_on`).
 
-Every kind of picture is damaged at every place. DAMAGED_PLACES=64 looks at more of them.
+Every kind of picture is damaged at many places; DAMAGED_PLACES=64 tries more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIMITS = RenderLimits(max_original_pixels=1_000_000)
 TRUNCATED = RenderLimits(max_original_pixels=1_000_000, truncated=True)
 PLACES = int(os.environ.get("DAMAGED_PLACES", "16"))
 
-# What libvips (fail_on=error) reports and we show: kind -> why, and at most how many of a hundred damaged files.
+# Damage that libvips (fail_on=error) reports and we show: kind -> reason, and the maximum percentage of damaged files.
 SHOWN_THOUGH_REPORTED = {
     "AVIF": ("dav1d, which Pillow's wheels decode with, does not check what libaom does", 70),
     "AVIF with alpha": ("dav1d, which Pillow's wheels decode with, does not check what libaom does", 70),
@@ -35,13 +35,13 @@ SHOWN_THOUGH_REPORTED = {
     "TIFF with fax 3": ("libvips looks at tags that do not concern the pixels", 3),
     "TIFF with JPEG": ("libvips looks at tags that do not concern the pixels", 3),
 }
-# What we refuse and libvips shows without as much as a warning.
+# Damage that we refuse and libvips shows without a warning.
 REFUSED_THOUGH_NOT_REPORTED = {
     "GIF": ("Pillow refuses LZW codes that libvips skips", 15),
     "interlaced GIF": ("Pillow refuses LZW codes that libvips skips", 15),
     "animated GIF": ("Pillow refuses LZW codes that libvips skips", 15),
 }
-# libvips (as pyvips-binary holds it) does not read these: a file that is cut off is refused, and a whole one is shown.
+# pyvips-binary's libvips does not read these: a truncated file is refused, and a whole one is shown.
 NOT_COMPARED = ("BMP", "JPEG 2000", "lossy JPEG 2000", "JPEG 2000 in tiles", "JPEG 2000 codestream")
 COMPARED = [kind for kind in WHOLE if not kind.startswith(NOT_COMPARED)]
 
@@ -97,7 +97,7 @@ def test_damage_is_seen_as_well_where_a_reduced_copy_is_made(kind: str) -> None:
 @pytest.mark.parametrize("operation", ["resize", "noop"])
 def test_picture_that_is_cut_in_the_middle_is_not_sent(kind: str, operation: str) -> None:
     data = whole(kind)
-    # The first frame of an animation is shown, and so is the first picture of an MPO.
+    # Only the first frame of an animation is shown, and the first picture of an MPO.
     part = 4 if kind.startswith(("animated", "MPO")) else 2
     with pytest.raises(NotAnImage):
         render(io.BytesIO(data[: len(data) // part]), request(operation), LIMITS)
@@ -109,7 +109,7 @@ def png(stream: bytes, interlaced: int = 0) -> bytes:
 
 
 def rebuilt(png_file: bytes, change: Callable[[int, bytes], bytes]) -> bytes:
-    """The PNG of these chunks, each changed by its number."""
+    """The PNG with each chunk changed, by its number."""
     parts = [change(number, png_file[start:end]) for number, (_, start, end) in enumerate(chunks_of(png_file))]
     return PNG_SIGNATURE + b"".join(parts)
 
@@ -167,7 +167,7 @@ def test_truncated_picture_is_shown_as_far_as_it_goes_if_the_server_is_told_so(k
     top = (0, 0, SIZE[0], SIZE[1] // 4)
     pictures = [PIL.Image.open(io.BytesIO(each.body)).convert("RGB") for each in (shown, complete)]
     assert pictures[0].size == pictures[1].size
-    if kind != "BMP":  # Which begins with its last row.
+    if kind != "BMP":  # A BMP begins with its last row.
         assert pictures[0].crop(top).tobytes() == pictures[1].crop(top).tobytes()
 
 
@@ -208,6 +208,6 @@ def test_server_shows_damage_for_minutes_only_and_says_so(
     assert "X-Truncated" not in whole_one.headers
     assert whole_one.headers["Cache-Control"].endswith("immutable")
     assert not list(Path(lenient.log_path.parent).rglob("*.reduced"))
-    # What libtiff and Pillow say is part of an answer or nowhere.
+    # Messages of libtiff and Pillow appear only in answers.
     for log in (server.log, lenient.log):
         assert [line for line in log.splitlines() if not line.startswith("[")] == []

@@ -1,4 +1,4 @@
-"""What systemd hears from a thumbnail server."""
+"""A thumbnail server's notifications to systemd."""
 
 from __future__ import annotations
 
