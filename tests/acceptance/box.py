@@ -253,7 +253,7 @@ class ThumbnailLoad:
             "journalctl", "--unit=md5s3stash-thumbnailer@*", f"--since=@{self._begun:.0f}", "--output=cat"
         )
         in_hand = re.findall(r"event=stopping requests=(\d+)", said)
-        assert any(map(int, in_hand)), f"the load was too light: {in_hand} requests in hand when servers stopped"
+        assert any(map(int, in_hand)), f"the load was too light: {in_hand} requests in progress when servers stopped"
 
     def _ask(self, client: int) -> None:
         turn = client

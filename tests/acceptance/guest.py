@@ -46,7 +46,7 @@ def demand_a_machine_that_can_boot() -> None:
         raise CannotBoot(f"programs are missing: {', '.join(missing)}")
     tried = subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", "true"], capture_output=True, text=True)
     if tried.returncode != 0:
-        raise CannotBoot(f"this machine lets nobody make namespaces: {tried.stderr.strip()}")
+        raise CannotBoot(f"this machine does not allow namespaces: {tried.stderr.strip()}")
 
 
 class Guest:

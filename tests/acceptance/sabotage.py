@@ -349,7 +349,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {"etc/systemd/system/md5s3stash-thumbnailer.socket.d/sabotage.conf": "[Socket]\nBacklog=1\n"},
     ),
     "metrics-daily": Sabotage(
-        {f"{_UNNOTICED}::test_cloudwatch_hears_of_the_spool_each_minute": "CloudWatch t"},
+        {f"{_UNNOTICED}::test_cloudwatch_hears_of_the_spool_each_minute": "(first|next) metrics for CloudWatch"},
         {_METRICS_TIMER: "[Timer]\nOnUnitActiveSec=\nOnUnitActiveSec=1d\n"},
     ),
     "no-volume": Sabotage(

@@ -75,9 +75,7 @@ def test_a_power_cut_loses_nothing_that_was_synced_and_nothing_that_it_damaged_i
     box.guest.boot()
     box.all_active()
 
-    wait_until(
-        lambda: not box.waiting() - held(box).keys(), "a spool with nothing in it but what is held", SETTLED_SECONDS
-    )
+    wait_until(lambda: not box.waiting() - held(box).keys(), "only held files in the spool", SETTLED_SECONDS)
     kept, recorded = held(box), box.ledger()
     wrong = [name for name, md5 in box.dropped.items() if recorded.get(name, md5) != md5]
     assert not wrong, f"recorded as other bytes: {', '.join(wrong)}"

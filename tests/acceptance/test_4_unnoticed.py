@@ -113,9 +113,9 @@ def test_cloudwatch_hears_of_the_spool_each_minute(box: Box) -> None:
         told = box.guest.run("busctl", "get-property", "org.freedesktop.systemd1", *timer, f"{name}USecMonotonic")
         return int(told.split()[1]) / 1e6
 
-    wait_until(lambda: at("LastTrigger") > 0, "CloudWatch told for the first time", 120)
+    wait_until(lambda: at("LastTrigger") > 0, "the first metrics for CloudWatch", 120)
     # While the service runs there is no next time.
-    wait_until(lambda: at("NextElapse") - time.monotonic() <= 60, "CloudWatch to be told again within a minute", 60)
+    wait_until(lambda: at("NextElapse") - time.monotonic() <= 60, "the next metrics for CloudWatch within a minute", 60)
 
 
 def test_the_volume_of_the_spool_is_attached_to_the_box(box: Box) -> None:

@@ -35,7 +35,7 @@ class Difference:
 MEANT = (
     Difference("encodings", r"packed as (?i:.*gzip)(?!, br).*", "gzip is undone: the file was published without it"),
     Difference(
-        "encodings", r"packed as (br|zstd|deflate|x?-?compress|bzip2|xz|lzma|dcb|gzip, br)", "not what was published"
+        "encodings", r"packed as (br|zstd|deflate|x?-?compress|bzip2|xz|lzma|dcb|gzip, br)", "not the published content"
     ),
     Difference(
         "encodings", r"not packed as .*", "what is not compressed as it says is damaged, or another compression"
@@ -56,7 +56,7 @@ MEANT = (
         "transfer_encodings", r"(?i:.*(chunked.*,|,.*chunked).*)", "chunked beside itself or identity is chunked, once"
     ),
     Difference("transfer_encodings", r"chunks: no last line", "the last chunk has come, and with it the whole content"),
-    Difference("transfer_encodings", r"chunks: line feeds", "framing that is not exact cannot be told from damage"),
+    Difference("transfer_encodings", r"chunks: line feeds", "inexact framing cannot be distinguished from damage"),
     Difference(
         "transfer_encodings", r"chunks: underscore", "Python's numbers; the next chunk proves that the size was right"
     ),
@@ -165,7 +165,7 @@ def test_every_answer_is_taken_as_curl_and_wget_take_it_but_for_what_is_meant(tm
     assert len(both) > 300
 
     refused = table(each for each in both if each.ours != each.curl and not each.meant)
-    assert refused == "", "what curl and wget both take is taken"
+    assert refused == "", "content that curl and wget both accept is accepted"
 
     taken = (each for each in seen if each.ours is not None and not each.meant)
     other = table(each for each in taken if each.ours not in (each.curl, each.wget))

@@ -383,7 +383,7 @@ def test_hold_parks_and_release_has_it_stashed(site: Site, spool: Spool) -> None
     with Daemon(site) as daemon:
         daemon.wait_until_started()
         site.drop("marker", b"1")
-        wait_until(lambda: "marker" in site.names(), "the daemon had a pass")
+        wait_until(lambda: "marker" in site.names(), "a pass of the daemon")
         assert len(site.files("hold")) == 2
         assert run(site, "release", "old").stdout == "old: due now\n"
         assert run(site, "release", "--all").stdout == "deep/new: due now\n"

@@ -75,7 +75,7 @@ def test_an_idle_daemon_keeps_the_watchdog_quiet(site: Site, systemd: NotifySock
     with Daemon(site, {"NOTIFY_SOCKET": systemd.address, **WATCHDOG, **idle}):
         wait_until(lambda: bool(systemd.received("READY")), "ready")
         ready_at = time.monotonic()
-        wait_until(lambda: time.monotonic() - ready_at > STUCK_SECONDS + 1, "idle for longer than what counts as stuck")
+        wait_until(lambda: time.monotonic() - ready_at > STUCK_SECONDS + 1, "idle for longer than the stuck limit")
         wait_for_more_pings(systemd)
 
 
@@ -87,7 +87,8 @@ def test_a_daemon_whose_loop_is_stuck_stops_pinging(site: Site, systemd: NotifyS
         (site.incoming / "trap").touch()
 
         wait_until(
-            lambda: any("stuck: no progress in the loop" in line for line in systemd.received("STATUS")), "stuck told"
+            lambda: any("stuck: no progress in the loop" in line for line in systemd.received("STATUS")),
+            "a report that it is stuck",
         )
         told = pings(systemd)
         wait_until(lambda: "stuck threads=loop" in daemon.output(), "logged")
@@ -106,7 +107,7 @@ def test_a_paused_daemon_says_why_and_goes_on_pinging(tmp_path: Path, redis_serv
         site.drop("x", b"x")
         wait_until(lambda: any("paused: s3: " in line for line in systemd.received("STATUS")), "paused")
         paused_at = time.monotonic()
-        wait_until(lambda: time.monotonic() - paused_at > STUCK_SECONDS + 1, "longer than what counts as stuck")
+        wait_until(lambda: time.monotonic() - paused_at > STUCK_SECONDS + 1, "longer than the stuck limit")
         wait_for_more_pings(systemd)
         assert not any("stuck" in line for line in systemd.received("STATUS"))
 

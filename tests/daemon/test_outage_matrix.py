@@ -420,7 +420,7 @@ def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_serv
             wait_until(lambda: recorded(stack) == set(names_of("before")), "all is well")
         with outage.cause(stack):
             stack.drop("during")
-            wait_until(lambda: is_told(outage, stack.look()), "it is told everywhere")
+            wait_until(lambda: is_told(outage, stack.look()), "all reports show it")
             for _ in range(LOOKS):
                 look = stack.look()
                 assert is_told(outage, look), look

@@ -196,9 +196,9 @@ def test_a_daemon_that_stops_ends_what_is_under_way_and_gives_back_the_rest_at_o
     queue.send(*urls)
     # One host may have two at a time, so four wait.
     with Daemon(site, queue.environment(visibility_seconds="600")) as daemon:
-        wait_until(lambda: len(origin.requests) == 2 and queue.counts() == (0, 6), "two under way, all in hand")
+        wait_until(lambda: len(origin.requests) == 2 and queue.counts() == (0, 6), "two downloads, six messages held")
         daemon.process.terminate()
-        wait_until(lambda: queue.counts() == (4, 2), "four given back")
+        wait_until(lambda: queue.counts() == (4, 2), "four returned")
         release.set()
         assert daemon.process.wait(30) == 0
     assert queue.counts() == (4, 0)
@@ -334,7 +334,7 @@ def test_an_instance_that_is_to_go_takes_no_more_messages_and_goes_on_with_its_s
         assert "leaving: receiving no more messages" in daemon.output()
         queue.send(origin.url("/2"))
         site.drop("a.txt", b"spool")
-        wait_until(lambda: "a.txt" in site.names(), "the spool goes on")
+        wait_until(lambda: "a.txt" in site.names(), "progress of the spool")
         assert queue.counts() == (1, 0)
         assert daemon.terminate() == 0
 
@@ -350,7 +350,7 @@ def test_metrics_tell_what_becomes_of_messages(site: Site, queue: TestQueue, ori
                 return line in answer.read().decode().splitlines()
 
         wait_until(lambda: told('md5s3stash_queue_messages_total{event="deleted"} 1.0'), "deleted")
-        wait_until(lambda: told("md5s3stash_queue_held 0.0"), "none in hand")
+        wait_until(lambda: told("md5s3stash_queue_held 0.0"), "no message in progress")
         assert not told('md5s3stash_queue_messages_total{event="unreadable"} 0.0')
         assert daemon.terminate() == 0
 
@@ -395,7 +395,7 @@ def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tm
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
                     assert answer.status == 200
             site.drop("a.txt", b"spool")
-            wait_until(lambda: "a.txt" in site.names(), "the spool goes on")
+            wait_until(lambda: "a.txt" in site.names(), "progress of the spool")
             process.send_signal(signal.SIGCONT)
             wait_until(lambda: len(origin.requests) > 1, "it came again", seconds=60)
 

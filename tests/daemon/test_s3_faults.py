@@ -108,13 +108,13 @@ def test_files_wait_while_s3_is_broken_and_are_stashed_when_it_works(
         relay.break_down(fault, *methods)
         for name, data in CONTENTS.items():
             site.drop(name, data)
-        wait_until(lambda: relay.met > 0 and is_told(port, "s3"), "paused and told")
+        wait_until(lambda: relay.met > 0 and is_told(port, "s3"), "paused and reported")
         assert list(site.names()) == ["first"]
 
         relay.work_again()
 
         assert_all_stashed(site, daemon, contents)
-        wait_until(lambda: reasons(port) == [], "told to be well")
+        wait_until(lambda: reasons(port) == [], "reported as healthy")
 
 
 def test_lines_of_a_list_wait_while_s3_hangs_and_lose_no_attempt(
@@ -126,7 +126,7 @@ def test_lines_of_a_list_wait_while_s3_hangs_and_lose_no_attempt(
         drop_first(site)
         relay.break_down(Fault.HANG, "HEAD", "PUT")
         drop_list(site, "x.urls", [origin.url(number) for number in range(20)])
-        wait_until(lambda: relay.met > 0 and is_told(port, "s3"), "paused and told")
+        wait_until(lambda: relay.met > 0 and is_told(port, "s3"), "paused and reported")
 
         relay.work_again()
 
@@ -158,7 +158,7 @@ def test_files_wait_while_the_name_of_the_store_does_not_resolve(tmp_path: Path,
                 file.write("127.0.0.1 store.example\n")
 
             assert_all_stashed(site, daemon, CONTENTS)
-            wait_until(lambda: reasons(port) == [], "told to be well")
+            wait_until(lambda: reasons(port) == [], "reported as healthy")
 
 
 def test_a_redis_that_hangs_is_waited_for_and_told_and_each_drop_is_logged_once(
@@ -175,7 +175,7 @@ def test_a_redis_that_hangs_is_waited_for_and_told_and_each_drop_is_logged_once(
             try:
                 for name, data in CONTENTS.items():
                     site.drop(name, data)
-                wait_until(lambda: is_told(port, "redis"), "paused and told")
+                wait_until(lambda: is_told(port, "redis"), "paused and reported")
                 assert not any("stuck" in reason for reason in reasons(port))
             finally:
                 os.kill(pid, signal.SIGCONT)

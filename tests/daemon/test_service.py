@@ -350,7 +350,7 @@ def test_sigterm_finishes_what_is_claimed_and_leaves_the_rest(site: Site) -> Non
         wait_until(lambda: len(site.names()) > 20, "well under way")
         assert daemon.terminate() == 0
     recorded = site.names()
-    assert len(recorded) < 600, "too quick to tell"
+    assert len(recorded) < 600, "too fast to measure"
     assert len(recorded) + len(site.files()) == 600
 
     with Daemon(site):

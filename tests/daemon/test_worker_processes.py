@@ -56,7 +56,7 @@ def test_workers_killed_under_load_lose_nothing_and_are_replaced(site: Site) -> 
             os.kill(workers(daemon)[share % 2], signal.SIGKILL)
         wait_until(lambda: site.names() == dropped and site.files() == [], "all stashed", 60)
         wait_until(lambda: len(workers(daemon)) == 3, "three workers again")
-        wait_until(lambda: daemon.output().count("worker died") == 4, "each loss told")
+        wait_until(lambda: daemon.output().count("worker died") == 4, "a report of each loss")
         assert daemon.terminate() == 0
 
     assert sorted(entry["name"] for entry in site.log()) == sorted(dropped), "each once"

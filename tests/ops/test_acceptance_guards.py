@@ -71,7 +71,7 @@ def test_a_machine_without_namespaces_is_a_failure_and_no_skip(programs: Path) -
     done = run([*WITHOUT_NAMESPACES, sys.executable, "-m", "pytest", "tests/acceptance"], programs)
 
     assert done.returncode == 1
-    assert "The acceptance test cannot run here: this machine lets nobody make namespaces" in done.stdout
+    assert "The acceptance test cannot run here: this machine does not allow namespaces" in done.stdout
     assert "passed" not in done.stdout
     assert "skipped" not in done.stdout
 

@@ -253,7 +253,7 @@ def test_boxes_come_and_go_with_the_messages_that_each_would_have() -> None:
     }
     assert metrics["boxes"]["Dimensions"] == [{"Name": "AutoScalingGroupName", "Value": "Group"}]
     (collected,) = FLEET.properties("Group")["MetricsCollection"]
-    assert metrics["boxes"]["MetricName"] in collected["Metrics"], "nobody else tells it"
+    assert metrics["boxes"]["MetricName"] in collected["Metrics"], "the only source of the metric"
     assert [query.get("ReturnData", True) for query in (result, *sources)] == [True, False, False, False]
 
 

@@ -79,7 +79,7 @@ def test_file_counts_from_its_last_change_and_a_link_as_itself(module: Any, tmp_
     os.utime(old, (1, 1))
     link.symlink_to("nowhere")
 
-    assert module.newest([str(old)]) > time.time() - 60, "what is moved or copied back keeps its mtime"
+    assert module.newest([str(old)]) > time.time() - 60, "a file that is moved or copied back keeps its mtime"
     assert module.newest([str(link)]) == link.lstat().st_ctime
     assert module.newest([str(tmp_path / "none")]) == 0
 

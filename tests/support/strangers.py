@@ -136,7 +136,7 @@ def unit_capabilities() -> list[str]:
     """The capabilities of the unit's process, by the kernel's names ("cap_lease")."""
     bounding = [word for line in unit_values("CapabilityBoundingSet") for word in line.split()]
     if any(word.startswith("~") for word in bounding):
-        raise ValueError("CapabilityBoundingSet names what is taken away: this reads only what is granted")
+        raise ValueError("CapabilityBoundingSet lists removed capabilities: this reads only granted ones")
     # Capabilities of a user namespace have no effect where the kernel requires the machine's.
     if unit_values("PrivateUsers")[-1:] not in ([], ["no"]):
         return []

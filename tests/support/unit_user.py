@@ -24,7 +24,7 @@ def become(unit: str) -> None:
     settings.read(REPOSITORY / "systemd" / unit)
     service = settings["Service"]
     assert service["User"] == "md5s3stash"
-    assert service["PrivateUsers"] == "no", "a capability in a user namespace is none"
+    assert service["PrivateUsers"] == "no", "a capability in a user namespace has no effect"
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
     os.setgroups([DROP_GROUP] if "md5s3stash-drop" in service["SupplementaryGroups"].split() else [])

@@ -29,11 +29,11 @@ PLACES = int(os.environ.get("DAMAGED_PLACES", "16"))
 
 # Damage that libvips (fail_on=error) reports and we show: kind -> reason, and the maximum percentage of damaged files.
 SHOWN_THOUGH_REPORTED = {
-    "AVIF": ("dav1d, which Pillow's wheels decode with, does not check what libaom does", 70),
-    "AVIF with alpha": ("dav1d, which Pillow's wheels decode with, does not check what libaom does", 70),
-    "TIFF with fax 4": ("libvips looks at tags that do not concern the pixels", 3),
-    "TIFF with fax 3": ("libvips looks at tags that do not concern the pixels", 3),
-    "TIFF with JPEG": ("libvips looks at tags that do not concern the pixels", 3),
+    "AVIF": ("dav1d, which Pillow's wheels use, does not check what libaom checks", 70),
+    "AVIF with alpha": ("dav1d, which Pillow's wheels use, does not check what libaom checks", 70),
+    "TIFF with fax 4": ("libvips checks tags that do not affect the pixels", 3),
+    "TIFF with fax 3": ("libvips checks tags that do not affect the pixels", 3),
+    "TIFF with JPEG": ("libvips checks tags that do not affect the pixels", 3),
 }
 # Damage that we refuse and libvips shows without a warning.
 REFUSED_THOUGH_NOT_REPORTED = {

@@ -96,7 +96,7 @@ def test_s3_that_hangs_is_504_and_the_next_try_is_fine(s3: DigestS3, faulty: Thu
     before = gets(s3)
     assert faulty.get(f"/clip/100x100/{md5}").status == 504
     # The thread that waited for S3 retries, and would consume the answer meant for the next test.
-    servers.wait_until(lambda: gets(s3) - before == 2, "the second try of what was given up")
+    servers.wait_until(lambda: gets(s3) - before == 2, "the retry of the abandoned request")
     assert faulty.get(f"/clip/100x100/{md5}").status == 200
 
 

@@ -117,7 +117,7 @@ def test_damaged_copy_spoils_no_answer_and_is_written_anew(s3: DigestS3, tmp_pat
         }[damage]
         copy.write_bytes(damaged)
         assert ask(server, md5).body == first.body
-        servers.wait_until(lambda: copy.exists() and copy.read_bytes() == whole, "copy written anew")
+        servers.wait_until(lambda: copy.exists() and copy.read_bytes() == whole, "a new copy")
         assert ask(server, md5).body == first.body
         assert "worker_replaced" not in server.log
 

@@ -86,11 +86,11 @@ REFUSED: dict[str, Callable[[Layout], bool]] = {
         (it.sample_format == tiff.SIGNED and it.photometric != tiff.BLACK_IS_ZERO)
         or (it.sample_format == tiff.FLOAT and it.photometric not in (tiff.BLACK_IS_ZERO, tiff.RGB))
     ),
-    "nothing says what extra samples of these mean": lambda it: (
+    "the meaning of extra samples is not defined for these": lambda it: (
         (it.photometric in _GREYS and it.bits == 32 and bool(it.extra))
         or (it.photometric in (tiff.PALETTE, tiff.CMYK) and it.extra == (tiff.ASSOCIATED,))
     ),
-    "masks, ICC Lab, ITU Lab, logarithmic and raw values are no pictures to libvips": lambda it: (
+    "libvips does not read masks, ICC Lab, ITU Lab, logarithmic and raw values as pictures": lambda it: (
         it.photometric not in _KNOWN
     ),
     "libvips was built without LZMA and Zstandard": lambda it: (
@@ -112,10 +112,8 @@ MEANT: dict[str, Callable[[Layout], bool]] = {
     "libvips shows YCbCr as if it were red, green and blue": lambda it: (
         it.photometric == tiff.YCBCR and it.compression != tiff.JPEG
     ),
-    "an unspecified extra sample is no alpha, which libvips takes it for": lambda it: (
-        it.extra[:1] == (tiff.UNSPECIFIED,)
-    ),
-    "32 bits and floats are scaled to what they hold, where libvips clips them at 255": lambda it: (
+    "an unspecified extra sample is not alpha, as libvips assumes": lambda it: it.extra[:1] == (tiff.UNSPECIFIED,),
+    "32 bits and floats are scaled to their range, where libvips clips them at 255": lambda it: (
         it.photometric in _GREYS and (it.bits == 32 or it.sample_format == tiff.FLOAT)
     ),
 }
@@ -167,11 +165,11 @@ def faults_of(kind: Layout) -> Iterator[str]:
         # JPEG must not compress palette indexes, because it is lossy.
         is_known = layout.photometric != tiff.PALETTE or layout.compression != tiff.JPEG
         if is_known and (truth is None or not is_close(ours, truth, layout)):
-            yield f"not what was written: {layout}"
+            yield f"not the written values: {layout}"
         theirs = by_libvips(data)
         is_meant = any(applies(layout) for applies in MEANT.values())
         if theirs is not None and not is_meant and not is_close(ours, theirs, layout):
-            yield f"not what libvips shows: {layout}"
+            yield f"not the values of libvips: {layout}"
 
 
 @pytest.mark.parametrize("kind", list(kinds()), ids=str)
