@@ -33,7 +33,7 @@ PEERS = (
 )
 CHOICES = {"all": PEERS, "few": FEW, "s5cmd": BY_MD5}
 
-# Less than ten files a second counts as a failure.
+# Time limits: less than ten files a second counts as a failure.
 _SECONDS_A_FILE = 0.1
 _SECONDS_AT_LEAST = 120.0
 

@@ -52,9 +52,9 @@ PEERS = (
 )
 COMPARES = {OURS: "content", LIMIT: "content", **{peer.again.name: peer.compares for peer in PEERS}}
 
-# The daemon sometimes probes the store.
+# Requests per file that count as none: the daemon sometimes probes the store.
 _NONE = 0.01
-# Difference between two equal runs that counts as noise.
+# Two equal runs may differ by this factor.
 _AS_QUICK = 1.25
 
 # Commands per pipeline: Redis works while the next files are read.

@@ -142,7 +142,7 @@ def by_wget(urls: list[str], directory: Path) -> list[bytes | None]:
 
 
 def bytes_of(path: Path) -> bytes:
-    # Neither creates an empty file.
+    # curl and wget create no file for an empty body.
     return path.read_bytes() if path.exists() else b""
 
 

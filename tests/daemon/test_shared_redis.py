@@ -171,6 +171,6 @@ def test_a_fleet_asks_a_host_no_faster_than_one_daemon_may(
     between = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
     # A request in progress when the host asks for the pause may still come; none begins later.
     assert max(between) >= 2 - delay
-    # Arrivals here have the intervals of the daemons' starts, apart from jitter of the machine.
+    # Arrivals have the intervals of the daemons' requests, apart from jitter of the machine.
     assert sorted(between)[len(between) // 2] >= delay * 0.9
     assert asked_at[-1] - asked_at[0] >= 19 * delay + 2 - 2 * delay

@@ -371,9 +371,7 @@ def test_tabs_and_other_oddities_of_a_line_are_escaped_in_the_report(site: Site,
 def test_a_url_that_stands_in_a_list_again_is_fetched_once_and_each_line_has_its_outcome(
     site: Site, origin: Origin
 ) -> None:
-    """Near the first line and far from it; for lines that are stashed, that fail, and that succeed at
-    the second try.
-    """
+    """Near the first line and far from it; for lines that are stashed, that fail, and that succeed on a retry."""
     good = origin.answer("/good", Reply(body=b"good"))
     late = origin.answer("/late", Reply(503), Reply(body=b"late"))
     missing = origin.url("/missing")
