@@ -345,7 +345,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
         _drop_in(_DAEMON, "LoadCredential=", "SetCredential=aws-credentials:# none"),
     ),
     "backlog": Sabotage(
-        {f"{_UNNOTICED}::test_a_burst_waits_and_is_not_refused": "connections of a burst were not taken"},
+        {f"{_UNNOTICED}::test_a_burst_waits_and_is_not_refused": "connections of a burst were refused"},
         {"etc/systemd/system/md5s3stash-thumbnailer.socket.d/sabotage.conf": "[Socket]\nBacklog=1\n"},
     ),
     "metrics-daily": Sabotage(

@@ -25,7 +25,7 @@ def under_load(box: Box, label: str, count: int = 40) -> None:
     before = len(box.cloud.objects())
     box.drop(label, count)
     wait_until(lambda: len(box.cloud.objects()) > before, "the first file of many in S3", 60)
-    assert box.waiting(), "the daemon was done before anything could go wrong: drop more"
+    assert box.waiting(), "the daemon finished before the fault: drop more"
 
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
@@ -125,14 +125,14 @@ def test_a_role_that_comes_late_needs_no_restart(box: Box) -> None:
         box.guest.run("systemctl", "restart", *units)
         # Of a picture that no server has cached.
         new = box.drop("late-role", 5)
-        wait_until(lambda: healths(box) == {"503"}, "servers that say they cannot work", 60)
+        wait_until(lambda: healths(box) == {"503"}, "unhealthy servers", 60)
         assert box.waiting() >= new.keys()
         before = [box.main_pid(unit) for unit in units]
     finally:
         box.cloud.metadata.has_roles = True
 
     box.nothing_is_lost()
-    wait_until(lambda: healths(box) == {"200"}, "servers that work again", 60)
+    wait_until(lambda: healths(box) == {"200"}, "healthy servers", 60)
     assert all(box.answers(md5) for md5 in new.values())
     assert [box.main_pid(unit) for unit in units] == before
 

@@ -158,7 +158,7 @@ def test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop(la
         wait_until(lambda: len(producers.local_copies(late.root)) > 2, "drops of the box's own program", 60)
 
     late.nothing_is_lost()
-    assert late.ec2.was_ready == [True], "the address moved before the spool was there"
+    assert late.ec2.was_ready == [True], "the address moved before the spool was ready"
 
 
 def operator_logs_in(box: Box) -> bool:

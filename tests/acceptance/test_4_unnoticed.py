@@ -102,7 +102,7 @@ def test_a_burst_waits_and_is_not_refused(box: Box) -> None:
     finally:
         box.guest.run("kill", "-CONT", *pids)
 
-    assert len(connected) == BURST, "connections of a burst were not taken"
+    assert len(connected) == BURST, "connections of a burst were refused"
 
 
 def test_cloudwatch_hears_of_the_spool_each_minute(box: Box) -> None:

@@ -47,7 +47,7 @@ def test_the_next_run_finishes_an_upgrade_that_failed_half_way(box: Box, baked: 
     with pytest.raises(AssertionError, match=r"Dr\. Who"):
         image.playbook(box.login, "--extra-vars", refused, "--extra-vars", wheels)
     second = current_release(box)
-    assert second != first, "the run was to fail after the release was put in use"
+    assert second != first, "the run should fail after the release was put in use"
     image.playbook(box.login, *baked.variables, "--extra-vars", wheels)
 
     box.all_active()

@@ -122,7 +122,7 @@ def test_closing_breaks_off_what_is_under_way_and_starts_nothing_more() -> None:
 
     outcomes = in_order(work, map(str, itertools.count()), 2, stopping)
     next(outcomes)
-    wait_until(lambda: len(started) == 3, "two more sources under way")
+    wait_until(lambda: len(started) == 3, "two more sources in progress")
     outcomes.close()
 
     assert len(started) == 3

@@ -169,8 +169,8 @@ def test_every_answer_is_taken_as_curl_and_wget_take_it_but_for_what_is_meant(tm
 
     taken = (each for each in seen if each.ours is not None and not each.meant)
     other = table(each for each in taken if each.ours not in (each.curl, each.wget))
-    assert other == "", "nothing is made of an answer that neither makes of it"
+    assert other == "", "no other content than that of curl or wget"
 
     different = [each.answer for each in seen if each.ours != each.curl or each.ours != each.wget]
     rows = [row for row in MEANT if not any(row.names(answer) for answer in different)]
-    assert rows == [], "a row that explains nothing is removed"
+    assert rows == [], "remove rows of MEANT that match nothing"

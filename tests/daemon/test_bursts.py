@@ -120,7 +120,7 @@ def test_a_burst_while_the_daemon_is_stopped_is_stashed_in_bounded_memory(site: 
 def test_a_burst_that_overflows_inotify_is_stashed_without_the_timer(site: Site) -> None:
     # Each file makes two events, create and close, so these exceed the kernel's event queue.
     unread = MAX_QUEUED_EVENTS // 2 + 500
-    assert unread < BURST_FILES, "fs.inotify.max_queued_events is too large here to be overflown by this burst"
+    assert unread < BURST_FILES, "fs.inotify.max_queued_events is too large for this burst to overflow"
     with Daemon(site, {"MD5S3STASH_SPOOL_RESCAN_SECONDS": "3600"}) as daemon:
         # Stashed on its event, so the daemon is watching.
         daemon.wait_until_started()

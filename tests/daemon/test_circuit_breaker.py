@@ -19,7 +19,7 @@ def test_a_refusal_is_told_until_a_piece_of_work_is_done_and_nothing_waits() -> 
     assert breaker.faults() == {"s3": "403 AccessDenied"}
     assert breaker.down() == {}
     assert breaker.wait_until_available(threading.Event())
-    assert breaker.faults() == {"s3": "403 AccessDenied"}, "the probe says nothing about it"
+    assert breaker.faults() == {"s3": "403 AccessDenied"}, "the probe does not show it"
     breaker.note("s3", "")
     assert breaker.faults() == {}
 

@@ -262,7 +262,7 @@ def test_a_redis_that_takes_no_record_is_down_although_its_probe_finds_nothing(o
     other = threading.Thread(target=breaker.wait_until_available, args=(stopping,))
     thread.start()
     try:
-        wait_until(lambda: breaker.faults() != {}, "it is down")
+        wait_until(lambda: breaker.faults() != {}, "it is unavailable")
         other.start()
         probes = 0
         while probes < 200:
@@ -270,7 +270,7 @@ def test_a_redis_that_takes_no_record_is_down_although_its_probe_finds_nothing(o
             probes += 1
             stopping.wait(0.01)
         own_redis.client.acl_setuser("default", enabled=True, commands=["+xadd"])
-        wait_until(lambda: done == [True] and breaker.faults() == {}, "recorded, and up again")
+        wait_until(lambda: done == [True] and breaker.faults() == {}, "recorded, and available again")
     finally:
         stopping.set()
         thread.join()

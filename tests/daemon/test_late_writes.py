@@ -195,7 +195,7 @@ def test_a_file_that_is_changed_after_it_was_hashed_is_stashed_whole(
         daemon.wait_until_started()
         kept = hashed_but_not_stored(site, store, producer.submit, size)
         writer = producer.submit(change, kept)
-        wait_until(lambda: writer.done() or waits_for_a_lease(kept), "written, or kept waiting")
+        wait_until(lambda: writer.done() or waits_for_a_lease(kept), "written, or blocked")
         store.work_again()
         writer.result(LEASE_SECONDS)
         # A listing of all states may miss a file that moves between them.
@@ -212,7 +212,7 @@ def test_a_deferred_file_is_not_tried_again_while_somebody_writes_to_it(site: Si
             daemon.wait_until_started()
             kept = hashed_but_not_stored(site, store, producer.submit, size)
             opening = producer.submit(open, kept, "ab", buffering=0)
-            wait_until(lambda: opening.done() or waits_for_a_lease(kept), "open, or kept waiting")
+            wait_until(lambda: opening.done() or waits_for_a_lease(kept), "open, or blocked")
             daemon.kill()
         store.work_again()
         with opening.result(SECONDS) as file, unit_daemon(site) as daemon:

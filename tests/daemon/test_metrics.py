@@ -150,7 +150,7 @@ def test_a_slow_count_is_kept_longer(spool: Spool) -> None:
     assert queue.depths()["incoming"].files == 0
     (spool.directory / "incoming" / "x").touch()
 
-    assert queue.depths()["incoming"].files == 0, "ten seconds of counting are good for two hundred"
+    assert queue.depths()["incoming"].files == 0, "a count that takes ten seconds is used for two hundred"
     assert queue.depths()["incoming"].files == 1
 
 

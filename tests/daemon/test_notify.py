@@ -75,7 +75,9 @@ def test_an_idle_daemon_keeps_the_watchdog_quiet(site: Site, systemd: NotifySock
     with Daemon(site, {"NOTIFY_SOCKET": systemd.address, **WATCHDOG, **idle}):
         wait_until(lambda: bool(systemd.received("READY")), "ready")
         ready_at = time.monotonic()
-        wait_until(lambda: time.monotonic() - ready_at > STUCK_SECONDS + 1, "idle for longer than the stuck limit")
+        wait_until(
+            lambda: time.monotonic() - ready_at > STUCK_SECONDS + 1, "idle for longer than the limit for stuck threads"
+        )
         wait_for_more_pings(systemd)
 
 
@@ -93,7 +95,7 @@ def test_a_daemon_whose_loop_is_stuck_stops_pinging(site: Site, systemd: NotifyS
         told = pings(systemd)
         wait_until(lambda: "stuck threads=loop" in daemon.output(), "logged")
         still_at = time.monotonic() + 0.6
-        wait_until(lambda: time.monotonic() > still_at, "six pings' time")
+        wait_until(lambda: time.monotonic() > still_at, "the time of six pings")
         assert pings(systemd) == told
 
 
@@ -107,7 +109,7 @@ def test_a_paused_daemon_says_why_and_goes_on_pinging(tmp_path: Path, redis_serv
         site.drop("x", b"x")
         wait_until(lambda: any("paused: s3: " in line for line in systemd.received("STATUS")), "paused")
         paused_at = time.monotonic()
-        wait_until(lambda: time.monotonic() - paused_at > STUCK_SECONDS + 1, "longer than the stuck limit")
+        wait_until(lambda: time.monotonic() - paused_at > STUCK_SECONDS + 1, "longer than the limit for stuck threads")
         wait_for_more_pings(systemd)
         assert not any("stuck" in line for line in systemd.received("STATUS"))
 

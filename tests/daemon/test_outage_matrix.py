@@ -123,7 +123,7 @@ def without_its_slots(stack: Stack) -> Iterator[None]:
 def give_all_slots(stack: Stack) -> None:
     client = stack.redis.client
     client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)  # type: ignore[no-untyped-call]
-    wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is well")  # type: ignore[no-untyped-call]
+    wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is healthy")  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -428,7 +428,7 @@ def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_serv
             assert status == 1
             assert outage.reason in printed
             if outage.files_go_on:
-                wait_until(lambda: recorded(stack) >= set(names_of("during")), "files go on")
+                wait_until(lambda: recorded(stack) >= set(names_of("during")), "progress of files")
             else:
                 # All files are still in the spool, whatever was recorded.
                 assert len(stack.site.files()) == FILES
@@ -458,7 +458,7 @@ def test_an_origin_whose_name_does_not_resolve_holds_up_no_file(tmp_path: Path, 
         drop_list(stack.site, "x.urls", ["http://origin.example/a"])
         stack.drop("during")
 
-        wait_until(lambda: recorded(stack) >= set(names_of("during")), "files go on")
+        wait_until(lambda: recorded(stack) >= set(names_of("during")), "progress of files")
         assert is_well(stack.look())
         [row] = wait_for_report(stack.site, "x.urls")
         assert (row["url"], row["outcome"]) == ("http://origin.example/a", "failed")

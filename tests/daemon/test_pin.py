@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_removed_holds_up_no_other(spool: Spool, monkeypat
 
 
 def wait_for_a_writer(pin: Pin) -> None:
-    wait_until(lambda: fcntl.fcntl(pin.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK, "the writer knocks")
+    wait_until(lambda: fcntl.fcntl(pin.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK, "the writer's open")
 
 
 def test_a_file_that_somebody_writes_to_is_not_pinned(spool: Spool) -> None:

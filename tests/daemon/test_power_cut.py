@@ -307,20 +307,20 @@ def test_the_spool_is_synced_while_files_wait_and_when_one_is_parked(spool: Spoo
         return synced() > moment_ns
 
     sync.start()
-    wait_until(lambda: is_synced_after(0), "what was there at the start")
+    wait_until(lambda: is_synced_after(0), "a sync of the files at the start")
     before = time.time_ns()
     waiting = True
-    wait_until(lambda: is_synced_after(before), "what waits")
+    wait_until(lambda: is_synced_after(before), "a sync of the waiting file")
     waiting = False
     put(spool, "incoming/x", b"x")
     parked = time.time_ns()
     assert spool.hold(Entry("x", str(spool.directory / "incoming/x"))) is not None
-    wait_until(lambda: is_synced_after(parked), "what was parked")
+    wait_until(lambda: is_synced_after(parked), "a sync of the held file")
     put(spool, "deferred/batch.1.9999999999/folder/x", b"x")
     for _ in range(2):
         # Another file in the same folder would not change the time stamp of the outer one.
         later = time.time_ns()
-        wait_until(lambda: is_synced_after(later), "what is deferred")  # noqa: B023
+        wait_until(lambda: is_synced_after(later), "a sync of the deferred file")  # noqa: B023
     stopped = time.time_ns()
     sync.finish()
     assert is_synced_after(stopped - 2 * 10**8)
@@ -427,7 +427,7 @@ def test_what_a_power_cut_has_left_empty_is_never_recorded_as_the_empty_file(
     with Daemon(site, {"MD5S3STASH_HTTP_PORT": str(port)}) as daemon:
         daemon.wait_until_started()
         site.drop("meant-to-be-empty.txt", b"")
-        wait_until(lambda: len(site.names()) == 2, "what is whole")
+        wait_until(lambda: len(site.names()) == 2, "the intact files")
         assert site.names() == {"album/whole.tif": hashlib.md5(WHOLE).hexdigest(), "meant-to-be-empty.txt": EMPTY_MD5}
         wait_until(lambda: metrics_of(port)["md5s3stash_spool_damaged_files{}"] == 1, "a metric")
         for name, value in {**site.environment(), "MD5S3STASH_HTTP_PORT": str(port)}.items():
@@ -463,5 +463,5 @@ def test_what_waits_through_an_outage_is_synced(tmp_path: Path, redis_server: st
         daemon.wait_until_started()
         site.drop("x", b"x")
         dropped = time.time_ns()
-        wait_until(lambda: BootRecord(site.spool).synced_ns > dropped, "on the disk")
+        wait_until(lambda: BootRecord(site.spool).synced_ns > dropped, "a sync to disk")
         assert daemon.terminate() == 0

@@ -267,7 +267,7 @@ def test_a_host_that_asks_for_time_holds_up_no_other(site: Site, queue: TestQueu
     with Origin("127.0.0.2") as other, Daemon(site, queue.environment()) as daemon:
         quick = [other.answer(f"/{number}", Reply(body=b"quick")) for number in range(20)]
         queue.send(*quick)
-        wait_until(lambda: set(quick) <= set(site.names()), "the quick host done")
+        wait_until(lambda: set(quick) <= set(site.names()), "the URLs of the fast host")
         wait_until(queue.is_empty, "queue empty", seconds=60)
         assert daemon.terminate() == 0
     assert urls_of(site.log()) == sorted(busy + quick)
@@ -397,7 +397,7 @@ def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tm
             site.drop("a.txt", b"spool")
             wait_until(lambda: "a.txt" in site.names(), "progress of the spool")
             process.send_signal(signal.SIGCONT)
-            wait_until(lambda: len(origin.requests) > 1, "it came again", seconds=60)
+            wait_until(lambda: len(origin.requests) > 1, "it was received again", seconds=60)
 
 
 def test_messages_that_no_program_can_read_cost_nobody_else_anything(site: Site, s3_server: str) -> None:
@@ -415,10 +415,10 @@ def test_messages_that_no_program_can_read_cost_nobody_else_anything(site: Site,
     with Daemon(site, queue.environment(drop_buckets=drops)) as daemon:
         daemon.wait_until_started()
         queue.send(*poison)
-        wait_until(lambda: daemon.output().count("unreadable message=") >= len(poison), "each is looked at")
+        wait_until(lambda: daemon.output().count("unreadable message=") >= len(poison), "each is received")
         queue.send(object_created(drops, "good.txt"))
         wait_until(lambda: list(site.names()) == [f"s3://{drops}/good.txt"], "the good one is recorded")
-        wait_until(lambda: queue.is_empty(), "the others are given up")
+        wait_until(lambda: queue.is_empty(), "the others have failed")
         assert daemon.process.poll() is None
         assert "Traceback" not in daemon.output()
     assert sorted(queue.dead()) == sorted(poison)

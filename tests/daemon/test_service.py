@@ -347,7 +347,7 @@ def test_sigterm_finishes_what_is_claimed_and_leaves_the_rest(site: Site) -> Non
         (site.incoming / "many").mkdir(parents=True, exist_ok=True)
         (site.incoming / "many" / str(number)).write_bytes(b"%d" % number)
     with Daemon(site) as daemon:
-        wait_until(lambda: len(site.names()) > 20, "well under way")
+        wait_until(lambda: len(site.names()) > 20, "many recorded")
         assert daemon.terminate() == 0
     recorded = site.names()
     assert len(recorded) < 600, "too fast to measure"

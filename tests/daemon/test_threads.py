@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_recorded_is_put_off_and_the_others_are_recorded(s
             (stage / name).write_bytes(name.encode())
         stage.rename(site.incoming / "x")
         wait_until(lambda: sorted(site.names()) == ["x/a", "x/b", "x/c", "x/d"], "the others are recorded", 60)
-        wait_until(lambda: daemon.output().count("deferred name='x/poison'") > 2, "tried again and again", 60)
+        wait_until(lambda: daemon.output().count("deferred name='x/poison'") > 2, "several retries", 60)
         assert "worker died" not in daemon.output()
         assert daemon.process.poll() is None
 

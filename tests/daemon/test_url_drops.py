@@ -224,7 +224,7 @@ def test_a_list_that_waits_for_its_origin_holds_up_no_file_and_no_other_list(sit
     environment = {"MD5S3STASH_SPOOL_JOBS": "1", "MD5S3STASH_URLS_PER_HOST": "4", "MD5S3STASH_SPOOL_STOP_SECONDS": "1"}
     with Daemon(site, {**OPEN, **environment}) as daemon:
         drop_list(site, "slow.urls", slow[:2])
-        wait_until(lambda: len(origin.requests) == 2, "both under way")
+        wait_until(lambda: len(origin.requests) == 2, "both in progress")
         site.drop("plain.txt", b"plain")
         drop_list(site, "quick.urls", [quick])
 

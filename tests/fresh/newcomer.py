@@ -42,7 +42,7 @@ class Terminal:
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self._said, re.MULTILINE)):
             assert time.monotonic() < deadline, f"not printed within {seconds:g} seconds: {pattern}"
-            assert self._read(deadline), f"it ended and did not say: {pattern}"
+            assert self._read(deadline), f"it ended without printing: {pattern}"
         self._said = self._said[found.end() :]
         return found
 

@@ -200,7 +200,7 @@ def test_a_copy_whose_answer_was_lost_is_found_to_be_ours(server: DigestS3, tmp_
     done = run(server.endpoint, tmp_path, *FROM_36)
 
     assert (done.status, [*done.kinds()]) == (0, ["retried"])
-    assert copies(server) == 2, "the second was refused: it is there"
+    assert copies(server) == 2, "the second was refused: it exists"
 
 
 def test_another_content_in_the_target_is_a_conflict_and_stays(server: DigestS3, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_sigterm_ends_it_with_a_line_and_a_summary(server: DigestS3, tmp_path: P
     fill(server, contents(500))
     server.always("PUT", error_reply(503, "SlowDown"))
     process = start(server.endpoint, *FROM_36)
-    wait_until(lambda: copies(server) >= 1, "a copy under way", 60)
+    wait_until(lambda: copies(server) >= 1, "a copy in progress", 60)
 
     process.terminate()
 

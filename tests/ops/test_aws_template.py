@@ -150,9 +150,7 @@ def test_the_volume_of_the_spool_outlives_box_and_stack() -> None:
     devices = properties("SpoolLaunchTemplate")["LaunchTemplateData"]["BlockDeviceMappings"]
     volume = properties("SpoolVolume")
 
-    assert [device["DeviceName"] for device in devices] == ["/dev/xvda"], (
-        "the root disk alone comes and goes with a box"
-    )
+    assert [device["DeviceName"] for device in devices] == ["/dev/xvda"], "only the root disk belongs to a box"
     assert (volume["Encrypted"], volume["VolumeType"]) == (True, "gp3")
     assert RESOURCES["SpoolVolume"]["DeletionPolicy"] == RESOURCES["SpoolVolume"]["UpdateReplacePolicy"] == "Snapshot"
 

@@ -23,7 +23,7 @@ def in_navigation(page: Path) -> set[Path]:
             if entry and not entry.startswith(":"):
                 # `name`, or `title <name>`.
                 named = sorted(page.parent.glob(f"{entry.rstrip('>').rpartition('<')[2]}.md"))
-                assert named, f"{page.name} names {entry!r}, and there is no such page"
+                assert named, f"{page.name} names {entry!r}, which does not exist"
                 found.update(named)
     return found.union(*map(in_navigation, found))
 

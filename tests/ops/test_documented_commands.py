@@ -222,7 +222,7 @@ def test_every_block_does_what_the_page_says(page: str, reader: Reader) -> None:
         else:
             assert block.language == "text", f"{where}: {block.language!r} is neither run nor compared"
             assert pattern(reader.substituted(block.text)).fullmatch(told(printed)), (
-                f"{where}: not what it prints:\n{printed}"
+                f"{where}: unexpected output:\n{printed}"
             )
 
 

@@ -151,7 +151,7 @@ def test_the_folders_of_the_daemon_are_layers() -> None:
     while lowest := {folder for folder, others in left.items() if not others}:
         left = {folder: others - lowest for folder, others in left.items() if folder not in lowest}
 
-    assert left == {}, "these import each other in a circle"
+    assert left == {}, "import cycle"
 
 
 def test_the_map_of_the_inside_shows_these_layers_and_names_no_module_that_is_gone() -> None:

@@ -40,7 +40,7 @@ def test_every_program_of_the_project_is_among_them() -> None:
 def test_what_is_generated_is_what_the_commands_say_now(made: dict[str, str]) -> None:
     stale = [name for name, text in made.items() if not _is(REPOSITORY / name, text)]
 
-    assert stale == [], "run tools/manual, and commit what it writes"
+    assert stale == [], "run tools/manual and commit its output"
 
 
 def test_no_page_or_completion_is_left_of_a_command_that_is_gone(made: dict[str, str]) -> None:

@@ -244,7 +244,7 @@ def test_a_page_that_nobody_sees_or_that_is_not_live_asks_nothing(visit: Visit) 
     page.clock.install()
     page.reload()
     page.clock.run_for(5000)
-    wait_until(lambda: visit.pages_asked_for(page) >= 3, "looks of its own")
+    wait_until(lambda: visit.pages_asked_for(page) >= 3, "requests of the page")
 
     def turn(hidden: bool) -> None:
         page.evaluate(
@@ -263,7 +263,7 @@ def test_a_page_that_nobody_sees_or_that_is_not_live_asks_nothing(visit: Visit) 
         assert visit.pages_asked_for(page) == before
         switch(not stopped)
         page.clock.run_for(100)
-        wait_until(lambda before=before: visit.pages_asked_for(page) > before, "a look at once")  # type: ignore[misc]
+        wait_until(lambda before=before: visit.pages_asked_for(page) > before, "an immediate request")  # type: ignore[misc]
 
 
 def test_a_daemon_that_does_not_answer_is_told_until_it_does(visit: Visit) -> None:

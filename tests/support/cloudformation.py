@@ -27,7 +27,7 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no annotati
     """YAML with CloudFormation's short forms: `!Ref x` becomes {"Ref": "x"}, `!Sub x` {"Fn::Sub": "x"}."""
 
     def compose_node(self, parent: yaml.Node, index: Any) -> yaml.Node:
-        assert not self.check_event(yaml.AliasEvent), "CloudFormation knows no aliases"
+        assert not self.check_event(yaml.AliasEvent), "CloudFormation does not support aliases"
         return super().compose_node(parent, index)
 
 

@@ -64,7 +64,7 @@ def _namespace() -> Iterator[Namespace]:
     assert holder.stdin is not None
     assert holder.stdout is not None
     try:
-        assert holder.stdout.readline() == b"made\n", "no network namespace could be made"
+        assert holder.stdout.readline() == b"made\n", "could not make a network namespace"
         yield Namespace(holder.pid)
     finally:
         holder.stdin.close()

@@ -95,7 +95,7 @@ def test_two_processes_serve_one_inherited_socket_and_one_can_go(s3_server: str,
                 first.process.send_signal(signal.SIGTERM)
                 assert first.process.wait(30) == 0
                 before = second.log.count("status=200")
-                servers.wait_until(lambda: second.log.count("status=200") > before + 10, "the other serves on")
+                servers.wait_until(lambda: second.log.count("status=200") > before + 10, "the other one still serves")
             finally:
                 over.set()
             statuses = sum((load.result(30) for load in loads), Counter[int]())

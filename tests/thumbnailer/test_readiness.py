@@ -44,7 +44,7 @@ def becomes(server: Thumbnailer, status: int, seconds: float = BACK_SECONDS) -> 
 
 
 def looked(s3: DigestS3, looks: int) -> None:
-    wait_until(lambda: s3.methods().count("GET") >= looks, f"{looks} looks at S3")
+    wait_until(lambda: s3.methods().count("GET") >= looks, f"{looks} probes of S3")
 
 
 def test_role_that_comes_later_makes_the_box_well_without_a_restart(s3: DigestS3, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_worker_killed_while_it_renders_costs_that_request_alone(s3_server: str,
         workers = _render_workers(server)
         before = _cpu_ticks(workers)
         running = threads.submit(server.get, slow)
-        servers.wait_until(lambda: _cpu_ticks(workers) > before + 10, "a worker at its picture")
+        servers.wait_until(lambda: _cpu_ticks(workers) > before + 10, "a worker that renders")
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
         assert (running.result().status, running.result().json["error_code"]) == (500, 206)
