@@ -140,7 +140,7 @@ def test_lines_of_a_list_wait_while_s3_hangs_and_lose_no_attempt(
 def test_files_wait_while_the_name_of_the_store_does_not_resolve(tmp_path: Path, redis_server: str, port: int) -> None:
     hosts, resolver = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")
-    # Nobody answers there, which is known at once.
+    # Nothing listens there, so connections fail at once.
     resolver.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")
     with servers.rclone_s3(tmp_path) as server:
         site = Site(tmp_path, redis_server, server.endpoint, keys=Keys.of(server))
