@@ -49,7 +49,7 @@ def programs(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("tool", "sentence"),
     [
-        ("acceptance", "The acceptance test boots a guest, which only root can: sudo make acceptance\n"),
+        ("acceptance", "The acceptance tests boot a guest and need root: sudo make acceptance\n"),
         ("fresh", "Only root can make a root file system: sudo make fresh\n"),
     ],
 )
