@@ -345,7 +345,7 @@ def test_a_tiff_that_needs_more_memory_than_a_worker_has_is_one_of_too_many_pixe
     with thumbnailer(tmp_path, s3_server, f"--worker_memory={64 * 1024 * 1024}") as server:
         assert server.get(f"/clip/200x200/{put(large)}").status == 422
         assert server.get("/healthz").status == 200
-    # Half a second of work takes long on a machine that is busy otherwise.
+    # Half a second of work takes long on a busy machine.
     with thumbnailer(tmp_path, s3_server, "--render_timeout=100") as server:
         assert server.get(f"/clip/200x200/{put(large)}").status == 200
         assert server.get(f"/clip/200x200/{put(small)}").status == 200
