@@ -164,7 +164,7 @@ def plate(size: tuple[int, int]) -> PIL.Image.Image:
 
 
 # In the first one, every pixel of a level covers whole pixels of the original. In the other one a level is rounded up,
-# and so slightly larger than its tiles at their scale, which shifts a fine ring by a half.
+# and so larger than its tiles at their scale, by about half of a fine ring.
 SIZES = {(1300, 1100): 0.995, (1301, 1099): LEAST_SSIM}
 LARGE: dict[str, tuple[str, dict[str, Any]]] = {
     "PNG": ("PNG", {"compress_level": 1}),
