@@ -113,7 +113,7 @@ class NetGuard:
             raise SourceRefused("a URL must not hold a user name or password: give them with -u or --netrc")
         # Parsers disagree about a backslash or a blank in the host: the host we check may not be the host they connect
         # to.
-        if not host or port == 0 or _CONTROL.search(url) or re.search(r"[\\\s]", parts.netloc):
+        if not (host or "").strip(".") or port == 0 or _CONTROL.search(url) or re.search(r"[\\\s]", parts.netloc):
             raise SourceRefused("not a valid URL")
 
     def create_connection(

@@ -162,6 +162,8 @@ def test_ordinary_url_passes(url: str) -> None:
         "example.org",
         "",
         "http://",
+        "http://./",
+        "http://..:80/",
         "http:///path",
         "http://:80/",
         "http://example.org:0/",

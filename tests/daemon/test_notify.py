@@ -160,7 +160,7 @@ def test_sighup_with_wrong_settings_keeps_the_old_ones(site: Site, systemd: Noti
 def test_sighup_from_the_first_import_to_the_end_kills_no_daemon_and_is_remembered(
     site: Site, systemd: NotifySocket, start: int
 ) -> None:
-    with Daemon(site, {"NOTIFY_SOCKET": systemd.address}) as daemon:
+    with Daemon(site, {"NOTIFY_SOCKET": systemd.address}, cold=True) as daemon:
         wait_until(lambda: is_sighup_blocked(Path(f"/proc/{daemon.process.pid}")), "its main has begun")
         wait_until(lambda: sent_sighup(daemon) and bool(systemd.received("READY")), "ready")
         wait_until(lambda: "settings reloaded changed=none" in daemon.output(), "reloaded")

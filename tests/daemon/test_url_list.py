@@ -45,6 +45,7 @@ def test_line_ends_a_byte_order_mark_and_a_missing_last_newline_make_no_differen
         "gopher://a/",
         "http+unix://%2Fvar%2Frun%2Fdocker.sock/info",
         "http://",
+        "http://.",
         "http:///x",
         "http://user:password@a/",
         "http://a:99999/",

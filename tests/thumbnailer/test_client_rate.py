@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from md5s3stash_thumbnailer.cache.originals import Source
+from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.errors import Overloaded, TooManyRequests
 from md5s3stash_thumbnailer.server import client_rate
 from md5s3stash_thumbnailer.server.client_rate import BURST_SECONDS, MAX_CLIENTS, Buckets, Clients, Turns

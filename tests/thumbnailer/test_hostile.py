@@ -45,9 +45,9 @@ def hostile_objects() -> list[bytes]:
 
 
 def _bomb() -> bytes:
-    """20,000 by 20,000 pixels in a few kilobytes."""
+    """40,000 by 40,000 pixels in a few kilobytes."""
     out = io.BytesIO()
-    PIL.Image.new("1", (20_000, 20_000)).save(out, "PNG")
+    PIL.Image.new("1", (40_000, 40_000)).save(out, "PNG")
     return out.getvalue()
 
 

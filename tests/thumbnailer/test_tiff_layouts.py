@@ -22,7 +22,7 @@ from md5s3stash import tiff_header
 from md5s3stash.content import ContentBuilder
 from md5s3stash.media import describe
 from md5s3stash_thumbnailer import render_pool
-from md5s3stash_thumbnailer.cache.originals import Source
+from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
@@ -361,13 +361,13 @@ def test_a_worker_without_memory_for_libvips_says_so(tmp_path: Path, mebibytes: 
     noise = numpy.random.default_rng(7).integers(0, 65536, (1000, 1500, 1), numpy.uint16)
     path = tmp_path / "a.tif"
     path.write_bytes(tiff.written(Layout(16, tiff.WHITE_IS_ZERO, compression=tiff.DEFLATE), noise))
-    limits = render_pool.PoolLimits(30.0, mebibytes * 1024 * 1024, 1, 30.0)
+    limits = render_pool.PoolLimits(30.0, 30.0, mebibytes * 1024 * 1024, 1, 30.0)
     worker = render_pool._Worker(RenderLimits(), limits, tmp_path, Counter())
     try:
         # The loader, libvips or a thread is refused memory, or GLib aborts: that depends on who asks last.
         for _ in range(2):
             with path.open("rb") as file, pytest.raises(TooManyPixels) if mebibytes == 8 else suppress(TooManyPixels):
-                worker.render(Source(file), ThumbnailRequest("clip", 90, 90, "0" * 32))
+                worker.call(Source(file), ThumbnailRequest("clip", 90, 90, "0" * 32), 30.0)
     finally:
         worker.close()
         worker.end(time.monotonic() + 5)

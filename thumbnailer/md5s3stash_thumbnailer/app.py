@@ -17,6 +17,7 @@ from md5s3stash.scheme import BucketBase, BucketScheme
 from md5s3stash_thumbnailer._pilbox import PilboxApplication
 from md5s3stash_thumbnailer.cache.disk import open_cache
 from md5s3stash_thumbnailer.cache.originals import Originals
+from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.render_pool import RenderPool
@@ -71,7 +72,7 @@ def run(settings: Settings) -> int:
     except OSError as error:
         place = f"port {settings.port} of {settings.address or 'all addresses'}"
         raise StashError(f"cannot listen on {place}: {error.strerror or error}") from error
-    originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits.reduced_side)
+    originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits)
     pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
     readiness = Readiness(store, settings.stash.base)
     originals.on_fetched, originals.on_refused = readiness.fetched, readiness.suspect
@@ -108,10 +109,19 @@ def _is_refused(store: S3ObjectStore, base: BucketBase) -> bool:
 async def _run(
     settings: Settings, originals: Originals, pool: RenderPool, readiness: Readiness, sockets: list[socket.socket]
 ) -> None:
+    # One worker at least is left for requests that need no pyramid, if there are two.
+    pyramids = Pyramids(
+        originals.cache,
+        originals.open_whole,
+        pool.make_pyramid,
+        max_at_once=max(1, settings.workers - 1),
+        max_waiting=settings.pool_limits.max_waiting,
+    )
     services = Services(
         originals=originals,
+        pyramids=pyramids,
         pool=pool,
-        metrics=Metrics(originals, pool),
+        metrics=Metrics(originals, pyramids, pool),
         activity=Activity(),
         readiness=readiness,
         bounds=settings.bounds,
@@ -128,6 +138,7 @@ async def _run(
         await serve(application, services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
+        pyramids.close()
 
 
 def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
@@ -148,5 +159,6 @@ def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
     metrics.waiting_turns = lambda: clients.waiting
     kept = tuple((name, value) for name, value in sorted(settings.defaults.items()) if name in _OPTIONS_OF_IIIF)
     offer = Offer((bounds.max_width, bounds.max_height), written_formats(), kept)
-    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights)
+    pyramid_pixels = settings.render_limits.pyramid_pixels
+    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights, pyramid_pixels)
     return [*routes(iiif), *viewer_routes(iiif)]

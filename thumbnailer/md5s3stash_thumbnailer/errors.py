@@ -12,7 +12,10 @@
         ├── RenderTimedOut       the picture took longer to draw than is allowed
         ├── WorkerDied           the render worker ended while rendering, killed from outside or by the picture
         ├── RenderFailed         an error of this program, not of the picture
-        └── ReducedDamaged       the cached reduced copy of an original is damaged; handled within the server
+        ├── ReducedDamaged       the cached reduced copy of an original is damaged; handled within the server
+        ├── PyramidDamaged       the cached pyramid of an original is damaged; handled within the server
+        ├── PyramidNeeded        the request is answered from a pyramid of the original; handled within the server
+        └── PyramidNotWritten    the disk does not take the pyramid; handled within the server
 
 `handlers` turns each into a status. Workers send them to the server process, so each can be pickled.
 """
@@ -97,5 +100,23 @@ class RenderFailed(ThumbnailError):
 
 class ReducedDamaged(ThumbnailError):
     """The server then uses the original and makes the copy again."""
+
+    retryable = True
+
+
+class PyramidDamaged(ThumbnailError):
+    """The pyramid is to be made again, from the original."""
+
+    retryable = True
+
+
+class PyramidNeeded(ThumbnailError):
+    """The pyramid is to be made, and the request to be answered from it."""
+
+    retryable = True
+
+
+class PyramidNotWritten(ThumbnailError):
+    """The pyramid is to be written elsewhere."""
 
     retryable = True

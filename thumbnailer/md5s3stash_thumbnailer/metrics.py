@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from md5s3stash.version import build_info
 from md5s3stash_thumbnailer.cache.originals import Originals
+from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.render_pool import REPLACEMENTS, RenderPool
 
 _PREFIX = "md5s3stash_thumbnailer_"
@@ -22,8 +23,9 @@ _LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 class Metrics:
     """Belongs to the event loop."""
 
-    def __init__(self, originals: Originals, pool: RenderPool) -> None:
+    def __init__(self, originals: Originals, pyramids: Pyramids, pool: RenderPool) -> None:
         self._originals = originals
+        self._pyramids = pyramids
         self._pool = pool
         # What waits before the pool is not counted there.
         self.waiting_turns: Callable[[], int] = lambda: 0
@@ -78,6 +80,7 @@ class Metrics:
             f"{_PREFIX}waiting", "Requests that wait for an original or a worker", labels=["stage"]
         )
         waiting.add_metric(["original"], self._originals.waiting)
+        waiting.add_metric(["pyramid"], self._pyramids.waiting)
         waiting.add_metric(["worker"], self._pool.waiting + self.waiting_turns())
         yield waiting
         yield GaugeMetricFamily(f"{_PREFIX}workers_busy", "Workers that render", value=self._pool.busy)
@@ -90,7 +93,9 @@ class Metrics:
         lookups.add_metric(["hit"], counts.hits)
         lookups.add_metric(["miss"], counts.misses)
         lookups.add_metric(["reduced"], counts.reduced)
+        lookups.add_metric(["pyramid"], counts.pyramids)
         yield lookups
+        yield CounterMetricFamily(f"{_PREFIX}pyramids_made", "Pyramids of originals", value=self._pyramids.count)
         yield CounterMetricFamily(f"{_PREFIX}cache_evictions", "Originals removed for others", value=counts.evictions)
         yield CounterMetricFamily(f"{_PREFIX}cache_faults", "Times the disk refused", value=counts.faults)
         yield GaugeMetricFamily(

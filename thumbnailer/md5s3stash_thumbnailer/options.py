@@ -64,7 +64,7 @@ define("address", default="", help="address to listen on; empty: all addresses")
 define(
     "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
 )
-define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals and reduced copies in cache_dir")
+define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals and copies of them in cache_dir")
 define(
     "client_share",
     type=float,
@@ -84,10 +84,11 @@ define(
     "rightsstatements.org; default: none",
 )
 define("max_original_bytes", type=int, default=256 * _MIB, help="largest original, in bytes")
-define("max_original_pixels", type=int, default=100_000_000, help="largest original, in pixels")
+define("max_original_pixels", type=int, default=100_000_000, help="largest original to decode as a whole, in pixels")
 define(
     "max_queue", type=int, default=128, help="most requests that wait for an original, and most that wait for a worker"
 )
+define("max_shown_pixels", type=int, default=1_000_000_000, help="largest original to show at all, in pixels")
 define(
     "placeholder",
     default="",
@@ -99,6 +100,14 @@ define(
     help="address under which clients reach the server, such as https://images.example.org, for the links of IIIF; "
     "default: what a trusted proxy says, else the address that the request came in at",
 )
+define(
+    "pyramid_pixels",
+    type=int,
+    default=2_000_000,
+    help="cut regions of larger originals, in pixels, from a pyramid in the cache; 0: only of those that are too large "
+    "to be decoded as a whole",
+)
+define("pyramid_timeout", type=float, default=300, help="timeout in seconds for making a pyramid")
 define("queue_timeout", type=float, default=10, help="longest wait for a worker, in seconds")
 define(
     "reduced_side",
@@ -147,7 +156,7 @@ _AT_LEAST_ONE = (
     "max_resize_height",
     "max_resize_width",
 )
-_SECONDS = ("queue_timeout", "render_timeout", "stop_timeout", "timeout")
+_SECONDS = ("pyramid_timeout", "queue_timeout", "render_timeout", "stop_timeout", "timeout")
 # With less a worker could not even draw ordinary thumbnails.
 _LEAST_WORKER_MEMORY = 64 * _MIB
 # Keys that people make up are shorter, and can be guessed.
@@ -248,9 +257,13 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             options.max_original_bytes, options.timeout, options.max_requests, max_waiting=options.max_queue
         ),
         render_limits=RenderLimits(
-            options.max_original_pixels, bounds.max_pixels, options.reduced_side, options.truncated
+            *(options.max_original_pixels, bounds.max_pixels, options.reduced_side),
+            *(options.max_shown_pixels, options.pyramid_pixels, options.truncated),
         ),
-        pool_limits=PoolLimits(options.render_timeout, options.worker_memory, options.max_queue, options.queue_timeout),
+        pool_limits=PoolLimits(
+            *(options.render_timeout, options.pyramid_timeout),
+            *(options.worker_memory, options.max_queue, options.queue_timeout),
+        ),
         stop_timeout_seconds=options.stop_timeout,
         placeholder=options.placeholder.lower(),
         webp=options.webp,
@@ -302,6 +315,8 @@ def _check() -> None:
         seconds = getattr(options, name)
         _require(math.isfinite(seconds) and seconds > 0, name, "must be a number of seconds above 0")
     _require(0 <= options.port <= 65535, "port", "must be between 0 and 65535")
+    for name in ("max_shown_pixels", "pyramid_pixels"):
+        _require(getattr(options, name) >= 0, name, "must be 0 or more")
     reduced_is_sound = options.reduced_side == 0 or _LEAST_REDUCED <= options.reduced_side <= _LARGEST_REDUCED
     _require(reduced_is_sound, "reduced_side", f"must be 0 or between {_LEAST_REDUCED} and {_LARGEST_REDUCED}")
     _require(0 <= options.client_share <= 1, "client_share", "must be between 0 and 1")

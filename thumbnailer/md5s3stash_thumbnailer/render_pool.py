@@ -19,17 +19,18 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from md5s3stash_thumbnailer._pilbox import PilboxError
 from md5s3stash_thumbnailer.cache.disk import DiskCache, drop_reduced, keep_reduced
-from md5s3stash_thumbnailer.cache.originals import Source
+from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.errors import (
     Overloaded,
     ReducedDamaged,
@@ -40,12 +41,15 @@ from md5s3stash_thumbnailer.errors import (
     WorkerDied,
 )
 from md5s3stash_thumbnailer.render.pipeline import (
+    PyramidRequest,
     RenderLimits,
     Request,
     Thumbnail,
     prepare_process,
     render_and_reduce,
+    render_pyramid,
     render_reduced,
+    write_pyramid,
 )
 from md5s3stash_thumbnailer.render.reduced import Reduced
 from md5s3stash_thumbnailer.request import ThumbnailRequest
@@ -67,17 +71,20 @@ _OOM_SCORE = 500
 # kept for the next picture. Clearing new pages of 4 KiB can cost more than decoding (decision 13).
 _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
 
+_Answer = TypeVar("_Answer")
+
 # A fork of a process with threads may inherit a lock that is never released.
 _context = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Seconds for one picture, bytes that a worker may use beyond its size at the start, requests that may wait for a
-    worker, and for how long.
+    """Seconds for one picture and for one pyramid, bytes that a worker may use beyond its size at the start, requests
+    that may wait for a worker, and for how long.
     """
 
     timeout_seconds: float
+    pyramid_seconds: float
     memory_bytes: int
     max_waiting: int
     wait_seconds: float
@@ -99,7 +106,7 @@ class RenderPool:
         # A thread per worker, to wait on its pipe. The thread takes the next request itself: if the event loop did
         # that, the worker would be idle for some percent of the time.
         self._threads = ThreadPoolExecutor(count, "render")
-        self._calls: set[Future[Thumbnail]] = set()
+        self._calls: set[Future[Any]] = set()
 
     @property
     def busy(self) -> int:
@@ -116,10 +123,18 @@ class RenderPool:
 
         A cancelled caller leaves the queue. A worker finishes the request that it has begun.
         """
+        return await self._called(source, lambda worker: self._rendered(worker, source, request))
+
+    async def make_pyramid(self, source: Source, request: PyramidRequest, file: BinaryIO) -> int:
+        """Writes the pyramid of the source, and says how many bytes it has; likewise. Raises PyramidNotWritten too."""
+        seconds = self._limits.pyramid_seconds
+        return await self._called(source, lambda worker: worker.call(source, request, seconds, file))
+
+    async def _called(self, source: Source, work: Callable[[_Worker], _Answer]) -> _Answer:
         if len(self._calls) >= len(self._workers) + self._limits.max_waiting:
             source.file.close()
             raise Overloaded("Too many requests wait to be rendered")
-        call = self._threads.submit(self._render, source, request)
+        call = self._threads.submit(self._with_a_worker, work)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         call.add_done_callback(lambda _: source.file.close())
@@ -143,13 +158,17 @@ class RenderPool:
         for worker in self._workers:
             worker.end(deadline)
 
-    def _render(self, source: Source, request: Request) -> Thumbnail:
+    def _with_a_worker(self, work: Callable[[_Worker], _Answer]) -> _Answer:
         # There are as many threads as workers.
         worker = self._idle.get_nowait()
         try:
-            thumbnail, reduced_bytes = worker.render(source, request)
+            return work(worker)
         finally:
             self._idle.put(worker)
+
+    def _rendered(self, worker: _Worker, source: Source, request: Request) -> Thumbnail:
+        answer: tuple[Thumbnail, int] = worker.call(source, request, self._limits.timeout_seconds)
+        thumbnail, reduced_bytes = answer
         if reduced_bytes:
             self._cache.added(reduced_bytes)
         return thumbnail
@@ -168,21 +187,25 @@ class _Worker:
         self._closed = False
         self._start()
 
-    def render(self, source: Source, request: Request) -> tuple[Thumbnail, int]:
-        """The thumbnail, and the bytes of the reduced copy that the process adds to the cache. Blocks until there is an
-        answer or the time is over.
+    def call(
+        self, source: Source, request: Request | PyramidRequest, seconds: float, file: BinaryIO | None = None
+    ) -> Any:
+        """The number of bytes of a pyramid that the process has written into the file; otherwise the thumbnail, and the
+        bytes of the reduced copy that the process adds to the cache. Blocks until there is an answer or the time is
+        over.
         """
         if not self._process.is_alive():
             self._replace(REPLACED_IDLE)
-        seconds = self._limits.timeout_seconds
         try:
             self._await_ready()
-            self._pipe.send((request, source.is_reduced))
-            multiprocessing.reduction.send_handle(self._pipe, source.file.fileno(), self._process.pid or 0)
+            self._pipe.send((request, source.kind))
+            for handle in (source.file, file):
+                if handle:
+                    multiprocessing.reduction.send_handle(self._pipe, handle.fileno(), self._process.pid or 0)
             if not self._pipe.poll(seconds):
                 self._replace(REPLACED_TIMEOUT)
                 raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
-            answer: tuple[Thumbnail, int] | Exception = self._pipe.recv()
+            answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(_STOP_SECONDS)
             has_aborted = self._process.exitcode in _ABORTED
@@ -262,9 +285,13 @@ def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, dire
     with suppress(EOFError, ConnectionError):
         pipe.send("ready")
         while True:
-            request, is_reduced = pipe.recv()
-            with os.fdopen(multiprocessing.reduction.recv_handle(pipe), "rb") as file:
-                source, modified = Source(file, is_reduced), os.fstat(file.fileno()).st_mtime
+            request, kind = pipe.recv()
+            with _received(pipe, "rb") as file:
+                source, modified = Source(file, kind), os.fstat(file.fileno()).st_mtime
+                if isinstance(request, PyramidRequest):
+                    with _received(pipe, "r+b") as pyramid:
+                        pipe.send(_written(source, request, pyramid, render_limits))
+                    continue
                 answer = _answer(source, request, render_limits)
             if isinstance(answer, Exception):
                 if isinstance(answer, ReducedDamaged):
@@ -279,6 +306,17 @@ def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, dire
                     keep_reduced(directory, request.md5, reduced.write, modified)
 
 
+@contextmanager
+def _received(pipe: Connection, mode: Literal["rb", "r+b"]) -> Iterator[BinaryIO]:
+    file: BinaryIO = os.fdopen(multiprocessing.reduction.recv_handle(pipe), mode)
+    try:
+        yield file
+    finally:
+        # A disk that is full refuses again what is not written yet.
+        with suppress(OSError):
+            file.close()
+
+
 def _bound_process(memory_bytes: int) -> None:
     os.nice(_NICENESS)
     with suppress(OSError):
@@ -290,10 +328,24 @@ def _bound_process(memory_bytes: int) -> None:
 
 
 def _answer(source: Source, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None] | Exception:
-    try:
-        if source.is_reduced and isinstance(request, ThumbnailRequest):
+    def work() -> tuple[Thumbnail, Reduced | None]:
+        if source.kind is Kind.REDUCED and isinstance(request, ThumbnailRequest):
             return render_reduced(source.file, request, limits), None
-        return render_and_reduce(source.file, request, limits)
+        if source.kind is Kind.PYRAMID:
+            return render_pyramid(source.file, request, limits), None
+        without_pyramid = replace(limits, pyramid_pixels=0)
+        return render_and_reduce(source.file, request, without_pyramid if source.kind is Kind.DAMAGED else limits)
+
+    return _done_or_error(work)
+
+
+def _written(source: Source, request: PyramidRequest, file: BinaryIO, limits: RenderLimits) -> int | Exception:
+    return _done_or_error(lambda: write_pyramid(source.file, request, file, limits))
+
+
+def _done_or_error(work: Callable[[], _Answer]) -> _Answer | Exception:
+    try:
+        return work()
     except MemoryError:
         return TooManyPixels("Too many pixels: the image does not fit in the memory of a worker")
     except (PilboxError, ThumbnailError) as error:

@@ -1,5 +1,5 @@
-"""A directory of originals and their reduced copies, named by digest and bounded in bytes. Several processes of one
-user may share it.
+"""A directory of originals, their reduced copies and their pyramids, named by digest and bounded in bytes. Several
+processes of one user may share it.
 
 A file appears by a rename, complete and checked, or not at all. The least recently used files are evicted. Readers hold
 their file open, so an eviction does not affect them. Every process reads the directory before it evicts, so none has to
@@ -28,7 +28,7 @@ from md5s3stash.errors import SettingsError
 log = logging.getLogger(__name__)
 
 _PART_SUFFIX = ".part"
-_REDUCED_SUFFIX = ".reduced"
+_REDUCED_SUFFIX, _PYRAMID_SUFFIX = _SUFFIXES = (".reduced", ".pyramid")
 # The share of the bound that an eviction keeps, so that not every new file causes the next one.
 _KEPT_SHARE = 0.9
 # A share of the bound; what others have added is known only after the directory is read.
@@ -49,6 +49,7 @@ class CacheCounts:
 
     hits: int = 0
     reduced: int = 0
+    pyramids: int = 0
     misses: int = 0
     evictions: int = 0
     faults: int = 0
@@ -61,7 +62,7 @@ class DiskCache:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.counts = CacheCounts()
         self.directory = directory
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._on_disk = _Room(max_bytes)
         self._in_memory = _Room(MEMORY_BYTES)
@@ -81,12 +82,21 @@ class DiskCache:
         """The reduced copy of an original, likewise; the caller checks its content."""
         return self._open(md5 + _REDUCED_SUFFIX)
 
+    def open_pyramid(self, md5: str) -> BinaryIO | None:
+        """The pyramid of an original, likewise."""
+        return self._open(md5 + _PYRAMID_SUFFIX)
+
+    def kept_pyramid(self, md5: str) -> Incoming | None:
+        """The same, as what is made where there is none."""
+        file = self.open_pyramid(md5)
+        return None if file is None else Incoming(file, self._in_memory)
+
     def _open(self, name: str) -> BinaryIO | None:
         try:
             file = open(self.directory / name, "rb")  # noqa: SIM115 - the caller closes it
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
-                self.fault(error)
+                self.fault(str(error))
             return None
         with contextlib.suppress(OSError):
             # Set here, because disks are mounted with relatime.
@@ -113,29 +123,46 @@ class DiskCache:
             os.fdatasync(incoming.file.fileno())
             os.rename(incoming.path, self.directory / md5)
         except OSError as error:
-            self.fault(error)
+            self.fault(str(error))
             return
         self.added(incoming.size_bytes)
+
+    def keep_pyramid(self, incoming: Incoming, md5: str, size_bytes: int, modified: float) -> None:
+        """Gives a pyramid its name. It is not synced: who reads it compares its checksums."""
+        if incoming.path is None:
+            return
+        try:
+            _stamp(incoming.file.fileno(), modified)
+            os.rename(incoming.path, self.directory / f"{md5}{_PYRAMID_SUFFIX}")
+        except OSError as error:
+            self.fault(str(error))
+            return
+        self.added(size_bytes)
+
+    def drop_pyramid(self, md5: str) -> None:
+        """Removes one that turned out to be damaged."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.directory / f"{md5}{_PYRAMID_SUFFIX}")
 
     def added(self, size_bytes: int) -> None:
         """Counts bytes that were added to the directory, and evicts if they are too many."""
         with self._lock:
             self._added_bytes += size_bytes
             self.counts.bytes += size_bytes
-            is_due = self._added_bytes > self._max_bytes * _ADDED_BETWEEN_LOOKS or self.counts.bytes > self._max_bytes
+            is_due = self._added_bytes > self.max_bytes * _ADDED_BETWEEN_LOOKS or self.counts.bytes > self.max_bytes
             if is_due:
                 self._evict()
 
-    def fault(self, error: OSError) -> None:
+    def fault(self, reason: str) -> None:
         """Counts and logs a failure of the disk; the request that met it is served all the same."""
         self.counts.faults += 1
-        log.warning("event=cache_fault directory=%s reason=%r", self.directory, str(error))
+        log.warning("event=cache_fault directory=%s reason=%r", self.directory, reason)
 
     def _evict(self) -> None:
         """Removes the least recently used files until the rest fits, and part files whose writers died."""
         entries = sorted(self._entries(), key=lambda entry: entry.used_ns)
         total = sum(entry.size_bytes for entry in entries)
-        keep_bytes = self._max_bytes * _KEPT_SHARE if total > self._max_bytes else self._max_bytes
+        keep_bytes = self.max_bytes * _KEPT_SHARE if total > self.max_bytes else self.max_bytes
         for entry in entries:
             if total <= keep_bytes:
                 break
@@ -152,13 +179,13 @@ class DiskCache:
                 with contextlib.suppress(OSError):
                     if item.name.endswith(_PART_SUFFIX):
                         _remove_if_left(item.path)
-                    elif is_md5(item.name.removesuffix(_REDUCED_SUFFIX)) and item.is_file(follow_symlinks=False):
+                    elif _is_ours(item.name) and item.is_file(follow_symlinks=False):
                         status = item.stat(follow_symlinks=False)
                         yield _Entry(item.name, status.st_size, status.st_atime_ns)
 
 
 class Incoming:
-    """The bytes of one original while they arrive: written, counted, hashed. Closing it releases its bytes of the
+    """The bytes of one file while they arrive: written, counted, hashed. Closing it releases its bytes of the
     bound.
     """
 
@@ -282,6 +309,11 @@ def _new_part(directory: Path) -> tuple[BinaryIO, Path]:
     # A part file without this lock has no living writer.
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     return os.fdopen(descriptor, "w+b"), path
+
+
+def _is_ours(name: str) -> bool:
+    digest, dot, suffix = name.partition(".")
+    return is_md5(digest) and (not dot or dot + suffix in _SUFFIXES)
 
 
 def _remove_if_left(path: str) -> None:

@@ -1,5 +1,5 @@
-"""Opens the original for a request, from the cache or from S3 with the box's own credentials; or its reduced copy, if
-that is cached and large enough.
+"""Opens the original for a request, from the cache or from S3 with the box's own credentials; or its reduced copy or
+its pyramid, if that is cached and the request is answered from it.
 
 However many requests ask for a new digest at once, S3 is asked once. The bytes go straight to disk and are compared
 with the digest before they are used. The event loop never waits for a disk or for S3.
@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from md5s3stash.errors import CredentialsUnavailable, DigestMismatch, StoreRefused
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.scheme import BucketBase
 from md5s3stash_thumbnailer.cache.disk import DiskCache, Incoming, NoRoom
-from md5s3stash_thumbnailer.errors import FetchTimedOut, OriginalNotFound, Overloaded, ReducedDamaged
+from md5s3stash_thumbnailer.cache.flights import Flights
+from md5s3stash_thumbnailer.cache.pyramids import from_pyramid
+from md5s3stash_thumbnailer.cache.source import Kind, Source
+from md5s3stash_thumbnailer.errors import FetchTimedOut, OriginalNotFound, Overloaded, PyramidDamaged, ReducedDamaged
+from md5s3stash_thumbnailer.render.levels.pyramid import PyramidFile
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, is_cut_from_pyramid
 from md5s3stash_thumbnailer.render.reduced import read_facts
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 
 _CACHE_THREADS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The file to draw a thumbnail from. Its holder closes it."""
-
-    file: BinaryIO
-    is_reduced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,80 +44,80 @@ class Originals:
     """The originals of one stash."""
 
     def __init__(
-        self, store: ObjectStore, base: BucketBase, cache: DiskCache, limits: FetchLimits, reduced_side: int = 0
+        self, store: ObjectStore, base: BucketBase, cache: DiskCache, limits: FetchLimits, render_limits: RenderLimits
     ) -> None:
         self.cache = cache
         # Called on the event loop: after S3 sent an original, and after it refused one.
         self.on_fetched: Callable[[str], None] = lambda md5: None
         self.on_refused: Callable[[], None] = lambda: None
-        self._reduced_side = reduced_side
-        self.waiting = 0
+        self._render_limits = render_limits
         self._store = store
         self._base = base
         self._limits = limits
-        self._flights: dict[str, _Flight] = {}
+        self._flights = Flights(limits.max_waiting, "Too many requests wait for originals")
         # The S3 client blocks; a thread for each fetch keeps the loop free. Cache hits never wait for them.
         self._fetchers = ThreadPoolExecutor(limits.max_concurrent, "fetch")
         self._cache_threads = ThreadPoolExecutor(_CACHE_THREADS, "cache")
 
-    async def open(self, request: ThumbnailRequest) -> Source:
-        """The reduced copy if it is enough for the request, else the original.
+    async def open(self, request: Request) -> Source:
+        """The reduced copy or the pyramid if the request is answered from it, else the original.
 
-        Raises OriginalNotFound, FetchTimedOut, Overloaded, SourceTooLarge, or a StoreError.
+        Raises OriginalNotFound, FetchTimedOut, Overloaded, SourceTooLarge, RequestRefused, or a StoreError.
         """
         loop, md5 = asyncio.get_running_loop(), request.md5
         cached = await loop.run_in_executor(self._cache_threads, self._cached, request)
-        return cached or Source(await self._fetched(md5))
+        return cached or Source(await self._flights.file(md5, self._fetch))
 
     async def open_whole(self, md5: str) -> Source:
         """The original, even if there is a reduced copy."""
         loop = asyncio.get_running_loop()
         cached = await loop.run_in_executor(self._cache_threads, self.cache.open, md5)
-        return Source(cached or await self._fetched(md5))
+        return Source(cached or await self._flights.file(md5, self._fetch))
 
-    def _cached(self, request: ThumbnailRequest) -> Source | None:
-        reduced = self._cached_copy(request) if self._reduced_side else None
-        if reduced is not None:
-            self.cache.counts.reduced += 1
-            return Source(reduced, is_reduced=True)
+    def _cached(self, request: Request) -> Source | None:
+        derived = self._cached_copy(request) if isinstance(request, ThumbnailRequest) else None
+        derived = derived or self._cached_pyramid(request)
+        if derived is not None:
+            return derived
         original = self.cache.open(request.md5)
         return None if original is None else Source(original)
 
-    def _cached_copy(self, request: ThumbnailRequest) -> BinaryIO | None:
-        file = self.cache.open_reduced(request.md5)
+    def _cached_copy(self, request: ThumbnailRequest) -> Source | None:
+        side = self._render_limits.reduced_side
+        file = self.cache.open_reduced(request.md5) if side else None
         if file is None:
             return None
         # If its head is damaged, the next thumbnail that is cut from a copy writes it again.
         with suppress(ReducedDamaged, OSError):
-            if read_facts(file).serves(request, self._reduced_side):
-                return file
+            if read_facts(file).serves(request, side):
+                self.cache.counts.reduced += 1
+                return Source(file, Kind.REDUCED)
         file.close()
         return None
 
-    async def _fetched(self, md5: str) -> BinaryIO:
-        if self.waiting >= self._limits.max_waiting:
-            raise Overloaded("Too many requests wait for originals")
-        self.waiting += 1
-        flight = self._flights.get(md5) or self._take_off(md5)
+    def _cached_pyramid(self, request: Request) -> Source | None:
+        file = self.cache.open_pyramid(request.md5)
+        if file is None:
+            return None
         try:
-            with flight.waiting():
-                # Shielded: other requests share this flight, and later ones will.
-                return (await asyncio.shield(flight.task)).reader()
-        finally:
-            self.waiting -= 1
+            if is_cut_from_pyramid(PyramidFile(file, request.md5).facts.size, request, self._render_limits):
+                source = from_pyramid(file, request)
+                self.cache.counts.pyramids += 1
+                return source
+        except PyramidDamaged:
+            self.cache.drop_pyramid(request.md5)
+        file.close()
+        return None
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for S3."""
+        return self._flights.waiting
 
     def close(self) -> None:
         """Cancels fetches that have not begun. A thread that waits for S3 cannot be stopped and ends by itself."""
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._cache_threads.shutdown(wait=False, cancel_futures=True)
-
-    def _take_off(self, md5: str) -> _Flight:
-        flight = self._flights[md5] = _Flight(asyncio.create_task(self._fetch(md5)))
-        flight.task.add_done_callback(lambda _: self._land(md5))
-        return flight
-
-    def _land(self, md5: str) -> None:
-        self._flights.pop(md5).close_if_over()
 
     async def _fetch(self, md5: str) -> Incoming:
         seconds = self._limits.timeout_seconds
@@ -146,7 +142,7 @@ class Originals:
         except NoRoom as error:
             raise Overloaded("Too many bytes of originals are being downloaded") from error
         except OSError as error:
-            self.cache.fault(error)
+            self.cache.fault(str(error))
         try:
             return self._download_into(self.cache.in_memory(), md5, deadline)
         except OSError as error:
@@ -167,30 +163,6 @@ class Originals:
         except BaseException:
             incoming.close()
             raise
-
-
-class _Flight:
-    """A fetch and the number of requests that wait for it. Its file is closed after the last of them has opened its
-    own.
-    """
-
-    def __init__(self, task: asyncio.Task[Incoming]) -> None:
-        self.task = task
-        self._waiters = 0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        self._waiters += 1
-        try:
-            yield
-        finally:
-            self._waiters -= 1
-            self.close_if_over()
-
-    def close_if_over(self) -> None:
-        # Reads the exception even if no request waits any more, or asyncio would log it.
-        if self.task.done() and not self.task.cancelled() and not self.task.exception() and not self._waiters:
-            self.task.result().close()
 
 
 class _UntilDeadline:

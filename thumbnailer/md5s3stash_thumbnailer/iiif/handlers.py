@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from md5s3stash_thumbnailer._pilbox import RENDERER
-from md5s3stash_thumbnailer.cache.originals import Source
+from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.iiif import info
 from md5s3stash_thumbnailer.iiif.address import forwarded_address, own_address
 from md5s3stash_thumbnailer.iiif.manifest import MEDIA_TYPE, manifest
@@ -57,6 +57,7 @@ class Iiif:
     public_url: str = ""
     proxies: Sequence[Network] = ()
     rights: str = ""
+    pyramid_pixels: int = 0
     sizes: Sizes = field(default_factory=Sizes)
 
 
@@ -110,6 +111,9 @@ class IiifHandler(PictureHandler):
     async def rendered(self, source: Source, request: Request) -> Thumbnail:
         rendering = super().rendered
         return await self.iiif.clients.render(self.client, source, lambda: rendering(source, request))
+
+    def charge(self, seconds: float) -> None:
+        self.iiif.clients.charge(self.client, seconds)
 
     async def size_of(self, md5: str) -> Size:
         """Width and height of the upright original."""
@@ -210,7 +214,7 @@ class RegionHandler(IiifHandler):
     async def _answer(self, version: Version, md5: str, parts: Sequence[str]) -> None:
         await self.admit()
         request = parse_request(version, md5, parts, self.iiif.offer)
-        etag = request.etag(RENDERER)
+        etag = request.etag(f"{RENDERER}, pyramids above {self.iiif.pyramid_pixels} pixels")
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
             return
@@ -218,7 +222,7 @@ class RegionHandler(IiifHandler):
         if size is not None:
             # What this original cannot give is refused without a worker.
             request.plan(size)
-        picture, modified = await self.draw(self.services.originals.open_whole(request.md5), request)
+        picture, modified = await self.draw(self.services.originals.open(request), request)
         self.iiif.sizes.keep(request.md5, picture.original_size)
         canonical = canonical_path(version, request, picture.original_size)
         self.set_header(

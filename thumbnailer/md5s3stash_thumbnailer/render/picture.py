@@ -61,7 +61,9 @@ class Picture:
         self, image: PIL.Image.Image, cut: Cut, resampling: PIL.Image.Resampling, shrink: float
     ) -> PIL.Image.Image:
         """Cuts from an image that has one pixel for every `shrink` of the original, along a side."""
-        stored = resample(image, self._stored_cut(cut, image.size, shrink), resampling, self.oversampling)
+        return self._turned(resample(image, self._stored_cut(cut, image.size, shrink), resampling, self.oversampling))
+
+    def _turned(self, stored: PIL.Image.Image) -> PIL.Image.Image:
         turn = _TO_UPRIGHT.get(self.orientation)
         return stored if turn is None else stored.transpose(turn)
 
@@ -95,11 +97,13 @@ def resample(
     oversampling: float = OVERSAMPLING_AFTER_AVERAGES,
 ) -> PIL.Image.Image:
     """The rectangle at its new size, in one step; averages reduce it first as far as the filter allows."""
-    image = continuous(image)
     if cut == whole(image.size):
-        return image
+        return continuous(image)
     if cut.is_as_stored:
-        return image.crop((round(cut.box[0]), round(cut.box[1]), round(cut.box[2]), round(cut.box[3])))
+        # First, because to make a picture continuous costs more than to cut from it.
+        left, top, right, bottom = (round(edge) for edge in cut.box)
+        return continuous(image.crop((left, top, right, bottom)))
+    image = continuous(image)
     if resampling == PIL.Image.Resampling.NEAREST:
         return image.resize(cut.size, resampling, cut.box)
     return image.resize(cut.size, resampling, cut.box, reducing_gap=oversampling)

@@ -18,12 +18,15 @@ import PIL.Image
 import PIL.ImageFile
 
 from md5s3stash_thumbnailer._pilbox import DrawOptions, PilboxError, RectangleError
-from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError, TooManyPixels
+from md5s3stash_thumbnailer.errors import NotAnImage, PyramidNeeded, ThumbnailError, TooManyPixels
 from md5s3stash_thumbnailer.render import geometry, output
 from md5s3stash_thumbnailer.render.colour import to_srgb
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES, Original
 from md5s3stash_thumbnailer.render.faces import PREVIEW_PX, position_of_faces
 from md5s3stash_thumbnailer.render.geometry import Cut, Point, Size
+from md5s3stash_thumbnailer.render.levels.maker import make_pyramid, rows_of
+from md5s3stash_thumbnailer.render.levels.pyramid import Pyramid
+from md5s3stash_thumbnailer.render.levels.tiff import levels_of
 from md5s3stash_thumbnailer.render.picture import Picture, resample
 from md5s3stash_thumbnailer.render.reduced import Reduced, divisor_for, is_cut_from_copies, leaves_enough
 from md5s3stash_thumbnailer.render.region import encoded_region
@@ -36,12 +39,16 @@ _REDUCTION_TO_CHECK = 8.0
 
 @dataclass(frozen=True, slots=True)
 class RenderLimits:
-    """The most pixels that an original and a thumbnail may have: decoded, each takes four bytes."""
+    """The most pixels that an original may have to be decoded whole, and a thumbnail: each takes four bytes."""
 
     max_original_pixels: int = 100_000_000
     max_thumbnail_pixels: int = 4096 * 4096
     reduced_side: int = 0
     """The longest side of the reduced copy that thumbnails of large originals are cut from; 0: no copy."""
+    max_shown_pixels: int = 0
+    """The most pixels of an original whose rows are decoded one after the other, for its pyramid."""
+    pyramid_pixels: int = 0
+    """Regions of originals with more pixels are cut from a pyramid; 0: only of those not decoded as a whole."""
     truncated: bool = False
     """Whether a damaged original is shown as far as it can be decoded."""
 
@@ -61,12 +68,20 @@ class Thumbnail:
 Request = ThumbnailRequest | RegionRequest | SizeRequest
 
 
+@dataclass(frozen=True, slots=True)
+class PyramidRequest:
+    """The pyramid of an original is asked for, of no more bytes than that."""
+
+    md5: str
+    max_bytes: int
+
+
 def prepare_process(limits: RenderLimits) -> None:
     """Makes Pillow refuse larger originals by itself, for the whole process, as soon as it has read their header.
 
     Pillow checks this for every frame and every embedded picture, which a check of ours after opening would miss.
     """
-    PIL.Image.MAX_IMAGE_PIXELS = limits.max_original_pixels
+    PIL.Image.MAX_IMAGE_PIXELS = max(limits.max_original_pixels, limits.max_shown_pixels)
     # Pillow's messages about pictures would fill the server's log. The answer reports an error of a picture.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
@@ -92,6 +107,36 @@ def render_reduced(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimi
     """The same thumbnail from the file of a reduced copy. Also raises ReducedDamaged."""
     with _faults_of_the_picture():
         return _drawn(Reduced.read(file), request, limits)
+
+
+def render_pyramid(file: BinaryIO, request: Request, limits: RenderLimits) -> Thumbnail:
+    """What the request asks for, from the file of a pyramid. Raises PyramidDamaged as well."""
+    with _faults_of_the_picture():
+        return _shown(Pyramid(file, request.md5, limits.max_original_pixels), request, limits)
+
+
+def write_pyramid(original: BinaryIO, request: PyramidRequest, file: BinaryIO, limits: RenderLimits) -> int:
+    """Writes the pyramid of an original into a file, and says how many bytes it has. Raises ThumbnailError."""
+    with _faults_of_the_picture():
+        rows = rows_of(_opened(original, limits), limits.max_original_pixels)
+        return make_pyramid(rows, request.md5, file, request.max_bytes)
+
+
+def is_cut_from_pyramid(original: Size, request: Request, limits: RenderLimits) -> bool:
+    """Whether the answer to a request is cut from a pyramid of the original, which has this size."""
+    pixels = original[0] * original[1]
+    if isinstance(request, RegionRequest) and limits.pyramid_pixels and pixels > limits.pyramid_pixels:
+        return True
+    return not isinstance(request, SizeRequest) and pixels > limits.max_original_pixels
+
+
+def _is_cut_from_own_levels(original: Size, request: Request, limits: RenderLimits) -> bool:
+    """Whether it is if the original has levels. From a pyramid of ours its tiles are sent without decoding, but to make
+    one takes the longer the larger the original is.
+    """
+    if isinstance(request, ThumbnailRequest):
+        return "noop" not in request.operations and not DrawOptions.of(dict(request.options)).preserve_exif
+    return isinstance(request, RegionRequest) and original[0] * original[1] > limits.max_original_pixels
 
 
 @contextmanager
@@ -134,9 +179,22 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _render(file: BinaryIO, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
-    original = Original(file, limits.max_original_pixels)
+    original = _opened(file, limits)
+    if isinstance(request, RegionRequest):
+        # What it has not does not need a pyramid.
+        request.plan(original.size)
+    if _is_cut_from_own_levels(original.size, request, limits):
+        levels = levels_of(original, limits.max_original_pixels)
+        if levels is not None:
+            return _shown(levels, request, limits), None
+    if is_cut_from_pyramid(original.size, request, limits):
+        raise PyramidNeeded("The original is shown from a pyramid")
     reduced = _reduced(original, request, limits) if isinstance(request, ThumbnailRequest) else None
-    return _shown(original, reduced or original, request, limits), reduced
+    return _shown(reduced or original, request, limits), reduced
+
+
+def _opened(file: BinaryIO, limits: RenderLimits) -> Original:
+    return Original(file, max(limits.max_original_pixels, limits.max_shown_pixels))
 
 
 def _render_truncated(file: BinaryIO, request: Request, limits: RenderLimits, damage: NotAnImage) -> Thumbnail:
@@ -144,24 +202,26 @@ def _render_truncated(file: BinaryIO, request: Request, limits: RenderLimits, da
     try:
         with _faults_of_the_picture(), _truncated_images_loaded():
             original = Original(file, limits.max_original_pixels, is_strict=False)
-            thumbnail = _shown(original, original, request, limits)
+            thumbnail = _shown(original, request, limits)
     except ThumbnailError as error:
         raise damage from error
     return replace(thumbnail, is_truncated=True)
 
 
-def _shown(original: Original, picture: Picture, request: Request, limits: RenderLimits) -> Thumbnail:
-    """What is asked for, cut from the picture, which is the original or its copy."""
+def _shown(picture: Picture, request: Request, limits: RenderLimits) -> Thumbnail:
+    """What is asked for, cut from the picture, which is the original, its copy or its pyramid."""
     if isinstance(request, SizeRequest):
         return Thumbnail("", b"", original_size=picture.size)
     if isinstance(request, RegionRequest):
         mime_type = MIME_TYPES[FORMATS[request.output.format]]
         return Thumbnail(mime_type, encoded_region(picture, request), original_size=picture.size)
-    return _as_it_is(original) if "noop" in request.operations else _drawn(picture, request, limits)
+    return _as_it_is(picture) if "noop" in request.operations else _drawn(picture, request, limits)
 
 
-def _as_it_is(original: Original) -> Thumbnail:
+def _as_it_is(original: Picture) -> Thumbnail:
     """The original's own bytes. It is decoded too, so that a damaged original is not sent as a whole picture."""
+    if not isinstance(original, Original):
+        raise TooManyPixels("Too many pixels: the original is sent only if it can be decoded as a whole")
     mime_type = MIME_TYPES[original.format]
     original.decode(_REDUCTION_TO_CHECK)
     original.file.seek(0)

@@ -45,7 +45,7 @@ _PLANES = "YCbCr"
 _MODES_OF_ORIGINALS = frozenset({"L", "P", "RGB", "RGBA"})
 _MAX_PROFILE_BYTES = 64 * 1024
 
-_MAGIC = b"MSR4"
+_MAGIC = b"MSR5"
 # Magic, checksum of everything after it, facts as JSON padded with blanks. Then the profile and the pixels.
 _FACTS_BYTES = 500
 _HEAD = struct.Struct(f">4sQ{_FACTS_BYTES}s")

@@ -119,6 +119,9 @@ class Rotation(NamedTuple):
         return math.ceil(size[0] * cos + size[1] * sin), math.ceil(size[1] * cos + size[0] * sin)
 
 
+UNTURNED = Rotation(is_mirrored=False, degrees=Fraction(0))
+
+
 class Output(NamedTuple):
     """One of QUALITIES and of FORMATS; `options` are the server's for all pictures, as pairs of name and value."""
 

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +26,9 @@ from md5s3stash.objectstore import IMMUTABLE
 from md5s3stash.version import running_version
 from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import PilboxError
-from md5s3stash_thumbnailer.cache.originals import Originals, Source
+from md5s3stash_thumbnailer.cache.originals import Originals
+from md5s3stash_thumbnailer.cache.pyramids import Pyramids
+from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.render.pipeline import Request, Thumbnail
 from md5s3stash_thumbnailer.render_pool import RenderPool
@@ -86,6 +88,7 @@ class Services:
     """
 
     originals: Originals
+    pyramids: Pyramids
     pool: RenderPool
     metrics: Metrics
     activity: Activity
@@ -204,13 +207,43 @@ class PictureHandler(JsonErrors):
         self.set_header("Cache-Control", IMMUTABLE if always else f"{_until(self._expires, _YEAR_SECONDS)}, immutable")
 
     async def draw(self, opening: Awaitable[Source], request: Request) -> tuple[Thumbnail, float]:
-        """What a worker makes of the source, and the date of the original."""
+        """What a worker makes of the source, and the date of the original. The pyramid that it needs is made."""
         try:
-            source = await opening
+            return await self._drawn_from(await self._opened(opening), request)
+        except errors.PyramidNeeded:
+            pass
+        except errors.PyramidDamaged:
+            log.warning("event=pyramid_damaged md5=%s", request.md5)
+            self.services.originals.cache.drop_pyramid(request.md5)
+        try:
+            return await self._drawn_from(
+                await self._opened(self.services.pyramids.made(request, self.charge)), request
+            )
+        except errors.PyramidDamaged as error:
+            raise errors.Overloaded("The disk of the cache does not keep what is written") from error
+        except errors.NotAnImage as damage:
+            source = await self._opened(self.services.originals.open_whole(request.md5))
+            try:
+                # Raises the same again if no part of it is to be shown.
+                return await self._drawn_from(replace(source, kind=Kind.DAMAGED), request)
+            except errors.PyramidNeeded:
+                raise damage from None
+
+    def charge(self, seconds: float) -> None:
+        """A worker has made a pyramid for this request, in that time."""
+
+    async def _opened(self, opening: Awaitable[Source]) -> Source:
+        try:
+            return await opening
         except (StoreError, errors.FetchTimedOut) as error:
             self.services.metrics.s3_failed(error)
             raise
+
+    async def _drawn_from(self, source: Source, request: Request) -> tuple[Thumbnail, float]:
         modified = os.fstat(source.file.fileno()).st_mtime
+        if source.answer is not None:
+            source.file.close()
+            return source.answer, modified
         return await self.rendered(source, request), modified
 
     async def rendered(self, source: Source, request: Request) -> Thumbnail:

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
-from md5s3stash_thumbnailer.cache.originals import Source
+from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.errors import Overloaded, TooManyRequests
 from md5s3stash_thumbnailer.render.pipeline import Thumbnail
 
@@ -153,5 +153,9 @@ class Clients:
             return await rendering()
         finally:
             self._turns.pass_on()
-            if self._buckets is not None and client:
-                self._buckets.charge(client, (time.monotonic() - begun) / self._workers)
+            self.charge(client, time.monotonic() - begun)
+
+    def charge(self, client: str, seconds: float) -> None:
+        """For the time that a worker took."""
+        if self._buckets is not None and client:
+            self._buckets.charge(client, seconds / self._workers)

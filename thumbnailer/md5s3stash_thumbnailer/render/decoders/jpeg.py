@@ -212,6 +212,11 @@ def looked_over(file: BinaryIO, *, is_one_picture: bool) -> OnlyScan | SeveralSc
     return OnlyScan(file, head, _checked(file)[0].end, is_checked=True)
 
 
+def check(file: BinaryIO) -> None:
+    """Raises NotAnImage where markers do not fit together, for what is decoded elsewhere."""
+    _checked(file)
+
+
 def _checked(file: BinaryIO) -> list[jpeg_markers.Scan]:
     with _mapped(file) as jpeg:
         return jpeg_markers.check(jpeg)

@@ -85,7 +85,7 @@ def opened(file: BinaryIO) -> PIL.Image.Image:
             image.info["white"] = float(2**_TWELVE_BITS - 1)
         return image
     if _is_for_vips(header):
-        return VipsTiff(file, header, has_alpha=header.extra_samples[:1] in ((_ASSOCIATED,), (_UNASSOCIATED,)))
+        return VipsTiff(file, header, has_alpha=has_alpha(header))
     raise NotAnImage(
         f"TIFFs of this layout are not shown: photometric interpretation {header.photometric}, bits {header.bits[:4]}, "
         f"sample format {header.formats[0]}, compression {header.compression}"
@@ -115,6 +115,17 @@ def _is_for_pillow(header: TiffHeader) -> bool:
     if is_raw:
         return photometric in (_RGB, _CMYK) and bits == 8 and not header.extra_samples
     return photometric in (_RGB, _CMYK, _YCBCR) and len(header.extra_samples) < 2
+
+
+def has_alpha(header: TiffHeader) -> bool:
+    """Whether the first of the extra samples says how much is seen of a pixel."""
+    return header.extra_samples[:1] in ((_ASSOCIATED,), (_UNASSOCIATED,))
+
+
+def has_rows(header: TiffHeader) -> bool:
+    """Whether libvips is known to show this layout rightly, row by row."""
+    is_ycc_in_jpeg = _kind(header) == (_YCBCR, 8, _UNSIGNED) and header.compression == JPEG_COMPRESSION
+    return (is_ycc_in_jpeg and header.samples == 3 and not header.is_planar) or _is_for_vips(header)
 
 
 def _is_for_vips(header: TiffHeader) -> bool:

@@ -1,0 +1,200 @@
+"""IIIF beside Debian's iipsrv: CPU of tiles and regions, and how many a second at 1, 8 and 64 clients, one core each.
+
+    python bench/iiif.py DIRECTORY [--tiles 400]
+
+needs the packages iipimage-server and nginx-core. Both servers have the same TIFF of 80 megapixels, a pyramid of JPEG
+tiles of 512 pixels. iipsrv is asked through nginx; the CPU of both is shown, and that of iipsrv alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import process_tree
+from bench.http_load import Job, Load
+from bench.picture_corpus import photograph
+from md5s3stash_thumbnailer.render.geometry import Size
+from md5s3stash_thumbnailer.render.grid import TILE, Tile, level_size, scale_factors, tile_region
+from tests.support import servers
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = (10_000, 8_000)
+CLIENTS = (1, 8, 64)
+_IIPSRV = "/usr/lib/iipimage-server/iipsrv.fcgi"
+_SERVERS_CORE, _CLIENTS_CORE = (str(core % (os.cpu_count() or 1)) for core in (1, 0))
+_BUCKET = "originals"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers: its processes, and where a picture is."""
+
+    name: str
+    port: int
+    pids: Sequence[int]
+    base: str
+
+    def cpu_seconds(self, pids: Sequence[int] | None = None) -> float:
+        return sum(process_tree.cpu_seconds(pid) for pid in pids or self.pids)
+
+
+def make_original(path: Path) -> None:
+    """The TIFF, if it is not there yet."""
+    if path.exists():
+        return
+    import pyvips
+
+    quarter = photograph((SIZE[0] // 2, SIZE[1] // 2), "iiif")
+    pixels = pyvips.Image.new_from_memory(quarter.tobytes(), *quarter.size, 3, "uchar").copy(interpretation="srgb")
+    pixels.replicate(2, 2).tiffsave(
+        str(path), compression="jpeg", Q=90, tile=True, pyramid=True, tile_width=TILE, tile_height=TILE
+    )
+
+
+def tiles(count: int) -> list[str]:
+    """Places of the grid that info.json announces, of all levels in proportion to their tiles."""
+    every = list(_grid(SIZE))
+    chosen = random.Random(1).choices(every, k=count)
+    return [_path(*tile_region(SIZE, tile), level_size(tile_region(SIZE, tile)[2:], tile.factor)) for tile in chosen]
+
+
+def regions(count: int) -> list[str]:
+    """Places anywhere, reduced by 1 to 8, as 500 by 400 pixels."""
+    dice = random.Random(2)
+    found = []
+    for _ in range(count):
+        reduction = dice.uniform(1, 8)
+        width, height = int(500 * reduction), int(400 * reduction)
+        left, top = dice.randrange(SIZE[0] - width), dice.randrange(SIZE[1] - height)
+        found.append(_path(left, top, width, height, (500, 400)))
+    return found
+
+
+def _grid(size: Size) -> Iterator[Tile]:
+    for factor in scale_factors(size):
+        width, height = level_size(size, factor)
+        for row in range(-(-height // TILE)):
+            yield from (Tile(factor, column, row) for column in range(-(-width // TILE)))
+
+
+def _path(left: int, top: int, width: int, height: int, size: Size) -> str:
+    return f"/{left},{top},{width},{height}/{size[0]},{size[1]}/0/default.jpg"
+
+
+@contextlib.contextmanager
+def ours(original: Path, directory: Path) -> Iterator[Server]:
+    """The thumbnail server with one worker, an empty cache, and an S3 server that has the original."""
+    md5 = hashlib.md5(original.read_bytes(), usedforsecurity=False).hexdigest()
+    cache = directory / "cache"
+    for place in (cache, directory / "s3"):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(mode=0o700)
+    port = servers.free_port()
+    with servers.rclone_s3(directory / "s3") as s3:
+        (s3.directory / _BUCKET).mkdir()
+        os.link(original, s3.directory / _BUCKET / md5)
+        environment = {
+            "BUCKET_BASE": _BUCKET,
+            "S3_ENDPOINT": s3.endpoint,
+            "AWS_ACCESS_KEY_ID": s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "thumbnailer"))),
+        }
+        command = [
+            *("taskset", "-c", _SERVERS_CORE, sys.executable, "-m", "md5s3stash_thumbnailer", "--address=127.0.0.1"),
+            *(f"--port={port}", "--workers=1", f"--cache_dir={cache}", "--logging=warning"),
+        ]
+        with servers.running(command, port, directory / "ours.log", environment) as process:
+            yield Server("md5s3stash", port, [process.pid], f"/iiif/3/{md5}")
+
+
+@contextlib.contextmanager
+def iipsrv(original: Path, directory: Path) -> Iterator[Server]:
+    """iipsrv with its defaults, behind nginx with one worker."""
+    fastcgi, port = servers.free_port(), servers.free_port()
+    configuration = directory / "nginx.conf"
+    configuration.write_text(f"""
+daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx-error.log;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+  server {{
+    listen 127.0.0.1:{port} backlog=512;
+    location ~ ^/iiif/(.*)$ {{
+      fastcgi_pass 127.0.0.1:{fastcgi};
+      fastcgi_param QUERY_STRING IIIF=$1;
+      fastcgi_param REQUEST_METHOD GET;
+    }}
+  }}
+}}
+""")
+    environment = {"FILESYSTEM_PREFIX": f"{original.parent}/", "MAX_CVT": "10000", "JPEG_QUALITY": "90"}
+    pinned = ["taskset", "-c", _SERVERS_CORE]
+    fcgi = [*pinned, _IIPSRV, "--bind", f"127.0.0.1:{fastcgi}"]
+    nginx = [*pinned, "nginx", "-c", str(configuration)]
+    with (
+        servers.running(fcgi, fastcgi, directory / "iipsrv.log", environment) as first,
+        servers.running(nginx, port, directory / "nginx.log") as second,
+    ):
+        yield Server("iipsrv", port, [first.pid, second.pid], f"/iiif/{original.name}")
+
+
+def load(server: Server, paths: Sequence[str], clients: int) -> Load:
+    """Asks from a process of its own, on a core of its own."""
+    job = Job(server.port, [server.base + path for path in paths], clients)
+    command = ["taskset", "-c", _CLIENTS_CORE, sys.executable, "-m", "bench.http_load"]
+    done = subprocess.run(
+        command, input=json.dumps(dataclasses.asdict(job)), capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    found = Load(**json.loads(done.stdout))
+    if found.failures:
+        raise SystemExit(f"{server.name}: {found.failures[0]}")
+    return found
+
+
+def measure(server: Server, count: int) -> None:
+    """Prints a line for each kind of request and number of clients."""
+    for kind, paths in (("tiles", tiles(count)), ("regions", regions(count // 4))):
+        first, before = load(server, paths[:1], 1), server.cpu_seconds()
+        print(f"{server.name:12} {kind:8} first {first.milliseconds[0]:.0f} ms")
+        for clients in CLIENTS:
+            before, before_first = server.cpu_seconds(), server.cpu_seconds(server.pids[:1])
+            rate = load(server, paths, clients).requests_per_second
+            used, used_first = server.cpu_seconds() - before, server.cpu_seconds(server.pids[:1]) - before_first
+            print(
+                f"{server.name:12} {kind:8} {clients:3} clients {rate:7.0f} a second, "
+                f"CPU ms {1000 * used / len(paths):6.2f} ({1000 * used_first / len(paths):.2f} without a front)",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """All of it."""
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("directory", type=Path)
+    arguments.add_argument("--tiles", type=int, default=400)
+    given = arguments.parse_args()
+    given.directory.mkdir(parents=True, exist_ok=True)
+    original = given.directory.resolve() / "80.tif"
+    make_original(original)
+    starts: list[Callable[[Path, Path], contextlib.AbstractContextManager[Server]]] = [iipsrv, ours]
+    for start in starts:
+        with start(original, given.directory.resolve()) as server:
+            measure(server, given.tiles)
+
+
+if __name__ == "__main__":
+    main()

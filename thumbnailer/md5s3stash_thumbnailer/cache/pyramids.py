@@ -1,0 +1,161 @@
+"""Makes the pyramids of originals that a request needs, each once, and reads from them what can be sent as it is.
+
+They are in the cache beside the originals, and count in its bound. Where the disk does not take one, it is in memory,
+for those who wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache, Incoming
+from md5s3stash_thumbnailer.cache.flights import Flights
+from md5s3stash_thumbnailer.cache.source import Kind, Source
+from md5s3stash_thumbnailer.errors import (
+    NotAnImage,
+    Overloaded,
+    PyramidNotWritten,
+    RenderTimedOut,
+    ThumbnailError,
+    TooManyPixels,
+)
+from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES
+from md5s3stash_thumbnailer.render.grid import tile_at
+from md5s3stash_thumbnailer.render.levels.pyramid import PyramidFile
+from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, Request, Thumbnail
+from md5s3stash_thumbnailer.render.region_request import FORMATS, UNTURNED, RegionRequest
+
+# Of the bound of the cache: a larger one would push out nearly everything else.
+_LARGEST_SHARE = 1 / 2
+_THREADS = 2
+# What cannot be made today may be after an upgrade, or on an idle machine.
+_REFUSED_SECONDS, _MAX_REFUSED = 600.0, 1000
+
+
+class Pyramids:
+    """The pyramids of one stash."""
+
+    def __init__(
+        self,
+        cache: DiskCache,
+        open_original: Callable[[str], Awaitable[Source]],
+        make: Callable[[Source, PyramidRequest, BinaryIO], Awaitable[int]],
+        max_at_once: int,
+        max_waiting: int,
+    ) -> None:
+        """`make` writes a pyramid and says how many bytes it has; it closes the source. No more than `max_at_once` are
+        made at a time, so that workers are left for other requests.
+        """
+        self.count = 0
+        self._cache = cache
+        self._open_original = open_original
+        self._make = make
+        self._places = asyncio.Semaphore(max_at_once)
+        self._flights = Flights(max_waiting, "Too many requests wait for pyramids")
+        self._threads = ThreadPoolExecutor(_THREADS, "pyramid")
+        # Until when what could not be made is not tried again, and why.
+        self._refused: OrderedDict[str, tuple[float, ThumbnailError]] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a pyramid."""
+        return self._flights.waiting
+
+    async def made(self, request: Request, charge: Callable[[float], None] = lambda seconds: None) -> Source:
+        """A pyramid of the original that is new. `charge` is called with the seconds that a worker took for it, if this
+        is the first request for it. Raises what keeps it from being made, or PyramidDamaged.
+        """
+
+        async def make(md5: str) -> Incoming:
+            return await self._made(md5, charge)
+
+        file = await self._flights.file(request.md5, make)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, from_pyramid, file, request)
+
+    def close(self) -> None:
+        """Gives up on what was not begun."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _made(self, md5: str, charge: Callable[[float], None]) -> Incoming:
+        self._refuse_again(md5)
+        async with self._places:
+            # Whoever was told that there is none may come when it has just been made.
+            loop = asyncio.get_running_loop()
+            kept = await loop.run_in_executor(self._threads, self._cache.kept_pyramid, md5)
+            if kept is not None:
+                return kept
+            begun = time.monotonic()
+            try:
+                return await self._made_somewhere(md5)
+            except (NotAnImage, RenderTimedOut, TooManyPixels) as error:
+                self._refused[md5] = time.monotonic() + _REFUSED_SECONDS, error
+                if len(self._refused) > _MAX_REFUSED:
+                    self._refused.popitem(last=False)
+                raise
+            finally:
+                charge(time.monotonic() - begun)
+
+    def _refuse_again(self, md5: str) -> None:
+        """Where a try would cost as much as the last one did, and end as it did."""
+        until, error = self._refused.pop(md5, (0.0, None))
+        if error is not None and time.monotonic() < until:
+            self._refused[md5] = until, error
+            raise type(error)(*error.args)
+
+    async def _made_somewhere(self, md5: str) -> Incoming:
+        try:
+            return await self._made_in(self._cache.incoming, md5, self._cache.max_bytes * _LARGEST_SHARE)
+        except (OSError, PyramidNotWritten) as error:
+            self._cache.fault(str(error))
+        try:
+            return await self._made_in(self._cache.in_memory, md5, MEMORY_BYTES)
+        except (OSError, PyramidNotWritten, TooManyPixels) as error:
+            raise Overloaded("There is no room for the pyramid at the moment") from error
+
+    async def _made_in(self, place: Callable[[], Incoming], md5: str, max_bytes: float) -> Incoming:
+        source = await self._open_original(md5)
+        try:
+            modified = os.fstat(source.file.fileno()).st_mtime
+            incoming = place()
+        except BaseException:
+            source.file.close()
+            raise
+        try:
+            size_bytes = await self._make(source, PyramidRequest(md5, int(max_bytes)), incoming.file)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, self._cache.keep_pyramid, incoming, md5, size_bytes, modified)
+        except BaseException:
+            incoming.close()
+            raise
+        self.count += 1
+        return incoming
+
+
+def from_pyramid(file: BinaryIO, request: Request) -> Source:
+    """The file as a source, with the answer where that is one of its tiles. Raises PyramidDamaged or RequestRefused,
+    and closes the file then.
+    """
+    try:
+        return Source(file, Kind.PYRAMID, _tile(file, request))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _tile(file: BinaryIO, request: Request) -> Thumbnail | None:
+    pyramid = PyramidFile(file, request.md5)
+    tile_format, size = pyramid.tile_format, pyramid.facts.size
+    if not isinstance(request, RegionRequest) or not pyramid.is_upright:
+        return None
+    plan = request.plan(size)
+    is_plain = request.rotation == UNTURNED and request.output.quality in ("default", "color")
+    if not is_plain or FORMATS[request.output.format] != tile_format:
+        return None
+    tile = tile_at(size, *plan)
+    return None if tile is None else Thumbnail(MIME_TYPES[tile_format], pyramid.tile(tile), original_size=size)
