@@ -1,7 +1,7 @@
-"""Where the four import packages lie; everything else is declared in pyproject.toml.
+"""Locates the four import packages; everything else is declared in pyproject.toml.
 
-One distribution holds them all, but each role has a folder of its own at the top. The folders are no packages: an
-import package called `daemon` would shadow PyPI's python-daemon.
+One distribution holds them all, but each role has its own top-level folder. The folders are not packages: an import
+package called `daemon` would shadow PyPI's python-daemon.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ PACKAGE_DIR = {
     "md5s3stash_migrate": "migrate/md5s3stash_migrate",
 }
 
-# Man pages and completions. In a virtual environment they lie below its share/, where man and the shells look for the
-# commands of its bin/.
+# Man pages and completions. A virtual environment installs them below its share/, where man and the shells look for
+# the commands in its bin/.
 DATA_FILES = [(str(path.parent), [str(path)]) for path in sorted(Path("share").rglob("*")) if path.is_file()]
 
 PACKAGES = [

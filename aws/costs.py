@@ -1,9 +1,9 @@
-"""What a stash costs a month on AWS, by its size; docs/scale.md shows what it prints.
+"""Prints what a stash of a given size costs a month on AWS; docs/scale.md shows its output.
 
     .venv/bin/python -m aws.costs --objects 20_000_000 --megabytes 3
 
-Prices are those of us-west-2 in US dollars, on demand and without tax, as AWS published them in 2025. A price that has
-changed is changed here, and the page with it: a test compares them.
+Prices are those of us-west-2 in US dollars, on demand and without tax, as AWS published them in 2025. When a price
+changes, change it here and on the page: a test compares them.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dataclasses import dataclass
 
 SIZES = (1_000_000, 100_000_000, 1_000_000_000)
 
-# Bytes of Redis for each URL that was stashed; a file takes half. Measured: docs/scale.md, "The memory of the ledger".
+# Bytes of Redis per stashed URL; a file takes half. Measured: docs/scale.md, "The memory of the ledger".
 LEDGER_BYTES_PER_OBJECT = 640
 
-# Of a box with two cores: URLs a second at half a second an answer (docs/scale.md), and thumbnails a second that nobody
-# has asked for before (docs/benchmarks.md), at the 60% of CPU that the group is scaled to, of all sizes.
+# Per second on a box with two cores: URLs whose answer takes half a second (docs/scale.md), and uncached thumbnails of
+# all sizes (docs/benchmarks.md), at the 60% of CPU to which the group scales.
 URLS_PER_BOX = 32
 THUMBNAILS_PER_BOX = 25
-# The busiest hour to the mean one.
+# Ratio of the busiest hour to the mean one.
 PEAK = 3
 
 HOURS = 730
 GIB = 2**30
 
-# Elsewhere each costs the same; here the price falls: (up to so many, price of each of these).
+# Prices that fall with the amount: (upper limit of the tier, unit price within it).
 Tiers = Sequence[tuple[float, float]]
 STANDARD_GB: Tiers = ((51_200, 0.023), (512_000, 0.022), (math.inf, 0.021))
 CLOUDFRONT_GB: Tiers = (
@@ -40,7 +40,7 @@ CLOUDFRONT_GB: Tiers = (
     (math.inf, 0.030),
 )
 CLOUDFRONT_REQUESTS: Tiers = ((10e6, 0.0), (math.inf, 0.000001))
-# ElastiCache, Redis OSS: GiB and dollars an hour of a node
+# ElastiCache, Redis OSS: memory in GiB and dollars per hour of a node
 NODES: Mapping[str, tuple[float, float]] = {
     "cache.t4g.small": (1.37, 0.032),
     "cache.t4g.medium": (3.09, 0.065),
@@ -52,14 +52,14 @@ NODES: Mapping[str, tuple[float, float]] = {
     "cache.r7g.12xlarge": (317.77, 5.235),
     "cache.r7g.16xlarge": (419.09, 6.982),
 }
-# What ElastiCache leaves for data; the rest is for its copies.
+# Share of memory for data; ElastiCache reserves the rest for copies.
 NODE_SHARE = 0.75
 NODES_PER_LEDGER = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Stash:
-    """How much there is, and what is done with it in a month."""
+    """Size of a stash, and its use in a month."""
 
     objects: int
     megabytes: float = 1.0
@@ -72,7 +72,7 @@ class Stash:
 
     @property
     def made(self) -> float:
-        """Thumbnails that CloudFront has not."""
+        """Thumbnails that CloudFront has not cached."""
         return self.objects * self.views * self.misses
 
     @property
@@ -90,7 +90,7 @@ class Stash:
 
     @property
     def ledgers(self) -> int:
-        """More than one where no node holds all: as many fleets then fill one bucket."""
+        """More than one if the largest node cannot hold all: then as many fleets fill one bucket."""
         most = max(memory for memory, _ in NODES.values()) * NODE_SHARE
         return math.ceil(self._ledger_gib / most)
 
@@ -106,7 +106,7 @@ class Stash:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something with a price: how many of it a stash takes. Without a price the amount is in dollars."""
+    """An item with a unit price, and the amount that a stash needs. Without a price the amount is in dollars."""
 
     what: str
     price: float | Tiers | None
@@ -154,9 +154,9 @@ MONTHLY = (
     Item("its capacity units (LCU): hours", 0.008, lambda stash: max(HOURS / 2, stash.shown_gigabytes * stash.misses)),
     Item("CloudFront: GB beyond 1,024", CLOUDFRONT_GB, lambda stash: stash.shown_gigabytes),
     Item("CloudFront: requests beyond 10 million", CLOUDFRONT_REQUESTS, lambda stash: stash.objects * stash.views),
-    Item("secrets: CloudFront's word, the ledger's password", 0.4, lambda _: 2),
-    Item("figures of the spool for CloudWatch", 0.3, lambda _: 6),
-    Item("figures that alarms look at, beyond ten", 0.1, lambda _: 18),
+    Item("secrets of CloudFront's origin and the ledger", 0.4, lambda _: 2),
+    Item("CloudWatch metrics of the spool", 0.3, lambda _: 6),
+    Item("metrics used by alarms, beyond ten", 0.1, lambda _: 18),
 )
 INSTEAD = {
     "in Standard-IA": (
@@ -173,7 +173,7 @@ INSTEAD = {
 ONCE = (
     Item("S3: PUTs", 0.000005, lambda stash: stash.objects),
     Item("S3: HEADs, of contents above 256 KiB", 0.0000004, lambda stash: stash.objects),
-    # Each of three by tens, and as many again for what comes alone, comes twice or is put off.
+    # Three requests per ten messages, and as many again for single, duplicate and returned messages.
     Item("SQS: requests, six for ten messages", 0.0000004, lambda stash: stash.objects * 0.6),
     Item(
         "boxes of the fleet, t3.small on demand, with disk and address: hours",
@@ -186,7 +186,7 @@ ONCE = (
 
 
 def table(stashes: Sequence[Stash]) -> str:
-    """Markdown: what is paid each month, what other classes of storage would cost, and what is paid once."""
+    """Markdown: the monthly costs, the costs of other storage classes, and the one-time costs."""
     together = [sum(item.dollars(stash) for item in MONTHLY) for stash in stashes]
     rows = [
         ["a month", "unit price", *(f"{stash.objects / 1e6:,.10g} million" for stash in stashes)],
@@ -226,12 +226,12 @@ def _between(kind: Callable[[str], float], least: float, most: float) -> Callabl
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--objects", type=_between(int, 1, 10**12), nargs="+", default=SIZES)
-    parser.add_argument("--megabytes", type=_between(float, 0, 5e6), default=1.0, help="of a mean original")
+    parser.add_argument("--megabytes", type=_between(float, 0, 5e6), default=1.0, help="mean size of an original")
     parser.add_argument(
-        "--views", type=_between(float, 0, 1e6), default=5.0, help="of thumbnails, a month and original"
+        "--views", type=_between(float, 0, 1e6), default=5.0, help="views of thumbnails per month and original"
     )
     parser.add_argument(
-        "--misses", type=_between(float, 0, 1), default=0.1, help="share of the views that CloudFront has not"
+        "--misses", type=_between(float, 0, 1), default=0.1, help="share of the views that miss CloudFront's cache"
     )
     given = parser.parse_args(arguments)
     print(table([Stash(objects, given.megabytes, given.views, given.misses) for objects in given.objects]))

@@ -1,4 +1,4 @@
-"""What the commands cost before they do anything, and `md5s3stash` for a single small file.
+"""Measures the start-up cost of the commands, and `md5s3stash` with a single small file.
 
 python -m bench.cli_startup --rounds 15
 """
@@ -17,7 +17,7 @@ from bench.timing import Command, Cost, Rounds, in_rounds, timed
 from bench.upload_peers import Job, Peer, aws, s5cmd
 from bench.uploads import installed
 
-# Those of pyproject.toml.
+# The scripts of pyproject.toml.
 PROGRAMS = (
     "md5s3stash",
     "md5s3stashd",
@@ -37,7 +37,7 @@ class Plan:
 
 
 def measure(plan: Plan, peers: Sequence[Peer] = PEERS) -> tuple[Rounds, dict[str, str]]:
-    """All rows, in interleaved rounds; each upload is into a bucket of its own, as content that is known is cheaper."""
+    """All rows, in interleaved rounds. Each upload uses a new bucket, because known content is cheaper."""
     versions, missing = installed(peers)
     home = Path(sys.executable).parent
     numbers = itertools.count()
@@ -77,7 +77,7 @@ def table(rounds: Rounds) -> str:
 
 
 def aims(rounds: Rounds) -> str:
-    """What the figures are held against."""
+    """The aims, and whether the figures reach them."""
     slowest = max(HELPS, key=rounds.seconds)
     return "\n".join(
         [

@@ -1,5 +1,5 @@
-"""A running md5s3stashd, started as its users start it: the program that pip installed, settings from the environment,
-every default as it is.
+"""A running md5s3stashd, started as users start it: the installed program, settings from the
+environment, all defaults.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _START_SECONDS = 30.0
 
 
 class Daemon:
-    """With a spool and a Redis of its own, in the directory. What it costs includes that Redis."""
+    """Has its own spool and Redis in the directory. Its cost includes that Redis."""
 
     def __init__(self, directory: Path, endpoint: Endpoint, bucket: str) -> None:
         self.spool = directory / "spool"
@@ -78,7 +78,7 @@ class Daemon:
         return Cost(elapsed, self._cpu_seconds() - cpu_before, self._peak_mib())
 
     def work_off(self, count: int, seconds: float) -> Cost:
-        """Waits for as many files as lay there when it was started; the cost since then."""
+        """Waits until the files that lay there at its start are stashed; returns the cost since then."""
         self._wait_for_all(count, seconds)
         return Cost(time.perf_counter() - self._started, self._cpu_seconds(), self._peak_mib())
 
@@ -88,7 +88,7 @@ class Daemon:
         return entries[0][0].decode() if entries else "0-0"
 
     def wait_for_entry_after(self, entry: str) -> None:
-        """Returns the moment that there is another one."""
+        """Returns as soon as there is another entry."""
         if not self._redis.xread({f"{_PREFIX}:log": entry}, count=1, block=int(1000 * _START_SECONDS)):
             raise RunFailed(f"md5s3stashd: nothing recorded: {self._said()}")
 

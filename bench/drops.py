@@ -1,9 +1,9 @@
-"""New files, from dropped to recorded: the daemon beside the programs that one would otherwise upload them with.
+"""Measures new files from drop to record: the daemon beside common upload programs.
 
     python -m bench.drops --files 2000 --rounds 5
 
-The daemon does more than any of them: it claims each file, hashes it twice, finds its type and dimensions, stores it
-under its md5 if that is new, records it in a Redis that syncs each write, and removes it.
+The daemon does more than the others: it claims each file, hashes it twice, finds its type and dimensions, stores it
+under its md5 if it is new, records it in a Redis that syncs each write, and removes it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PEERS = (
 )
 CHOICES = {"all": PEERS, "few": FEW, "s5cmd": BY_MD5}
 
-# A file each tenth of a second would be a standstill.
+# Time limits: less than ten files a second counts as a failure.
 _SECONDS_A_FILE = 0.1
 _SECONDS_AT_LEAST = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured: so many files, against the sink (over TLS or not) or rclone's S3 server."""
+    """The number of files, and the server: the sink (with or without TLS) or rclone's S3 server."""
 
     files: int = 2000
     rounds: int = 5
@@ -72,13 +72,13 @@ def measure(plan: Plan, peers: Sequence[Peer] | None = None) -> Results:
 
 
 def table(results: Results) -> str:
-    """Files a second, and what the daemon's are to each peer's."""
+    """Files a second, and the daemon's rate relative to each peer's."""
     rounds = results.rounds
     return page.rates(rounds, results.files, "daemon to it", lambda name: rounds.times_as_fast(OURS, name))
 
 
 def aims(results: Results) -> str:
-    """What the figures are held against."""
+    """The aims, and whether the figures reach them."""
     wanted = (
         ("2.5 times s5cmd after md5sum in a shell loop", SHELL_LOOP, 2.5),
         ("The same, hashed and linked as quickly as we know how", QUICK_LINKS, 2.5),

@@ -1,6 +1,6 @@
-"""A web server for plain pilbox to fetch originals from: python bench/file_origin.py PORT DIRECTORY
+"""A web server of originals for plain pilbox: python bench/file_origin.py PORT DIRECTORY
 
-The kernel sends the files, so that it takes little of the time of the server that is measured.
+The kernel sends the files, so that this server takes little CPU from the measured one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class FileHandler(http.server.SimpleHTTPRequestHandler):
-    """Files with sendfile(2), without a log."""
+    """Sends files by sendfile(2), without a log."""
 
     protocol_version = "HTTP/1.1"
 

@@ -1,11 +1,10 @@
-"""How throughput grows with daemons: some of them in network namespaces of their own, on one queue. Needs root.
+"""Measures how throughput grows with daemons, each in its own network namespace, on one queue. Needs root.
 
     python -m bench.fleet
 
-The origin takes its time for each answer, as origins do, so that what is measured is how the work is shared and not how
-many cores this machine has: all daemons, Redis, the queue, the store and the origin share it. The last row is of an
-origin so quick that the cores are the limit. Beside each figure stands what `bench.fleet_model` gives for what the
-first row has cost.
+The origin delays each answer, as real origins do: so the figures show how the work is shared, and not how many cores
+this machine has, which runs all daemons, Redis, the queue, the store and the origin. In the last row the origin is so
+fast that the cores are the limit. `bench.fleet_model` predicts each figure from the costs of the first row.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from tests.support.servers import wait_until
 
 JOBS = 16
 QUICK_SECONDS = 0.01
-# Of the URLs: the beginning, when connections are made, and the end, when some daemons are idle, are left out.
+# Share of the URLs: the start, with new connections, and the end, with idle daemons, are not measured.
 MEASURED = (0.15, 0.85)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Each number of daemons, for so many seconds, of an origin that takes so long for an answer."""
+    """The numbers of daemons, the seconds of each run, and the origin's delays."""
 
     daemons: tuple[int, ...] = (1, 2, 4)
     seconds: float = 20.0
@@ -39,20 +38,20 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """So many daemons, and an origin that takes so long for an answer."""
+    """The number of daemons, and the origin's delay for an answer."""
 
     daemons: int
     answer_seconds: float
 
     @property
     def little(self) -> float:
-        """URLs a second by Little's law, if nothing but the origin took any time."""
+        """URLs a second by Little's law, if only the origin took time."""
         return self.daemons * JOBS / self.answer_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """URLs a second, and seconds of CPU a URL: of the daemons, of Redis, and of all that this machine runs for it."""
+    """URLs a second, and CPU seconds per URL: of the daemons, of Redis, and of all processes of the run."""
 
     rate: float
     daemon_seconds: float
@@ -61,7 +60,7 @@ class Measured:
 
 
 def measure(case: Case, urls: int) -> Measured:
-    """Of the middle of so many URLs."""
+    """Measures the middle part of a run of `urls` URLs."""
     with (
         tempfile.TemporaryDirectory(prefix="md5s3stash-fleet-") as directory,
         fleet(Path(directory), case.daemons, case.answer_seconds, {"MD5S3STASH_URLS_JOBS": str(JOBS)}) as ours,
@@ -73,7 +72,7 @@ def measure(case: Case, urls: int) -> Measured:
 
 
 def _when(ours: Fleet, outcomes: float) -> tuple[float, ...]:
-    """Time, outcomes, and CPU of the daemons, of Redis and of everything so far, once there are so many outcomes."""
+    """Waits for that many outcomes. Time, outcomes, and CPU of the daemons, of Redis and of everything so far."""
     wait_until(lambda: ours.outcomes() >= outcomes, f"{outcomes:.0f} outcomes", 600)
     of_daemons = sum(process_tree.cpu_seconds(daemon.process.pid) for daemon in ours.daemons)
     redis = ours.ledger.redis.info("cpu")
@@ -82,19 +81,19 @@ def _when(ours: Fleet, outcomes: float) -> tuple[float, ...]:
 
 
 def expected(case: Case, cost: Measured) -> Prediction:
-    """What the model gives where a URL costs so much CPU. A daemon, and Redis, compute on one core at a time."""
+    """The model's prediction for this CPU cost of a URL. A daemon and Redis each compute on one core at a time."""
     stations = (
         Station("the cores of this machine", cost.all_seconds, os.cpu_count() or 1),
         Station("a core of each daemon", cost.daemon_seconds, case.daemons),
         Station("Redis", cost.redis_seconds),
     )
-    # They are the same cores, so that only the busiest of the three is queued for.
+    # They share the same cores, so URLs queue only for the busiest of the three.
     busiest = min(stations, key=lambda each: each.most)
     return predict(case.daemons * JOBS, case.answer_seconds, [busiest])
 
 
 def rows(cases: Sequence[Case], seconds: float) -> Iterator[tuple[Case, Measured, Prediction]]:
-    """Each as soon as it is measured, for about so long. The model knows the costs of the first."""
+    """Yields each case when it is measured. The model uses the costs of the first case."""
     first: Measured | None = None
     for case in cases:
         likely = expected(case, first).rate if first else case.little
@@ -104,7 +103,7 @@ def rows(cases: Sequence[Case], seconds: float) -> Iterator[tuple[Case, Measured
 
 
 def table(results: Sequence[tuple[Case, Measured, Prediction]]) -> str:
-    """As it stands in docs/scale.md."""
+    """The table of docs/scale.md."""
     columns = (
         ">daemons",
         ">an answer takes, s",
@@ -136,7 +135,7 @@ def table(results: Sequence[tuple[Case, Measured, Prediction]]) -> str:
 
 
 def report(plan: Plan) -> page.Figures:
-    # A run of tests sets these for itself; nobody's own account plays a part here either.
+    # As in the tests: the user's own AWS account must not be used.
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
     cases = [Case(daemons, plan.answer_seconds) for daemons in plan.daemons]
     cases.append(Case(plan.daemons[-1], QUICK_SECONDS))

@@ -1,8 +1,8 @@
-"""How many URLs a second a fleet does: a closed queueing network, of which `bench.fleet` measures the parts.
+"""Predicts how many URLs a second a fleet stashes: a closed queueing network whose parts `bench.fleet` measures.
 
-Each download that a daemon has under way is a customer: it waits for its origin, which delays all alike, and queues for
-what they share. Exact mean value analysis (Reiser and Lavenberg) of one class; a station of several servers is one that
-is so much faster and a delay (Seidmann).
+Each download in progress is a customer: it waits for its origin, which is a pure delay, and queues for shared
+resources. Exact mean value analysis (Reiser and Lavenberg) of one class; a station of several servers becomes one
+faster server and a delay (Seidmann).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HOST = "the host's pace"
 
 @dataclass(frozen=True, slots=True)
 class Station:
-    """Something that works on so many URLs at once, and so long on each."""
+    """A resource: how many URLs it works on at once, and its seconds per URL."""
 
     name: str
     seconds: float
@@ -24,13 +24,13 @@ class Station:
 
     @property
     def most(self) -> float:
-        """URLs a second, when it is never idle."""
+        """URLs a second if it is never idle."""
         return self.servers / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """URLs a second, and what keeps it from being more."""
+    """URLs a second, and the limiting resource."""
 
     rate: float
     limit: str
@@ -39,9 +39,9 @@ class Prediction:
 def predict(
     jobs: int, origin_seconds: float, stations: Sequence[Station], host_per_second: float = float("inf")
 ) -> Prediction:
-    """For so many downloads at once, by all daemons together, from an origin that takes so long for each answer.
+    """The prediction for a number of concurrent downloads of all daemons, and an origin's delay.
 
-    `host_per_second` is the pace at which the hosts together may be asked.
+    `host_per_second` is the rate at which politeness allows requests to all hosts together.
     """
     bounds = {ORIGIN: jobs / origin_seconds if origin_seconds else float("inf"), HOST: host_per_second}
     bounds |= {station.name: station.most for station in stations}
@@ -55,7 +55,7 @@ def _closed(jobs: int, origin_seconds: float, stations: Sequence[Station]) -> fl
     waiting = [0.0] * len(demands)
     rate = 0.0
     for customers in range(1, jobs + 1):
-        # Who arrives meets those whom a customer fewer would have left there on average.
+        # An arriving customer sees the mean queue of a network with one customer less.
         times = [demand * (1 + queue) for demand, queue in zip(demands, waiting, strict=True)]
         rate = customers / (delay + sum(times))
         waiting = [rate * seconds for seconds in times]

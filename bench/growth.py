@@ -1,4 +1,4 @@
-"""Whether a file costs the same however many wait: time a file and memory of a daemon that starts on a full spool.
+"""Measures whether the cost of a file grows with the number of waiting files: time and memory on a full spool.
 
 python -m bench.growth --files 1000 10000 100000
 """
@@ -13,10 +13,10 @@ from bench.daemon_run import Daemon
 from bench.jpeg_files import make_files
 from bench.timing import Cost
 
-# A block of the disk each, whatever they hold; a million of the larger ones would be 20 GB.
+# Each takes one block of the disk; a million larger files would take 20 GB.
 FILE_BYTES = 1000
 _LONGEST_SECONDS_A_FILE = 0.05
-# Python, its libraries and a warm allocator are there whatever waits; half as much again is what flat may mean.
+# Growth by half counts as flat: Python, its libraries and a warm allocator vary.
 _FLAT = 1.5
 
 
@@ -26,7 +26,7 @@ class Plan:
 
 
 def measure(counts: Sequence[int]) -> dict[int, Cost]:
-    """Number of files -> cost of all of them."""
+    """Number of files -> total cost."""
     found = {}
     for count in counts:
         with stack.workspace() as directory, stack.sink(directory) as sink:
@@ -39,7 +39,7 @@ def measure(counts: Sequence[int]) -> dict[int, Cost]:
 
 
 def table(costs: Mapping[int, Cost]) -> str:
-    """By how many wait."""
+    """A row per number of waiting files."""
     columns = (">files waiting", ">ms a file", ">CPU ms a file", ">peak MiB of the daemon")
     return page.table(
         columns,
@@ -56,9 +56,9 @@ def table(costs: Mapping[int, Cost]) -> str:
 
 
 def aims(costs: Mapping[int, Cost]) -> str:
-    """What the figures are held against."""
+    """The aims, and whether the figures reach them."""
     counts = sorted(costs)
-    # The smallest has the start of the daemon in it, and of Redis.
+    # The smallest one includes the start of the daemon and of Redis.
     few, many = costs[counts[min(1, len(counts) - 1)]], costs[counts[-1]]
     time_a_file = many.seconds / counts[-1] / (few.seconds / counts[min(1, len(counts) - 1)])
     memory = many.peak_mib / costs[counts[0]].peak_mib

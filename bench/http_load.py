@@ -1,8 +1,8 @@
-"""Asks an HTTP server for paths with so many clients at once, each waiting for its answer before it asks again.
+"""Requests paths from an HTTP server with a number of concurrent clients, each with one request at a time.
 
-A process of its own, so that what it costs is counted apart: reads a `Job` as JSON on standard input, prints a `Load`.
-Every request has a connection of its own, so that of several processes behind one port the idle one gets it. Kept-alive
-connections stay with the process that once accepted them, and then one process waits while the other has a queue.
+Runs as a separate process, so that its CPU time is counted apart: reads a `Job` as JSON on standard input, prints a
+`Load`. Every request uses a new connection, so that an idle process behind the port gets it. Kept-alive connections
+stay with the process that accepted them: then one process may idle while another has a queue.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = 300
 
 @dataclass(frozen=True)
 class Job:
-    """What to ask whom."""
+    """The server, the paths and the number of clients."""
 
     port: int
     paths: Sequence[str]
@@ -29,9 +29,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Load:
-    """How it went. `milliseconds` has for each path, in the order of the job, its time from the connect to the last
-    byte. The rate is of the time in which every client was busy: at the end of the list a server that has shared the
-    requests out unevenly works with fewer processes, which a steady load would not show.
+    """The result. `milliseconds` has for each path, in the order of the job, the time from connect to the last byte.
+    The rate counts only the time in which every client was busy: at the end of the list fewer processes have work,
+    which a steady load would not show.
     """
 
     requests_per_second: float
@@ -84,7 +84,7 @@ def run(job: Job) -> Load:
 
 
 def _failure(port: int, path: str) -> str | None:
-    """What was wrong with the answer; None for a picture."""
+    """The error of the answer; None for a picture."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)

@@ -1,10 +1,10 @@
-"""Files whose contents the store has already: the daemon beside the programs that compare before they send.
+"""Measures files whose content is already stored: the daemon beside programs that compare before they upload.
 
     python -m bench.known_content --files 2000 --rounds 5
     python -m bench.known_content --rounds 1 --objects 0 100000 1000000
 
-Three things decide: how far away the server is, how many objects the bucket holds (most peers LIST it all), and what
-is compared: content, or size and time stamp alone.
+Three factors matter: the distance of the server, the number of objects in the bucket (most peers LIST it all), and what
+is compared: content, or only size and time stamp.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LISTS = "s5cmd sync"
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """A peer as it uploads at first, and as it finds that there is nothing to do."""
+    """A peer's first upload, and its second run, which has nothing to upload."""
 
     first: Peer
     again: Peer
@@ -52,20 +52,20 @@ PEERS = (
 )
 COMPARES = {OURS: "content", LIMIT: "content", **{peer.again.name: peer.compares for peer in PEERS}}
 
-# The daemon asks now and then whether the store is there.
+# Requests per file that count as none: the daemon sometimes probes the store.
 _NONE = 0.01
-# One run each: what two of the same may differ by.
+# Two equal runs may differ by this factor.
 _AS_QUICK = 1.25
 
-# In one pipeline: it keeps Redis busy while the next files are read.
+# Commands per pipeline: Redis works while the next files are read.
 _LIMIT_BATCH = 256
 _LONGEST_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """So many files. Several numbers of `objects`, which a LIST shows beside the files, are compared with each other;
-    otherwise a server that is near with one that is far.
+    """The number of files. Several numbers of `objects`, which a LIST shows beside the files, are compared with each
+    other; otherwise a near server with a far one.
     """
 
     files: int = 2000
@@ -96,7 +96,7 @@ def measure(plan: Plan, peers: Sequence[Again] = PEERS) -> Results:
 
 
 def measure_objects(plan: Plan, peers: Sequence[Again] = PEERS) -> dict[int, Rounds]:
-    """By how many objects the bucket holds, of those who LIST it, and of the daemon."""
+    """Number of objects in the bucket -> rounds of the daemon and the clients that LIST it."""
     found = {}
     with _known(plan, peers) as (runs, rows, _, missing):
         names = [OURS, *(peer.again.name for peer in peers if peer.lists)]
@@ -111,7 +111,7 @@ def measure_objects(plan: Plan, peers: Sequence[Again] = PEERS) -> dict[int, Rou
 def _known(
     plan: Plan, peers: Sequence[Again]
 ) -> Iterator[tuple[_Runs, Mapping[str, Callable[[], Cost]], Mapping[str, str], Mapping[str, str]]]:
-    """The runs after all clients have stored all files, against one sink; versions, and who is missing and why."""
+    """Runs against one sink after all clients have stored all files; versions, and missing clients with the reason."""
     versions, missing = installed([peer.again for peer in peers])
     with stack.workspace() as directory, stack.sink(directory) as sink:
         source = directory / "files"
@@ -125,7 +125,7 @@ def _known(
 
 
 class _Runs:
-    """A run of each row; every client has a bucket of its own that holds what it put there."""
+    """The runs of each row; every client has its own bucket with the files that it put there."""
 
     def __init__(self, sink: stack.Sink, source: Path, daemon: Daemon, redis: stack.Redis, files: int) -> None:
         self._sink = sink
@@ -138,7 +138,7 @@ class _Runs:
         self.requests: dict[str, int] = {}
 
     def first(self, peers: Sequence[Again]) -> dict[str, str]:
-        """Makes the files known, which is not measured; the peers that could not do it, and why."""
+        """Uploads the files once, without measuring; returns the peers that failed, and why."""
         self._drop()
         failed = {}
         for number, peer in enumerate(peers):
@@ -189,7 +189,7 @@ class _Runs:
         return self._daemon.drop_and_wait(staged, self._files, _LONGEST_SECONDS)
 
     def _limit(self) -> Cost:
-        """One process and nothing but the work itself: what no Python program gets past on one core."""
+        """One process that does only the work itself: the limit of a Python program on one core."""
         number = next(self._numbers)
         staged = self._daemon.spool / f"limit-{number}"
         stack.link_all(self._source, staged)
@@ -233,7 +233,7 @@ def table(results: Results) -> str:
 
 
 def aims(results: Results) -> str:
-    """What the figures are held against."""
+    """The aims, and whether the figures reach them."""
     asked = results.requests[OURS] / results.files
     return "\n".join(
         [
@@ -251,7 +251,7 @@ def aims(results: Results) -> str:
 
 
 def objects_table(files: int, by_objects: Mapping[int, Rounds]) -> str:
-    """Seconds for the same files, by how many objects the bucket holds."""
+    """Seconds for the same files, by number of objects in the bucket."""
     titles = [f"{more:,} objects" if more else f"these {files:,} alone" for more in by_objects]
     rows = [
         (name, *(f"{found.seconds(name):.2f}" if name in found.costs else "-" for found in by_objects.values()))

@@ -1,4 +1,4 @@
-"""Large files, from dropped to recorded: the daemon beside programs that verify as well, and what bounds them all.
+"""Measures large files from drop to record: the daemon beside programs that also verify, and their common limits.
 
 python -m bench.large_files --files 10 --megabytes 200 --rounds 3
 """
@@ -45,7 +45,7 @@ _CORES = os.cpu_count() or 1
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """So many files of so many megabytes."""
+    """The number of files, and their size in megabytes."""
 
     files: int = 10
     megabytes: int = 200
@@ -75,9 +75,9 @@ def measure(plan: Plan, peers: Sequence[Peer] = PEERS) -> Results:
 
 
 def _make_files(directory: Path, plan: Plan) -> None:
-    """Random bytes, which are on the disk and in its cache when it returns."""
+    """Writes random bytes and syncs them; they stay in the page cache."""
     wanted = plan.files * plan.megabytes * _MEGABYTE
-    # The file once, and as much to spare.
+    # The file, and the same amount in reserve.
     if (free := shutil.disk_usage(directory.parent).free) < 2 * wanted:
         raise RunFailed(f"{2 * wanted / 1e9:.0f} GB of disk are needed, {free / 1e9:.0f} are free")
     directory.mkdir()
@@ -86,14 +86,14 @@ def _make_files(directory: Path, plan: Plan) -> None:
         with open(directory / f"{number}.bin", "wb") as file:
             left = plan.megabytes * _MEGABYTE
             for at in range(0, left, _BLOCK_BYTES):
-                # No two blocks are alike, and none is a hole.
+                # No two blocks are equal, and none is a hole.
                 own = b"%8d %12d" % (number, at)
                 file.write((own + block[len(own) :])[: left - at])
             os.fsync(file.fileno())
 
 
 def _on_all_cores(work: Callable[[Path], object], source: Path) -> Cost:
-    """The time of threads of this process: the work is done with the interpreter's lock released."""
+    """Runs the work in threads, which is fair because it releases the interpreter's lock."""
     started, cpu_started = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(_CORES) as pool:
         list(pool.map(work, sorted(source.iterdir())))
@@ -107,7 +107,7 @@ def _hash(path: Path) -> None:
 
 
 def _putter(server: Server) -> Callable[[Path], None]:
-    """A PUT by sendfile(2), the cheapest there is."""
+    """A PUT by sendfile(2), the cheapest way."""
     address = urlsplit(server.endpoint.url)
 
     def put(path: Path) -> None:
@@ -122,7 +122,7 @@ def _putter(server: Server) -> Callable[[Path], None]:
 
 
 def table(results: Results) -> str:
-    """Megabytes a second, and what the daemon's are to each other's."""
+    """Megabytes a second, and the daemon's rate relative to each other one."""
     rounds, megabytes = results.rounds, results.megabytes
     columns = ("client", "verified", ">MB/s", ">daemon to it", ">CPU s per GB", ">peak MiB")
     rows = [
@@ -140,7 +140,7 @@ def table(results: Results) -> str:
 
 
 def aims(results: Results) -> str:
-    """What the figures are held against."""
+    """The aims, and whether the figures reach them."""
     rounds = results.rounds
     limits = [rounds.times_as_fast(OURS, name) for name in (MD5, PUT)]
     others = [rounds.times_as_fast(OURS, name) for name in VERIFIED if name != OURS]

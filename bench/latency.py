@@ -1,4 +1,4 @@
-"""How long a single file takes on an idle box: from its rename into the spool until Redis has it.
+"""Measures the latency of a single file on an idle box: from its rename into the spool to its record in Redis.
 
 python -m bench.latency --drops 200
 """
@@ -18,7 +18,7 @@ from bench import page, stack
 from bench.daemon_run import Daemon
 from bench.jpeg_files import make_files
 
-# So that the daemon is at rest again, as on a box that gets a file now and then.
+# The daemon becomes idle between drops, as on a box with few files.
 _PAUSE_SECONDS = 0.05
 
 
@@ -29,19 +29,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Milliseconds of each drop, and of the PUT beside it."""
+    """Milliseconds of each drop, and of the PUT before it."""
 
     drops: Sequence[float]
     round_trips: Sequence[float]
 
     def above(self) -> list[float]:
-        """Of each drop what the median round trip does not explain."""
+        """Each drop's milliseconds above the median round trip."""
         usual = statistics.median(self.round_trips)
         return [milliseconds - usual for milliseconds in self.drops]
 
 
 def measure(drops: int) -> Results:
-    """One drop after the other, each with a plain PUT of the same bytes before it, on a connection that is open."""
+    """Drops files one by one, each after a plain PUT of the same bytes on an open connection."""
     found: list[tuple[float, float]] = []
     with (
         stack.workspace() as directory,
@@ -73,7 +73,7 @@ def _drop(daemon: Daemon, path: Path) -> float:
     last = daemon.last_entry()
     started = time.perf_counter()
     os.rename(path, daemon.spool / "incoming" / path.name)
-    # Blocks until the record is there, so that no time between two looks is counted.
+    # A blocking read of the log: polling would add its interval.
     daemon.wait_for_entry_after(last)
     return 1000 * (time.perf_counter() - started)
 
@@ -92,7 +92,7 @@ def _percentiles(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def aims(results: Results) -> str:
-    """What the figures are held against."""
+    """The aims, and whether the figures reach them."""
     median, _, _, _ = _percentiles(results.above())
     _, _, p99, _ = _percentiles(results.drops)
     return "\n".join(

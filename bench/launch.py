@@ -1,7 +1,7 @@
-"""Runs a program and tells what it cost: `launch.py REPORT PROGRAM ARGUMENT...` writes seconds, CPU seconds, peak KiB.
+"""Runs a program and measures its cost: `launch.py REPORT PROGRAM ARGUMENT...` writes seconds, CPU seconds, peak KiB.
 
-Not in the benchmark's own process: Linux counts the memory of whoever starts a program as the program's, until it is
-running, so that nothing would seem smaller than the benchmark. This is as small as a Python can be.
+This is a separate, minimal process: until a started program runs, Linux counts its parent's memory as its own, so no
+program would seem smaller than the benchmark.
 """
 
 import os
@@ -12,7 +12,7 @@ if __name__ == "__main__":
     report, *command = sys.argv[1:]
     started = time.perf_counter()
     child = os.posix_spawnp(command[0], command, os.environ)
-    # wait4 tells what the child used, with all children that it waited for.
+    # wait4 returns the usage of the child, including the children that it waited for.
     _, status, used = os.wait4(child, 0)
     seconds = time.perf_counter() - started
     with open(report, "w") as file:

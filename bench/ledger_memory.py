@@ -1,8 +1,8 @@
-"""What the ledger takes of Redis' memory, key by key: filled by the code that records, group by group, then measured.
+"""Measures the ledger's memory in Redis by key, after the recording code has filled it group by group.
 
     python -m bench.ledger_memory --entries 1000000
 
-Once with files as they are dropped, once with URLs as they come from lists or a queue.
+Runs once with dropped files, and once with URLs as from lists or a queue.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _FRESH_SECONDS = 3600
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    # Just below a power of two, as a million is: Redis' tables double there, so both weigh about the same an entry.
+    # Just below a power of two, as a million is: Redis' tables double there, so both take about the same per entry.
     entries: int = 250_000
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What one kind of key takes."""
+    """The memory of one kind of key."""
 
     name: str
     entries: int
@@ -46,9 +46,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A ledger of so many entries, what Redis has grown by for it, and for what of that is no confirmation: those go
-    by themselves.
-    """
+    """A ledger: its number of entries, its memory in Redis, and its memory without confirmations, which expire."""
 
     entries: int
     keys: list[Key]
@@ -57,13 +55,13 @@ class Filled:
 
 
 def measure(entries: int) -> Mapping[str, Filled]:
-    """Of files and of URLs."""
+    """The ledgers of files and of URLs."""
     return {"files": _fill(lambda client: of_files(client, entries)), "URLs": _fill(lambda client: _of_urls(entries))}
 
 
 def _fill(outcomes_for: Callable[[Any], Iterator[Outcome]]) -> Filled:
     with stack.workspace() as directory, stack.redis_server(directory / "redis") as redis:
-        # Any: the annotations of redis-py cover every reply that a command has in any protocol.
+        # Any: redis-py annotates every reply that a command has in any protocol.
         client: Any = redis.client
         empty = _used(client)
         ledger = RedisLedger(client, DEFAULT_PREFIX, "spool")
@@ -81,7 +79,7 @@ def _fill(outcomes_for: Callable[[Any], Iterator[Outcome]]) -> Filled:
 
 
 def of_files(client: Any, count: int, first: int = 0) -> Iterator[Outcome]:
-    """Files that were dropped, and that S3 has confirmed."""
+    """Outcomes of dropped files that S3 has confirmed."""
     confirmations = Confirmations(client, DEFAULT_PREFIX, _ENDPOINT, [_BASE], _FRESH_SECONDS)
     for number in range(first, first + count):
         outcome = _outcome(number, _file(number))
@@ -114,7 +112,7 @@ def _url(number: int) -> str:
 
 
 def _remember(caches: UrlCaches, group: list[Outcome]) -> None:
-    """As lists and queues do; the names of files are no URLs."""
+    """Caches the outcomes of URLs, as lists and queues do; file names are not URLs."""
     [first] = caches
     assert first.url_cache is not None
     assert first.hash_cache is not None
@@ -136,20 +134,20 @@ def _used(client: Any) -> int:
 
 
 def _keys(client: Any) -> list[Key]:
-    """By kind: the part of the name that follows the prefix."""
+    """The keys by kind: the part of the name after the prefix."""
     found: dict[str, Key] = {}
     for name in client.scan_iter(match=f"{DEFAULT_PREFIX}:*"):
         kind = name.decode().split(":")[1]
         entries = client.xlen(name) if client.type(name) == b"stream" else client.hlen(name)
         before = found.get(kind, Key(kind, 0, 0))
-        # Each entry looked at, for an average over five says little.
+        # Measure each entry: Redis' default sample of five is too small.
         weight = int(client.memory_usage(name, samples=0))
         found[kind] = Key(kind, before.entries + entries, before.bytes + weight)
     return sorted(found.values(), key=lambda key: key.bytes, reverse=True)
 
 
 def table(results: Mapping[str, Filled]) -> str:
-    """Bytes an entry are megabytes a million."""
+    """Bytes per entry, which equal megabytes per million."""
     columns = [
         {
             **{f"`{key.name}`": key.bytes / filled.entries for key in filled.keys},
@@ -158,7 +156,7 @@ def table(results: Mapping[str, Filled]) -> str:
         }
         for filled in results.values()
     ]
-    # The totals last, whichever column has a key of its own.
+    # The totals go last.
     names = sorted({name: None for column in columns for name in column}, key=lambda name: not name.startswith("`"))
     rows = [(name, *(f"{column[name]:.0f}" if name in column else "" for column in columns)) for name in names]
     return page.table(("key, MB a million", *(f">{kind}" for kind in results)), rows)

@@ -1,9 +1,9 @@
-"""How many outcomes a second one Redis takes from several daemons, every write synced, by how many come in one group.
+"""Measures how many outcomes a second one Redis records for several daemons, every write synced, by group size.
 
     python -m bench.ledger_rate --daemons 1 2 4
 
-A writer for each daemon, a process of its own, records group after group as the daemon's committer does and does
-nothing else. Groups grow by themselves with what there is to record, up to 256 (decision 5).
+Each daemon is a writer process that only records groups, as the daemon's committer does. In the daemon, groups grow
+with the amount of work, up to 256 (decision 5).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from md5s3stash_daemon.ledger.ledger import RedisLedger
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every number of daemons with every size of a group, each for so long."""
+    """The numbers of daemons, the group sizes, and the seconds of each run."""
 
     daemons: tuple[int, ...] = (1, 2, 4)
     groups: tuple[int, ...] = (1, 16, GROUP_SIZE)
@@ -30,7 +30,7 @@ class Plan:
 
 
 def measure(daemons: int, group_size: int, seconds: float) -> tuple[float, float]:
-    """(outcomes a second, microseconds of Redis' CPU an outcome)."""
+    """(outcomes a second, microseconds of Redis' CPU per outcome)."""
     with stack.workspace() as directory, stack.redis_server(directory / "redis") as redis:
         start = time.time() + 1.0
         with multiprocessing.get_context("spawn").Pool(daemons) as pool:
@@ -40,10 +40,10 @@ def measure(daemons: int, group_size: int, seconds: float) -> tuple[float, float
 
 
 def _write(url: str, number: int, group_size: int, start: float, seconds: float) -> int:
-    """How many outcomes one writer has recorded by the end."""
+    """Runs one writer; returns how many outcomes it has recorded."""
     client = connect_redis(url)
     ledger = RedisLedger(client, DEFAULT_PREFIX, f"spool-{number}")
-    # Again and again the same ones, for to think of new ones takes longer than to record them.
+    # Reuses the same outcomes: making new ones takes longer than recording them.
     outcomes = itertools.cycle(list(of_files(client, 20 * GROUP_SIZE, first=number * 1_000_000)))
     time.sleep(max(0.0, start - time.time()))
     end, recorded = time.monotonic() + seconds, 0

@@ -1,9 +1,9 @@
-"""What a migration of 36 buckets into one costs: md5s3stash-migrate, `aws s3 sync` per bucket (the method of the tool
-of 2014) and s5cmd, on one sink that lists and copies.
+"""Measures a migration of 36 buckets into one: md5s3stash-migrate, `aws s3 sync` per bucket (the method of the 2014
+tool) and s5cmd, on one sink that lists and copies.
 
     python -m bench.migrate --objects 20000
 
-Each row is a run into an empty bucket, then the same run again; the sink counts the requests.
+Each row has a run into an empty bucket, and a second run; the sink counts the requests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from md5s3stash.scheme import BucketBase
 BASE = BucketBase.parse("base", "multibucket")
 BUCKETS = tuple(BASE.buckets())
 
-# Commands that run one after the other: (endpoint, target bucket, directory) -> arguments of each.
+# Commands that run one by one: (endpoint, target bucket, directory) -> arguments of each.
 Client = Callable[[str, str, Path], Sequence[Sequence[str]]]
 
 
@@ -92,7 +92,7 @@ def report(plan: Plan, clients: Sequence[str] = tuple(CLIENTS)) -> page.Figures:
 
 
 def _fill(endpoint: str, objects: int) -> None:
-    """Stashes so many small contents."""
+    """Stashes a number of small objects."""
     address = urlsplit(endpoint)
     connection = http.client.HTTPConnection(address.hostname or "", address.port)
     for number in range(objects):

@@ -1,5 +1,5 @@
-"""What every benchmark gives: a block of docs/benchmarks.md, and a command line with an option for each field of its
-plan. The page's own words are on the page; here are figures alone.
+"""The common part of the benchmarks: each makes a block of docs/benchmarks.md, and has a command line with an option
+for each field of its plan. Code makes only the figures; the page's text is written by hand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bench.timing import Rounds
 
 
 class Figures(NamedTuple):
-    """What a benchmark found: table and limits, and what the page folds away."""
+    """The result of a benchmark: table and limits, and the details that the page folds."""
 
     text: str
     notes: str = ""
@@ -24,8 +24,8 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of the page: its name there, what measures it, and the plan (a dataclass) that says how much. `full` is
-    the plan of `make bench-full`; a block that takes long is measured by that alone, or when it is named.
+    """A block of the page: its name, the function that measures it, and its plan (a dataclass) of sizes. `full` is the
+    plan of `make bench-full`; a slow block is measured only by that, or when it is named.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Block:
         return self.full if full and self.full is not None else self.plan
 
     def command(self, full: bool) -> str:
-        """The command that measures the same."""
+        """The command that repeats the measurement."""
         plan = self.chosen(full)
         words = ["python -m", self.measure.__module__]
         for field in fields(plan):
@@ -54,7 +54,7 @@ class Block:
 
 
 def main(measure: Callable[[Any], Figures], plan: Any, description: str | None) -> None:
-    """Measures the plan, as the options of the command line change it, and prints the block."""
+    """Measures the plan with the changes of the command line's options, and prints the block."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
     for field in fields(plan):
         value = getattr(plan, field.name)
@@ -77,12 +77,12 @@ def _option(field: str) -> str:
 
 
 def paragraphs(*parts: str) -> str:
-    """Those that are not empty, with a blank line between them."""
+    """Joins the non-empty parts with blank lines."""
     return "\n\n".join(part.strip("\n") for part in parts if part.strip())
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """As Markdown. A `>` before the name of a column aligns it to the right."""
+    """A Markdown table. A `>` before the name of a column aligns it to the right."""
     names = [column.removeprefix(">") for column in columns]
     rules = ["---:" if column.startswith(">") else "---" for column in columns]
     lines = [f"| {' | '.join(names)} |", f"|{'|'.join(rules)}|"]
@@ -90,7 +90,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def rates(rounds: Rounds, files: int, compared: str, ratio: Callable[[str], float | None]) -> str:
-    """A row for each client that stored so many files; `compared` names the column of the ratio."""
+    """A row for each client; `compared` names the column of the ratio."""
     rows = [
         (
             name,
@@ -105,14 +105,14 @@ def rates(rounds: Rounds, files: int, compared: str, ratio: Callable[[str], floa
 
 
 def times(ratio: float | None) -> str:
-    """A ratio, with as many digits as it deserves."""
+    """A ratio, with a sensible number of digits."""
     if ratio is None:
         return "-"
     return f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
 
 
 def at_least(aim: str, reached: float | None, wanted: float, unit: str = "times") -> str:
-    """An aim, and how far it was reached, as an item of a list."""
+    """A list item: an aim and the figure reached."""
     if reached is None:
         return f"- {aim}: not measured."
     verdict = "reached" if reached >= wanted else _missed(1 - reached / wanted)
@@ -120,7 +120,7 @@ def at_least(aim: str, reached: float | None, wanted: float, unit: str = "times"
 
 
 def at_most(aim: str, reached: float, wanted: float, unit: str) -> str:
-    """The same where less is better."""
+    """The same for figures where less is better."""
     verdict = "reached" if reached <= wanted else _missed(reached / wanted - 1)
     return f"- {aim}: {times(reached)} {unit}, {verdict}."
 
@@ -130,7 +130,7 @@ def _missed(part: float) -> str:
 
 
 def notes(missing: Mapping[str, str], versions: Mapping[str, str] | None = None) -> str:
-    """The versions of the rows, and a line for each row that the table lacks, with the reason."""
+    """The versions of the rows, and a line with the reason for each missing row."""
     found = sorted({each for told in (versions or {}).values() for each in told.split(", ")})
     lines = [f"Not measured: {name}: {' '.join(reason.split())}" for name, reason in missing.items()]
     return paragraphs(f"Versions: {', '.join(found)}." if found else "", "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Installs the peers of the benchmarks under build/, at the versions that the locks in bench/peers name."""
+"""Installs the peers of the benchmarks under build/, at the versions locked in bench/peers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PeerMissing(Exception):
 
 
 def python_environment(name: str, directory: Path) -> Path:
-    """A virtual environment with what bench/peers/NAME.txt locks. Raises PeerMissing."""
+    """A virtual environment with the packages of bench/peers/NAME.txt. Raises PeerMissing."""
     lock = _LOCKS / f"{name}.txt"
 
     def install(home: Path) -> None:
@@ -43,7 +43,7 @@ def node_packages(directory: Path) -> Path:
 
 
 def _installed(home: Path, sources: Sequence[Path], install: Callable[[Path], None]) -> Path:
-    """The directory after an installation that went through; a stamp of its sources tells that it is this one."""
+    """The directory with a complete installation; a stamp of its sources shows whether it is current."""
     stamp, digest = home / ".stamp", hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     if not (stamp.exists() and stamp.read_text() == digest):
         shutil.rmtree(home, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""A corpus of pictures for the thumbnail benchmark: the kinds and sizes that digital collections hold.
+"""Makes the pictures of the thumbnail benchmark, in the formats and sizes of digital collections.
 
-Noise of many octaves under shapes, so that the files are as large, and as dear to decode, as photographs of their
-size: 2 to 3 bits a pixel as JPEG. The same seed gives the same pixels everywhere.
+They show noise of many octaves and shapes, so that the files are as large and as expensive to decode as photographs of
+their size: 2 to 3 bits a pixel as JPEG. The same seed gives the same pixels everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 _OCTAVES = 9
 _JPEG_QUALITY = 90
-# How much of each finer octave is mixed in. These two, half of a picture each, give the bits a pixel named above.
+# Share of each finer octave. Each of these two, for half of a picture, gives the bits per pixel named above.
 _ROUGH, _CALM = 0.25, 0.08
 _SHAPES = 60
 
@@ -51,7 +51,7 @@ class Original:
         return _md5(self.path)
 
 
-# Four in five a photograph or scan as plain JPEG, most of them of 12 megapixels; the rest what else people stash.
+# Four in five are photographs or scans as plain JPEG, most of 12 megapixels; the rest are other common kinds.
 KINDS = (
     Kind("JPEG 1 MP", "jpg", 1200, 800, 5),
     Kind("JPEG 4 MP", "jpg", 2448, 1632, 9),
@@ -73,7 +73,7 @@ def _md5(path: Path) -> str:
 
 
 def make_corpus(directory: Path, kinds: Sequence[Kind] = KINDS) -> list[Original]:
-    """The files in the directory, made where they are not there yet."""
+    """The files in the directory; makes those that are missing."""
     directory.mkdir(parents=True, exist_ok=True)
     return [_made(kind, number, directory) for kind in kinds for number in range(kind.count)]
 
@@ -81,7 +81,7 @@ def make_corpus(directory: Path, kinds: Sequence[Kind] = KINDS) -> list[Original
 def _made(kind: Kind, number: int, directory: Path) -> Original:
     path = directory / f"{kind.name.replace(' ', '-').lower()}-{number}.{kind.suffix}"
     if not path.exists():
-        # Every other one stands upright.
+        # Every other one is upright.
         size = (kind.width, kind.height) if number % 2 == 0 else (kind.height, kind.width)
         partial = path.with_name(f".{path.name}")
         photograph(size, seed=path.name).save(partial, **_save_options(kind))
@@ -100,8 +100,8 @@ def _save_options(kind: Kind) -> dict[str, Any]:
 
 
 def photograph(size: tuple[int, int], seed: str) -> Image.Image:
-    """A picture with the statistics of a photograph: as much energy in each octave as in the next, edges, calm parts
-    beside rough ones, and colours that change more slowly than brightness.
+    """A picture with the statistics of a photograph: equal energy in each octave, edges, smooth and rough parts, and
+    colours that change more slowly than brightness.
     """
     numbers = random.Random(seed)
     where_rough = _noise(_eighth(size), numbers, _CALM).resize(size).point(lambda value: 255 if value > 128 else 0)
@@ -118,8 +118,9 @@ def _eighth(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _noise(size: tuple[int, int], numbers: random.Random, strength: float) -> Image.Image:
-    """Each octave has twice the resolution of the one before and takes a part of its strength; the last one has half
-    the resolution of the picture."""
+    """Each octave has twice the resolution of the previous one and a fraction of its strength; the last one has half
+    the resolution of the picture.
+    """
     first, *finer = _octave_sizes(size)
     picture = _grain(first, numbers)
     for layer in finer:

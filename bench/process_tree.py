@@ -1,4 +1,4 @@
-"""What a process and all its descendants have used, and the whole machine, from Linux's /proc."""
+"""CPU time and memory of a process tree, and CPU time of the machine, from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-# prctl(2): whoever of our descendants loses its parent becomes our child.
+# prctl(2): orphaned descendants become our children.
 _PR_SET_CHILD_SUBREAPER = 36
-# Of the fields of /proc/PID/stat that follow the name.
+# Indexes of the fields of /proc/PID/stat after the name.
 _PARENT, _TICKS, _TICKS_OF_CHILDREN = 1, slice(11, 13), slice(13, 15)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -21,7 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class MachineSeconds:
-    """The time of all processors since the start."""
+    """CPU time of all processors since boot."""
 
     busy: float
     total: float
@@ -43,15 +43,17 @@ def tree(root: int) -> list[int]:
 
 
 def cpu_seconds(root: int) -> float:
-    """User and system time of the tree, with that of children who have ended and were waited for.
+    """User and system time of the tree, including children that have ended and were waited for.
 
-    Of those who live to the nanosecond: a tick is two thumbnails.
+    For living processes it is exact to the nanosecond: a clock tick is as long as two thumbnails.
     """
     return sum(process.seconds for process in _tree(root))
 
 
 def peak_mib(root: int) -> float:
-    """The sum of the processes' peaks: an upper bound, for they need not coincide, and shared pages count in each."""
+    """The sum of the processes' peaks: an upper bound, because peaks need not coincide, and shared pages
+    count in each.
+    """
     return sum(peaks_mib(root))
 
 
@@ -61,24 +63,25 @@ def peaks_mib(root: int) -> list[float]:
 
 
 def resident_mib(root: int) -> float:
-    """What the processes of the tree hold at this moment; shared pages count in each."""
+    """The current memory of the tree's processes; shared pages count in each."""
     return sum(_kib(pid, "status", "VmRSS") for pid in tree(root)) / 1024
 
 
 def proportional_mib(root: int) -> float:
-    """What the tree holds at this moment; a page that several processes share counts once (proc(5), smaps_rollup)."""
+    """The current memory of the tree; shared pages count once (proc(5), smaps_rollup)."""
     return sum(_kib(pid, "smaps_rollup", "Pss") for pid in tree(root)) / 1024
 
 
 def adopt_orphans() -> None:
-    """From now on a descendant whose parent ends is a child of this process, and what it took is not lost: the workers
-    of a service may outlive it by a moment. Nobody waits for them, so that their stat stays. For a program of its own.
+    """From now on orphaned descendants become children of this process, so that their CPU time is counted: the workers
+    of a service may outlive it briefly. They are not waited for, so that their stat stays. Only for standalone
+    programs.
     """
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def watch_others() -> Callable[[], float]:
-    """Gives what tells which part of the machine's time others than this process and its descendants took since."""
+    """Returns a function: the share of the machine's time that other processes have used since this call."""
     machine_before, own_before = machine_seconds(), cpu_seconds(os.getpid())
 
     def part() -> float:
@@ -89,28 +92,28 @@ def watch_others() -> Callable[[], float]:
 
 
 def machine_seconds() -> MachineSeconds:
-    """What all processes together have used, and what there was."""
+    """CPU time used by all processes, and CPU time available."""
     user, nice, system, idle, iowait, irq, softirq, steal = _machine_ticks()
     busy = user + nice + system + irq + softirq + steal
     return MachineSeconds(busy / _TICKS_PER_SECOND, (busy + idle + iowait) / _TICKS_PER_SECOND)
 
 
 def _machine_ticks() -> list[int]:
-    # What follows the first eight is part of them.
+    # The later fields are included in the first eight.
     return [int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
 
 
 def _tree(root: int) -> list[_Process]:
     processes = [process for pid in os.listdir("/proc") if pid.isdigit() and (process := _read(int(pid)))]
     found = [process for process in processes if process.pid == root]
-    for process in found:  # grows while it is walked
+    for process in found:  # grows during the loop
         found += [child for child in processes if child.parent == process.pid]
     return found
 
 
 def _read(pid: int) -> _Process | None:
-    with suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
-        # The name, in parentheses, may itself hold blanks and parentheses.
+    with suppress(FileNotFoundError, ProcessLookupError):  # ended in between
+        # The name, in parentheses, may contain blanks and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         seconds = _clock_seconds(pid)
         if seconds is None:
@@ -124,7 +127,7 @@ def _seconds(ticks: Sequence[str]) -> float:
 
 
 def _clock_seconds(pid: int) -> float | None:
-    """What the process's own clock shows, clock_getcpuclockid(3); None: it has ended."""
+    """The process's CPU clock, clock_getcpuclockid(3); None if it has ended."""
     clock = ctypes.c_int()
     if _libc.clock_getcpuclockid(pid, ctypes.byref(clock)):
         return None

@@ -1,15 +1,15 @@
-"""A PUT sink: the least S3 that an upload benchmark needs, fast enough not to be the limit.
+"""A PUT sink: a minimal S3 server for upload benchmarks, fast enough not to be the limit.
 
-It takes objects, whole or in parts, plain or in aws-chunked bodies, and keeps the md5 of each as its ETag and nothing
-of its bytes. It refuses a body that Content-MD5 or x-amz-checksum-sha256 does not match, and a conditional put of a key
-that it has. HEAD and LIST show what it took, CopyObject copies it. It checks no signature. Figures against it show what
-a *client* costs; figures against a real store are marked as such.
+It accepts objects, whole or in parts, plain or aws-chunked, and keeps only the md5 of each as its ETag. It refuses a
+body that does not match Content-MD5 or x-amz-checksum-sha256, and a conditional put of an existing key. HEAD and LIST
+show the objects, CopyObject copies them. It does not check signatures. Figures against it show the cost of the
+*client*; figures against a real store are marked as such.
 
     GET /                    a line for each object: its path and its md5
-    GET /-/counts            how often each method was asked for, since the last time
-    GET /-/objects           how many objects each bucket holds
-    PUT /BUCKET?made-up=N    from now on a LIST of the bucket shows N objects more
-    PUT /-/delay?ms=N        from now on each answer comes N milliseconds later, as if from further away
+    GET /-/counts            requests per method since the last call
+    GET /-/objects           objects per bucket
+    PUT /BUCKET?made-up=N    from now on a LIST of the bucket shows N more objects
+    PUT /-/delay?ms=N        from now on each answer is delayed by N milliseconds, as from a more distant server
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class Head:
-    """The request line and the headers. What is not asked for is not parsed: a PUT costs little else."""
+    """The request line and the headers. Headers are parsed only on demand, since parsing is most of a PUT's cost."""
 
     __slots__ = ("_lower", "_raw", "method", "path", "query")
 
@@ -49,7 +49,7 @@ class Head:
         self.path, _, self.query = target.partition("?")
 
     def value(self, name: bytes) -> str:
-        """A header's value; "" where it was not sent. The name is in lower case."""
+        """A header's value; "" if it was not sent. The name is in lower case."""
         at = self._lower.find(b"\r\n%s:" % name)
         if at < 0:
             return ""
@@ -58,7 +58,7 @@ class Head:
         return self._raw[start : end if end >= 0 else None].strip().decode("latin-1")
 
     def attributes(self) -> bytes:
-        """The lines that a HEAD of the object gives back."""
+        """The lines that a HEAD of the object returns."""
         if b"\r\nx-amz-meta-" not in self._lower and b"\r\nx-amz-checksum-sha256" not in self._lower:
             return b""
         kept = (b"x-amz-meta-", b"x-amz-checksum-sha256")
@@ -69,7 +69,7 @@ class Head:
 
 
 class Hashes:
-    """The digests of a body, and its size. SHA-256 only where it is to be compared."""
+    """The digests of a body, and its size. SHA-256 only if a header states it."""
 
     def __init__(self, with_sha256: bool) -> None:
         self.md5 = hashlib.md5(usedforsecurity=False)
@@ -95,7 +95,7 @@ class FixedBody:
         return self._left == 0
 
     def feed(self, data: memoryview) -> int:
-        """How many of these bytes belong to it."""
+        """Returns how many of these bytes belong to the body."""
         taken = min(self._left, len(data))
         if taken:
             self._sink(data[:taken])
@@ -104,7 +104,7 @@ class FixedBody:
 
 
 class ChunkedBody:
-    """Chunks with their sizes before them, and trailers: HTTP's own transfer encoding, and aws-chunked alike."""
+    """Chunks after their sizes, and trailers: both HTTP's transfer encoding and aws-chunked."""
 
     def __init__(self, sink: Callable[[memoryview], object]) -> None:
         self._sink = sink
@@ -114,7 +114,7 @@ class ChunkedBody:
         self.complete = False
 
     def feed(self, data: memoryview) -> int:
-        """How many of these bytes belong to it."""
+        """Returns how many of these bytes belong to the body."""
         at = 0
         while at < len(data) and not self.complete:
             if self._left:
@@ -138,13 +138,13 @@ class ChunkedBody:
     def _line_ended(self, line: bytes) -> None:
         if self._in_trailers:
             self.complete = not line
-        elif line:  # an empty one ends the chunk before
+        elif line:  # an empty line ends the previous chunk
             self._left = int(line.partition(b";")[0], 16)
             self._in_trailers = self._left == 0
 
 
 def body_of(head: Head, sink: Callable[[memoryview], object]) -> FixedBody | ChunkedBody:
-    """What takes the body from the connection and gives its content to the sink."""
+    """Reads the body from the connection and passes its content to the sink."""
     if "aws-chunked" in head.value(b"content-encoding") or head.value(b"x-amz-content-sha256").startswith("STREAMING"):
         inner = ChunkedBody(sink)
         sink = inner.feed
@@ -154,7 +154,7 @@ def body_of(head: Head, sink: Callable[[memoryview], object]) -> FixedBody | Chu
 
 
 class Responder:
-    """What S3 would answer."""
+    """Makes the answers of S3."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -263,11 +263,11 @@ class Responder:
 
 
 class SinkProtocol(asyncio.Protocol):
-    """One HTTP/1.1 connection; requests one after the other."""
+    """One HTTP/1.1 connection, without pipelining."""
 
     def __init__(self, responder: Responder) -> None:
         self._responder = responder
-        # A connection costs a round trip before its first request can be sent.
+        # A new connection takes one round trip before its first request.
         self._handshake_seconds = responder.delay_seconds
         self._rest = b""
         self._head: Head | None = None

@@ -1,7 +1,7 @@
-"""Runs the benchmarks and writes their blocks into docs/benchmarks.md, whose words are written by hand.
+"""Runs the benchmarks and writes their blocks into docs/benchmarks.md, whose text is written by hand.
 
-`--only NAME` measures one again (`--only drops` also `drops/tls`), `--full` those as well that take long. Every other
-block of the page stays as it is, and so does one whose measurement failed.
+`--only NAME` measures one block (`--only drops` also `drops/tls`), `--full` also the slow ones. Other blocks of the
+page, and those whose measurement failed, stay as they are.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BLOCKS = (
 
 
 def machine() -> str:
-    """What the figures belong to."""
+    """The description of the machine."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
     return (
         f"{_processor()}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()} {platform.release()}, "
@@ -71,7 +71,7 @@ def _processor() -> str:
 
 
 def with_block(page: str, name: str, text: str) -> str:
-    """The page with this text between the marks of the block. Raises LookupError where it has no such marks."""
+    """The page with this text between the marks of the block. Raises LookupError if the page has no such marks."""
     marks = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(?=<!-- end -->)", re.DOTALL)
     changed, found = marks.subn(lambda marked: f"{marked[1]}\n{text}\n\n", page)
     if not found:
@@ -80,8 +80,8 @@ def with_block(page: str, name: str, text: str) -> str:
 
 
 def measure(blocks: Sequence[Block], output: Path, full: bool = False) -> bool:
-    """Writes each block as soon as it is measured; whether all were. Notes and command are a block of their own where
-    the page has one for them.
+    """Writes each block as soon as it is measured; returns whether all succeeded. Notes and command go to their own
+    block if the page has one.
     """
     all_measured = True
     for block in blocks:
@@ -90,7 +90,7 @@ def measure(blocks: Sequence[Block], output: Path, full: bool = False) -> bool:
         try:
             figures = block.measure(block.chosen(full))
             page, here = output.read_text(), machine()
-            # The head of the page names the machine of all blocks that name none.
+            # The head of the page names the machine of all blocks without a name of their own.
             where = "" if here in page.partition("<!-- measured")[0] else f"{here}, "
             command = f"`{block.command(full)}` ({where}{time.strftime('%Y-%m-%d')}, others {others():.0%})"
             run = paragraphs(figures.notes, command)
@@ -99,7 +99,7 @@ def measure(blocks: Sequence[Block], output: Path, full: bool = False) -> bool:
             else:
                 page = with_block(page, block.name, paragraphs(figures.text, run))
             output.write_text(page)
-        except Exception:  # whatever it is, the other blocks are still worth their time
+        except Exception:  # the other blocks are still measured
             traceback.print_exc()
             print(f"== {block.name}: failed; the page keeps what it had", flush=True)
             all_measured = False
@@ -109,7 +109,7 @@ def measure(blocks: Sequence[Block], output: Path, full: bool = False) -> bool:
 
 
 def chosen(names: Sequence[str], full: bool) -> list[Block]:
-    """The blocks of these names, with those below them; without names all that are measured each time."""
+    """The named blocks and those below them; without names all regular ones."""
     if not names:
         return [block for block in BLOCKS if full or not block.takes_long]
     return [block for block in BLOCKS if block.name in names or block.name.partition("/")[0] in names]

@@ -1,5 +1,5 @@
-"""What the sink keeps: of each object its digest and size, and never its bytes. A bucket may also seem to hold any
-number of objects more, which are made up as a LIST asks for them.
+"""The sink's state: the digest and size of each object, without its bytes. A bucket can also show any number of made-up
+objects, generated when a LIST asks for them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ALL_DIGESTS = 1 << 128
 
 
 class Stored(NamedTuple):
-    """An object. `attributes` are header lines that a HEAD gives back."""
+    """An object. `attributes` are header lines that a HEAD returns."""
 
     etag: str
     size: int
@@ -42,29 +42,29 @@ class Listed(NamedTuple):
 
 @dataclass
 class Upload:
-    """A multipart upload under way: part number -> md5 and size."""
+    """A multipart upload in progress: part number -> md5 and size."""
 
     attributes: bytes
     parts: dict[int, tuple[bytes, int]] = field(default_factory=dict)
 
     def finished(self) -> Stored:
-        """The object, with the ETag that S3 makes up for parts."""
+        """The object, with S3's ETag for parts."""
         parts = [self.parts[number] for number in sorted(self.parts)]
         whole = hashlib.md5(b"".join(md5 for md5, _ in parts), usedforsecurity=False).hexdigest()
         return Stored(f"{whole}-{len(parts)}", sum(size for _, size in parts), int(time.time()), self.attributes)
 
 
 class Bucket:
-    """Keys, as they stand in the request line, and what they hold."""
+    """Keys as in the request line, and their objects."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Stored] = {}
-        # Objects that a LIST shows beside these. Their keys are md5s, evenly spread.
+        # Made-up objects in a LIST. Their keys are evenly spread md5s.
         self.made_up = 0
         self._sorted: list[str] = []
 
     def listed(self, after: str, prefix: str, count: int) -> list[Listed]:
-        """The first objects that a LIST shows behind the key `after`, in order."""
+        """The first objects after the key `after`, in the order of a LIST."""
         names = self._names()
         at = max(bisect.bisect_right(names, after), bisect.bisect_left(names, prefix))
         found = [Listed(name, *self.objects[name][:3]) for name in names[at : at + count]]
@@ -79,7 +79,7 @@ class Bucket:
         return [entry for entry in found if entry.key.startswith(prefix)]
 
     def _names(self) -> list[str]:
-        # Nothing ever leaves a bucket, so that the number tells whether it is the same.
+        # Objects are never deleted, so an unchanged number means unchanged keys.
         if len(self._sorted) != len(self.objects):
             self._sorted = sorted(self.objects)
         return self._sorted
@@ -90,7 +90,7 @@ class Bucket:
 
 @dataclass
 class Store:
-    """All buckets, which come into being when they are named, and how often each method was asked for."""
+    """All buckets, which are created on first use, and the requests per method."""
 
     buckets: dict[str, Bucket] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
@@ -111,8 +111,8 @@ class Store:
 
 
 def list_page(name: str, bucket: Bucket, prefix: str, after: str) -> bytes:
-    """The answer to a LIST of either version: the keys themselves are the tokens and markers. Flat, as the contents of
-    a stash are: a delimiter has nothing to fold.
+    """The answer to a LIST of either version; keys are the tokens and markers. It ignores delimiters: a
+    stash is flat.
     """
     found = bucket.listed(after, prefix, LISTED_AT_ONCE + 1)
     page, more = found[:LISTED_AT_ONCE], len(found) > LISTED_AT_ONCE
@@ -132,7 +132,7 @@ def list_page(name: str, bucket: Bucket, prefix: str, after: str) -> bytes:
 
 
 def matches(stated_base64: str, digest: bytes) -> bool:
-    """Whether a digest is the one that a header states; a header that is no base64 states none."""
+    """Whether a digest equals the one in a header; false if the header is not base64."""
     try:
         return base64.b64decode(stated_base64, validate=True) == digest
     except ValueError:

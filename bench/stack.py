@@ -1,4 +1,4 @@
-"""What the upload benchmarks run against and with: the sink, a redis-server, directories that go away again."""
+"""The surroundings of the upload benchmarks: the sink, a redis-server, temporary directories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIRECTORY = ROOT / "build" / "bench"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An S3 server, and what its clients need to know."""
+    """An S3 server, and the settings for its clients."""
 
     url: str
     access_key: str = "bench"
@@ -34,7 +34,7 @@ class Endpoint:
     authority: Path | None = None
 
     def environment(self) -> dict[str, str]:
-        """For any of the programs that are compared, and nothing of the user's own."""
+        """For any of the compared programs, without the user's own settings."""
         found = {
             "PATH": os.environ["PATH"],
             "HOME": str(DIRECTORY),
@@ -56,11 +56,11 @@ class Sink:
     """A running bench/put_sink.py."""
 
     endpoint: Endpoint
-    # Plain HTTP, or the same as the endpoint's.
+    # Plain HTTP, or the scheme of the endpoint.
     _open: Callable[[str, str], bytes]
 
     def counts(self) -> dict[str, int]:
-        """How often each method was asked for since this was last called."""
+        """Requests per method since the last call."""
         counts: dict[str, int] = json.loads(self._open("GET", "/-/counts"))
         return counts
 
@@ -69,11 +69,11 @@ class Sink:
         return found.get(bucket, 0)
 
     def delay(self, milliseconds: float) -> None:
-        """From now on each answer comes so much later, as from a server that is further away."""
+        """From now on each answer is delayed, as from a more distant server."""
         self._open("PUT", f"/-/delay?ms={milliseconds}")
 
     def make_up(self, bucket: str, objects: int) -> None:
-        """From now on a LIST of the bucket shows so many objects more."""
+        """From now on a LIST of the bucket shows `objects` more objects."""
         self._open("PUT", f"/{bucket}?made-up={objects}")
 
 
@@ -88,7 +88,7 @@ class Redis:
 
 @contextlib.contextmanager
 def workspace() -> Iterator[Path]:
-    """A directory on the disk that the checkout is on, gone at the end."""
+    """A temporary directory on the checkout's disk."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=DIRECTORY) as directory:
         yield Path(directory)
@@ -96,7 +96,7 @@ def workspace() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def sink(directory: Path, tls: bool = False) -> Iterator[Sink]:
-    """A sink that is empty."""
+    """An empty sink."""
     port = servers.free_port()
     command: list[str | Path] = [sys.executable, ROOT / "bench/put_sink.py", "--port", str(port)]
     authority = None
@@ -118,7 +118,7 @@ def sink(directory: Path, tls: bool = False) -> Iterator[Sink]:
 
 
 def certificate(directory: Path) -> tuple[Path, Path, Path]:
-    """Files of a new authority, and of a certificate and its key that it vouches for."""
+    """Files of a new authority, of a certificate that it has signed, and of its key."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     authority_file, chain, key = (directory / name for name in ("ca.pem", "chain.pem", "key.pem"))
@@ -130,9 +130,9 @@ def certificate(directory: Path) -> tuple[Path, Path, Path]:
 
 @contextlib.contextmanager
 def redis_server(directory: Path) -> Iterator[Redis]:
-    """An empty redis-server that keeps its data in the new directory and syncs each write; on a Unix socket."""
+    """An empty redis-server on a Unix socket, with its data in the new directory; it syncs each write."""
     directory.mkdir()
-    # Not beside the data: the path of a socket may have no more than 107 bytes.
+    # Not beside the data: a socket's path is limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="bench-") as short, open(directory / "redis.log", "wb") as log:
         socket = f"{short}/redis.sock"
         command = ["redis-server", "--port", "0", "--unixsocket", socket, "--dir", str(directory), "--save", ""]
@@ -149,7 +149,7 @@ def redis_server(directory: Path) -> Iterator[Redis]:
 
 
 def link_all(source: Path, target: Path) -> None:
-    """The same files in another directory, which takes no copy."""
+    """Hard-links the files into another directory."""
     target.mkdir(parents=True)
     for name in os.listdir(source):
         os.link(source / name, target / name)

@@ -1,9 +1,9 @@
-"""What a thumbnail costs beside its bare parts: a scaled decode, a resize and an encoding in one process.
+"""Compares the cost of a thumbnail with its bare parts: a scaled decode, a resize and an encoding in one process.
 
     python -m bench.thumbnail_costs
 
-That is the least that Pillow can do it for. What is above it is ours: HTTP, the way to a worker and back, and the care
-that is taken of each picture.
+The bare parts are Pillow's minimum. The rest is ours: HTTP, the way to a worker and back, and the checks of each
+picture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.picture_corpus import KINDS, Kind, Original, make_corpus
 from bench.thumbnail_servers import QUALITY, Running, Shape, running, site_for
 from bench.thumbnails import DIRECTORY, OURS, SHAPES, cpu_milliseconds
 
-# Of each kind, one after the other, so that a single dear request does not matter.
+# Number of each kind, so that a single expensive request does not matter.
 REQUESTS = 16
 MOST, _UNIT = 1.35, "times the bare parts"
 
@@ -36,14 +36,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU milliseconds a thumbnail in one round."""
+    """CPU milliseconds per thumbnail in one round."""
 
     server: float
     bare: float
 
 
 def bare_thumbnail(path: Path, shape: Shape) -> bytes:
-    """What every program must do: libjpeg reduces as far as leaves twice the pixels, Lanczos does the rest."""
+    """The minimum for every program: libjpeg reduces to twice the size, Lanczos does the rest."""
     box = (shape.side, shape.side)
     with Image.open(path) as image:
         scale = (min if shape.mode == "crop" else max)(image.width / shape.side, image.height / shape.side)
@@ -60,7 +60,7 @@ def bare_thumbnail(path: Path, shape: Shape) -> bytes:
 
 
 def bare_cpu_milliseconds(paths: Sequence[Path], shape: Shape) -> float:
-    """Of a thumbnail, in a process of its own."""
+    """Mean of a thumbnail, in a separate process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_bare_milliseconds, paths, shape).result()
 
@@ -74,12 +74,12 @@ def _bare_milliseconds(paths: Sequence[Path], shape: Shape) -> float:
 
 
 def measure(rounds: int) -> dict[tuple[Shape, Kind], list[Cost]]:
-    """Round for round and kind for kind, our server and the bare parts in turn."""
+    """Our server and the bare parts in turn, for each round and kind."""
     costs: dict[tuple[Shape, Kind], list[Cost]] = {}
     originals = make_corpus(DIRECTORY / "corpus")
     with site_for(originals, DIRECTORY) as site:
         for _ in range(rounds):
-            # A new server each time: what it adds to a picture differs more from start to start than from pass to pass.
+            # A new server each time: its overhead differs more between starts than between passes.
             with running(OURS, site) as server:
                 for case, cost in _round(server, originals):
                     costs.setdefault(case, []).append(cost)
@@ -88,7 +88,7 @@ def measure(rounds: int) -> dict[tuple[Shape, Kind], list[Cost]]:
 
 def _round(server: Running, originals: Sequence[Original]) -> Iterator[tuple[tuple[Shape, Kind], Cost]]:
     for shape in SHAPES:
-        cpu_milliseconds(server, originals, shape)  # Everything is in the cache after that.
+        cpu_milliseconds(server, originals, shape)  # After that all originals are cached.
         for kind in KINDS:
             work = _repeated([original for original in originals if original.kind == kind])
             ours = cpu_milliseconds(server, work, shape)
@@ -118,7 +118,7 @@ def table(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]]) -> str:
 
 
 def aims(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]]) -> str:
-    """Of the corpus as it is mixed, and of the kind whose ratio is the worst."""
+    """The aims for the whole corpus, and for the kind with the worst ratio."""
     lines = [
         page.at_most(f"{shape}, the corpus as it is mixed", mixed_ratio(costs, shape), MOST, _UNIT) for shape in SHAPES
     ]
@@ -133,7 +133,7 @@ def ratio(costs: Sequence[Cost]) -> float:
 
 
 def mixed_ratio(costs: Mapping[tuple[Shape, Kind], Sequence[Cost]], shape: Shape) -> float:
-    """Of the whole corpus, in which each kind has its count."""
+    """The ratio for the whole corpus, weighted by the count of each kind."""
     ratios: list[float] = []
     for costs_of_round in zip(*(costs[shape, kind] for kind in KINDS), strict=True):
         server = sum(kind.count * cost.server for kind, cost in zip(KINDS, costs_of_round, strict=True))

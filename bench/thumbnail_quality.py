@@ -1,4 +1,4 @@
-"""Whether servers give the same thumbnail: its size, its bytes, and its structural similarity to a careful one."""
+"""Compares the thumbnails of servers: size, bytes, and structural similarity to a reference."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _BLOCK = 8
 
 @dataclass(frozen=True)
 class Quality:
-    """Over the whole corpus. `ssim` is 1 for a thumbnail of the fully decoded original, resized by Lanczos in one
-    step and not compressed."""
+    """Over the whole corpus. `ssim` is 1 for a thumbnail of the fully decoded original, resized by Lanczos in one step
+    and not compressed.
+    """
 
     mean_bytes: float
     mean_ssim: float
@@ -29,7 +30,7 @@ class Quality:
 
 
 def reference(original: Image.Image, shape: Shape) -> Image.Image:
-    """The thumbnail that costs what it may."""
+    """The best possible thumbnail, regardless of cost."""
     picture = original.convert("RGB")
     box = (shape.side, shape.side)
     if shape.mode == "crop":
@@ -38,7 +39,7 @@ def reference(original: Image.Image, shape: Shape) -> Image.Image:
 
 
 def quality(thumbnails: Sequence[bytes], references: Sequence[Image.Image]) -> Quality:
-    """Raises ValueError where a thumbnail has another size than its reference: somebody did another work."""
+    """Raises ValueError if the size of a thumbnail differs from its reference: then the work is not comparable."""
     similarities = [
         _similarity(Image.open(io.BytesIO(thumbnail)), wanted)
         for thumbnail, wanted in zip(thumbnails, references, strict=True)
@@ -47,9 +48,9 @@ def quality(thumbnails: Sequence[bytes], references: Sequence[Image.Image]) -> Q
 
 
 def _similarity(picture: Image.Image, wanted: Image.Image) -> float:
-    # Servers round the derived side of a clip in different ways.
+    # Servers round the computed side of a clip differently.
     if max(abs(a - b) for a, b in zip(picture.size, wanted.size, strict=True)) > 1:
-        raise ValueError(f"a thumbnail of {picture.size} where {wanted.size} was asked for")
+        raise ValueError(f"got a thumbnail of {picture.size} instead of {wanted.size}")
     return ssim(picture, wanted.resize(picture.size) if picture.size != wanted.size else wanted)
 
 
@@ -61,7 +62,7 @@ def ssim(one: Image.Image, other: Image.Image) -> float:
 
 
 def _block_ssim(a: float, b: float, aa: float, bb: float, ab: float) -> float:
-    """From the means over a block of two pictures, their squares and their product."""
+    """From the means over a block of the two pictures, of their squares and of their product."""
     likeness = (2 * a * b + _C1) * (2 * (ab - a * b) + _C2)
     return likeness / ((a * a + b * b + _C1) * (aa - a * a + bb - b * b + _C2))
 

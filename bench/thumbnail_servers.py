@@ -1,7 +1,7 @@
-"""The servers of the thumbnail benchmark: how each is started, and what the same thumbnail is called there.
+"""The servers of the thumbnail benchmark: how to start each, and its URL for a thumbnail.
 
-All have the original on a local disk but plain pilbox, which knows only URLs and fetches each time from a server on
-this machine: that is pilbox as its users run it. Nobody keeps results.
+All have the originals on a local disk, except for plain pilbox, which fetches each original from a server on this
+machine, because it accepts only URLs. No server caches results.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ OURS_WITH_COPIES = "md5s3stash with reduced copies"
 _BUCKET = "originals"
 # Pillow's default is 75, sharp's and thumbor's 80, pilbox's 90.
 QUALITY = 80
-# Longer than any queue of the benchmark, so that nobody gets away with an error.
+# Longer than any queue of the benchmark, so that no server drops requests.
 _PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A thumbnail to ask for: `crop` fills the box, `clip` fits into it."""
+    """A thumbnail to request: `crop` fills the box, `clip` fits into it."""
 
     mode: str
     side: int
@@ -45,7 +45,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Site:
-    """What the servers stand on."""
+    """The surroundings of the servers."""
 
     directory: Path
     corpus: Path
@@ -65,7 +65,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers."""
+    """A running server."""
 
     name: str
     versions: str
@@ -80,7 +80,7 @@ def md5s3stash_program(site: Site, port: int) -> Program:
 
 
 def with_copies_program(site: Site, port: int) -> Program:
-    """As it is set up by default. The copies of before are gone."""
+    """With default settings, and without copies of earlier runs."""
     return _md5s3stash(site, port, _fresh(site.directory / "cache-with-copies"))
 
 
@@ -113,7 +113,7 @@ def pilbox_program(site: Site, port: int) -> Program:
         query = {"url": url, "mode": shape.mode, "w": shape.side, "h": shape.side, "fmt": "jpg", "q": QUALITY}
         return f"/?{urlencode(query)}"
 
-    # `python -m pilbox.app` with the one name that a current Pillow lacks.
+    # `python -m pilbox.app` with the one name that current Pillow lacks.
     start = (
         "import runpy, PIL.Image; PIL.Image.ANTIALIAS = PIL.Image.Resampling.LANCZOS; "
         "runpy.run_module('pilbox.app', run_name='__main__', alter_sys=True)"
@@ -135,7 +135,7 @@ def thumbor_program(site: Site, port: int) -> Program:
         f"FILE_LOADER_ROOT_PATH = {str(site.corpus)!r}\n"
         "STORAGE = 'thumbor.storages.no_storage'\n"
         "RESULT_STORAGE = None\n"
-        # As the others write it; thumbor's default is the dearer one.
+        # As the others write it; thumbor's default is more expensive.
         "PROGRESSIVE_JPEG = False\n"
     )
     command: list[str | Path] = [home / "bin/thumbor", f"--port={port}", "--ip=127.0.0.1", f"--conf={configuration}"]
@@ -178,7 +178,7 @@ PROGRAMS: dict[str, Callable[[Site, int], Program]] = {
 
 @contextlib.contextmanager
 def site_for(originals: Sequence[Original], directory: Path) -> Iterator[Site]:
-    """An S3 server and a web server that have the originals."""
+    """An S3 server and a web server with the originals."""
     corpus = originals[0].path.parent
     port = servers.free_port()
     serve: list[str | Path] = [sys.executable, ROOT / "bench/file_origin.py", str(port), corpus]
@@ -204,7 +204,7 @@ def running(name: str, site: Site) -> Iterator[Running]:
 
 
 def _end_children(pid: int) -> None:
-    # Processes that tornado forked outlive the one that forked them.
+    # Processes that tornado forked outlive their parent.
     for child in reversed(process_tree.tree(pid)[1:]):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, 15)

@@ -1,4 +1,4 @@
-"""What the second and further sizes of a picture cost, cut from its reduced copy, beside sharp from the original.
+"""Measures further sizes of a picture, made from its reduced copy, beside sharp from the original.
 
 python -m bench.thumbnail_sizes
 """
@@ -21,14 +21,14 @@ from bench.picture_corpus import Original, make_corpus
 from bench.thumbnail_servers import OURS_WITH_COPIES, Running, Shape, running, site_for
 from bench.thumbnails import DIRECTORY, OURS, cpu_milliseconds
 
-# How often each original is asked for in a round, so that a single dear request does not matter.
+# Requests per original and round, so that a single expensive one does not matter.
 PASSES = 2
 SHARP = "sharp alone"
 KINDS = ("JPEG 12 MP", "JPEG 24 MP")
 SIZES = (Shape("clip", 100), Shape("crop", 200), Shape("clip", 300), Shape("clip", 400))
 LEAST_TIMES, LEAST_SSIM = 5.0, 0.97
 
-# (kind, size, server) -> CPU milliseconds a thumbnail, round by round
+# (kind, size, server) -> CPU milliseconds per thumbnail, by round
 Costs = Mapping[tuple[str, Shape, str], Sequence[float]]
 
 
@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that the section shows."""
+    """All figures of the section."""
 
     costs: Costs
     ssim: Mapping[tuple[str, Shape], float]
@@ -48,7 +48,7 @@ class Results:
 
 
 def measure(rounds: int) -> Results:
-    """Our server with copies and without, and sharp, in interleaved rounds."""
+    """Our server with and without copies, and sharp, in interleaved rounds."""
     originals = [original for original in make_corpus(DIRECTORY / "corpus") if original.kind.name in KINDS]
     missing: dict[str, str] = {}
     costs: dict[tuple[str, Shape, str], list[float]] = {}
@@ -79,7 +79,7 @@ def measure(rounds: int) -> Results:
 
 
 def _first(originals: Sequence[Original], kind: str) -> list[Original]:
-    """Some are enough to compare: the full decode of each takes seconds."""
+    """The first originals of a kind: a full decode takes seconds, so only some are compared."""
     return [original for original in originals if original.kind.name == kind][:2]
 
 
@@ -122,7 +122,7 @@ def _median(results: Results, kind: str, shape: Shape, server: str) -> float | N
 
 
 def _ratio(results: Results, kind: str, shape: Shape) -> float | None:
-    """The median of the rounds' own."""
+    """The median of the rounds' ratios."""
     ours, theirs = results.costs[kind, shape, OURS_WITH_COPIES], results.costs.get((kind, shape, SHARP))
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True)) if theirs else None
 

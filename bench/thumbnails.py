@@ -1,10 +1,10 @@
-"""What thumbnails cost: this project's server beside plain pilbox, thumbor and sharp, on one corpus.
+"""Measures the cost of thumbnails: this project's server beside plain pilbox, thumbor and sharp, on one corpus.
 
     python -m bench.thumbnails --rounds 2
 
-All servers run all the time, and one at a time is asked, in rounds: whatever else the machine does hits every one
-alike. Each gets the same requests in the same order. Medians over the rounds count, for times all requests together,
-and ratios are taken within a round.
+All servers run throughout; rounds query one at a time, so that other load on the machine affects all alike. Each gets
+the same requests in the same order. Figures are medians over the rounds, times are over all requests, and ratios are
+taken within a round.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ TIMES_PILBOX = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    # As many as fit in seven minutes.
+    # These take seven minutes.
     rounds: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """So many clients at once, who ask for the whole corpus so many times in a round."""
+    """The number of concurrent clients, and how often they request the whole corpus in a round."""
 
     clients: int
     passes: int
@@ -72,13 +72,13 @@ class Phase:
 
     @property
     def cpu_milliseconds(self) -> float:
-        """What the server spends on a thumbnail."""
+        """The server's CPU time per thumbnail."""
         return 1000 * self.server_cpu_seconds / len(self.load.milliseconds)
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that the page shows."""
+    """All figures of the page."""
 
     versions: Mapping[str, str]
     missing: Mapping[str, str]
@@ -92,7 +92,9 @@ class Results:
         return statistics.median(phase.load.requests_per_second for phase in self.phases[case])
 
     def rate_to(self, case: Case, other: Case) -> float:
-        """How many times the other's rate: the median of the rounds' own ratios, each of neighbours in time."""
+        """The rate relative to the other case: the median of the rounds' ratios, which are between
+        neighbours in time.
+        """
         pairs = zip(self.phases[case], self.phases[other], strict=True)
         return statistics.median(a.load.requests_per_second / b.load.requests_per_second for a, b in pairs)
 
@@ -100,13 +102,13 @@ class Results:
         return statistics.median(phase.cpu_milliseconds for phase in self.phases[case])
 
     def percentile(self, case: Case, percent: int) -> float:
-        """Milliseconds that so many of a hundred requests stayed below."""
+        """The percentile of the request times, in milliseconds."""
         times = sorted(time for phase in self.phases[case] for time in phase.load.milliseconds)
         return times[min(len(times) - 1, len(times) * percent // 100)]
 
 
 def measure_all(rounds: int, peers: Sequence[str] = PEERS) -> Results:
-    """Our server, and every peer that can be had here, in interleaved rounds."""
+    """Our server and every installable peer, in interleaved rounds."""
     originals = make_corpus(DIRECTORY / "corpus")
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(site_for(originals, DIRECTORY))
@@ -133,7 +135,7 @@ def _started(names: Sequence[str], site: Site, stack: contextlib.ExitStack) -> t
 
 
 def _quality(servers: Sequence[Running], originals: Sequence[Original]) -> dict[tuple[str, Shape], Quality]:
-    """Asks every server for every thumbnail once, so that nothing is cold afterwards."""
+    """Requests every thumbnail from every server once, which also warms all caches."""
     found: dict[tuple[str, Shape], Quality] = {}
     for shape in SHAPES:
         references = [thumbnail_quality.reference(Image.open(original.path), shape) for original in originals]
@@ -157,7 +159,7 @@ def _phase(server: Running, shape: Shape, level: Level, originals: Sequence[Orig
 
 
 def cpu_milliseconds(server: Running, originals: Sequence[Original], shape: Shape) -> float:
-    """What the server spends on a thumbnail, asked for one after the other. Raises RuntimeError where one fails."""
+    """The server's CPU time per thumbnail, requested one by one. Raises RuntimeError if one fails."""
     phase = _asked(server, shape, 1, originals)
     if phase.load.failures:
         raise RuntimeError(f"{server.name} failed: {phase.load.failures[0]}")
@@ -176,7 +178,7 @@ def _shuffled(originals: Sequence[Original], passes: int, number: int) -> list[O
 
 
 def load(job: Job) -> Load:
-    """Asks in a process of its own."""
+    """Runs the job in a separate process."""
     command = [sys.executable, str(ROOT / "bench/http_load.py")]
     finished = subprocess.run(command, input=json.dumps(asdict(job)), stdout=subprocess.PIPE, text=True, check=True)
     return Load(**json.loads(finished.stdout))
@@ -204,7 +206,7 @@ def _clients(level: Level) -> str:
 
 
 def aims(results: Results) -> str:
-    """The crop: four times plain pilbox's rate at 8 clients, and ahead of every other in rate and p99 at all levels."""
+    """For the crop: four times plain pilbox's rate at 8 clients; better rate and p99 than all others at all levels."""
     crop = SHAPES[0]
     lines = []
     others = [name for name in results.versions if not name.startswith(OURS)]
@@ -221,7 +223,7 @@ def aims(results: Results) -> str:
 
 
 def server_table(results: Results) -> str:
-    """What they gave, and what they took: CPU milliseconds a thumbnail at 8 clients."""
+    """Quality, and CPU milliseconds per thumbnail at 8 clients."""
     columns = ["server"]
     for shape in SHAPES:
         columns += [f">{shape}: CPU ms", ">bytes", ">SSIM mean", ">least"]

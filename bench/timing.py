@@ -1,4 +1,4 @@
-"""What a program costs: wall time, CPU time of it and all that it started, peak memory."""
+"""Measures a program: wall time, CPU time including its children, peak memory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Far beyond what anything here takes: a program that hangs ends the benchmark of that row, and no other.
+# Much more than any program takes: if one hangs, only its row fails.
 _LONGEST_SECONDS = 3600.0
 _LAUNCHER = Path(__file__).parent / "launch.py"
 
 
 class RunFailed(Exception):
-    """A program did not do what was to be measured; the message says what it said."""
+    """A program failed during its measurement; the message holds its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One run. The memory is that of the largest process, or of all where they run side by side."""
+    """One run. The memory is that of the largest process, or of all if they run concurrently."""
 
     seconds: float
     cpu_seconds: float
@@ -33,7 +33,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program to run, as a user would from a shell."""
+    """A program to run, as from a shell."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
@@ -41,7 +41,7 @@ class Command:
 
 
 def timed(command: Command) -> Cost:
-    """Runs it to its end. Raises RunFailed where it failed."""
+    """Runs it to its end. Raises RunFailed if it fails."""
     with tempfile.TemporaryFile() as output, tempfile.NamedTemporaryFile("r") as report:
         process = subprocess.Popen(
             [sys.executable, "-IS", str(_LAUNCHER), report.name, *command.arguments],
@@ -58,7 +58,7 @@ def timed(command: Command) -> Cost:
         overdue.cancel()
         if status:
             output.seek(0)
-            # s5cmd has a line for each file; the last will do.
+            # s5cmd prints a line for each file; use the last.
             said = output.read().decode(errors="replace").strip().rpartition("\n")[2][-200:]
             raise RunFailed(f"`{Path(command.arguments[0]).name}` ended with {status}: {said}")
         seconds, cpu_seconds, peak_kib = map(float, report.read().split())
@@ -67,7 +67,7 @@ def timed(command: Command) -> Cost:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """The runs of each row, round by round, and why a row has none."""
+    """The runs of each row by round, and the reason of each missing row."""
 
     costs: Mapping[str, Sequence[Cost]]
     missing: Mapping[str, str]
@@ -82,8 +82,8 @@ class Rounds:
         return statistics.median(cost.peak_mib for cost in self._of(row))
 
     def times_as_fast(self, row: str, other: str) -> float | None:
-        """The median of the rounds' own ratios, each of neighbours in time; None where the other was not measured.
-        Raises RunFailed where the row itself was not: there is nothing to show then.
+        """The median of the rounds' ratios, which are between neighbours in time; None if the other was not measured.
+        Raises RunFailed if the row itself was not measured.
         """
         ours = self._of(row)
         if other not in self.costs:
@@ -98,8 +98,8 @@ class Rounds:
 
 
 def in_rounds(rows: Mapping[str, Callable[[], Cost]], rounds: int, missing: Mapping[str, str] | None = None) -> Rounds:
-    """Each row once in each round, so that whatever else the machine does hits all alike. A row that fails is left out
-    from then on, and the page says why. Says what it does as it goes.
+    """Runs each row once per round, so that other load on the machine affects all alike. A row that fails is left out
+    of later rounds, and the page names the reason. Prints its progress.
     """
     costs: dict[str, list[Cost]] = {name: [] for name in rows}
     failed = dict(missing or {})

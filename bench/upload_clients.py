@@ -1,10 +1,10 @@
-"""What uploading small files costs: boto3, libcurl as the adapter uses it, and obstore where it is installed.
+"""Measures uploads of small files: boto3, libcurl as the adapter uses it, and obstore if it is installed.
 
     python -m bench.upload_clients --files 1000 --rounds 3
 
-Each run is a process of its own, which makes its contents, warms nothing up, and puts them over TLS with everything on
-that the adapter has on: Content-MD5 (where the client can), SHA-256, If-None-Match, a session token, and the ETag
-checked. The rounds are interleaved, so that whatever else the machine does hits every client alike; medians count.
+Each run is a separate process that makes its files and puts them over TLS without warming up, with all that the adapter
+uses: Content-MD5 (if the client supports it), SHA-256, If-None-Match, a session token, and a check of the ETag. The
+rounds are interleaved, so that other load on the machine affects all clients alike; figures are medians.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bench.timing import Cost, Rounds, RunFailed, in_rounds  # noqa: E402
 FILE_BYTES = 20_000
 THREADS = 8
 BUCKET = "bucket"
-# As long as those of a role.
+# As long as a role's token.
 TOKEN = "T" * 400
 MIME_TYPE = "image/jpeg"
 
@@ -48,7 +48,7 @@ class Plan:
 
 
 def contents(count: int, seed: str) -> list[bytes]:
-    """Buffers that differ from each other and from those of every other run."""
+    """Buffers that differ from each other and between runs."""
     shared = os.urandom(FILE_BYTES - 16)
     return [
         hashlib.md5(f"{seed} {number}".encode(), usedforsecurity=False).digest() + shared for number in range(count)
@@ -62,7 +62,7 @@ def in_threads(put: Callable[[bytes], None], files: list[bytes]) -> None:
 
 
 def boto3_run(endpoint: str, head_first: bool) -> Run:
-    """The adapter on a client of boto3's."""
+    """The adapter on a boto3 client."""
     from md5s3stash.s3.store import S3ObjectStore
 
     client = _session().client("s3", endpoint_url=endpoint, config=_boto_config())
@@ -70,14 +70,14 @@ def boto3_run(endpoint: str, head_first: bool) -> Run:
 
 
 def libcurl_run(endpoint: str, head_first: bool) -> Run:
-    """The adapter on a connection of its own."""
+    """The adapter on its own connection."""
     from md5s3stash.s3.store import connect
 
     return _adapter_run(connect(endpoint, _session(), _limits(head_first)))
 
 
 def obstore_run(endpoint: str, in_event_loop: bool) -> Run:
-    """obstore with the guards that it knows: SHA-256 and If-None-Match; it has no Content-MD5."""
+    """obstore with the guards that it supports: SHA-256 and If-None-Match, but not Content-MD5."""
     import obstore
     from obstore.store import S3Store
 
@@ -89,13 +89,13 @@ def obstore_run(endpoint: str, in_event_loop: bool) -> Run:
         secret_access_key="secret",
         session_token=TOKEN,
         checksum_algorithm="SHA256",
-        # Its own bundle of authorities cannot be added to; the handshake and the cipher are the same.
+        # Its bundle of authorities cannot be extended; handshake and cipher are the same.
         client_options={"allow_invalid_certificates": True},
     )
     attributes: Any = {"Content-Type": MIME_TYPE, "Cache-Control": "public, max-age=31536000, immutable"}
 
     def digest(data: bytes) -> str:
-        hashlib.sha256(data).digest()  # what the adapter takes as well
+        hashlib.sha256(data).digest()  # the adapter computes it too
         return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def put(data: bytes) -> None:
@@ -172,8 +172,8 @@ def run_here(client: str, endpoint: str, count: int) -> Cost:
 
 
 def measure(plan: Plan, clients: Collection[str] = CLIENTS) -> Rounds:
-    """Every client that can be had, in interleaved rounds."""
-    from bench import stack  # in this process alone: a client's environment may lack what it needs
+    """Every installable client, in interleaved rounds."""
+    from bench import stack  # only in this process: a client's environment may lack its dependencies
 
     pythons = {name: python for name in clients if (python := _python_with(CLIENTS[name][0]))}
     missing = {name: "it could not be installed" for name in clients if name not in pythons}
@@ -194,7 +194,7 @@ def measure(plan: Plan, clients: Collection[str] = CLIENTS) -> Rounds:
 
 
 def _python_with(package: str) -> str | None:
-    """This one, or that of the peers, which has what the project does without."""
+    """This interpreter, or that of the peers' environment, which has more packages."""
     if importlib.util.find_spec(package) is not None:
         return sys.executable
     try:
@@ -215,7 +215,7 @@ def describe_package(package: str) -> str:
 
 
 def table(plan: Plan, rounds: Rounds) -> str:
-    """Files a second, and what they are to boto3's."""
+    """Files a second, absolute and relative to boto3's."""
     return page.rates(rounds, plan.files, "to boto3", lambda name: rounds.times_as_fast(name, BASE))
 
 
@@ -231,6 +231,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 4 and sys.argv[1] in CLIENTS:
         client, endpoint, count = sys.argv[1:]
         print(json.dumps(asdict(run_here(client, endpoint, int(count)))), flush=True)
-        # Without the interpreter's own end, of which nothing is measured: obstore's threads abort there now and then.
+        # Skips the interpreter's shutdown, which is not measured: obstore's threads sometimes abort there.
         os._exit(0)
     page.main(report, Plan(), __doc__)

@@ -1,4 +1,4 @@
-"""The programs that one would otherwise upload a directory with, and how each is called."""
+"""Common programs that upload a directory, and their command lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCRIPTS = Path(__file__).parent / "peers"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Every file of `source` is to be uploaded to the bucket. `scratch` is an empty directory on the same disk."""
+    """Upload every file of `source` to the bucket. `scratch` is an empty directory on the same disk."""
 
     source: Path
     endpoint: Endpoint
@@ -28,7 +28,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A way to do it. `version` asks the program, and raises PeerMissing where it cannot be had."""
+    """A way to upload. `version` asks the program, and raises PeerMissing if it cannot be run."""
 
     name: str
     version: Callable[[], str]
@@ -68,7 +68,7 @@ def rclone(name: str, *words: str) -> Peer:
 
 
 def aws(name: str, *words: str) -> Peer:
-    """aws s3 with these words."""
+    """aws s3 with these arguments."""
 
     def arguments(job: Job) -> list[str]:
         options = ["--endpoint-url", job.endpoint.url, "--only-show-errors"]
@@ -78,7 +78,7 @@ def aws(name: str, *words: str) -> Peer:
 
 
 def python_loop(name: str, way: str, *packages: str) -> Peer:
-    """bench/peers/upload_loop.py in one of its ways."""
+    """bench/peers/upload_loop.py with one of its ways."""
     ask = f"from importlib.metadata import version; print(', '.join(f'{{n}} {{version(n)}}' for n in {packages}))"
 
     def arguments(job: Job) -> list[str]:
@@ -122,5 +122,5 @@ def _first_line(command: list[str]) -> str:
     return finished.stdout.partition("\n")[0].strip()
 
 
-# In the project's own environment, so that it is always there.
+# Part of the project's environment, so it is always installed.
 RCLONE = rclone("rclone copy")

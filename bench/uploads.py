@@ -1,4 +1,6 @@
-"""One upload of a directory, by the daemon or a peer, into a bucket of its own: its cost, and that all arrived."""
+"""Uploads a directory by the daemon or a peer into a new bucket: measures the cost and checks that all
+files arrived.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ OURS = "md5s3stashd and Redis"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An S3 server, with what tells how many objects a bucket holds and makes a new one."""
+    """An S3 server, and functions that count a bucket's objects and create a bucket."""
 
     endpoint: Endpoint
     objects: Callable[[str], int]
@@ -44,7 +46,7 @@ def sink_server(directory: Path, tls: bool = False) -> Iterator[Server]:
 def real_server(directory: Path) -> Iterator[Server]:
     """rclone's S3 server, which keeps objects as files and checks signatures."""
     with servers.rclone_s3(directory) as server:
-        # Asked for a bucket, as a directory that others make it notices minutes later.
+        # Creates buckets by requests, because it notices new directories minutes later.
         client: Any = boto3.client(
             "s3",
             endpoint_url=server.endpoint,
@@ -60,7 +62,7 @@ def real_server(directory: Path) -> Iterator[Server]:
 
 
 class Uploads:
-    """Runs that start from the same files each time."""
+    """Runs that all start from the same files."""
 
     def __init__(self, directory: Path, source: Path, count: int, server: Server, longest_seconds: float) -> None:
         self._directory = directory
@@ -71,7 +73,7 @@ class Uploads:
         self._numbers = itertools.count()
 
     def rows(self, peers: Sequence[Peer]) -> dict[str, Callable[[], Cost]]:
-        """The daemon's row, and one for each peer."""
+        """A row for the daemon and for each peer."""
         return {OURS: self.ours, **{peer.name: self._row_of(peer) for peer in peers}}
 
     def ours(self) -> Cost:
@@ -106,7 +108,7 @@ class Uploads:
 
 
 def installed(peers: Sequence[Peer]) -> tuple[dict[str, str], dict[str, str]]:
-    """Peer -> version, with the daemon's own; and for those who cannot be had the reason."""
+    """Versions of the daemon and the peers; and for the missing ones the reason."""
     versions, missing = {OURS: f"md5s3stash {version('md5s3stash')}, redis {_redis_version()}"}, {}
     for peer in peers:
         try:

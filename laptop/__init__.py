@@ -1,1 +1,1 @@
-"""`make run`: the appliance on one's own machine, for trying it out and for working on it."""
+"""`make run`: the appliance on a developer's machine, to try it out and to work on it."""

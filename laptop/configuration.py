@@ -1,4 +1,4 @@
-"""What the programs are told: supervisord's configuration and the environment. Pure, but for looking programs up."""
+"""Makes supervisord's configuration and the programs' environment. Pure, except that it searches the path."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from laptop.place import ADDRESS, BUCKET, REPOSITORY, Place
 
 TEMPLATE = Path(__file__).with_name("supervisord.conf.template")
 
-# A person's own profile, session or endpoint would send the laptop's objects to their account.
+# The user's own profile, session or endpoint would send the laptop's objects to their account.
 _FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE")
 
-# With these in its environment a person's shell has the commands speak to the laptop's servers.
+# With these in a shell's environment the commands use the laptop's servers.
 _FOR_A_SHELL = (
     "BUCKET_BASE",
     "BUCKET_SCHEME",
@@ -57,13 +57,13 @@ def supervisor_configuration(place: Place) -> str:
 
 
 def dies_with_its_parent() -> list[str]:
-    """Words before a command that make the kernel stop it when its parent is killed; none where setpriv is missing."""
+    """Command prefix that makes the kernel stop a program when its parent is killed; empty without setpriv."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
 
 
 def environment_of_programs(place: Place, keys: KeyPair, ours: Mapping[str, str]) -> dict[str, str]:
-    """Our environment, with the settings of this place and without what would lead away from it."""
+    """Our environment with the settings of this place, without variables that point elsewhere."""
     environment = {name: value for name, value in ours.items() if name not in _FOREIGN}
     import_path = [REPOSITORY, *(REPOSITORY / role for role in ("daemon", "thumbnailer", "migrate"))]
     return environment | {
@@ -81,21 +81,21 @@ def environment_of_programs(place: Place, keys: KeyPair, ours: Mapping[str, str]
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": "/dev/null",
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-        # One CSV record that holds "access,secret", hence the quotes; and nobody's own rclone configuration.
+        # One CSV record "access,secret", hence the quotes. The user's own rclone configuration is not read.
         "RCLONE_AUTH_KEY": f'"{keys.access_key_id},{keys.secret_access_key}"',
         "RCLONE_CONFIG": "",
         "RCLONE_CACHE_DIR": str(place.run / "rclone"),
-        # A proxy for the outside world does not know this machine's loopback.
+        # A proxy cannot reach this machine's loopback.
         "NO_PROXY": f"{ADDRESS},localhost",
         "no_proxy": f"{ADDRESS},localhost",
-        # A bare checkout imports, installed or not.
+        # Imports work from a bare checkout too.
         "PYTHONPATH": ":".join(str(directory) for directory in import_path),
         "PYTHONUNBUFFERED": "1",
     }
 
 
 def shell_environment(environment: Mapping[str, str]) -> str:
-    """Lines for a shell that is to reach what runs here: the commands on its path, and their settings."""
+    """Lines for a shell that uses the laptop: the commands on its path, and their settings."""
     ours = {name: environment[name] for name in _FOR_A_SHELL if name in environment}
     return "".join(
         [
@@ -107,9 +107,9 @@ def shell_environment(environment: Mapping[str, str]) -> str:
 
 
 def _program(name: str) -> str:
-    # The environment need not be activated: what pip installed lies beside the interpreter.
+    # pip installs programs beside the interpreter, also where the environment is not activated.
     beside_python = str(Path(sys.executable).parent)
     found = shutil.which(name, path=beside_python) or shutil.which(name)
     if found is None:
-        raise LaptopError(f"{name} is not installed here: `make run` installs it.")
+        raise LaptopError(f"{name} is not installed: `make run` installs it.")
     return found

@@ -1,4 +1,4 @@
-"""The key pair of the embedded S3 server: random, made once, readable by its owner alone."""
+"""The key pair of the embedded S3 server: random, made once, readable only by its owner."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def load_or_make(path: Path) -> KeyPair:
     except FileNotFoundError:
         return _make(path)
     except (OSError, ValueError, TypeError) as error:
-        raise LaptopError(
-            f"The key file {path} cannot be read: delete it, and the next run makes a new one."
-        ) from error
+        raise LaptopError(f"The key file {path} cannot be read: delete it; the next run makes a new one.") from error
 
 
 def _make(path: Path) -> KeyPair:
@@ -35,6 +33,6 @@ def _make(path: Path) -> KeyPair:
     temporary.unlink(missing_ok=True)
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(asdict(pair), file)
-    # Complete or absent: a run that is stopped here leaves no half a key behind.
+    # An interrupted run leaves no partial key file.
     temporary.replace(path)
     return pair

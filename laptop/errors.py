@@ -1,4 +1,4 @@
-"""What keeps the appliance from running here, as a sentence for the person at the terminal."""
+"""Errors that keep the appliance from running, worded for the person at the terminal."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ class LaptopError(Exception):
 
 
 class StopRequested(BaseException):
-    """Ctrl-C, SIGTERM or a closed terminal. Not an Exception, so that no handler for failures takes it for one."""
+    """Ctrl-C, SIGTERM or a closed terminal. Not an Exception, so that no error handler catches it."""

@@ -1,4 +1,4 @@
-"""Where the appliance keeps its data and which ports it takes: the environment, checked, as one value."""
+"""The data directory and the ports of the appliance, checked and parsed from the environment."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 BUCKET = "md5s3stash-laptop"
 ADDRESS = "127.0.0.1"
 
-# sun_path of unix(7) holds 108 bytes, the closing zero among them.
-# supervisord makes its socket with its own process id behind the name (".4194304"), and links it to the name then.
+# sun_path of unix(7) holds 108 bytes, including the closing zero. supervisord first creates its socket with its process
+# id behind the name (".4194304"), then links it to the name.
 _LONGEST_SOCKET_PATH = 107 - 8
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One port: its number, the program that listens on it, and the variable that chooses another."""
+    """One port: its number, the program that listens on it, and the variable that changes it."""
 
     number: int
     program: str
@@ -96,11 +96,11 @@ class Place:
         return self.logs / f"{program}.log"
 
     def make_directories(self) -> None:
-        """Everything but the spool, which is the daemon's. Raises LaptopError where the disk says no."""
+        """Everything but the spool, which the daemon creates. Raises LaptopError if a directory cannot be created."""
         try:
             for directory in (self.logs, self.objects, self.redis_data, self.run):
                 directory.mkdir(parents=True, exist_ok=True)
-            # Credentials lie here.
+            # It holds credentials.
             self.run.chmod(0o700)
         except OSError as error:
             raise LaptopError(
@@ -109,9 +109,7 @@ class Place:
 
 
 def place_from(environment: Mapping[str, str]) -> Place:
-    """Reads DATA_DIR, THUMBNAILER_PORT, S3_PORT, REDIS_PORT and METRICS_PORT; raises LaptopError where they make no
-    sense.
-    """
+    """Reads DATA_DIR, THUMBNAILER_PORT, S3_PORT, REDIS_PORT and METRICS_PORT; raises LaptopError for invalid ones."""
     data = Path(environment.get("DATA_DIR") or REPOSITORY / "var").expanduser().absolute()
     place = Place(
         data,
@@ -122,7 +120,7 @@ def place_from(environment: Mapping[str, str]) -> Place:
     )
     if len({port.number for port in place.ports}) < len(place.ports):
         chosen = ", ".join(f"{port.variable}={port.number}" for port in place.ports)
-        raise LaptopError(f"Each program needs a port of its own, and these are not: {chosen}.")
+        raise LaptopError(f"Each program needs a port of its own, but some are equal: {chosen}.")
     if len(bytes(place.control_socket)) > _LONGEST_SOCKET_PATH:
         raise LaptopError(
             f"The path of the data directory, {data}, is too long for a socket in it: set DATA_DIR to a shorter one."
@@ -133,5 +131,5 @@ def place_from(environment: Mapping[str, str]) -> Place:
 def _port(environment: Mapping[str, str], variable: str, default: int, program: str) -> Port:
     text = environment.get(variable) or str(default)
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise LaptopError(f"{variable}={text} is not a port: a number from 1 to 65535 is.")
+        raise LaptopError(f"{variable}={text} is not a port: set it to a number from 1 to 65535.")
     return Port(int(text), program, variable)

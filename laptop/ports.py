@@ -1,4 +1,4 @@
-"""Are the ports free? Asked before anything is started, so that the answer names the port and not a log file."""
+"""Checks that the ports are free before any program starts, so that the error names the port and not a log file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def refuse_taken(ports: Iterable[Port]) -> None:
 
 def _why_not(number: int) -> str | None:
     with socket.socket() as probe:
-        # As the servers do: a connection of a minute ago in TIME_WAIT keeps nobody from listening.
+        # As the servers do: an old connection in TIME_WAIT does not prevent listening.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, number))
         except PermissionError:
-            return "is open to root alone"
+            return "is for root only"
         except OSError:
             return "is taken by another program"
     return None

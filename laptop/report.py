@@ -1,4 +1,4 @@
-"""What the person at the terminal reads. Pure: values in, lines out."""
+"""The text that `make run` prints. Pure: values in, lines out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADINGS = ("file", "md5", "type", "size", "thumbnail")
 
 @dataclass(frozen=True, slots=True)
 class Colours:
-    """The escape sequences, or nothing where no terminal would understand them."""
+    """Escape sequences; empty where the output is not a terminal."""
 
     strong: str = ""
     good: str = ""
@@ -35,7 +35,7 @@ def colours_for_stdout() -> Colours:
 def samples_table(
     place: Place, samples: Iterable[Sample], outcomes: Mapping[str, Outcome], colours: Colours
 ) -> list[str]:
-    """One line a sample, in columns, below a heading."""
+    """One line per sample, in columns, below a heading."""
     rows = [_sample_row(place, sample, outcomes[sample.name]) for sample in samples]
     heading, *lines = _in_columns([_HEADINGS, *rows])
     return [f"{colours.strong}{heading}{colours.plain}", *lines]
@@ -48,7 +48,7 @@ def how_to_go_on(
     facts = [
         ("Drop files here", str(place.incoming)),
         ("for example", f"cp picture.jpg {shlex.quote(str(place.incoming))}/"),
-        ("Look at it all", place.status_url),
+        ("Status page", place.status_url),
         ("Thumbnails", f"{place.thumbnailer_url}/{{clip,crop,fill,scale}}/{{width}}x{{height}}/{{md5}}"),
     ]
     pictures = [outcomes[sample.name] for sample in samples if outcomes[sample.name].is_picture]
@@ -64,7 +64,7 @@ def how_to_go_on(
 
 
 def outcome_line(place: Place, outcome: Outcome, colours: Colours) -> str:
-    """What became of one dropped file."""
+    """The outcome of one dropped file."""
     name = printable(outcome.name)
     if not outcome.stashed:
         return f"{colours.bad}failed{colours.plain}   {name}  {printable(outcome.reason)}"
@@ -73,12 +73,12 @@ def outcome_line(place: Place, outcome: Outcome, colours: Colours) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without what would command the terminal: a file name may hold any escape sequence."""
+    """The text with control characters escaped: a file name may hold any escape sequence of the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def human_size(size_bytes: int) -> str:
-    """In the unit that a person would choose."""
+    """The size in B, kB or MB."""
     if size_bytes < 1000:
         return f"{size_bytes} B"
     if size_bytes < 1_000_000:

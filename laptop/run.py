@@ -1,11 +1,11 @@
-"""Brings the appliance up on this machine, stashes the samples, and shows what becomes of each file that is dropped.
+"""Starts the appliance on this machine, stashes the samples, and shows the outcome of each dropped file.
 
     redis ─┐
     S3 ────┴─ the bucket ─┬─ the daemon ─────── the samples ── a line for each further file, until Ctrl-C
                           └─ the thumbnailer ─┘
 
-Everything listens on 127.0.0.1 and keeps its data below one directory. Ctrl-C stops every process that was started
-here; so does the kernel, should this program or supervisord be killed.
+Everything listens on 127.0.0.1 and keeps its data below one directory. Ctrl-C stops every process that was started; the
+kernel does so if this program or supervisord is killed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LOOK_AGAIN_MILLISECONDS = 500
 
 
 def main() -> int:
-    """The exit code: 0 when it was stopped, 1 when something kept it from running, which it then says."""
+    """The exit code: 0 when the user stopped it, 1 after an error, which it prints."""
     with _signals_stop_us():
         try:
             _run(place_from(os.environ), colours_for_stdout())
@@ -53,7 +53,7 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 1
         except BrokenPipeError:
-            # Whoever read our lines has gone, as in `make run | head`.
+            # The reader of our output has ended, as in `make run | head`.
             pass
         return 0
 
@@ -67,7 +67,7 @@ def _run(place: Place, colours: Colours) -> None:
         configuration.write_text(supervisor_configuration(place))
 
         environment = environment_of_programs(place, keys, os.environ)
-        # The directory is the owner's alone, as the keys in the file ask for.
+        # The file holds keys: only the owner can enter its directory.
         place.shell_environment.write_text(shell_environment(environment))
 
         supervisor = Supervisor(place, configuration)
@@ -84,7 +84,7 @@ def _run(place: Place, colours: Colours) -> None:
 
 
 def _start_programs(place: Place, keys: KeyPair, supervisor: Supervisor) -> StashLog:
-    """Returns the log as it stands before the daemon has done anything, so that no outcome of this run is missed."""
+    """Returns the log, opened before the daemon starts, so that no outcome of this run is missed."""
     supervisor.start_programs("redis", "s3")
     _wait(supervisor, "redis", lambda: _redis_answers(place))
     _wait(supervisor, "s3", lambda: _bucket_is_there(place, keys))
@@ -100,7 +100,7 @@ def _stash_samples(place: Place, log: StashLog, supervisor: Supervisor, colours:
     for sample in dropped:
         drop(sample, place.incoming)
     of_samples: dict[str, Outcome] = {}
-    of_others: list[Outcome] = []  # what somebody left in the spool while nothing ran
+    of_others: list[Outcome] = []  # of files dropped while the appliance did not run
 
     def all_have_an_outcome() -> bool:
         for outcome in _new_outcomes(log, supervisor):
@@ -117,7 +117,7 @@ def _stash_samples(place: Place, log: StashLog, supervisor: Supervisor, colours:
 
 
 def _follow(place: Place, log: StashLog, supervisor: Supervisor, colours: Colours) -> None:
-    """Until somebody stops us (StopRequested) or a program keeps ending (LaptopError)."""
+    """Prints outcomes until the user stops us (StopRequested) or a program keeps ending (LaptopError)."""
     while True:
         for outcome in _new_outcomes(log, supervisor):
             _say(outcome_line(place, outcome, colours))
@@ -128,7 +128,7 @@ def _new_outcomes(log: StashLog, supervisor: Supervisor) -> Iterator[Outcome]:
     try:
         yield from log.wait(_LOOK_AGAIN_MILLISECONDS)
     except redis.RedisError:
-        # supervisord brings redis back, and the log goes on where it was; `check` notices if it does not.
+        # supervisord restarts redis, and the log continues where it was; otherwise `check` raises.
         time.sleep(_POLL_SECONDS)
 
 
@@ -138,7 +138,7 @@ def _wait(supervisor: Supervisor, program: str, condition: Callable[[], bool]) -
         supervisor.check()
         if time.monotonic() > deadline:
             raise LaptopError(
-                f"The program '{program}' did not do its part within {_START_SECONDS:g} seconds; its log ends with:\n"
+                f"The program '{program}' was not ready within {_START_SECONDS:g} seconds; its log ends with:\n"
                 f"{supervisor.tail(program)}"
             )
         time.sleep(_POLL_SECONDS)
@@ -147,14 +147,14 @@ def _wait(supervisor: Supervisor, program: str, condition: Callable[[], bool]) -
 def _redis_answers(place: Place) -> bool:
     try:
         with redis.Redis.from_url(place.redis_url, socket_timeout=2) as client:
-            # Until its data is loaded it answers every command with an error.
+            # While redis loads its data, it answers every command with an error.
             return bool(client.ping())
     except redis.RedisError:
         return False
 
 
 def _bucket_is_there(place: Place, keys: KeyPair) -> bool:
-    """Makes it where it is not; with the keys, so that an S3 server which is not ours would be noticed."""
+    """Creates the bucket if needed; with our keys, so that another S3 server on the port is noticed."""
     client = boto3.client(
         "s3",
         endpoint_url=place.s3_url,
@@ -183,13 +183,13 @@ def _is_healthy(place: Place) -> bool:
 
 @contextlib.contextmanager
 def _alone_on(place: Place) -> Iterator[None]:
-    """Two redis servers on one data directory would ruin it. The lock goes with the process, however it ends."""
+    """Two redis servers would ruin one data directory. The kernel releases the lock when the process ends."""
     with open(place.run / "laptop.lock", "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LaptopError(
-                f"The appliance is running already on {place.data}: stop it first, or give a second one its own "
+                f"The appliance is already running on {place.data}: stop it first, or give the second one its own "
                 f"DATA_DIR and ports ({', '.join(port.variable for port in place.ports)})."
             ) from None
         yield
@@ -210,7 +210,7 @@ def _signals_stop_us() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_ignored() -> Iterator[None]:
-    """While stopping, which ends by itself, a second Ctrl-C would only leave processes behind."""
+    """Stopping has its own time limit; a second Ctrl-C would only leave processes behind."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Drops the repository's samples into the spool, as anybody would drop a file."""
+"""Drops the repository's samples into the spool, as any producer would."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from laptop.place import REPOSITORY
 
 SAMPLES = REPOSITORY / "samples"
-# What explains and makes the samples is not one of them.
+# The README and the script that makes the samples are not samples.
 _NOT_SAMPLES = {".py", ".md"}
 
 
@@ -23,13 +23,13 @@ class Sample:
 
 
 def samples() -> list[Sample]:
-    """All of them, by name."""
+    """All samples, sorted by name."""
     paths = sorted(path for path in SAMPLES.iterdir() if path.is_file() and _is_sample(path))
     return [Sample(path, f"samples/{path.name}", path.stat().st_size) for path in paths]
 
 
 def drop(sample: Sample, incoming: Path) -> None:
-    """Copies under a name that the daemon leaves alone, then renames: it never sees half a file."""
+    """Copies under a name that the daemon ignores, then renames: the daemon never sees a partial file."""
     target = incoming / sample.name
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.with_name(f".{target.name}.copying")

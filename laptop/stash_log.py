@@ -1,4 +1,4 @@
-"""What the daemon records in Redis, as values: the outcome of each drop, in order."""
+"""Reads the outcome of each drop from Redis, in the order in which the daemon records them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FROM_THE_START = "0-0"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One entry of the log. `name` is the path below incoming/; where it was not stashed there is a reason."""
+    """One entry of the log. `name` is the path below incoming/; `reason` is set for a failed file."""
 
     name: str
     stashed: bool
@@ -28,11 +28,11 @@ class Outcome:
 
 
 class StashLog:
-    """The stream from now on; each outcome is handed out once."""
+    """The stream from now on; returns each outcome once."""
 
     def __init__(self, redis_url: str) -> None:
-        # A name is bytes on disk; one that is no UTF-8 must not end the display of all others.
-        # Any: the annotations of redis-py cover every reply that a command has in any protocol, bytes and text alike.
+        # A file name that is not UTF-8 must not end the display of all others: replace its bytes.
+        # Any: redis-py annotates every reply that a command has in any protocol, bytes and text alike.
         self._redis: Any = redis.Redis.from_url(
             redis_url, decode_responses=True, encoding_errors="replace", socket_timeout=10
         )
@@ -40,7 +40,7 @@ class StashLog:
         self._position = str(newest[0][0]) if newest else _FROM_THE_START
 
     def wait(self, milliseconds: int) -> Iterator[Outcome]:
-        """The outcomes since the last call; waits for the first for at most so long. Raises redis.RedisError."""
+        """The outcomes since the last call; waits at most `milliseconds` for the first. Raises redis.RedisError."""
         for _, entries in self._redis.xread({LOG_KEY: self._position}, count=1000, block=milliseconds) or ():
             for position, fields in entries:
                 self._position = position

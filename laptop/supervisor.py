@@ -1,4 +1,4 @@
-"""supervisord as an object: start it, start programs, see how they fare, stop everything and be sure of it."""
+"""Runs supervisord: starts it and its programs, checks them, and stops every process."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from laptop.errors import LaptopError
 from laptop.place import Place
 
 _START_SECONDS = 20.0
-# Longer than the longest stopwaitsecs in the template, twice: programs stop in two steps.
+# More than twice the longest stopwaitsecs in the template: programs stop in two steps.
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 12
 
-# supervisord restarts a program that ends; this many ends within this time are no accident any more.
+# supervisord restarts a program that ends. More ends than this within the window count as a failure.
 _ENDS_TOLERATED = 5
 _ENDS_WINDOW_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class Restarts:
-    """Counts how often a program came back with another process id."""
+    """Counts how often a program was restarted: its process id changes."""
 
     pid: int = 0
     times: deque[float] = field(default_factory=deque)
 
     def too_many(self, pid: int, now: float) -> bool:
-        """Takes the present process id, 0 for none, and says whether there were too many of them lately."""
+        """Takes the current process id, 0 for none; returns whether there were too many within the window."""
         if pid and pid != self.pid:
             self.pid = pid
             self.times.append(now)
@@ -51,19 +51,19 @@ class Restarts:
 
 
 class Supervisor:
-    """One supervisord and its programs. `stop()` must be called in the end, whatever happened."""
+    """One supervisord and its programs. Call `stop()` at the end, also after an error."""
 
     def __init__(self, place: Place, configuration: Path) -> None:
         self._place = place
         self._configuration = configuration
         self._process: subprocess.Popen[bytes] | None = None
         self._restarts: dict[str, Restarts] = {}
-        # Every process id that was ever seen. Each is the leader of a process group of its own.
+        # Every process id seen so far. Each leads a process group.
         self._groups: set[int] = set()
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Starts supervisord, and none of its programs."""
-        # Its socket of the last run, had that been killed, would look as if it answered already.
+        """Starts supervisord without its programs."""
+        # A killed run leaves its socket behind.
         self._place.control_socket.unlink(missing_ok=True)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._configuration)]
         with open(self._place.log_of("supervisord-output"), "wb") as output:
@@ -74,7 +74,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C reaches every process of the terminal's group. The order of stopping is ours to decide.
+                # Ctrl-C reaches every process of the terminal's group; we stop the programs in order instead.
                 start_new_session=True,
             )
         deadline = time.monotonic() + _START_SECONDS
@@ -84,13 +84,13 @@ class Supervisor:
             time.sleep(_POLL_SECONDS)
 
     def start_programs(self, *names: str) -> None:
-        """Asks for the programs to be started and does not wait for them."""
+        """Starts the programs without waiting for them."""
         with self._rpc() as supervisor:
             for name in names:
                 supervisor.startProcess(name, False)
 
     def check(self) -> None:
-        """Raises LaptopError where supervisord is gone or a program keeps ending."""
+        """Raises LaptopError if supervisord has ended or a program keeps ending."""
         if self._process is None or self._process.poll() is not None:
             raise LaptopError(
                 f"supervisord was stopped by something else; its log ends with:\n{self.tail('supervisord')}"
@@ -99,7 +99,7 @@ class Supervisor:
             with self._rpc() as supervisor:
                 programs = supervisor.getAllProcessInfo()
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
-            # Busy, or ending just now: then the next look finds it gone.
+            # Busy, or about to end: the next check finds out.
             return
         for program in programs:
             self._check_program(program["name"], program["statename"], program["pid"])
@@ -117,9 +117,9 @@ class Supervisor:
         if self._process is None:
             return
         with contextlib.suppress(LaptopError):
-            # The last look at who is there.
+            # Notes process ids for the last time.
             self.check()
-        # supervisord asks its programs to stop, those that started last first, and kills the ones that do not.
+        # supervisord stops its programs in reverse order of their start, and kills those that do not stop.
         if self._process.poll() is None:
             self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -127,8 +127,8 @@ class Supervisor:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        # Nobody is left here unless supervisord itself was killed: its programs then got SIGTERM from the kernel, and
-        # have a moment to obey it.
+        # Processes are left only if supervisord itself was killed: then the kernel has sent its programs SIGTERM, and
+        # they get some time to end.
         if not self._wait_for_groups(_STOP_SECONDS / 2):
             for group in self._groups:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -168,7 +168,7 @@ class Supervisor:
 
 
 def living_groups() -> set[int]:
-    """The process groups that have a member which has not ended."""
+    """The process groups with at least one running process."""
     groups = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""What of the manual is generated: man pages, shell completions and the reference of the commands, from the parsers
-themselves; and the example pictures of the documentation, by the thumbnailer itself.
+"""Generates man pages, shell completions and the command reference from the parsers, and the example pictures of the
+documentation with the thumbnailer.
 
-    tools/manual        writes all of it anew
+    tools/manual        regenerates all but the pictures
 
-What it writes is part of the repository, so that a wheel can be built without importing what it holds, and so that the
-reference can be read on a code host. A test compares.
+The output is part of the repository, so that building a wheel does not import the package, and the reference can be
+read on a code host. A test compares it with the parsers.
 """

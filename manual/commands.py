@@ -1,7 +1,7 @@
-"""The commands as argparse parsers, and what stands below their options, by headings.
+"""The commands as argparse parsers, and their epilogs by heading.
 
-An epilog is blocks with blank lines between them. One that begins with `heading:` belongs under that heading (examples,
-exit status, environment, files); the others go on with the description.
+An epilog consists of blocks separated by blank lines. A block that begins with `heading:` belongs under that heading
+(examples, exit status, environment, files); the others continue the description.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADINGS = ("examples", "exit status", "environment", "files")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: its parser, the section of its man page, and what it does in a few words."""
+    """A command: its parser, the section of its man page, and a summary of a few words."""
 
     parser: argparse.ArgumentParser
     section: int
@@ -39,7 +39,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of an epilog; `heading` is empty for what goes on with the description, `lines` are as written."""
+    """A part of an epilog; an empty `heading` continues the description; `lines` are as written."""
 
     heading: str
     lines: tuple[str, ...]
@@ -50,7 +50,7 @@ class Block:
 
 
 def commands() -> list[Command]:
-    """Made anew each time, for a parser may be changed by what reads it."""
+    """New parsers on each call, because their readers may change them."""
     return [
         Command(md5s3stash.cli.build_parser(), 1, "stash files and URLs in S3 under the md5 of their bytes"),
         Command(md5s3stash_daemon.main.build_parser(), 8, "stash what is dropped into a spool directory"),
@@ -68,15 +68,15 @@ def blocks(parser: argparse.ArgumentParser) -> list[Block]:
 
 
 def subcommands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Each by its name, in the order in which they were added."""
+    """Each with its name, in the order in which they were added."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            # An alias names a parser again.
+            # An alias lists its parser a second time.
             yield from ((name, added) for name, added in action.choices.items() if added.prog.endswith(f" {name}"))
 
 
 def shown_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """The arguments and options that --help shows, without itself and without subcommands."""
+    """The arguments and options that --help shows, without --help and subcommands."""
     hidden = (argparse._HelpAction, argparse._SubParsersAction)
     return [
         action
@@ -94,7 +94,7 @@ def _block(lines: list[str]) -> Block:
 
 
 def _thumbnailer() -> argparse.ArgumentParser:
-    """tornado's options in argparse's terms. A value stands behind `=` there, never in a word of its own."""
+    """tornado's options as an argparse parser. tornado accepts a value only behind `=`, never as a separate word."""
     parser = argparse.ArgumentParser(
         prog="md5s3stash-thumbnailer",
         usage="%(prog)s [--name=value ...]",
@@ -128,12 +128,12 @@ def _title_of(path: str) -> str:
 
 
 def usage(parser: argparse.ArgumentParser) -> str:
-    """How the command is called, in one line."""
+    """The usage of the command, in one line."""
     return " ".join(parser.format_usage().split()).removeprefix("usage: ")
 
 
 def words_of(action: argparse.Action) -> list[str]:
-    """How an argument or option is written, each way with its value: `--jobs N`, `--port=PORT`."""
+    """Each spelling of an argument or option, with its value: `--jobs N`, `--port=PORT`."""
     if not action.option_strings:
         return [_value_of(action)]
     value = "" if action.nargs == 0 else _value_of(action)

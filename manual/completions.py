@@ -8,7 +8,7 @@ import shtab
 
 from manual.commands import Command, shown_actions, subcommands
 
-# What --help tells in words, and argparse does not check: the settings do, with better messages.
+# Choices that argparse does not know: the settings check them, with better messages.
 _CHOICES = {"bucket_scheme": ["simple", "multibucket"], "loglevel": ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]}
 _DIRECTORIES = ("tempdir",)
 _FILES = ("url", "netrc", "list")
@@ -26,6 +26,6 @@ def completion(command: Command, shell: str) -> str:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     script = str(shtab.complete(command.parser, shell))
     if any(option.endswith("=") for action in shown_actions(command.parser) for option in action.option_strings):
-        # Its values follow the equals sign at once.
+        # Its values follow the equals sign without a space.
         script = script.replace("complete -o bashdefault -F", "complete -o bashdefault -o nospace -F")
     return script

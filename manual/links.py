@@ -1,7 +1,7 @@
-"""Checks the links of a built site: each page, file and anchor that is linked to within it must be there.
+"""Checks the links of a built site: each linked page, file and anchor within it must exist.
 
-Of links to elsewhere only the form is checked, for a build must not depend on who answers today: https, a host, no
-spaces. Imports nothing but the standard library, because it runs where the site is built.
+Links to other sites are checked for their form only (https, a host, no spaces): a build must not depend on other
+servers. Imports only the standard library, because it runs where the site is built.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ADDRESSES = ("href", "src", "srcset")
 
 
 class _Page(HTMLParser):
-    """The anchors of a page, and what it links to."""
+    """The anchors and links of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class _Page(HTMLParser):
         for name, value in attrs:
             if value and name in ("id", "name"):
                 self.anchors.add(value)
-            # Of the head, `rel=canonical` and the like say nothing to a reader.
+            # A reader cannot follow `rel=canonical` and the like in the head.
             elif value and name in _ADDRESSES:
                 self.links.add(value)
 
 
 def faults(site: Path) -> Iterator[str]:
-    """A line for each link that leads nowhere."""
+    """A line for each broken link."""
     pages = {path: _Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         for link in sorted(page.links):
@@ -54,9 +54,9 @@ def _fault_within(link: str, page: Path, pages: dict[Path, _Page]) -> str:
     if target.is_dir():
         target /= "index.html"
     if not target.is_file():
-        return "there is no such page or file"
+        return "no such page or file"
     if parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
-        return "there is no such heading"
+        return "no such heading"
     return ""
 
 
@@ -75,7 +75,7 @@ def main() -> int:
     for fault in found:
         print(fault, file=sys.stderr)
     pages = len(list(site.rglob("*.html")))
-    print(f"{pages} pages in {site}, {len(found) or 'no'} broken links; of links to other sites the form was checked")
+    print(f"{pages} pages in {site}, {len(found) or 'no'} broken links; links to other sites: form checked only")
     return 1 if found else 0
 
 

@@ -9,12 +9,12 @@ from importlib.metadata import version
 
 from manual.commands import HEADINGS, Block, Command, blocks, help_of, shown_actions, subcommands, usage, words_of
 
-# Of the release that the pages are for: a page must not change with the day on which it is made.
+# The date of the release: a page must not change with the day on which it is generated.
 _DATE = "2026-11-24"
 
 
 def man_page(command: Command, others: Sequence[Command]) -> str:
-    """The source of the page; `others` are what it refers to."""
+    """The source of the page; `others` go into its SEE ALSO."""
     return "\n".join(_lines(command, others)) + "\n"
 
 
@@ -76,7 +76,7 @@ def _sentence(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Lines of text. One that begins with a dot or an apostrophe would be a command."""
+    """Lines of text. A leading dot or apostrophe is escaped: it would start a macro."""
     lines = textwrap.wrap(_escaped(text), 79, break_on_hyphens=False, break_long_words=False)
     return "\n".join(rf"\&{line}" if line.startswith((".", "'")) else line for line in lines)
 

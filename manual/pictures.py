@@ -1,6 +1,6 @@
-"""The example pictures of docs/thumbnails.md, drawn by the thumbnailer's own code from the samples.
+"""Renders the example pictures of docs/thumbnails.md from the samples, with the thumbnailer's own code.
 
-Not compared by a test: another release of Pillow may give other bytes. `tools/manual --pictures` draws them anew.
+No test compares them: another release of Pillow may write other bytes. `tools/manual --pictures` regenerates them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "thumbnails.md"
 PICTURES = REPOSITORY / "docs" / "pictures"
 
-# `| ![...](pictures/clip.jpg) | `/clip/160x160/0123...` |`, as the page has them.
+# Matches a row of the page: `| ![...](pictures/clip.jpg) | `/clip/160x160/0123...` |`.
 _EXAMPLE = re.compile(r"\]\(pictures/([\w.-]+)\) \| `(/\w+/\d+x\d+/([0-9a-f]{32})[^`]*)`")
 
 
@@ -28,11 +28,11 @@ def examples() -> list[tuple[str, str, str]]:
 
 
 def draw(url: str, original: bytes) -> bytes:
-    """What the server answers to the URL."""
+    """The server's answer to the URL."""
     parts = urlsplit(url)
     mode, size, md5 = parts.path.strip("/").split("/")
     width, _, height = size.partition("x")
-    # The quality keeps the files small; the documentation's own pictures need no more.
+    # Keeps the files small; the documentation needs no higher quality.
     defaults = {"quality": "80"}
     request = parse_request(mode, width, height, md5, dict(parse_qsl(parts.query)), defaults, Bounds())
     return render(BytesIO(original), request, RenderLimits()).body

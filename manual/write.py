@@ -1,4 +1,4 @@
-"""Writes what is generated, but for the pictures: see `pictures`."""
+"""Writes all generated files but the pictures, which `pictures` writes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def generated() -> dict[str, str]:
-    """Each file by its path in the repository, and its text."""
-    # In an order of their own: each reader may change the parsers it gets.
+    """The text of each file, by its path in the repository."""
+    # Each generator gets new parsers, because it may change them.
     files = {}
     for command in commands():
         files[f"share/man/man{command.section}/{command.name}.{command.section}"] = man_page(command, commands())

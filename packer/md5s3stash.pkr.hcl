@@ -1,7 +1,7 @@
-// The appliance's image: Debian, the playbook that a running host gets as well, and what a box on EC2 needs beyond it.
+// The appliance's image: Debian, the playbook that running hosts get too, and what a box on EC2 needs beyond it.
 // Run it in the root of the project, after tools/build-wheels and tools/ops-venv; docs/deploy.md has each step.
 //
-// Debian's packer 1.6.6 knows neither plugins nor IMDSv2: packer/rehearse takes out what stands between the marks
+// Debian's packer 1.6.6 supports neither plugins nor IMDSv2: packer/rehearse removes the lines between the marks
 // "modern-only", and runs the rest.
 
 # modern-only: begin
@@ -23,31 +23,31 @@ packer {
 variable "region" {
   type        = string
   default     = "us-west-2"
-  description = "Where the image is built, and where it can be used."
+  description = "Region in which the image is built and can be used."
 }
 
 variable "debian" {
   type        = string
   default     = "13"
-  description = "Debian's release: 13, or 12."
+  description = "Debian's release: 13 or 12."
 }
 
 variable "architecture" {
   type        = string
   default     = "amd64"
-  description = "The amd64 or arm64 of Debian's images; instance_type must be of the same."
+  description = "Architecture: amd64 or arm64. instance_type must match."
 }
 
 variable "instance_type" {
   type        = string
   default     = "t3.medium"
-  description = "The box that the image is built on."
+  description = "Instance type of the box that builds the image."
 }
 
 variable "release" {
   type        = string
   default     = "unnamed"
-  description = "What the image is called by, such as the output of git describe."
+  description = "Release in the image's name, such as the output of git describe."
 }
 
 variable "ansible_playbook" {
@@ -59,13 +59,13 @@ variable "ansible_playbook" {
 variable "ansible_arguments" {
   type        = list(string)
   default     = []
-  description = "More arguments of ansible-playbook, such as --extra-vars."
+  description = "More arguments for ansible-playbook, such as --extra-vars."
 }
 
 variable "guest_host" {
   type        = string
   default     = "127.0.0.1"
-  description = "For the rehearsal: where the guest's sshd listens."
+  description = "For the rehearsal: the address of the guest's sshd."
 }
 
 variable "guest_port" {
@@ -77,7 +77,7 @@ variable "guest_port" {
 variable "guest_key_file" {
   type        = string
   default     = ""
-  description = "For the rehearsal: the private key that lets root into the guest."
+  description = "For the rehearsal: the private key for root's login to the guest."
 }
 
 locals {
@@ -115,22 +115,21 @@ source "amazon-ebs" "debian" {
     volume_size           = 8
     volume_type           = "gp3"
     delete_on_termination = true
-    // From the first byte on, so that no copy has to be made to encrypt the image; encrypt_boot would make one.
+    // Encrypted from the start: encrypt_boot would copy the image.
     encrypted = true
     # 1.6.6-only: throughput = 125
     # 1.6.6-only: iops = 3000
   }
   ena_support = true
 
-  // The key that Packer made for this build is of no use to anybody afterwards.
+  // Removes the key that Packer made for this build.
   ssh_clear_authorized_keys = true
 
   # modern-only: begin
   temporary_key_pair_type = "ed25519"
-  // For boxes that are launched from the image; imds_support alone would give them two hops, and no way to say one.
-  // The launch templates of aws/template.yaml say one.
+  // For boxes that are launched from the image. It gives them two hops; the launch templates of aws/template.yaml set one.
   imds_support = "v2.0"
-  // For the box that it is built on.
+  // For the build box.
   metadata_options {
     http_endpoint               = "enabled"
     http_tokens                 = "required"
@@ -139,7 +138,7 @@ source "amazon-ebs" "debian" {
   # modern-only: end
 }
 
-// The rehearsal: a guest that is booted already. The acceptance test builds in one.
+// The rehearsal: a running guest. The acceptance tests build in one.
 source "null" "guest" {
   ssh_host             = var.guest_host
   ssh_port             = var.guest_port
@@ -150,7 +149,7 @@ source "null" "guest" {
 build {
   sources = ["source.amazon-ebs.debian", "source.null.guest"]
 
-  // cloud-init writes and installs in the first minute of a box; two apts at once fail.
+  // cloud-init installs packages in the first minute of a box; two concurrent apts fail.
   provisioner "shell" {
     inline = ["if command -v cloud-init >/dev/null; then cloud-init status --wait >/dev/null || test $? -eq 2; fi"]
   }

@@ -1,8 +1,8 @@
 """Makes the sample files: `python samples/make_samples.py [directory]`.
 
-Drawn by arithmetic alone, with integers wherever a platform's floating point could round otherwise, so that every run
-gives the same pixels. One picture for each thing that a thumbnailer can get wrong: transparency, EXIF orientation, a
-format that browsers do not show, large flat areas, fine detail, text.
+Draws them by arithmetic, with integers wherever floating point could round differently on another platform, so that
+every run gives the same pixels. Each picture tests one thing that a thumbnailer can get wrong: transparency, EXIF
+orientation, a format that browsers do not show, large flat areas, fine detail, text.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def gradient() -> Image.Image:
 
 
 def transparent() -> Image.Image:
-    """Three discs of coloured glass on nothing."""
+    """Three discs of coloured glass on a transparent background."""
     picture = Image.new("RGBA", (400, 400), (0, 0, 0, 0))
     for box, colour in [
         ((40, 20, 240, 220), (230, 60, 60, 150)),
@@ -107,7 +107,7 @@ def transparent() -> Image.Image:
 
 
 def portrait() -> Image.Image:
-    """A face that stands upright; the file holds it lying, with the EXIF tag that says how to turn it."""
+    """A face. The file stores it on its side, with the EXIF tag that turns it upright."""
     picture = _vertical_gradient((480, 640), [(210, 226, 236), (150, 178, 200)])
     draw = ImageDraw.Draw(picture)
     draw.ellipse((60, 500, 420, 900), fill=(70, 80, 120))
@@ -136,7 +136,7 @@ def mosaic() -> Image.Image:
 
 
 def scan() -> Image.Image:
-    """A page as a scanner gives it: grey, mostly paper."""
+    """A scanned page: grey, mostly paper."""
     picture = Image.new("L", (620, 800), 244)
     font = ImageFont.load_default_imagefont()
     _text(picture, (60, 60), "THE SPOOL", font, 4, 40)
@@ -148,12 +148,12 @@ def scan() -> Image.Image:
 
 NOTES = """These files were made by samples/make_samples.py. They are in the public domain (CC0 1.0).
 
-This one is no picture. It is stashed all the same: anything is.
+This file is not a picture. It is stashed all the same, like any other file.
 """
 
 
 def make_all(directory: Path) -> None:
-    """Writes every sample into the directory, which must be there."""
+    """Writes every sample into the directory, which must exist."""
     landscape().save(directory / "landscape.jpg", quality=85)
     fractal().save(directory / "fractal.png", optimize=True)
     colour_card().save(directory / "test-card.png", optimize=True)
@@ -206,9 +206,9 @@ def _text(
     times: int,
     fill: int | str = "white",
 ) -> None:
-    """Pillow's built-in bitmap font, enlarged: a scalable one would be drawn differently by each FreeType."""
+    """Draws Pillow's built-in bitmap font, enlarged: releases of FreeType draw a scalable font differently."""
     left, top, right, bottom = (int(edge) for edge in font.getbbox(text))
-    # The glyphs of this font reach a little over the box that it reports.
+    # The glyphs of this font are a little larger than the reported box.
     mask = Image.new("L", (right - left + 2, bottom - top + 2))
     ImageDraw.Draw(mask).text((1, 1), text, fill=255, font=font)
     mask = mask.resize((mask.width * times, mask.height * times), Image.Resampling.NEAREST)

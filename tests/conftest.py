@@ -1,4 +1,4 @@
-"""What every test gets: credentials that are worth nothing, and real servers for those that ask."""
+"""Fixtures of all tests: worthless credentials for every test, and real servers on request."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _SETTINGS_PREFIXES = ("MD5S3STASH_", "BUCKET_", "S3_ENDPOINT", "REDIS_URL", "SPO
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(needs_namespaces)
-    # What a shell starts in the background ignores SIGINT, and so would every program that a test starts.
+    # A shell starts background commands with SIGINT ignored, and every program that a test starts would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests begin first, a share in each process: a process that begins one last is alone at the end."""
-    # pytest-xdist hands each process an equal run of the list, of which others take only what is at the end.
+    """Slow tests start first, a share in each process: one that started last would run alone at the end."""
+    # pytest-xdist gives each process an equal slice of the list; other processes steal only from its end.
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = [item for item in items if not item.get_closest_marker("slow")]
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nobody's own account, profile or metadata service plays a part in a test."""
+    """No test uses the user's own account, profile or metadata service."""
     nowhere = tmp_path_factory.getbasetemp() / "nowhere"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -46,28 +46,28 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "credentials"))
     for name in _CREDENTIAL_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    # The servers of the tests are on loopback, which no proxy knows.
+    # The servers of the tests are on loopback, which a proxy cannot reach.
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1,localhost")
 
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A BUCKET_BASE exported in somebody's shell changes no test."""
+    """A BUCKET_BASE exported in the user's shell must not affect tests."""
     for name in [name for name in os.environ if name.startswith(_SETTINGS_PREFIXES)]:
         monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of one redis-server for the whole run; a test that cares for an empty one flushes it first."""
+    """The URL of one redis-server for the whole run; a test that needs an empty one flushes it first."""
     with servers.redis_server(tmp_path_factory.mktemp("redis")) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The endpoint URL of moto's S3, which honours If-None-Match and takes any keys. A test makes its own bucket."""
+    """The endpoint URL of moto's S3, which honours If-None-Match and accepts any keys. A test makes its own bucket."""
     with servers.moto_s3() as endpoint:
         yield endpoint
 
@@ -81,6 +81,6 @@ def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Rclo
 
 @pytest.fixture(scope="session")
 def quick_sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The endpoint URL of our own small SQS, for more messages than moto's can take. A test makes its own queue."""
+    """The endpoint URL of our own small SQS, for more messages than moto can handle. A test makes its own queue."""
     with fast_sqs.fast_sqs(tmp_path_factory.mktemp("sqs")) as endpoint:
         yield endpoint

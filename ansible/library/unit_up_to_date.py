@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""Restarts a unit that runs with less than what is on the disk: an older release, older settings, an older unit file.
+"""Restarts a unit that runs an older state than the one on disk: an older release, older settings, an older unit file.
 
-It compares states. A handler is told of a change once, and what it was told is gone when the run ends before it.
+It compares states. A handler is notified of a change only once; if the run ends before it, the notification is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ options:
     type: str
     required: true
   files:
-    description: What it reads at its start, beside its unit file and drop-ins. A file that is not there counts as old.
+    description: Files that it reads at its start, beside its unit file and drop-ins. A missing file counts as old.
     type: list
     elements: path
     default: []
@@ -46,12 +46,12 @@ _RELEASE_OF_COMMAND = re.compile(rb"/releases/([^/\0]+)/")
 
 
 def newest(files: list[str]) -> float:
-    """When one of them was changed last; a link counts as what it is."""
+    """The latest change of one of the files; links are not followed."""
     return max((os.lstat(file).st_ctime for file in files if os.path.lexists(file)), default=0.0)
 
 
 def running_release(pid: int) -> str:
-    """The release that a process was started from; empty where it has none."""
+    """The release that a process was started from; empty if none."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as command:
             found = _RELEASE_OF_COMMAND.search(command.read())
@@ -63,8 +63,8 @@ def running_release(pid: int) -> str:
 def why_outdated(
     unit: dict[str, str], changed: float, wanted: str, running: str, by_reload: bool, offset: float
 ) -> str:
-    """Why a unit has to be started again; empty where it is as it should be. `offset` is the wall clock less the
-    monotonic clock, which systemd's times are of.
+    """Why a unit must be restarted; empty if it is up to date. `offset` is the wall clock minus the monotonic clock,
+    which systemd's times use.
     """
 
     def moment(name: str) -> float:
@@ -111,14 +111,14 @@ class Unit:
         code, _, said = self._module.run_command(["systemctl", verb, self.name])
         unit = self.properties()
         if code == 0 and unit["ActiveState"] == "inactive" and unit["ConditionResult"] == "no":
-            return  # It has nothing to do on this box.
+            return  # Its condition does not hold on this box.
         running = running_release(int(unit.get("MainPID", "0")))
         if code != 0 or unit["ActiveState"] == "failed" or (self.wanted and running != self.wanted):
             log = self._module.run_command(["journalctl", f"--unit={self.name}", "--lines=5", "--output=cat"])[1]
             what = f"{self.name} does not run {self.wanted}" if self.wanted else f"{self.name} does not run"
             self._module.fail_json(
-                msg=f"{what}: {said.strip() or unit['ActiveState']}. Correct what its log complains about, and run the "
-                f"playbook again. The end of the log: {log.strip()}"
+                msg=f"{what}: {said.strip() or unit['ActiveState']}. Fix the error in its log and run the playbook "
+                f"again. The end of the log: {log.strip()}"
             )
 
 

@@ -1,7 +1,7 @@
-"""Fetches what is secret to where systemd gives it to the programs: the thumbnailer's secret options from SSM Parameter
-Store, and the password of a Redis elsewhere from Secrets Manager.
+"""Fetches secrets and stores them where systemd passes them to the programs: the thumbnailer's secret options from SSM
+Parameter Store, and the password of a remote Redis from Secrets Manager.
 
-They are in memory alone, for root alone. Does nothing on a box whose settings name no secret.
+The files are in memory, and only root can read them. Does nothing on a box whose settings name no secret.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-# LoadCredential= of the thumbnailer looks here, EnvironmentFile= of the daemon there.
+# Read by LoadCredential= of the thumbnailer and by EnvironmentFile= of the daemon.
 THUMBNAILER_OPTIONS = Path("/run/credstore/thumbnailer.conf")
 LEDGER_ENVIRONMENT = Path("/run/md5s3stash-aws/ledger.env")
 
@@ -25,7 +25,7 @@ def main(
     thumbnailer_options: Path = THUMBNAILER_OPTIONS,
     ledger_environment: Path = LEDGER_ENVIRONMENT,
 ) -> int:
-    """0 when each secret is in its place or none is wanted, 1 when one cannot be had."""
+    """0 when every configured secret is in its place, 1 when one cannot be fetched."""
     try:
         if parameter := environment.get("THUMBNAILER_SECRET_NAME"):
             answer = boto3.client("ssm").get_parameter(Name=parameter, WithDecryption=True)
@@ -36,7 +36,7 @@ def main(
             write_private(ledger_environment, f"REDIS_URL={with_password(url, answer['SecretString'])}")
     except (BotoCoreError, ClientError) as error:
         wanted = " ".join(f"{name}={value}" for name, value in environment.items() if "_SECRET_" in name and value)
-        print(f"a secret cannot be had ({wanted}): {error}", file=sys.stderr)
+        print(f"cannot fetch a secret ({wanted}): {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -49,7 +49,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces the file in one step; at no moment can anybody else read it."""
+    """Replaces the file in one step; other users can never read it."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
-"""Tells CloudWatch how the spool is, for alarms: a few of the figures that the daemon serves on loopback, and whether
-the box itself runs out of disk or memory.
+"""Sends metrics to CloudWatch, for alarms: some of the daemon's, and whether the box itself runs out of disk or memory.
 
-Run each minute. While the daemon does not answer there is nothing to tell, and an alarm takes silence for trouble. Does
+Runs each minute. While the daemon does not answer it sends nothing, and an alarm treats missing data as a fault. Does
 nothing on a box whose settings name no stack.
 """
 
@@ -21,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 NAMESPACE = "md5s3stash"
 METRICS_URL = "http://127.0.0.1:9108/metrics"
-# name in CloudWatch, and its unit -> name and labels in docs/metrics.md; of several samples the largest counts
+# name in CloudWatch and its unit -> name and labels in docs/metrics.md; the largest of several samples counts
 FIGURES: Mapping[tuple[str, str], tuple[str, Mapping[str, str]]] = {
     ("IncomingFiles", "Count"): ("md5s3stash_spool_files", {"state": "incoming"}),
     ("FailedFiles", "Count"): ("md5s3stash_spool_files", {"state": "failed"}),
@@ -35,12 +34,12 @@ ROOT_DISK, MEMORY = Path("/"), Path("/proc/meminfo")
 
 _ANSWER_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 1024 * 1024
-# No proxy knows the way to loopback.
+# A proxy cannot reach loopback.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def main(environment: Mapping[str, str] = os.environ, url: str = METRICS_URL) -> int:
-    """0 when CloudWatch was told or nobody wants to know, 1 when it was not."""
+    """0 when the metrics were sent or no stack is set, 1 after an error."""
     stack = environment.get("METRICS_STACK")
     if not stack:
         return 0
@@ -55,13 +54,13 @@ def main(environment: Mapping[str, str] = os.environ, url: str = METRICS_URL) ->
             ],
         )
     except (OSError, http.client.HTTPException, ValueError, BotoCoreError, ClientError) as error:
-        print(f"CloudWatch was not told how the spool is: {error}", file=sys.stderr)
+        print(f"cannot send metrics to CloudWatch: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def figures(exposition: str) -> dict[tuple[str, str], float]:
-    """What of `FIGURES` is in a page of metrics. Raises ValueError for a page that is none."""
+    """The values of `FIGURES` on a page of metrics. Raises ValueError for a page that is not valid."""
     samples = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
     found = {
         figure: [sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()]

@@ -1,7 +1,7 @@
-"""Brings the spool's volume and address to this box, before anything is dropped or recorded on it.
+"""Attaches the spool's volume and address to this box, before files are dropped or recorded on it.
 
-The volume outlives the box, and with it what no other place has: dropped files, the ledger, and the host keys that
-producers know this spool by. Does nothing on a box whose settings name no volume. Safe to run again at each boot.
+The volume outlives the box. It has the only copy of dropped files, of the ledger, and of the host keys by which
+producers know this spool. Does nothing on a box whose settings name no volume. Runs at each boot.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-# The name that EC2 wants; on NVMe the kernel gives another one, and by-id finds the disk by the volume.
+# The name that EC2 requires; on NVMe the kernel uses another one, and by-id names the disk after its volume.
 DEVICE = "/dev/sdf"
 DISKS = Path("/dev/disk/by-id")
 INSTANCE_ID = Path("/var/lib/cloud/data/instance-id")
 MOUNT_POINT = Path("/var/lib/md5s3stash-volume")
-# directory of the volume -> where the programs expect it
+# directory on the volume -> where the programs expect it
 BOUND = {"spool": Path("/var/spool/md5s3stash"), "redis": Path("/var/lib/redis")}
 OWNERS = {"spool": "md5s3stash:md5s3stash-drop", "redis": "redis:redis"}
 HOST_KEYS = Path("/etc/ssh")
@@ -36,11 +36,11 @@ POLL_SECONDS = 5.0
 
 
 class VolumeError(Exception):
-    """Why the volume cannot be had; the message says what to look at."""
+    """The volume cannot be used; the message names the cause."""
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
-    """0 when the spool is in its place or none is wanted, 1 when it cannot be had."""
+    """0 when the spool is mounted or no volume is set, 1 after an error."""
     volume_id = environment.get("SPOOL_VOLUME_ID")
     if not volume_id:
         return 0
@@ -50,16 +50,16 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         attach(ec2, volume_id, instance_id)
         mount(wait_for_disk(volume_id))
         keep_host_keys(MOUNT_POINT / "ssh", HOST_KEYS)
-        # Last: from here on producers come, who must find an open spool and the host keys that they know.
+        # Last: now producers can connect, and must find an open spool and known host keys.
         take_address(ec2, environment.get("SPOOL_ADDRESS_ID"), instance_id)
     except (VolumeError, OSError, BotoCoreError, ClientError, subprocess.CalledProcessError) as error:
-        print(f"the spool's volume {volume_id} is not in its place: {error}", file=sys.stderr)
+        print(f"cannot mount the spool's volume {volume_id}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def attach(ec2: Any, volume_id: str, instance_id: str, wait: Callable[[float], None] = time.sleep) -> None:
-    """Attaches the volume to this box, once the box before has let go of it. Raises VolumeError when it does not."""
+    """Attaches the volume to this box after the previous box has released it. Raises VolumeError after a timeout."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         volume = ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
@@ -81,12 +81,12 @@ def take_address(ec2: Any, allocation_id: str | None, instance_id: str) -> None:
 
 
 def wait_for_disk(volume_id: str, disks: Path = DISKS, wait: Callable[[float], None] = time.sleep) -> Path:
-    """The disk of a volume, once the kernel shows it. Raises VolumeError when it does not."""
+    """Waits for the disk of a volume. Raises VolumeError after a timeout."""
     disk = disks / f"nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
     deadline = time.monotonic() + WAIT_SECONDS
     while not disk.exists():
         if time.monotonic() > deadline:
-            raise VolumeError(f"the kernel shows no {disk}: is this an instance type without NVMe?")
+            raise VolumeError(f"{disk} did not appear: choose an instance type with NVMe volumes")
         wait(1)
     return disk
 
@@ -98,7 +98,7 @@ def mount(disk: Path) -> None:
     MOUNT_POINT.mkdir(mode=0o755, exist_ok=True)
     if not MOUNT_POINT.is_mount():
         _run("mount", "-o", "nosuid,nodev,noexec", disk, MOUNT_POINT)
-    # The volume may have grown since.
+    # The volume may have been enlarged.
     _run("resize2fs", disk)
     for name, place in BOUND.items():
         bind(MOUNT_POINT / name, place, OWNERS[name])
@@ -108,19 +108,19 @@ def mount(disk: Path) -> None:
 
 
 def is_blank(disk: Path) -> bool:
-    """Whether nothing was ever written where each file system has its marks. Only such a disk may be formatted: what
-    blkid does not know may still be somebody's."""
+    """Whether the first bytes, where every file system has its marks, are all zero. Only such a disk may be formatted:
+    a disk that blkid does not recognise may still hold data."""
     with open(disk, "rb") as content:
         return not any(content.read(BLANK_BYTES))
 
 
 def bind(directory: Path, place: Path, owner: str) -> None:
-    """Lets a directory of the volume stand where the programs expect it."""
+    """Mounts a directory of the volume where the programs expect it."""
     if not directory.exists():
-        # With the mode of the one whose place it takes.
+        # With the mode of the directory that it replaces.
         _run("cp", "--archive", "--no-target-directory", place, directory)
     if not is_owned_by(directory, owner.partition(":")[0]):
-        # Each image numbers its users anew.
+        # User ids differ between images.
         _run("chown", "--recursive", owner, directory)
     if not place.is_mount():
         _run("mount", "--bind", directory, place)
@@ -134,7 +134,7 @@ def is_owned_by(directory: Path, user: str) -> bool:
 
 
 def keep_host_keys(kept: Path, in_use: Path) -> None:
-    """The first box leaves its host keys on the volume; each later one takes them over."""
+    """The first box stores its host keys on the volume; later boxes use them."""
     if not kept.exists():
         kept.mkdir(mode=0o700)
         _copy_keys(in_use, kept)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Content-addressed uploads with s5cmd: hash, hard-link under the hash, copy. Run in an empty directory.
 #     s5cmd_by_md5.sh loop|quick PYTHON S5CMD ENDPOINT BUCKET SOURCE
-# `loop` is what one writes at a shell; `quick` hashes on two cores and makes all links in one process.
+# `loop` is a simple shell loop; `quick` hashes on two cores and makes all links in one process.
 set -eu
 how=$1 python=$2 s5cmd=$3 endpoint=$4 bucket=$5 source=$6
 mkdir by-md5

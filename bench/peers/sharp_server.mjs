@@ -1,5 +1,5 @@
-// sharp with nothing around it: node's own HTTP server, originals from a directory, no cache. A floor for every server
-// that is built on sharp. usage: node sharp_server.mjs PORT DIRECTORY; GET /{fit}/{width}/{height}/{quality}/{file}
+// Bare sharp: node's own HTTP server, originals from a directory, no cache. The minimum cost of any server built on
+// sharp. usage: node sharp_server.mjs PORT DIRECTORY; GET /{fit}/{width}/{height}/{quality}/{file}
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { basename, join } from "node:path";

@@ -1,8 +1,8 @@
-"""What a script of ten lines does: uploads every file of a directory under its name. In one of four ways.
+"""A script of ten lines that uploads every file of a directory under its name, in one of four ways.
 
     python upload_loop.py WAY ENDPOINT BUCKET DIRECTORY
 
-Runs in the environment of bench/peers/uploads.txt and knows nothing of this project. It fails where an upload fails.
+Runs in the environment of bench/peers/uploads.txt and uses nothing of this project. It fails if an upload fails.
 """
 
 import os
@@ -57,7 +57,7 @@ def obstore_loop(endpoint: str, bucket: str, paths: Sequence[str]) -> None:
     import obstore
     from obstore.store import S3Store
 
-    # Its own bundle of authorities cannot be added to; the handshake and the cipher are the same.
+    # Its bundle of authorities cannot be extended; handshake and cipher are the same.
     options = {"allow_http": True, "allow_invalid_certificates": True}
     store = S3Store(bucket, endpoint=endpoint, region="us-east-1", client_options=options)
     with ThreadPoolExecutor(THREADS) as pool:

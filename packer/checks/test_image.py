@@ -1,4 +1,4 @@
-"""What holds on every box that was booted from the image, with settings or without. Run by packer/verify."""
+"""Checks of a box that was booted from the image, with or without settings. Run by packer/verify."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENABLED = (
     "srv-md5s3stash-incoming.mount",
 )
 PROGRAMS = ("md5s3stash", "md5s3stashd", "md5s3stashctl", "md5s3stash-thumbnailer")
-# On the path, with completions; man pages are for all.
+# On the path, with completions. All programs have man pages.
 COMMANDS = ("md5s3stash", "md5s3stashctl", "md5s3stash-enqueue")
 SHARE = Path(__file__).parents[2] / "share"
 # sshd, and the thumbnailer. Everything else listens on loopback or on a socket file.
@@ -119,7 +119,7 @@ def test_producers_may_drop_where_a_daemon_takes_and_nowhere_else(host: Any) -> 
 
 
 def is_closed(host: Any) -> bool:
-    """Whether the spool is closed to everybody, as on a box without settings for it."""
+    """Whether the spool is closed to all users, as on a box without settings for it."""
     spool = host.file("/var/spool/md5s3stash")
     return (spool.user, spool.group, oct(spool.mode)) == ("root", "root", "0o0")
 
@@ -181,7 +181,7 @@ except urllib.error.HTTPError as error:
     assert output_of(host, f"python3 -c '{code.replace(chr(39), chr(34))}'").strip() == "401"
 
 
-# --- it is nobody else's ----------------------------------------------------------------------------------------------
+# --- it carries nothing of another box --------------------------------------------------------------------------------
 
 
 def test_machine_id_and_host_keys_were_made_on_this_box(host: Any) -> None:

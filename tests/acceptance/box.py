@@ -1,4 +1,4 @@
-"""The appliance as those see it who use it: drops, thumbnails, the ledger, its units."""
+"""The appliance as its users see it: drops, thumbnails, the ledger, its units."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ SETTLED_SECONDS = 90.0
 
 
 def picture(width: int = 320, height: int = 240) -> bytes:
-    """A JPEG that nobody has seen before: noise, which no encoder makes small."""
+    """A unique JPEG of noise, which does not compress well."""
     data = io.BytesIO()
     noise = random.Random(secrets.token_bytes(8)).randbytes(width * height * 3)
     PIL.Image.frombytes("RGB", (width, height), noise).save(data, "JPEG")
-    # What ends with a block of its disk may be shorter than it was after a power cut, and would be held.
+    # After a power cut, a file whose size is a multiple of the block may have lost its end, and would be held.
     return data.getvalue() + b"." * (len(data.getvalue()) % 512 == 0)
 
 
@@ -53,10 +53,10 @@ def md5_of(data: bytes) -> str:
 
 @dataclass(slots=True)
 class Box:
-    """A launched box, and all that was ever dropped into it: `dropped` is name -> md5."""
+    """A launched box, and all files dropped into it: `dropped` is name -> md5."""
 
     guest: Guest
-    # As this machine sees it.
+    # The path on this machine.
     spool: Path
     cloud: Cloud
     login: Login
@@ -74,15 +74,15 @@ class Box:
         return int(self.guest.run("systemctl", "show", "--property=MainPID", "--value", unit))
 
     def send(self, signal: str, unit: str) -> int:
-        """Sends a signal to the unit's process; its process id."""
+        """Sends a signal to the unit's process; returns the process id."""
         pid = self.main_pid(unit)
-        # 0 would be everybody in our own process group.
+        # 0 would be our whole process group.
         assert pid, f"{unit} does not run"
         self.guest.run("kill", f"-{signal}", str(pid))
         return pid
 
     def is_back(self, unit: str, before: int) -> bool:
-        """Whether the unit runs in another process than before."""
+        """Whether the unit runs in a new process."""
         return self.main_pid(unit) not in (0, before) and self.is_active(unit)
 
     def all_active(self) -> None:
@@ -91,7 +91,7 @@ class Box:
     # --- drops ----------------------------------------------------------------------------------------------------
 
     def drop(self, label: str, count: int, width: int = 320, height: int = 240) -> Mapping[str, str]:
-        """Drops new pictures as a local program of the drop group does: under a temporary name, then renamed."""
+        """Drops new pictures as a local program in the drop group does: under a temporary name, then renamed."""
         files = {f"{label}-{number}.jpg": picture(width, height) for number in range(count)}
         incoming = self.spool / "incoming"
         for name, data in files.items():
@@ -135,7 +135,7 @@ class Box:
         )
 
     def make_account(self, name: str) -> None:
-        """An account with a shell, which the owner's key lets in."""
+        """Makes an account with a shell and the owner's key."""
         self.guest.run("useradd", "--create-home", "--shell=/bin/sh", name)
         keys = self.login.key.with_suffix(".pub").read_text()
         self.guest.run("install", "-D", "-m", "0644", "/dev/stdin", f"/home/{name}/.ssh/authorized_keys", text=keys)
@@ -152,22 +152,22 @@ class Box:
         self.dropped.update(new)
         return new
 
-    # --- what became of them --------------------------------------------------------------------------------------
+    # --- outcomes -------------------------------------------------------------------------------------------------
 
     def ledger(self) -> Mapping[str, str]:
-        """Name -> md5, as Redis has it."""
+        """Name -> md5, from Redis."""
         lines = self.guest.run("redis-cli", "-s", "/run/redis/redis-server.sock", "hgetall", "md5s3stash:names")
         words = lines.splitlines()
         return dict(zip(words[::2], words[1::2], strict=True))
 
     def waiting(self) -> set[str]:
-        """The files that are still somewhere in the spool."""
+        """The files that are still in the spool."""
         states = ("incoming", "active", "deferred", "hold", "failed")
-        # os.walk does not mind that the daemon takes a directory away meanwhile.
+        # os.walk ignores directories that the daemon removes during the walk.
         return {name for state in states for _, _, names in os.walk(self.spool / state) for name in names}
 
     def nothing_is_lost(self) -> None:
-        """Whatever was ever dropped is recorded and stored, once the daemon has had its time; nothing has failed."""
+        """Waits until all dropped files are recorded and stored; asserts that none has failed."""
         wait_until(lambda: not self.waiting(), "an empty spool", SETTLED_SECONDS)
         recorded, stored = self.ledger(), self.cloud.objects()
         missing = {name for name, md5 in self.dropped.items() if recorded.get(name) != md5 or stored.get(md5) != md5}
@@ -176,7 +176,7 @@ class Box:
     # --- thumbnails -----------------------------------------------------------------------------------------------
 
     def thumbnail(self, md5: str, size: str = "100x100") -> PIL.Image.Image:
-        """Raises OSError where there is none."""
+        """Raises OSError if there is none."""
         url = f"http://{self.login.host}:{THUMBNAIL_PORT}/clip/{size}/{md5}"
         with urllib.request.urlopen(url, timeout=30) as answer:
             return PIL.Image.open(io.BytesIO(answer.read()))
@@ -189,7 +189,7 @@ class Box:
 
 
 class DropLoad:
-    """Drops files all the while that the context lasts, also while nobody is there to take them."""
+    """Drops files throughout the context, also while the daemon is down."""
 
     def __init__(self, box: Box, label: str) -> None:
         self._box = box
@@ -213,10 +213,10 @@ class DropLoad:
 
 
 class ThumbnailLoad:
-    """Asks for thumbnails without a pause, on a connection for each, while the context lasts; keeps what went wrong.
+    """Requests thumbnails without a pause, on a new connection each, throughout the context; records errors.
 
-    The clients read slowly, as behind a thin line: so a server has requests in hand all the time, also at the moment
-    when it is stopped, and neither side is busy.
+    The clients read slowly, as on a slow line: so a server always has requests in progress, also when it is stopped,
+    and neither side is busy.
     """
 
     CLIENTS = 8
@@ -232,7 +232,7 @@ class ThumbnailLoad:
         self._threads = [threading.Thread(target=self._ask, args=[number]) for number in range(self.CLIENTS)]
 
     def __enter__(self) -> ThumbnailLoad:
-        # Thumbnails of noise are half a megabyte, more than the kernel takes off a server's hands (network.py).
+        # Thumbnails of noise are half a megabyte, more than the kernel buffers for a server (network.py).
         self._md5s = list(self._box.drop(self._label, 2, 1200, 900).values())
         self._box.nothing_is_lost()
         self._begun = time.time()
@@ -247,33 +247,33 @@ class ThumbnailLoad:
             thread.join()
 
     def nobody_was_cut_off(self) -> None:
-        """Every request was answered, though servers with requests in hand were stopped."""
+        """Asserts that every request was answered, though servers were stopped with requests in progress."""
         assert not self.failures, f"failed: {', '.join(self.failures)}"
         said = self._box.guest.run(
             "journalctl", "--unit=md5s3stash-thumbnailer@*", f"--since=@{self._begun:.0f}", "--output=cat"
         )
         in_hand = re.findall(r"event=stopping requests=(\d+)", said)
-        assert any(map(int, in_hand)), f"the load was too light: {in_hand} requests in hand when servers stopped"
+        assert any(map(int, in_hand)), f"the load was too light: {in_hand} requests in progress when servers stopped"
 
     def _ask(self, client: int) -> None:
         turn = client
         while not self._ended.is_set():
             turn += self.CLIENTS
-            # Of another size each time, so that it is made and not remembered.
+            # A new size each time, so that it is rendered and not cached.
             path = f"/clip/{1000 - turn % 300}x1000/{self._md5s[turn % len(self._md5s)]}"
             try:
                 read_slowly(self._box.login.host, path)
                 self.answered += 1
-            # The latter is for an answer that breaks off in its body.
+            # HTTPException: the answer ends within its body.
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{time.strftime('%T')} {error!r}")
                 self._ended.wait(0.1)
 
 
 def read_slowly(host: str, path: str) -> None:
-    """Takes most of a second for a thumbnail. Raises OSError or HTTPException where one does not come whole."""
+    """Takes most of a second for a thumbnail. Raises OSError or HTTPException for an incomplete one."""
     with socket.socket() as connection:
-        # What is not read stays with the server, and not in this machine's memory.
+        # Unread data stays in the server, and not in this machine's memory.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30)
         connection.connect((host, THUMBNAIL_PORT))

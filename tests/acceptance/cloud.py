@@ -1,5 +1,5 @@
-"""What surrounds the appliance in Amazon's cloud, emulated: S3, IAM and STS with rights enforced (moto), and the second
-version of the metadata service.
+"""Emulates the appliance's surroundings in Amazon's cloud: S3, IAM and STS with enforced permissions (moto), and
+version 2 of the metadata service.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.stores import Keys, plain_client
 
 S3_PORT = 5000
 BUCKET, OTHER_BUCKET = "the-stash", "somebody-elses"
-# The role of each box, by the address that it asks from. A role is called by its policy document in aws/.
+# The role of each box, by its address. A role has the name of its policy document in aws/.
 ROLES = {BOX: "policy-spool", THUMBNAIL_BOX: "policy-thumbnails", LATE_BOX: "policy-spool"}
 _TRUST = {
     "Version": "2012-10-17",
@@ -38,9 +38,9 @@ Credentials = Mapping[str, Any]
 
 
 class MetadataService:
-    """Gives each box the credentials of its role, if it brings a token; counts who asks with one and without.
+    """Gives each box the credentials of its role if it sends a token; counts requests with and without one.
 
-    `only_first_version` is for the sabotage: there are no tokens then, and nobody needs one. No box has a role while
+    `only_first_version` is for the sabotage: there are no tokens then, and none is needed. No box has a role while
     `has_roles` is false.
     """
 
@@ -61,7 +61,7 @@ class MetadataService:
         return 200, token
 
     def get(self, address: str, path: str, token: str | None) -> tuple[int, str]:
-        """Status and body of a request for anything else."""
+        """Status and body of any other request."""
         if token in self._tokens:
             self.with_token += 1
         else:
@@ -98,22 +98,22 @@ class Cloud:
     _server: ThreadedMotoServer = field(repr=False)
 
     def s3_of(self, address: str) -> Any:
-        """A client of S3 with the credentials of the box at that address."""
+        """An S3 client with the credentials of the box at that address."""
         keys = self._credentials[address]
         session = boto3.Session(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"], "us-east-1")
         return session.client("s3", endpoint_url=_ENDPOINT)
 
     def objects(self) -> Mapping[str, str]:
-        """Key and ETag of everything in the bucket, past the enforcement of rights."""
+        """Key and ETag of all objects in the bucket, without checks of permissions."""
         from moto.s3.models import s3_backends
 
         keys = s3_backends["123456789012"]["aws"].buckets[BUCKET].keys
-        # A copy first: boxes write meanwhile.
+        # Copy first: boxes write concurrently.
         return {key: keys[key].etag.strip('"') for key in list(keys)}
 
     @contextlib.contextmanager
     def s3_away(self) -> Iterator[None]:
-        """Nobody listens on S3's port meanwhile. What it holds stays."""
+        """Closes S3's port during the context. Its objects stay."""
         self._server.stop()
         try:
             yield
@@ -123,15 +123,16 @@ class Cloud:
 
 @contextlib.contextmanager
 def cloud(more_rights: Sequence[str] = (), only_first_metadata_version: bool = False) -> Iterator[Cloud]:
-    """The emulators, on the addresses that network.py gave to this process. The sabotage gives each role more rights
-    than its document, to everything."""
+    """The emulators, on the addresses that network.py gave to this process. The sabotage gives each role more
+    permissions than its document, for all resources.
+    """
     server = _start_moto()
     owner = plain_client(_ENDPOINT, Keys())
     for bucket in (BUCKET, OTHER_BUCKET):
         owner.create_bucket(Bucket=bucket)
     of_role = {role: _credentials_of(role, more_rights) for role in set(ROLES.values())}
     credentials = {address: of_role[role] for address, role in ROLES.items()}
-    # From now on IAM is asked about every call.
+    # From now on IAM checks every call.
     requests.post(f"{_ENDPOINT}/moto-api/reset-auth", data="0", timeout=10).raise_for_status()
     metadata = MetadataService(credentials, only_first_metadata_version)
     surroundings = Cloud(metadata, credentials, server)

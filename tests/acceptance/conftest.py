@@ -1,4 +1,4 @@
-"""The image, baked once, and the boxes that are launched from it: the tests follow each other on them."""
+"""The image, built once, and the boxes launched from it, on which the tests run one by one."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """A directory with the image in it, and the keys that let one into what is launched from it."""
+    """A directory with the image, and the keys for boxes launched from it."""
 
     room: Path
-    # For what must not be part of the image: spools, since each box has its own on a volume, and the next version.
+    # Not part of the image: spools, since each box has its own on a volume, and the next version.
     disk: Path
     ingredients: Ingredients
 
@@ -66,7 +66,7 @@ class Baked:
 
     @property
     def key(self) -> Path:
-        """root's."""
+        """root's key."""
         return self.room / "root-key"
 
     @property
@@ -79,18 +79,18 @@ class Baked:
 
     @property
     def variables(self) -> tuple[str, str]:
-        """What the playbook was run with."""
+        """The variables of the playbook's run."""
         return "--extra-vars", f"@{self.room / 'variables.json'}"
 
     @property
     def options(self) -> list[str]:
-        """systemd-nspawn's."""
+        """The options of systemd-nspawn."""
         return image.guest_options(self.ingredients.wheelhouse.result())
 
 
 @pytest.fixture(scope="session")
 def sabotage(request: pytest.FixtureRequest) -> Sabotage:
-    """What is broken on purpose; nothing, unless somebody asks for it."""
+    """The deliberate fault; none by default."""
     name = request.config.getoption("--sabotage")
     return SABOTAGES[name] if name else NOTHING
 
@@ -101,7 +101,7 @@ def baked(request: pytest.FixtureRequest) -> Iterator[Baked]:
     try:
         demand_a_machine_that_can_boot()
     except CannotBoot as error:
-        # Never a skip: what was not seen does not hold.
+        # Never skip: a promise that was not tested does not hold.
         pytest.exit(f"The acceptance test cannot run here: {error}", returncode=1)
     release = image.RELEASES[request.config.getoption("--release")]
     keep = request.config.getoption("--keep-image")
@@ -112,7 +112,7 @@ def baked(request: pytest.FixtureRequest) -> Iterator[Baked]:
         ingredients(release, disk) as made,
     ):
         baked = Baked(room, disk, made)
-        # With these two the playbook runs, also on what was baked before.
+        # With these two the playbook also runs on an image built earlier.
         made.tools.result()
         made.ours.result()
         if keep and image.is_current(kept):
@@ -141,7 +141,7 @@ def bake(baked: Baked, release: image.Release) -> None:
 
 @pytest.fixture(scope="session")
 def surroundings(sabotage: Sabotage) -> Iterator[tuple[Network, Cloud]]:
-    """What a box finds around it. From here on this process is in that network, on the side of the load balancer."""
+    """The surroundings of a box. From here on this process is in that network, as the load balancer."""
     with (
         cut_off_network() as network,
         inside(network.around),
@@ -155,7 +155,7 @@ def surroundings(sabotage: Sabotage) -> Iterator[tuple[Network, Cloud]]:
 
 @pytest.fixture(scope="session")
 def box(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) -> Iterator[Box]:
-    """A box with the spool's role, and settings for all that the appliance has."""
+    """A box with the spool's role, and settings for all parts of the appliance."""
     network, emulators = surroundings
     settings = {"md5s3stash.toml": SPOOL_SETTINGS, "thumbnailer.env": THUMBNAILER_SETTINGS}
     with launched(baked, "box", BOX, network.box, settings, sabotage) as guest:
@@ -173,7 +173,7 @@ def box(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) -
 
 @contextlib.contextmanager
 def thumbnail_box(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) -> Iterator[Box]:
-    """A box with the thumbnailers' role and settings, and none for a spool."""
+    """A box with the thumbnailers' role and settings, without settings for a spool."""
     network, emulators = surroundings
     settings = {"thumbnailer.env": THUMBNAILER_SETTINGS}
     with launched(baked, "thumbnails", THUMBNAIL_BOX, network.thumbnails, settings, sabotage) as guest:
@@ -185,12 +185,13 @@ def thumbnail_box(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: S
 def launched(
     baked: Baked, name: str, address: str, namespace: Path, settings: dict[str, str], sabotage: Sabotage
 ) -> Iterator[Guest]:
-    """A box from the image, as EC2 and cloud-init launch it: with an address, host keys, the owner's key, and settings
-    from user data."""
+    """A box from the image as launched by EC2 and cloud-init: with an address, host keys, the owner's key, and settings
+    from user data.
+    """
     root = copied(baked, name, address)
     image.copy(root / "var/spool/md5s3stash", baked.disk / name)
     options = [*baked.options, f"--bind={baked.disk / name}:/var/spool/md5s3stash"]
-    # The playbook would want new lists of packages an hour after the bake.
+    # Otherwise the playbook would refresh the package lists an hour after the build.
     for stamp in ("var/lib/apt/lists", "var/lib/apt/periodic/update-success-stamp"):
         if (root / stamp).exists():
             os.utime(root / stamp)
@@ -202,11 +203,11 @@ def launched(
 
 
 def copied(baked: Baked, name: str, address: str) -> Path:
-    """A root directory as the image has it, which its owner can log in to once it is booted at that address."""
+    """A copy of the image's root directory, in which the owner can log in after it is booted at that address."""
     root = baked.room / name
     image.copy(baked.root, root)
     image.run(["chroot", root, "ssh-keygen", "-A"])
     image.let_in(root, image.Login(22, baked.key, baked.ssh_config, address))
-    # The image was baked with a network; the box has none.
+    # The image was built with network access; the box has none.
     (root / "etc/resolv.conf").write_text("")
     return root

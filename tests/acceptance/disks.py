@@ -1,4 +1,4 @@
-"""A file system on a disk of its own, whose power can be cut: what was not synced is gone."""
+"""A file system on its own disk, whose power can be cut: data that was not synced is lost."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.support.servers import wait_until
 
 FILESYSTEMS = ("ext4", "xfs")
 
-# XFS wants 300 MB.
+# XFS needs 300 MB.
 _SIZE_BYTES = 512 * 1024 * 1024
 
-# FS_IOC_SHUTDOWN of the kernel's fs.h, and to let nothing out of memory any more.
+# FS_IOC_SHUTDOWN of the kernel's fs.h, and the flag to write nothing more.
 _SHUTDOWN = 0x8004587D
 _WITHOUT_FLUSH = struct.pack("I", 2)
 
@@ -32,8 +32,8 @@ class Disk:
     directory: Path
 
     def cut_the_power(self) -> None:
-        """From now on every call fails, and memory is forgotten. A program that synced a file of its own has just made
-        the journal's names durable, but no data of others: so files are there, and are empty.
+        """From now on every call fails, and cached data is lost. Just before, a program synced its own file, which
+        makes the journal's names durable, but not the data of other files: so these exist, and are empty.
         """
         other = self.directory / ".other"
         with open(other, "w") as file:
@@ -47,11 +47,11 @@ class Disk:
             os.close(descriptor)
 
     def come_back(self) -> None:
-        """As at the next boot: the journal is replayed. Nobody may have a file open on it."""
-        # The kernel takes a moment to let go of the guest's mounts.
+        """Mounts it again as at the next boot: the journal is replayed. No process may have a file open on it."""
+        # The kernel needs a moment to release the guest's mounts.
         unmount = ["umount", str(self.directory)]
         wait_until(lambda: subprocess.run(unmount, capture_output=True).returncode == 0, "an unmounted disk", 60)
-        # While another mount namespace still has it, a new mount is of the same file system, which stays without power.
+        # While another mount namespace has it, a new mount would use the same file system, still without power.
         loops = ["losetup", "--noheadings", "--associated", str(self.image)]
         wait_until(lambda: run(loops) == "", "a disk that no namespace has mounted", 60)
         self.mount()
@@ -62,7 +62,7 @@ class Disk:
 
 @contextlib.contextmanager
 def mounted(filesystem: str, directory: Path, image: Path) -> Iterator[Disk]:
-    """A disk with a copy of the directory on it, mounted in its place; what was there is back at the end."""
+    """A disk with a copy of the directory, mounted over it; unmounted at the end."""
     disk = Disk(image, directory)
     with open(image, "wb") as file:
         file.truncate(_SIZE_BYTES)
@@ -75,7 +75,7 @@ def mounted(filesystem: str, directory: Path, image: Path) -> Iterator[Disk]:
             run(["cp", "--archive", f"{copy}/.", directory])
             yield disk
         finally:
-            # A test that failed in the middle may have left a program on it.
+            # A failed test may have left a program that uses it.
             run(["umount", "--lazy", directory])
             run(["rm", "-rf", copy])
     finally:

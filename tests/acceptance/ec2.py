@@ -1,5 +1,5 @@
-"""EC2 as aws/image/spool_volume.py asks it: one volume, which the box before has, and one address. And CloudFormation
-as aws/image/stack_signal.py asks it."""
+"""EC2 for aws/image/spool_volume.py: one volume, which the previous box has, and one address. And CloudFormation for
+aws/image/stack_signal.py."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _VOLUMES = (
 
 @dataclass(slots=True)
 class Ec2:
-    """Who has the volume. `was_ready` says what `is_ready` returned each time that the address moved, `signals` the
-    same of each signal to CloudFormation."""
+    """The state of the volume. `was_ready` records what `is_ready` returned each time the address moved, `signals` the
+    same for each signal to CloudFormation."""
 
     is_ready: Callable[[], bool]
     holder: str | None = INSTANCE_BEFORE
@@ -35,11 +35,11 @@ class Ec2:
     signals: list[bool] = field(default_factory=list)
 
     def let_go(self) -> None:
-        """The box before is gone."""
+        """Releases the volume: the previous box is gone."""
         self.holder = None
 
     def answer(self, action: str) -> str:
-        """The body of an answer."""
+        """The body of the answer to an action."""
         time.sleep(self.answer_seconds)
         content = "<return>true</return>"
         if action == "DescribeVolumes":
@@ -58,7 +58,7 @@ class Ec2:
 
 @contextlib.contextmanager
 def serving(ec2: Ec2) -> Iterator[Ec2]:
-    """Answers in the network that this thread is in."""
+    """Serves in the network of this thread."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:

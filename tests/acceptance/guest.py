@@ -1,6 +1,6 @@
-"""A Debian guest with a systemd of its own, in namespaces of this machine: boot, commands, reboot, power cut.
+"""A Debian guest with its own systemd, in namespaces of this machine: boot, commands, reboot, power cut.
 
-systemd-nspawn boots it without a systemd of the host's. It ends with the process that started it.
+systemd-nspawn boots it without the host's systemd. It ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ STOP_SECONDS = 90.0
 MKFS = ("mkfs.ext4", "mkfs.xfs")
 PROGRAMS = ("systemd-nspawn", "mmdebstrap", "packer", "nsenter", "ip", "pgrep", "sftp", "rsync", "nfs-cp", *MKFS)
 _ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8")
-# A process joins its cgroups itself, before it becomes systemd-nspawn.
+# The process joins its cgroups before it becomes systemd-nspawn.
 _JOIN_AND_EXEC = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
 
-# systemd-nspawn mounts the controllers of cgroup v1 read-only; without this MemoryMax= is a wish.
+# systemd-nspawn mounts the controllers of cgroup v1 read-only; without this MemoryMax= has no effect.
 _LET_LIMITS_ACT_AND_BOOT = (
     "for controller in memory pids cpu; do"
     " test ! -d /sys/fs/cgroup/$controller ||"
@@ -34,11 +34,11 @@ _LET_LIMITS_ACT_AND_BOOT = (
 
 
 class CannotBoot(Exception):
-    """This machine cannot boot a guest, or the guest did not come up; the message says why."""
+    """This machine cannot boot a guest, or the guest did not start; the message says why."""
 
 
 def demand_a_machine_that_can_boot() -> None:
-    """Raises CannotBoot where it is known beforehand that no guest would come up."""
+    """Raises CannotBoot if this machine cannot boot guests."""
     if os.geteuid() != 0:
         raise CannotBoot("a guest can only be booted by root: run `make acceptance` as root")
     missing = [program for program in PROGRAMS if not shutil.which(program)]
@@ -46,11 +46,11 @@ def demand_a_machine_that_can_boot() -> None:
         raise CannotBoot(f"programs are missing: {', '.join(missing)}")
     tried = subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", "true"], capture_output=True, text=True)
     if tried.returncode != 0:
-        raise CannotBoot(f"this machine lets nobody make namespaces: {tried.stderr.strip()}")
+        raise CannotBoot(f"this machine does not allow namespaces: {tried.stderr.strip()}")
 
 
 class Guest:
-    """One root directory, booted or not. Without a network namespace it shares this machine's network."""
+    """A root directory, booted or not. Without a network namespace it shares this machine's network."""
 
     def __init__(self, root: Path, name: str, namespace: Path | None = None, options: Sequence[str] = ()) -> None:
         self.root = root
@@ -68,7 +68,7 @@ class Guest:
         self.wait_until_booted(seconds)
 
     def start(self) -> None:
-        """Comes back once its first process runs; the guest ends with the thread that calls this. Raises CannotBoot."""
+        """Returns when its first process runs; the guest ends with the calling thread. Raises CannotBoot."""
         self._cgroups = _make_cgroups(self.name)
         command = ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-c", _JOIN_AND_EXEC, "sh"]
         command += [*map(str, self._cgroups), "--"]
@@ -76,7 +76,7 @@ class Guest:
             # `ip netns exec` would hide /sys/fs/cgroup from systemd-nspawn.
             command += ["nsenter", f"--net={self._namespace}", "--"]
         command += ["systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}"]
-        # Nobody on this machine manages it: no machined, no unit of its own, no journal, no clock.
+        # Nothing on this machine manages it: no machined, no unit, no journal, no clock.
         command += ["--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
         command += ["--console=read-only", "--kill-signal=SIGRTMIN+3", "--notify-ready=no", *self._options]
         command += ["sh", "-c", _LET_LIMITS_ACT_AND_BOOT]
@@ -87,11 +87,11 @@ class Guest:
         self._wait_for("its first process", self._has_init, BOOT_SECONDS)
 
     def wait_until_booted(self, seconds: float = BOOT_SECONDS) -> None:
-        """Every unit has been started. Raises CannotBoot."""
+        """Waits until every unit has been started. Raises CannotBoot."""
         self._wait_for("every unit started", self._has_booted, seconds)
 
     def run(self, *command: str, check: bool = True, text: str | None = None) -> str:
-        """What a command in the guest prints, as root. Raises CalledProcessError, with what it printed on both."""
+        """Runs a command in the guest as root; returns its output. Raises CalledProcessError with stdout and stderr."""
         enter = ["nsenter", "--target", str(self._init), "--all", "--", "env", "-i", *_ENVIRONMENT]
         done = subprocess.run([*enter, *command], capture_output=True, text=True, input=text, check=False, timeout=120)
         if check and done.returncode != 0:
@@ -99,29 +99,28 @@ class Guest:
         return done.stdout.strip()
 
     def reboot(self) -> None:
-        """An orderly reboot. systemd-nspawn ends with it and leaves the start to its manager, which is us."""
+        """Reboots normally. systemd-nspawn ends, and we start it again as its manager."""
         self.run("systemctl", "reboot", check=False)
         self._ended()
         self.boot()
 
     def cut_the_power(self) -> None:
-        """No process of the guest gets to do anything any more. The kernel keeps its page cache: this proves nothing
-        about fsync."""
+        """Kills all processes of the guest at once. The kernel keeps its page cache: this does not test fsync."""
         os.kill(self._init, signal.SIGKILL)
         self._ended()
 
     def shut_down(self) -> None:
-        """An orderly end; nothing if it does not run."""
+        """Shuts down normally, if it runs."""
         if self._process and self.runs():
             self._process.terminate()
             self._ended()
 
     def runs(self) -> bool:
-        """Whether it was booted, and has not ended."""
+        """Whether it was booted and still runs."""
         return self._process is not None and self._process.poll() is None
 
     def console(self) -> str:
-        """The end of what it said while booting."""
+        """The end of its console output."""
         return self._log.read_text(errors="replace")[-3000:]
 
     def _wait_for(self, what: str, condition: object, seconds: float) -> None:
@@ -140,7 +139,7 @@ class Guest:
         return bool(self._init)
 
     def _has_booted(self) -> bool:
-        # `degraded` is for the tests to judge, which look at each unit.
+        # `degraded` counts as booted: the tests check each unit.
         return self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")
 
     def _ended(self) -> None:
@@ -152,7 +151,7 @@ class Guest:
 
 @contextlib.contextmanager
 def booted(guest: Guest) -> Iterator[Guest]:
-    """The guest, running; shut down at the end."""
+    """Boots the guest; shuts it down at the end."""
     try:
         guest.boot()
         yield guest
@@ -161,8 +160,9 @@ def booted(guest: Guest) -> Iterator[Guest]:
 
 
 def _make_cgroups(name: str) -> list[Path]:
-    """A cgroup below the one that this process is in, for each hierarchy: the limits above stay in force, and the
-    guest's systemd never owns a root."""
+    """A cgroup below this process's own, for each hierarchy: the limits above still apply, and the guest's systemd
+    never owns a root.
+    """
     made = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -170,7 +170,7 @@ def _make_cgroups(name: str) -> list[Path]:
         if not controllers and not hierarchy.is_dir():
             hierarchy = Path("/sys/fs/cgroup")
         parent = hierarchy / path.lstrip("/")
-        # A new cpuset takes no process before it is given processors and memory; nobody needs one.
+        # A new cpuset accepts no process before it has processors and memory; it is not needed here.
         if controllers == "cpuset" or not os.access(parent / "cgroup.procs", os.W_OK):
             continue
         (parent / name).mkdir(exist_ok=True)
@@ -181,6 +181,6 @@ def _make_cgroups(name: str) -> list[Path]:
 def _remove_cgroups(cgroups: Sequence[Path]) -> None:
     for cgroup in cgroups:
         for directory, _, _ in os.walk(cgroup, topdown=False):
-            # The kernel takes a moment to let go of the last process.
+            # The kernel needs a moment to release the last process.
             with contextlib.suppress(OSError):
                 os.rmdir(directory)

@@ -1,4 +1,4 @@
-"""From Debian to an image: made into the appliance by the real playbook."""
+"""Builds the appliance's image from Debian with the real playbook."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.servers import accepts_connections, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 OPS_BIN = PROJECT / "build/ops-venv/bin"
-# Kept between runs; `make clean` takes it away.
+# Kept between runs; `make clean` removes it.
 KEPT = PROJECT / "build/acceptance"
 
 _WHEELS_IN_GUEST = "/mnt/wheels"
 _ROOM = "md5s3stash-acceptance-"
-# An image, and three boxes that were launched from it.
+# An image, and three boxes launched from it.
 _ROOM_BYTES = 8 * 1024**3
-# What an image is made of.
+# The sources of an image.
 _INGREDIENTS = (
     "ansible",
     "aws/image",
@@ -40,7 +40,7 @@ _INGREDIENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A release of Debian, and what pip has to know of its Python to download for it on another machine."""
+    """A release of Debian, and the data of its Python with which pip downloads for it on another machine."""
 
     suite: str
     python: str
@@ -51,13 +51,13 @@ class Release:
         return {"python_version": self.python.rpartition(".")[0], "python_full_version": self.python}
 
 
-# The first is what production runs on.
+# Production runs on the first.
 RELEASES = {release.suite: release for release in (Release("trixie", "3.13.5", 41), Release("bookworm", "3.11.2", 36))}
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How Ansible gets into the guest: root, with a key, and OpenSSH's settings."""
+    """Ansible's login to the guest: root, with a key, and OpenSSH's settings."""
 
     port: int
     key: Path
@@ -66,7 +66,7 @@ class Login:
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None, seconds: float = 600) -> str:
-    """What it prints. Raises AssertionError with all of it where it fails."""
+    """Runs a command; returns its output. Raises AssertionError with the output if it fails."""
     done = subprocess.run(
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
@@ -83,7 +83,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
 
 
 def fast_directory() -> Path:
-    """For root file systems: in memory where there is room, which is several times as fast."""
+    """A directory for root file systems: in memory if there is room, which is several times as fast."""
     memory = Path("/dev/shm")
     enough = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
     return memory if enough else Path("/var/tmp")
@@ -95,7 +95,7 @@ def room_for_guests() -> Path:
 
 
 def room_on_disk() -> Path:
-    """A new directory for what must lie on a disk's file system."""
+    """A new directory on a disk's file system."""
     return Path(tempfile.mkdtemp(prefix=_ROOM, dir="/var/tmp"))
 
 
@@ -105,29 +105,29 @@ def unpack(archive: Path, directory: Path) -> None:
 
 
 def keep(directory: Path, archive: Path) -> None:
-    """Packs what is in the directory, so that `unpack` brings it back."""
+    """Packs the content of the directory for `unpack`."""
     unfinished = archive.with_suffix(".new.tar")
     run(["tar", "--directory", directory, "--create", "--numeric-owner", "--file", unfinished, "."])
     unfinished.rename(archive)
 
 
 def is_current(archive: Path) -> bool:
-    """Whether it is there, and nothing that goes into an image has changed since."""
+    """Whether it exists, and no source of an image has changed since."""
     files = [path for name in _INGREDIENTS for path in (PROJECT / name).rglob("*") if path.suffix != ".pyc"]
     return archive.exists() and max(path.stat().st_mtime for path in files if path.is_file()) < archive.stat().st_mtime
 
 
 def prepare(root: Path, release: Release) -> None:
-    """What a fresh Debian lacks before it can be baked: a name, and a network, which is this machine's."""
-    # mmdebstrap leaves an empty list of packages that looks fresh.
+    """Adds what a fresh Debian needs for the build: a name, and this machine's network settings."""
+    # mmdebstrap leaves an empty package list that looks fresh.
     os.utime(root / "var/lib/apt/lists", (0, 0))
     (root / "etc/hostname").write_text("appliance\n")
-    # sudo looks its own name up, once for each task of the playbook.
+    # sudo looks up the host's name, once for each task of the playbook.
     (root / "etc/hosts").write_text("127.0.0.1 localhost appliance\n")
     resolver = root / "etc/resolv.conf"
     resolver.unlink(missing_ok=True)
     shutil.copy("/etc/resolv.conf", resolver)
-    # The release's list lacks the security updates.
+    # The release's sources lack the security updates.
     sources = root / "etc/apt/sources.list"
     main = sources.read_text().split()[1]
     security = main.removesuffix("/debian") + "/debian-security"
@@ -140,7 +140,7 @@ def copy(root: Path, new: Path) -> None:
 
 
 def let_in(root: Path, login: Login) -> None:
-    """What a cloud does for a new instance: a key for root, here on a port that this machine has to spare."""
+    """Installs a key for root, as a cloud does for a new instance; sshd listens on a free port of this machine."""
     public = login.key.with_suffix(".pub").read_text()
     authorized = root / "root/.ssh/authorized_keys"
     authorized.parent.mkdir(mode=0o700, exist_ok=True)
@@ -149,7 +149,7 @@ def let_in(root: Path, login: Login) -> None:
     (root / "etc/ssh/sshd_config.d/acceptance.conf").write_text(f"Port {login.port}\nListenAddress {login.host}\n")
 
 
-# Nobody has the key of a guest that was made a moment ago, and nobody is to remember it.
+# The host key of a new guest is unknown, and must not be remembered.
 _SSH_SETTINGS = """\
 BatchMode yes
 IdentitiesOnly yes
@@ -173,9 +173,9 @@ def wait_for_ssh(login: Login) -> None:
 
 
 def playbook(login: Login, *options: str) -> str:
-    """Runs ansible/site.yml; what it prints."""
+    """Runs ansible/site.yml; returns its output."""
     inventory = login.key.with_suffix(".inventory")
-    # Not named by its address: Ansible would take 127.0.0.1 for the side that it runs on.
+    # Not named by its address: Ansible would treat 127.0.0.1 as the control node.
     inventory.write_text(f"guest ansible_host={login.host} ansible_port={login.port} ansible_user=root\n")
     command: list[str | Path] = [
         OPS_BIN / "ansible-playbook",
@@ -189,7 +189,7 @@ def playbook(login: Login, *options: str) -> str:
 
 
 def bake(login: Login, *options: str) -> str:
-    """Runs packer/'s template against the booted guest; what it prints."""
+    """Runs the template of packer/ against the booted guest; returns its output."""
     command: list[str | Path] = [PROJECT / "packer/rehearse", "build", "-color=false", "-only=null.guest"]
     command += ["-var", f"guest_port={login.port}", "-var", f"guest_key_file={login.key}"]
     command += ["-var", f"ansible_arguments={json.dumps(options)}"]
@@ -197,7 +197,7 @@ def bake(login: Login, *options: str) -> str:
 
 
 def guest_options(wheels: Path) -> list[str]:
-    """What systemd-nspawn(1) is told beyond the usual: the wheels are at hand."""
+    """Options of systemd-nspawn(1) that mount the wheels."""
     return [f"--bind-ro={wheels}:{_WHEELS_IN_GUEST}"]
 
 
@@ -205,7 +205,7 @@ def ansible_environment(login: Login) -> Mapping[str, str]:
     return {
         "ANSIBLE_CONFIG": str(PROJECT / "ansible/ansible.cfg"),
         "ANSIBLE_SSH_ARGS": f"-F {login.config} -o ControlMaster=auto -o ControlPersist=60s",
-        # A connection that lasts is this run's own: each run has the same addresses, in another network.
+        # Persistent connections must be of this run: each run has the same addresses, in another network.
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(login.config.parent),
         "ANSIBLE_NOCOLOR": "true",
         "PATH": f"{OPS_BIN}:{os.environ['PATH']}",
@@ -217,7 +217,7 @@ def removed_at_the_end(directory: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        # What a guest's mount hid is closed against root as well, where the file system knows that.
+        # A directory below a guest's mount is closed to root too, if the file system supports the flag.
         closed = directory.glob("*/var/spool/md5s3stash")
         subprocess.run(["chattr", "-f", "-i", *closed], capture_output=True, check=False)
         shutil.rmtree(directory)

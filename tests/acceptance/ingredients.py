@@ -1,7 +1,6 @@
-"""What a run is made of: Debian from its mirror, wheels, tools.
+"""The ingredients of a run: Debian from its mirror, wheels, tools.
 
-Each is made beside everything else, since there are two cores and a network to wait for; whoever needs one asks for its
-result.
+They are made concurrently, since there are two cores and a network to wait for; a user of one waits for its result.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from tests.acceptance.image import (
     unpack,
 )
 
-# What Debian's image for the cloud has as well, and nothing of ours.
+# Packages of Debian's cloud image, without ours.
 PACKAGES = (
     "systemd,systemd-sysv,libpam-systemd,dbus,python3,python3-apt,python3-venv,ca-certificates,openssh-server,sudo,"
     "iproute2,procps,kmod"
 )
 NEXT_VERSION = "99.0.0"
-# One of them waits for the network.
+# One of them only waits for the network.
 _AT_ONCE = 3
 
 
@@ -45,28 +44,28 @@ class Ingredients:
     """Archives of root directories, and directories of wheels."""
 
     debian: Future[Path]
-    # The wheels of the lock, for a guest that is cut off from the world.
+    # The wheels of the lock, for a guest without a network.
     wheelhouse: Future[Path]
-    # Ansible and the like, in build/ops-venv.
+    # Ansible and other tools, in build/ops-venv.
     tools: Future[str]
     # build/wheels, from which the playbook installs.
     ours: Future[str]
-    # Of a later version that does the same.
+    # Of a later version with the same behaviour.
     next_wheels: Future[Path]
     nfs_server: Future[Path]
-    # Debian's packages of it.
+    # Its Debian packages.
     cloud_init: Future[Path]
 
 
 @contextlib.contextmanager
 def ingredients(release: Release, room: Path) -> Iterator[Ingredients]:
-    """All of them under way, in the order in which they will be asked for."""
+    """Starts to make all of them, in the order in which they are needed."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         debian = pool.submit(_debian, release)
         tools = pool.submit(run, [PROJECT / "tools/ops-venv"])
         wheelhouse = pool.submit(_wheelhouse, release)
         ours = pool.submit(run, [PROJECT / "tools/build-wheels"])
-        # What nobody has asked for yet when the tests begin is under way by then: later there is no network.
+        # All downloads must start before the tests: later there is no network.
         nfs_server = pool.submit(_nfs_server, release)
         cloud_init = pool.submit(_cloud_init, debian, release)
         next_wheels = pool.submit(_next_wheels, ours, room)
@@ -87,8 +86,9 @@ def _nfs_server(release: Release) -> Path:
 
 
 def _cloud_init(debian: Future[Path], release: Release) -> Path:
-    """A directory with its packages, downloaded once. Debian's image for the cloud has it; baked in it would configure
-    every guest."""
+    """A directory with cloud-init's packages, downloaded once. Debian's cloud image has it; in our image it would
+    configure every guest.
+    """
     packages = KEPT / f"cloud-init-{release.suite}"
     if not packages.exists():
         with removed_at_the_end(room_for_guests()) as room:
@@ -121,8 +121,9 @@ def _bootstrapped(name: str, packages: str, release: Release) -> Path:
 
 
 def _wheelhouse(release: Release) -> Path:
-    """The wheels of the lock, downloaded once: a guest that is cut off from the world can be
-    upgraded too. The guest's pip checks their hashes all the same."""
+    """The wheels of the lock, downloaded once, so that a guest without a network can be upgraded. The guest's pip still
+    checks their hashes.
+    """
     house = KEPT / f"wheels-{release.suite}"
     stamp = house / ".stamp"
     lock = (PROJECT / "requirements/appliance.txt").read_text()
@@ -145,7 +146,7 @@ def _wheelhouse(release: Release) -> Path:
 
 
 def as_the_guest_reads_it(lock: str, release: Release) -> str:
-    """What of the lock is for the guest's Python: pip judges markers by the one that runs it."""
+    """The part of the lock for the guest's Python: pip evaluates markers for its own Python."""
     wanted = []
     for requirement in re.split(r"^(?=[^\s#])", lock, flags=re.MULTILINE):
         marker = re.search(r" ; ([^\\\n]+)", requirement)

@@ -1,9 +1,9 @@
-"""Network namespaces of our own, with no way out: one for each box, and one around them, with a cable to each.
+"""Isolated network namespaces: one for each box, and one around them, connected to each.
 
 around        10.99.0.1, 169.254.169.254    S3, IAM, STS, the metadata service; and this process, as load balancer
 box           10.99.0.2                     the appliance, as spool
-thumbnails    10.99.1.2                     the appliance, for thumbnails alone
-late          10.99.2.2                     the appliance, as spool whose volume comes late
+thumbnails    10.99.1.2                     the appliance, for thumbnails only
+late          10.99.2.2                     the appliance, as spool with a late volume
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLONE_NEWNET = 0x40000000
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The names of the namespaces, as files that nsenter(1) takes."""
+    """The namespaces, as files for nsenter(1)."""
 
     around: Path
     box: Path
@@ -37,7 +37,7 @@ class Network:
 
 @contextlib.contextmanager
 def cut_off_network() -> Iterator[Network]:
-    """The namespaces, while the context lasts. Their names are this process's own."""
+    """The namespaces, during the context. Their names are unique to this process."""
     names = [f"md5s3stash-{side}-{os.getpid()}" for side in ("around", "box", "thumbnails", "late")]
     around, *boxes = names
     try:
@@ -55,7 +55,7 @@ def cut_off_network() -> Iterator[Network]:
 
 
 def _lay_cable(around: str, box: str, address: str) -> None:
-    """A network of two: the box, and .1 in the namespace around it, which is the way to everything there."""
+    """A network of two: the box, and .1 in the namespace around it, which is its gateway."""
     gateway = address.rpartition(".")[0] + ".1"
     cable = f"cable{address.split('.')[2]}"
     _ip("link", "add", cable, "netns", around, "type", "veth", "peer", "name", "host0", "netns", box)
@@ -67,14 +67,14 @@ def _lay_cable(around: str, box: str, address: str) -> None:
 
 
 def _leave_answers_with_the_servers(box: str) -> None:
-    """As on a thin line: what a client has not read waits in the server that made it, and not in the kernel."""
+    """As on a slow line: data that a client has not read waits in the server, and not in the kernel."""
     with inside(Path("/run/netns") / box):
         Path("/proc/sys/net/ipv4/tcp_wmem").write_text("4096 8192 8192")
 
 
 @contextlib.contextmanager
 def inside(namespace: Path) -> Iterator[None]:
-    """This thread is in the namespace, and so is every thread and process that it starts meanwhile."""
+    """During the context this thread is in the namespace, and so are threads and processes that it starts."""
     with open("/proc/thread-self/ns/net", "rb") as home, open(namespace, "rb") as there:
         _set_network(there.fileno())
         try:
@@ -84,7 +84,7 @@ def inside(namespace: Path) -> Iterator[None]:
 
 
 def _set_network(descriptor: int) -> None:
-    # os.setns came with Python 3.12.
+    # os.setns is new in Python 3.12.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "setns")

@@ -1,6 +1,6 @@
-"""NFS 4 without a kernel that knows it: nfs-ganesha serves a directory, and libnfs speaks to it for a producer.
+"""NFS 4 without kernel support: nfs-ganesha serves a directory, and a producer uses libnfs.
 
-Ganesha lives in a root directory of its own, so that no machine gets an NFS server from running the tests.
+Ganesha has its own root directory, so that running the tests installs no NFS server on the machine.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tests.acceptance.network import AROUND
 from tests.support.servers import wait_until
 
 PORT = 2049
-# More does not fit into the buffer of libnfs 4.
+# The size of libnfs 4's buffer.
 _WRITE_BYTES = 1024
 _NAME = "/incoming"
-# The exports of docs/spool-over-network.md in ganesha's words; and nothing but NFS 4, no waiting for clients of before.
+# The exports of docs/spool-over-network.md in ganesha's format; only NFS 4, without a grace period for earlier clients.
 _SETTINGS = """\
 NFS_CORE_PARAM {{
     Protocols = 4; NFS_Port = {port}; Enable_NLM = false; Enable_RQUOTA = false; allow_set_io_flusher_fail = true;
@@ -33,7 +33,7 @@ EXPORT {{
     FSAL {{ Name = VFS; }}
 }}
 """
-# The mounts are seen by ganesha alone, and go with it.
+# Only ganesha sees the mounts, and they end with it.
 _SERVE = (
     "set -e; mount --bind {exported} {root}/export; mount -t proc proc {root}/proc; mount --rbind /dev {root}/dev;"
     " exec chroot {root} ganesha.nfsd -F -L STDERR -f /etc/ganesha/export.conf"
@@ -42,7 +42,7 @@ _SERVE = (
 
 @contextlib.contextmanager
 def exported(root: Path, directory: Path, uid: int, gid: int) -> Iterator[None]:
-    """A directory of a disk's file system (ganesha serves no tmpfs), whatever its clients say they are."""
+    """Exports a directory of a disk's file system (ganesha does not serve tmpfs), with one user for all clients."""
     for place in ("export", "run/ganesha", "var/lib/nfs/ganesha"):
         (root / place).mkdir(parents=True, exist_ok=True)
     mounts = root / "etc/mtab"
@@ -71,7 +71,7 @@ def _listens() -> bool:
 
 
 class Client:
-    """One producer's machine. Raises OSError with the words of libnfs."""
+    """One producer's machine. Raises OSError with the message of libnfs."""
 
     def __init__(self) -> None:
         self._nfs = ctypes.CDLL(ctypes.util.find_library("nfs"))
@@ -82,9 +82,9 @@ class Client:
         self._check(self._nfs.nfs_mount(self._context, AROUND.encode(), _NAME.encode()))
 
     def create(self, name: str, data: bytes) -> None:
-        """Makes a file with this in it, and closes it."""
+        """Creates a file with this data, and closes it."""
         self._write(name, os.O_CREAT | os.O_WRONLY, data, offset=0)
-        # libnfs makes files for their owner alone.
+        # libnfs creates files that only their owner can read.
         self._check(self._nfs.nfs_chmod(self._context, f"/{name}".encode(), 0o664))
 
     def append(self, name: str, data: bytes, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""Producers that drop small files all the time, each in its way. What counts is what their program said was copied."""
+"""Producers that drop small files continuously, each in its way. A file counts if its program reported it as copied."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tests.acceptance.box import Box, md5_of
 
-# By the recipe of docs/spool-over-network.md.
+# As in docs/spool-over-network.md.
 _RSYNC = ("rsync", "-rtp", "--chmod=D2775,F664")
 _INCOMING = "/var/spool/md5s3stash/incoming"
 
-# A program of the box itself, from the first second of a boot until it is killed at the end of a shutdown. A file that
-# it drops holds its own name. The program keeps nothing open in the spool, so that the spool can be unmounted.
+# A program on the box, from the first second of a boot until it is killed at the end of a shutdown. Its files contain
+# their own names. It keeps no file open in the spool, so that the spool can be unmounted.
 LOCAL_UNIT = f"""\
 [Unit]
 DefaultDependencies=no
@@ -34,15 +34,15 @@ WantedBy=sysinit.target
 
 
 def local_copies(root: Path) -> dict[str, str]:
-    """Name and md5 of what the local program has dropped."""
+    """Name -> md5 of the files that the local program has dropped."""
     copied = root / "home/bob/copied"
     names = copied.read_text().split() if copied.exists() else []
     return {name: md5_of(f"{name}\n".encode()) for name in names}
 
 
 class Producer(abc.ABC):
-    """Drops one file after the other while the context lasts. `copied` is name -> md5 of those that its program said
-    were copied, `refusals` what it said of the others."""
+    """Drops files one by one during the context. `copied` is name -> md5 of those that its program reported as copied,
+    `refusals` are the errors of the others."""
 
     def __init__(self, box: Box, directory: Path) -> None:
         self.copied: dict[str, str] = {}
@@ -86,7 +86,7 @@ class Rsync(Producer):
 
 
 class Sftp(Producer):
-    """A user who is confined to SFTP."""
+    """A user restricted to SFTP."""
 
     def copy(self, file: Path) -> subprocess.CompletedProcess[str]:
         return self._box.sftp(f"put {file} {file.name}")

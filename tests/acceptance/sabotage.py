@@ -1,9 +1,9 @@
-"""Is each acceptance test able to fail? One thing at a time is broken in a box, and what watches it must say so.
+"""Checks that each acceptance test can fail: breaks one thing at a time in a box; the test for it must notice.
 
     make acceptance-sabotage                      all of them, more than an hour
     make acceptance-sabotage ONLY="ports reload"  some of them
 
-A test of tests/ops demands that every acceptance test is named here.
+A test in tests/ops requires that every acceptance test is named here.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ _PROJECT = _HERE.parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Sabotage:
-    """What is broken before a box boots, and which tests notice: test -> what its failure says, as a regular
-    expression."""
+    """A fault made before a box boots, and the tests that must notice it: test -> regular expression of its failure."""
 
     fails: Mapping[str, str]
     # Path below the box's root -> text.
     files: Mapping[str, str] = field(default_factory=dict)
-    # Of both roles, to everything.
+    # For both roles and all resources.
     more_rights: Sequence[str] = ()
     only_first_metadata_version: bool = False
 
@@ -48,7 +47,7 @@ class Sabotage:
 
 
 def _drop_in(unit: str, *settings: str) -> Mapping[str, str]:
-    # The name sorts after those that a test writes.
+    # The name sorts after those that tests write.
     return {f"etc/systemd/system/{unit}.d/sabotage.conf": "\n".join(["[Service]", *settings, ""])}
 
 
@@ -68,22 +67,22 @@ _SPOOL_UNIT = "md5s3stash-spool.service"
 _UPGRADES, _UNNOTICED = "test_4_upgrades.py", "test_4_unnoticed.py"
 _KEYS = f"{_UNNOTICED}::test_keys_of_hosts_without_a_role_are_loaded"
 _METRICS_TIMER = "etc/systemd/system/md5s3stash-metrics.timer.d/sabotage.conf"
-# What makes the daemon forget, each time it starts, what it had been given.
+# Makes the daemon forget, at each start, the files that it has.
 _FORGETFUL = "ExecStartPre=+/usr/bin/find /var/spool/md5s3stash/incoming /var/spool/md5s3stash/active -type f -delete"
 _LOST = r"AssertionError: lost: "
 _CUT_OFF = r"AssertionError: failed: .*(Connection reset|RemoteDisconnected|IncompleteRead)"
 
-# The playbook said something else, after it had changed the link to the release.
-_PUT_IN_USE = r"Regex pattern did not match[\s\S]*Point to it\] \*+\\nchanged"
+# The playbook reported another error, after it had changed the link to the release.
+_PUT_IN_USE = r"Regex pattern did not match[\s\S]*Point the link to the release\] \*+\\nchanged"
 
-# What opens again below the mount what was closed there.
+# Reopens the closed directory below the mount.
 _REOPEN_BELOW = (
     "ExecStartPost=/bin/sh -c 'mount --bind /var/spool /mnt; chattr -i /mnt/md5s3stash;"
     " rm -f /mnt/md5s3stash/*; chmod 0755 /mnt/md5s3stash;"
     " install -d -m 2770 -g md5s3stash-drop /mnt/md5s3stash/incoming'"
 )
 
-# A program that finds no role when it starts never looks again.
+# A program that finds no role at its start does not look again.
 _LOOK_ONCE = (
     "ExecStartPre=+/bin/sh -c 'at=http://169.254.169.254/latest; key=X-aws-ec2-metadata-token;"
     ' token=$(curl -s -X PUT -H "$key-ttl-seconds: 60" $at/api/token);'
@@ -94,7 +93,7 @@ _LOOK_ONCE = (
 
 NOTHING = Sabotage({})
 SABOTAGES: Mapping[str, Sabotage] = {
-    # --- a box that was launched -----------------------------------------------------------------------------------
+    # --- a launched box --------------------------------------------------------------------------------------------
     "unit": Sabotage(
         {f"{_LAUNCHED}::test_every_unit_is_active": "active: redis-server.service"},
         _drop_in("md5s3stash-thumbnailer@2.service", "ExecStart=", "ExecStart=/bin/false", "Restart=no"),
@@ -171,7 +170,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_LAUNCHED}::test_the_checks_of_an_image_pass_on_the_box": "test_man_shows_the_page_of_the_release_in_use"},
         {"usr/local/share/man/man8/md5s3stashctl.8": ".TH md5s3stashctl 8\n"},
     ),
-    # --- a box for thumbnails alone --------------------------------------------------------------------------------
+    # --- a box for thumbnails only ---------------------------------------------------------------------------------
     "thumbnail-box-runs-all": Sabotage(
         {f"{_THUMBNAILS}::test_a_box_without_settings_for_a_spool_runs_no_daemon": "'failed' == 'inactive'"},
         {"etc/md5s3stash/md5s3stash.toml": "[stash]\nbucket_base = ['x']\n"},
@@ -183,7 +182,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_THUMBNAILS}::test_it_makes_a_thumbnail_of_what_the_spool_has_stashed": "HTTP Error [45]"},
         _drop_in(_THUMBNAILER, "EnvironmentFile=", "Environment=BUCKET_BASE=nobodys S3_ENDPOINT=http://10.99.0.1:5000"),
     ),
-    # --- what goes wrong -------------------------------------------------------------------------------------------
+    # --- faults ----------------------------------------------------------------------------------------------------
     "forgetful-daemon": Sabotage(
         {
             f"{_FAULTS}::test_files_survive_the_end_of_a_service[{_DAEMON}-KILL]": _LOST,
@@ -204,7 +203,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {
             "etc/redis/md5s3stash.conf": "port 0\nunixsocket /run/redis/redis-server.sock\nunixsocketperm 770\n"
             'appendonly no\nsave ""\n',
-            # Otherwise the daemon sees it, and lets nothing go.
+            # Otherwise the daemon notices it, and removes no file.
             **_drop_in(_DAEMON, "Environment=MD5S3STASH_REDIS_ACCEPTED_RISKS=appendonly"),
         },
     ),
@@ -227,12 +226,12 @@ SABOTAGES: Mapping[str, Sabotage] = {
     ),
     "not-enabled": Sabotage(
         {f"{_FAULTS}::test_everything_survives[reboot]": "active: redis-server.service"},
-        # Comes up once, at the launch.
+        # Starts only once, at the launch.
         _drop_in("md5s3stash-thumbnailer@2.service", "ExecStartPre=+/usr/bin/mkdir /var/lib/md5s3stash-started"),
     ),
     "instance-that-takes-the-other-along": Sabotage(
         {f"{_FAULTS}::test_thumbnails_survive_the_end_of_an_instance[TERM]": _CUT_OFF},
-        # When it ends it cuts off all that the other has in hand.
+        # When it ends it cuts off all requests of the other one.
         _drop_in(
             "md5s3stash-thumbnailer@1.service", "ExecStopPost=-+/usr/bin/pkill -KILL -f bin/md5s3stash-thumbnailer"
         ),
@@ -254,7 +253,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
     ),
     "leases-alone-over-nfs": Sabotage(
         {f"{_NFS}::test_a_file_that_grows_over_nfs_with_pauses_is_stashed_whole": "DID NOT RAISE"},
-        # It sees that the NFS server has a file closed, and takes that for the end.
+        # It sees that the NFS server has closed a file, and treats it as complete.
         _drop_in(_DAEMON, "Environment=MD5S3STASH_SPOOL_WATCH=inotify"),
     ),
     "no-leases": Sabotage(
@@ -271,17 +270,17 @@ SABOTAGES: Mapping[str, Sabotage] = {
     ),
     "impatient-daemon": Sabotage(
         {f"{_FAULTS}::test_files_survive_a_minute_without_s3": "DID NOT RAISE"},
-        # Gives up, as one would that ends when S3 is away.
+        # Gives up, as a program that ends when S3 is unavailable.
         _drop_in(_DAEMON, "RuntimeMaxSec=20"),
     ),
     "credentials-at-the-start-alone": Sabotage(
         {f"{_FAULTS}::test_a_role_that_comes_late_needs_no_restart": "an empty spool"},
         {**_drop_in(_DAEMON, *_LOOK_ONCE), **_drop_in(_THUMBNAILER, *_LOOK_ONCE)},
     ),
-    # --- a volume that comes late ----------------------------------------------------------------------------------
+    # --- a late volume ---------------------------------------------------------------------------------------------
     "incoming-made-too-early": Sabotage(
         {_LATE_BOOT: "refused drops"},
-        # The name sorts before ours: systemd takes the first line for a path.
+        # The name sorts before ours: systemd uses the first line for a path.
         {
             "etc/tmpfiles.d/00-sabotage.conf": "d /var/spool/md5s3stash 0755 md5s3stash md5s3stash\n"
             "d /var/spool/md5s3stash/incoming 2770 md5s3stash md5s3stash-drop\n"
@@ -305,7 +304,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
     # --- upgrades --------------------------------------------------------------------------------------------------
     "cannot-be-restarted": Sabotage(
         {f"{_UPGRADES}::test_the_next_run_finishes_an_upgrade_that_failed_half_way": "Operation refused"},
-        # Starts with its target at the boot, and at nobody's wish.
+        # Starts only with its target at boot.
         {f"etc/systemd/system/{_DAEMON}.d/sabotage.conf": "[Unit]\nRefuseManualStart=yes\n"},
     ),
     "nothing-to-install-from": Sabotage(
@@ -314,13 +313,13 @@ SABOTAGES: Mapping[str, Sabotage] = {
     ),
     "settings-that-cannot-be-judged": Sabotage(
         {f"{_UPGRADES}::test_a_release_that_does_not_take_the_settings_is_not_put_in_use": _PUT_IN_USE},
-        # A key of the file comes from the unit, so the file alone is not taken by the release in use either.
+        # The unit sets a required key, so the current release does not accept the file alone either.
         {
             **_drop_in(_DAEMON, "Environment=BUCKET_BASE=the-stash S3_ENDPOINT=http://10.99.0.1:5000"),
             "etc/md5s3stash/md5s3stash.toml": '[redis]\nurl = "unix:///run/redis/redis-server.sock"\n',
         },
     ),
-    # --- what nobody would miss before it is needed ----------------------------------------------------------------
+    # --- protections that are not noticed until they are needed ----------------------------------------------------
     "journal-in-memory": Sabotage(
         {f"{_UNNOTICED}::test_the_journal_is_on_the_disk": "the journal is asked for"},
         {"etc/systemd/journald.conf.d/zz-sabotage.conf": "[Journal]\nStorage=volatile\n"},
@@ -346,11 +345,11 @@ SABOTAGES: Mapping[str, Sabotage] = {
         _drop_in(_DAEMON, "LoadCredential=", "SetCredential=aws-credentials:# none"),
     ),
     "backlog": Sabotage(
-        {f"{_UNNOTICED}::test_a_burst_waits_and_is_not_refused": "connections of a burst were not taken"},
+        {f"{_UNNOTICED}::test_a_burst_waits_and_is_not_refused": "connections of a burst were refused"},
         {"etc/systemd/system/md5s3stash-thumbnailer.socket.d/sabotage.conf": "[Socket]\nBacklog=1\n"},
     ),
     "metrics-daily": Sabotage(
-        {f"{_UNNOTICED}::test_cloudwatch_hears_of_the_spool_each_minute": "CloudWatch t"},
+        {f"{_UNNOTICED}::test_cloudwatch_hears_of_the_spool_each_minute": "(first|next) metrics for CloudWatch"},
         {_METRICS_TIMER: "[Timer]\nOnUnitActiveSec=\nOnUnitActiveSec=1d\n"},
     ),
     "no-signal": Sabotage(
@@ -371,7 +370,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
 
 
 def main(names: Sequence[str]) -> int:
-    """0 when every test noticed what it must."""
+    """0 if every test noticed its fault."""
     unknown = set(names) - set(SABOTAGES)
     if unknown:
         print(f"No such sabotage: {', '.join(sorted(unknown))}. There are: {', '.join(SABOTAGES)}", file=sys.stderr)
@@ -383,14 +382,14 @@ def main(names: Sequence[str]) -> int:
 
 
 def try_out(name: str, sabotage: Sabotage) -> Sequence[str]:
-    """Runs each test that must fail in a box of its own; comes back with those that did not, or for another reason."""
+    """Runs each test that must fail in a new box; returns those that did not fail, or failed for another reason."""
     print(f"\n{name}", flush=True)
     unnoticed = []
     for test, says in sabotage.fails.items():
         failure = failure_of(test, name)
         noticed = failure is not None and re.search(says, failure) is not None
         print(f"  {'noticed' if noticed else 'NOT NOTICED'}  {test}", flush=True)
-        # A console says the most important thing last.
+        # The most important line of a console is its last.
         said = textwrap.shorten(failure or "it passed", 400) if noticed else failure or "it passed"
         print(textwrap.indent(said, "    "), flush=True)
         if not noticed:
@@ -399,7 +398,7 @@ def try_out(name: str, sabotage: Sabotage) -> Sequence[str]:
 
 
 def failure_of(test: str, sabotage: str) -> str | None:
-    """What the test says in a sabotaged box. None if it passes."""
+    """The test's failure in a sabotaged box. None if it passes."""
     with tempfile.NamedTemporaryFile(suffix=".xml") as results:
         command = [
             sys.executable,
@@ -421,8 +420,9 @@ def failure_of(test: str, sabotage: str) -> str | None:
 
 
 def _words_of(outcome: Element) -> str:
-    """Of the exception: pytest marks these lines. The attribute has the first of them alone, and the lines of the test
-    around them have the words that are looked for in any case."""
+    """The text of the exception, in the lines that pytest marks. The attribute has only the first of them, and the
+    test's own source lines always contain the expected words.
+    """
     return "\n".join(re.findall("^E {3,}(.*)", outcome.text or "", re.MULTILINE))
 
 

@@ -1,4 +1,4 @@
-"""A box that was launched from the image, before anything happens to it."""
+"""A box just launched from the image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_unit_is_active(box: Box) -> None:
 
 
 def test_the_checks_of_an_image_pass_on_the_box(box: Box) -> None:
-    # Before a playbook or an account leaves something behind.
+    # Before other tests run a playbook or make an account.
     asked = box.cloud.metadata.without_token
     command: list[str | Path] = [image.PROJECT / "packer/verify", f"ssh://root@{BOX}", "-rf", "--tb=short"]
     login = [f"--ssh-identity-file={box.login.key}", f"--ssh-config={box.login.config}"]
@@ -37,7 +37,7 @@ def test_the_checks_of_an_image_pass_on_the_box(box: Box) -> None:
 
     failed = re.findall(r"^(?:FAILED|ERROR) .*", done.stdout, re.MULTILINE)
     assert (done.returncode, failed) == (0, []), f"{failed}\n{done.stdout}{done.stderr}"
-    # One of them asks without a token, to see that nobody answers.
+    # One of them sends a request without a token, which must be refused.
     assert box.cloud.metadata.without_token == asked + 1
     box.cloud.metadata.without_token = asked
 
@@ -57,12 +57,12 @@ def test_no_process_of_ours_is_root_and_none_may_become_it(box: Box) -> None:
     ]
     ours = {pid: uid for uid, pid, command in processes if "md5s3stash" in command or "redis-server" in command}
 
-    # The daemon's, the thumbnail servers' and redis's; and each minute for a moment what speaks to CloudWatch.
+    # Those of the daemon, the thumbnail servers and redis; and briefly each minute the metrics for CloudWatch.
     assert len(set(ours.values())) in (3, 4)
     assert "0" not in ours.values()
     for pid in ours:
         status = box.guest.run("cat", f"/proc/{pid}/status", check=False)
-        # It may have ended by now. The daemon has CAP_LEASE, its helper CAP_FOWNER (decisions 28, 38).
+        # It may have ended. The daemon has CAP_LEASE, its helper CAP_FOWNER (decisions 28, 38).
         allowed = "0+(10000000|8)?" if uids_name(box, ours[pid]) == "md5s3stash" else "0+"
         assert not status or re.search(rf"^CapEff:\s+{allowed}$", status, re.MULTILINE)
 
@@ -122,7 +122,7 @@ def test_what_rsync_brings_by_the_recipe_of_the_documentation_is_stashed(box: Bo
     files = {"album/one.jpg": picture(), "album/two.jpg": picture()}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        # As private as can be, which the recipe's options change.
+        # The strictest mode, which the options of the documented command change.
         (tmp_path / name).chmod(0o600)
     box.rsync(*options.split(), str(album), account="bob", target=target)
 

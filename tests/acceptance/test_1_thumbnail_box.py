@@ -1,4 +1,4 @@
-"""A box that was launched for thumbnails alone, from the same image, beside the one with the spool."""
+"""A box for thumbnails only, launched from the same image, beside the one with the spool."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What goes wrong on a box: nothing that was dropped is lost, and everything comes back by itself.
+"""Faults on a box: no dropped file is lost, and everything recovers by itself.
 
-Each test leaves a box that works; `nothing_is_lost` counts all drops since the launch.
+Each test leaves a working box; `nothing_is_lost` counts all drops since the launch.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import pytest
 from tests.acceptance.box import DAEMON, REDIS, THUMBNAIL_PORT, THUMBNAILERS, Box, DropLoad, ThumbnailLoad
 from tests.support.servers import wait_until
 
-# WatchdogSec=30, and the time that a restart takes.
+# WatchdogSec=30, and the time of a restart.
 WATCHDOG_SECONDS = 60.0
-# Of the daemon's /healthz, on the box alone.
+# Port of the daemon's /healthz, on loopback of the box.
 HEALTH_PORT = 9108
 
 
 def under_load(box: Box, label: str, count: int = 40) -> None:
-    """Drops files, and comes back while the daemon is at work on them. One more is stashed and recorded by then."""
+    """Drops files, and returns while the daemon processes them, after at least one more is stashed and recorded."""
     box.drop(f"{label}-before", 1)
     box.nothing_is_lost()
     before = len(box.cloud.objects())
     box.drop(label, count)
     wait_until(lambda: len(box.cloud.objects()) > before, "the first file of many in S3", 60)
-    assert box.waiting(), "the daemon was done before anything could go wrong: drop more"
+    assert box.waiting(), "the daemon finished before the fault: drop more"
 
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
@@ -33,7 +33,7 @@ def under_load(box: Box, label: str, count: int = 40) -> None:
 def test_files_survive_the_end_of_a_service(box: Box, unit: str, signal: str) -> None:
     under_load(box, f"{unit}-{signal}")
 
-    # Whoever drops does not look whether somebody is there to take it.
+    # Producers do not check whether the daemon runs.
     with DropLoad(box, f"{unit}-{signal}-meanwhile"):
         before = box.send(signal, unit)
         wait_until(lambda: box.is_back(unit, before), f"{unit} after SIG{signal}", 60)
@@ -50,7 +50,7 @@ def test_thumbnails_survive_the_end_of_an_instance(box: Box, signal: str) -> Non
         wait_until(lambda: load.answered > answered + 10, "answers afterwards", 60)
 
     if signal == "KILL":
-        # What it had in hand is lost; what came later is not.
+        # Its requests in progress are lost; later ones are not.
         assert len(load.failures) <= load.CLIENTS, load.failures
     else:
         load.nobody_was_cut_off()
@@ -67,7 +67,7 @@ def test_a_reload_of_the_thumbnailer_drops_no_request(box: Box) -> None:
 
 
 def test_programs_that_hang_are_replaced(box: Box) -> None:
-    # Both at once: the watchdogs take half a minute.
+    # Both at once, because the watchdogs take half a minute.
     before = {unit: box.send("STOP", unit) for unit in (DAEMON, THUMBNAILERS[0])}
 
     new = box.drop("hung", 5)
@@ -78,7 +78,7 @@ def test_programs_that_hang_are_replaced(box: Box) -> None:
 
 
 def test_files_survive_a_memory_limit_that_is_hit(box: Box) -> None:
-    # Less than the daemon needs with pictures in its hands.
+    # Less than the daemon needs for pictures in memory.
     limit = f"/run/systemd/system/{DAEMON}.d/limit.conf"
     box.guest.run("install", "-D", "/dev/stdin", limit, text="[Service]\nMemoryMax=64M\n")
     box.guest.run("systemctl", "daemon-reload")
@@ -95,7 +95,7 @@ def test_files_survive_a_memory_limit_that_is_hit(box: Box) -> None:
 
 
 def restarts(box: Box) -> int:
-    """How often systemd has started the daemon again by itself since somebody last did."""
+    """How often systemd has restarted the daemon since its last manual start."""
     return int(box.guest.run("systemctl", "show", "--property=NRestarts", "--value", DAEMON))
 
 
@@ -112,7 +112,7 @@ def test_files_survive_a_minute_without_s3(box: Box) -> None:
 
 
 def away_for_a_minute(box: Box) -> None:
-    """Watches that the daemon stays the same one all the while."""
+    """For a minute, asserts that the daemon's process stays the same."""
     before = box.main_pid(DAEMON)
     with pytest.raises(TimeoutError):
         wait_until(lambda: box.is_back(DAEMON, before), "another daemon", 60)
@@ -123,22 +123,22 @@ def test_a_role_that_comes_late_needs_no_restart(box: Box) -> None:
     box.cloud.metadata.has_roles = False
     try:
         box.guest.run("systemctl", "restart", *units)
-        # Of a picture that no server has kept.
+        # Of a picture that no server has cached.
         new = box.drop("late-role", 5)
-        wait_until(lambda: healths(box) == {"503"}, "servers that say they cannot work", 60)
+        wait_until(lambda: healths(box) == {"503"}, "unhealthy servers", 60)
         assert box.waiting() >= new.keys()
         before = [box.main_pid(unit) for unit in units]
     finally:
         box.cloud.metadata.has_roles = True
 
     box.nothing_is_lost()
-    wait_until(lambda: healths(box) == {"200"}, "servers that work again", 60)
+    wait_until(lambda: healths(box) == {"200"}, "healthy servers", 60)
     assert all(box.answers(md5) for md5 in new.values())
     assert [box.main_pid(unit) for unit in units] == before
 
 
 def healths(box: Box) -> set[str]:
-    """What the daemon and the thumbnail servers answer to a load balancer."""
+    """The answers of the daemon and the thumbnail servers to health checks."""
     # The kernel chooses which thumbnail server answers.
     urls = [f"http://127.0.0.1:{port}/healthz" for port in [HEALTH_PORT, *[THUMBNAIL_PORT] * 10]]
     command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code} "]

@@ -1,6 +1,6 @@
-"""Drops by NFS, by the recipe of docs/spool-over-network.md: the box exports incoming/, the daemon polls.
+"""Drops by NFS as in docs/spool-over-network.md: the box exports incoming/, the daemon polls.
 
-The server is ganesha, in place of the kernel's.
+The server is ganesha instead of the kernel's.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tests.acceptance.nfs import Client, exported
 from tests.support.servers import wait_until
 
 POLLED = 'watch = "poll"\npoll_seconds = 1\nsettle_seconds = 6\n'
-# Several polls, and less than a file has to be still.
+# Several polls, but less than the time after which an unchanged file is complete.
 PAUSE_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")
 def nfs(box: Box, baked: Baked) -> Iterator[Client]:
-    """A producer's machine that has mounted incoming/ of a box whose daemon polls."""
+    """A producer's machine with a mount of incoming/ of a box whose daemon polls."""
     page = (image.PROJECT / "docs/spool-over-network.md").read_text()
     (user,) = re.findall(r"\$ sudo (useradd .*)", page)
     box.guest.run(*user.split())
@@ -45,7 +45,7 @@ def test_a_file_that_grows_over_nfs_with_pauses_is_stashed_whole(box: Box, nfs: 
     data = picture()
     half = len(data) // 2
 
-    # The server has it closed in between, which says nothing.
+    # The server closes it in between, which must not count.
     nfs.create("scan.jpg", data[:half])
     with pytest.raises(TimeoutError):
         wait_until(

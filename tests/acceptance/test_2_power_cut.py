@@ -1,6 +1,6 @@
-"""The power of a box is cut while S3 is away, its spool on a real file system: what its disk has lost is not stashed.
+"""A power cut while S3 is unavailable, with the spool on a real file system: files damaged by it are not stashed.
 
-Not as the other power cut (test_2_faults.py), after which the kernel still has in memory what the disk has not.
+In the other power cut (test_2_faults.py) the kernel's cache survives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.servers import wait_until
 
 @pytest.fixture(params=FILESYSTEMS)
 def disk(request: pytest.FixtureRequest, box: Box, baked: Baked) -> Iterator[Disk]:
-    """The box's spool is on it for the time of a test."""
+    """A disk with the box's spool, during a test."""
     box.nothing_is_lost()
     box.guest.shut_down()
     with mounted(request.param, box.spool, baked.disk / f"{request.param}.disk") as disk:
@@ -33,7 +33,7 @@ def disk(request: pytest.FixtureRequest, box: Box, baked: Baked) -> Iterator[Dis
 
 
 def drop_synced(box: Box, label: str, count: int) -> None:
-    """As a program does that syncs the bytes and the name."""
+    """Drops files as a program that syncs the data and the name."""
     for number in range(count):
         data, name = picture(), f"{label}-{number}.jpg"
         temporary = box.spool / f"incoming/.{name}"
@@ -50,7 +50,7 @@ def drop_synced(box: Box, label: str, count: int) -> None:
 
 
 def synced_until(spool: Path) -> float:
-    """Up to when the daemon has synced the spool."""
+    """The time up to which the daemon has synced the spool."""
     return int((spool / ".boot").read_text().split()[2]) / 1e9
 
 
@@ -61,11 +61,11 @@ def held(box: Box) -> dict[str, Path]:
 def test_a_power_cut_loses_nothing_that_was_synced_and_nothing_that_it_damaged_is_stashed(box: Box, disk: Disk) -> None:
     label = f"cut-{Path(disk.image).stem}"
     with box.cloud.s3_away():
-        # The daemon syncs what waits.
+        # The daemon syncs waiting files.
         box.drop(f"{label}-waits", 10)
         dropped = time.time()
         wait_until(lambda: synced_until(box.spool) > dropped, "a spool that is synced while files wait", 60)
-        # And has no time to do so with these.
+        # It has no time to sync these.
         box.send("STOP", DAEMON)
         unsynced = box.drop(f"{label}-unsynced", 20)
         drop_synced(box, f"{label}-synced", 10)
@@ -75,22 +75,20 @@ def test_a_power_cut_loses_nothing_that_was_synced_and_nothing_that_it_damaged_i
     box.guest.boot()
     box.all_active()
 
-    wait_until(
-        lambda: not box.waiting() - held(box).keys(), "a spool with nothing in it but what is held", SETTLED_SECONDS
-    )
+    wait_until(lambda: not box.waiting() - held(box).keys(), "only held files in the spool", SETTLED_SECONDS)
     kept, recorded = held(box), box.ledger()
     wrong = [name for name, md5 in box.dropped.items() if recorded.get(name, md5) != md5]
     assert not wrong, f"recorded as other bytes: {', '.join(wrong)}"
-    assert kept, "the cut damaged nothing, so nothing was seen"
+    assert kept, "the cut damaged no file, so the test proves nothing"
     assert kept.keys() <= unsynced.keys()
     assert "it is empty" in box.guest.run("journalctl", f"--unit={DAEMON}", "--boot", "--output=cat")
-    # The producer drops these again, and somebody removes the others.
+    # The producer drops these again, and an operator removes the others.
     for name, path in kept.items():
         path.unlink()
         box.remember({name: (data := picture())})
         (box.spool / f"incoming/{name}").write_bytes(data)
         assert box.dropped[name] == md5_of(data)
-    # A name that never reached the disk is its producer's to drop again.
+    # A name that never reached the disk must be dropped again by its producer.
     for name in unsynced.keys() - kept.keys() - recorded.keys():
         del box.dropped[name]
     box.nothing_is_lost()

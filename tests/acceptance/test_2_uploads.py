@@ -1,4 +1,4 @@
-"""Uploads of other users than the daemon's, as they are on a bad line and with an ordinary umask."""
+"""Uploads of other users on a bad line, with an ordinary umask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.box import DAEMON, Box, picture
 from tests.support.servers import wait_until
 
-# More than spool.settle_seconds (5) and spool.rescan_seconds (10) together.
+# More than the sum of spool.settle_seconds (5) and spool.rescan_seconds (10).
 STALL_SECONDS = 20.0
 UPLOAD_BYTES = 6_000_000
 # Kilobits a second: six seconds for the file.
@@ -33,7 +33,7 @@ def account(box: Box) -> str:
 
 @contextlib.contextmanager
 def uploading(command: list[str], commands: str = "") -> Iterator[subprocess.Popen[str]]:
-    """A client at work, in a process group of its own."""
+    """A running client, in its own process group."""
     client = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -65,14 +65,14 @@ def test_uploads_that_stall_are_stashed_whole_though_the_daemon_is_restarted(
     with (
         uploading(sftp, f"put {tmp_path}/by-sftp.jpg by-sftp.jpg\n") as by_sftp,
         uploading(["scp", *options, f"{tmp_path}/by-scp.jpg", target]) as by_scp,
-        # By the protocol of before OpenSSH 9.
+        # By the protocol used before OpenSSH 9.
         uploading(["scp", "-O", *options, f"{tmp_path}/by-old-scp.jpg", target]) as by_old_scp,
     ):
         clients = (by_sftp, by_scp, by_old_scp)
         wait_until(lambda: all(size_in_incoming(box, name) > UPLOAD_BYTES // 6 for name in data), "half of each", 60)
         for client in clients:
             os.killpg(client.pid, signal.SIGSTOP)
-        # The next one has not seen the files come.
+        # The restarted daemon has not seen the files arrive.
         box.guest.run("systemctl", "restart", DAEMON)
         with pytest.raises(TimeoutError):
             wait_until(lambda: any(not size_in_incoming(box, name) for name in data), "a file in haste", STALL_SECONDS)
@@ -85,7 +85,7 @@ def test_uploads_that_stall_are_stashed_whole_though_the_daemon_is_restarted(
 
 
 def size_in_incoming(box: Box, name: str) -> int:
-    """0 where there is no such file."""
+    """0 if the file does not exist."""
     with contextlib.suppress(FileNotFoundError):
         return (box.spool / "incoming" / name).stat().st_size
     return 0

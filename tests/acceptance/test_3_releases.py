@@ -1,4 +1,4 @@
-"""To a second release and back, while files come in and thumbnails are asked for."""
+"""An upgrade to a second release and back, under drops and requests for thumbnails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def current_release(box: Box) -> str:
 
 
 def running_releases(box: Box) -> set[str]:
-    """What the thumbnail servers were started from."""
+    """The releases that the thumbnail servers run."""
     pids = ",".join(str(box.main_pid(unit)) for unit in THUMBNAILERS)
     return set(
         re.findall("^/opt/md5s3stash/releases/([^/]+)/", box.guest.run("ps", "-o", "args=", "-p", pids), re.MULTILINE)
@@ -26,7 +26,7 @@ def test_upgrade_and_rollback_lose_no_request_and_no_file(box: Box, baked: Baked
     box.all_active()
     first = current_release(box)
     wheels = baked.ingredients.next_wheels.result()
-    # As many as stay on a box, and later than the one in use; which stays too: it runs, and it is the way back.
+    # As many as are kept, and newer than the one in use; that one is kept too, because it runs, and for the way back.
     box.guest.run("mkdir", *(f"/opt/md5s3stash/releases/0.0.{number}" for number in range(3)))
 
     with ThumbnailLoad(box, "before-upgrade") as load, DropLoad(box, "upgrade"):

@@ -1,7 +1,7 @@
-"""A spool box as the stack launches it, with cloud-init and the stack's own user data. Its volume comes late, and
-producers are at work all the time: what their programs said was copied is recorded, whatever the box was doing.
+"""A spool box as the stack launches it, with cloud-init and the stack's user data. Its volume comes late, and producers
+drop files all the time: every file that their programs report as copied is recorded, in every phase of the boot.
 
-EC2 is emulated, and the disk is a directory: only what spool_volume.py does with a block device is replaced.
+EC2 is emulated, and the disk is a directory: only spool_volume.py's work on a block device is replaced.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SPOOL, DISK = "var/spool/md5s3stash", "var/lib/fake-disk"
 LATE_BOOT_SECONDS = 240.0
 # It comes after half a minute of health.
 SIGNAL_SECONDS = 120.0
-# What the ways in wait at most for the volume, in place of the two minutes of the unit.
+# How long the servers for producers wait for the volume, instead of the unit's two minutes.
 PATIENCE = "[Unit]\nJobTimeoutSec=20s\n"
 PATIENCE_FILE = f"etc/systemd/system/{SPOOL_UNIT}.d/patience.conf"
 
 
 @dataclass(slots=True)
 class LateBox:
-    """The box, what is around it, and those who drop: `told` is name -> md5 of all that was accepted so far."""
+    """The box, its surroundings, and its producers: `told` is name -> md5 of all files accepted so far."""
 
     box: Box
     root: Path
@@ -48,14 +48,14 @@ class LateBox:
 
     @contextlib.contextmanager
     def producers_at_work(self, directory: Path) -> Iterator[Sequence[Producer]]:
-        """One for each way in from outside; the box's own program is at work whenever it runs."""
+        """A producer for each way in from outside; the box's own program drops files whenever the box runs."""
         with Rsync(self.box, directory) as rsync, Sftp(self.box, directory) as sftp:
             yield rsync, sftp
         for producer in (rsync, sftp):
             self.told.update(producer.copied)
 
     def nothing_is_lost(self) -> None:
-        """Whatever was accepted is recorded, once the daemon has had its time, and nothing is below the mount."""
+        """Waits until all accepted files are recorded; asserts that nothing is below the mount."""
 
         def missing() -> Mapping[str, str]:
             recorded = self.box.ledger()
@@ -66,13 +66,13 @@ class LateBox:
             wait_until(lambda: not missing(), "records", SETTLED_SECONDS)
         lost = missing()
         assert not lost, f"lost: {len(lost)} of {len(accepted)}, {', '.join(sorted(lost))}"
-        # As this machine sees the root disk: without the mounts of the guest.
+        # This machine sees the root disk without the guest's mounts.
         assert [path.name for path in (self.root / SPOOL).iterdir()] == [MARK]
 
 
 @pytest.fixture(scope="module")
 def late(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) -> Iterator[LateBox]:
-    """Launched while the box before still has the volume, and not yet booted."""
+    """Launched while the previous box still has the volume, and not yet booted."""
     network, cloud = surroundings
     root = copied(baked, "late", LATE_BOX)
     add_cloud_init(root, baked)
@@ -87,13 +87,13 @@ def late(baked: Baked, surroundings: tuple[Network, Cloud], sabotage: Sabotage) 
         try:
             yield LateBox(box, root, answering, {})
         finally:
-            # What waits for the volume would hold up the end.
+            # Units that wait for the volume would delay the shutdown.
             answering.let_go()
             guest.shut_down()
 
 
 def add_cloud_init(root: Path, baked: Baked) -> None:
-    """Installs it, with what the stack tells a spool box."""
+    """Installs it, with the stack's user data for a spool box."""
     packages = [str(package) for package in baked.ingredients.cloud_init.result().glob("*.deb")]
     for package in packages:
         image.copy(Path(package), root / "root")
@@ -117,7 +117,7 @@ def add_cloud_init(root: Path, baked: Baked) -> None:
 
 
 def replace_disk(root: Path) -> None:
-    """A directory stands in for the block device. A mount of it is one of its own, as a disk's would be."""
+    """Replaces the block device by a directory, which is mounted as a disk would be."""
     script = root / "usr/local/lib/md5s3stash-aws/spool_volume.py"
     text = replaced(script.read_text(), "/dev/disk/by-id", "/var/lib/fake-by-id")
     text = replaced(text, "    if is_blank(disk):\n", "    if False:\n")
@@ -136,7 +136,7 @@ def replaced(text: str, old: str, new: str) -> str:
 
 
 def make_accounts(root: Path, baked: Baked) -> None:
-    """bob, who drops from outside and by a program on the box."""
+    """Makes bob, who drops files from outside and by a program on the box."""
     image.run(["chroot", root, "useradd", "--create-home", "--shell=/bin/sh", "--groups=md5s3stash-drop", "bob"])
     keys = root / "home/bob/.ssh"
     keys.mkdir()
@@ -151,7 +151,7 @@ def test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop(la
     with late.producers_at_work(tmp_path) as working:
         late.box.guest.start()
         wait_until(lambda: operator_logs_in(late.box), "the operator, logged in by ssh", 120)
-        # The door is closed to those who come by the same sshd.
+        # The spool is closed to producers who come by the same sshd.
         wait_until(lambda: all(any(map(is_from_the_door, each.refusals)) for each in working), "refused drops", 60)
         assert not late.box.is_active(DAEMON)
         late.ec2.let_go()
@@ -161,7 +161,7 @@ def test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop(la
         wait_until(lambda: len(producers.local_copies(late.root)) > 2, "drops of the box's own program", 60)
 
     late.nothing_is_lost()
-    assert late.ec2.was_ready == [True], "the address moved before the spool was there"
+    assert late.ec2.was_ready == [True], "the address moved before the spool was ready"
     wait_until(lambda: late.ec2.signals == [True], "the signal to CloudFormation", SIGNAL_SECONDS)
 
 
@@ -175,11 +175,11 @@ def is_from_the_door(refusal: str) -> bool:
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 def test_a_reboot_takes_no_drop_that_the_box_does_not_keep(late: LateBox, tmp_path: Path, seconds: float) -> None:
-    """With an EC2 that takes that long for each answer."""
+    """With an EC2 that takes `seconds` for each answer."""
     if not late.box.guest.runs():
         late.ec2.let_go()
         late.box.guest.boot(LATE_BOOT_SECONDS)
-    # However slow this machine is, the volume comes in time.
+    # Even on a slow machine the volume comes in time.
     (late.root / PATIENCE_FILE).unlink(missing_ok=True)
     late.ec2.answer_seconds = seconds
     with late.producers_at_work(tmp_path) as working:
@@ -192,13 +192,13 @@ def test_a_reboot_takes_no_drop_that_the_box_does_not_keep(late: LateBox, tmp_pa
         )
 
     late.nothing_is_lost()
-    # systemd breaks a cycle by leaving out a unit of it.
+    # systemd breaks an ordering cycle by dropping one of its units.
     assert "ordering cycle" not in late.box.guest.run("journalctl", "--boot", "--output=cat", "_PID=1")
     assert moment(late.box, "ssh.service", "InactiveExit") >= moment(late.box, SPOOL_UNIT, "ActiveEnter")
 
 
 def moment(box: Box, unit: str, what: str) -> int:
-    """In microseconds since the boot."""
+    """The time of an event of a unit, in microseconds since the boot."""
     shown = box.guest.run("systemctl", "show", f"--property={what}TimestampMonotonic", "--value", unit)
     assert re.fullmatch(r"[1-9]\d*", shown), f"{unit}: {what} is {shown}"
     return int(shown)

@@ -1,4 +1,4 @@
-"""What a box goes on without, and nobody would miss before it is needed."""
+"""Features whose loss is not noticed until they are needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.servers import wait_until
 from tests.support.stores import Keys
 
 CREDSTORE = "/etc/credstore"
-# More than any queue holds that is left at a small number, and few beside the 4096 of the unit.
+# More than a small default backlog holds, and few compared with the unit's 4096.
 BURST = 200
 SPOOL_VOLUME = ("/opt/md5s3stash/current/bin/python", "-I", "/usr/local/lib/md5s3stash-aws/spool_volume.py")
 _ENDPOINT = f"http://{AROUND}:{S3_PORT}"
@@ -28,7 +28,7 @@ _ENDPOINT = f"http://{AROUND}:{S3_PORT}"
 
 @contextlib.contextmanager
 def credential(box: Box, name: str, text: str, *units: str) -> Iterator[None]:
-    """A file of /etc/credstore, which the units get at their start."""
+    """A file of /etc/credstore, which the units read at their start."""
     box.guest.run("install", "-d", "-m", "0700", CREDSTORE)
     box.guest.run("install", "-m", "0600", "/dev/stdin", f"{CREDSTORE}/{name}", text=text)
     try:
@@ -87,7 +87,7 @@ def test_keys_of_hosts_without_a_role_are_loaded(box: Box, unit: str) -> None:
 
 
 def test_a_burst_waits_and_is_not_refused(box: Box) -> None:
-    """While the servers are busy; here they are stopped, for less than their watchdog waits."""
+    """While the servers are busy: here they are stopped for less than their watchdog's time."""
     pids = [str(box.main_pid(unit)) for unit in THUMBNAILERS]
     box.guest.run("kill", "-STOP", *pids)
     try:
@@ -102,20 +102,20 @@ def test_a_burst_waits_and_is_not_refused(box: Box) -> None:
     finally:
         box.guest.run("kill", "-CONT", *pids)
 
-    assert len(connected) == BURST, "connections of a burst were not taken"
+    assert len(connected) == BURST, "connections of a burst were refused"
 
 
 def test_cloudwatch_hears_of_the_spool_each_minute(box: Box) -> None:
     timer = ("/org/freedesktop/systemd1/unit/md5s3stash_2dmetrics_2etimer", "org.freedesktop.systemd1.Timer")
 
     def at(name: str) -> float:
-        """A moment of the timer, in seconds of the monotonic clock; far away where there is none."""
+        """A time of the timer, in seconds of the monotonic clock; infinity if unset."""
         told = box.guest.run("busctl", "get-property", "org.freedesktop.systemd1", *timer, f"{name}USecMonotonic")
         return int(told.split()[1]) / 1e6
 
-    wait_until(lambda: at("LastTrigger") > 0, "CloudWatch told for the first time", 120)
-    # While it is being told there is no next time.
-    wait_until(lambda: at("NextElapse") - time.monotonic() <= 60, "CloudWatch to be told again within a minute", 60)
+    wait_until(lambda: at("LastTrigger") > 0, "the first metrics for CloudWatch", 120)
+    # While the service runs there is no next time.
+    wait_until(lambda: at("NextElapse") - time.monotonic() <= 60, "the next metrics for CloudWatch within a minute", 60)
 
 
 def test_the_volume_of_the_spool_is_attached_to_the_box(box: Box) -> None:
@@ -143,14 +143,14 @@ def test_the_volume_of_the_spool_is_attached_to_the_box(box: Box) -> None:
         try:
             wait_until(lambda: holders() == [instance["InstanceId"]], "the volume attached to the box", 60)
         finally:
-            # It waits for a disk, which only a kernel on EC2 would show.
+            # It waits for a disk that only appears on EC2.
             box.guest.run("systemctl", "stop", "volume", check=False)
             box.guest.run("rm", "/var/lib/cloud/data/instance-id")
 
 
 @contextlib.contextmanager
 def rights_not_enforced() -> Iterator[None]:
-    """The right to a volume is in the stack's template, and not in a document that this box has."""
+    """The permission for a volume is in the stack's template, but not in this box's policy document."""
     requests.post(f"{_ENDPOINT}/moto-api/reset-auth", data="inf", timeout=10).raise_for_status()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Upgrades that do not go as planned: the next run of the playbook finishes them, or says what to do."""
+"""Failed upgrades: the next run of the playbook finishes them, or says what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.acceptance.box import DAEMON, THUMBNAILERS, Box
 from tests.acceptance.conftest import Baked
 
 RELEASES = "/opt/md5s3stash/releases"
-# Takes every option but no settings, as a release does that is older than one of them.
+# Accepts every option but not the settings, like a release that is older than one of them.
 OLD_DAEMON = '#!/bin/sh\ncase "$*" in *--check-config*) echo "spool.newer is not a setting" >&2; exit 2;; esac\n'
 
 
@@ -20,9 +20,9 @@ def current_release(box: Box) -> str:
 
 
 def running_releases(box: Box) -> set[str]:
-    """What each of our processes says of itself."""
+    """The release that each of our processes reports."""
     status = json.loads(box.guest.run("md5s3stashctl", "status", "--json"))
-    # One thumbnail server answers; which one is not known.
+    # The kernel chooses which thumbnail server answers.
     page = box.guest.run("curl", "--silent", "--head", "http://127.0.0.1:8888/healthz")
     (server,) = (line.split("/")[-1].strip() for line in page.splitlines() if line.startswith("Server: "))
     commands = box.guest.run("ps", "-o", "args=", "-p", ",".join(str(box.main_pid(unit)) for unit in THUMBNAILERS))
@@ -36,7 +36,7 @@ def go_back(box: Box, release: str) -> None:
 
 
 def test_the_next_run_finishes_an_upgrade_that_failed_half_way(box: Box, baked: Baked) -> None:
-    # A test before this one may have left some, which are newer than the one in use.
+    # An earlier test may have left releases that are newer than the one in use.
     box.guest.run("sh", "-c", f"rm -rf {RELEASES}/0.0.*")
     box.all_active()
     first = current_release(box)
@@ -47,7 +47,7 @@ def test_the_next_run_finishes_an_upgrade_that_failed_half_way(box: Box, baked: 
     with pytest.raises(AssertionError, match=r"Dr\. Who"):
         image.playbook(box.login, "--extra-vars", refused, "--extra-vars", wheels)
     second = current_release(box)
-    assert second != first, "the run was to fail after the release was put in use"
+    assert second != first, "the run should fail after the release was put in use"
     image.playbook(box.login, *baked.variables, "--extra-vars", wheels)
 
     box.all_active()
@@ -60,7 +60,7 @@ def test_a_release_is_installed_again_for_another_python(box: Box) -> None:
     box.all_active()
     release = current_release(box)
     before = [box.main_pid(unit) for unit in (DAEMON, *THUMBNAILERS)]
-    # As a release upgrade of Debian leaves it: what was installed belongs to a Python that has gone.
+    # As after a release upgrade of Debian: the installation belongs to a removed Python.
     box.guest.run("sh", "-c", f"cd {RELEASES}/{release}/lib && mv python3.* python3.0")
 
     image.playbook(box.login, "--tags", "release")
@@ -82,7 +82,7 @@ def test_a_release_that_does_not_take_the_settings_is_not_put_in_use(box: Box) -
         box.guest.run("install", "--mode=0755", "/dev/stdin", f"{old}/bin/{name}", text=OLD_DAEMON)
 
     try:
-        with pytest.raises(AssertionError, match=r"does not take the settings[\s\S]*spool\.newer is not a setting"):
+        with pytest.raises(AssertionError, match=r"does not accept the settings[\s\S]*spool\.newer is not a setting"):
             image.playbook(box.login, "--tags", "release", "--extra-vars", "md5s3stash_release=0.9.0-000000000000")
         assert current_release(box) == release
         box.all_active()

@@ -1,4 +1,4 @@
-"""What every object store must do, be it the one in memory or a real server over HTTP, whichever guards it knows."""
+"""The contract of every object store: in memory or on a real server over HTTP, with any set of guards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PARTS = S3Limits(single_put_max_bytes=IN_MEMORY_BYTES, part_bytes=5 * MIB)
 _NOT_IMPLEMENTED = (501, "NotImplemented")
 _INVALID = (400, "InvalidArgument")
 
-# What other stores do, each in a server of its own: see docs/stores.md.
+# Behaviour of other stores, each on its own server: see docs/stores.md.
 ODD = {
     "digests": Oddities(),
     "oss": Oddities(refused={"if-none-match": _NOT_IMPLEMENTED}),
@@ -69,7 +69,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
 
 @pytest.fixture(params=KINDS[1:])
 def parts_bench(request: pytest.FixtureRequest) -> Bench:
-    """With the bound of a single put lowered, so that a file goes up in parts."""
+    """With a lower limit for a single put, so that a file is uploaded in parts."""
     return _bench(request.param, request, PARTS)
 
 
@@ -93,7 +93,7 @@ def _bench(kind: str, request: pytest.FixtureRequest, limits: S3Limits | None) -
 
 @pytest.fixture(scope="module")
 def large_data() -> bytes:
-    # The ends are what tests change.
+    # Tests change the ends.
     return b"<" + os.urandom(IN_MEMORY_BYTES + 9 * MIB + 15) + b">"
 
 
@@ -120,7 +120,7 @@ def test_what_was_put_comes_back_with_its_headers_and_digests(bench: Bench) -> N
     stored = bench.store.head(address)
     assert stored is not None
     assert stored.size_bytes == 14
-    # None where the store's ETags are not md5s.
+    # None if the store's ETags are not md5s.
     assert stored.md5 in (content.digest.md5, None)
     assert stored.sha256 == content.digest.sha256
     assert stored.content_type == "image/x-test"
@@ -195,7 +195,7 @@ def test_many_at_once_with_the_same_content_all_succeed(bench: Bench) -> None:
 
     def put(_: int) -> PutOutcome:
         start.wait()
-        # rclone's server answers 500 to writers that meet; the pipeline waits as well.
+        # rclone's server answers 500 to concurrent writers; the pipeline waits too.
         policy = RetryPolicy(attempts=8, first_delay_seconds=0.05)
         return retrying(lambda: bench.store.put(address, content, "image/x-test"), policy, only=(StoreUnavailable,))
 
@@ -216,7 +216,8 @@ def test_a_large_file_is_stored_byte_for_byte(bench: Bench, large: Content, larg
     stored = bench.store.head(address)
     assert stored is not None
     assert (stored.md5 or large.digest.md5, stored.sha256) == (large.digest.md5, large.digest.sha256)
-    # Some ways read the body twice, once to sign it; a store that lacks guards has it once for each that it refuses.
+    # Some ways read the body twice, once to sign it; a store without guards gets it once for each guard that it
+    # refuses.
     assert sum(counted) % large.size_bytes == 0
     assert sum(counted) <= 8 * large.size_bytes
     assert bench.store.put(address, large, "image/tiff") is PutOutcome.ALREADY_THERE
@@ -334,7 +335,7 @@ def test_where_etags_are_no_md5s_wrong_bytes_are_found_and_taken_back(s3_server:
     content = content_of(b"what we mean")
 
     def spoil(parsed: dict[str, object], **_: object) -> None:
-        # As if the store had taken other bytes than we sent.
+        # As if the store had received other bytes than we sent.
         plain_client(s3_server, Keys()).put_object(Bucket=bench.bucket, Key=content.digest.md5, Body=b"other")
         parsed["ETag"] = '"opaque"'
 

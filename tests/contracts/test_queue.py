@@ -1,4 +1,4 @@
-"""What the daemon's SQS adapter promises, on moto's server and on the quick one of the larger tests."""
+"""The contract of the daemon's SQS adapter, on moto's server and on the fast one of larger tests."""
 
 from __future__ import annotations
 

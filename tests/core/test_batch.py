@@ -1,4 +1,4 @@
-"""Many sources at once: in order, as soon as they are there, a bounded number of them ahead."""
+"""Many sources at once: results in order, as soon as possible, with a limited number read ahead."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_list_without_end_is_read_only_a_bounded_number_ahead() -> None:
     with contextlib.closing(in_order(answer, endless(), 4, threading.Event())) as outcomes:
         for number in range(1000):
             assert next(outcomes)[0].source == str(number)
-        # Whoever reads ahead without a bound passes this within milliseconds of the time below.
+        # An unlimited reader would exceed this within milliseconds.
         time_over = threading.Event()
         time_over.wait(0.2)
         assert next(read) <= 1000 + 16 * 4 + 4
@@ -122,7 +122,7 @@ def test_closing_breaks_off_what_is_under_way_and_starts_nothing_more() -> None:
 
     outcomes = in_order(work, map(str, itertools.count()), 2, stopping)
     next(outcomes)
-    wait_until(lambda: len(started) == 3, "two more sources under way")
+    wait_until(lambda: len(started) == 3, "two more sources in progress")
     outcomes.close()
 
     assert len(started) == 3

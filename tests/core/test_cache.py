@@ -1,4 +1,4 @@
-"""The caches: a plain dict and a RedisDict keep the same contract; what Redis adds is told apart below."""
+"""The caches: a plain dict and a RedisDict keep the same contract; additions of Redis are tested separately."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_more_keys_than_one_scan_returns_are_all_found(cache: Cache) -> None:
     assert sorted(cache.values()) == list(range(2500))
 
 
-# --- what Redis adds
+# --- additions of Redis
 
 
 def test_values_are_json_in_one_hash_and_tuples_come_back_as_lists(client: redis.Redis) -> None:

@@ -1,6 +1,6 @@
-"""What programs written against the tool of 2014 rely on: names, formulas, defaults, exit codes, and what they catch.
+"""The interface on which programs of 2014 rely: names, formulas, defaults, exit codes, and exceptions.
 
-The facts are those of its published source, README and tests; docs/coming-from.md lists the differences that are meant.
+It follows the published source, README and tests of 2014; docs/coming-from.md lists the intended differences.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SIGNATURES: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             "bucket_base": inspect.Parameter.empty,
             "conn": None,
             "url_auth": None,
-            # One dictionary served all calls of a process, by accident.
+            # By accident all calls of a process shared one dictionary.
             "url_cache": None,
             "hash_cache": None,
             "bucket_scheme": "simple",
@@ -77,7 +77,7 @@ SIGNATURES: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (md5s3stash.is_s3_url, {"url": inspect.Parameter.empty}),
 ]
 
-# The command's arguments and its exit code; {picture} and {dead} stand for a file and a URL that nobody serves.
+# The command's arguments and its exit code; {picture} and {dead} stand for a file and a URL without a server.
 EXIT_CODES = [
     (["-b", "first", "{picture}"], 0),
     (["--bucket_base", "first", "--bucket_scheme", "simple", "--tempdir", "/tmp", "--warnings", "{picture}"], 0),
@@ -122,7 +122,7 @@ def test_arguments_have_their_names_order_and_defaults(
 
 
 def test_prefix_with_the_default_scheme_is_refused_with_the_scheme_to_pass() -> None:
-    # It gave the bucket `1.test` with the key `originals/...`, where nothing was ever stashed.
+    # It resulted in the bucket `1.test` with the key `originals/...`, where nothing was ever stashed.
     with pytest.raises(SettingsError, match="only the scheme 'simple'"):
         md5s3stash.md5_to_s3_url(MD5, "test/originals")
 
@@ -157,11 +157,11 @@ def test_thumbnail_server_starts_under_its_old_name(tmp_path: Path) -> None:
 
 
 def do_not_wait(seconds: float) -> None:
-    """Between two tries: that is not what is tried here."""
+    """Replaces the wait between tries, which these tests do not need."""
 
 
 def failing_sources(origin: Origin, tmp_path: Path) -> dict[str, tuple[str, type[SourceError], tuple[str, str] | None]]:
-    """What ended in IOError or TypeError in 2014: the source, our error, and the credentials of the call."""
+    """Calls that raised IOError or TypeError in 2014: the source, our error, and the credentials of the call."""
     return {
         "no such file": (str(tmp_path / "gone"), SourceNotFound, None),
         "a directory": (str(tmp_path), SourceError, None),

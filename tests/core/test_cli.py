@@ -1,4 +1,4 @@
-"""The command as its users run it: a process of its own against a real S3 server, a real redis and real origins."""
+"""The command as users run it: a process with a real S3 server, a real redis and real origins."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PNG = base64.b64decode(
 
 
 class Cli:
-    """Runs the command; `environ` is what it gets besides the environment of the test."""
+    """Runs the command; `environ` is added to the environment of the test."""
 
     def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
         self.directory = directory
@@ -107,7 +107,7 @@ def file(directory: Path, name: str, data: bytes = b"bytes") -> str:
     return str(path)
 
 
-# --- what it prints
+# --- output
 
 
 @pytest.mark.parametrize("options", [(), ("--jobs", "8")])
@@ -204,7 +204,7 @@ def test_an_answer_comes_before_the_next_line_of_standard_input(cli: Cli, tmp_pa
         assert process.stdout is not None
         process.stdin.write(b"a\n")
         process.stdin.flush()
-        # Hangs, and the run with it, where answers wait for the list to go on.
+        # If results waited for the rest of the list, the run would hang.
         assert process.stdout.readline().startswith(b"a\t")
         process.stdin.close()
         assert process.wait(SECONDS) == 0
@@ -228,7 +228,7 @@ def test_a_file_that_is_no_list_is_refused_before_it_fills_the_memory(cli: Cli) 
     assert result.faults == ["md5s3stash: standard input is not a list of sources: a line exceeds 65536 bytes"]
 
 
-# --- where it stores
+# --- buckets and keys
 
 
 def test_the_bucket_base_comes_from_the_option_the_environment_or_the_file_in_this_order(
@@ -244,7 +244,7 @@ def test_the_bucket_base_comes_from_the_option_the_environment_or_the_file_in_th
         return result.lines[0][2].removesuffix(f"/{md5(b'bytes')}")
 
     assert place("-b", option, base=variable) == f"s3://{option}"
-    # Without a value, the option and the scheme fall back.
+    # Without a value, the option and the scheme use their defaults.
     assert place("-s", "-b", base=variable) == f"s3://{variable}"
     assert place("-b", "", base="") == f"s3://{filed}/prefix"
 
@@ -306,7 +306,7 @@ def test_a_server_that_checks_credentials_takes_those_of_the_environment(
     assert SECRET.encode() not in wrong.err
 
 
-# --- what it refuses
+# --- errors
 
 
 def test_every_fault_of_the_arguments_and_settings_is_told_at_once_one_line_each(cli: Cli, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_wrong_call_is_one_line_and_exit_2(arguments: list[str], told: str, tm
     assert result.faults[0].startswith(f"md5s3stash: {told}")
 
 
-# --- how it ends
+# --- exit
 
 
 @pytest.mark.parametrize("jobs", ["1", "4"])
@@ -392,7 +392,7 @@ def test_a_reader_that_has_seen_enough_ends_the_run_without_a_word(cli: Cli, tmp
         process.stdout.close()
         process.stdin.write(b"a\n" * 20)
         process.stdin.flush()
-        # Standard input stays open: the end must not wait for it.
+        # Standard input stays open: the exit must not wait for it.
         assert process.wait(SECONDS) == 1
         assert process.stderr.read() == b""
 
@@ -501,7 +501,7 @@ def guarded(request: Request) -> Reply:
 
 @pytest.fixture
 def secure(tmp_path: Path, cli: Cli) -> Iterator[Origin]:
-    """An https origin that demands Basic authentication, and whose certificate the command trusts."""
+    """An https origin with Basic authentication and a certificate that the command trusts."""
     authority = Authority(tmp_path)
     cli.environ["REQUESTS_CA_BUNDLE"] = str(authority.ca_file)
     with Origin("localhost", tls=authority.server_context("localhost")) as origin:
@@ -534,7 +534,7 @@ def from_default_netrc(cli: Cli) -> list[str]:
 def test_a_password_opens_an_https_origin_and_shows_nowhere(
     options: Callable[[Cli], list[str]], cli: Cli, secure: Origin, tmp_path: Path
 ) -> None:
-    # Above the memory bound boto3 sends it, and boto3 is what logs credentials.
+    # Above the memory limit boto3 sends it, and boto3 logs credentials.
     large = file(tmp_path, "large", bytes(IN_MEMORY_BYTES + 1))
     cli.environ["AWS_SECRET_ACCESS_KEY"] = "aws-s3cret"
 

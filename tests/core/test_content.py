@@ -1,4 +1,4 @@
-"""Digests, and bytes that stay what they were when they were hashed."""
+"""Digests, and content that does not change after it was hashed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from md5s3stash.fingerprints import BLOCK_BYTES
 
 
 def test_digests_are_those_of_the_standards() -> None:
-    # RFC 1321 and FIPS 180-2 give these for "abc".
+    # RFC 1321 and FIPS 180-2 have these for "abc".
     digest = digest_of(b"abc")
 
     assert digest.md5 == "900150983cd24fb0d6963f7d28e17f72"
@@ -57,7 +57,7 @@ def test_built_contents_are_what_was_written_in_memory_and_on_disk(tmp_path: Pat
         assert content.declared_type == "image/png"
         with content.reader() as reader:
             assert reader.read() == data
-        # Unlinked from the first: a kill -9 leaves no temporary file behind.
+        # Unlinked at once: a kill -9 leaves no temporary file behind.
         assert list(tmp_path.iterdir()) == []
 
 
@@ -76,7 +76,7 @@ def test_a_small_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -
     path.write_bytes(bytes(IN_MEMORY_BYTES))
 
     class Disturbed(io.FileIO):
-        """A file that somebody appends to while we are at it."""
+        """A file that another process appends to during the read."""
 
         def readinto(self, buffer: object, /) -> int | None:
             with open(path, "ab") as other:
@@ -88,7 +88,7 @@ def test_a_small_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -
 
 
 class Sparing(io.FileIO):
-    """Gives less than is asked for, as FUSE may."""
+    """Returns fewer bytes than requested, as FUSE may."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(min(size or 0, 3))
@@ -119,7 +119,7 @@ def test_a_verified_pass_may_start_over_or_elsewhere_and_end_before_the_end(tmp_
     data = os.urandom(IN_MEMORY_BYTES + 1)
     path.write_bytes(data)
     with content_of_file(open(path, "rb")) as content, content.verifying_reader() as reader:
-        # What HTTP clients do: ask for the length, read to sign, start over, read to send.
+        # As HTTP clients: get the length, read to sign, rewind, read to send.
         assert reader.seek(0, os.SEEK_END) == len(data)
         assert reader.seek(0) == 0
         assert reader.read() == data

@@ -1,4 +1,4 @@
-"""Fetching from a real origin: whole bytes or an error that says what to do, within limits, leaking no password."""
+"""Fetching from a real origin: complete content or a clear error, within limits, without leaking passwords."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def secure(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
-    """An https origin that this machine trusts, under the name localhost."""
+    """An https origin named localhost with a trusted certificate."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca_file))
     with Origin("localhost", tls=authority.server_context("localhost")) as origin:
         yield origin
@@ -88,7 +88,7 @@ def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> RawReply:
     return RawReply([head, *(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks), end])
 
 
-# --- what comes back
+# --- results
 
 
 def test_content_comes_with_digest_type_validators_and_final_url(origin: Origin, fetcher: Fetcher) -> None:
@@ -202,7 +202,7 @@ def test_connection_that_the_origin_closed_while_it_was_kept_is_replaced_at_once
                 with listener.accept()[0] as connection:
                     asked.append(connection.recv(65536))
                     connection.sendall(head)
-                    # The second request has come when this connection is closed.
+                    # The second request has arrived when this connection is closed.
                     connection.recv(1 if reset else 65536)
             return asked
 
@@ -295,7 +295,7 @@ def test_412_is_a_failure_where_it_comes_again_or_without_validators(origin: Ori
         assert len(origin.requests) == requests
 
 
-# --- bodies that are not what they should be
+# --- faulty bodies
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_body_that_ends_early_is_never_a_content(reply: Reply | RawReply, origin
 
 
 def test_chunk_of_negative_size_does_not_fill_the_memory(origin: Origin) -> None:
-    """http.client's read() takes a size of -1 for 'all that comes'."""
+    """http.client's read() treats a size of -1 as 'everything'."""
     start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"
     url = origin.answer("/a", origin.drip(start, b"x" * 100_000, every_seconds=0.0005))
     with Fetcher(FetchLimits(max_bytes=1_000_000), retry=ONCE) as fetcher, pytest.raises(SourceTooLarge):
@@ -359,7 +359,7 @@ def test_gzip_without_end_that_has_no_content_is_given_up(start: bytes, endless:
 @pytest.mark.parametrize("encoding", ["gzip", "X-Gzip"])
 def test_body_compressed_all_the_same_is_decoded(encoding: str, origin: Origin, fetcher: Fetcher) -> None:
     body = b"picture" * 100_000
-    # Two members are one gzip file too.
+    # Two members are a valid gzip file.
     compressed = gzip.compress(body[:1000]) + gzip.compress(body[1000:])
     url = origin.answer("/a", Reply(body=compressed, headers={"Content-Encoding": encoding}))
     assert fetched_bytes(fetcher, url) == body
@@ -382,7 +382,7 @@ def test_content_of_exactly_the_largest_size_is_taken(origin: Origin) -> None:
 
 
 def test_announced_length_above_the_limit_is_refused_before_the_body(origin: Origin) -> None:
-    # An endless wait for the body would run into the time-out, which is another error.
+    # Waiting for the endless body would end with the time-out, which is another error.
     url = origin.answer("/a", origin.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n", b""))
     with Fetcher(FetchLimits(max_bytes=1000), retry=ONCE) as fetcher, pytest.raises(SourceTooLarge):
         fetcher.fetch(url)
@@ -717,7 +717,7 @@ def test_malformed_url_with_a_password_is_refused_as_one(fetcher: Fetcher) -> No
 
 
 def test_password_is_left_out_for_s3(origin: Origin, monkeypatch: pytest.MonkeyPatch, fetcher: Fetcher) -> None:
-    # A proxy is how a name of Amazon's leads to this machine.
+    # A proxy directs a host name of Amazon to this machine.
     monkeypatch.setenv("http_proxy", origin.url())
     origin.answer("http://bucket.s3.amazonaws.com/key", Reply(body=b"x"))
     assert isinstance(fetcher.fetch("http://bucket.s3.amazonaws.com/key", auth=AUTH), Fetched)
@@ -793,14 +793,14 @@ def test_guard_keeps_every_packet_from_loopback(host: str, origin: Origin) -> No
     with Fetcher(LIMITS, NetGuard(), retry=ONCE) as guarded, pytest.raises(SourceRefused, match="loopback"):
         guarded.fetch(origin.url("/a", host))
     assert origin.connections == 0
-    # Without that refusal the same spelling leads there.
+    # Without the guard the same spelling reaches it.
     with Fetcher(LIMITS, LOOPBACK, retry=ONCE) as opened:
         assert fetched_bytes(opened, origin.url("/a", host)) == b"secret"
 
 
 @pytest.mark.parametrize("host", ["localhost.", "127.0.0.1."])
 def test_guard_keeps_every_packet_from_loopback_with_a_trailing_dot(host: str, origin: Origin) -> None:
-    # Resolvers differ in whether these names exist at all.
+    # Some resolvers do not resolve these names.
     with Fetcher(LIMITS, NetGuard(), retry=ONCE) as guarded, pytest.raises((SourceRefused, SourceUnavailable)):
         guarded.fetch(origin.url("/a", host))
     assert origin.connections == 0
@@ -832,7 +832,7 @@ def test_redirect_to_metadata_address_is_refused(origin: Origin) -> None:
 
 
 def test_second_answer_of_a_resolver_is_never_used(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DNS rebinding: the first answer is allowed, any later one is the address that is refused."""
+    """DNS rebinding: the first answer is allowed, later ones are the refused address."""
     guard = NetGuard(allowed_networks=(ip_network("127.0.0.2/32"),))
     answers = ["127.0.0.2"]
 
@@ -888,7 +888,7 @@ def test_proxy_of_the_environment_is_used_without_a_guard(
 def test_no_proxy_is_used_with_a_guard(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, origin.url())
-    # Even one whose own address is allowed: it would connect to what is not.
+    # Even one with an allowed address: it would connect to addresses that are not.
     guard = NetGuard(allowed_networks=(ip_network("127.0.0.1/32"),))
     with Fetcher(LIMITS, guard, retry=ONCE) as guarded, pytest.raises(SourceRefused, match="loopback"):
         guarded.fetch("http://127.0.0.2:9/")
@@ -919,7 +919,7 @@ def test_closed_fetcher_leaves_no_connection_and_no_thread(origin: Origin) -> No
     assert threading.active_count() <= threads
 
 
-# --- what an origin says of its answer
+# --- headers of the answer
 
 
 @pytest.mark.parametrize("length", [256, 257, 60_000])
@@ -998,14 +998,14 @@ def test_no_header_of_an_origin_raises_anything_but_a_source_error(origin: Origi
                 found = fetched.validators
                 assert found == Validators.usable(found.etag, found.last_modified)
 
-    # Nothing but this origin is asked, wherever the headers lead.
+    # Only this origin gets a request, whatever the headers point to.
     guard = NetGuard(allowed_networks=(ip_network("127.0.0.1/32"),))
     limits = FetchLimits(connect_timeout_seconds=1, read_timeout_seconds=1, total_timeout_seconds=3, max_redirects=1)
     with Fetcher(limits, guard, retry=ONCE) as asking:
         try_it()
 
 
-# --- the least rate
+# --- the minimum rate
 
 
 def test_an_origin_that_drips_is_given_up_as_too_slow(origin: Origin) -> None:

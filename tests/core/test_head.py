@@ -1,4 +1,4 @@
-"""The head of an answer, as http.client gets it: one line for each header that is used, whatever was sent."""
+"""The head of an answer as passed to http.client: one line for each header in use, whatever was sent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A file far larger than what the stash may keep in memory, through the command, in a process of its own.
+"""Stashes a file much larger than the memory limit with the command, in a separate process.
 
-The short form lowers S3's limit for one PUT to 1 GiB. A file beyond it goes in parts as well, and is five times as
-large as the memory that is allowed. `make soak` has the real limit, 5 GiB (LARGE_FILE_GIB).
+The short form lowers S3's limit for one PUT to 1 GiB. A larger file is uploaded in parts too, and is five times the
+allowed memory. `make soak` uses the real limit, 5 GiB (LARGE_FILE_GIB).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tests.support.digest_s3 import DigestS3
 GIB = 1024**3
 MIB = 1024**2
 LIMIT_GIB = int(os.environ.get("LARGE_FILE_GIB", "1"))
-# Beyond what one PUT may hold, by the last four bytes.
+# Four bytes above the limit of one PUT.
 SIZE_BYTES = LIMIT_GIB * GIB + 4
-# As md5sum prints it, and the md5 of the md5s of its parts: the server, which hashes each part, need not hash the whole
-# once more.
+# The md5 as printed by md5sum, and the md5 of the parts' md5s: so the server, which hashes each part, need not hash the
+# whole file.
 MD5, ETAG = {
     1: ("3e220fa13cd8fd645c1f79e7286db8b8", "751280ecd597f2cf0853a8e38bbe2bb2-33"),
     5: ("b1ecbc5d72144b3029c381d3400a0201", "dc7b9521a22389347b0aa32d293b4186-161"),
 }[LIMIT_GIB]
 DEADLINE_SECONDS = 900.0
-# VmHWM is the peak of the program itself. What wait4(2) tells would include the test runner's own memory, of which the
-# child is a copy between fork and exec.
+# VmHWM is the peak of the program itself. wait4(2) would include the test runner's memory, which the child shares
+# between fork and exec.
 COMMAND = """
 import os, re, sys
 from md5s3stash.cli import main
@@ -50,7 +50,7 @@ def test_more_than_one_put_may_hold_goes_through_with_less_than_200_mib_of_memor
     path = tmp_path / "sparse.bin"
     with open(path, "wb") as file:
         file.truncate(SIZE_BYTES)
-        # Something to tell its parts apart by.
+        # Makes its parts different.
         for position in (0, LIMIT_GIB * GIB * 2 // 5, SIZE_BYTES - 4):
             file.seek(position)
             file.write(b"mark")
@@ -71,7 +71,7 @@ def test_more_than_one_put_may_hold_goes_through_with_less_than_200_mib_of_memor
         _, md5, s3_url, _ = output.rstrip("\n").split("\t")
         assert (md5, s3_url) == (MD5, f"s3://bucket/large/{MD5}")
         kept = server.objects[f"bucket/large/{MD5}"]
-        # The server's own md5 of each part that arrived, in order.
+        # The server's md5 of each received part, in order.
         assert (kept.etag, kept.size_bytes) == (ETAG, SIZE_BYTES)
         assert server.uploads == {}
     peak_bytes = int((tmp_path / "peak").read_text()) * 1024
@@ -79,7 +79,7 @@ def test_more_than_one_put_may_hold_goes_through_with_less_than_200_mib_of_memor
 
 
 def run_to_its_end(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """(exit status, output) of a child that is bounded in time."""
+    """(exit status, output) of a child with a timeout."""
     root = Path(__file__).parents[2]
     with subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

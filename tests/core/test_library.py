@@ -1,4 +1,4 @@
-"""The calls that programs have made since 2014, unchanged, against real stores."""
+"""The library's calls as programs have made them since 2014, against real stores."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_conn_is_a_client_a_session_or_nothing(
     keys = Keys("KEYOFTHECALLER", "secret")
     monkeypatch.setenv("S3_ENDPOINT", server.endpoint)
     if conn == "client":
-        # Its own endpoint counts, whatever the environment says.
+        # Its own endpoint takes precedence over the environment.
         monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:1")
     given = {"client": plain_client(server.endpoint, keys), "session": keys.session(), "nothing": None}[conn]
 

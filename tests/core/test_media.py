@@ -1,4 +1,4 @@
-"""What kind of thing bytes are."""
+"""The media type of content."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_nothing_that_pillow_logs_or_warns_of_reaches_standard_error(tmp_path: P
         command = [sys.executable, "-W", "default", "-c", program, how, *map(str, paths)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
-    # Without our settings Pillow does say something of these files.
+    # Without our settings Pillow logs messages about these files.
     assert "More samples per pixel" in said("as it comes")
     assert "UserWarning" in said("as it comes")
     assert [line for line in said("quiet").splitlines() if "md5s3stash" not in line] == []

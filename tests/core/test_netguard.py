@@ -1,4 +1,4 @@
-"""What the guard refuses, and that a refused address never sees a packet."""
+"""The addresses that the guard refuses; a refused address never gets a packet."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ ALLOWED = [
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """Listens on 127.0.0.1 alone; a connection that was made shows up in its queue at once."""
+    """Listens on 127.0.0.1 only; a new connection appears in its backlog at once."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         yield listening
@@ -117,7 +117,7 @@ def test_public_address_is_allowed(address: str) -> None:
 
 
 def test_every_address_that_this_python_calls_special_is_refused() -> None:
-    """A second opinion on the table, from the standard library, one address in every /16."""
+    """Compares the table with the standard library, one address in every /16."""
     missed = [
         str(address)
         for address in (IPv4Address(number << 16) for number in range(0x10000))
@@ -235,7 +235,7 @@ def test_no_spelling_of_loopback_gets_a_packet_unless_it_is_allowed(host: str, l
     with pytest.raises(SourceRefused):
         GUARD.create_connection(host, port, timeout=5)
     assert not was_connected(listener)
-    # The same spelling does lead there: without this the refusal above would prove little.
+    # The same spelling reaches it without the guard; otherwise the refusal above would prove little.
     opened = NetGuard(allowed_networks=(ip_network("127.0.0.0/8"), ip_network("0.0.0.0/32"), ip_network("::1/128")))
     opened.create_connection(host, port, timeout=5).close()
     assert was_connected(listener)
@@ -243,7 +243,7 @@ def test_no_spelling_of_loopback_gets_a_packet_unless_it_is_allowed(host: str, l
 
 @pytest.mark.parametrize("host", ["localhost.", "127.0.0.1."])
 def test_trailing_dot_does_not_lead_to_loopback(host: str, listener: socket.socket) -> None:
-    # Resolvers differ in whether these names exist at all.
+    # Some resolvers do not resolve these names.
     with pytest.raises((SourceRefused, SourceUnavailable)):
         GUARD.create_connection(host, listener.getsockname()[1], timeout=5)
     assert not was_connected(listener)
@@ -266,7 +266,7 @@ def test_name_with_one_refused_address_among_others_is_refused(
 def test_name_is_resolved_once_and_the_checked_address_is_the_one_connected_to(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DNS rebinding: the first answer is allowed, any later one is 127.0.0.1."""
+    """DNS rebinding: the first answer is allowed, later ones are 127.0.0.1."""
     port = listener.getsockname()[1]
     answers = ["127.0.0.2"]
 

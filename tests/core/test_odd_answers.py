@@ -1,6 +1,6 @@
-"""Answers as odd as origins give them, beside curl and wget: what both take is taken, and nothing else is made of it.
+"""Odd answers of origins, compared with curl and wget: content that both accept is accepted, with the same bytes.
 
-`MEANT` is the table of the differences that are meant, and why.
+`MEANT` is the table of intended differences, with reasons.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Difference:
-    """Answers of a kind, whose names fit the pattern, that we take otherwise than curl and wget, and why."""
+    """Answers of a kind whose names match the pattern, which we treat differently from curl and wget, and why."""
 
     kind: str
     pattern: str
@@ -35,7 +35,7 @@ class Difference:
 MEANT = (
     Difference("encodings", r"packed as (?i:.*gzip)(?!, br).*", "gzip is undone: the file was published without it"),
     Difference(
-        "encodings", r"packed as (br|zstd|deflate|x?-?compress|bzip2|xz|lzma|dcb|gzip, br)", "not what was published"
+        "encodings", r"packed as (br|zstd|deflate|x?-?compress|bzip2|xz|lzma|dcb|gzip, br)", "not the published content"
     ),
     Difference(
         "encodings", r"not packed as .*", "what is not compressed as it says is damaged, or another compression"
@@ -56,7 +56,7 @@ MEANT = (
         "transfer_encodings", r"(?i:.*(chunked.*,|,.*chunked).*)", "chunked beside itself or identity is chunked, once"
     ),
     Difference("transfer_encodings", r"chunks: no last line", "the last chunk has come, and with it the whole content"),
-    Difference("transfer_encodings", r"chunks: line feeds", "framing that is not exact cannot be told from damage"),
+    Difference("transfer_encodings", r"chunks: line feeds", "inexact framing cannot be distinguished from damage"),
     Difference(
         "transfer_encodings", r"chunks: underscore", "Python's numbers; the next chunk proves that the size was right"
     ),
@@ -77,7 +77,7 @@ MEANT = (
 
 @dataclass(frozen=True)
 class Seen:
-    """What each client made of an answer: the bytes, or None for an error."""
+    """Each client's result for an answer: the bytes, or None for an error."""
 
     answer: OddAnswer
     ours: bytes | None
@@ -115,7 +115,7 @@ def by_curl(urls: list[str], directory: Path) -> list[bytes | None]:
     directory.mkdir()
     found: list[bytes | None] = []
     while len(found) < len(urls):
-        # Some answers make it give up the URLs that follow: these are asked for in another run.
+        # After some answers it skips the remaining URLs: these are requested in another run.
         first = len(found)
         config = "".join(f'url = "{url}"\noutput = "{directory}/{n}"\n' for n, url in enumerate(urls) if n >= first)
         command = ["curl", "-q", "-sfL", "-m", str(SECONDS), "--max-redirs", "5", "-w", r"%{exitcode}\n", "-K", "-"]
@@ -142,7 +142,7 @@ def by_wget(urls: list[str], directory: Path) -> list[bytes | None]:
 
 
 def bytes_of(path: Path) -> bytes:
-    # Neither makes a file of no bytes.
+    # curl and wget create no file for an empty body.
     return path.read_bytes() if path.exists() else b""
 
 
@@ -165,12 +165,12 @@ def test_every_answer_is_taken_as_curl_and_wget_take_it_but_for_what_is_meant(tm
     assert len(both) > 300
 
     refused = table(each for each in both if each.ours != each.curl and not each.meant)
-    assert refused == "", "what curl and wget both take is taken"
+    assert refused == "", "content that curl and wget both accept is accepted"
 
     taken = (each for each in seen if each.ours is not None and not each.meant)
     other = table(each for each in taken if each.ours not in (each.curl, each.wget))
-    assert other == "", "nothing is made of an answer that neither makes of it"
+    assert other == "", "no other content than that of curl or wget"
 
     different = [each.answer for each in seen if each.ours != each.curl or each.ours != each.wget]
     rows = [row for row in MEANT if not any(row.names(answer) for answer in different)]
-    assert rows == [], "a row that explains nothing is removed"
+    assert rows == [], "remove rows of MEANT that match nothing"

@@ -1,4 +1,4 @@
-"""Who we say that we are, and what single origins get: request headers, and older ciphers."""
+"""The User-Agent, and settings for single origins: request headers, and older ciphers."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_file_that_others_can_read_is_warned_about(tmp_path: Path, caplog: pytes
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A TLS 1.2 server's side, with a key of RSA; its authority is trusted."""
+    """The server side of TLS 1.2, with an RSA key and a trusted authority."""
     authority = trustme.CA(key_type=trustme.KeyType.RSA)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
@@ -194,7 +194,7 @@ def test_server_with_old_ciphers_is_reached_where_a_setting_names_it(cipher: str
     old.set_ciphers(cipher)
     with Origin("localhost", tls=old) as origin:
         url = origin.answer("/a", Reply(body=b"x"))
-        # Debian's Python offers what OpenSSL does, in the place of Python's own choice.
+        # Debian's Python offers OpenSSL's default ciphers instead of Python's.
         if cipher not in {known["name"] for known in ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).get_ciphers()}:
             with pytest.raises(SourceUnavailable, match=r"fetch\.old_cipher_hosts"):
                 fetch(url, OriginRules(old_cipher_hosts=frozenset({"museum.example"})))

@@ -1,4 +1,4 @@
-"""Which credentials go with which source, and that no message gives one away."""
+"""Which credentials are sent to which source; no message contains one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_name_on_the_command_line_goes_with_web_urls_alone() -> None:
     passwords = Passwords.from_options("curator", SECRET, None, {})
 
     assert passwords.for_source("https://anywhere.example/") == ("curator", SECRET)
-    # The fetch refuses it and says so: left out, the URL would fail with a 401 that explains nothing.
+    # The fetch refuses it with a reason: without the password the URL would fail with an unclear 401.
     assert passwords.for_source("http://anywhere.example/") == ("curator", SECRET)
     for source in ("/tmp/a", "file:///tmp/a", "-", "", "httpsomething"):
         assert passwords.for_source(source) is None

@@ -1,4 +1,4 @@
-"""A progress bar where somebody watches, and not a byte of it where nobody does."""
+"""A progress bar on a terminal, and not a byte of it elsewhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def origin() -> Iterator[Origin]:
 
 
 class Slow:
-    """An answer that goes on until `enough` is set, or the origin closes."""
+    """An answer that continues until `enough` is set or the origin is closed."""
 
     def __init__(self, origin: Origin) -> None:
         self.enough = threading.Event()
@@ -57,7 +57,7 @@ def command(*arguments: str) -> list[str]:
 def watch(
     arguments: list[str], environ: dict[str, str], pattern: str, slow: Slow, columns: int = 100
 ) -> tuple[str, bytes, int]:
-    """Runs the command on a terminal until the pattern shows there; (all that showed, standard output, status)."""
+    """Runs the command on a terminal until the pattern appears; (terminal output, standard output, status)."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     process = subprocess.Popen(command(*arguments), env=environ, stdout=subprocess.PIPE, stderr=theirs)
@@ -70,7 +70,7 @@ def watch(
                 continue
             try:
                 shown += os.read(ours, 65536).decode()
-            except OSError:  # the other end is closed: the process has ended
+            except OSError:  # the process has ended
                 break
             if re.search(pattern, shown):
                 slow.enough.set()
@@ -125,7 +125,7 @@ def test_errors_on_the_terminal_stand_on_lines_of_their_own(
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b"]])
 def test_what_is_over_at_once_shows_no_bar(names: list[str]) -> None:
-    # In this process: how long a command of its own takes depends on what else the machine does.
+    # In this process: a separate command's time depends on other load.
     ours, theirs = pty.openpty()
     try:
         with open(theirs, "w") as terminal, progress_display(names, terminal) as display:

@@ -1,4 +1,4 @@
-"""Which errors are tried again, how often, and after how long."""
+"""Which errors are retried, how often, and with which delays."""
 
 from __future__ import annotations
 

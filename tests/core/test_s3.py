@@ -1,6 +1,6 @@
-"""The S3 adapter against real servers: what goes over the wire, what each fault becomes, whose credentials sign.
+"""The S3 adapter against real servers: the requests, the error for each fault, and the credentials that sign.
 
-What every store must do stands in tests/contracts/test_objectstore.py.
+tests/contracts/test_objectstore.py has the contract of all stores.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def session() -> boto3.Session:
-    """One for all tests that do not care: each new one reads the service models again."""
+    """One session for most tests: each new one reads the service models again."""
     return Keys().session()
 
 
@@ -81,7 +81,7 @@ def store_by(
     timeouts: Timeouts | None = None,
     attempts: int = 1,
 ) -> S3ObjectStore:
-    """The adapter with everything through a client of boto3's, or with small requests through libcurl."""
+    """The adapter with all requests through a boto3 client, or with small ones through libcurl."""
     if way == "libcurl":
         return connect(endpoint, session, limits, timeouts)
     timeouts = timeouts or Timeouts()
@@ -106,7 +106,7 @@ def put_as_the_pipeline_does(store: S3ObjectStore, content: Content) -> PutOutco
     return retrying(lambda: put(store, content), QUICK, only=WORTH_WAITING_FOR)
 
 
-# -- what goes over the wire ------------------------------------------------------------------------------------------
+# -- requests ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("large_body", [False, True], ids=["small", "large"])
@@ -264,11 +264,11 @@ def test_requests_of_a_thread_share_one_connection(server: DigestS3, session: bo
             put(store, content)
 
         assert len(wire.requests) == 10
-        # A listener, and two ends of each relayed connection.
+        # A listener, and both ends of each relayed connection.
         assert len(wire._sockets) == 3
 
 
-# -- what each fault becomes ------------------------------------------------------------------------------------------
+# -- faults -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head_answer", [Reply(403), error_reply(403, "AccessDenied")])
@@ -407,7 +407,7 @@ def test_parts_travel_side_by_side_and_a_caller_who_breaks_off_waits_for_none(
     def progress(_: int) -> None:
         if threading.get_ident() not in threads:
             threads.add(threading.get_ident())
-            # Passed only if another part is on its way as well.
+            # Passed only if another part is sent at the same time.
             both.wait()
         raise KeyboardInterrupt
 
@@ -552,7 +552,7 @@ def test_error_bodies_without_an_end_are_not_read_to_it(server: DigestS3, sessio
     with pytest.raises(StoreUnavailable, match="503 SlowDown"):
         put(connect(server.endpoint, session, timeouts=Timeouts(small_request_seconds=5)), content_of(b"x"))
 
-    # What the kernel's buffers took comes on top of what was read.
+    # Plus the bytes in the kernel's buffers.
     assert sent < MAX_ANSWER_BYTES + 16 * 1024 * 1024
 
 
@@ -622,7 +622,7 @@ def test_object_and_credentials_stay_out_of_messages(server: DigestS3) -> None:
     assert not any(secret in repr(caught.value) for secret in ("AKIDHIDDEN", "hidden-secret", "hidden-token"))
 
 
-# -- whose credentials sign -------------------------------------------------------------------------------------------
+# -- credentials ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -643,7 +643,7 @@ _numbers = itertools.count()
 
 
 def stash_with_the_chain(way: str, signed: tuple[RcloneS3, str]) -> PutOutcome:
-    """Puts a new content with whatever credentials the chain finds at this moment."""
+    """Puts new content with the credentials that the chain finds now."""
     server, bucket = signed
     content = content_of(b"signed content %d" % next(_numbers))
     return store_by(way, server.endpoint, boto3.Session()).put(at(content, bucket), content, "text/plain")
@@ -721,7 +721,7 @@ def test_keys_that_cannot_be_renewed_are_worth_another_try(
 
 
 def imds(server: RcloneS3) -> Origin:
-    """An instance metadata service of version 2: nothing without a token that was PUT for."""
+    """An instance metadata service of version 2: it requires a token from a PUT."""
     origin = Origin()
 
     def behind_token(body: bytes) -> Callable[[Request], Reply]:
@@ -849,7 +849,7 @@ def test_bucket_with_dots_is_stored_in(way: str, server: DigestS3, session: boto
 
 
 def anything(*_: Any) -> None:
-    """A conn must be a client or a session, whatever else it can do."""
+    """Not a client or a session, though it is callable."""
 
 
 @pytest.mark.parametrize("conn", ["a string", object(), anything])

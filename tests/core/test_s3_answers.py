@@ -1,4 +1,4 @@
-"""Whatever a store answers, callers see errors of our tree alone; and what the errors say."""
+"""For any answer of a store, callers get only our own errors; and their messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.digest_s3 import DigestS3, Oddities, error_reply
 from tests.support.origin import RawReply, Reply
 from tests.support.stores import content_of
 
-# Lone surrogates, NUL, marks that turn the direction, and whatever else there is.
+# All characters, including lone surrogates, NUL and direction marks.
 TEXTS = st.text(st.characters(codec=None, exclude_categories=[]), max_size=200) | st.sampled_from(
     ["\ud800", "\x00", "\u202e", "\r\n", "9" * 4000, "-1", "1_0", "٣", "<" * 3000, "&" * 3000, "&#xd800;", '"' * 50]
 )
@@ -34,7 +34,7 @@ QUICK = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
-# urllib3 leaves the connection of some answers that it cannot read to the garbage collector.
+# After some unreadable answers urllib3 leaves the connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
@@ -56,7 +56,7 @@ def store(request: pytest.FixtureRequest, server: DigestS3) -> Iterator[S3Object
 
 
 def header_bytes(value: str) -> bytes:
-    """As a header may come over the wire: without line ends, in whatever bytes."""
+    """A header value as sent: any bytes without line ends."""
     return value.encode("utf-8", "surrogatepass").replace(b"\r", b" ").replace(b"\n", b" ")
 
 
@@ -109,7 +109,7 @@ def raw(status: int, headers: list[tuple[str, str]], body: bytes, length: str | 
 
 
 def answer_or_error(ask: Callable[[], object]) -> None:
-    """Anything but an error of our tree fails the test, and so does one that is too long to be read."""
+    """Fails for any error that is not ours, and for messages that are too long."""
     words = ""
     with contextlib.suppress(StashError):
         try:
@@ -264,7 +264,7 @@ def test_guards_are_left_out_one_by_one_the_condition_last() -> None:
 
 @pytest.fixture(scope="module")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DigestS3, Path]]:
-    """A store whose certificate only its own authority vouches for, and that authority."""
+    """A store with a certificate of its own authority, and that authority."""
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(

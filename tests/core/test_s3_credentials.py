@@ -1,4 +1,4 @@
-"""Credentials that come after the program, go, and are exchanged while it runs."""
+"""Credentials that appear, expire and change while the program runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def server() -> Iterator[DigestS3]:
 
 @pytest.fixture
 def chain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """Nothing is found yet, and each request may look again."""
+    """The chain finds nothing yet, and each request may look again."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
@@ -41,7 +41,7 @@ def chain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch
 
 
 def made_by(way: str, server: DigestS3) -> S3ObjectStore:
-    """A store that is made while there are no credentials."""
+    """A store made while there are no credentials."""
     if way == "libcurl":
         return connect(server.endpoint)
     return store_for(None, server.endpoint)
@@ -81,7 +81,7 @@ def test_file_of_keys_that_is_filled_later_signs_without_a_restart(
     chain.setenv("AWS_EC2_METADATA_DISABLED", "true")
     store = made_by(way, server)
     if before in texts:
-        # A file that cannot be parsed is an error of the settings when the program starts.
+        # A file that cannot be parsed is a settings error at the start.
         file.write_text(texts[before])
     with pytest.raises(StashError, match="credentials"):
         put(store, b"too early")

@@ -1,4 +1,4 @@
-"""The seed's formulas. Millions of objects lie by them."""
+"""The seed's formulas, by which millions of objects are stored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_two_digit_prefix_has_the_shard_of_the_seed(first: int) -> None:
 
 
 def test_shards_published_by_the_seed_hold() -> None:
-    # From the tests that the seed shipped.
+    # From the seed's own tests.
     assert md5_to_bucket_shard(MD5) == "1"
     assert md5_to_bucket_shard("85b5a0deaa11f3a5d1762c55701c03da") == "m"
     assert md5_to_bucket_shard(MD5.upper()) == "1"

@@ -1,4 +1,4 @@
-"""Settings from flags, environment and TOML: who wins, what is refused, and that every fault is told at once."""
+"""Settings from flags, environment and TOML: precedence, errors, and that all errors are reported together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands in the settings, one line for each fault names its key; and arguments are refused in one error."""
+"""For any settings, each error is one line that names its key; wrong arguments are refused in one error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIELDS = [(section, field) for section, kind in SECTIONS.items() for field in da
 VARIABLES = {
     variable: f"{section}.{field.name}" for section, field in FIELDS for variable in variables_of(section, field)
 }
-# The environment holds neither NUL nor half a surrogate pair but those that stand for bytes.
+# The environment cannot hold NUL, or half surrogate pairs other than those for undecodable bytes.
 OF_ENVIRONMENT = STRANGE_TEXT.map(
     lambda text: text.encode("utf-8", "replace").replace(b"\0", b"\xff").decode("utf-8", "surrogateescape")
 )
@@ -34,11 +34,11 @@ REQUIRED = ("BUCKET_BASE", "REDIS_URL")
 
 
 def faults_of(read: Callable[[], object], kind: type[Exception] = SettingsError) -> list[str]:
-    """The lines of the one error that it may raise."""
+    """The lines of the only error that it may raise."""
     try:
         read()
     except kind as error:
-        # Not splitlines, which takes more for a line end than a terminal does.
+        # Not splitlines, which knows more line ends than a terminal.
         return str(error).split("\n")
     return []
 
@@ -57,7 +57,7 @@ def test_a_key_of_any_value_is_taken_or_named_in_one_line(
     of_field: tuple[str, dataclasses.Field[object]], value: object
 ) -> None:
     _, field = of_field
-    # `load` puts the key before it.
+    # `load` adds the key before it.
     assert len(faults_of(lambda: field.metadata["parse"](value), ValueError)) <= 1
 
 

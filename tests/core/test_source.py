@@ -1,4 +1,4 @@
-"""What may be named as a source, and how local files are opened."""
+"""Valid sources, and how local files are opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline: what is tried again, what is remembered, and what a report says. The stores and origins are real."""
+"""The pipeline: retries, caches and reports. The stores and origins are real."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def stasher(
     return Stasher(BucketBase.parse("b/p"), store, fetcher, caches, retry)
 
 
-# -- what is tried again ----------------------------------------------------------------------------------------------
+# -- retries ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("slow down"), DigestMismatch("wrong ETag")])
@@ -116,7 +116,7 @@ def test_unreadable_file_is_the_sources_fault(fetcher: Fetcher, tmp_path: Path) 
 
     class Unreadable(MemoryObjectStore):
         def head(self, address: ObjectAddress) -> None:
-            # What the kernel says of an NFS file that somebody else has removed.
+            # The kernel's error for an NFS file that another client has removed.
             raise OSError(116, "Stale file handle")
 
     with pytest.raises(SourceUnreadable, match="Stale file handle"):
@@ -152,7 +152,7 @@ def test_progress_counts_what_is_read_and_what_is_sent(fetcher: Fetcher, hello: 
     assert sum(counted) == 2 * 5
 
 
-# -- what a report says -----------------------------------------------------------------------------------------------
+# -- reports ----------------------------------------------------------------------------------------------------------
 
 
 def test_report_of_a_text_has_no_dimensions(fetcher: Fetcher, hello: Path) -> None:
@@ -172,7 +172,7 @@ def test_second_stash_finds_it_there_or_knows_it(fetcher: Fetcher, hello: Path) 
     assert first.report == second.report
 
 
-# -- what is remembered -----------------------------------------------------------------------------------------------
+# -- caches -----------------------------------------------------------------------------------------------------------
 
 
 def conditional(body: bytes, etag: str) -> Any:

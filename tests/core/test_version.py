@@ -1,4 +1,4 @@
-"""Which release runs: by the name that the playbook gave its directory, else by the distribution."""
+"""The running release: from the name of its directory, which the playbook sets, else from the distribution."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """Runs daemons in forks of one warm process: a start takes milliseconds, so that hundreds of crashes fit into a test.
 
-One JSON object a line. A request holds `environment`, `log`, and perhaps `crash_at` and `stop_when_empty`; it is
-answered by {"pid": ...} and, once the daemon has ended, {"status": ..., "calls": ...}. With `crash_at` the daemon
-gets SIGKILL right before the n-th call of it or its workers that changes a file, the store or the ledger. With
-`of_worker` only the calls of workers count, and the worker that is about to make the n-th dies alone. Between two such
-calls nothing changes that a crash could leave behind, so "before each" is every crash there is.
+The protocol is one JSON object per line. A request holds `environment`, `log`, and optionally `crash_at` and
+`stop_when_empty`; the answers are {"pid": ...} and, when the daemon has ended, {"status": ..., "calls": ...}. With
+`crash_at` the daemon gets SIGKILL right before the n-th call, by it or its workers, that changes a file, the store or
+the ledger. With `of_worker` only the calls of workers count, and only the worker that is about to make the n-th call is
+killed. Nothing durable changes between two such calls, so "before each" covers every crash.
 
-The spool's reserve has two files for moves and two for reports, in place of 128 and 128. One call makes each spare
-file, and a crash before it leaves the files before it: the first and the second time show what any other would. `make
-soak` makes all of them (CRASH_SPARES).
+The spool's reserve has two files for moves and two for reports, instead of 128 each. Each spare file takes one call,
+and a crash before it leaves the earlier files, so two are as good as many. `make soak` makes all of them
+(CRASH_SPARES).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ LEDGER_COMMANDS = ("EVALSHA", "SCRIPT LOAD", "HDEL", "HSET")
 
 
 class CrashPoints:
-    """Counts the calls that change something, and dies at one of them: of the daemon and its worker processes together,
-    which all die, or of worker processes alone, where the one dies that is about to make the call.
+    """Counts the calls that change something, and kills at one of them. It counts the calls of the daemon and its
+    worker processes together and kills them all, or those of workers and kills only the one about to make the call.
     """
 
     def __init__(self, crash_at: int, of_worker: bool, count_file: str) -> None:
@@ -68,14 +68,14 @@ class CrashPoints:
     def _call(self) -> None:
         if self._of_worker and os.getpid() == self._daemon_pid:
             return
-        # The lock of a file goes with whoever dies holding it; threads of one process share it.
+        # The kernel releases a file lock when its process dies; threads of one process share it.
         with self._lock, builtins.open(self._count_file, "a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             number = int(file.read() or 0) + 1
             crashed = self._crash_at and number > self._crash_at
             if crashed and not self._of_worker:
-                # Between the death of the daemon and that of its workers nothing more may happen.
+                # No call may happen between the death of the daemon and that of its workers.
                 threading.Event().wait()
             file.truncate(0)
             file.write(str(number))
@@ -104,9 +104,9 @@ class CrashPoints:
 
 
 def stop_when_empty(spool: str) -> None:
-    """SIGTERM to ourselves once nothing waits in the spool any more."""
+    """Sends SIGTERM to this process when the spool is empty."""
     states = [os.path.join(spool, state) for state in ("incoming", "active", "deferred", "progress")]
-    # One look may miss a file that moves from a state not yet looked at to one already looked at.
+    # One listing may miss a file that moves from a state not yet listed to one already listed.
     empty_looks = 0
     while empty_looks < 5:
         busy = any(names for state in states for _, _, names in os.walk(state))
@@ -118,7 +118,7 @@ def stop_when_empty(spool: str) -> None:
 
 
 def run_daemon(request: dict[str, Any], count_file: str) -> None:
-    # A run of the tests that is killed leaves no daemon that waits for its Redis for ever.
+    # After a killed test run, no daemon may wait for its Redis forever.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(request["environment"])
     CrashPoints(request.get("crash_at", 0), request.get("of_worker", False), count_file).install()
@@ -131,15 +131,15 @@ def run_daemon(request: dict[str, Any], count_file: str) -> None:
 
 
 def serve() -> None:
-    # What each daemon would do again: read botocore's description of S3, compile the status page.
+    # Do once what each daemon would repeat: read botocore's description of S3, compile the status page.
     connect("http://127.0.0.1:9")
     daemon_status_page._environment(None).get_template("page.html")
     reserve: Any = daemon_reserve
     reserve._MAX_SPARES = int(os.environ.get("CRASH_SPARES", "2"))
-    # Collections in the forks would write to all of it, and so copy it.
+    # Garbage collection in the forks would write to all objects, and so copy their memory.
     gc.collect()
     gc.freeze()
-    # SIGTERM and SIGINT must reach the daemon's own handlers, and only them.
+    # SIGTERM and SIGINT must reach only the daemon's own handlers.
     for line in sys.stdin:
         request = json.loads(line)
         count_file = request["log"] + ".calls"
@@ -150,7 +150,7 @@ def serve() -> None:
             try:
                 run_daemon(request, count_file)
             except BaseException:
-                # A fork must never get back into the loop of its parent.
+                # A fork must never return to its parent's loop.
                 traceback.print_exc()
                 os._exit(99)
         print(json.dumps({"pid": pid}), flush=True)

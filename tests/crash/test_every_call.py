@@ -19,7 +19,7 @@ from tests.support.url_lists import OPEN, failed_list, read_report, report_path
 
 pytestmark = pytest.mark.slow
 
-# Each test is split, so that several processes of pytest share it: one takes every fourth call.
+# Each test is split among processes of pytest: each takes every fourth call.
 SHARES = 4
 in_shares = pytest.mark.parametrize("first", range(1, SHARES + 1))
 
@@ -46,7 +46,7 @@ def runner() -> Iterator[ForkRunner]:
 
 
 def new_site(directory: Path, redis_url: str, rclone: RcloneS3) -> Site:
-    """A spool with a file in each state that a daemon may find, and something that will fail."""
+    """A spool with a file in each state that a daemon may find, and a file that will fail."""
     directory.mkdir()
     site = Site(directory, redis_url, rclone.endpoint, keys=Keys.of(rclone))
     places = {
@@ -67,7 +67,7 @@ def assert_nothing_is_lost(site: Site, rclone: RcloneS3) -> None:
     assert site.names() == md5s
     stored = {path.name: path.read_bytes() for path in (rclone.directory / site.bucket).iterdir()}
     assert stored == {md5s[name]: data for name, data in FILES.items()}
-    # The log has each outcome once, although the work may have been done twice.
+    # The log has each outcome once, although the work may have been repeated.
     assert sorted(entry["name"] for entry in site.log()) == sorted([*FILES, "link"])
     assert site.files("failed") == ["failed/link.error.json"]
     assert site.open_records() == 0
@@ -91,8 +91,9 @@ def test_without_a_crash_everything_is_stashed(
 def crash_at_calls(
     runner: ForkRunner, first: int, new_site: Callable[[int], Site], check: Callable[[Site], None]
 ) -> int:
-    """A daemon that dies at its n-th call and then one that does not, for each n of this share; how many calls there
-    were, at the least."""
+    """For each n of this share, runs a daemon that dies at its n-th call, then one that does not; returns the minimum
+    number of calls.
+    """
     for number in itertools.count(first, SHARES):
         site = new_site(number)
         ended = runner.run(site, crash_at=number, stop_when_empty=True)
@@ -101,7 +102,7 @@ def crash_at_calls(
             assert quiet_run(runner, site).status == 0
         check(site)
         if ended.status == 0:
-            # The run was over before its n-th call.
+            # The run ended before its n-th call.
             return number - SHARES
     raise AssertionError("numbers do not end")
 
@@ -117,7 +118,7 @@ def test_a_crash_at_any_call_loses_nothing(
         lambda site: assert_nothing_is_lost(site, rclone_s3),
     )
 
-    # Each file is claimed, stored and removed at the least, and the groups are recorded.
+    # At least, each file is claimed, stored and removed, and the groups are recorded.
     assert calls > 3 * len(FILES)
 
 
@@ -132,14 +133,14 @@ def test_a_worker_process_that_dies_at_any_call_loses_nothing(
         output = (site.directory / "daemon.log").read_text()
         assert ended.status == 0, output
         if "stopped complete=False" in output:
-            # It died while the daemon stopped; what it had not told the ledger yet the next start does.
+            # It died during the shutdown; the next start records the rest.
             assert quiet_run(runner, site).status == 0
         assert_nothing_is_lost(site, rclone_s3)
         deaths += "worker died" in output
         if ended.calls < number:
             break
 
-    # Each file is stored and recorded at the least.
+    # Each file is at least stored and recorded.
     assert deaths * SHARES > 2 * len(FILES)
 
 
@@ -167,7 +168,7 @@ def test_a_crash_at_any_call_of_a_url_list_leaves_each_line_one_outcome(
             ]
             again = [line for line in failed_list(site, "sub/list.urls").splitlines() if not line.startswith("#")]
             assert again == [missing, "file:///etc/passwd"]
-            # One report and one list of what failed, and no second of either.
+            # Exactly one report, and one list of failed lines.
             assert site.files("done") == ["done/sub/list.urls.tsv"]
             assert site.files("failed") == ["failed/sub/list.urls", "failed/sub/list.urls.error.json"]
             assert site.names() == {good: hashlib.md5(b"good").hexdigest()}

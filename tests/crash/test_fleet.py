@@ -1,4 +1,4 @@
-"""Four daemons in four network namespaces on one queue, one Redis and one bucket; two of them are killed on the way."""
+"""Four daemons in four network namespaces on one queue, one Redis and one bucket; two of them are killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.fast_origin import own_body_of
 from tests.support.fleet import fleet
 from tests.support.servers import wait_until
 
-# MD5S3STASH_TEST_FLEET_URLS=20000 is the acceptance test; what every run does is smaller.
+# MD5S3STASH_TEST_FLEET_URLS=20000 is the acceptance test; regular runs are smaller.
 URLS = int(os.environ.get("MD5S3STASH_TEST_FLEET_URLS", "1500"))
 POISON = ["not a url", '{"url": "https://a.example/", "password": "x"}', "{"]
 SECONDS = 60 + URLS / 20
@@ -32,7 +32,7 @@ def test_two_of_four_daemons_killed_and_each_url_has_one_outcome(tmp_path: Path)
             wait_until(lambda share=share: ours.outcomes() >= URLS * share, f"{share:.0%} done", SECONDS)  # type: ignore[misc]
             victim.kill()
         _, in_hand = ours.queue.counts()
-        assert in_hand, "the killed ones had messages in hand"
+        assert in_hand, "the killed daemons had messages in progress"
         wait_until(ours.queue.is_empty, "queue empty", SECONDS)
         print(f"{URLS} URLs in {time.monotonic() - begun:.0f} s; {ours.origin.stats()} requests and paths")
         assert [daemon.terminate() for daemon in ours.daemons[2:]] == [0, 0]

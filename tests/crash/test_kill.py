@@ -1,6 +1,6 @@
-"""kill -9 of the daemon at moments spread over its life, again and again, under a stream of drops.
+"""Repeated kill -9 of the daemon at moments spread over its life, under a stream of drops.
 
-test_every_call.py meets every call of a few files; here many files are at each stage at once. The long form, `make
+test_every_call.py covers every call for a few files; here many files are at each stage at once. The long form, `make
 soak`, kills a thousand times.
 """
 
@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("CRASH_KILLS", "20"))
 
 
 class Producer(threading.Thread):
-    """Drops files of every kind until it is told to stop."""
+    """Drops files of every kind until it is stopped."""
 
     def __init__(self, site: Site, dice: random.Random) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Producer(threading.Thread):
     def run(self) -> None:
         while not self.stopping.wait(0.005):
             number = len(self.dropped)
-            # Some contents twice, some empty, some in folders, and now and then one that does not fit into memory.
+            # Some contents twice, some empty, some in folders, and sometimes one above the memory limit.
             data = b"%d" % (number // 2) if number % 5 else self._dice.randbytes(self._dice.choice((0, 1000, 100_000)))
             if number % 500 == 499:
                 data = self._dice.randbytes(9 * 1024 * 1024)
@@ -50,7 +50,7 @@ class Producer(threading.Thread):
 
 
 def seconds_of_a_quick_run(runner: ForkRunner, site: Site) -> float:
-    """From the start of a daemon to its end after a few files: moments up to this one meet it at any stage."""
+    """From the start of a daemon to its end after a few files: kills within this time hit every stage."""
     for number in range(20):
         site.drop(f"first/{number}", b"first %d" % number)
     begin = time.monotonic()
@@ -71,7 +71,7 @@ def test_kills_lose_nothing(tmp_path: Path, redis_server: str, rclone_s3: Rclone
         try:
             for number in dice.sample(range(KILLS), KILLS):
                 pid = runner.start(site)
-                # One in each part of its life, in any order.
+                # One in each part of its life, in random order.
                 time.sleep((number + dice.random()) / KILLS * longest_life_seconds)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_kills_lose_nothing(tmp_path: Path, redis_server: str, rclone_s3: Rclone
         assert runner.run(site, stop_when_empty=True).status == 0
 
     dropped = {**producer.dropped, **{f"first/{number}": b"first %d" % number for number in range(20)}}
-    # The kills met a daemon at work.
+    # The kills hit a working daemon.
     assert 20 < recorded_before <= len(dropped)
     assert site.files() == []
     assert site.files("failed") == []

@@ -1,6 +1,6 @@
-"""Producers of every kind, as users of their own, while the daemon, its workers and Redis are killed: nothing is lost.
+"""Producers of every kind, as separate users, while the daemon, its workers and Redis are killed: nothing is lost.
 
-`make zoo` does it for ten minutes. ZOO_SEED repeats what the producers do and what is killed, though not the moments.
+`make zoo` does it for ten minutes. ZOO_SEED repeats the producers' steps and the kills, but not their moments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.zoo import keep_animals
 SECONDS = float(os.environ.get("ZOO_SECONDS", "20"))
 SEED = int(os.environ.get("ZOO_SEED", "0")) or random.randrange(1, 2**32)
 PRODUCERS = 16
-# Where nothing moves for so long, nothing will: a writer may wait for a lease for 45 seconds
+# Without any change for this long, nothing will change: a writer may wait 45 seconds for a lease
 # (/proc/sys/fs/lease-break-time).
 QUIET_SECONDS = 120
 
@@ -37,7 +37,7 @@ UMASKS = (0o002, 0o022, 0o077)
 
 
 class Box:
-    """The daemon and its Redis, each started again after it was killed. Main thread only: a server ends with the thread
+    """The daemon and its Redis, each restarted after it was killed. Main thread only: a server ends with the thread
     that started it.
     """
 
@@ -67,7 +67,7 @@ class Box:
                 os.kill(worker, signal.SIGKILL)
 
     def stop_worker_for_a_while(self) -> None:
-        """As on a busy machine: whatever it is at takes longer."""
+        """As on a busy machine, on which its work takes longer."""
         for worker in workers_of(self.daemon.process.pid)[-1:]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGSTOP)
@@ -75,7 +75,7 @@ class Box:
                 os.kill(worker, signal.SIGCONT)
 
     def hold_up_uploads_for_a_while(self) -> None:
-        """Of what is hashed, and not let go yet."""
+        """Delays uploads of files that are hashed but not yet removed."""
         self._store.break_down(Fault.HOLD, "PUT")
         time.sleep(1)
         self._store.work_again()
@@ -175,13 +175,13 @@ def test_nothing_that_any_producer_has_closed_is_lost(box: Box, rclone_s3: Rclon
 
 
 def met_writers(site: Site) -> int:
-    """How often a daemon found that a file was written to which it had claimed."""
+    """How often a daemon found that a claimed file was written to."""
     logs = [path.read_text(errors="replace") for path in site.directory.glob("daemon-*.log")]
     return sum(text.count("put back name=") + text.count("changed since it was hashed") for text in logs)
 
 
 def left_when_quiet(site: Site) -> list[str]:
-    """What the daemon has not taken when nothing moves any more. Names with a dot before them wait for their rename."""
+    """The files left when nothing changes any more. Names that begin with a dot wait for their rename."""
     left: list[str] = []
     moved = time.monotonic()
     while time.monotonic() < moved + QUIET_SECONDS:
@@ -196,7 +196,7 @@ def left_when_quiet(site: Site) -> list[str]:
 
 
 def told(lost: set[int], promises: Promises, box: Box) -> str:
-    """The first few of them, with all that was done to their files."""
+    """The first few lost records, with all steps on their files."""
     lines = [f"{len(lost)} of {len(promises.stories)} records are nowhere; ZOO_SEED={SEED}", "killed:", *box.kills]
     for number in sorted(lost)[:5]:
         lines += [f"record {number}:", *promises.stories[number]]

@@ -1,5 +1,5 @@
-"""Folders and files of producers that their modes close to the daemon: taken with the access helper's help, each of
-them a process with the user and the capabilities of its unit.
+"""Producers' folders and files whose modes exclude the daemon: it takes them through the access helper. Both processes
+have the user and the capabilities of their units.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.mounts import with_mounts
 from tests.support.servers import REPOSITORY, wait_until
 from tests.support.strangers import DAEMON, DROP_GROUP, PRODUCER
 
-# Several users take part.
+# Needs several users.
 pytestmark = pytest.mark.needs_namespaces(users=True)
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'daemon'}"}
@@ -39,7 +39,7 @@ ACL, DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """A spool with the owners and modes that systemd-tmpfiles gives it."""
+    """A spool with the owners and modes that systemd-tmpfiles sets."""
 
     spool: Path
     socket: Path
@@ -49,7 +49,7 @@ class Appliance:
         return self.spool / "incoming"
 
     def folder(self, name: str, mode: int, group: int = DROP_GROUP) -> Path:
-        """As a producer makes one."""
+        """Makes a folder as a producer does."""
         path = self.incoming / name
         path.mkdir()
         os.chown(path, PRODUCER, group)
@@ -64,12 +64,12 @@ class Appliance:
         return path
 
     def passes(self, count: int = 1, helped: bool = True) -> dict[str, Any]:
-        """What so many passes of the daemon do."""
+        """Runs passes of the daemon; returns what they did."""
         done: dict[str, Any] = run("passes", self.spool, self.socket if helped else "", count)
         return done
 
     def ask(self, request: bytes) -> bytes:
-        """What the helper answers the daemon's user."""
+        """Sends the helper a request as the daemon's user; returns its answer."""
         code = f"import os, socket, sys; os.setresuid({DAEMON}, {DAEMON}, {DAEMON}); " + (
             "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(sys.argv[1]); "
             "s.send(bytes.fromhex(sys.argv[2])); sys.stdout.buffer.write(s.recv(9))"
@@ -94,7 +94,7 @@ def run(*arguments: object, mounts: tuple[str, ...] = ()) -> Any:
 
 @pytest.fixture
 def appliance() -> Iterator[Appliance]:
-    # Not below pytest's own directory, which only its user may enter.
+    # Not below pytest's directory, which only its user may enter.
     with tempfile.TemporaryDirectory(prefix="access-", ignore_cleanup_errors=True) as directory:
         os.chmod(directory, 0o755)
         spool = Path(directory, "spool")
@@ -210,7 +210,7 @@ def test_a_closed_upload_is_taken_whole_in_one_pass(
 
     assert done["taken"] == {name: f"content of {os.path.basename(name)}" for name in names}
     assert done["left"]["unclaimable"] == [0, ""]
-    # Nor do its folders stay.
+    # Its folders are removed too.
     assert os.listdir(appliance.incoming) == []
 
 
@@ -286,7 +286,7 @@ def test_nothing_outside_of_incoming_is_opened(appliance: Appliance) -> None:
 def test_the_helper_answers_only_its_own_user(appliance: Appliance, helper: subprocess.Popen[bytes]) -> None:
     appliance.folder("album", 0o755)
 
-    # Root may connect whatever the socket's mode is. It is closed before or after the request is sent.
+    # Root may connect regardless of the socket's mode. The helper closes before or after the request is sent.
     with pytest.raises(ConnectionError):
         access_helper.ask(str(appliance.socket), "incoming/album", READ_WRITE_SEARCH, 60)
     code = f"import os, socket, sys; os.setresuid({PRODUCER}, {PRODUCER}, {PRODUCER}); "
@@ -333,7 +333,7 @@ def test_a_helper_that_refuses_is_asked_a_bounded_number_of_times(appliance: App
         first = appliance.passes()
         asked_by_one_pass = len(asked)
         asked.clear()
-        # As one daemon: each is asked about once, and no folder keeps another from being asked about.
+        # As one daemon: it asks about each folder once, and no folder prevents a request for another.
         appliance.passes(6)
         asked_by_six = sorted(asked)
         listening.shutdown(socket.SHUT_RDWR)
@@ -351,7 +351,7 @@ def test_a_helper_that_hangs_costs_a_pass_one_wait(appliance: Appliance) -> None
         listening.bind(str(appliance.socket))
         os.chown(appliance.socket, DAEMON, DAEMON)
         listening.listen(16)
-        # Not a measure of speed: twenty waits of two seconds would be forty.
+        # Not a test of speed: twenty waits of two seconds would take forty.
         begun = time.monotonic()
         done = appliance.passes()
         seconds = time.monotonic() - begun

@@ -1,4 +1,4 @@
-"""Whatever links a producer puts in the way, every step stays below the directory that it is about."""
+"""Whatever links a producer makes, every operation stays below its directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def spool(tmp_path: Path) -> Spool:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A directory that no step may reach, with a file in it that none may touch."""
+    """A directory outside, with a file, that no operation may reach."""
     folder = tmp_path / "outside"
     (folder / "empty").mkdir(parents=True)
     (folder / "secret").write_bytes(b"secret")
@@ -121,7 +121,7 @@ def test_no_open_waits_for_a_writer(tmp_path: Path) -> None:
 
 @pytest.fixture
 def descriptors_of_the_daemon() -> Iterator[None]:
-    """A walk holds one a level; the daemon raises its limit at its start. An ordinary user's is 1,024."""
+    """A walk holds a descriptor per level; the daemon raises its limit at its start. An ordinary user's is 1,024."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], min(4096, limits[1])), limits[1]))
     yield
@@ -130,7 +130,7 @@ def descriptors_of_the_daemon() -> Iterator[None]:
 
 @pytest.fixture
 def removed_at_any_depth(tmp_path: Path) -> Iterator[None]:
-    """pytest's own removal of what earlier runs left recurses, on Python 3.11, and ends the run with an error."""
+    """On Python 3.11 pytest removes old directories by recursion, which would end the run with an error."""
     yield
     subprocess.run(["rm", "-rf", tmp_path], check=True)
 
@@ -138,7 +138,7 @@ def removed_at_any_depth(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("removed_at_any_depth", "descriptors_of_the_daemon")
 @pytest.mark.parametrize(("depth", "refused"), [(1200, 0), (2100, 1)])
 def test_folders_thousands_deep_end_no_walk(tmp_path: Path, depth: int, refused: int) -> None:
-    """Deeper than Python's recursion goes, and than any path. What no path can name is refused once."""
+    """Deeper than Python's recursion limit and than any path. A folder beyond the longest path is refused once."""
     descriptor = os.open(tmp_path, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir("d", dir_fd=descriptor)
@@ -157,7 +157,7 @@ def test_folders_thousands_deep_end_no_walk(tmp_path: Path, depth: int, refused:
 
     assert reasons == [errno.ENAMETOOLONG] * refused
     assert os.listdir(tmp_path) == ["d"] * refused
-    # Whoever tidies up after us goes down by recursion.
+    # pytest's cleanup recurses.
     while os.path.isdir(tmp_path / "d/d"):
         os.rename(tmp_path / "d/d", tmp_path / "e")
         os.rmdir(tmp_path / "d")
@@ -182,7 +182,7 @@ def test_a_folder_exchanged_for_a_link_under_way_is_not_walked_into(tmp_path: Pa
 
 
 def test_reports_and_failed_files_never_leave_failed_by_a_link(spool: Spool, outside: Path) -> None:
-    """Links that an earlier release has left in failed/, and dangling ones at the place of a report."""
+    """Links left in failed/ by an earlier release, and dangling ones in place of a report."""
     os.symlink(outside, spool.directory / "failed" / "album")
     os.symlink(outside / "made", spool.directory / "failed" / "x.error.json")
     for name in ("album/a.tif", "x"):

@@ -1,4 +1,4 @@
-"""Many files at once: each is stashed, in bounded memory, and each costs the same however many wait.
+"""Many files at once: each is stashed, in limited memory, and the cost of each does not grow with their number.
 
 The long forms are `make soak`, with 50,000 files, and `make million`.
 """
@@ -34,14 +34,14 @@ from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until
 
 BURST_FILES = int(os.environ.get("BURST_FILES", "15000"))
-# Far beyond what it takes, on a machine that is busy with other tests.
+# Much longer than needed, for a machine busy with other tests.
 BURST_SECONDS = 60 + BURST_FILES / 100
 
-# At its peak, of the daemon and of each of its workers.
+# Peak memory of the daemon, and of each of its workers.
 MAX_PROCESS_MIB = 150
-# Of all of them together, where what they share counts once: they hold 150 before the first file and after the last.
+# Of all processes together, with shared pages counted once: 150 before the first file and after the last.
 MAX_MEMORY_MIB = 200
-# From the second tenth of the files on: they grow by 2 to 4. What keeps 1.4 KiB of each of 15,000 files is found.
+# Growth after the first tenth of the files, usually 2 to 4. A leak of 1.4 KiB per file in 15,000 files is found.
 MAX_GROWTH_MIB = 16
 
 MAX_QUEUED_EVENTS = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
@@ -62,7 +62,7 @@ def md5(data: bytes) -> str:
 
 
 def drop_all(folder: Path, first: int, count: int) -> None:
-    """Written in place: nothing but the closing tells that a file is complete."""
+    """Writes files in place: only the close shows that a file is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
         descriptor = os.open(folder / str(number), os.O_CREAT | os.O_WRONLY)
@@ -71,7 +71,7 @@ def drop_all(folder: Path, first: int, count: int) -> None:
 
 
 def wait_until_stashed(site: Site, count: int, daemon: Daemon) -> list[float]:
-    """The memory that the daemon and its workers held together at the end of each tenth, in MiB."""
+    """Returns the total memory of the daemon and its workers at the end of each tenth, in MiB."""
     names, log = (f"{site.prefix}:{key}" for key in ("names", "log"))
     moments = [time.monotonic()]
     memory_mib: list[float] = []
@@ -118,17 +118,17 @@ def test_a_burst_while_the_daemon_is_stopped_is_stashed_in_bounded_memory(site: 
 
 @pytest.mark.slow
 def test_a_burst_that_overflows_inotify_is_stashed_without_the_timer(site: Site) -> None:
-    # Each file is two events, made and closed, so these are more than the kernel queues.
+    # Each file makes two events, create and close, so these exceed the kernel's event queue.
     unread = MAX_QUEUED_EVENTS // 2 + 500
-    assert unread < BURST_FILES, "fs.inotify.max_queued_events is too large here to be overflown by this burst"
+    assert unread < BURST_FILES, "fs.inotify.max_queued_events is too large for this burst to overflow"
     with Daemon(site, {"MD5S3STASH_SPOOL_RESCAN_SECONDS": "3600"}) as daemon:
-        # Stashed on its event, so the daemon watches.
+        # Stashed on its event, so the daemon is watching.
         daemon.wait_until_started()
         site.drop("first", content("first"))
         wait_until_stashed(site, 1, daemon)
         daemon.process.send_signal(signal.SIGSTOP)
         drop_all(site.incoming, 0, unread)
-        # This folder has no event of its own: the queue is full.
+        # This folder gets no event: the event queue is full.
         drop_all(site.incoming / "new", unread, 1)
         daemon.process.send_signal(signal.SIGCONT)
         drop_all(site.incoming, unread + 1, BURST_FILES - unread - 1)
@@ -136,7 +136,7 @@ def test_a_burst_that_overflows_inotify_is_stashed_without_the_timer(site: Site)
         memory_mib = wait_until_stashed(site, BURST_FILES + 1, daemon)
 
         assert "queue overflowed" in daemon.output()
-        # The folder that inotify forgot to tell of is watched by now, or has been tidied away.
+        # The folder without an event is now watched, or was removed.
         site.drop("new/afterwards", content("new/afterwards"))
         wait_until(lambda: "new/afterwards" in site.names(), "noticed")
         assert_bounded(memory_mib, daemon)
@@ -147,12 +147,12 @@ def test_a_burst_that_overflows_inotify_is_stashed_without_the_timer(site: Site)
     assert_all_stashed(site, expected)
 
 
-# What Python asks of the file system on the way of a file through the spool.
+# File system calls for a file on its way through the spool.
 CALLS = ("scandir", "lstat", "stat", "open", "close", "rename", "unlink", "mkdir", "rmdir", "listdir")
 
 
 class CountedDirectory:
-    """A directory that is being read; each name counts."""
+    """A directory iterator that counts names."""
 
     def __init__(self, entries: Any, names: Counter[str]) -> None:
         self._entries = entries
@@ -173,7 +173,7 @@ class CountedDirectory:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
-    # The servers of other tests may still have theirs.
+    # Threads of other tests' servers may still run.
     this_thread = threading.get_ident()
 
     def counting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,12 +193,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def calls_for_first_batches(directory: Path, waiting: int, calls: Counter[str]) -> Counter[str]:
-    """What the first files of a pass cost, from their claim to their removal, while so many wait."""
+    """The calls for the first files of a pass, from claim to removal, while `waiting` files wait."""
     spool = Spool(directory)
     spool.create()
     drop_all(directory / "incoming", 0, waiting)
     intake = SpoolScan(spool, Completeness(Completed(), settle_seconds=0), WaitingFiles())
-    # A folder of an earlier test that was left open is closed now, and not among these.
+    # Close folders left open by an earlier test first, so that they do not count.
     gc.collect()
     calls.clear()
     intake.start_pass()
@@ -209,7 +209,7 @@ def calls_for_first_batches(directory: Path, waiting: int, calls: Counter[str]) 
 
 
 def test_a_file_costs_the_same_however_many_wait(tmp_path: Path, calls: Counter[str]) -> None:
-    # What the first use of anything costs is left out.
+    # Warm up: first uses cost more.
     calls_for_first_batches(tmp_path / "first", 10, calls)
     few = calls_for_first_batches(tmp_path / "few", 1_000, calls)
     many = calls_for_first_batches(tmp_path / "many", 20_000, calls)
@@ -217,7 +217,7 @@ def test_a_file_costs_the_same_however_many_wait(tmp_path: Path, calls: Counter[
     assert few["moved"] == 1_000
     assert few["rename"] < 10
     assert many == few
-    # No name is read twice: a pass goes on from batch to batch.
+    # No name is read twice: a pass continues from batch to batch.
     assert few["name"] == 1_000
     assert few.total() < 32_000
 
@@ -245,7 +245,7 @@ def test_a_batch_tells_the_time_of_its_first_claim_however_long_nothing_came(tmp
     intake = SpoolScan(spool, Completeness(Completed(), settle_seconds=0), WaitingFiles())
     ages, boxes = [], []
     for name in ("first", "second", "third"):
-        # Passes that find nothing, and files that came and went.
+        # Passes that find nothing, and files that vanished.
         for _ in range(3):
             intake.start_pass()
             assert intake.take(10) == []
@@ -258,7 +258,7 @@ def test_a_batch_tells_the_time_of_its_first_claim_however_long_nothing_came(tmp
         boxes.append(len(os.listdir(tmp_path / "active")))
 
     assert min(ages) >= 0
-    # The next one is there already: on a full disk none could be made.
+    # The next one already exists: it could not be created on a full disk.
     assert boxes == [1, 1, 1]
 
 

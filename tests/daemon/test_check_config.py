@@ -1,4 +1,4 @@
-"""`md5s3stashd --check-config`, and how log lines look to journald."""
+"""`md5s3stashd --check-config`, and the format of log lines for journald."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_effective_settings_are_a_settings_file_without_credentials(tmp_path: Pa
     assert told["log"] == {"level": "ERROR"}
     assert told["stash"] == {"bucket_base": ["one/pre", "two"], "bucket_scheme": "simple"}
     assert told["redis"]["url"] == "redis://***@127.0.0.1:1/0"
-    assert not (tmp_path / "spool").exists(), "nothing is made"
+    assert not (tmp_path / "spool").exists(), "no file is created"
 
 
 def test_headers_of_origins_are_checked_and_not_shown(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a service said to the last piece of work is told, and nothing waits for it."""
+"""The circuit breaker reports a service's last error without waiting for the service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_refusal_is_told_until_a_piece_of_work_is_done_and_nothing_waits() -> 
     assert breaker.faults() == {"s3": "403 AccessDenied"}
     assert breaker.down() == {}
     assert breaker.wait_until_available(threading.Event())
-    assert breaker.faults() == {"s3": "403 AccessDenied"}, "the probe says nothing about it"
+    assert breaker.faults() == {"s3": "403 AccessDenied"}, "the probe does not show it"
     breaker.note("s3", "")
     assert breaker.faults() == {}
 

@@ -25,7 +25,7 @@ from tests.support.servers import wait_until
 
 
 class Groups(RedisLedger):
-    """Remembers how many came at once, and when."""
+    """Records the size and time of each group."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         self.moments = [*getattr(self, "moments", []), time.monotonic()]
@@ -53,7 +53,7 @@ def test_a_file_that_comes_alone_is_recorded_at_once_and_those_that_follow_it_to
     files = [claimed(spool, f"file {number}") for number in range(6)]
     try:
         committer.put(files[:1])
-        wait_until(lambda: ended == ["file 0"], "recorded without company", linger_seconds - 0.5)
+        wait_until(lambda: ended == ["file 0"], "recorded alone", linger_seconds - 0.5)
         for file in files[1:4]:
             committer.put([file])
         committer.put(files[4:])
@@ -107,14 +107,14 @@ def test_failures_that_the_disk_has_no_room_for_are_told_and_hold_up_no_other(
         patch.setattr(spool, "fail", full)
         committer.put(failing)
         committer.put([claimed(spool, "good")])
-        wait_until(lambda: len(ended) == 301, "all of them are over")
+        wait_until(lambda: len(ended) == 301, "all have ended")
     assert {service for service, _ in noted} == {"spool"}
     assert "free some space there" in noted[0][1]
     assert list(spool.entries("active")) == []
     again = list(spool.due(time.time() + 120))
     assert len(again) == 300
 
-    # There is room now.
+    # Now there is room.
     once_more = spool.claim(again[0], spool.new_batch())
     assert once_more is not None
     committer.put([Finished(once_more, failing[0].outcome, None)])

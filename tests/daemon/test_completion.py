@@ -1,4 +1,4 @@
-"""Whether a file is complete: by the kernel's word, by events, and by stillness where neither can be had."""
+"""Whether a file is complete: by a lease, by events, and otherwise by the time without changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTLE_SECONDS = 5.0
 
 @pytest.fixture
 def written(tmp_path: Path) -> Iterator[Path]:
-    """A file that somebody holds open for writing."""
+    """A file that is open for writing."""
     path = tmp_path / "file"
     with open(path, "wb") as writer:
         writer.write(b"so far")
@@ -26,12 +26,12 @@ def written(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def no_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for another user's file without CAP_LEASE."""
+    """Refuses leases, as for another user's file without CAP_LEASE."""
     monkeypatch.setattr(completeness, "try_lease", lambda descriptor: None)
 
 
 class Looks:
-    """Looks at a file, at times that the test chooses."""
+    """Checks of a file, at times that the test sets."""
 
     def __init__(self, path: Path, completed: Completed | None = None, polling: bool = False) -> None:
         self.now = 1000.0
@@ -76,7 +76,7 @@ def test_on_a_network_file_system_stillness_tells_and_no_lease_is_asked_for(
 
 
 def test_where_other_machines_write_a_lease_alone_says_nothing(tmp_path: Path) -> None:
-    """The kernel's NFS server closes and opens files as it likes while they are under way."""
+    """The kernel's NFS server closes and reopens files during an upload."""
     path = tmp_path / "file"
     path.write_bytes(b"x")
     looks = Looks(path, polling=True)
@@ -107,7 +107,7 @@ def test_each_change_begins_the_time_of_stillness_again(tmp_path: Path) -> None:
     looks.complete()
     before = os.stat(path)
     path.write_bytes(b"y")
-    # Its ctime alone tells.
+    # Only its ctime shows it.
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     assert not looks.complete(after_seconds=SETTLE_SECONDS)

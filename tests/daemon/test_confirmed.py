@@ -1,4 +1,4 @@
-"""A content that S3 has confirmed of late costs it no request; one that it may have lost does."""
+"""Content that S3 has confirmed recently needs no request; content that S3 may have lost does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def site(tmp_path: Path, redis_server: str, s3: DigestS3) -> Site:
 
 
 def stash(site: Site, name: str, **settings: str) -> None:
-    """Dropped, and gone again, by a daemon of its own."""
+    """Drops a file, and runs a daemon until it is stashed."""
     with Daemon(site, settings) as daemon:
         daemon.wait_until_started()
         site.drop(name, DATA)
@@ -53,7 +53,7 @@ def stash(site: Site, name: str, **settings: str) -> None:
 
 
 def change_confirmation(site: Site, change: Callable[[bytes], bytes]) -> None:
-    """Of the one content that was stashed."""
+    """Changes the confirmation of the only stashed content."""
     redis: Any = site.redis
     [name] = redis.keys(f"{site.prefix}:confirmed:*")
     [(field, value)] = redis.hgetall(name).items()
@@ -61,7 +61,7 @@ def change_confirmation(site: Site, change: Callable[[bytes], bytes]) -> None:
 
 
 def asked(s3: DigestS3) -> list[str]:
-    """The requests for the content since the last time."""
+    """The requests for the content since the last call."""
     methods = [request.method for request in s3.requests if MD5 in request.target]
     s3.requests.clear()
     return methods
@@ -123,12 +123,12 @@ def test_known_contents_are_asked_about_many_at_a_time(site: Site) -> None:
     redis: Any = site.redis
     before = hmgets(redis)
 
-    # Eight threads share what waits, as long as nothing is known of it. One takes it all where everything was known.
+    # Eight threads share the waiting files while nothing is known of them. If all are known, one thread takes them all.
     assert worker.share(200, 8) == 26
     done = [handled.outcome for piece in worker.handle(again) for handled in piece]
     assert worker.share(200, 8) == CHUNK_FILES
     assert [outcome for outcome in done if outcome is None or outcome.error] == []
-    # One about the hash_cache, and one about each stretch of time: three, or four around the end of one.
+    # One for the hash_cache, and one for each period: three, or four around the end of one.
     assert hmgets(redis) - before in (4, 5)
 
     list(worker.handle([new]))
@@ -164,7 +164,7 @@ def test_an_object_that_has_gone_since_an_old_confirmation_is_stored_anew(site: 
 
 def test_another_content_of_a_confirmed_md5_is_still_a_collision(site: Site, s3: DigestS3) -> None:
     stash(site, "first")
-    # As if what stands there were another content of this md5: the same in size, not in SHA-256.
+    # As if other content had this md5: of the same size, with another SHA-256.
     change_confirmation(site, lambda value: value[:-32] + bytes(32))
     s3.put("bucket", MD5, DATA, x_amz_meta_sha256="0" * 64)
 
@@ -222,7 +222,7 @@ def test_forget_refuses_what_is_no_md5(site: Site) -> None:
 def test_without_a_confirmation_a_recorded_content_is_looked_for_before_it_is_sent(site: Site, s3: DigestS3) -> None:
     with Daemon(site, {"MD5S3STASH_SPOOL_PROCESSES": "1"}) as daemon:
         daemon.wait_until_started()
-        # By then the store has shown that it honours conditional puts, so that what is new costs no look.
+        # By then the store has shown that it honours conditional puts, so new content needs no HEAD.
         others = [f"other {number}" for number in range(ASK_AFTER)]
         for name in others:
             site.drop(name, name.encode())

@@ -1,4 +1,4 @@
-"""md5s3stashctl as an operator meets it: the real program on a real spool, Redis and S3, the daemon running or not."""
+"""md5s3stashctl as operators use it: the real program on a real spool, Redis and S3, with and without the daemon."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def spool(site: Site) -> Spool:
 
 
 def run(site: Site, *arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the program; whatever it is asked, its errors are lines of its own."""
+    """Runs the program; asserts that its errors are its own lines."""
     done = warm.run([MODULE, *arguments], {**os.environ, **site.environment(), **environment})
-    # Not as text from the start, which would turn a carriage return of a name into the end of a line.
+    # Not in text mode, which would treat a carriage return in a name as the end of a line.
     told = subprocess.CompletedProcess(done.args, done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
     assert all(line.startswith("md5s3stashctl: ") for line in told.stderr.splitlines()), told.stderr
     return told
@@ -99,7 +99,7 @@ def claimed(spool: Spool, name: str, data: bytes = b"x") -> Entry:
     return entry
 
 
-# As late as a file may be deferred, nearly.
+# Almost the latest time to which a file may be deferred.
 LATER = int(time.time()) + 6 * 86400
 
 
@@ -160,7 +160,7 @@ def test_status_is_fine_while_the_daemon_runs_and_redis_answers(site: Site, spoo
 def test_status_says_that_no_daemon_runs_and_exits_with_one(site: Site) -> None:
     with Daemon(site) as daemon:
         daemon.wait_until_started()
-    # The lock's file is still there, with the number of the process that was killed.
+    # The lock file still exists, with the id of the killed process.
     done = run(site, "status")
 
     assert done.returncode == 1
@@ -283,7 +283,7 @@ def test_retry_stashes_a_failed_file_under_its_own_name(site: Site, spool: Spool
     with Daemon(site) as daemon:
         daemon.wait_until_started()
         done = run(site, "retry", "sub/photo")
-        # The second one waits where the first was not taken yet.
+        # The second one waits until the first was taken.
         wait_until(lambda: site.files("incoming") == [], "first taken")
         again = run(site, "retry", "--all")
         wait_until(lambda: len(site.objects()) == 2 and site.files() == [], "both stashed")
@@ -377,7 +377,7 @@ def test_hold_parks_and_release_has_it_stashed(site: Site, spool: Spool) -> None
     with Daemon(site) as daemon:
         daemon.wait_until_started()
         site.drop("marker", b"1")
-        wait_until(lambda: "marker" in site.names(), "the daemon had a pass")
+        wait_until(lambda: "marker" in site.names(), "a pass of the daemon")
         assert len(site.files("hold")) == 2
         assert run(site, "release", "old").stdout == "old: due now\n"
         assert run(site, "release", "--all").stdout == "deep/new: due now\n"
@@ -457,7 +457,7 @@ def test_moves_go_well_while_the_daemon_and_another_operator_move_the_same_files
 
 @pytest.fixture(scope="module")
 def stashed(tmp_path_factory: pytest.TempPathFactory, redis_server: str, s3_server: str) -> Site:
-    """A site whose daemon has stashed a few files under two bases, and stopped."""
+    """A site whose daemon has stashed some files under two bases, and stopped."""
     site = Site(tmp_path_factory.mktemp("stashed"), redis_server, s3_server)
     site.client.create_bucket(Bucket=f"{site.bucket}-two")
     picture = io.BytesIO()
@@ -583,7 +583,7 @@ def test_log_follow_ends_quietly_when_nobody_reads_any_more(site: Site) -> None:
         assert process.stdout is not None
         assert b"first" in process.stdout.readline()
         process.stdout.close()
-        # No further entry comes.
+        # No other entry comes.
         process.wait(20)
 
     assert errors_of(site) == ""
@@ -619,7 +619,7 @@ def test_export_of_many_names_comes_in_batches_and_misses_none(site: Site) -> No
     assert {line["s3_url"] for line in lines} == {None}
 
 
-# faults of the call
+# errors in the arguments
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`md5s3stashctl rebuild`: what Redis has lost comes back from the buckets and from an export, on real servers."""
+"""`md5s3stashctl rebuild` restores records lost by Redis from the buckets and from an export, on real servers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def put(site: Site, data: bytes, content_type: str = "text/plain", key: str = ""
 
 
 def lose_redis(site: Site) -> None:
-    """What `flushall` does, for the keys of this test."""
+    """Deletes the keys of this test, like `flushall`."""
     for key in site.redis.keys(f"{site.prefix}:*"):
         site.redis.delete(key)
 
@@ -67,7 +67,7 @@ def test_export_flush_and_both_kinds_of_rebuilding_give_back_what_a_lookup_tells
             (site.directory / "new").rename(site.incoming / name)
         wait_until(lambda: len(site.names()) == len(names), "all stashed")
         assert daemon.terminate() == 0
-    # A URL that the command has stashed.
+    # A URL stashed by the command.
     url, its_md5 = "https://example.org/x.txt", md5(b"0")
     site.redis.hset(f"{site.prefix}:url_cache", url, json.dumps({"md5": its_md5, "If-None-Match": '"x"'}))
     asked = [*names[:3], "album/größe.txt", url, its_md5]
@@ -136,7 +136,7 @@ def test_head_asks_for_types_where_none_is_recorded(site: Site) -> None:
         untyped: [f"s3://{site.bucket}/{untyped}", None, None],
         known: [f"s3://{site.bucket}/{known}", "text/x-known", [0, 0]],
     }
-    # A second run has nothing left to do but to ask again about the one that has no type.
+    # A second run only asks again about the object without a type.
     assert run(site, "rebuild", "--head").stdout == "3 objects, 0 contents recorded, 3 known already, 0 left out\n"
 
 
@@ -194,7 +194,7 @@ def test_buckets_are_listed_side_by_side(tmp_path: Path, redis_server: str) -> N
 def test_rclones_server_is_rebuilt_from_by_pages(tmp_path: Path, redis_server: str, rclone_s3: RcloneS3) -> None:
     site = Site(tmp_path, redis_server, rclone_s3.endpoint, keys=Keys.of(rclone_s3))
     for number in range(1001):
-        # Its objects are files, which are made sooner than put.
+        # Its objects are files, which are faster to create than to put.
         (rclone_s3.directory / site.bucket / md5(b"%d" % number)).write_bytes(b"%d" % number)
 
     assert run(site, "rebuild", "--dry-run").stdout == (

@@ -1,4 +1,4 @@
-"""The audit of buckets by LIST, against a real S3 server that holds what no daemon would have put there."""
+"""The audit of buckets by LIST, against a real S3 server with objects that no daemon would have put there."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_more_objects_than_a_page_holds_are_all_looked_at(
     tmp_path: Path, redis_server: str, rclone_s3: RcloneS3
 ) -> None:
     site = Site(tmp_path, redis_server, rclone_s3.endpoint, keys=Keys.of(rclone_s3))
-    # Its objects are files, which are made sooner than put.
+    # Its objects are files, which are faster to create than to put.
     for data in (b"%d" % number for number in range(1001)):
         (rclone_s3.directory / site.bucket / md5(data)).write_bytes(data)
     put(site, "zzz", b"last of all")

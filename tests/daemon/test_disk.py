@@ -1,4 +1,4 @@
-"""Whether there is room for downloads, as it is told."""
+"""Whether there is room for downloads, and how this is reported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from md5s3stash_daemon.runtime.disk_space import DiskFloor, SpoolDisk
 
-# A file system holds so many blocks free, by its directory.
+# Free blocks of a file system, by its directory.
 Free = dict[str, int]
-# The inodes of a file system, and how many of them are free.
+# Total and free inodes of a file system.
 Inodes = dict[str, tuple[int, int]]
 
 
@@ -44,14 +44,14 @@ def test_the_fault_names_the_tightest_disk_and_ends_with_the_room_that_is_made(f
 
     free["/tmp"] = 9
     now[0] = 1.0
-    # Nobody downloads, and so nothing waits.
+    # Without downloads nothing waits.
     assert floor.faults() == {}
     assert not floor.has_room()
     assert floor.faults() == {"downloads": "/tmp has 9 bytes free, less than min_free_bytes=10: free some space there"}
 
     free["/tmp"] = 10
     now[0] = 2.0
-    # Without anybody who downloads: what waits may have been taken away.
+    # Also without downloads: the waiting lists may have been removed.
     assert floor.faults() == {}
     assert floor.has_room()
 

@@ -1,5 +1,5 @@
-"""A record counts where Redis keeps it, and only there: what is asked of it with each record, what one setting accepts,
-and what a script leaves that Redis broke off half way.
+"""A record counts only if Redis keeps it: the checks with each record, the risks that a setting accepts, and scripts
+that Redis interrupts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.outages import OwnRedis
 from tests.support.runtime import runtime_of
 from tests.support.servers import wait_until
 
-# As a Redis tells that keeps everything.
+# The settings of a Redis that keeps everything.
 CONFIG = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -64,7 +64,7 @@ def logged(server: OwnRedis) -> list[str]:
 def test_a_redis_that_keeps_everything_is_no_risk() -> None:
     assert risks_of(CONFIG, INFO) == []
     assert risks_of({**CONFIG, "maxmemory": "100"}, INFO) == []
-    # Without a bound of memory nothing is evicted, whatever the policy.
+    # Without a memory limit nothing is evicted, whatever the policy.
     assert risks_of({**CONFIG, "maxmemory-policy": "allkeys-lru"}, INFO) == []
 
 
@@ -258,11 +258,11 @@ def test_a_redis_that_takes_no_record_is_down_although_its_probe_finds_nothing(o
     ledger.probe()
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(recorder.record([outcome(0)])))
-    # Somebody who waits for it, and probes.
+    # A thread that waits for Redis, and probes it.
     other = threading.Thread(target=breaker.wait_until_available, args=(stopping,))
     thread.start()
     try:
-        wait_until(lambda: breaker.faults() != {}, "it is down")
+        wait_until(lambda: breaker.faults() != {}, "it is unavailable")
         other.start()
         probes = 0
         while probes < 200:
@@ -270,7 +270,7 @@ def test_a_redis_that_takes_no_record_is_down_although_its_probe_finds_nothing(o
             probes += 1
             stopping.wait(0.01)
         own_redis.client.acl_setuser("default", enabled=True, commands=["+xadd"])
-        wait_until(lambda: done == [True] and breaker.faults() == {}, "recorded, and up again")
+        wait_until(lambda: done == [True] and breaker.faults() == {}, "recorded, and available again")
     finally:
         stopping.set()
         thread.join()
@@ -279,7 +279,7 @@ def test_a_redis_that_takes_no_record_is_down_although_its_probe_finds_nothing(o
 
 
 def assert_whole(server: OwnRedis, outcomes: int) -> None:
-    """Each is in every key, once."""
+    """Asserts that each outcome is in every key exactly once."""
     wanted = [f"file {number}" for number in range(outcomes)]
     names: Any = server.client.hgetall("test:names")
     assert sorted(name.decode() for name in names) == wanted

@@ -1,4 +1,4 @@
-"""`md5s3stash-enqueue` against a real queue: all of a list gets in, whatever happens on the way."""
+"""`md5s3stash-enqueue` against a real queue: it sends all of a list, whatever fails on the way."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_profile_is_named_in_each_message(queue: TestQueue) -> None:
 
 
 class Flaky:
-    """A relay before the queue's server, which can be told to refuse."""
+    """A relay before the queue's server that can refuse requests."""
 
     def __init__(self, origin: Origin, queue: TestQueue) -> None:
         self.origin = origin

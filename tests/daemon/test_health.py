@@ -1,4 +1,4 @@
-"""/healthz as a load balancer or an operator asks it, of a real daemon."""
+"""/healthz of a real daemon, as load balancers and operators use it."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def port() -> int:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Of a server that nobody asks about what is recorded."""
+    """For a server whose records are not read."""
     return {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.0.1:9/0", "SPOOL_DIR": str(tmp_path)}
 
 
 @pytest.fixture
 def server(environment: dict[str, str], port: int) -> Iterator[StatusServer]:
-    """The server without a daemon around it."""
+    """The server without a daemon."""
     with status_server({**environment, "MD5S3STASH_HTTP_PORT": str(port)}) as running:
         yield running
 
 
 def health_of(port: int) -> tuple[int, Any]:
-    """Status and body; (0, None) while nobody answers."""
+    """Status and body; (0, None) without an answer."""
     with contextlib.suppress(requests.ConnectionError):
         answer = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10)
         assert answer.headers["Content-Type"] == "application/json"
@@ -178,13 +178,13 @@ def test_a_request_has_to_be_there_within_a_time_in_all_however_it_drips(
 def test_slow_clients_shut_nobody_out_and_leave_by_themselves(
     server: StatusServer, port: int, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    # Far beyond the test, at first: nobody gets in because a slow client's time is over.
+    # At first longer than the test: no client gets in because a slow one has timed out.
     monkeypatch.setattr(web_server, "REQUEST_SECONDS", 300.0)
     with contextlib.ExitStack() as clients:
         slow = connected(port, clients, 2 * MAX_REQUESTS_AT_ONCE, start)
         for _ in range(5):
             assert health_of(port)[0] == 200
-        # The oldest had to make room.
+        # The oldest one was closed to make room.
         assert slow[0].recv(10) == b""
 
         monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.2)
@@ -211,7 +211,7 @@ def test_requests_that_wait_for_redis_or_the_disk_leave_room_for_a_look_at_healt
         for _ in range(5):
             assert health_of(port)[0] == 200
         released.set()
-        # The others get theirs.
+        # The others get their answers.
         assert {client.recv(20)[:12] for client in pages if client not in refused} == {b"HTTP/1.0 404"}
 
 

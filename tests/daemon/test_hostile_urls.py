@@ -1,4 +1,4 @@
-"""URLs that want the daemon to read its own machine or network: refused with a reason, and nothing is connected to."""
+"""URLs that point to the daemon's own machine or network: refused with a reason, without any connection."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.support.daemon import Daemon, Site
 from tests.support.origin import Origin, Reply
 from tests.support.url_lists import failed_list, wait_for_report
 
-# PORT stands for one where an origin listens.
+# PORT is replaced by an origin's port.
 DIRECT = [
-    # The metadata service of a cloud, in each spelling.
+    # The metadata service of a cloud, in all spellings.
     "http://169.254.169.254/latest/meta-data/iam/security-credentials/",
     "http://2852039166/latest/meta-data/",
     "http://0251.0376.0251.0376/latest/meta-data/",
@@ -45,7 +45,7 @@ DIRECT = [
     "http://192.168.0.1:PORT/",
     "http://172.16.0.1:PORT/",
     "http://100.64.0.1:PORT/",
-    # Tricks with what stands before the host.
+    # Tricks with the text before the host.
     "http://example.com@127.0.0.1:PORT/",
     "http://127.0.0.1:PORT\\@example.com/",
     "http://example.com:80@127.0.0.1:PORT/",
@@ -53,10 +53,10 @@ DIRECT = [
     "http://127.0.0.1:PORT?@example.com/",
     "http://[::1%25lo]:PORT/",
     "http://127.0.0.1%00.example.com:PORT/",
-    # Names that the resolver of this test knows.
+    # Names that this test's resolver knows.
     "http://mixed.test:PORT/",
     "http://private.test:PORT/",
-    # Other schemes, and what some would take for a path.
+    # Other schemes, and text that some parsers take for a path.
     "file:///etc/passwd",
     "file://localhost/etc/passwd",
     "FILE:///etc/passwd",
@@ -75,8 +75,8 @@ DIRECT = [
     "s3://bucket/key",
 ]
 
-# A name server that somebody else runs may answer anything, and something else the next time. 127.0.0.9 stands for a
-# public origin: it is what the settings allow.
+# A foreign name server may return any address, and another one the next time. 127.0.0.9 represents a public origin: the
+# settings allow it.
 RESOLVER = """
 import itertools, socket, sys
 real, asked = socket.getaddrinfo, itertools.count()
@@ -126,7 +126,7 @@ def test_each_hostile_url_is_refused_with_a_reason_and_no_connection(site: Site,
 
     assert [row["url"] for row in rows] == [url.replace("\\", "\\\\") for url in urls]
     assert [row["url"] for row in rows if row["outcome"] != "failed" or not row["reason"]] == []
-    # Not because nothing answered there: because it was not asked. Only a name that does not resolve is no refusal.
+    # It was refused, and not unreachable. Only a name that does not resolve is another error.
     tried = [row["url"] for row in rows if "tried" in row["reason"] and "does not resolve" not in row["reason"]]
     assert tried == []
     assert victim.connections == 0
@@ -165,7 +165,7 @@ def test_a_redirect_to_a_hostile_url_is_refused_on_each_hop(site: Site, victim: 
 
 
 def test_a_name_that_resolves_to_another_address_the_second_time_is_judged_again(site: Site, victim: Origin) -> None:
-    """The first answer is allowed, and what it led to is down; the second is this machine."""
+    """The first answer is allowed, but its host is down; the second is this machine."""
     with resolved_daemon(site):
         site.drop("rebinding.urls", f"http://rebinding.test:{victim.port}/".encode())
         [row] = wait_for_report(site, "rebinding.urls")
@@ -176,7 +176,7 @@ def test_a_name_that_resolves_to_another_address_the_second_time_is_judged_again
 
 
 def test_without_the_refusal_the_victim_would_have_been_reached(site: Site, victim: Origin) -> None:
-    """So that the tests above do not pass because the victim is deaf."""
+    """Otherwise the tests above could pass because the victim does not answer."""
     url = victim.answer("/", Reply(body=b"secret"))
     with Daemon(site, {**OUTSIDE, "MD5S3STASH_URLS_ALLOWED_NETWORKS": "127.0.0.0/8"}):
         site.drop("allowed.urls", url.encode())

@@ -1,4 +1,4 @@
-"""Large files in the spool: hashed a few at a time, at less priority, and left alone by a daemon that stops."""
+"""Large files in the spool: hashed a few at a time with lower priority; a daemon that stops abandons them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def nice_values(prefix: str) -> list[int]:
-    """Of the threads of this process whose names begin so."""
+    """Of the threads of this process whose names begin with the prefix."""
     found = []
     for thread in threading.enumerate():
         if thread.name.startswith(prefix) and thread.native_id is not None:

@@ -1,5 +1,5 @@
-"""Producers, of another user than the daemon's, who write to a file when it looks done: nothing that they wrote and
-closed is thrown away.
+"""Producers with another user than the daemon's, who write to a file that looks complete: nothing that they have
+written and closed is lost.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from tests.support.strangers import SECONDS, appliance_site, let_passes_go_by, m
 
 pytestmark = pytest.mark.needs_namespaces(users=True)
 
-# Below and above what is hashed in memory.
+# Below and above the limit for hashing in memory.
 SIZES = (1000, 9_000_000)
 
-# Far longer than a file takes to settle (tests.support.daemon.QUICK).
+# Much longer than the settle time (tests.support.daemon.QUICK).
 STALL_SECONDS = 1.5
 
-# Who waits for a lease waits until the daemon is done with the file, and not until the kernel ends the wait, which it
-# does after 45 seconds (/proc/sys/fs/lease-break-time).
+# A writer waits for a lease until the daemon is done with the file, and not until the kernel breaks the lease after 45
+# seconds (/proc/sys/fs/lease-break-time).
 LEASE_SECONDS = 30.0
 
-# How long the writers of the races go on. More finds more.
+# Seconds of the race tests. More find more.
 RACE_SECONDS = 4.0
 
 
@@ -49,7 +49,7 @@ def site(redis_server: str, store: FaultyS3) -> Iterator[Site]:
         yield site
 
 
-# What a producer does between the first part of a file, which looks complete, and the close of the second.
+# Steps of a producer between the first part of a file, which looks complete, and the close of the second.
 Pause = Callable[[], object]
 
 
@@ -76,7 +76,7 @@ def a_link_to_an_unnamed_file(path: Path, first: bytes, second: bytes, pause: Pa
     folder = os.open(path.parent, os.O_RDONLY)
     with open(os.open(".", os.O_TMPFILE | os.O_RDWR, 0o664, dir_fd=folder), "wb", buffering=0) as file:
         file.write(first)
-        # As a link of a descriptor, which Python makes only with a folder's beside it.
+        # As a link of a descriptor; Python makes these only with a directory descriptor.
         os.link(f"/proc/self/fd/{file.fileno()}", path.name, src_dir_fd=folder, dst_dir_fd=folder)
         pause()
         file.write(second)
@@ -92,7 +92,7 @@ def a_rename_while_it_is_open(path: Path, first: bytes, second: bytes, pause: Pa
 
 
 def a_rewrite(path: Path, first: bytes, second: bytes, pause: Pause) -> None:
-    """Of a file that was done: it is cut to nothing and written once more."""
+    """Truncates a complete file and writes it again."""
     path.write_bytes(first)
     with open(path, "wb", buffering=0) as file:
         file.write(first)
@@ -145,7 +145,7 @@ def test_a_file_is_not_taken_before_its_last_writer_has_closed_it(site: Site, wa
         wait_until(lambda: set(writers) <= set(site.names()) and site.files() == [], "all stashed", SECONDS)
 
     for name in writers:
-        # The rewritten file may have been taken before it was begun once more.
+        # The file may have been taken before the rewrite began.
         assert recorded(site, name) in ([md5_of(first + second)], [md5_of(first), md5_of(first + second)]), name
 
 
@@ -168,7 +168,7 @@ def append(path: Path) -> None:
 
 
 def overwrite(path: Path) -> None:
-    """In place, and with its time stamp set back: neither size nor time shows it."""
+    """In place, with the time stamp restored: neither size nor time shows it."""
     status = path.stat()
     with open(path, "r+b") as file:
         file.seek(10)
@@ -195,10 +195,10 @@ def test_a_file_that_is_changed_after_it_was_hashed_is_stashed_whole(
         daemon.wait_until_started()
         kept = hashed_but_not_stored(site, store, producer.submit, size)
         writer = producer.submit(change, kept)
-        wait_until(lambda: writer.done() or waits_for_a_lease(kept), "written, or kept waiting")
+        wait_until(lambda: writer.done() or waits_for_a_lease(kept), "written, or blocked")
         store.work_again()
         writer.result(LEASE_SECONDS)
-        # A file on its way from one state to another may be missed by a look at all of them.
+        # A listing of all states may miss a file that moves between them.
         wait_until(lambda: recorded(site, "scan.tif")[-1:] == [md5_of(kept.read_bytes())], "stashed as it is", SECONDS)
         wait_until(lambda: site.files() == ["incoming/.keep/scan"], "an empty spool", SECONDS)
 
@@ -212,7 +212,7 @@ def test_a_deferred_file_is_not_tried_again_while_somebody_writes_to_it(site: Si
             daemon.wait_until_started()
             kept = hashed_but_not_stored(site, store, producer.submit, size)
             opening = producer.submit(open, kept, "ab", buffering=0)
-            wait_until(lambda: opening.done() or waits_for_a_lease(kept), "open, or kept waiting")
+            wait_until(lambda: opening.done() or waits_for_a_lease(kept), "open, or blocked")
             daemon.kill()
         store.work_again()
         with opening.result(SECONDS) as file, unit_daemon(site) as daemon:
@@ -245,7 +245,7 @@ def test_a_claimed_file_that_its_producer_closes_to_others_is_stashed(site: Site
 
 
 def hashed_but_not_stored(site: Site, store: FaultyS3, submit: Callable[..., Future[object]], size: int) -> Path:
-    """Another name of a file that is claimed and hashed, while the store takes nothing."""
+    """A second name of a file that is claimed and hashed, while the store is blocked."""
     kept = site.incoming / ".keep" / "scan"
     store.break_down(Fault.HOLD, "PUT")
 
@@ -260,7 +260,7 @@ def hashed_but_not_stored(site: Site, store: FaultyS3, submit: Callable[..., Fut
 
 
 def test_of_lines_that_many_append_to_files_none_is_lost(site: Site) -> None:
-    """As a harvester does that adds to a list: open, some time, write, close."""
+    """As a harvester that appends to a list: open, wait, write, close."""
     written: list[str] = []
 
     def add_lines(number: int) -> None:
@@ -286,7 +286,7 @@ def test_of_lines_that_many_append_to_files_none_is_lost(site: Site) -> None:
 
 
 def test_of_versions_that_replace_each_other_the_last_is_stashed(site: Site) -> None:
-    """By rename over the name, and by cutting it to nothing and writing it once more."""
+    """By a rename over the name, and by truncating and rewriting it."""
 
     def replace(name: str) -> bytes:
         number, ends = 0, time.monotonic() + RACE_SECONDS
@@ -313,12 +313,12 @@ def test_of_versions_that_replace_each_other_the_last_is_stashed(site: Site) -> 
         for writer in last.values():
             writer.result(SECONDS)
         wait_until(lambda: site.files() == [], "all stashed", SECONDS)
-    # Not as the last in the log: several versions of a name may be under way at once.
+    # Not always the last in the log: several versions of a name may be in progress at once.
     assert [name for name, writer in last.items() if md5_of(writer.result()) not in recorded(site, name)] == []
 
 
 def test_a_writer_of_the_daemon_s_own_user_does_not_end_it(tmp_path: Path, redis_server: str, s3_server: str) -> None:
-    """Who opens a file that the daemon holds a lease on makes the kernel send it a signal."""
+    """When another process opens a file with a lease, the kernel sends the daemon a signal."""
     site = Site(tmp_path, redis_server, s3_server)
     written: list[str] = []
     with Daemon(site) as daemon:
@@ -339,7 +339,7 @@ def watched(watch: str) -> dict[str, str]:
 
 
 def waits_for_a_lease(path: Path) -> bool:
-    """Whether somebody who opens the file is kept waiting (proc_locks(5))."""
+    """Whether a process that opens the file has to wait (proc_locks(5))."""
     number = f":{path.stat().st_ino} "
     return any(
         "LEASE" in line and "BREAKING" in line and number in line
@@ -349,7 +349,7 @@ def waits_for_a_lease(path: Path) -> bool:
 
 @contextlib.contextmanager
 def set_at_the_end(event: threading.Event) -> Iterator[None]:
-    """Also where a test fails, for those who wait for it."""
+    """Sets the event at the end, also if the test fails, for threads that wait for it."""
     try:
         yield
     finally:

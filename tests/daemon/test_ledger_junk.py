@@ -1,5 +1,5 @@
-"""Whatever stands in Redis, those who read the ledger go on: an odd entry is left out or shown as far as it goes, and
-the only error is one of our own that says what was refused.
+"""Readers of the ledger survive any content of Redis: they skip an odd entry or show it as far as possible, and raise
+only our own errors, which name the refused value.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ PREFIX = {"MD5S3STASH_REDIS_PREFIX": "junk", "MD5S3STASH_HTTP_THUMBNAILS_URL": "
 
 
 def put(client: redis.Redis, ledger: dict[str, Any], log: Sequence[dict[bytes, bytes]], first_id: int) -> None:
-    """This junk, and one good entry in each key."""
+    """Stores the junk, and one valid entry in each key."""
     for key in KEYS:
         client.delete(f"junk:{key}")
     for key, entries in ledger.items():
@@ -95,7 +95,7 @@ def put(client: redis.Redis, ledger: dict[str, Any], log: Sequence[dict[bytes, b
 
 @contextlib.contextmanager
 def printed() -> Iterator[io.BytesIO]:
-    """What goes to standard output meanwhile."""
+    """Captures standard output."""
     output = io.BytesIO()
     with patch.object(sys, "stdout", SimpleNamespace(buffer=output, flush=output.flush)):
         yield output
@@ -186,7 +186,7 @@ def test_odd_lines_of_an_export_are_left_out_and_the_rest_is_recorded(client: re
 
     assert len(bad) <= b"\n".join([*lines, good]).count(b"\n") + 1
     assert client.hget("junk:names", "of the export") == OTHER.encode()
-    # What was recorded of it can be read again.
+    # The record of it can be read back.
     with printed() as output:
         export(LedgerReader(client, "junk"), "jsonl")
     assert b"of the export" in output.getvalue()

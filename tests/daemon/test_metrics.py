@@ -1,4 +1,4 @@
-"""/metrics: what a real daemon counts, and what a look at a large spool costs."""
+"""/metrics: the counts of a real daemon, and the cost of counting a large spool."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def samples(text: str) -> dict[str, float]:
 
 
 def metrics_page(port: int) -> requests.Response:
-    """What the daemon answers."""
+    """The daemon's answer."""
     return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
 
 
 def metrics_of(port: int) -> dict[str, float]:
-    """The samples of its page."""
+    """The samples of the page."""
     return samples(metrics_page(port).text)
 
 
@@ -65,7 +65,7 @@ def test_a_daemon_counts_what_became_of_its_files(tmp_path: Path, redis_server: 
             told = metrics_of(port)
             return sum(count for name, count in told.items() if name.startswith("md5s3stash_outcomes_total"))
 
-        # Those of a worker come with its next report.
+        # A worker's metrics come with its next report.
         wait_until(lambda: counted() == 4, "all counted")
         page = metrics_page(port)
 
@@ -150,7 +150,7 @@ def test_a_slow_count_is_kept_longer(spool: Spool) -> None:
     assert queue.depths()["incoming"].files == 0
     (spool.directory / "incoming" / "x").touch()
 
-    assert queue.depths()["incoming"].files == 0, "ten seconds of counting are good for two hundred"
+    assert queue.depths()["incoming"].files == 0, "a count that takes ten seconds is used for two hundred"
     assert queue.depths()["incoming"].files == 1
 
 
@@ -162,7 +162,7 @@ def test_a_spool_that_is_gone_does_not_break_the_page(spool: Spool) -> None:
 
 
 class _DownLedger:
-    """A ledger that takes nothing."""
+    """A ledger that refuses all records."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         raise RedisUnavailable("down")

@@ -1,5 +1,5 @@
-"""What producers drop with modes that shut the daemon out, as `sftp put -r` does with the usual umask: it is taken all
-the same. What cannot be taken floods no log.
+"""Drops with modes that exclude the daemon, as from `sftp put -r` with the usual umask: the daemon takes them anyway.
+Files that it cannot take do not flood the log.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_a_folder_put_by_sftp_is_taken(site: Site) -> None:
 
 
 def test_what_cannot_be_taken_is_logged_once(site: Site) -> None:
-    """Of a path that is too long for the spool's other folders."""
+    """Its path is too long for the spool's other folders."""
     files = 200
     names = [f"{number}.tif" for number in range(files)]
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_taken_is_logged_once(site: Site) -> None:
 
 
 def test_the_daemon_leaves_no_empty_folders_behind(site: Site) -> None:
-    """By passes that find nothing to claim, which each write to a temporary name wakes it for."""
+    """In passes that find nothing to claim, which each write to a temporary name triggers."""
     part = site.incoming / "scan.tif.part"
     with producers() as producer, unit_daemon(site) as daemon:
         daemon.wait_until_started()

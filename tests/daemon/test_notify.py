@@ -1,4 +1,4 @@
-"""What systemd hears of the daemon, and SIGHUP: a real process and a real notify socket."""
+"""The daemon's notifications to systemd, and SIGHUP: a real process and a real notify socket."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.support.notify_socket import NotifySocket, notify_socket
 from tests.support.servers import wait_until
 from tests.support.stores import Keys
 
-# The scan meets a file of this name and never gets on, as on a file system that hangs.
+# The scan blocks at a file of this name, as on a file system that hangs.
 STUCK_ON_TRAP = (
     "-c",
     "import sys, threading; from md5s3stash_daemon import main; from md5s3stash_daemon.spool import entry; "
     "old = entry.is_partial; "
     "entry.is_partial = lambda name: name == 'trap' and threading.Event().wait() or old(name); sys.exit(main.main([]))",
 )
-# Pinged twice in 0.2 seconds. A thread without progress for 3 seconds is stuck: on a loaded machine, one may need one.
+# Two pings in 0.2 seconds. A thread is stuck after 3 seconds: on a loaded machine a step may take one second.
 STUCK_SECONDS = 3.0
 WATCHDOG = {"WATCHDOG_USEC": "200000", "MD5S3STASH_SPOOL_STUCK_SECONDS": f"{STUCK_SECONDS:g}"}
 
@@ -75,7 +75,9 @@ def test_an_idle_daemon_keeps_the_watchdog_quiet(site: Site, systemd: NotifySock
     with Daemon(site, {"NOTIFY_SOCKET": systemd.address, **WATCHDOG, **idle}):
         wait_until(lambda: bool(systemd.received("READY")), "ready")
         ready_at = time.monotonic()
-        wait_until(lambda: time.monotonic() - ready_at > STUCK_SECONDS + 1, "idle for longer than what counts as stuck")
+        wait_until(
+            lambda: time.monotonic() - ready_at > STUCK_SECONDS + 1, "idle for longer than the limit for stuck threads"
+        )
         wait_for_more_pings(systemd)
 
 
@@ -87,12 +89,13 @@ def test_a_daemon_whose_loop_is_stuck_stops_pinging(site: Site, systemd: NotifyS
         (site.incoming / "trap").touch()
 
         wait_until(
-            lambda: any("stuck: no progress in the loop" in line for line in systemd.received("STATUS")), "stuck told"
+            lambda: any("stuck: no progress in the loop" in line for line in systemd.received("STATUS")),
+            "a report that it is stuck",
         )
         told = pings(systemd)
         wait_until(lambda: "stuck threads=loop" in daemon.output(), "logged")
         still_at = time.monotonic() + 0.6
-        wait_until(lambda: time.monotonic() > still_at, "six pings' time")
+        wait_until(lambda: time.monotonic() > still_at, "the time of six pings")
         assert pings(systemd) == told
 
 
@@ -106,7 +109,7 @@ def test_a_paused_daemon_says_why_and_goes_on_pinging(tmp_path: Path, redis_serv
         site.drop("x", b"x")
         wait_until(lambda: any("paused: s3: " in line for line in systemd.received("STATUS")), "paused")
         paused_at = time.monotonic()
-        wait_until(lambda: time.monotonic() - paused_at > STUCK_SECONDS + 1, "longer than what counts as stuck")
+        wait_until(lambda: time.monotonic() - paused_at > STUCK_SECONDS + 1, "longer than the limit for stuck threads")
         wait_for_more_pings(systemd)
         assert not any("stuck" in line for line in systemd.received("STATUS"))
 

@@ -1,5 +1,5 @@
-"""Every service fails in every way, one at a time: no place says that all is well while nothing is recorded, the reason
-is told, and afterwards everything goes on by itself with nothing lost. docs/outages.md shows the same rows.
+"""Every service fails in every way, one at a time: no report says that all is well while nothing is recorded, the
+reason is shown, and afterwards the daemon recovers by itself without loss. docs/outages.md shows the same rows.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def unable_to_write_its_snapshot(stack: Stack) -> Iterator[None]:
 def a_key_of_another_type(stack: Stack, name: str) -> Iterator[None]:
     key = f"{stack.site.prefix}:{name}"
     client = stack.redis.client
-    # At once, or what the daemon records in between goes with the key.
+    # Atomically, otherwise a record made in between is deleted with the key.
     with client.pipeline() as together:
         together.rename(key, "aside")
         together.set(key, "junk")
@@ -123,7 +123,7 @@ def without_its_slots(stack: Stack) -> Iterator[None]:
 def give_all_slots(stack: Stack) -> None:
     client = stack.redis.client
     client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)  # type: ignore[no-untyped-call]
-    wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is well")  # type: ignore[no-untyped-call]
+    wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is healthy")  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def another_program_at_its_port(stack: Stack, answer: bytes) -> Iterator[None]:
                         received = client.recv(1 << 20)
                         if not received:
                             return
-                        # Each command of a pipeline begins with * and has its answer.
+                        # Each command of a pipeline begins with * and gets an answer.
                         client.sendall(answer * received.count(b"\r\n*") + answer)
 
         def accept() -> None:
@@ -200,7 +200,7 @@ def without_its_name(stack: Stack) -> Iterator[None]:
 def hosts_without_the_store(directory: Path) -> list[str]:
     hosts, resolver = directory / "hosts", directory / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")
-    # Nobody answers there, which is known at once.
+    # Nothing listens there, so connections fail at once.
     resolver.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")
     return [in_the_place_of("/etc/hosts", hosts), in_the_place_of("/etc/resolv.conf", resolver)]
 
@@ -213,7 +213,7 @@ def disk_in_memory(directory: Path) -> list[str]:
 
 @contextlib.contextmanager
 def stopped(stack: Stack) -> Iterator[None]:
-    """While the daemon takes nothing."""
+    """Stops the daemon's intake during the context."""
     stack.daemon.process.send_signal(signal.SIGSTOP)
     yield
     stack.daemon.process.send_signal(signal.SIGCONT)
@@ -221,11 +221,11 @@ def stopped(stack: Stack) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(stack: Stack) -> Iterator[None]:
-    """As a kernel makes a disk on which it found an error: whoever has a file open to write keeps it."""
+    """Remounts read-only, as the kernel does after a disk error: open files stay writable."""
     disk = str(stack.directory / "disk")
     inside = ["nsenter", "--mount", "--target", str(stack.daemon.process.pid)]
     with stopped(stack):
-        # Later nobody can.
+        # Later it cannot be done.
         stack.drop("during")
         subprocess.run([*inside, "mount", "--bind", disk, disk], check=True)
         subprocess.run([*inside, "mount", "-o", "remount,bind,ro", disk], check=True)
@@ -420,7 +420,7 @@ def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_serv
             wait_until(lambda: recorded(stack) == set(names_of("before")), "all is well")
         with outage.cause(stack):
             stack.drop("during")
-            wait_until(lambda: is_told(outage, stack.look()), "it is told everywhere")
+            wait_until(lambda: is_told(outage, stack.look()), "all reports show it")
             for _ in range(LOOKS):
                 look = stack.look()
                 assert is_told(outage, look), look
@@ -428,9 +428,9 @@ def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_serv
             assert status == 1
             assert outage.reason in printed
             if outage.files_go_on:
-                wait_until(lambda: recorded(stack) >= set(names_of("during")), "files go on")
+                wait_until(lambda: recorded(stack) >= set(names_of("during")), "progress of files")
             else:
-                # All of them are still in the spool, whatever was recorded.
+                # All files are still in the spool, whatever was recorded.
                 assert len(stack.site.files()) == FILES
         if not never_well:
             assert_all_recorded(stack)
@@ -458,7 +458,7 @@ def test_an_origin_whose_name_does_not_resolve_holds_up_no_file(tmp_path: Path, 
         drop_list(stack.site, "x.urls", ["http://origin.example/a"])
         stack.drop("during")
 
-        wait_until(lambda: recorded(stack) >= set(names_of("during")), "files go on")
+        wait_until(lambda: recorded(stack) >= set(names_of("during")), "progress of files")
         assert is_well(stack.look())
         [row] = wait_for_report(stack.site, "x.urls")
         assert (row["url"], row["outcome"]) == ("http://origin.example/a", "failed")

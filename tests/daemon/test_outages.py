@@ -1,4 +1,4 @@
-"""S3, Redis and the disk fail under load, each in its ways: nothing is lost, and it recovers by itself."""
+"""S3, Redis and the disk fail under load in different ways: nothing is lost, and the daemon recovers by itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_redis_killed_and_restarted_under_load_forgets_nothing(tmp_path: Path, s
     with servers.redis_server(data_dir, port=port) as url:
         site = Site(tmp_path, url, s3_server)
     with Daemon(site) as daemon:
-        # It starts without Redis, and waits.
+        # The daemon starts without Redis, and waits.
         wait_until(lambda: "started spool=" in daemon.output(), "started")
         dropped: dict[str, bytes] = {}
         for life in range(3):
@@ -38,7 +38,7 @@ def test_redis_killed_and_restarted_under_load_forgets_nothing(tmp_path: Path, s
                     dropped[name] = name.encode()
                     site.drop(name, dropped[name])
                 wait_until(lambda before=before: len(site.names()) > before + 5, "some recorded")  # type: ignore[misc]
-                # Leaving the context ends redis while files are under way.
+                # Leaving the context stops redis while files are in progress.
             site.drop(f"away-{life}", b"away")
             dropped[f"away-{life}"] = b"away"
         with servers.redis_server(data_dir, port=port):
@@ -81,11 +81,11 @@ def test_a_store_that_answers_with_faults_for_a_while_gets_every_file_in_the_end
 def test_a_full_spool_disk_frees_itself_by_stashing(
     tmp_path: Path, redis_server: str, s3_server: str, disk: str, size_bytes: int
 ) -> None:
-    # A disk of a few megabytes, in a mount namespace of the daemon's own: it goes when the daemon goes.
+    # A disk of a few megabytes in the daemon's own mount namespace: it ends with the daemon.
     mount_point = tmp_path / "disk"
     mount_point.mkdir()
     site = Site(tmp_path, redis_server, s3_server)
-    # A bucket that is not there: everything waits, and the disk fills up.
+    # The bucket does not exist: everything waits, and the disk fills up.
     missing = f"{site.bucket}-later"
     environment = {"SPOOL_DIR": str(mount_point / "spool"), "BUCKET_BASE": missing}
     with Daemon(site, environment, mounts=[tiny_disk(mount_point, disk)]) as daemon:
@@ -102,18 +102,18 @@ def test_a_full_spool_disk_frees_itself_by_stashing(
 
         wait_until(lambda: len(site.names()) == len(dropped), "all stashed", seconds=60)
         assert site.names() == {name: md5(data) for name, data in dropped.items()}
-        # There is room again, also for the next time.
+        # There is room again, also in the reserve.
         (spool / "incoming" / "after").write_bytes(b"after")
         wait_until(lambda: "after" in site.names(), "the next one stashed")
         wait_until(lambda: len(list((spool / ".reserve" / "moves").iterdir())) >= 2, "the reserve is filled again")
         reports = {f"{name}.error.json" for name in links}
-        # A file is recorded before it is removed. No folder is left either of what could not be claimed.
+        # A file is recorded before it is removed. Folders of files that could not be claimed are removed too.
         wait_until(lambda: not any(names_below(box) for box in (spool / "active").iterdir()), "active/ is empty")
         wait_until(lambda: {name_in(path, spool / "failed") for path in reports_in(spool)} == reports, "all reported")
 
 
 def names_below(folder: Path) -> list[str]:
-    """Files and folders, at any depth. The daemon may remove the folder meanwhile."""
+    """Files and folders at any depth. The daemon may remove the folder during the walk."""
     return [name for _, folders, files in os.walk(folder) for name in (*folders, *files)]
 
 
@@ -126,10 +126,10 @@ def name_in(path: Path, folder: Path) -> str:
 
 
 def _fill(incoming: Path, size_bytes: int) -> tuple[dict[str, bytes], set[str]]:
-    """Writes files, each in a folder of its own, until the disk takes no more: those that were written whole, and the
-    links among them, each of which takes a report in the place of a name.
+    """Writes files, each in its own folder, until the disk is full. Returns those that are complete, and the links
+    among them, each of which needs a report.
     """
-    # It takes more folders than the reserve has; it is first in the way of the others, and goes when they have gone.
+    # It needs more folders than the reserve has; it comes before the others, and is taken after them.
     deep = incoming / "deep" / "/".join("x" * 30)
     deep.mkdir(parents=True)
     (deep / "file").write_bytes(b"deep")
@@ -147,7 +147,7 @@ def _fill(incoming: Path, size_bytes: int) -> tuple[dict[str, bytes], set[str]]:
             temporary.write_bytes(data)
             temporary.rename(folder / "file")
         except OSError:
-            # Half a file under a temporary name is the producer's to remove.
+            # The producer must remove a partial file under a temporary name.
             temporary.unlink(missing_ok=True)
             return dropped, links
         dropped[f"folder{number}/file"] = data

@@ -1,4 +1,4 @@
-"""A file is let go only if it still is what was hashed: a writer at any moment between the two puts it back."""
+"""A file is removed only if it is unchanged since it was hashed: a writer at any moment in between returns it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ CHANGES = [append, rewrite_in_the_same_length, truncate, replace]
 
 
 def in_the_background(change: Callable[[str], None], path: str) -> threading.Thread:
-    """A lease keeps the writer waiting until it is given up."""
+    """A lease makes the writer wait until it is released."""
     thread = threading.Thread(target=change, args=(path,), daemon=True)
     thread.start()
     return thread
@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_removed_holds_up_no_other(spool: Spool, monkeypat
 
 
 def wait_for_a_writer(pin: Pin) -> None:
-    wait_until(lambda: fcntl.fcntl(pin.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK, "the writer knocks")
+    wait_until(lambda: fcntl.fcntl(pin.descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK, "the writer's open")
 
 
 def test_a_file_that_somebody_writes_to_is_not_pinned(spool: Spool) -> None:
@@ -156,7 +156,7 @@ def test_a_file_mapped_for_writing_is_not_pinned(spool: Spool) -> None:
 
 
 def test_a_writer_who_knocks_kills_nobody(tmp_path: Path) -> None:
-    """The kernel sends who holds a lease a signal; SIGIO, its default, ends a process."""
+    """The kernel sends the lease holder a signal, by default SIGIO, which ends a process."""
     (tmp_path / "file").write_bytes(b"x")
     code = (
         "import sys, time\n"
@@ -172,7 +172,7 @@ def test_a_writer_who_knocks_kills_nobody(tmp_path: Path) -> None:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "True\n"
     with pytest.raises(BlockingIOError):
-        # Does not wait for the lease, and breaks it all the same.
+        # Does not wait for the lease, but breaks it.
         os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK)
     out, _ = holder.communicate("", timeout=20)
 
@@ -192,7 +192,7 @@ def test_the_lease_goes_with_the_last_reference(spool: Spool) -> None:
 
 
 def test_a_second_name_that_comes_or_goes_is_no_change(spool: Spool) -> None:
-    """Or each of a thousand names of one file would put all the others back."""
+    """Otherwise each of a thousand names of one file would return all others."""
     entries = [claimed(spool, "one")]
     os.link(entries[0].path, f"{entries[0].path}.two")
     entries.append(entries[0]._replace(name="one.two", path=f"{entries[0].path}.two"))
@@ -204,7 +204,7 @@ def test_a_second_name_that_comes_or_goes_is_no_change(spool: Spool) -> None:
 
 
 def test_no_move_replaces_a_file(spool: Spool) -> None:
-    """A listing may show a name twice that was dropped again while it was read, and both are claimed into one box."""
+    """A listing may show a name twice if it is dropped again meanwhile; both are claimed into one folder."""
     batch = spool.new_batch()
     for data in (b"first", b"second"):
         (spool.directory / "incoming" / "x").write_bytes(data)

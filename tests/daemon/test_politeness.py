@@ -1,4 +1,4 @@
-"""How hard an origin is asked."""
+"""The rate of requests to an origin."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_between_two_requests_to_a_host_lies_the_delay(clock: Clock) -> None:
 def test_a_host_that_asked_for_time_gets_it_whole(clock: Clock) -> None:
     politeness = Politeness(9, 0, clock)
     politeness.pause("a", 60)
-    politeness.pause("a", 5)  # an answer that was under way already
+    politeness.pause("a", 5)  # an answer already in progress
 
     clock.now += 30
     assert politeness.try_start("a") == 30

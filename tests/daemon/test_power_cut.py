@@ -1,4 +1,4 @@
-"""After a power cut: what may be damaged is kept for a person, and nothing else is; what waits is on the disk soon."""
+"""After a power cut only files that may be damaged are held for an operator; waiting files are synced soon."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ BLOCK = 4096
 NO_S3 = {"S3_ENDPOINT": "http://127.0.0.1:9"}
 EMPTY_MD5 = hashlib.md5(b"").hexdigest()
 
-# What ends in other bytes than zeros.
+# Data that does not end in zeros.
 WHOLE = b"whole" * 1000
 
 TIMES = st.integers(0, 2**62)
 
 
-# --- the judgement ----------------------------------------------------------------------------------------------------
+# --- the decision -----------------------------------------------------------------------------------------------------
 
 
 @given(data=st.binary(min_size=1, max_size=3 * BLOCK), last=st.integers(1, 255))
@@ -97,7 +97,7 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def put(spool: Spool, path: str, data: bytes, size: int | None = None) -> None:
-    """A file below the spool; with a size, the rest of it was never written."""
+    """Writes a file below the spool; with a size, the rest was never written."""
     file = spool.directory / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data)
@@ -106,13 +106,13 @@ def put(spool: Spool, path: str, data: bytes, size: int | None = None) -> None:
 
 
 def earlier_boot(spool: Spool, served_ns: int = 1, synced_ns: int = 1) -> BootRecord:
-    """The record of a boot before this one, since when it served the spool, and up to when it synced it."""
+    """The record of an earlier boot: when it began to serve the spool, and up to when it synced it."""
     (spool.directory / FILE).write_bytes(b"abc\n%020d\n%020d\n" % (served_ns, synced_ns))
     return BootRecord(spool.directory)
 
 
 def boot_now() -> Boot:
-    """One that began after everything that is there."""
+    """A boot that began after all existing files."""
     return Boot("def", time.time_ns() + 10**9)
 
 
@@ -126,7 +126,7 @@ DAMAGED = {"empty": (b"", None), "holes": (b"x", 3 * BLOCK + 5), "zeros": (bytes
 @pytest.mark.parametrize("state", ["incoming", "active/B1.2", "deferred/B2.3.99999999999", "hold/B3.1"])
 @pytest.mark.parametrize("kind", [EMPTY, HOLES, ZEROS, CUT])
 def test_a_damaged_file_of_any_state_goes_to_hold_with_its_reason(spool: Spool, state: str, kind: str) -> None:
-    # The blocks of this file system may be larger than a page.
+    # The file system's blocks may be larger than a page.
     block = os.statvfs(spool.directory).f_bsize
     data, size = (b"x" * block, None) if kind == CUT else DAMAGED[kind]
     put(spool, f"{state}/album/scan.tif", data, size)
@@ -137,11 +137,11 @@ def test_a_damaged_file_of_any_state_goes_to_hold_with_its_reason(spool: Spool, 
     [entry] = damaged(spool)
     assert (entry.name, entry.mark) == ("album/scan.tif", kind)
     assert "power cut" in reason_of(entry)
-    # By batch and attempts the ledger knows it as the same drop.
+    # Batch and attempts identify the drop in the ledger.
     if not state.startswith("incoming"):
         assert [entry.batch, str(entry.attempts)] == state.partition("/")[2].split(".")[:2]
     assert (spool.directory / state / "album/whole.tif").exists()
-    # What is released is as any other file.
+    # A released file is like any other.
     released = spool.make_due(entry, HOLD)
     assert released is not None
     assert released.name == "album/scan.tif"
@@ -151,7 +151,7 @@ def test_files_are_judged_once_a_boot(spool: Spool) -> None:
     record, boot = earlier_boot(spool), boot_now()
     assert hold_damaged(spool, record, boot) == 0
 
-    # Dropped on purpose, and by a daemon's restart in the same boot still there.
+    # Dropped so on purpose, and still there after a restart in the same boot.
     put(spool, "incoming/empty", b"")
     assert hold_damaged(spool, BootRecord(spool.directory), boot) == 0
     assert hold_damaged(spool, BootRecord(spool.directory), dataclasses.replace(boot, id="0123")) == 1
@@ -193,7 +193,7 @@ def test_a_record_that_was_torn_says_nothing(spool: Spool, content: bytes) -> No
 
 def test_a_clean_stop_clears_all_that_was_there_and_nothing_that_came_later(spool: Spool) -> None:
     put(spool, "incoming/before", b"")
-    # Stamps are coarse, and what is as old as a tick is left to be judged.
+    # Time stamps are coarse: files as old as one tick are still checked.
     wait_until(lambda: time.time() - os.stat(spool.directory / "incoming/before").st_ctime > 0.2, "a tick later")
     record = BootRecord(spool.directory)
     record.begin(Boot("abc", 1))
@@ -227,7 +227,7 @@ def test_a_clock_that_cannot_be_right_clears_no_file(spool: Spool, served_after:
     now_ns = time.time_ns()
     record = earlier_boot(spool, now_ns + served_after, 0 if synced_after is None else now_ns + synced_after)
 
-    # The machine says that it began long before the last boot ended.
+    # By the clock, this boot began long before the last one ended.
     hold_damaged(spool, record, Boot("def", now_ns - 10**14))
 
     assert held(spool) == {"empty": EMPTY}
@@ -290,7 +290,7 @@ def test_the_unit_passes_the_id_that_it_hides(monkeypatch: pytest.MonkeyPatch, t
     assert this_boot({}).id == ""
 
 
-# --- what waits is synced ---------------------------------------------------------------------------------------------
+# --- waiting files are synced -----------------------------------------------------------------------------------------
 
 
 def test_the_spool_is_synced_while_files_wait_and_when_one_is_parked(spool: Spool) -> None:
@@ -307,20 +307,20 @@ def test_the_spool_is_synced_while_files_wait_and_when_one_is_parked(spool: Spoo
         return synced() > moment_ns
 
     sync.start()
-    wait_until(lambda: is_synced_after(0), "what was there at the start")
+    wait_until(lambda: is_synced_after(0), "a sync of the files at the start")
     before = time.time_ns()
     waiting = True
-    wait_until(lambda: is_synced_after(before), "what waits")
+    wait_until(lambda: is_synced_after(before), "a sync of the waiting file")
     waiting = False
     put(spool, "incoming/x", b"x")
     parked = time.time_ns()
     assert spool.hold(Entry("x", str(spool.directory / "incoming/x"))) is not None
-    wait_until(lambda: is_synced_after(parked), "what was parked")
+    wait_until(lambda: is_synced_after(parked), "a sync of the held file")
     put(spool, "deferred/batch.1.9999999999/folder/x", b"x")
     for _ in range(2):
-        # Another file in the same folder would change no time stamp of the box.
+        # Another file in the same folder would not change the time stamp of the outer one.
         later = time.time_ns()
-        wait_until(lambda: is_synced_after(later), "what is deferred")  # noqa: B023
+        wait_until(lambda: is_synced_after(later), "a sync of the deferred file")  # noqa: B023
     stopped = time.time_ns()
     sync.finish()
     assert is_synced_after(stopped - 2 * 10**8)
@@ -402,7 +402,7 @@ def test_what_is_written_durably_is_synced_with_its_name(tmp_path: Path, monkeyp
 
 
 def cut_the_power(site: Site) -> None:
-    """As a machine that boots again: with another id, and with less on the disk than its memory had."""
+    """As after a new boot: with another boot id, and with less data on disk than was in memory."""
     content = (site.spool / FILE).read_bytes()
     (site.spool / FILE).write_bytes(b"0" * 32 + b"\n" + content.partition(b"\n")[2])
 
@@ -427,7 +427,7 @@ def test_what_a_power_cut_has_left_empty_is_never_recorded_as_the_empty_file(
     with Daemon(site, {"MD5S3STASH_HTTP_PORT": str(port)}) as daemon:
         daemon.wait_until_started()
         site.drop("meant-to-be-empty.txt", b"")
-        wait_until(lambda: len(site.names()) == 2, "what is whole")
+        wait_until(lambda: len(site.names()) == 2, "the intact files")
         assert site.names() == {"album/whole.tif": hashlib.md5(WHOLE).hexdigest(), "meant-to-be-empty.txt": EMPTY_MD5}
         wait_until(lambda: metrics_of(port)["md5s3stash_spool_damaged_files{}"] == 1, "a metric")
         for name, value in {**site.environment(), "MD5S3STASH_HTTP_PORT": str(port)}.items():
@@ -436,7 +436,7 @@ def test_what_a_power_cut_has_left_empty_is_never_recorded_as_the_empty_file(
         assert "a power cut may have damaged it: it is empty" in capsys.readouterr().out
         ctl(["status"])
         assert "A power cut may have damaged 1 in hold/" in capsys.readouterr().out
-        # Somebody has looked.
+        # An operator has checked it.
         ctl(["release", "album/empty.tif"])
         wait_until(lambda: site.names().get("album/empty.tif") == EMPTY_MD5, "released")
         assert daemon.terminate() == 0
@@ -463,5 +463,5 @@ def test_what_waits_through_an_outage_is_synced(tmp_path: Path, redis_server: st
         daemon.wait_until_started()
         site.drop("x", b"x")
         dropped = time.time_ns()
-        wait_until(lambda: BootRecord(site.spool).synced_ns > dropped, "on the disk")
+        wait_until(lambda: BootRecord(site.spool).synced_ns > dropped, "a sync to disk")
         assert daemon.terminate() == 0

@@ -1,7 +1,7 @@
-"""How other programs write: each file is stashed once, and not before it is whole.
+"""Files written as other programs do: each is stashed once, and only when it is complete.
 
-The producers here make the system calls of the programs that they are called after, a step at a time, and the daemon
-looks at the spool after each step.
+The producers make the system calls of the programs in their names, one step at a time, and the daemon scans the spool
+after each step.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tests.support.servers import wait_until
 
 HALVES = (b"the first half, ", b"the second half")
 
-# Yields where the program may take as long as it likes.
+# Yields where the program may pause.
 Steps = Iterator[None]
 
 
 def write_slowly(path: Path) -> Steps:
-    """As cp, scp, and rsync --inplace do: under the name itself, held open to the end."""
+    """As cp, scp and rsync --inplace: under the final name, open until the end."""
     with open(path, "xb", buffering=0) as file:
         yield
         for half in HALVES:
@@ -43,7 +43,7 @@ def rsync(folder: Path) -> Steps:
 
 
 def rsync_that_keeps_what_was_interrupted(folder: Path) -> Steps:
-    """--partial-dir=.rsync-partial: what came before the line broke waits there, closed, under its own name."""
+    """--partial-dir=.rsync-partial: an interrupted file waits there, closed, under its own name."""
     kept = folder / ".rsync-partial" / "scan.tif"
     kept.parent.mkdir()
     kept.write_bytes(HALVES[0])
@@ -56,7 +56,7 @@ def rsync_that_keeps_what_was_interrupted(folder: Path) -> Steps:
 
 
 def rsync_that_delays_updates(folder: Path) -> Steps:
-    """--delay-updates: whole files gather in a folder and are renamed together at the end."""
+    """--delay-updates: complete files wait in a folder and are renamed together at the end."""
     gathered = folder / ".~tmp~"
     gathered.mkdir(mode=0o700)
     yield from write_slowly(folder / ".scan.tif.q7Rt2z")
@@ -76,7 +76,7 @@ def scp(folder: Path) -> Steps:
 
 
 def mv_from_another_file_system(folder: Path) -> Steps:
-    """Which is a copy: the time stamps are the original's, and years old, before the file is closed."""
+    """It is a copy: before the close, its time stamps are the original's, years old."""
     with open(folder / "scan.tif", "xb", buffering=0) as file:
         for half in HALVES:
             file.write(half)
@@ -85,7 +85,7 @@ def mv_from_another_file_system(folder: Path) -> Steps:
 
 
 def mv_of_a_folder(folder: Path) -> Steps:
-    """Within the file system: one rename brings all of it."""
+    """Within the file system: one rename moves all of it."""
     outside = folder.parents[2] / "outside"
     outside.mkdir()
     yield from write_slowly(outside / "scan.tif")
@@ -122,7 +122,7 @@ def test_each_producer_s_file_is_stashed_once_and_whole(site: Site, watch: str) 
             left.append(producer(folder))
         while left:
             left = [steps for steps in left if next(steps, left) is not left]
-            # The second is found by a pass that began after the step.
+            # The second file is found by a pass that began after the step.
             for marker in itertools.islice(markers, 2):
                 site.drop(marker, b"marker")
                 wait_until(lambda marker=marker: marker in site.names(), "marker")  # type: ignore[misc]

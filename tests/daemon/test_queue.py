@@ -1,4 +1,4 @@
-"""A real daemon on an SQS queue (moto's server): messages come to their outcomes, whatever happens to the daemon."""
+"""A real daemon on an SQS queue (moto's server): every message gets its outcome, whatever happens to the daemon."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_what_nobody_can_read_ends_in_the_dead_letter_queue_and_nothing_else_doe
 def test_a_message_that_is_delivered_twice_is_one_outcome(
     site: Site, queue: TestQueue, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No heartbeat in time: the visibility is shorter than the download, so the message comes again while it is in hand.
+    # No heartbeat in time: the visibility is shorter than the download, so SQS delivers the message a second time.
     release = threading.Event()
 
     def slowly(_: Request) -> Reply:
@@ -145,7 +145,7 @@ def test_a_message_that_is_delivered_twice_is_one_outcome(
     queue.send(url)
     with Daemon(site, queue.environment()) as first:
         wait_until(lambda: len(origin.requests) == 1, "first asked")
-        # As if a box hung: its heartbeats stop with it.
+        # As if the box hung: its heartbeats stop.
         first.process.send_signal(19)
         (site.directory / "b").mkdir()
         with Daemon(
@@ -175,7 +175,7 @@ def test_heartbeats_keep_a_message_in_hand_while_a_long_download_runs(
     with Daemon(site, queue.environment(visibility_seconds="2")) as daemon:
         wait_until(lambda: len(origin.requests) == 1, "asked")
         threading.Timer(7.0, release.set).start()
-        # Three times its visibility: nobody else could have it meanwhile.
+        # Three times its visibility: no other daemon got it.
         while not release.is_set():
             assert queue.counts() == (0, 1)
         wait_until(queue.is_empty, "queue empty")
@@ -194,11 +194,11 @@ def test_a_daemon_that_stops_ends_what_is_under_way_and_gives_back_the_rest_at_o
 
     urls = [origin.answer(f"/{number}", slowly) for number in range(6)]
     queue.send(*urls)
-    # Two at a time are allowed for one host, so four wait for their turn.
+    # One host may have two at a time, so four wait.
     with Daemon(site, queue.environment(visibility_seconds="600")) as daemon:
-        wait_until(lambda: len(origin.requests) == 2 and queue.counts() == (0, 6), "two under way, all in hand")
+        wait_until(lambda: len(origin.requests) == 2 and queue.counts() == (0, 6), "two downloads, six messages held")
         daemon.process.terminate()
-        wait_until(lambda: queue.counts() == (4, 2), "four given back")
+        wait_until(lambda: queue.counts() == (4, 2), "four returned")
         release.set()
         assert daemon.process.wait(30) == 0
     assert queue.counts() == (4, 0)
@@ -246,7 +246,7 @@ def test_while_redis_is_away_nothing_is_received_and_nothing_is_lost(
         with servers.redis_server(data_dir, port=port):
             queue.send(first)
             wait_until(queue.is_empty, "first done")
-        # It is in hand with what needs no ledger, or it is not received at all.
+        # It is in a step that needs no ledger, or it was not received.
         wait_until(lambda: not servers.accepts_connections(port), "redis gone")
         queue.send(second)
         wait_until(lambda: "paused service=redis" in daemon.output(), "paused")
@@ -267,7 +267,7 @@ def test_a_host_that_asks_for_time_holds_up_no_other(site: Site, queue: TestQueu
     with Origin("127.0.0.2") as other, Daemon(site, queue.environment()) as daemon:
         quick = [other.answer(f"/{number}", Reply(body=b"quick")) for number in range(20)]
         queue.send(*quick)
-        wait_until(lambda: set(quick) <= set(site.names()), "the quick host done")
+        wait_until(lambda: set(quick) <= set(site.names()), "the URLs of the fast host")
         wait_until(queue.is_empty, "queue empty", seconds=60)
         assert daemon.terminate() == 0
     assert urls_of(site.log()) == sorted(busy + quick)
@@ -334,7 +334,7 @@ def test_an_instance_that_is_to_go_takes_no_more_messages_and_goes_on_with_its_s
         assert "leaving: receiving no more messages" in daemon.output()
         queue.send(origin.url("/2"))
         site.drop("a.txt", b"spool")
-        wait_until(lambda: "a.txt" in site.names(), "the spool goes on")
+        wait_until(lambda: "a.txt" in site.names(), "progress of the spool")
         assert queue.counts() == (1, 0)
         assert daemon.terminate() == 0
 
@@ -350,7 +350,7 @@ def test_metrics_tell_what_becomes_of_messages(site: Site, queue: TestQueue, ori
                 return line in answer.read().decode().splitlines()
 
         wait_until(lambda: told('md5s3stash_queue_messages_total{event="deleted"} 1.0'), "deleted")
-        wait_until(lambda: told("md5s3stash_queue_held 0.0"), "none in hand")
+        wait_until(lambda: told("md5s3stash_queue_held 0.0"), "no message in progress")
         assert not told('md5s3stash_queue_messages_total{event="unreadable"} 0.0')
         assert daemon.terminate() == 0
 
@@ -387,7 +387,7 @@ def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tm
                 process.send_signal(signal.SIGSTOP)
                 return Reply(503)
 
-            # It goes back by a request which nobody answers.
+            # It is returned by a request that gets no answer.
             queue.send(origin.answer("/late", hang))
             wait_until(lambda: len(origin.requests) == 1, "asked")
             begun = time.monotonic()
@@ -395,9 +395,9 @@ def test_while_sqs_hangs_the_daemon_is_well_and_its_spool_goes_on(site: Site, tm
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
                     assert answer.status == 200
             site.drop("a.txt", b"spool")
-            wait_until(lambda: "a.txt" in site.names(), "the spool goes on")
+            wait_until(lambda: "a.txt" in site.names(), "progress of the spool")
             process.send_signal(signal.SIGCONT)
-            wait_until(lambda: len(origin.requests) > 1, "it came again", seconds=60)
+            wait_until(lambda: len(origin.requests) > 1, "it was received again", seconds=60)
 
 
 def test_messages_that_no_program_can_read_cost_nobody_else_anything(site: Site, s3_server: str) -> None:
@@ -415,10 +415,10 @@ def test_messages_that_no_program_can_read_cost_nobody_else_anything(site: Site,
     with Daemon(site, queue.environment(drop_buckets=drops)) as daemon:
         daemon.wait_until_started()
         queue.send(*poison)
-        wait_until(lambda: daemon.output().count("unreadable message=") >= len(poison), "each is looked at")
+        wait_until(lambda: daemon.output().count("unreadable message=") >= len(poison), "each is received")
         queue.send(object_created(drops, "good.txt"))
         wait_until(lambda: list(site.names()) == [f"s3://{drops}/good.txt"], "the good one is recorded")
-        wait_until(lambda: queue.is_empty(), "the others are given up")
+        wait_until(lambda: queue.is_empty(), "the others have failed")
         assert daemon.process.poll() is None
         assert "Traceback" not in daemon.output()
     assert sorted(queue.dead()) == sorted(poison)

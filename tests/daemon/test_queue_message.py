@@ -1,4 +1,4 @@
-"""What the bodies of messages ask for, and that no body does harm."""
+"""The meaning of message bodies; no body does harm."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_no_body_raises_anything_but_unreadable_and_what_it_asks_for_can_be_reco
         str(error).encode()
         return
     for job in jobs:
-        # As Redis has it.
+        # As stored in Redis.
         job.name.encode("utf-8", "surrogateescape")
         printable_url(job.name)
 

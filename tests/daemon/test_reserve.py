@@ -1,4 +1,4 @@
-"""The room that the daemon keeps for itself on the spool's disk."""
+"""The space that the daemon reserves for itself on the spool's disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from md5s3stash_daemon.spool.spool import Spool
 
 
 class Full:
-    """A disk that has room once so many spare files are gone."""
+    """A disk that has room after a number of spare files are removed."""
 
     def __init__(self, directory: Path, needed: int, number: int = errno.ENOSPC) -> None:
         self._directory = directory
@@ -48,7 +48,7 @@ def test_on_a_full_disk_as_much_is_given_up_as_is_needed_and_taken_back(
 
 
 def test_what_is_given_up_within_a_tick_of_the_clock_is_taken_back(tmp_path: Path, reserve: Reserve) -> None:
-    """A folder changed twice in a tick has one mtime. Here the tick is a minute, for a machine under load."""
+    """A folder changed twice within a tick has the same mtime. Here the tick is a minute, for a loaded machine."""
     tick = (time.time_ns() + 60_000_000_000,) * 2
     os.utime(tmp_path, ns=tick)
     reserve.fill()

@@ -1,4 +1,4 @@
-"""Status, page, metrics and header say which release runs."""
+"""Status, page, metrics and header show the running release."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""S3, its name or Redis fail in the middle of the work, each in its way, and come back: nothing is lost, nothing wrong
-is stored, no file loses an attempt, and who watches is told.
+"""S3, its host name or Redis fail in different ways during work, and recover: nothing is lost, nothing wrong is stored,
+no file loses an attempt, and health and metrics report the outage.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from tests.support.servers import free_port, wait_until
 from tests.support.stores import Keys
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
 
-# One larger than the buffers of a connection, so that its upload is under way when something happens to it.
+# One larger than a connection's buffers, so that its upload is in progress during the fault.
 CONTENTS = {f"{number}.bin": b"%d" % number * 100_000 for number in range(6)} | {"large.bin": bytes(6 * 1024 * 1024)}
 
 IMPATIENT = {
-    # One worker: once it has found that S3 is down, no other is still at a request that it would blame on its file.
+    # One worker: once it has found that S3 is unavailable, no other one has a request in progress that would count
+    # against its file.
     "MD5S3STASH_SPOOL_JOBS": "1",
     "MD5S3STASH_URLS_JOBS": "1",
     "MD5S3STASH_S3_CONNECT_TIMEOUT_SECONDS": "1",
@@ -53,13 +54,13 @@ def port() -> int:
 
 
 def reasons(port: int) -> list[str]:
-    """Why the daemon says that it is not well."""
+    """The reasons in the daemon's health report."""
     found: list[str] = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10).json()["reasons"]
     return found
 
 
 def is_told(port: int, service: str) -> bool:
-    """Whether health and metrics both say that the service is down."""
+    """Whether health and metrics both report the service as unavailable."""
     told = metrics_of(port)
     return (
         any(reason.startswith(f"paused: {service}: ") for reason in reasons(port))
@@ -69,7 +70,7 @@ def is_told(port: int, service: str) -> bool:
 
 
 def drop_first(site: Site) -> None:
-    """Waits until the daemon is at work: it has looked whether S3 is there."""
+    """Drops a file and waits until the daemon has probed S3."""
     wait_until(site.incoming.exists, "spool made")
     site.drop("first", b"first")
     wait_until(lambda: "first" in site.names(), "at work")
@@ -107,13 +108,13 @@ def test_files_wait_while_s3_is_broken_and_are_stashed_when_it_works(
         relay.break_down(fault, *methods)
         for name, data in CONTENTS.items():
             site.drop(name, data)
-        wait_until(lambda: relay.met > 0 and is_told(port, "s3"), "paused and told")
+        wait_until(lambda: relay.met > 0 and is_told(port, "s3"), "paused and reported")
         assert list(site.names()) == ["first"]
 
         relay.work_again()
 
         assert_all_stashed(site, daemon, contents)
-        wait_until(lambda: reasons(port) == [], "told to be well")
+        wait_until(lambda: reasons(port) == [], "reported as healthy")
 
 
 def test_lines_of_a_list_wait_while_s3_hangs_and_lose_no_attempt(
@@ -125,7 +126,7 @@ def test_lines_of_a_list_wait_while_s3_hangs_and_lose_no_attempt(
         drop_first(site)
         relay.break_down(Fault.HANG, "HEAD", "PUT")
         drop_list(site, "x.urls", [origin.url(number) for number in range(20)])
-        wait_until(lambda: relay.met > 0 and is_told(port, "s3"), "paused and told")
+        wait_until(lambda: relay.met > 0 and is_told(port, "s3"), "paused and reported")
 
         relay.work_again()
 
@@ -139,7 +140,7 @@ def test_lines_of_a_list_wait_while_s3_hangs_and_lose_no_attempt(
 def test_files_wait_while_the_name_of_the_store_does_not_resolve(tmp_path: Path, redis_server: str, port: int) -> None:
     hosts, resolver = tmp_path / "hosts", tmp_path / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")
-    # Nobody answers there, which is known at once.
+    # Nothing listens there, so connections fail at once.
     resolver.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")
     with servers.rclone_s3(tmp_path) as server:
         site = Site(tmp_path, redis_server, server.endpoint, keys=Keys.of(server))
@@ -157,7 +158,7 @@ def test_files_wait_while_the_name_of_the_store_does_not_resolve(tmp_path: Path,
                 file.write("127.0.0.1 store.example\n")
 
             assert_all_stashed(site, daemon, CONTENTS)
-            wait_until(lambda: reasons(port) == [], "told to be well")
+            wait_until(lambda: reasons(port) == [], "reported as healthy")
 
 
 def test_a_redis_that_hangs_is_waited_for_and_told_and_each_drop_is_logged_once(
@@ -174,7 +175,7 @@ def test_a_redis_that_hangs_is_waited_for_and_told_and_each_drop_is_logged_once(
             try:
                 for name, data in CONTENTS.items():
                     site.drop(name, data)
-                wait_until(lambda: is_told(port, "redis"), "paused and told")
+                wait_until(lambda: is_told(port, "redis"), "paused and reported")
                 assert not any("stuck" in reason for reason in reasons(port))
             finally:
                 os.kill(pid, signal.SIGCONT)

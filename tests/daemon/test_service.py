@@ -1,4 +1,4 @@
-"""The daemon as users meet it: a real process, a real Redis, a real S3 server, files dropped in every way."""
+"""The daemon as users see it: a real process, a real Redis, a real S3 server, files dropped in every way."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def daemon(site: Site) -> Iterator[Daemon]:
 
 @pytest.fixture
 def strict_daemon(site: Site) -> Iterator[Daemon]:
-    """Whatever has more than four bytes fails for good."""
+    """A daemon in which every file above four bytes fails."""
     with Daemon(site, {"MD5S3STASH_FETCH_MAX_BYTES": "4"}) as running:
         running.wait_until_started()
         yield running
@@ -91,8 +91,8 @@ def test_a_dropped_tree_keeps_its_folders_as_part_of_the_name(site: Site, daemon
 def test_events_wake_the_daemon_long_before_its_timer(site: Site, tmp_path: Path) -> None:
     with Daemon(site, {"MD5S3STASH_SPOOL_RESCAN_SECONDS": "3600"}) as daemon:
         daemon.wait_until_started()
-        # Written in place, renamed within, moved in from outside, into a new folder, and a whole folder: each after the
-        # daemon has just claimed another file.
+        # Written in place, renamed within incoming/, moved in, moved into a new folder, and a whole folder: each after
+        # the daemon has just claimed another file.
         (site.incoming / "in place").write_bytes(b"1")
         wait_for_names(site, "in place")
         site.drop("renamed", b"2")
@@ -124,7 +124,7 @@ def test_the_same_name_dropped_again_while_the_first_is_under_way_loses_neither(
     contents = [b"version %d" % number for number in range(40)]
     for data in contents:
         site.drop("same.txt", data)
-        # Wait until the daemon has it, or the next rename would replace it as rename(2) does anywhere.
+        # Wait until the daemon has taken it; otherwise the next rename would replace it.
         wait_until(lambda: not (site.incoming / "same.txt").exists(), "claimed")
 
     wait_until(lambda: site.files() == [], "all gone")
@@ -150,7 +150,7 @@ def test_a_file_that_is_held_open_is_left_until_it_is_closed(site: Site, daemon:
         file.write(b"first half, ")
         file.flush()
         for number in range(3):
-            # Several passes go by: each drop wakes the daemon.
+            # Each drop triggers a pass.
             site.drop(f"marker{number}", b"1")
             wait_until(lambda number=number: f"marker{number}" in site.names(), "marker recorded")  # type: ignore[misc]
         assert "slow.bin" not in site.names()
@@ -163,7 +163,7 @@ def test_a_file_that_is_held_open_is_left_until_it_is_closed(site: Site, daemon:
 def test_what_is_no_file_is_refused_with_a_reason(site: Site, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     os.symlink("/etc/passwd", site.incoming / "link")
     os.mkfifo(site.incoming / "fifo")
-    # The path of a socket is bounded far below what pytest's folders have.
+    # A socket's path must be shorter than pytest's folders.
     with socket.socket(socket.AF_UNIX) as listener, monkeypatch.context() as there:
         there.chdir(site.incoming)
         listener.bind("socket")
@@ -173,7 +173,7 @@ def test_what_is_no_file_is_refused_with_a_reason(site: Site, daemon: Daemon, mo
 
     reasons = [json.loads(report.read_text())["reason"] for report in reports]
     assert ["symbolic link" in reasons[0], "FIFO" in reasons[1], "socket" in reasons[2]] == [True, True, True]
-    # Nothing that could be followed or waited for is kept.
+    # Links and pipes are not kept.
     assert sorted(site.files("failed")) == [f"failed/{name}.error.json" for name in ("fifo", "link", "socket")]
     assert site.objects() == {}
     wait_until(lambda: len(site.log()) == 3, "logged")
@@ -284,7 +284,7 @@ def test_daemon_starts_once_a_child_of_a_killed_one_has_let_the_lock_go(site: Si
 
 
 def test_a_daemon_refuses_a_mount_point_without_its_volume_and_makes_nothing_there(site: Site) -> None:
-    # Root, too, who could.
+    # Root too, who could create it.
     site.spool.mkdir(exist_ok=True)
     site.spool.chmod(0o000)
     try:
@@ -349,10 +349,10 @@ def test_sigterm_finishes_what_is_claimed_and_leaves_the_rest(site: Site) -> Non
         (site.incoming / "many").mkdir(parents=True, exist_ok=True)
         (site.incoming / "many" / str(number)).write_bytes(b"%d" % number)
     with Daemon(site) as daemon:
-        wait_until(lambda: len(site.names()) > 20, "well under way")
+        wait_until(lambda: len(site.names()) > 20, "many recorded")
         assert daemon.terminate() == 0
     recorded = site.names()
-    assert len(recorded) < 600, "too quick to tell"
+    assert len(recorded) < 600, "too fast to measure"
     assert len(recorded) + len(site.files()) == 600
 
     with Daemon(site):

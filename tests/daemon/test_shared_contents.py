@@ -1,4 +1,4 @@
-"""A placeholder that an origin sends for many URLs of a list is pointed out in that list's report."""
+"""A list's report shows a placeholder that an origin sent for many of its URLs."""
 
 from __future__ import annotations
 

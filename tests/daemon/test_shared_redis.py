@@ -1,5 +1,5 @@
-"""One Redis for several daemons: over TLS with a password, in a cluster, failed over under load, and as the keeper of
-the fleet's politeness.
+"""One Redis for several daemons: over TLS with a password, in a cluster, with a failover under load, and for the
+fleet's politeness.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def test_the_ledger_is_reached_over_tls_with_a_user_and_a_password(tmp_path: Pat
     port = free_port()
     (tmp_path / "redis.conf").write_text(
         "user default off\n"
-        # What docs/scale.md grants.
+        # The permissions in docs/scale.md.
         "user stash on >pass/word ~test-* +@all -@dangerous +info +config|get\n"
         f"port 0\nbind 127.0.0.1\ntls-port {port}\ntls-auth-clients no\nappendonly yes\nappendfsync always\n"
         f"tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {authority.ca_file}\ndir {tmp_path}\n"
@@ -49,7 +49,7 @@ def test_the_ledger_is_reached_over_tls_with_a_user_and_a_password(tmp_path: Pat
             wait_until(lambda: site.files() == [], "stashed")
             assert site.names() == {"a.txt": md5(b"a")}
             assert daemon.terminate() == 0
-        # Somebody else's certificate is no Redis of ours.
+        # A certificate of another authority is refused.
         with Daemon(site, {"REDIS_URL": f"{url}{stranger / 'ca.pem'}"}) as daemon:
             site.drop("b.txt", b"b")
             wait_until(lambda: "paused service=redis" in daemon.output(), "refused")
@@ -99,7 +99,7 @@ def test_a_failover_under_load_loses_nothing(tmp_path: Path, rclone_s3: RcloneS3
         node(tmp_path / "c") as spare,
     ):
         site = Site(tmp_path, address.url, rclone_s3.endpoint, keys=Keys.of(rclone_s3))
-        # One host, slowly, so that the failover is in the middle.
+        # One slow host, so that the failover comes in the middle.
         environment = {
             **queue.environment(),
             "MD5S3STASH_URLS_HOST_DELAY_SECONDS": "0.01",
@@ -113,7 +113,7 @@ def test_a_failover_under_load_loses_nothing(tmp_path: Path, rclone_s3: RcloneS3
                 site.drop(f"{number}.txt", b"file %d" % number)
             wait_until(lambda: primary.client.xlen(f"{site.prefix}:log") > 50, "under way")
             if way == "killed":
-                # The primary goes on alone for a while: what it takes then, its replica never hears of.
+                # The primary is alone for a while: its replica never gets these writes.
                 replica.lose_touch()
                 wait_until(lambda: "only 0 replicas of Redis have it" in daemon.output(), "records wait for a replica")
                 alone = primary.client.xlen(f"{site.prefix}:log")
@@ -122,7 +122,7 @@ def test_a_failover_under_load_loses_nothing(tmp_path: Path, rclone_s3: RcloneS3
                 assert replica.client.xlen(f"{site.prefix}:log") < alone
                 spare.follow(replica)
             else:
-                # Its clients stay connected to it, and it takes no writes any more.
+                # Its clients stay connected to it, but it accepts no more writes.
                 replica.follow(None)
                 primary.follow(replica)
             address.node = replica
@@ -158,7 +158,7 @@ def test_a_fleet_asks_a_host_no_faster_than_one_daemon_may(
 
         def answer(_: object) -> Reply:
             asked_at.append(time.monotonic())
-            # The fifth wants to be left alone, and all of the fleet hears of it.
+            # The fifth answer asks for a pause, which the whole fleet honours.
             return Reply(429, headers={"Retry-After": "2"}) if len(asked_at) == 5 else Reply(body=b"x")
 
         one.wait_until_started()
@@ -169,8 +169,8 @@ def test_a_fleet_asks_a_host_no_faster_than_one_daemon_may(
 
     assert len(first.log()) == 20
     between = [later - earlier for earlier, later in itertools.pairwise(asked_at)]
-    # A request that was on its way when the host asked for time may still come; none begins later.
+    # A request in progress when the host asks for the pause may still come; none begins later.
     assert max(between) >= 2 - delay
-    # From start to start at the daemons is from arrival to arrival here, but for what the machine adds or takes.
+    # Arrivals have the intervals of the daemons' requests, apart from jitter of the machine.
     assert sorted(between)[len(between) // 2] >= delay * 0.9
     assert asked_at[-1] - asked_at[0] >= 19 * delay + 2 - 2 * delay

@@ -1,4 +1,4 @@
-"""What others have made in the spool, by whatever name and with whatever in it, costs nobody else anything."""
+"""Entries of any name and content in the spool do not affect other files."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ PLAIN = settings(max_examples=100, deadline=None)
 def a_spool() -> Iterator[Spool]:
     with tempfile.TemporaryDirectory() as directory:
         spool = Spool(Path(directory))
-        # Without the reserve that Spool.create makes: its 256 files would be most of what an example costs.
+        # Without the reserve of Spool.create: its 256 files would take most of an example's time.
         for state in STATES:
             os.mkdir(spool.path_of(state))
         yield spool
 
 
 def as_name(text: str) -> bytes:
-    """The text as a name in a directory, as long as it may be."""
+    """The text as a directory entry's name, cut to the maximum length."""
     name = text.encode("utf-8", "surrogatepass").replace(b"\0", b"\x01").replace(b"/", b"|")[:255]
     return b"x" if name in (b"", b".", b"..") else name
 
@@ -161,7 +161,7 @@ def test_records_of_the_boot_and_of_the_identity_may_hold_anything(content: byte
         BootRecord(spool.directory)
         found = identity(spool.directory)
 
-        # It is part of a key: two spools must not be one, and no key may be another's.
+        # It is part of keys: two spools must not share a key.
         assert found.isascii()
         assert found.isalnum()
         assert identity(spool.directory) == found
@@ -274,5 +274,5 @@ def md5_of(data: bytes) -> str:
 def ctl(site: Site, *arguments: str | bytes) -> str:
     done = warm.run(["md5s3stash_daemon.ctl.main", *arguments], {**os.environ, **site.environment()})
     assert b"Traceback" not in done.stderr, done.stderr
-    # Whatever is printed is text.
+    # All output is text.
     return done.stdout.decode() + done.stderr.decode()

@@ -1,5 +1,5 @@
-"""Uploads by the programs that people use, as another user than the daemon's, and on a line that stalls: each file is
-stashed once it is closed, and whole.
+"""Uploads by common programs, with another user than the daemon's, on a line that stalls: each file is stashed after
+its close, and completely.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from tests.support.strangers import (
 pytestmark = pytest.mark.needs_namespaces(users=True)
 
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
-# More than the daemon hashes in memory.
+# Larger than the daemon hashes in memory.
 SIZE = 12_000_000
-# Far longer than a file takes to settle (tests.support.daemon.QUICK).
+# Much longer than the settle time (tests.support.daemon.QUICK).
 STALL_SECONDS = 2.0
 
 Upload = Callable[[Site, Path, Path], list[str]]
@@ -55,7 +55,7 @@ def scp(site: Site, original: Path, target: Path) -> list[str]:
 
 
 def scp_of_old(site: Site, original: Path, target: Path) -> list[str]:
-    """By the protocol that OpenSSH used before its release 9. The command for the other machine is run on this one."""
+    """By OpenSSH's protocol before release 9. The remote command runs on this machine."""
     ssh = site.directory / "ssh"
     ssh.write_text('#!/bin/sh\nfor command; do :; done\nexec sh -c "$command"\n')
     ssh.chmod(0o755)
@@ -80,7 +80,7 @@ def test_an_upload_that_stalls_is_stashed_whole(site: Site, upload: Upload, watc
                 program.send_signal(signal.SIGSTOP)
                 let_passes_go_by(site, producer, STALL_SECONDS)
                 program.send_signal(signal.SIGCONT)
-                # rsync sets the time stamp after the close: by then the file may be taken, which it reports.
+                # rsync sets the time stamp after the close: if the file is already taken, it reports an error.
                 assert program.wait(SECONDS) in ((0, 23) if upload is rsync_in_place else (0,))
             finally:
                 program.kill()

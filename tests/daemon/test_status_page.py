@@ -1,5 +1,6 @@
-"""The status page over HTTP: what it tells, what it withstands, and to whom it answers. How it behaves in a browser is
-in tests/ops/test_status_in_browser.py.
+"""The status page over HTTP: its content, hostile input, and the hosts that it accepts.
+
+tests/ops/test_status_in_browser.py tests it in a browser.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def get(url: str, **headers: str) -> requests.Response:
 def text_of(url: str) -> str:
     answer = get(url)
     assert answer.status_code == 200
-    # Exactly as it was sent: no byte of it may be anything but UTF-8.
+    # The bytes as sent: all must be UTF-8.
     return answer.content.decode()
 
 
@@ -208,7 +209,7 @@ def test_somebody_elses_name_for_this_address_is_refused(site: Site, host: str, 
     with page_of(site, {"MD5S3STASH_HTTP_HOSTS": "Stash.example.org"}) as url:
         assert get(url, Host=host).status_code == status
         assert get(f"{url}status.js", Host=host).status_code == status
-        # What watches over a box may call it as it likes.
+        # Monitoring may use any host name.
         assert get(f"{url}healthz", Host=host).status_code == 200
 
 

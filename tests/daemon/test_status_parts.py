@@ -1,6 +1,4 @@
-"""What the status page is made of, part by part: the hour, the plots, the words, the bounded look into failed/, and the
-search.
-"""
+"""The parts of the status page: the hour, the plots, the texts, the limited listing of failed/, and the search."""
 
 from __future__ import annotations
 
@@ -124,12 +122,12 @@ def test_a_look_into_failed_ends_after_so_many_entries_folders_among_them(spool:
     with pytest.MonkeyPatch.context() as patch:
         entries = CountedEntries(patch)
         newest_failures(spool, 10, 20)
-    # And the ends of a listing or two.
+    # Plus the ends of a listing or two.
     assert 20 <= entries.count <= 23
 
 
 class CountedEntries:
-    """Counts what is taken out of listings of directories."""
+    """Counts the entries read from directories."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -148,7 +146,7 @@ class CountedEntries:
 
 
 class Ledger:
-    """A prefix of its own in a real Redis."""
+    """A unique prefix in a real Redis."""
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url)
@@ -179,7 +177,7 @@ def test_a_name_is_found_whole_or_in_part_in_either_case(ledger: Ledger) -> None
     assert ledger.found("album/g") == ["Album/Größe [1].TIF"]
     assert ledger.found("[1]") == ["Album/Größe [1].TIF"]
     assert sorted(ledger.found("TIF")) == ["Album/Größe [1].TIF", "other.tif"]
-    # A pattern's characters stand for themselves.
+    # Special characters of patterns are literal.
     assert ledger.found("*.tif") == []
     assert ledger.found("Gr??e") == []
     [mapped] = search(ledger.reader, "album/g").contents

@@ -1,4 +1,4 @@
-"""A real daemon before its credentials are there, and on stores that lack a guard or take nothing."""
+"""A real daemon before it has credentials, and on stores that lack a guard or refuse everything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers import free_port, wait_until
 
 NO_CONDITIONS = Oddities(refused={"if-none-match": (501, "NotImplemented")})
 NO_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "MD5S3STASH_SPOOL_PROCESSES": "2"}
-# The longest that a box may take after its role has come.
+# The maximum time after a box gets its role.
 BACK_SECONDS = 60
 
 
@@ -144,7 +144,7 @@ def test_content_that_stands_there_is_never_replaced_without_conditional_writes(
         drop(site, 1)
         all_recorded(site, 1)
         (key,) = odd_s3.keys(site.bucket)
-        # As if another content had this md5.
+        # As if other content had this md5.
         odd_s3.put(site.bucket, key, b"another content")
         site.redis.flushdb()
         drop(site, 1)

@@ -1,4 +1,4 @@
-"""No thread dies alone, and an unexpected error costs one item: errors are put into a real daemon."""
+"""No thread dies alone, and an unexpected error affects only one item: the tests inject errors into a real daemon."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def origin() -> Iterator[Origin]:
 
 
 def daemon_with(site: Site, patch: str, environment: dict[str, str] | None = None) -> Daemon:
-    """The daemon, after these lines."""
+    """The daemon, patched by these lines of code."""
     main = "\nfrom md5s3stash_daemon.main import main\nraise SystemExit(main())\n"
     return Daemon(site, environment, command=("-c", textwrap.dedent(patch) + main))
 
@@ -143,7 +143,7 @@ def test_an_error_about_several_files_puts_them_off_and_ends_no_thread(site: Sit
             return original(self, digests)
         confirmations.Confirmations.known = known
     """
-    # Two threads, which would both be dead after two files.
+    # Two threads, which would both have died after two files.
     with daemon_with(site, patch, {"MD5S3STASH_SPOOL_JOBS": "2", "MD5S3STASH_SPOOL_PROCESSES": "1"}) as daemon:
         daemon.wait_until_started()
         for number in range(4):
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_recorded_is_put_off_and_the_others_are_recorded(s
             (stage / name).write_bytes(name.encode())
         stage.rename(site.incoming / "x")
         wait_until(lambda: sorted(site.names()) == ["x/a", "x/b", "x/c", "x/d"], "the others are recorded", 60)
-        wait_until(lambda: daemon.output().count("deferred name='x/poison'") > 2, "tried again and again", 60)
+        wait_until(lambda: daemon.output().count("deferred name='x/poison'") > 2, "several retries", 60)
         assert "worker died" not in daemon.output()
         assert daemon.process.poll() is None
 

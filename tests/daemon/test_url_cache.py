@@ -1,4 +1,4 @@
-"""The caches of URL lists keep the contract of a RedisDict, with fewer trips to Redis."""
+"""The caches of URL lists keep the contract of a RedisDict, with fewer requests to Redis."""
 
 from __future__ import annotations
 

@@ -224,13 +224,13 @@ def test_a_list_that_waits_for_its_origin_holds_up_no_file_and_no_other_list(sit
     environment = {"MD5S3STASH_SPOOL_JOBS": "1", "MD5S3STASH_URLS_PER_HOST": "4", "MD5S3STASH_SPOOL_STOP_SECONDS": "1"}
     with Daemon(site, {**OPEN, **environment}) as daemon:
         drop_list(site, "slow.urls", slow[:2])
-        wait_until(lambda: len(origin.requests) == 2, "both under way")
+        wait_until(lambda: len(origin.requests) == 2, "both in progress")
         site.drop("plain.txt", b"plain")
         drop_list(site, "quick.urls", [quick])
 
         wait_until(lambda: "plain.txt" in site.names() and report_path(site, "quick.urls").exists(), "others done")
 
-        # What drips on for ever is broken off when the daemon's time to stop is over, and stays in the spool.
+        # An endless slow download is cancelled when the shutdown's time is over; the list stays in the spool.
         begun = time.monotonic()
         assert daemon.terminate() == 0
         assert time.monotonic() - begun < 10
@@ -244,7 +244,7 @@ def test_sigterm_keeps_what_is_done_and_the_next_daemon_goes_on(site: Site, orig
         drop_list(site, "x.urls", urls)
         wait_until(lambda: len(site.names()) > 20, "well under way")
         assert daemon.terminate() == 0
-    assert len(site.names()) < 300, "too quick to tell"
+    assert len(site.names()) < 300, "too fast to measure"
     assert site.files("done") == []
 
     with Daemon(site, environment):
@@ -371,7 +371,7 @@ def test_tabs_and_other_oddities_of_a_line_are_escaped_in_the_report(site: Site,
 def test_a_url_that_stands_in_a_list_again_is_fetched_once_and_each_line_has_its_outcome(
     site: Site, origin: Origin
 ) -> None:
-    """Near and far from its first line, for what is stashed, fails, and works at the second try."""
+    """Near the first line and far from it; for lines that are stashed, that fail, and that succeed on a retry."""
     good = origin.answer("/good", Reply(body=b"good"))
     late = origin.answer("/late", Reply(503), Reply(body=b"late"))
     missing = origin.url("/missing")
@@ -456,7 +456,7 @@ def test_a_list_whose_failure_no_disk_has_room_for_waits_and_is_reported(site: S
 
 
 def names_in(folder: Path) -> list[str]:
-    """Files, at any depth; the daemon puts each in folders of its own."""
+    """Files at any depth; the daemon puts each in separate folders."""
     return [name for _, _, files in os.walk(folder) for name in files]
 
 

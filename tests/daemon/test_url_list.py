@@ -1,4 +1,4 @@
-"""How a URL drop file is read."""
+"""The parser of URL lists."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A long list, the daemon killed three times on the way: each line has its outcome, and none is fetched for nothing.
+"""A long list, with the daemon killed three times: each line has its outcome, and few are fetched again.
 
-A daemon that began its list again after each kill would fetch 15,000 lines of 10,000 twice; 3,864 are allowed. The long
-form, `make soak`, has ten times the lines.
+A daemon that restarted its list of 10,000 lines after each kill would repeat 15,000 fetches; 3,864 are allowed. The
+long form, `make soak`, has ten times the lines.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.support.url_lists import OPEN, drop_list, wait_for_report
 LINES = int(os.environ.get("MD5S3STASH_TEST_LINES", "5000"))
 ENVIRONMENT = {**OPEN, "MD5S3STASH_URLS_JOBS": "8", "MD5S3STASH_URLS_PER_HOST": "8"}
 
-# What one kill may make us fetch again: what was under way, and what waited for its commit.
+# Fetches that one kill may repeat: those in progress, and those waiting for their commit.
 REPEATED = 8 + 5 * 256
 
 
 @pytest.fixture
 def site(tmp_path: Path, redis_server: str, rclone_s3: RcloneS3) -> Site:
-    # The quicker one of the servers, in a process of its own.
+    # The faster server, in a separate process.
     return Site(tmp_path, redis_server, rclone_s3.endpoint, keys=Keys.of(rclone_s3))
 
 

@@ -1,6 +1,4 @@
-"""Whoever watches the daemon sees what becomes of URL lists: outcomes, threads that hang; and a reload
-reaches them.
-"""
+"""Monitoring of URL lists: outcomes, and threads that hang; and a reload affects running lists."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from tests.support.origin import Origin, Reply
 from tests.support.servers import free_port, wait_until
 from tests.support.url_lists import OPEN, drop_list, report_path, wait_for_report
 
-# As if the file system did not answer any more.
+# As if the file system hung.
 HANGING = (
     "-c",
     "import sys, threading; from md5s3stash_daemon import main; "

@@ -1,4 +1,4 @@
-"""The journal of a list, and what is published from it, through crashes at every step."""
+"""The journal of a list, and its published results, with crashes at every step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def spool(tmp_path: Path) -> Spool:
 
 @pytest.fixture
 def entry(spool: Spool) -> Entry:
-    """A list that is claimed."""
+    """A claimed list."""
     path = spool.directory / "active" / "batch1.0" / "sub" / "x.urls"
     path.parent.mkdir(parents=True)
     path.write_text("http://a/\nhttp://b/\n")
@@ -147,7 +147,7 @@ def assert_published_once(spool: Spool) -> None:
 
 
 def finish_in_a_child(spool: Spool, entry: Entry, crash_at: int) -> bool:
-    """Whether it came to its end. It is killed right before its n-th call that changes something on the disk."""
+    """Whether it finished. It is killed right before its n-th call that changes the disk."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
@@ -234,7 +234,7 @@ def test_a_numbered_name_is_still_a_list_and_fits_into_a_directory() -> None:
 
 
 def test_a_journal_is_of_one_content_of_its_list_alone(tmp_path: Path) -> None:
-    """Who changes a list by another name while the daemon is away has another list: its lines are all done."""
+    """A list changed by another name while the daemon is down is a new list: all of its lines are processed."""
     path = tmp_path / "x.urls"
     path.write_text("http://a/\nhttp://b/\n")
     journal = Journal(str(tmp_path / "x.journal"))

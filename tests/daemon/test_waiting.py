@@ -1,4 +1,4 @@
-"""What lies in incoming/ and is not taken: it is told everywhere, costs little, and hides nothing."""
+"""Files in incoming/ that are not taken: all reports show them, they cost little, and they hide nothing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def put(site: Site, name: str, data: bytes = b"x") -> None:
 
 
 def put_beyond_the_longest_path(site: Site, count: int) -> None:
-    """Files that can stand in incoming/, and in no other state: the daemon leaves them."""
+    """Files that fit into incoming/, but not into another state: the daemon leaves them there."""
     folder = site.incoming
     while (room := 4095 - 8 - len(os.fsencode(folder))) > 20:
         folder /= "d" * min(room - 4, 200)
@@ -83,7 +83,7 @@ def put_beyond_the_longest_path(site: Site, count: int) -> None:
         (folder / f"{number:05}").touch()
 
 
-# told
+# reported
 
 
 def test_what_waits_is_told_by_the_daemon_and_its_tool(site: Site) -> None:
@@ -97,7 +97,7 @@ def test_what_waits_is_told_by_the_daemon_and_its_tool(site: Site) -> None:
 
         def health() -> dict[str, Any]:
             answer = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10)
-            # One folder is no outage.
+            # One folder is not an outage.
             assert answer.status_code == 200
             body: dict[str, Any] = answer.json()
             return body
@@ -144,7 +144,7 @@ def test_what_is_ignored_is_not_the_oldest_that_waits(tmp_path: Path) -> None:
     (tmp_path / "incoming/@eaDir").mkdir()
     for name in ("Thumbs.db", "@eaDir/1.tif"):
         (tmp_path / "incoming" / name).touch()
-    # Elsewhere it is a file like others: it was dropped before its name was ignored.
+    # In another state it is an ordinary file: it was dropped before its name was ignored.
     (tmp_path / "hold/Thumbs.db").touch()
 
     depths = QueueDepth(spool).depths()
@@ -187,7 +187,7 @@ def test_a_pass_that_breaks_off_counts_nothing_twice() -> None:
 
 
 class IdleCrew:
-    """Nobody who works, and always room."""
+    """Workers that do nothing, and always have room."""
 
     def start(self) -> None:
         pass
@@ -241,7 +241,7 @@ def test_events_do_not_bring_pass_after_pass_over_what_cannot_be_taken(
         service.stop()
         thread.join()
 
-    # Two seconds' worth of files.
+    # Files for two seconds.
     assert spool.passes - before <= seconds / 2 + 1
 
 
@@ -268,7 +268,7 @@ def test_what_is_ignored_is_never_stashed_and_what_else_there_is_is(site: Site) 
     with Daemon(site) as daemon:
         daemon.wait_until_started()
         wait_until(lambda: set(site.names()) == set(STASHED_NAMES), "the others stashed")
-        # Another pass at least.
+        # At least one more pass.
         site.drop("marker", b"marker")
         wait_until(lambda: "marker" in site.names(), "marker")
         # A file is recorded before it is removed.
@@ -308,7 +308,7 @@ def test_what_is_ignored_can_be_removed_and_nothing_else_is(site: Site) -> None:
     assert len(done.stdout.splitlines()) == len(IGNORED_NAMES)
     left = sorted(f"incoming/{name}" for name in [*others, "album/Thumbs.db.lnk"])
     assert site.files("incoming") == left
-    # Folders that it has left empty go, and no other.
+    # Only the folders that it has emptied are removed.
     folders = {entry.name for entry in site.incoming.iterdir() if entry.is_dir()}
     assert folders == {"album", "eaDir", "empty", "Trash"}
     assert os.path.exists(claimed.path)

@@ -1,4 +1,4 @@
-"""How drops are noticed: inotify, or polling where inotify does not tell."""
+"""How drops are noticed: by inotify, or by polling where inotify does not work."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_daemon_stashes_however_it_watches(
     tmp_path: Path, redis_server: str, s3_server: str, watch: str, instances: int
 ) -> None:
     site = Site(tmp_path, redis_server, s3_server)
-    # Whichever is not meant to find the file would take an hour to.
+    # The other way would need an hour to find the file.
     slow = {"inotify": "POLL", "poll": "RESCAN"}[watch]
     quick = {"inotify": "RESCAN", "poll": "POLL"}[watch]
     environment = {
@@ -120,7 +120,7 @@ def test_where_inotify_has_nothing_left_the_rescans_have_to_do(
 
 
 def refusing(number: int) -> Callable[..., int]:
-    """A call of libc's that fails."""
+    """A failing libc call."""
 
     def refuse(*_: object) -> int:
         ctypes.set_errno(number)
@@ -194,7 +194,7 @@ def test_folders_are_watched_at_any_depth_however_they_come(tmp_path: Path) -> N
 
 
 def is_watched(folder: Path) -> bool:
-    """By some descriptor of this process (proc(5), fdinfo)."""
+    """Whether a descriptor of this process watches the folder (proc(5), fdinfo)."""
     inode = f"ino:{folder.stat().st_ino:x} "
     return any(inode in info.read_text() for info in Path("/proc/self/fdinfo").iterdir() if info.exists())
 
@@ -216,7 +216,7 @@ def test_a_claim_is_not_taken_for_a_complete_file(tmp_path: Path) -> None:
     file.write_bytes(b"x")
     with waking(str(file.parent), wake, completed):
         file.rename(tmp_path / "claimed")
-        # Events come in order.
+        # Events arrive in order.
         other.write_bytes(b"y")
         wait_until(wake.is_set, "noticed")
         wait_until(lambda: len(completed) == 1, "the other remembered")

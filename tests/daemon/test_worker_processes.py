@@ -1,4 +1,4 @@
-"""The daemon's processes: workers that die, hang or are left behind; who stops whom."""
+"""The daemon's processes: workers that die, hang or are orphaned; the order of stopping."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def workers(daemon: Daemon) -> list[int]:
 
 
 def drop_files(site: Site, count: int) -> dict[str, str]:
-    """A folder of them, moved in at once; name -> md5."""
+    """Moves in a whole folder of files; returns name -> md5."""
     stage = site.spool / "stage"
     stage.mkdir(parents=True)
     for number in range(count):
@@ -56,7 +56,7 @@ def test_workers_killed_under_load_lose_nothing_and_are_replaced(site: Site) -> 
             os.kill(workers(daemon)[share % 2], signal.SIGKILL)
         wait_until(lambda: site.names() == dropped and site.files() == [], "all stashed", 60)
         wait_until(lambda: len(workers(daemon)) == 3, "three workers again")
-        wait_until(lambda: daemon.output().count("worker died") == 4, "each loss told")
+        wait_until(lambda: daemon.output().count("worker died") == 4, "a report of each loss")
         assert daemon.terminate() == 0
 
     assert sorted(entry["name"] for entry in site.log()) == sorted(dropped), "each once"
@@ -109,7 +109,7 @@ def test_without_the_process_that_starts_workers_the_daemon_ends(site: Site) -> 
 
 
 def test_a_signal_to_all_processes_stops_the_daemon_in_order(tmp_path: Path, redis_server: str, sink: str) -> None:
-    # As systemd and a terminal send it.
+    # As systemd and terminals do.
     site = Site(tmp_path, redis_server, sink, bucket="bucket")
     with Daemon(site) as daemon:
         daemon.wait_until_started()

@@ -1,6 +1,6 @@
-"""What somebody does who has just cloned the project: `make run`, a file dropped, its thumbnail, Ctrl-C on a terminal.
+"""Acts as a new user after cloning the project: runs `make run`, drops a file, fetches its thumbnail, presses Ctrl-C.
 
-tools/fresh runs it in the clone, on a machine whose Python has no packages. Ends with 0 if all of it went well.
+tools/fresh runs it in the clone, on a machine whose Python has no packages. Ends with 0 on success.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ import urllib.request
 INSTALL_SECONDS = 900.0
 ANSWER_SECONDS = 60.0
 CTRL_C = b"\x03"
-# The machine shares its network with the one that it is made on, where somebody may have the usual ports.
+# The machine shares its network with the host, where the default ports may be in use.
 PORTS = ("THUMBNAILER_PORT", "S3_PORT", "REDIS_PORT", "METRICS_PORT")
 JPEG = b"\xff\xd8\xff"
 
 
 class Terminal:
-    """A command on a terminal of its own; what it prints is printed here too."""
+    """A command on its own terminal; its output is printed here too."""
 
     def __init__(self, *command: str) -> None:
         self._said = ""
         self._process, self._terminal = pty.fork()
         if self._process == 0:
-            # Ignored by what a shell starts in the background.
+            # A shell starts background commands with it ignored.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execvp(command[0], command)
 
     def wait_for(self, pattern: str, seconds: float) -> re.Match[str]:
-        """The first match in what has not been matched yet. Raises AssertionError at the command's end, and then."""
+        """The first match in the output since the last match. Raises AssertionError at the deadline or the command's
+        end.
+        """
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self._said, re.MULTILINE)):
-            assert time.monotonic() < deadline, f"not said within {seconds:g} seconds: {pattern}"
-            assert self._read(deadline), f"it ended and did not say: {pattern}"
+            assert time.monotonic() < deadline, f"not printed within {seconds:g} seconds: {pattern}"
+            assert self._read(deadline), f"it ended without printing: {pattern}"
         self._said = self._said[found.end() :]
         return found
 
@@ -48,14 +50,14 @@ class Terminal:
         os.write(self._terminal, keys)
 
     def wait_for_the_end(self, seconds: float) -> None:
-        """Raises AssertionError where it goes on."""
+        """Raises AssertionError if it still runs at the deadline."""
         deadline = time.monotonic() + seconds
         while self._read(deadline):
             assert time.monotonic() < deadline, f"it still runs after {seconds:g} seconds"
         os.waitpid(self._process, 0)
 
     def _read(self, deadline: float) -> bool:
-        """Takes in what is said until the deadline; False where nobody has the terminal any more."""
+        """Reads output until the deadline; False if the terminal was closed."""
         if not select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
             return True
         try:
@@ -72,7 +74,7 @@ def main() -> None:
     os.environ |= {name: str(port) for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
     appliance = Terminal("make", "run")
     incoming = appliance.wait_for(r"^Drop files here +(\S+)", INSTALL_SECONDS)[1]
-    # Not shutil.copy, which sets the mode once the file is closed: the daemon may have taken it by then.
+    # Not shutil.copy, which sets the mode after it closes the file: the daemon may already have taken it.
     shutil.copyfile("docs/pictures/crop.jpg", f"{incoming}/evening.jpg")
     thumbnail = appliance.wait_for(r"^stashed +evening\.jpg .*(http://\S+)", ANSWER_SECONDS)[1]
     with urllib.request.urlopen(thumbnail, timeout=ANSWER_SECONDS) as answer:

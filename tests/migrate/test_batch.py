@@ -1,7 +1,7 @@
-"""Manifests of S3 Batch Operations and the jobs made of them.
+"""Manifests of S3 Batch Operations, and their jobs.
 
-moto has no CreateJob, so what the S3 control API would get goes through botocore's own validation of its parameters
-and is read at a server of the test.
+moto has no CreateJob, so requests to the S3 control API pass botocore's validation of parameters and go to a server of
+the test.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_a_manifest_for_each_source_bucket_holds_what_is_missing_and_nothing_is_
     assert sorted(row for each in found.values() for row in each) == sorted(
         (BASE.address(md5).bucket, md5) for md5 in md5s[1:]
     )
-    # A job takes its objects from one bucket.
+    # All objects of a job are in one bucket.
     assert all(len({bucket for bucket, _ in each}) == 1 for each in found.values())
     assert all(path.name == f"plan.{each[0][0]}-to-one.csv" for path, each in found.items())
     assert server.keys("one") == [f"pre/{md5s[0]}"]
@@ -83,7 +83,7 @@ def create(server: DigestS3, tmp_path: Path, *arguments: str) -> Run:
         *batch,
         "--batch-bucket",
         "ops/batch",
-        # The account is part of the host's name, which only a proxy resolves here.
+        # The account is part of the host name, which only a proxy resolves here.
         AWS_ENDPOINT_URL_S3_CONTROL="http://s3-control.test",
         HTTP_PROXY=server.endpoint,
     )

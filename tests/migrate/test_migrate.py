@@ -1,4 +1,4 @@
-"""The whole program over HTTP, on three S3 servers: what is copied, what is said of the rest, how often it asks."""
+"""The whole program over HTTP, on three S3 servers: copies, reports and the number of requests."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_thousands_of_objects_of_36_buckets_arrive_though_the_run_is_killed_twic
     again = run(server.endpoint, tmp_path, *FROM_36)
     assert again.status == 0
     assert again.summary["copied"]["objects"] == 0
-    # The second run is LISTs alone.
+    # The second run only LISTs.
     assert len(server.requests) == 36 + OBJECTS // 1000
 
 
@@ -150,7 +150,7 @@ def test_a_source_that_changes_during_the_run_is_told_and_nothing_wrong_is_copie
 
 def test_throttling_and_resets_are_waited_out_and_told(server: DigestS3, tmp_path: Path) -> None:
     md5s = fill(server, contents(40))
-    # The reset is first: one on a connection that was used before libcurl tries again by itself.
+    # The reset comes first: libcurl itself retries one on a reused connection.
     server.script("PUT", Reset(after_bytes=0), *[error_reply(503, "SlowDown")] * 6, error_reply(500, "InternalError"))
 
     done = run(server.endpoint, tmp_path, *FROM_36, "--jobs", "8")
@@ -200,7 +200,7 @@ def test_a_copy_whose_answer_was_lost_is_found_to_be_ours(server: DigestS3, tmp_
     done = run(server.endpoint, tmp_path, *FROM_36)
 
     assert (done.status, [*done.kinds()]) == (0, ["retried"])
-    assert copies(server) == 2, "the second was refused: it is there"
+    assert copies(server) == 2, "the second was refused: it exists"
 
 
 def test_another_content_in_the_target_is_a_conflict_and_stays(server: DigestS3, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_store_that_lacks_guards_is_found_out_once(status: int, code: str, tmp
         assert run(server.endpoint, tmp_path, *FROM_36, "--jobs=1").status == 0
 
         assert len(server.keys("one")) == 5
-        # Three tries of the first to find out.
+        # Three tries of the first one.
         assert copies(server) == 3 + 5
 
 
@@ -293,7 +293,7 @@ def test_sigterm_ends_it_with_a_line_and_a_summary(server: DigestS3, tmp_path: P
     fill(server, contents(500))
     server.always("PUT", error_reply(503, "SlowDown"))
     process = start(server.endpoint, *FROM_36)
-    wait_until(lambda: copies(server) >= 1, "a copy under way", 60)
+    wait_until(lambda: copies(server) >= 1, "a copy in progress", 60)
 
     process.terminate()
 

@@ -1,4 +1,4 @@
-"""Copies in parts, and what is told where no LIST can compare: the program's parts on real S3 servers."""
+"""Copies in parts, and reports on objects that a LIST cannot compare: parts of the program on real S3 servers."""
 
 from __future__ import annotations
 

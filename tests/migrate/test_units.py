@@ -1,4 +1,4 @@
-"""The decisions of a migration, without a server: what to do with a pair, how fast, at what price, how far."""
+"""The decisions of a migration, without a server: the action for a pair, rate, cost and progress."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_on_a_terminal_progress_is_a_bar_that_knows_the_end() -> None:
     def is_shown() -> bool:
         with contextlib.suppress(BlockingIOError):
             shown.extend(os.read(ours, 65536))
-        # A quarter of the keys went by with 500 objects.
+        # 500 objects were in a quarter of the key space.
         return b"500/2000" in shown
 
     with open(theirs, "w") as stream, state_display(lambda: ProgressState(500, 0.25, "copying"), stream) as paused:

@@ -1,5 +1,5 @@
-"""The rules and the dashboard of monitoring/ in a real Prometheus that scrapes the appliance of `make run`. Part of
-`make acceptance`: it downloads Debian's package.
+"""Tests the rules and the dashboard of monitoring/ with a real Prometheus that scrapes the appliance of `make run`.
+Part of `make acceptance`: it downloads Debian's package.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SECONDS = 120
 
 
 class Prometheus:
-    """A running server, by its HTTP API."""
+    """A running server, used by its HTTP API."""
 
     def __init__(self, port: int) -> None:
         self._api = f"http://127.0.0.1:{port}/api/v1/"
@@ -48,7 +48,7 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def is_ready(self) -> bool:
-        # 503 while it reads its own storage.
+        # It answers 503 while it loads its storage.
         with contextlib.suppress(urllib.error.HTTPError):
             return bool(self.ask("status/runtimeinfo"))
         return False
@@ -112,7 +112,7 @@ def test_promtool_finds_each_alert_to_fire_and_to_be_quiet_when_it_should(promet
 
 def test_every_metric_of_rules_and_dashboard_is_one_that_the_programs_have(prometheus: Prometheus) -> None:
     scraped = set(prometheus.ask("label/__name__/values"))
-    # Queues, and what counts by an event's name, have no series before the first of them.
+    # Metrics of queues, and counters by event name, have no series before their first event.
     on_demand = {"md5s3stash_queue_messages_total", "md5s3stash_thumbnailer_s3_errors_total"}
     named = {metric for expression in EXPRESSIONS.values() for metric in _METRIC.findall(expression)}
     assert len(named) > 20

@@ -1,4 +1,4 @@
-"""What keeps the acceptance test honest: it never passes where it cannot run, and each of its tests can fail."""
+"""The acceptance tests are honest: they never pass where they cannot run, and each of them can fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.acceptance.sabotage import SABOTAGES
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
-# What root in most containers lacks.
+# Root lacks it in most containers.
 WITHOUT_NAMESPACES = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--")
 
 
@@ -38,7 +38,7 @@ def run(command: Sequence[str | Path], programs: Path | None = None) -> subproce
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """Stands in for what a machine that runs no acceptance test lacks; none of them is ever started."""
+    """Stubs for programs that a machine without acceptance tests lacks; none of them is started."""
     for name in PROGRAMS:
         program = tmp_path / name
         program.write_text("#!/bin/sh\nexit 3\n")
@@ -49,13 +49,13 @@ def programs(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("tool", "sentence"),
     [
-        ("acceptance", "The acceptance test boots a guest, which only root can: sudo make acceptance\n"),
+        ("acceptance", "The acceptance tests boot a guest and need root: sudo make acceptance\n"),
         ("fresh", "Only root can make a root file system: sudo make fresh\n"),
     ],
 )
 def test_who_is_not_root_is_told_so(tool: str, sentence: str) -> None:
     dropped = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
-    # Not a directory of pytest's, nor the project's own: nobody might not be let in.
+    # Not pytest's directory or the project's: the user nobody may have no access to them.
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         script = shutil.copy(PROJECT / "tools" / tool, directory)
@@ -71,7 +71,7 @@ def test_a_machine_without_namespaces_is_a_failure_and_no_skip(programs: Path) -
     done = run([*WITHOUT_NAMESPACES, sys.executable, "-m", "pytest", "tests/acceptance"], programs)
 
     assert done.returncode == 1
-    assert "The acceptance test cannot run here: this machine lets nobody make namespaces" in done.stdout
+    assert "The acceptance test cannot run here: this machine does not allow namespaces" in done.stdout
     assert "passed" not in done.stdout
     assert "skipped" not in done.stdout
 

@@ -1,4 +1,4 @@
-"""Alarms and dashboards of all templates: somebody is told, and of figures that somebody publishes."""
+"""Alarms and dashboards of all templates: alarms notify someone, and their metrics are published."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALARMS = [
     for file, stack in STACKS.items()
     for name in stack.of_type("AWS::CloudWatch::Alarm")
 ]
-# It brings the first box, and nobody has to know.
+# It starts the first box and notifies no one.
 NO_ALARM = "FirstMessageAlarm"
 
 
@@ -29,7 +29,7 @@ def queries(alarm: dict[str, Any]) -> Sequence[dict[str, Any]]:
 
 
 def metrics_of(alarm: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Namespace, MetricName and Dimensions of what an alarm looks at."""
+    """Namespace, MetricName and Dimensions of an alarm's metrics."""
     if "MetricName" in alarm:
         yield alarm
     yield from (query["MetricStat"]["Metric"] for query in queries(alarm) if "MetricStat" in query)

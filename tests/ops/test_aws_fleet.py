@@ -1,4 +1,4 @@
-"""The fleet's template says what docs/deploy.md and docs/queue.md promise. `make lint-ops` judges its form."""
+"""The fleet's template keeps the promises of docs/deploy.md and docs/queue.md. `make lint-ops` checks its syntax."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEDGER_ELSEWHERE = {
     "LedgerUrl": "rediss://stash@ledger.example.org:6379/0",
     "LedgerSecretArn": "arn:aws:secretsmanager:us-west-2:123456789012:secret:ledger-AbCdEf",
 }
-# The daemon's own choice of everything that the template leaves to it.
+# The daemon's defaults for settings that the template does not set.
 DEFAULTS = load(SECTIONS, {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.0.1"}, None)
 
 
@@ -51,7 +51,7 @@ def test_messages_that_nobody_can_read_leave_the_queue_and_those_that_failed_do_
     redrive = FLEET.properties("Queue")["RedrivePolicy"]
 
     assert redrive["deadLetterTargetArn"] == "DeadLetterQueue.Arn"
-    # A delivery that is no try, each time that a box goes: three for each try are plenty.
+    # A stopping box returns its messages, which counts as a delivery: three per try are enough.
     assert redrive["maxReceiveCount"] >= 3 * DEFAULTS[UrlSettings].attempts
 
 
@@ -106,7 +106,7 @@ def test_what_exists_nowhere_else_is_never_deleted_with_the_stack(name: str, pol
 
 def test_a_box_has_the_rights_that_are_tested_with_rights_enforced() -> None:
     spool = policy_document("policy-spool", "stash-Bucket", "PREFIX")
-    # The other stack knows its prefix.
+    # The other stack exports its prefix.
     for statement in spool["Statement"][:2]:
         statement["Resource"] = "stash-ObjectsArn"
 
@@ -210,7 +210,7 @@ def test_the_settings_of_a_box_are_valid_and_lead_to_queue_bucket_and_ledger(tmp
     assert settings[StashSettings].bucket_base == ("stash-BucketBase",)
     assert settings[StashSettings].bucket_scheme == "multibucket"
     assert settings[RedisSettings].replicas == 1
-    # ElastiCache has no append-only file, and does not let its settings be read.
+    # ElastiCache has no append-only file, and does not show its settings.
     assert settings[RedisSettings].accepted_risks == ("appendonly", "unknown")
     assert settings[QueueSettings].url == QUEUE_URL
     assert settings[QueueSettings].drop_buckets == ("scans",)
@@ -286,7 +286,7 @@ def test_boxes_come_and_go_with_the_messages_that_each_would_have() -> None:
     }
     assert metrics["boxes"]["Dimensions"] == [{"Name": "AutoScalingGroupName", "Value": "Group"}]
     (collected,) = FLEET.properties("Group")["MetricsCollection"]
-    assert metrics["boxes"]["MetricName"] in collected["Metrics"], "nobody else tells it"
+    assert metrics["boxes"]["MetricName"] in collected["Metrics"], "the only source of the metric"
     assert [query.get("ReturnData", True) for query in (result, *sources)] == [True, False, False, False]
 
 

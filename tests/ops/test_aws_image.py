@@ -1,5 +1,5 @@
-"""What a box on EC2 does at its first boot: the volume, the address, the secrets; and what it tells CloudWatch and
-CloudFormation."""
+"""The first boot of a box on EC2: the volume, the address, the secrets; and its metrics for CloudWatch and its signal
+to CloudFormation."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_address_moves_to_the_new_box(ec2: Any) -> None:
 
 
 def test_the_address_moves_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Producers come with it: to an open spool, and to host keys that they know.
+    # Then producers can connect: they must find an open spool and known host keys.
     done: list[str] = []
     monkeypatch.setattr(spool_volume, "INSTANCE_ID", Path(__file__))
     monkeypatch.setattr(boto3, "client", lambda _: None)
@@ -311,7 +311,7 @@ def test_a_right_that_never_comes_is_an_error_when_the_time_is_over(monkeypatch:
             stack_signal.send("stash", "SpoolGroup", "i-1", deadline=0.0, wait=never)
 
 
-# --- what CloudWatch is told ------------------------------------------------------------------------------------------
+# --- metrics for CloudWatch -------------------------------------------------------------------------------------------
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -330,7 +330,7 @@ class S3IsDown:
 
 
 class DaemonsPage(HttpServer):
-    """Serves what a daemon on this spool says of it while S3 is down."""
+    """Serves the metrics of a daemon on this spool while S3 is unavailable."""
 
     def __init__(self, spool: Spool) -> None:
         metrics = Metrics()
@@ -387,4 +387,4 @@ def test_nothing_is_told_of_a_daemon_that_does_not_answer(capsys: pytest.Capture
         ]
 
     assert status == 1
-    assert "CloudWatch was not told" in capsys.readouterr().err
+    assert "cannot send metrics to CloudWatch" in capsys.readouterr().err

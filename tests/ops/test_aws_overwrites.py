@@ -1,4 +1,4 @@
-"""Nothing that is stored is overwritten: what the policies deny, and that the spool's own requests are allowed."""
+"""Stored objects are not overwritten: the policies deny it, and allow the spool's own requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def denied(statements: list[dict[str, Any]], method: str, target: str, headers: 
 
 
 class EnforcingS3(FaultyS3):
-    """A server with one bucket that denies what role and bucket deny."""
+    """A server with one bucket that denies what the policies of role and bucket deny."""
 
     def __init__(self, endpoint: str) -> None:
         self.bucket = new_bucket(plain_client(endpoint, Keys()))
@@ -55,7 +55,7 @@ def enforcing() -> Iterator[EnforcingS3]:
         ("PUT", "key?partNumber=1&uploadId=x", {}, False, False),
         ("POST", "key?uploadId=x", _STAR, False, False),
         ("POST", "key?uploadId=x", {}, True, True),
-        # md5s3stash-migrate copies, with rights of its own; the spool never does.
+        # md5s3stash-migrate copies, with other permissions; the spool never does.
         ("PUT", "key", _COPY, True, False),
         ("PUT", "key?partNumber=1&uploadId=x", _COPY, False, False),
     ],
@@ -70,7 +70,7 @@ def test_what_would_overwrite_is_denied(
 def test_every_put_of_the_spool_is_allowed(enforcing: EnforcingS3) -> None:
     builder = ContentBuilder(memory_bytes=0)
     builder.write(bytes(PARTS.part_bytes + 1))
-    # The eighth new content is put once more, to learn about the store.
+    # The daemon puts the eighth new content twice, to learn about the store.
     small = [content_of(f"content {number}".encode()) for number in range(10)]
     with builder.finish() as large:
         for limits, contents in ((None, small), (PARTS, [large])):

@@ -1,4 +1,4 @@
-"""The rights of the roles, enforced: what the programs ask of S3 and SQS is allowed, and nothing else is."""
+"""The roles' permissions, enforced: they allow the programs' requests to S3 and SQS, and nothing else."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ TRUST = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
 }
-# What parts may be at least, and so little that two of them are sent at once.
+# The minimum size of parts, so that two are sent at once.
 PARTS = S3Limits(single_put_max_bytes=1, part_bytes=5 * 1024 * 1024)
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A box's temporary credentials, and the bucket they are for."""
+    """A box's temporary credentials, and their bucket."""
 
     endpoint: str
     bucket: str
@@ -56,12 +56,12 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Two buckets and a role for each policy document; rights are enforced."""
+    """Two buckets and a role for each policy document; permissions are enforced."""
 
     other_bucket: str
     spool: Role
     thumbnails: Role
-    # Of a box of a fleet: what it may at its queue, beside what the spool may.
+    # A box of a fleet: permissions for its queue, beside those of the spool.
     fleet: Role
     queue: TestQueue
 
@@ -78,7 +78,7 @@ def account() -> Iterator[Account]:
         queue = TestQueue(endpoint)
         of_queue = for_moto(queue_policy_document(queue.arn))
         fleet = Role(endpoint, bucket, session_of_role(endpoint, "policy-queue", of_queue))
-        # For the whole server, and so for the other tests of this process: it is switched off again.
+        # It applies to the whole server, and so to other tests of this process: switch it off again.
         enforce_rights(endpoint, after_calls=0)
         try:
             yield Account(other_bucket, spool, thumbnails, fleet, queue)
@@ -87,7 +87,7 @@ def account() -> Iterator[Account]:
 
 
 def session_of_role(endpoint: str, name: str, policy: str) -> boto3.Session:
-    """What a box with that role gets from its metadata service."""
+    """The credentials that a box with this role gets from its metadata service."""
     iam = Keys().session().client("iam", endpoint_url=endpoint)
     role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(TRUST))["Role"]
     iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=policy)
@@ -104,7 +104,7 @@ def refused(error: pytest.ExceptionInfo[ClientError]) -> bool:
     return bool(error.value.response["Error"]["Code"] == "AccessDenied")
 
 
-# --- what the programs do ---------------------------------------------------------------------------------------------
+# --- requests of the programs -----------------------------------------------------------------------------------------
 
 
 def test_the_spool_stores_and_finds_again_what_is_small(account: Account) -> None:
@@ -170,7 +170,7 @@ def test_a_box_of_a_fleet_takes_hides_and_deletes_messages_of_its_queue(account:
     assert queue.facts().messages == 0
 
 
-# --- what nobody may --------------------------------------------------------------------------------------------------
+# --- denied to all ----------------------------------------------------------------------------------------------------
 
 
 def test_thumbnails_store_nothing(account: Account) -> None:

@@ -1,4 +1,4 @@
-"""The CloudFormation template says what docs/deploy.md promises. `make lint-ops` judges its form, by cfn-lint."""
+"""The CloudFormation template keeps the promises of docs/deploy.md. `make lint-ops` checks it with cfn-lint."""
 
 from __future__ import annotations
 
@@ -134,9 +134,7 @@ def test_the_volume_of_the_spool_outlives_box_and_stack() -> None:
     devices = properties("SpoolLaunchTemplate")["LaunchTemplateData"]["BlockDeviceMappings"]
     volume = properties("SpoolVolume")
 
-    assert [device["DeviceName"] for device in devices] == ["/dev/xvda"], (
-        "the root disk alone comes and goes with a box"
-    )
+    assert [device["DeviceName"] for device in devices] == ["/dev/xvda"], "only the root disk belongs to a box"
     assert (volume["Encrypted"], volume["VolumeType"]) == (True, "gp3")
     assert RESOURCES["SpoolVolume"]["DeletionPolicy"] == RESOURCES["SpoolVolume"]["UpdateReplacePolicy"] == "Snapshot"
 
@@ -191,7 +189,7 @@ def test_a_spool_with_a_shared_ledger_gets_its_url_from_the_environment_alone(tm
     file = tmp_path / "md5s3stash.toml"
     file.write_text(files["/etc/md5s3stash/md5s3stash.toml"])
 
-    # Whoever reads the file without the environment must not take the box's own Redis for the ledger.
+    # A program that reads the file without the environment must not use the box's own Redis as ledger.
     with pytest.raises(SettingsError, match="REDIS_URL"):
         read_settings({}, file)
     settings = read_settings({"REDIS_URL": "rediss://stash:secret@ledger.example.org:6379/0"}, file)
@@ -256,7 +254,7 @@ def test_an_update_is_the_only_time_in_which_unhealthy_thumbnail_servers_are_not
     assert STACK.properties("ThumbnailGroup")["TargetGroupARNs"] == ["TargetGroup"]
 
 
-# --- the way in -------------------------------------------------------------------------------------------------------
+# --- access from outside ----------------------------------------------------------------------------------------------
 
 
 def test_thumbnail_servers_answer_the_load_balancer_alone() -> None:
@@ -289,7 +287,7 @@ def test_no_port_is_open_to_the_world() -> None:
 def test_the_cache_tells_apart_what_the_thumbnailer_tells_apart_and_no_more() -> None:
     key = properties("CachePolicy")["CachePolicyConfig"]["ParametersInCacheKeyAndForwardedToOrigin"]
 
-    # client and sig are pilbox's, the other two ours.
+    # client and sig are pilbox's, the other two are ours.
     ours = {"client", "sig", "expires", "signature"}
     assert set(key["QueryStringsConfig"]["QueryStrings"]) == {*OPTION_OF_QUERY_NAME, *ours}
     assert key["CookiesConfig"] == {"CookieBehavior": "none"}
@@ -341,7 +339,7 @@ def test_a_viewer_is_known_by_the_address_that_cloudfront_saw() -> None:
         assert client_of(load_balancer, {"X-Forwarded-For": "10.0.0.1, 198.51.100.7"}, trusted) == "198.51.100.7"
 
 
-# --- whoever runs it --------------------------------------------------------------------------------------------------
+# --- operators --------------------------------------------------------------------------------------------------------
 
 
 def test_every_parameter_is_described_and_shown_in_a_group() -> None:
@@ -352,7 +350,7 @@ def test_every_parameter_is_described_and_shown_in_a_group() -> None:
 
 
 def test_the_template_is_small_enough_to_be_sent_without_a_bucket() -> None:
-    # AWS, "CloudFormation quotas": what a request may hold.
+    # AWS, "CloudFormation quotas": the maximum size of a request.
     assert (AWS / "template.yaml").stat().st_size <= 51_200
 
 

@@ -1,7 +1,7 @@
-"""tools/bootstrap: does all set-up by itself, quickly where there is none to do, and says in one line what it cannot.
+"""tools/bootstrap: does all set-up by itself, is fast if nothing is left to do, and reports an error in one line.
 
-It runs in a small checkout of its own, whose lock names two packages. What a test machine cannot be without (redis,
-apt, sudo, Debian's way of leaving ensurepip out) is played by programs that are alone on PATH.
+It runs in a small checkout, whose lock names two packages. Stubs on PATH replace what a test machine always has (redis,
+apt, sudo, a Python with ensurepip).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 
 class Checkout:
-    """A copy of what bootstrap reads, and the PATH that it runs with."""
+    """A copy of the files that bootstrap reads, and its PATH."""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "checkout"
@@ -86,7 +86,7 @@ class Checkout:
         for name in ("systemd-analyze", "ip", "sftp", "rsync", "curl", "wget", "mandoc", "man", "zsh"):
             self.add_program(name, "exit 0")
         self.environment["PATH"] = str(self.bin)
-        # Most of what pip compiles is never imported here.
+        # Compiling takes time, and few of these modules are imported.
         self.environment["PIP_NO_COMPILE"] = "1"
         self.environment.pop("PYTHONPATH", None)
 
@@ -115,7 +115,7 @@ def test_environment_is_made_once_and_then_nothing_is_done(checkout: Checkout) -
     python = checkout.root / ".venv" / "bin" / "python"
     made_at = python.lstat().st_mtime_ns
     [pip] = checkout.root.glob(".venv/lib/python*/site-packages/pip")
-    # A pip that is only started would fail.
+    # Fails as soon as pip is started.
     pip.rename(checkout.root / "pip")
     second = checkout.bootstrap()
     (checkout.root / "pip").rename(pip)
@@ -123,14 +123,14 @@ def test_environment_is_made_once_and_then_nothing_is_done(checkout: Checkout) -
     assert (second.returncode, second.stdout) == (0, "")
     assert python.lstat().st_mtime_ns == made_at
 
-    # A new entry point needs the project installed again, and nothing else.
+    # A new entry point only requires that the project is installed again.
     pyproject = checkout.root / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace("md5s3stashd =", "another-name ="))
     assert checkout.bootstrap().returncode == 0
     assert (checkout.root / ".venv" / "bin" / "another-name").exists()
     assert python.lstat().st_mtime_ns == made_at
 
-    # A changed lock makes the environment anew, without what the old one brought.
+    # A changed lock rebuilds the environment, without packages of the old one.
     lock = checkout.root / "requirements" / "dev.txt"
     lock.write_text(entry(lock.read_text(), "setuptools"))
     assert checkout.bootstrap().returncode == 0
@@ -139,7 +139,7 @@ def test_environment_is_made_once_and_then_nothing_is_done(checkout: Checkout) -
 
 def test_without_a_network_one_sentence_says_so_and_the_next_run_starts_over(checkout: Checkout) -> None:
     with_network = dict(checkout.environment)
-    # Port 9 (discard) of loopback: nobody listens there.
+    # Port 9 (discard) of loopback: nothing listens there.
     without = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
     checkout.environment |= without
 
@@ -150,7 +150,7 @@ def test_without_a_network_one_sentence_says_so_and_the_next_run_starts_over(che
     assert first.startswith("Making .venv")
     assert "network" in sentence
 
-    # What stands there now is an environment without its packages, as after a Ctrl-C.
+    # Now there is an environment without its packages, as after a Ctrl-C.
     (checkout.root / ".venv" / "half-made").touch()
     checkout.environment = with_network
 
@@ -168,7 +168,7 @@ def test_wrong_hash_is_refused(checkout: Checkout) -> None:
     done = checkout.bootstrap()
 
     assert done.returncode == 1
-    assert "could not be installed" in done.stdout
+    assert "Could not install" in done.stdout
     assert not (checkout.root / ".venv" / ".stamp-lock").exists()
 
 
@@ -233,13 +233,13 @@ def test_missing_system_packages_are_installed_through_apt_and_no_service_is_sta
     checkout.add_program("apt-get", 'echo "$RUNLEVEL $DEBIAN_FRONTEND $*" >>"$CALLS"; test -t 0 && exit 1; exit 0')
     calls = checkout.root / "calls"
     checkout.environment["CALLS"] = str(calls)
-    # The rest of the set-up is not what this test is about.
+    # This test does not need the rest of the set-up.
     python = os.path.realpath(sys.executable)
     checkout.add_program("python3", f'case "$*" in *_base_executable*) echo false;; *) exec {python} "$@";; esac')
 
     done = checkout.bootstrap()
 
-    assert "environment could not be made" in done.stdout
+    assert "Could not create the virtual environment" in done.stdout
     update, install = calls.read_text().splitlines()
     assert update.endswith(" update")
     assert install.startswith("1 noninteractive ")

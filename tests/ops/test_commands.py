@@ -1,4 +1,4 @@
-"""What the six commands do alike: their version, an error in the arguments, and output that nothing takes."""
+"""Common behaviour of the six commands: version, errors in arguments, and closed output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(name: str, *arguments: str, stdout: int | None = subprocess.PIPE) -> sub
     code = f"import sys; from {COMMANDS[name]} import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        # Unbuffered, argparse would never hear of output that is not taken.
+        # Unbuffered, argparse would not notice closed output.
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         stdin=subprocess.DEVNULL,
         stdout=stdout,

@@ -1,5 +1,5 @@
-"""docs/deploy.md and docs/scale.md reckon rightly. What a unit costs is AWS's to say; each row of the former names the
-page."""
+"""The calculations of docs/deploy.md and docs/scale.md are correct. Unit prices are AWS's; each row of the former links
+to the source."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_number_that_means_nothing_is_one_line(wrong: str, capsys: pytest.Capt
 def test_both_pages_have_the_same_price_for_the_same_thing() -> None:
     rows = [ROW.match(row) for row in TABLE]
     here = {row[1]: float(row[3]) for row in rows if row}
-    # Where it falls, the first one that is paid.
+    # For a falling price, the first one above 0.
     first = {item.what: float(item.price_in_words.partition(" ")[0]) for item in costs.MONTHLY if item.price}
 
     common = here.keys() & first.keys()
@@ -92,13 +92,13 @@ def test_what_is_paid_for_alarms_and_figures_is_what_the_templates_have() -> Non
     base, viewers, fleet = (figures_watched(name) for name in ("template.yaml", "cloudfront-alarm.yaml", "fleet.yaml"))
     prices = {item.what: item.amount(costs.Stash(1)) for item in costs.MONTHLY}
 
-    assert prices["figures that alarms look at, beyond ten"] == base + viewers + fleet - 10
-    assert f"| figures that alarms look at, beyond ten | {base + viewers - 10} x" in PAGE
-    assert prices["figures of the spool for CloudWatch"] == len([*spool_metrics.FIGURES, spool_metrics.LEAST_FREE])
+    assert prices["metrics used by alarms, beyond ten"] == base + viewers + fleet - 10
+    assert f"| metrics used by alarms, beyond ten | {base + viewers - 10} x" in PAGE
+    assert prices["CloudWatch metrics of the spool"] == len([*spool_metrics.FIGURES, spool_metrics.LEAST_FREE])
 
 
 def figures_watched(template: str) -> int:
-    """CloudWatch counts each metric of each alarm; target tracking makes two alarms."""
+    """The number of alarm metrics that CloudWatch bills; target tracking makes two alarms."""
     count = 0
     for resource in Stack(read_template(template), {}, {}).resources.values():
         properties = resource.get("Properties", {})

@@ -1,4 +1,4 @@
-"""The documentation: each page is in the navigation, each picture is there, the link check finds what is broken."""
+"""The documentation: each page is in the navigation, each picture exists, the link check finds broken links."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def in_navigation(page: Path) -> set[Path]:
-    """The pages that this one's tables of contents name, and those that they name."""
+    """The pages in this page's tables of contents, recursively."""
     found: set[Path] = set()
     for entries in _TOCTREE.findall(page.read_text(encoding="utf-8")):
         for entry in entries.splitlines():
             if entry and not entry.startswith(":"):
-                # `name`, or `a title of its own <name>`.
+                # `name`, or `title <name>`.
                 named = sorted(page.parent.glob(f"{entry.rstrip('>').rpartition('<')[2]}.md"))
-                assert named, f"{page.name} names {entry!r}, and there is no such page"
+                assert named, f"{page.name} names {entry!r}, which does not exist"
                 found.update(named)
     return found.union(*map(in_navigation, found))
 
@@ -92,9 +92,9 @@ def test_every_test_that_the_architecture_names_is_there() -> None:
         ("folder/", ""),
         ("https://example.org/page", ""),
         ("mailto:someone@example.org", ""),
-        ("gone.html", "there is no such page or file"),
-        ("other.html#gone", "there is no such heading"),
-        ("#gone", "there is no such heading"),
+        ("gone.html", "no such page or file"),
+        ("other.html#gone", "no such heading"),
+        ("#gone", "no such heading"),
         ("http://example.org/", "not https"),
         ("https:///page", "not a URL"),
     ],

@@ -1,12 +1,12 @@
-"""Every block of README.md and of the five-minute start, run in order as a reader would, and what it prints compared.
+"""Runs every block of README.md and of the five-minute start in order, as a reader would, and compares its output.
 
-The blocks run in a copy of the working tree, in one shell, beside a `make run` of that copy. What differs from a
-reader's machine is in `Reader` and nowhere else: other ports, another path, and the packages of this checkout's .venv.
+The blocks run in a copy of the working tree, in one shell, beside a `make run` of that copy. `Reader` has all
+differences from a reader's machine: other ports, another path, and the packages of this checkout's .venv.
 
-A block is of one of these kinds; a comment above it that begins so says which it is, where its language does not:
+A block is of one of these kinds, by its language or by a comment above it that begins so:
 
     ```sh, ```python                      is run
-    ```text                               is what the block before it prints; `...` stands for anything
+    ```text                               is the output of the previous block; `...` stands for anything
     <!-- in the terminal of make run -->  is what `make run` prints next
     <!-- not run: REASON -->              is not run
     <!-- not compared: REASON -->         is not compared
@@ -32,7 +32,7 @@ from tests.support.servers import free_port, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/start.md")
-# Each of them by its reason; a further one has to be let in here.
+# Each with its reason; new exceptions must be listed here.
 NOT_RUN = {
     "README.md": [
         "not run: the test that runs these blocks is one of those tests",
@@ -65,13 +65,13 @@ def blocks_of(page: str) -> list[Block]:
 
 
 class Reader:
-    """A reader's two terminals, in a checkout of its own."""
+    """A reader's two terminals, in a separate checkout."""
 
     def __init__(self, directory: Path) -> None:
         self.checkout = directory / "checkout"
         _copy_working_tree(self.checkout)
-        # What make begins with would make another .venv, in a minute and through the network; test_bootstrap.py tests
-        # that. Here it is the one of this checkout.
+        # tools/bootstrap would build another .venv, which takes a minute and the network; test_bootstrap.py tests that.
+        # Here this checkout's .venv is used.
         (self.checkout / ".venv").symlink_to(REPOSITORY / ".venv")
         (self.checkout / "tools" / "bootstrap").write_text("#!/bin/sh\n")
         ports = {
@@ -93,7 +93,7 @@ class Reader:
         self._second = self._open("bash", "--norc", "--noprofile")
 
     def run(self, block: Block) -> str:
-        """What the block prints. `make run` has a terminal of its own, and is through when it says how to stop."""
+        """The output of the block. `make run` has its own terminal, and is ready when it shows how to stop it."""
         text = self.substituted(block.text)
         if text.strip() == "make run":
             self._first = self._open("make", "run")
@@ -138,7 +138,7 @@ class Reader:
 
 
 class Terminal:
-    """A process that is spoken to, and all that it has said."""
+    """An interactive process, and all of its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -151,7 +151,7 @@ class Terminal:
         assert text in self.text, self.text
 
     def run(self, script: str) -> str:
-        """What a shell prints for the script. Fails where a command of it does."""
+        """Runs the script in the shell; returns its output. Fails if one of its commands fails."""
         start = len(self.text)
         assert self._process.stdin is not None
         self._process.stdin.write(f"set -e\n{script}\nset +e\necho '{_END}'\n")
@@ -168,7 +168,7 @@ class Terminal:
 
 
 def _copy_working_tree(target: Path) -> None:
-    """What a clone would have if all were committed."""
+    """Copies the files that a clone would have if all were committed."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=REPOSITORY,
@@ -183,7 +183,7 @@ def _copy_working_tree(target: Path) -> None:
 
 
 def told(text: str) -> str:
-    """The text without what differs each time: times, ages, numbers of processes, and how wide columns are."""
+    """The text without varying parts: times, ages, process ids, and column widths."""
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", text)
     text = re.sub(r"(?<= )\d+[sm](?= )", "AGE", text)
     text = re.sub(r"process \d+", "process PID", text)
@@ -191,7 +191,7 @@ def told(text: str) -> str:
 
 
 def pattern(expected: str) -> re.Pattern[str]:
-    """`...` as a line stands for lines, within a line for what is left out of it."""
+    """A line `...` stands for any lines; within a line it stands for any text."""
     lines = [
         r"(?:.*\n)*?" if line == "..." else re.escape(line).replace(re.escape("..."), ".*") + r"\n"
         for line in told(expected).splitlines()
@@ -201,7 +201,7 @@ def pattern(expected: str) -> re.Pattern[str]:
 
 @pytest.fixture
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    # Not tmp_path, which has the name of the test in it: the path of a socket must be short.
+    # Not tmp_path, which includes the test's name: the path of a socket must be short.
     reader = Reader(tmp_path_factory.mktemp("reader"))
     yield reader
     reader.close()
@@ -222,7 +222,7 @@ def test_every_block_does_what_the_page_says(page: str, reader: Reader) -> None:
         else:
             assert block.language == "text", f"{where}: {block.language!r} is neither run nor compared"
             assert pattern(reader.substituted(block.text)).fullmatch(told(printed)), (
-                f"{where}: not what it prints:\n{printed}"
+                f"{where}: unexpected output:\n{printed}"
             )
 
 
@@ -240,5 +240,5 @@ def test_every_block_is_fenced_and_found(page: str) -> None:
 
     assert len(blocks_of(page)) >= 5
     assert "```" not in outside
-    # An indented block would be one that nobody runs.
+    # An indented block would not be run.
     assert re.findall(r"^(?: {4}|\t).*$", re.sub(r"^ *[-*\d.]+ .*(\n +.*)*", "", outside, flags=re.M), flags=re.M) == []

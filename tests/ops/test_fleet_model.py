@@ -1,4 +1,4 @@
-"""The queueing model that docs/scale.md rests on, where its answer is known otherwise."""
+"""The queueing model of docs/scale.md, in cases with a known answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_pace_of_a_host_is_a_limit_however_many_daemons_ask() -> None:
 
 @pytest.mark.parametrize("customers", [1, 2, 5, 20])
 def test_a_queue_before_one_server_is_that_of_the_machine_repair_model(customers: int) -> None:
-    # M/M/1 with a finite population: a closed form for what the analysis finds step by step.
+    # M/M/1 with a finite population: a closed form of the model's recursive result.
     service, think = 0.1, 1.0
     weights = [1.0]
     for present in range(1, customers + 1):
@@ -44,7 +44,7 @@ def test_a_queue_before_one_server_is_that_of_the_machine_repair_model(customers
 def test_several_servers_are_about_what_a_simulation_of_them_does() -> None:
     customers, think, service, servers = 24, 0.5, 0.03, 2
     chance = random.Random(7)
-    # When each customer comes back, and when each server is free.
+    # Times at which each customer returns, and at which each server is free.
     coming = [chance.expovariate(1 / think) for _ in range(customers)]
     free = [0.0] * servers
     done = 0

@@ -1,4 +1,4 @@
-"""Ports that tests and benches draw: one that is given to two servers fails one of them, far from its cause."""
+"""Free ports for tests and benches are unique: with the same port, one of two servers would fail far from the cause."""
 
 from __future__ import annotations
 

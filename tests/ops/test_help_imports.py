@@ -1,4 +1,4 @@
-"""What --help of a program does not wait for: it is asked for by people, and by the shell while a word is completed."""
+"""--help does not wait for slow imports: people use it, and the shell's completion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAVY = {
     *("PIL", "asyncio", "boto3", "botocore", "cv2", "magic", "multiprocessing", "numpy", "prometheus_client", "pycurl"),
     *("redis", "requests", "ssl", "tornado", "tqdm", "urllib3"),
 }
-# The options of the thumbnail server are tornado's and pilbox's, and these are what pilbox imports.
+# The thumbnail server has options of tornado and pilbox, and pilbox imports these.
 NEEDED = {"md5s3stash-thumbnailer": {"PIL", "asyncio", "multiprocessing", "pycurl", "ssl", "tornado"}}
 
 

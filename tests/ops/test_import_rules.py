@@ -1,4 +1,4 @@
-"""Who may import whom. The core stands alone, the three programs know only the core, one module knows each vendor."""
+"""Import rules: the core is independent, the three programs import only the core, one module imports each vendor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAY_IMPORT_OF_OURS = {
 
 
 def imported_packages(source: str) -> set[str]:
-    """The first name of every module that the source imports, wherever the statement stands."""
+    """The top-level name of every module that the source imports, at any place."""
     return {name.partition(".")[0] for name in _imported_modules(ast.parse(source))}
 
 
@@ -39,7 +39,7 @@ def _imported_modules(tree: ast.AST) -> Iterator[str]:
 
 
 def imports_of(package: str) -> dict[str, set[str]]:
-    """Each module of the package, by file name, and what it imports."""
+    """Module of the package, by file name -> its imports."""
     directory = PACKAGES[package]
     return {str(path.relative_to(directory)): imported_packages(path.read_text()) for path in directory.rglob("*.py")}
 
@@ -77,10 +77,10 @@ def test_the_daemon_knows_boto3_where_it_speaks_to_sqs_and_nowhere_else() -> Non
     assert importers == {"intake/sqs/client.py"}
 
 
-# What docs/architecture.md gives a place to before it is there.
+# Places that docs/architecture.md names for planned features.
 PLANNED = {"render/tiles.py", "cache/pyramids.py"}
 
-# Each folder of the daemon, and the folders of the daemon that it may import beside itself. main.py and app.py wire.
+# Each folder of the daemon, and the other folders that it may import. main.py and app.py connect all.
 LAYERS = {
     "config": {"spool"},  # its default patterns
     "runtime": set(),
@@ -101,13 +101,13 @@ LAYERS = {
 
 
 def folder_of(module: str) -> str:
-    """The folder that a module of the daemon stands in, "" for the top."""
+    """The folder of a module of the daemon; "" for the top."""
     _, *parts = module.split(".")
     return ".".join(parts[: 2 if parts[0] == "intake" else 1]) if len(parts) > 1 else ""
 
 
 def imported_modules(source: str, package: str) -> set[str]:
-    """Every module of the package that the source imports, wherever the statement stands."""
+    """Every module of the package that the source imports, at any place."""
     directory, found = PACKAGES[package], set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -133,7 +133,7 @@ def test_each_folder_of_the_daemon_imports_only_those_below_it() -> None:
 
     assert {folder for folder, _ in between} == set(LAYERS) - {"runtime", "disk"}
     assert sorted((folder, other) for folder, other in between if other not in LAYERS[folder]) == []
-    # Nothing is allowed that nothing needs.
+    # The table allows no unused import.
     assert {(folder, other) for folder, others in LAYERS.items() for other in others} == between
 
 
@@ -151,7 +151,7 @@ def test_the_folders_of_the_daemon_are_layers() -> None:
     while lowest := {folder for folder, others in left.items() if not others}:
         left = {folder: others - lowest for folder, others in left.items() if folder not in lowest}
 
-    assert left == {}, "these import each other in a circle"
+    assert left == {}, "import cycle"
 
 
 def test_the_map_of_the_inside_shows_these_layers_and_names_no_module_that_is_gone() -> None:
@@ -173,7 +173,7 @@ def test_no_folder_has_more_than_twelve_modules_and_no_module_more_than_400_line
     modules = [path for path in PACKAGES[package].rglob("*.py") if path.name != "__init__.py"]
     folders = Counter(path.parent for path in modules)
     if package in ("md5s3stash", "md5s3stash_migrate"):
-        # The core is what the four programs import, by names that others use; migrate is small.
+        # The core is a library with public names; migrate is small.
         del folders[PACKAGES[package]]
 
     assert {str(folder): count for folder, count in folders.items() if count > 12} == {}
@@ -193,7 +193,7 @@ def test_every_thread_of_the_daemon_but_two_that_run_once_is_started_by_spawn() 
 
 
 def threads_started(source: str) -> list[str]:
-    """The name of each thread that the source makes, as it stands there; "?" for one without."""
+    """The name of each thread that the source starts, as written; "?" for one without a name."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("Thread", "Timer"):

@@ -1,4 +1,4 @@
-"""The decisions of `make run` that need no running program."""
+"""The parts of `make run` that need no running program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def outcome(name: str, stashed: bool = True, mime_type: str = "image/png", reaso
 
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    # Not below tmp_path, which has the test's name in it: a socket's path must be short.
+    # Not below tmp_path, which includes the test's name: a socket's path must be short.
     return place_from({"DATA_DIR": str(tmp_path_factory.mktemp("p") / "a place with 100% blanks")})
 
 
@@ -102,7 +102,7 @@ def test_unreadable_key_file_is_named(tmp_path: Path) -> None:
 def test_configuration_survives_blanks_and_percent_signs_in_the_path(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read back by supervisord's own parser."""
+    """Parsed by supervisord itself."""
     from supervisor.options import ServerOptions
 
     place.make_directories()
@@ -195,7 +195,7 @@ def test_no_thumbnail_is_offered_where_no_sample_is_a_picture(place: Place) -> N
     lines = how_to_go_on(place, [sample], {sample.name: outcome(sample.name, mime_type="text/plain")}, Colours())
 
     assert not any("Open this one" in line for line in lines)
-    # The place's path holds blanks, so the example must quote it.
+    # The path contains blanks, so the example must quote it.
     assert any(f"cp picture.jpg '{place.incoming}'/" in line for line in lines)
 
 

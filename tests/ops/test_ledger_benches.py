@@ -1,4 +1,4 @@
-"""The benchmarks of the ledger at a tiny size, so that they cannot rot. No test asserts a figure."""
+"""Runs the ledger's benchmarks at a tiny size, so that they keep working. No test asserts a figure."""
 
 from __future__ import annotations
 

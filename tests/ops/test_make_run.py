@@ -1,4 +1,4 @@
-"""`make run` end to end: the real programs, started as make starts them, on free ports and a directory of the test."""
+"""`make run` end to end: the real programs, started as by make, on free ports and in a directory of the test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _THUMBNAIL_URL = re.compile(r"http://127\.0\.0\.1:\d+/\S+")
 
 
 class Appliance:
-    """One `make run` and what it says."""
+    """One `make run` and its output."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -65,7 +65,7 @@ class Appliance:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        # Always drained: a full pipe would stop what is tested here.
+        # Always drained: a full pipe would block the program.
         self._reader = threading.Thread(target=self._read, args=(self._process, self.lines), daemon=True)
         self._reader.start()
 
@@ -74,7 +74,7 @@ class Appliance:
         self.wait_for_line("Stop ")
 
     def wait_for_line(self, text: str) -> str:
-        """The first line that holds the text, once there is one."""
+        """Waits for the first line that contains the text."""
         wait_until(lambda: self._ended() or self._line(text) is not None, f"a line with {text!r}", START_SECONDS)
         line = self._line(text)
         assert line is not None, f"ended without a line with {text!r}:\n{self.output}"
@@ -93,7 +93,7 @@ class Appliance:
         return {self.supervisord()} | descendants(self.supervisord())
 
     def programs(self) -> set[int]:
-        """What supervisord itself has started."""
+        """The programs that supervisord has started."""
         return {pid for pid, parent in _living_processes().items() if parent == self.supervisord()}
 
     def stop(self) -> int:
@@ -101,7 +101,7 @@ class Appliance:
         return self.wait_for_end()
 
     def drop(self, name: str, data: bytes) -> None:
-        """As a careful producer does: written under a hidden name, then renamed."""
+        """Drops a file as a careful producer does: written under a hidden name, then renamed."""
         target = self.incoming / name
         target.parent.mkdir(parents=True, exist_ok=True)
         hidden = target.with_name(f".{target.name}")
@@ -158,7 +158,7 @@ def url_in(line: str) -> str:
 
 
 def _living_processes() -> dict[int, int]:
-    """Each process that has not ended, and its parent."""
+    """Each running process, and its parent."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -170,12 +170,12 @@ def _living_processes() -> dict[int, int]:
 
 @pytest.fixture
 def appliance(tmp_path: Path) -> Iterator[Appliance]:
-    """Not started yet; whatever a failing test leaves running is stopped."""
+    """Not started yet; processes left by a failing test are stopped."""
     appliance = Appliance(tmp_path / "data")
     yield appliance
     if appliance._process is not None and appliance.process.poll() is None:
         appliance.stop()
-    # Left over only where it should have gone along with its parent, and did not.
+    # It is left only if it did not end with its parent, as it should.
     with contextlib.suppress(OSError, ValueError):
         if str(appliance.data) in command_line(appliance.supervisord()):
             os.kill(appliance.supervisord(), signal.SIGTERM)
@@ -183,7 +183,7 @@ def appliance(tmp_path: Path) -> Iterator[Appliance]:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    """One that runs, for the tests that only look at it and drop files."""
+    """A running one, for tests that only read from it and drop files."""
     appliance = Appliance(tmp_path_factory.mktemp("up") / "data")
     appliance.start_and_wait()
     yield appliance
@@ -228,7 +228,7 @@ def test_what_was_said_tells_where_to_drop_what_to_open_and_how_to_stop(up: Appl
 
 
 def test_status_page_is_named_and_shows_the_samples_by_their_thumbnails(up: Appliance) -> None:
-    page = requests.get(up.wait_for_line("Look at it all").split()[-1], timeout=10).text
+    page = requests.get(up.wait_for_line("Status page").split()[-1], timeout=10).text
     pictures = re.findall(r'<img src="([^"]*)"', page)
 
     assert len(pictures) >= 8
@@ -270,7 +270,7 @@ def test_second_run_on_the_same_data_is_refused_in_words(up: Appliance) -> None:
     second.start()
 
     assert second.wait_for_end() == 1
-    assert "running already" in second.output
+    assert "already running" in second.output
     assert "Traceback" not in second.output
 
 
@@ -353,7 +353,7 @@ def test_nothing_survives_a_killed_run(appliance: Appliance) -> None:
 
 def test_program_that_keeps_ending_is_named_with_the_end_of_its_log(appliance: Appliance) -> None:
     (appliance.data / "redis").mkdir(parents=True)
-    (appliance.data / "redis" / "appendonlydir").write_text("no directory, so that redis cannot start")
+    (appliance.data / "redis" / "appendonlydir").write_text("not a directory, so that redis cannot start")
 
     appliance.start()
     code = appliance.wait_for_end()

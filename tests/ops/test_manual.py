@@ -1,4 +1,4 @@
-"""Man pages, completions and the reference of the commands: as the parsers say, and good in man, bash and zsh."""
+"""Man pages, completions and the command reference match the parsers, and work in man, bash and zsh."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_program_of_the_project_is_among_them() -> None:
 def test_what_is_generated_is_what_the_commands_say_now(made: dict[str, str]) -> None:
     stale = [name for name, text in made.items() if not _is(REPOSITORY / name, text)]
 
-    assert stale == [], "run tools/manual, and commit what it writes"
+    assert stale == [], "run tools/manual and commit its output"
 
 
 def test_no_page_or_completion_is_left_of_a_command_that_is_gone(made: dict[str, str]) -> None:
@@ -75,7 +75,7 @@ def _is(path: Path, text: str) -> bool:
 
 
 def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Each command and subcommand, by how it is called."""
+    """Each command and subcommand, with its full name."""
     for name, parser in COMMANDS.items():
         yield name, parser
         for subcommand, subparser in subcommands(parser):
@@ -90,16 +90,16 @@ def test_help_shows_an_example(called: str, parser: argparse.ArgumentParser) -> 
     assert "examples:" in parser.format_help()
 
 
-# `md5s3stashctl list --json | ...` in a block of a page, with variables or a prompt before it; the runbook calls the
-# operator's tool by a function of its own.
+# `md5s3stashctl list --json | ...` in a block of a page, after variables or a prompt; the runbook calls it through a
+# shell function.
 _CALL = re.compile(r"^(?: {4,}\$? ?|\$ ?)?(?:[A-Z_]+=\S+ )*(stashctl|md5s3stash[a-z-]*) +([^\n]*)", re.MULTILINE)
 _BLOCK = re.compile(r"^```\w*\n.*?^```$|(?:^ {4}.*\n)+", re.MULTILINE | re.DOTALL)
-# A synopsis, and what a page shows as wrong on purpose.
+# A synopsis, and calls that a page shows as wrong on purpose.
 _NOT_A_CALL = re.compile(r"\[|\.\.\.|NAME|COMMAND|WORD|SIDE")
 
 
 def documented_calls() -> list[tuple[str, str, str]]:
-    """Each call of one of the commands in a block of a page: the page, the command, its words."""
+    """Each call of a command in a block of a page: the page, the command, its arguments."""
     return [
         (page.name, "md5s3stashctl" if found[1] == "stashctl" else found[1], found[2])
         for page in sorted((REPOSITORY / "docs").glob("*.md"))
@@ -111,7 +111,7 @@ def documented_calls() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("page", "command", "words"), documented_calls())
 def test_documented_call_has_arguments_that_the_command_takes(page: str, command: str, words: str) -> None:
-    # Up to what the shell does with the rest.
+    # Up to the first operator of the shell.
     given = re.split(r" [|>&;#]", words)[0]
 
     if not command.endswith("thumbnailer"):
@@ -153,14 +153,14 @@ def test_man_page_shows_every_option_and_example(page: Path) -> None:
 
 
 def _as_a_reader_sees(page: Path) -> str:
-    """The text of the page, on lines of any length, with single spaces."""
+    """The rendered text of the page, without line breaks, with single spaces."""
     environment = os.environ | {"LC_ALL": "C.UTF-8", "MANWIDTH": "1000"}
     done = subprocess.run(["man", "-l", page], capture_output=True, text=True, env=environment, check=True)
     return " ".join(re.sub(r".\x08", "", done.stdout).split())
 
 
 class Shell:
-    """A real shell at a terminal of its own. `md5s3stash...` are stubs there that say what they were called with."""
+    """A real shell on its own terminal. There `md5s3stash...` are stubs that print their arguments."""
 
     def __init__(self, command: list[str], home: Path, start: str, prompt: str) -> None:
         stubs = home / "bin"
@@ -186,7 +186,7 @@ class Shell:
         wait_until(lambda: text in self._read(), f"{text!r} at the terminal", _SHELL_SECONDS)
 
     def completed(self, typed: str) -> str:
-        """What is called when this is typed, Tab and all, and then Enter."""
+        """The command that is called when this text is typed, including Tabs, followed by Enter."""
         self.screen = ""
         self.type(typed)
         self.type("\n")

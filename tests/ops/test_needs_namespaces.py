@@ -1,4 +1,4 @@
-"""A run where this user may make no namespaces says so, and fails; where another way to them is open, it is taken."""
+"""A run of a user who may not make namespaces reports this and fails; if another way works, it is used."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ REFUSED = "unshare failed: Operation not permitted"
 UNSHARE = shutil.which("unshare")
 
 REFUSE = f"echo '{REFUSED}' >&2; exit 1"
-# LET_IN is set behind the one way that is open. Whoever runs these tests is root.
+# Only the working way sets LET_IN. These tests run as root.
 ONLY_IN = f'[ "$LET_IN" ] && exec {UNSHARE} "$@"; {REFUSE}'
 LET_IN_AS_USER = f'[ "$1 $2" = "--user --map-root-user" ] && shift 2 && LET_IN=1 exec {UNSHARE} "$@"; {ONLY_IN}'
 LET_IN_BY_SUDO = 'shift 2; LET_IN=1 exec "$@"'
 
 
 def run(directory: Path, programs: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """pytest on TESTS, on a machine that has these programs."""
+    """Runs pytest on TESTS, on a machine with these programs."""
     (directory / "test_some.py").write_text(TESTS)
     for name, script in programs.items():
         program = directory / name
@@ -50,7 +50,7 @@ def run(directory: Path, programs: Mapping[str, str], *arguments: str) -> subpro
         "PYTEST_PLUGINS": "tests.support.needs_namespaces",
     }
     return subprocess.run(
-        # In a directory of its own, it does not remove what earlier runs of pytest left, which can take a minute.
+        # With its own directory it does not remove files of earlier runs, which can take a minute.
         [sys.executable, "-m", "pytest", "--rootdir=.", f"--basetemp={directory / 'files'}", *arguments],
         cwd=directory,
         env={**os.environ, **environment},

@@ -1,4 +1,4 @@
-"""The Packer template says what docs/deploy.md promises. `make lint-ops` judges its form, by Debian's packer."""
+"""The Packer template keeps the promises of docs/deploy.md. `make lint-ops` checks it with Debian's packer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_rehearsal_runs_the_steps_of_the_real_build() -> None:
     (build,) = re.findall(r"^build \{.*?^\}", TEMPLATE, re.DOTALL | re.MULTILINE)
 
     assert 'sources = ["source.amazon-ebs.debian", "source.null.guest"]' in build
-    # `only` and `except` would make them differ.
+    # `only` and `except` would make the builds differ.
     assert not re.search(r"\b(only|except)\b", build)
 
 

@@ -1,4 +1,4 @@
-"""The appliance's Redis, as its unit and our settings of it start it: what it confirms it keeps, in bounded memory."""
+"""The appliance's Redis with its unit and our settings: it keeps what it confirms, in limited memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNIT = REPOSITORY / "systemd/redis-server.service.d/md5s3stash.conf"
 def test_the_appliance_s_redis_keeps_records_in_two_fifths_of_the_memory(tmp_path: Path) -> None:
     found = re.search(r"^ExecStartPre=\+/bin/sh -c '(.*)'$", UNIT.read_text(), re.MULTILINE)
     assert found is not None
-    # As systemd hands it on.
+    # As systemd passes it.
     command = found[1].replace("$$", "$").replace("/run/redis", str(tmp_path))
     subprocess.run(["sh", "-c", command], check=True)
     port = free_port()

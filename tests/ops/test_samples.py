@@ -1,4 +1,4 @@
-"""The samples are what the script makes, and no larger than they need to be."""
+"""The samples are the output of the script, and small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 COMMITTED = sorted(path.name for path in SAMPLES.iterdir() if path.is_file() and path.suffix not in (".py", ".md"))
-# Another release of the encoder or decoder may round a colour the other way; a changed drawing differs by far more.
+# Another release of the encoder or decoder may round colours differently; a changed drawing differs much more.
 _JPEG_TOLERANCE = 12
 
 

@@ -1,4 +1,4 @@
-"""docs/settings.md and docs/metrics.md say what the code does: every setting with its default, every metric."""
+"""docs/settings.md and docs/metrics.md match the code: every setting with its default, every metric."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def table_of(section: str) -> str:
-    """The table of a section as it should stand in docs/settings.md."""
+    """The expected table of a section in docs/settings.md."""
     head = ["| Key | Environment | Default | Meaning | Takes effect |", "|---|---|---|---|---|"]
     return "\n".join([*head, *(_row(section, field) for field in dataclasses.fields(SECTIONS[section]))])
 
@@ -36,7 +36,7 @@ def _row(section: str, field: dataclasses.Field[Any]) -> str:
 
 
 def documented_tables(text: str) -> dict[str, str]:
-    """section -> its table, as it stands."""
+    """Section -> its table on the page."""
     found = re.findall(r"^## \[(\w+)\]\n.*?\n(\|.*?\|)\n(?=\n|\Z)", text, re.MULTILINE | re.DOTALL)
     return dict(found)
 
@@ -68,5 +68,5 @@ def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     told = set(re.findall(r"^# TYPE (md5s3stash_\w+) ", metrics.exposition().decode(), re.MULTILINE))
     documented = set(re.findall(r"^\| `(md5s3stash_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
 
-    # When a counter was made is a series of its own, which the client adds.
+    # The client adds a separate series with a counter's creation time.
     assert {name for name in told if not name.endswith("_created")} == documented

@@ -1,4 +1,4 @@
-"""The door of the spool: closed until the volume is in its place. tests/acceptance boots boxes with it."""
+"""The spool is closed until its volume is mounted. tests/acceptance boots boxes with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def spool(tmp_path: Path) -> Path:
     return spool
 
 
-# Needs real root: in a user namespace, systemd-tmpfiles sees / as owned by nobody.
+# Needs real root: in a user namespace systemd-tmpfiles sees / as owned by the user nobody.
 def in_namespaces(script: str, spool: Path) -> subprocess.CompletedProcess[str]:
     """Runs a script that may mount, with `$open` to open the spool `$spool`, and `$volume` to mount on it."""
     volume, states = spool.with_name("volume"), spool.with_name("states.conf")
@@ -43,8 +43,8 @@ def in_namespaces(script: str, spool: Path) -> subprocess.CompletedProcess[str]:
 
 
 def reopen_for_the_test(spool: Path) -> list[str]:
-    """What is in it. Takes away what root put there against root."""
-    # A machine without chattr has none to take away.
+    """The names in the spool. Removes the protection against root first."""
+    # A machine without chattr has no protection to remove.
     subprocess.run(["sh", "-c", 'chattr -i "$1"', "sh", spool], capture_output=True, check=False)
     spool.chmod(0o755)
     return sorted(path.name for path in spool.iterdir())
@@ -85,7 +85,7 @@ def test_a_host_that_has_got_a_volume_closes_its_old_spool_and_names_what_is_lef
 
 @pytest.mark.needs_namespaces(users=True)
 def test_a_spool_that_had_a_volume_once_is_not_opened_without_it(spool: Path) -> None:
-    # As when the line of fstab is lost.
+    # As if the line in fstab were lost.
     done = in_namespaces('mount --bind "$volume" "$spool" && $open && umount "$spool" && $open', spool)
 
     assert done.returncode == 1
@@ -157,7 +157,7 @@ def test_on_ec2_the_spool_and_the_ledger_require_their_volume() -> None:
 
 
 def words(unit: Path, key: str) -> set[str]:
-    """What the unit's first section says by that key."""
+    """The words of this key in the unit's first section."""
     parser = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read(unit)

@@ -1,5 +1,5 @@
-"""The status page in a real browser: of the appliance that `make run` brings up, so that daemon, ledger, S3 and
-thumbnails are real as well.
+"""The status page in a real browser, of an appliance started by `make run`: daemon, ledger, S3 and thumbnails are real
+too.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ HOSTILE_AS_SHOWN = [
 
 @pytest.fixture(scope="module")
 def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    """With the samples, a few failures, and files of hostile names."""
+    """With the samples, some failures, and files with hostile names."""
     appliance = Appliance(tmp_path_factory.mktemp("browser") / "data")
     appliance.start_and_wait()
     try:
         (appliance.incoming / "link to nowhere.tif").symlink_to("/nowhere")
-        # Too long to be read.
+        # Too long to display.
         for name in ("list of all.urls", "-list\n.urls"):
             (appliance.data / "new").touch()
             os.truncate(appliance.data / "new", 1 << 40)
             (appliance.data / "new").rename(appliance.incoming / name)
         for number, name in enumerate(HOSTILE):
-            # One that is as long as names may be has no room for a temporary one beside it.
+            # A name of maximum length leaves no room for a longer temporary one.
             (appliance.data / "new").write_bytes(b"hostile %d" % number)
             (appliance.data / "new").rename(appliance.incoming / name)
         for name in ("\ufffd.txt", "link to nowhere.tif", "list of all.urls", r"-list\n.urls"):
@@ -154,7 +154,7 @@ def test_axe_finds_nothing_serious_and_nothing_sticks_out(
 ) -> None:
     page = visit.open(path, scheme, size)
     expect(page.locator("#live")).to_be_visible()
-    # The arrival of a tile is drawn for three seconds, and its colours are not those that are read.
+    # A new tile is animated for three seconds, with other colours.
     page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
 
     assert axe_violations(page) == []
@@ -202,7 +202,7 @@ def test_a_page_that_nobody_sees_or_that_is_not_live_asks_nothing(visit: Visit) 
     page.clock.install()
     page.reload()
     page.clock.run_for(5000)
-    wait_until(lambda: visit.pages_asked_for(page) >= 3, "looks of its own")
+    wait_until(lambda: visit.pages_asked_for(page) >= 3, "requests of the page")
 
     def turn(hidden: bool) -> None:
         page.evaluate(
@@ -221,7 +221,7 @@ def test_a_page_that_nobody_sees_or_that_is_not_live_asks_nothing(visit: Visit) 
         assert visit.pages_asked_for(page) == before
         switch(not stopped)
         page.clock.run_for(100)
-        wait_until(lambda before=before: visit.pages_asked_for(page) > before, "a look at once")  # type: ignore[misc]
+        wait_until(lambda before=before: visit.pages_asked_for(page) > before, "an immediate request")  # type: ignore[misc]
 
 
 def test_a_daemon_that_does_not_answer_is_told_until_it_does(visit: Visit) -> None:
@@ -234,7 +234,7 @@ def test_a_daemon_that_does_not_answer_is_told_until_it_does(visit: Visit) -> No
     page.unroute(visit.url)
 
     expect(told).to_be_hidden(timeout=SECONDS * 1000)
-    # The browser's own words about the requests that were broken off.
+    # The browser's messages about interrupted requests.
     assert all("ERR_FAILED" in complaint for complaint in visit.complaints)
     visit.complaints.clear()
 

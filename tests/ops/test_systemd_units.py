@@ -1,4 +1,4 @@
-"""The units of systemd/, and what an image for EC2 adds to them, judged by systemd's own tools without being started.
+"""Checks the units of systemd/, and the additions of an EC2 image, with systemd's tools, without starting them.
 tests/acceptance starts them.
 """
 
@@ -22,7 +22,7 @@ SERVICES = ("md5s3stashd.service", "md5s3stash-thumbnailer@.service")
 ACCESS = "md5s3stash-access.service"
 MOST_EXPOSED = 1.5
 
-# What the units name and other packages bring.
+# Units of other packages that our units name.
 STUB_PROGRAMS = (
     "usr/bin/kill",
     "usr/bin/redis-server",
@@ -50,8 +50,8 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root directory with our units in it, and as much of an operating system as systemd's tools want to see."""
-    # Merged, as on every Debian since 12: systemd 257 looks for a program that has no path only below usr/.
+    """A root directory with our units, and as much of an operating system as systemd's tools need."""
+    # Merged /usr, as on Debian since 12: systemd 257 searches programs without a path only below usr/.
     (tmp_path / "bin").symlink_to("usr/bin")
     shutil.copytree(UNITS, tmp_path / "etc/systemd/system", ignore=shutil.ignore_patterns("sysusers.d", "tmpfiles.d"))
     shutil.copytree(UNITS_OF_EC2, tmp_path / "etc/systemd/system", dirs_exist_ok=True)
@@ -125,7 +125,7 @@ def test_only_the_access_helper_may_change_what_others_own_and_only_in_the_spool
     spool = helper["ExecStart"].split()[-1]
     assert helper["ReadWritePaths"].split() == [f"{spool}/{state}" for state in ("incoming", "active", "deferred")]
     assert helper["PrivateNetwork"] == "yes"
-    # What it opens it opens to its own user.
+    # It gives access to its own user.
     assert helper["User"] == daemon["User"]
 
 
@@ -147,7 +147,7 @@ def test_downloads_pass_through_a_disk_and_not_through_memory() -> None:
 
 
 def parsed(unit: str) -> configparser.ConfigParser:
-    """The unit's settings; of one that is given several times, the last value."""
+    """The unit's settings; the last value if a key is repeated."""
     parser = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read(UNITS / unit)

@@ -1,4 +1,4 @@
-"""The parts of the thumbnail benchmark that its figures stand on; the benchmark itself is `make bench-thumbnails`."""
+"""The parts on which the figures of the thumbnail benchmark depend; `make bench-thumbnails` runs the benchmark."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_cpu_time_is_told_finer_than_in_ticks() -> None:
 
 def test_cpu_time_of_one_who_outlives_its_parent_counts_once_orphans_are_adopted() -> None:
     burn = "import time\nwhile time.process_time() < 0.3: pass"
-    # The parent ends at once; the pipe that it leaves open closes with its child.
+    # The parent ends at once; its pipe stays open until its child ends.
     parent = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
     program = f"""
 import os, subprocess, sys
@@ -115,7 +115,7 @@ def test_ssim_is_1_for_the_same_and_less_the_more_is_lost() -> None:
 def test_thumbnail_of_another_size_is_no_comparison() -> None:
     wanted = reference(photograph((400, 300), seed="size"), Shape("crop", 64))
     assert wanted.size == (64, 64)
-    with pytest.raises(ValueError, match="was asked for"):
+    with pytest.raises(ValueError, match="instead of"):
         quality([_jpeg(wanted.resize((32, 32)))], [wanted])
     assert quality([_jpeg(wanted)], [wanted]).least_ssim > 0.8
 

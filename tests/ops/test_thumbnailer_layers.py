@@ -1,4 +1,4 @@
-"""The folders of the thumbnailer: rendering knows no network and no cache, the cache knows no server."""
+"""The folders of the thumbnailer: rendering imports neither network nor cache, the cache does not import the server."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tests.ops.test_import_rules import PACKAGES, imported_modules, imported_pac
 
 PACKAGE = "md5s3stash_thumbnailer"
 
-# Each folder, and what it may import of the thumbnailer beside itself. main.py, app.py, options.py and render_pool.py,
-# which hands what the cache holds to the workers that render, are above them.
+# Each folder, and the other folders of the thumbnailer that it may import. main.py, app.py, options.py and
+# render_pool.py, which passes cached originals to the render workers, are above them.
 LAYERS = {
     "render": {"_pilbox", "errors", "request"},
     "cache": {"errors", "request", "render"},
@@ -35,7 +35,7 @@ def test_a_folder_imports_only_what_is_below_it(folder: str) -> None:
 
     assert len(sources) > 1
     assert {name: extra for name, found in imported.items() if (extra := found - LAYERS[folder])} == {}
-    # Nothing is allowed that nothing needs.
+    # The table allows no unused import.
     assert set().union(*imported.values()) == LAYERS[folder]
 
 

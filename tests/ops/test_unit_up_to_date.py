@@ -1,4 +1,4 @@
-"""The playbook's module: when a unit has to be started again. That it does so is seen in the acceptance test."""
+"""The playbook's module: when a unit must be restarted. The acceptance tests check that it does so."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 FILE = Path(__file__).resolve().parents[2] / "ansible/library/unit_up_to_date.py"
-# Seconds of the wall clock at which the machine booted, and of the monotonic clock.
+# The boot in seconds of the wall clock; the others in seconds of the monotonic clock.
 BOOTED = 1_800_000_000.0
 STARTED, CONDITION, CHANGED = 100.0, 99.0, 200.0
 
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Ansible has an environment of its own."""
+    """The module with a stub of Ansible, which has its own environment."""
     basic = types.ModuleType("ansible.module_utils.basic")
     basic.AnsibleModule = object  # type: ignore[attr-defined]
     for name in ("ansible", "ansible.module_utils"):
@@ -49,14 +49,14 @@ def unit(state: str = "active", condition: float = CONDITION) -> dict[str, str]:
         ("active", STARTED - 1, "2", False, False),
         ("active", STARTED + 1, "2", False, True),
         ("reloading", STARTED - 1, "2", False, False),
-        # A reload is a change of state, and enough for some.
+        # A reload changes the state, and is enough for some units.
         ("active", STARTED + 1, "2", True, False),
         ("active", CHANGED + 1, "2", True, True),
         ("active", STARTED - 1, "1", False, True),
         ("active", STARTED - 1, "", False, True),
         ("failed", STARTED - 1, "", False, True),
         ("activating", STARTED - 1, "", False, True),
-        # An operator stopped it, or it has nothing to do here.
+        # An operator stopped it, or its condition does not hold.
         ("inactive", CONDITION - 1, "", False, False),
         ("inactive", CONDITION + 1, "", False, True),
     ],
@@ -79,7 +79,7 @@ def test_file_counts_from_its_last_change_and_a_link_as_itself(module: Any, tmp_
     os.utime(old, (1, 1))
     link.symlink_to("nowhere")
 
-    assert module.newest([str(old)]) > time.time() - 60, "what is moved or copied back keeps its mtime"
+    assert module.newest([str(old)]) > time.time() - 60, "a file that is moved or copied back keeps its mtime"
     assert module.newest([str(link)]) == link.lstat().st_ctime
     assert module.newest([str(tmp_path / "none")]) == 0
 

@@ -1,5 +1,5 @@
-"""The upload benchmarks at a tiny size, so that they cannot rot, and what their figures stand on. No test asserts a
-time.
+"""Runs the upload benchmarks at a tiny size, so that they keep working; tests the parts on which their figures depend.
+No test asserts a time.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def test_migration_is_measured_into_an_empty_bucket_and_again() -> None:
     told = migrate.report(migrate.Plan(50), ["md5s3stash-migrate"])
     [cells] = [line.strip("| ").split(" | ") for line in told.text.splitlines()[2:]]
     assert cells[0] == "md5s3stash-migrate"
-    # A LIST and a copy each; the second time no copies.
+    # One LIST, and a copy of each; the second time no copies.
     assert 50 < int(cells[3]) < 150
     assert int(cells[5]) < 50
 
@@ -198,7 +198,7 @@ def test_clients_of_the_adapter_are_measured() -> None:
 
 
 def test_a_client_that_fails_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of which the program that measures one knows nothing.
+    # The program that measures one block does not know it.
     monkeypatch.setitem(upload_clients.CLIENTS, "unheard of", upload_clients.CLIENTS["boto3"])
     rounds = upload_clients.measure(upload_clients.Plan(10, 1), ["unheard of", "boto3"])
     assert list(rounds.costs) == ["boto3"]
@@ -232,7 +232,7 @@ def test_a_block_that_fails_leaves_the_page_what_it_had_and_stops_no_other(tmp_p
     command = f"`python -m {__name__} --files 50 --rounds 1 2 --tls`"
     assert f"<!-- measured: b: run -->\n\nnotes\n\n{command} ({run.machine()}, " in written
     assert run.measure([Block("c", succeeds, Plan())], output)
-    # The block of another one names the machine, but the head of the page does not.
+    # Another block names the machine, but the head of the page does not.
     assert written.count(run.machine()) == 1
     assert output.read_text().count(run.machine()) == 2
     output.write_text(output.read_text().replace("# By hand", f"# By hand, on {run.machine()}."))

@@ -1,4 +1,4 @@
-"""The wheel holds the whole product and installs with plain pip, with each supported Python that this machine has."""
+"""The wheel holds the whole product and installs with plain pip, on each supported Python of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = {
     "md5s3stash_thumbnailer": REPOSITORY / "thumbnailer" / "md5s3stash_thumbnailer",
     "md5s3stash_migrate": REPOSITORY / "migrate" / "md5s3stash_migrate",
 }
-# As pip installs them: below the environment, where man and the shells look.
+# Where pip installs them: below the environment, where man and the shells look.
 MANUAL = {
     f"share/{path.relative_to(REPOSITORY / 'share')}" for path in (REPOSITORY / "share").rglob("*") if path.is_file()
 }
@@ -29,7 +29,7 @@ _INSTALL_SECONDS = 600
 
 
 def interpreters() -> dict[str, str]:
-    """The supported Pythons of this machine by version; the one that runs the tests is always among them."""
+    """The supported Pythons of this machine by version, including the one that runs the tests."""
     found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
     for version in SUPPORTED:
         for candidate in [shutil.which(f"python{version}"), *_of_pyenv(version)]:
@@ -39,7 +39,7 @@ def interpreters() -> dict[str, str]:
 
 
 def _of_pyenv(version: str) -> list[str]:
-    # pyenv puts a shim for every version on PATH, which runs only where that version is selected.
+    # pyenv's shims on PATH run only where their version is selected.
     if not (pyenv := shutil.which("pyenv")):
         return []
     root = subprocess.run([pyenv, "root"], capture_output=True, text=True).stdout.strip()
@@ -53,8 +53,8 @@ def _runs(candidate: str, version: str) -> bool:
 
 
 def run(*command: str | Path) -> str:
-    """What the command prints; fails the test with everything that it said where it does not succeed."""
-    # The tests' own packages must not stand in for those of the environment under test.
+    """The output of the command; fails the test with all output if the command fails."""
+    # The tests' packages must not replace those of the environment under test.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
         command,
@@ -72,7 +72,7 @@ def run(*command: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, since setuptools writes into the tree that it builds from."""
+    """Built from a copy, since setuptools writes into the source tree."""
     directory = tmp_path_factory.mktemp("wheel")
     source = directory / "source"
     source.mkdir()
@@ -107,10 +107,10 @@ def test_wheel_holds_every_module_the_status_page_and_the_marker_of_a_typed_pack
 @pytest.mark.parametrize("version", interpreters())
 def test_wheel_installs_with_plain_pip(version: str, wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
-    # With the pip that is here: to install another takes longer than all that this one installs.
+    # With this environment's pip: installing another one would take longer than the rest.
     run(interpreters()[version], "-m", "venv", "--without-pip", environment)
     python = environment / "bin" / "python"
-    # Most of what pip compiles is never imported here.
+    # Compiling takes time, and few of these modules are imported.
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python]
     pip_install = [*pip, "install", "--quiet", "--no-compile"]
 
@@ -119,7 +119,7 @@ def test_wheel_installs_with_plain_pip(version: str, wheel: Path, tmp_path: Path
     run(python, "-c", f"import {', '.join(PACKAGES)}")
 
     assert {name for name in MANUAL if (environment / name).is_file()} == MANUAL
-    # As a shell has it in which the environment is active.
+    # As in a shell with the active environment.
     look = [f"PATH={environment / 'bin'}:{os.environ['PATH']}", "MANPATH=", "man", "--where"]
     page = run("env", *look, "md5s3stashctl").strip()
     assert Path(page) == environment / "share" / "man" / "man8" / "md5s3stashctl.8"

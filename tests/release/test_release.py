@@ -1,5 +1,5 @@
-"""What `tools/release` builds: the same bytes each time, complete, and a server that runs from it. Part of `make
-acceptance`: it makes environments of its own, and takes a minute.
+"""`tools/release` builds a complete release, with the same bytes each time, from which a server runs. Part of `make
+acceptance`: it makes environments and takes a minute.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_same_commit_gives_same_bytes_in_another_place_time_zone_and_umask(release: Path, tmp_path: Path) -> None:
     clone = tmp_path / "elsewhere"
     run("git", "clone", "--quiet", REPOSITORY, clone)
-    # Untracked files and earlier builds of a tree are no part of a release.
+    # A release has no untracked files or earlier builds of the tree.
     (clone / "md5s3stash/scribble.py").write_text("raise SystemExit\n")
     run("sh", "-c", f"umask 077 && {clone}/tools/release {tmp_path}/again", TZ="Asia/Tokyo", LC_ALL="C")
 

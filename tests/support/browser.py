@@ -1,4 +1,4 @@
-"""A real browser without a screen: the Chromium of the machine, which `tools/bootstrap --tests` installs."""
+"""A real headless browser: the machine's Chromium, which `tools/bootstrap --tests` installs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DESK = (1280, 900)
 PHONE = (390, 844)
 SECONDS = 15.0
 
-# By the names that distributions and Google give it.
+# The names used by distributions and Google.
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-# It runs as root in some places, where its sandbox does not; and it would call home otherwise.
+# Its sandbox does not run as root; and without these it contacts Google.
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -32,7 +32,7 @@ _FLAGS = (
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Raises where there is none: a test that needs it must not pass without it."""
+    """Raises if there is no Chromium: a test that needs it must not pass without it."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         raise FileNotFoundError("there is no Chromium here: tools/bootstrap --tests installs it")

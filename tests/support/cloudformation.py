@@ -1,4 +1,4 @@
-"""The CloudFormation templates of aws/, as written and as they come out for given parameters."""
+"""The CloudFormation templates of aws/, as written and as evaluated for given parameters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no annotati
     """YAML with CloudFormation's short forms: `!Ref x` becomes {"Ref": "x"}, `!Sub x` {"Fn::Sub": "x"}."""
 
     def compose_node(self, parent: yaml.Node, index: Any) -> yaml.Node:
-        assert not self.check_event(yaml.AliasEvent), "CloudFormation knows no aliases"
+        assert not self.check_event(yaml.AliasEvent), "CloudFormation does not support aliases"
         return super().compose_node(parent, index)
 
 
@@ -58,7 +58,7 @@ def _parsed(name: str) -> dict[str, Any]:
 
 
 class Stack:
-    """What a template makes of its parameters.
+    """A template evaluated for its parameters.
 
     A resource's Ref is its name and `!GetAtt A.B` is "A.B", unless `known` has another value. What another stack
     exports is the name of the export, unless `known` has its value.
@@ -84,7 +84,7 @@ class Stack:
         return found
 
     def policies(self, role: str) -> dict[str, dict[str, Any]]:
-        """What a role may: name -> document"""
+        """The policies of a role: name -> document"""
         return {policy["PolicyName"]: policy["PolicyDocument"] for policy in self.properties(role)["Policies"]}
 
     def user_data(self, launch_template: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Stack:
         return parsed
 
     def files(self, launch_template: str) -> dict[str, str]:
-        """path -> content of what the user data writes"""
+        """The files that the user data writes: path -> content"""
         return {file["path"]: file["content"] for file in self.user_data(launch_template)["write_files"]}
 
     def _resources(self, template: dict[str, Any], part: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A real md5s3stashd in a process of its own, on a spool, a Redis prefix and a bucket that are the test's alone."""
+"""A real md5s3stashd process with a spool, a Redis prefix and a bucket of the test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.stores import Keys, new_bucket, shared_client
 
 IMPORT_PATH = ":".join(str(REPOSITORY / folder) for folder in ("", "daemon"))
 
-# Quick tries and probes: what is tested is that they come, not how long one waits in production.
+# Short delays for retries and probes: tests check that they come, not how long production waits.
 QUICK = {
     "MD5S3STASH_SPOOL_FIRST_DELAY_SECONDS": "0.2",
     "MD5S3STASH_SPOOL_MAX_DELAY_SECONDS": "1",
@@ -36,7 +36,7 @@ QUICK = {
 
 @dataclass
 class Site:
-    """Where a daemon works: its spool, its keys in Redis, its bucket."""
+    """The spool, Redis keys and bucket of a daemon."""
 
     directory: Path
     redis_url: str
@@ -69,7 +69,7 @@ class Site:
         }
 
     def drop(self, name: str, data: bytes) -> Path:
-        """As a careful producer does: under a temporary name first."""
+        """Drops a file as a careful producer does: first under a temporary name."""
         target = self.incoming / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}")
@@ -78,11 +78,11 @@ class Site:
         return target
 
     def names(self) -> dict[str, str]:
-        """dropped name -> md5, as the ledger has it."""
+        """Dropped name -> md5, from the ledger."""
         return {os.fsdecode(name): md5.decode() for name, md5 in self._hash("names").items()}
 
     def digests(self) -> set[str]:
-        """The md5 of every content that the ledger knows."""
+        """The md5 of every content in the ledger."""
         return {md5.decode() for md5 in self._hash("hash_cache")}
 
     def log(self) -> list[dict[str, str]]:
@@ -91,24 +91,24 @@ class Site:
         return [{os.fsdecode(key): os.fsdecode(value) for key, value in fields.items()} for _, fields in entries]
 
     def open_records(self) -> int:
-        """Drops that the ledger believes to be recorded and still in the spool."""
+        """Drops that the ledger has as recorded and still in the spool."""
         return sum(len(self._hash(key.decode().removeprefix(f"{self.prefix}:"))) for key in self._keys("open:*"))
 
     def objects(self) -> dict[str, bytes]:
-        """key -> bytes of everything in the bucket."""
+        """Key -> bytes of all objects in the bucket."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
         return {key: self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
 
     def files(self, *states: str) -> list[str]:
         """Every file in these states (all but failed/ by default), as paths below the spool."""
-        # One look may miss a file that moves from a state not yet looked at to one already looked at.
+        # One listing may miss a file that moves from a state not yet listed to one already listed.
         return self._look(*states) or self._look(*states)
 
     def _look(self, *states: str) -> list[str]:
         found = []
         for state in states or ("incoming", "active", "deferred", "hold"):
-            # Not rglob: folders vanish under it while the daemon works, which os.walk passes over.
+            # Not rglob: it fails when the daemon removes folders meanwhile; os.walk ignores that.
             for folder, _, names in os.walk(self.spool / state):
                 found += [os.path.relpath(os.path.join(folder, name), self.spool) for name in names]
         return sorted(found)
@@ -126,7 +126,7 @@ _MODULE = "md5s3stash_daemon"
 
 
 class Daemon:
-    """One run of the program. Leaving the context ends it with SIGKILL if nothing else has.
+    """One run of the program. Leaving the context kills it if it still runs.
 
     It is a fork of a warm process, unless the command, mounts or a prefix are given, or it is to be `cold`.
     """
@@ -179,7 +179,7 @@ class Daemon:
         assert self.process.poll() is None, self.output()
 
     def terminate(self, seconds: float = 30.0) -> int:
-        """SIGTERM, and the exit status."""
+        """Sends SIGTERM; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 

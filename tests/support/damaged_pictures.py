@@ -1,6 +1,6 @@
-"""Pictures of every kind that is shown, each damaged in every way that disks, transfers and programs damage files.
+"""Pictures of every supported kind, each damaged in the ways in which disks, transfers and programs damage files.
 
-One scene with texture everywhere, so that damage is seen wherever it hits. Nothing depends on chance.
+All show one scene with texture everywhere, so that damage is visible anywhere. Nothing is random.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import PIL.Image
 SIZE = (64, 48)
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Adam7: first column and row of each pass, and the steps between them (PNG, 8.1).
+# Adam7: first column and row of each pass, and their steps (PNG, 8.1).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 @cache
 def scene(mode: str = "RGB", size: tuple[int, int] = SIZE) -> PIL.Image.Image:
-    """Colours that run across, with noise on them."""
+    """A colour gradient with noise."""
     dice = random.Random(7)
     width, height = size
     pixels = bytes(
@@ -96,7 +96,7 @@ def _interlaced_gif() -> bytes:
 
 
 def _rle_bmp() -> bytes:
-    """Eight bits with runs, and an absolute run in each row."""
+    """Eight bits, with encoded runs and an absolute run in each row."""
     picture = scene("P")
     width, height = SIZE
     rows, pixels = b"", picture.tobytes()
@@ -159,7 +159,7 @@ def whole(kind: str) -> bytes:
 
 
 def damages(data: bytes, parts: int) -> Iterator[tuple[str, bytes]]:
-    """Damage that any file can suffer, at evenly spaced places: the name of each, and the damaged bytes."""
+    """Damage that can affect any file, at evenly spaced places: its name, and the damaged bytes."""
     length = len(data)
     places = [length * part // parts for part in range(1, parts)]
     for missing in (1, 2, 3, 13):

@@ -1,8 +1,8 @@
-"""An S3 server for what no other test server does: faults on demand, and contents larger than this machine's memory.
+"""An S3 server for what other test servers cannot do: faults on demand, and content larger than the memory.
 
-It keeps the digests of all that it takes, and the bytes of what is small. Content-MD5 and If-None-Match are both
-honoured, as Amazon's is said to, for copies too; signatures are not looked at. It passes the contract suite of the
-object stores, and it lists and copies some thousand objects a second where moto makes a few hundred.
+It keeps the digests of all objects, and the bytes of small ones. It honours Content-MD5 and If-None-Match, for copies
+too, as Amazon documents; it does not check signatures. It passes the contract suite of the object stores, and lists and
+copies some thousand objects a second, where moto manages a few hundred.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 @dataclass(frozen=True)
 class Served:
-    """What the server would have answered, with these headers changed; None takes one away."""
+    """The server's normal answer with these headers changed; None removes one."""
 
     headers: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Reset:
-    """The connection is reset after so many bytes of the body."""
+    """The connection is reset after a number of bytes of the body."""
 
     after_bytes: int = 1000
 
@@ -55,7 +55,7 @@ Scripted = Served | Reset | Silence | Reply | RawReply
 
 @dataclass(frozen=True)
 class Asked:
-    """A request. Header names are in lower case; `body_bytes` is how much of a body was read, `body` that of a POST."""
+    """A request. Header names are in lower case; `body_bytes` were read of the body, `body` is that of a POST."""
 
     method: str
     target: str
@@ -66,11 +66,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Oddities:
-    """In what the server differs from Amazon's.
+    """How the server differs from Amazon's.
 
-    `refused`: request headers (or their beginnings) that it does not know, and how it says so. `ignores_conditions`:
+    `refused`: request headers (or prefixes) that it does not support, and its answer to them. `ignores_conditions`:
     If-None-Match has no effect. `checks_md5`: whether Content-MD5 is compared with the body. `etags_are_md5s`,
-    `part_etags_are_md5s`, `completion_has_etag`: its ETags. `path`: what the path of every request begins with.
+    `part_etags_are_md5s`, `completion_has_etag`: its ETags. `path`: prefix of every request's path.
     """
 
     refused: Mapping[str, tuple[int, str]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ LIKE_AMAZON = Oddities()
 
 @dataclass(frozen=True)
 class Kept:
-    """An object. `data` is None where it was too large to keep; its `md5` is then known after a single PUT alone."""
+    """An object. `data` is None if it was too large to keep; then `md5` is known only after a single PUT."""
 
     md5: str
     etag: str
@@ -102,7 +102,7 @@ class _Upload:
     headers: Mapping[str, str]
     etags: dict[int, str] = field(default_factory=dict)
     size_bytes: int = 0
-    # By number, for they come in any order; None once they are too large to keep.
+    # By number, because they arrive in any order; None once they are too large to keep.
     parts: dict[int, bytes] | None = field(default_factory=dict)
 
     def take(self, number: int, etag: str, data: bytes) -> None:
@@ -133,11 +133,11 @@ class DigestS3(HttpServer):
         self.endpoint = f"http://127.0.0.1:{self.port}{oddities.path}"
 
     def script(self, method: str, *answers: Scripted) -> None:
-        """The answers to the next requests for objects by this method, or LIST, in turn; afterwards it serves again."""
+        """Sets the answers to the next object requests by this method, or LIST; afterwards it serves normally."""
         self._script[method].extend(answers)
 
     def put(self, bucket: str, key: str, data: bytes, **headers: str) -> None:
-        """An object, without a request. `headers` are what a HEAD gives back, with _ for -."""
+        """Adds an object without a request. `headers` are returned by a HEAD, with _ for -."""
         self.buckets.add(bucket)
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         attributes = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -150,15 +150,15 @@ class DigestS3(HttpServer):
         return sorted(names, key=str.encode)
 
     def always(self, method: str, answer: Scripted) -> None:
-        """The answer to every request for objects by this method."""
+        """Sets the answer to every object request by this method."""
         self._always[method] = answer
 
     def works_again(self, method: str) -> None:
-        """No answer of `always` any more."""
+        """Removes the answer of `always`."""
         self._always.pop(method, None)
 
     def methods(self) -> list[str]:
-        """The methods of all requests for objects, in order."""
+        """The methods of all object requests, in order."""
         return [asked.method for asked in self.requests if asked.target.count("/") > 1]
 
     def next_answer(self, method: str) -> Scripted:
@@ -331,7 +331,7 @@ class _Handler(BaseHTTPRequestHandler):
             return error_reply(412, "PreconditionFailed")
         if "partNumber" in self._query:
             return self._copy_part(source, self._store.uploads[self._query["uploadId"]])
-        # As on S3, a copy in one request is an object of one part.
+        # As on S3, a copy by one request is an object of one part.
         reply = self._keep(Kept(source.md5, source.md5, source.size_bytes, source.headers, source.data))
         return _copied("CopyObjectResult", source.md5) if reply.status == 200 else reply
 
@@ -369,7 +369,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self._store.lock:
             if upload.etags.get(number, etag) != etag:
                 return error_reply(501, "NotImplemented")
-            # Else it came once more, since the answer was lost.
+            # Otherwise the client has repeated it, since the answer was lost.
             if number not in upload.etags:
                 upload.take(number, etag, self._data)
         return Reply(200, headers={"ETag": f'"{etag}"'})
@@ -408,7 +408,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def error_reply(status: int, code: str, headers: Mapping[str, str] | None = None) -> Reply:
-    """An error as S3 words it."""
+    """An error in S3's format."""
     return _xml(status, f"<Error><Code>{code}</Code><Message>as scripted</Message></Error>", headers)
 
 
@@ -421,6 +421,6 @@ def _xml(status: int, document: str, headers: Mapping[str, str] | None = None) -
 
 
 def _attributes(headers: Mapping[str, str]) -> dict[str, str]:
-    """What a HEAD gives back of the headers of a put."""
+    """The headers of a put that a HEAD returns."""
     wanted = ("content-type", "cache-control", "x-amz-checksum-sha256")
     return {name: value for name, value in headers.items() if name in wanted or name.startswith("x-amz-meta-")}

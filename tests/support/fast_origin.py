@@ -1,8 +1,8 @@
-"""A web origin that answers tens of thousands of requests a second from a process of its own, and counts them.
+"""A web origin in a separate process that answers and counts tens of thousands of requests a second.
 
-`python -m tests.support.fast_origin PORT ADDRESS SECONDS`: after so many seconds any path is answered with one of
-`CONTENTS` bodies, chosen by its last digits, but /own/... with one of its own, and /missing/... with 404; /stats tells
-what was asked so far.
+`python -m tests.support.fast_origin PORT ADDRESS SECONDS`: after a delay of SECONDS it answers any path with one of
+`CONTENTS` bodies, chosen by the path's last digits; /own/... with a unique body, and /missing/... with 404; /stats
+returns the counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DIGITS = re.compile(rb"(\d+)$")
 
 
 def body_of(number: int) -> bytes:
-    """What is behind a path that ends in this number."""
+    """The body of a path that ends in this number."""
     return b"content %d" % (number % CONTENTS)
 
 
@@ -40,14 +40,14 @@ class FastOrigin:
         return f"http://{self.address}:{self.port}/{folder}{number}"
 
     def stats(self) -> tuple[int, int]:
-        """(requests, distinct paths among them) since the start."""
+        """(requests, distinct paths) since the start."""
         with urllib.request.urlopen(f"http://{self.address}:{self.port}/stats", timeout=10) as answer:
             requests, paths = json.load(answer)
             return requests, paths
 
 
 def own_body_of(number: int) -> bytes:
-    """What is behind /own/NUMBER."""
+    """The body of /own/NUMBER."""
     return b"a content of number %d's own" % number
 
 

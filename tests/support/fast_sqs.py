@@ -1,5 +1,5 @@
-"""The part of SQS that we use, in a process of its own, for tens of thousands of messages: moto looks at every message
-of a queue for each request.
+"""A process that serves the part of SQS that we use, for tens of thousands of messages: moto visits every message of a
+queue for each request.
 
 `python -m tests.support.fast_sqs PORT ADDRESS`. It passes the same contract tests as moto's.
 """
@@ -33,7 +33,7 @@ def fast_sqs(directory: Path, address: str = "127.0.0.1") -> Iterator[str]:
 
 @contextlib.contextmanager
 def running_sqs(directory: Path, address: str = "127.0.0.1") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The endpoint URL, and the process behind it."""
+    """The endpoint URL, and the process."""
     port = free_port()
     command = [sys.executable, "-m", "tests.support.fast_sqs", str(port), address]
     with running(command, port, directory / "sqs.log", address=address) as process:
@@ -41,7 +41,7 @@ def running_sqs(directory: Path, address: str = "127.0.0.1") -> Iterator[tuple[s
 
 
 class Refused(Exception):
-    """An error of the sender, by its code."""
+    """A client error, by its code."""
 
 
 class _Message:
@@ -51,7 +51,7 @@ class _Message:
         self.sent_ms = int(time.time() * 1000)
         self.deliveries = 0
         self.receipt = ""
-        # Of the entry in the heap that counts; older ones are passed over.
+        # Of the valid entry in the heap; older entries are skipped.
         self.entry = -1
 
 

@@ -1,4 +1,4 @@
-"""An HTTP relay before a real S3 server that breaks in chosen ways, until it is told to work again."""
+"""An HTTP relay before a real S3 server that fails in chosen ways until it is repaired."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.http_server import HttpServer, OwnedServer
 
 
 class Fault(Enum):
-    """What becomes of a request."""
+    """The fate of a request."""
 
     NONE = "it is relayed"
     ERROR_500 = "500 InternalError"
@@ -34,7 +34,7 @@ class Fault(Enum):
     CUT_BODY = "it is carried out, and the connection ends within the body of an error"
 
 
-# A test that fails leaves nothing behind.
+# A failing test must leave nothing behind.
 _HOLD_SECONDS = 150
 
 _STATUS = {
@@ -47,14 +47,14 @@ _STATUS = {
 
 
 class FaultyS3(HttpServer):
-    """Relays to the server behind `endpoint`. While a fault is set, requests of the `methods` meet it, and with them
-    each look at a bucket, which is how a daemon asks whether S3 works. All requests to SQS count as such looks.
+    """Relays to the server at `endpoint`. While a fault is set, it affects requests of the `methods`, and HEADs of a
+    bucket, which are the daemon's probes of S3. All requests to SQS count as probes.
     """
 
     def __init__(self, endpoint: str, port: int = 0) -> None:
         parts = urlsplit(endpoint)
         self.upstream = (parts.hostname or "", parts.port or 80)
-        # Requests for objects that met the fault.
+        # Object requests that the fault affected.
         self.met = 0
         self.lock = threading.Lock()
         self.works = threading.Event()
@@ -63,7 +63,7 @@ class FaultyS3(HttpServer):
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def break_down(self, fault: Fault, *methods: str, looks: bool = True) -> None:
-        """`looks`: whether looks at a bucket meet it."""
+        """`looks`: whether it affects probes of a bucket."""
         with self.lock:
             self._fault, self._methods, self._looks = fault, frozenset(methods), looks
             self.met = 0
@@ -76,7 +76,7 @@ class FaultyS3(HttpServer):
         self.break_down(Fault.NONE)
 
     def denies(self, method: str, target: str, headers: Mapping[str, str]) -> bool:
-        """For a server that refuses some requests."""
+        """To be overridden by a server that denies some requests."""
         return False
 
     def fault_of(self, method: str, target: str) -> Fault:
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             case Fault.ERROR_500 | Fault.SLOW_DOWN | Fault.DENIED | Fault.EXPIRED | Fault.QUOTA:
                 self.rfile.read(size)
                 status, code = _STATUS[fault]
-                # The header is how SQS says it.
+                # SQS sends the error code in this header.
                 headers = [("x-amzn-query-error", f"{code};Sender")]
                 self._answer(status, headers, f"<Error><Code>{code}</Code></Error>".encode())
             case Fault.CUT_BODY:
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         relay: FaultyS3 = self.server.owner
         upstream = http.client.HTTPConnection(*relay.upstream, timeout=30)
         with contextlib.closing(upstream):
-            # A store checks the signature, which is of the host that was asked; SQS names its queues by that of ours.
+            # A store checks the signature, which covers the requested host; SQS puts our host into the URLs of queues.
             dropped = ("expect", "host") if self.command == "POST" else ("expect",)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
             upstream.request(self.command, self.path, body, headers)
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self.send_response_only(status)
         for name, value in headers:
-            # That of a HEAD says how large the object is.
+            # That of a HEAD is the object's size.
             if name.lower() not in ("connection", "transfer-encoding", "content-length") or (
                 name.lower() == "content-length" and self.command == "HEAD"
             ):
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _hang(self) -> None:
-        """Until the client has had enough."""
+        """Waits until the client gives up."""
         poll = select.poll()
         poll.register(self.connection, select.POLLRDHUP)
         while not poll.poll(50) and not self.server.owner.closing.is_set():

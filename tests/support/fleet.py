@@ -1,4 +1,4 @@
-"""Several daemons as a fleet: a box and a network namespace each, one queue, one Redis, one bucket, one origin."""
+"""Several daemons as a fleet: each with a box and a network namespace; one queue, Redis, bucket and origin for all."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.queues import TestQueue
 from tests.support.servers import RcloneS3
 from tests.support.stores import Keys
 
-# Several start at once, on a machine that has other tests to run.
+# Several start at once, beside other tests.
 _START_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Boxes with one daemon each, and what they share."""
+    """Boxes with one daemon each, and their shared servers."""
 
     sites: list[Site]
     daemons: list[Daemon]
@@ -43,7 +43,7 @@ class Fleet:
 def fleet(
     directory: Path, size: int, answer_seconds: float = 0, settings: Mapping[str, str] | None = None
 ) -> Iterator[Fleet]:
-    """For as long as the context lasts, this thread is where the shared servers are. Needs root."""
+    """During the context this thread is in the namespace of the shared servers. Needs root."""
     with contextlib.ExitStack() as stack:
         hub, boxes = stack.enter_context(wired(size))
         stack.enter_context(hub.inside())

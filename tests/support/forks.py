@@ -1,4 +1,4 @@
-"""The other end of tests/crash/fork_runner.py."""
+"""The client of tests/crash/fork_runner.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATUS_KILLED = -9
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: the exit status (negative: the signal), and how many calls it made that change something."""
+    """The end of a run: the exit status (negative: the signal), and the number of calls that change something."""
 
     status: int
     calls: int
@@ -38,14 +38,14 @@ class ForkRunner:
         )
 
     def start(self, site: Site, **request: Any) -> int:
-        """The process id of a new daemon on the site."""
+        """Starts a daemon on the site; returns its process id."""
         log = str(site.directory / "daemon.log")
         self._send({"environment": site.environment(), "log": log, **request})
         pid: int = self._receive()["pid"]
         return pid
 
     def wait(self) -> Ended:
-        """The end of the daemon that was started last."""
+        """Waits for the end of the last daemon."""
         return Ended(**self._receive())
 
     def run(self, site: Site, **request: Any) -> Ended:

@@ -1,4 +1,4 @@
-"""What the HTTP servers of the tests share: they serve from a thread of their own, and leave none behind."""
+"""The base of the tests' HTTP servers: they serve from their own thread, and leave no thread behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Self
 
 
 class HttpServer:
-    """Serves from its making until it is closed. A subclass first sets what its handler, which finds it as
-    `server.owner`, asks for.
+    """Serves from its creation until it is closed. Its handler finds it as `server.owner`; a subclass sets the
+    attributes that its handler needs before it calls `__init__`.
     """
 
     def __init__(self, handler: type[BaseHTTPRequestHandler], address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
@@ -23,7 +23,7 @@ class HttpServer:
         self._thread.start()
 
     def accepted(self, connection: socket.socket) -> socket.socket:
-        """The connection to be served, which may be another one around it."""
+        """The connection to serve; a subclass may wrap it."""
         self.connections += 1
         return connection
 
@@ -44,7 +44,7 @@ class HttpServer:
 
 
 class OwnedServer(ThreadingHTTPServer):
-    # server_close() waits for the handlers, so that no test leaks a thread.
+    # server_close() waits for the handlers, so that tests leak no threads.
     daemon_threads = False
 
     def __init__(self, address: tuple[str, int], owner: HttpServer, handler: type[BaseHTTPRequestHandler]) -> None:
@@ -66,14 +66,14 @@ class OwnedServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def break_connections(self) -> None:
-        """Ends the handlers that wait for the next request of a connection that is kept alive."""
+        """Ends handlers that wait for the next request on a kept-alive connection."""
         with self._lock:
             for connection in self._open:
                 try:
-                    # Not TLS's own, which would wait for the other side.
+                    # Not TLS's shutdown, which would wait for the peer.
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
                 except OSError:
                     continue  # the client was faster
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up in the middle are what many tests are about."""
+        """Ignores clients that hang up, since many tests do so on purpose."""

@@ -1,4 +1,4 @@
-"""Small ICC profiles of each kind of colours, made from nothing (ICC.1, version 2)."""
+"""Generates small ICC profiles of each colour space (ICC.1, version 2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _XYZ = b"XYZ \0\0\0\0"
 
 
 def linear_grey() -> bytes:
-    """Grey with gamma 1: 128 is shown as 188."""
+    """Grey with gamma 1: 128 appears as 188."""
     return _profile(b"GRAY", b"XYZ ", [(b"kTRC", _gamma())])
 
 
@@ -21,7 +21,7 @@ def linear_colour() -> bytes:
 
 
 def ink() -> bytes:
-    """Four inks, all of which print white: only a program that uses the profile shows white for black."""
+    """Four inks that all print white: only a program that uses the profile shows white instead of black."""
     head = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
     ramp = bytes(range(256))
     table = head + ramp * 4 + bytes((255, 128, 128)) * 16 + ramp * 3
@@ -29,7 +29,7 @@ def ink() -> bytes:
 
 
 def lab() -> bytes:
-    """For pictures that are in Lab."""
+    """For pictures in Lab."""
     head = b"mft1\0\0\0\0" + bytes((3, 3, 2, 0)) + struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
     ramp = bytes(range(256))
     corners = b"".join(bytes((255 * a, 255 * b, 255 * c)) for a in (0, 1) for b in (0, 1) for c in (0, 1))

@@ -1,4 +1,4 @@
-"""What nobody of ours ever wrote, for tests of whatever reads it: bytes, text and JSON of every kind."""
+"""Arbitrary bytes, text and JSON, for tests of code that reads stored data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 DIGITS = "9" * 4_000
 
-# All characters: lone surrogates, NUL, control characters and bidi marks among them.
+# All characters, including lone surrogates, NUL, control characters and bidi marks.
 CHARACTERS = st.one_of(st.characters(), st.characters(categories=["Cs"]), st.sampled_from("\0\x1b\r\n‮⁦﻿"))
 TEXTS = st.one_of(st.text(CHARACTERS, max_size=20), st.sampled_from(["", DIGITS, "s3://b/k", "image/png", "None"]))
 NUMBERS = st.sampled_from(["1e999", "-1e999", "NaN", "-0", "1e308", "0.5", DIGITS, f"-{DIGITS}", "9" * 5_000, "true"])

@@ -17,14 +17,14 @@ _ROLES = "/latest/meta-data/iam/security-credentials/"
 
 
 def write_keys(file: Path, access_key: str, secret_key: str = "secret") -> None:
-    """By a rename, as a careful writer does."""
+    """Writes by a rename, as a careful writer does."""
     partial = file.with_suffix(".partial")
     partial.write_text(f"[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n")
     partial.rename(file)
 
 
 class Imds:
-    """A metadata service of version 2 on a port of its own, which nobody listens on before it is started."""
+    """A metadata service of version 2 on its own port, which is closed until it is started."""
 
     def __init__(self) -> None:
         self.port = free_port()

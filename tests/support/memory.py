@@ -1,4 +1,4 @@
-"""What a piece of code allocates, measured in a process of its own: no other thread of the test run is counted."""
+"""Measures what a piece of code allocates, in a separate process: other threads of the test run do not count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def peak_bytes(do: Callable[..., T], *arguments: object) -> tuple[T, int]:
-    """The result of a function of a module, called in a new process, and the most bytes Python held for it at once."""
+    """Calls a module's function in a new process; returns its result and Python's peak of allocated bytes."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_measured, do, arguments).result(timeout=120)
 

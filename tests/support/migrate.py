@@ -1,4 +1,4 @@
-"""md5s3stash-migrate as a process of its own, against a server of the test."""
+"""Runs md5s3stash-migrate as a process against a server of the test."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def md5_of(data: bytes) -> str:
 
 
 def fill(server: DigestS3, contents: Iterable[bytes], base: BucketBase = BASE) -> list[str]:
-    """Stashes the contents under the base, without requests, and makes all of its buckets and one called `one`."""
+    """Stashes the contents under the base without requests; makes all of its buckets, and one called `one`."""
     server.buckets.update({*base.buckets(), "one"})
     md5s = []
     for data in contents:
@@ -44,7 +44,7 @@ def fill(server: DigestS3, contents: Iterable[bytes], base: BucketBase = BASE) -
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended. `report` are the lines of its report without the summary."""
+    """A finished run. `report` are the lines of its report without the summary."""
 
     status: int
     stdout: str
@@ -53,7 +53,7 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
 
     def kinds(self) -> dict[str, str]:
-        """What was reported: kind -> the last part of the object's key."""
+        """The reported lines: kind -> the last part of the object's key."""
         return {entry["kind"]: entry["s3_url"].rpartition("/")[2] for entry in self.report}
 
 
@@ -73,7 +73,7 @@ def start(endpoint: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def run(endpoint: str, directory: Path, *arguments: str, keys: Keys | None = None, **variables: str) -> Run:
-    """Runs it to its end; no traceback is ever shown."""
+    """Runs it to its end; fails if it prints a traceback."""
     report = directory / "report.jsonl"
     command = [MODULE, *arguments, "--report", str(report)]
     done = warm.run(command, {**environment(endpoint, keys), **variables}, timeout=SECONDS)

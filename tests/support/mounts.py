@@ -1,4 +1,4 @@
-"""A program that sees other files and disks than this machine has, in a mount namespace of its own. Needs root, which
+"""Runs a program in its own mount namespace, with other files and disks than this machine's. Needs root, which
 `pytest.mark.needs_namespaces` provides.
 """
 
@@ -12,18 +12,18 @@ from pathlib import Path
 
 
 def tiny_disk(directory: Path, size: str) -> str:
-    """The mount of a disk in memory; `size` as mount(8) has it for tmpfs, perhaps with more options behind it."""
+    """The mount of a disk in memory; `size` as in mount(8) for tmpfs, optionally with more options after it."""
     return f"mount -t tmpfs -o mode=700,size={size} none {shlex.quote(str(directory))}"
 
 
 def in_the_place_of(path: str, file: Path) -> str:
-    """The mount that shows the file where another one is."""
+    """The mount that replaces another file by this one."""
     return f"mount --bind {shlex.quote(str(file))} {shlex.quote(path)}"
 
 
 def ways_to(paths: Sequence[Path], hidden: Path) -> list[str]:
-    """The mounts that let every user reach these directories. Where one above is closed to others, such as a home, it
-    shows these alone; `hidden` is a directory, perhaps to be made, for what it had.
+    """The mounts that let every user reach these directories. A parent that is closed to others, such as a home, then
+    shows only these; its original content is at `hidden`, a directory that may be created.
     """
     mounts = []
     places: dict[Path, str] = {}
@@ -42,7 +42,7 @@ def ways_to(paths: Sequence[Path], hidden: Path) -> list[str]:
 
 
 def with_mounts(mounts: Sequence[str], command: Sequence[str]) -> list[str]:
-    """The command behind its mounts. They are its own, and go when it goes; it keeps the process id."""
+    """The command with these mounts. They are private to it and end with it; it keeps the process id."""
     unshare = shutil.which("unshare")
     assert unshare, "util-linux is part of every Debian"
     return [unshare, "--mount", "sh", "-c", f'{" && ".join(mounts)} && exec "$@"', "sh", *command]

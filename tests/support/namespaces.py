@@ -1,5 +1,5 @@
-"""Boxes in network namespaces of their own, on one wire, which leads nowhere else. Needs root, which
-`pytest.mark.needs_namespaces` provides.
+"""Boxes in their own network namespaces, on one isolated network. Needs root, which `pytest.mark.needs_namespaces`
+provides.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _CLONE_NEWNET = 0x40000000
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A network namespace, held by a process that does nothing else."""
+    """A network namespace, kept alive by an idle process."""
 
     pid: int
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """This thread is in it, and so is every thread and process that it starts meanwhile."""
+        """During the context this thread is in it, and so are threads and processes that it starts."""
         with open("/proc/thread-self/ns/net", "rb") as home, open(f"/proc/{self.pid}/ns/net", "rb") as there:
             _set_network(there.fileno())
             try:
@@ -36,7 +36,7 @@ class Namespace:
 
 @contextlib.contextmanager
 def wired(boxes: int) -> Iterator[tuple[Namespace, list[Namespace]]]:
-    """A hub with the address HUB, and so many boxes that reach it, and only it and each other."""
+    """A hub with the address HUB, and boxes that reach only it and each other."""
     with contextlib.ExitStack() as stack:
         hub, *others = [stack.enter_context(_namespace()) for _ in range(boxes + 1)]
         with hub.inside():
@@ -55,7 +55,7 @@ def wired(boxes: int) -> Iterator[tuple[Namespace, list[Namespace]]]:
 
 @contextlib.contextmanager
 def _namespace() -> Iterator[Namespace]:
-    # It says a line once it is in the namespace, and ends with its standard input: at the latest with this process.
+    # It prints a line once it is in the namespace, and ends with its standard input: at the latest with this process.
     holder = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "ip link set lo up && echo made && exec cat"],
         stdin=subprocess.PIPE,
@@ -64,7 +64,7 @@ def _namespace() -> Iterator[Namespace]:
     assert holder.stdin is not None
     assert holder.stdout is not None
     try:
-        assert holder.stdout.readline() == b"made\n", "no network namespace could be made"
+        assert holder.stdout.readline() == b"made\n", "could not make a network namespace"
         yield Namespace(holder.pid)
     finally:
         holder.stdin.close()
@@ -73,7 +73,7 @@ def _namespace() -> Iterator[Namespace]:
 
 
 def _set_network(descriptor: int) -> None:
-    # os.setns came with Python 3.12.
+    # os.setns is new in Python 3.12.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "setns")

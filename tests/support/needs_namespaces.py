@@ -1,11 +1,11 @@
-"""A pytest plugin for tests that make mounts or networks of their own, which only root may: each runs as root.
+"""A pytest plugin for tests that need root to make mounts or networks: it runs each as root.
 
-`pytest.mark.needs_namespaces` marks such a test. The ways to root, of which the first that works is taken: this process
-is root; a user namespace, in which an ordinary user is root; sudo without a password. Where none works, as in most
-containers, the test fails as 'cannot run here', and the run says so at its start and at its end.
+`pytest.mark.needs_namespaces` marks such a test. The plugin uses the first way to root that works: this process is
+root; a user namespace, in which an ordinary user is root; sudo without a password. If none works, as in most
+containers, the test fails as 'cannot run here', and the run reports this at its start and at its end.
 
-`pytest.mark.needs_namespaces(users=True)` is for a test that also runs programs as several users: a user namespace of
-an ordinary user has but one.
+`pytest.mark.needs_namespaces(users=True)` is for tests that also run programs as several users: an ordinary user's
+namespace has only one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import pytest
 MARKER = "needs_namespaces"
 CANNOT_RUN_HERE = "cannot run here"
 
-# What a command is put behind, to be run as root.
+# Prefixes that run a command as root.
 _AS_WE_ARE: tuple[str, ...] = ()
-# With a network of its own from the start: a test that leaves the network of another user namespace cannot go back.
+# With its own network from the start: a test that leaves the network of another user namespace cannot return.
 _IN_A_USER_NAMESPACE = (
     *("unshare", "--user", "--map-root-user", "--net"),
     *("sh", "-c", 'ip link set lo up && exec "$@"', "sh"),
@@ -34,19 +34,19 @@ _THROUGH_SUDO = ("sudo", "--non-interactive", "--preserve-env")
 
 _TRIAL = "mount -t tmpfs none /tmp && ip link set lo up && ip link add trial type bridge"
 _TRIAL_OF_USERS = f"{_TRIAL} && setpriv --reuid=12001 --regid=12001 --groups=12100 true"
-# In a directory of root's, which also root alone can empty: systemd-tmpfiles enters no user's directory for root.
+# In a directory that only root can change: systemd-tmpfiles as root does not enter users' directories.
 _RUN_AND_REMOVE = (
     'directory=$(mktemp -d) && "$@" --basetemp="$directory/files"; status=$?; rm -rf "$directory"; exit $status'
 )
 
 
 class CannotRunHere(Exception):
-    """The machine lets this user make no namespaces; the message holds what it said."""
+    """This user may not make namespaces; the message holds the machine's errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """The one that works, or what the machine said to each."""
+    """The way that works, or the error of each."""
 
     way: tuple[str, ...] | None
     refusals: str
@@ -65,7 +65,7 @@ def ways(users: bool = False) -> Ways:
 
 
 def _refusal_of(way: tuple[str, ...], trial: str) -> str | None:
-    """The last line of what a trial of it says; None where all of the trial works."""
+    """The last line that a trial of it prints; None if the trial succeeds."""
     try:
         tried = subprocess.run(
             [*way, "unshare", "--mount", "--net", "sh", "-c", trial],
@@ -97,7 +97,7 @@ def _needed() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What the fixtures do needs root too: where another pytest runs the test, this one sets up none."""
+    """Fixtures need root too: if another pytest runs the test, this one sets up none."""
     marker = item.get_closest_marker(MARKER)
     if marker and isinstance(item, pytest.Function) and ways(**marker.kwargs).way != _AS_WE_ARE:
         item.fixturenames = []
@@ -105,7 +105,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Runs the test by another pytest, which is root, unless this one is."""
+    """Runs the test in another pytest as root, unless this one is root."""
     marker = pyfuncitem.get_closest_marker(MARKER)
     if not marker:
         return None
@@ -139,13 +139,13 @@ def _run_as_root(way: tuple[str, ...], test: pytest.Function) -> None:
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, pytest.TestReport]:
     report: pytest.TestReport = yield
     if call.excinfo is not None and call.excinfo.errisinstance(CannotRunHere):
-        # An attribute of the report is one in the process that prints it, too.
+        # Attributes of the report reach the process that prints it.
         vars(report)[MARKER] = True
     return report
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """The test has failed all the same: this is what it is called and counted as."""
+    """The name under which the failure is counted."""
     return (CANNOT_RUN_HERE, "C", CANNOT_RUN_HERE.upper()) if vars(report).get(MARKER) else None
 
 

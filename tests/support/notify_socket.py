@@ -1,4 +1,4 @@
-"""The supervisor's end of sd_notify: a real datagram socket that keeps what it was told."""
+"""The supervisor's end of sd_notify: a real datagram socket that keeps all messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Message = dict[str, str]
 
 
 class NotifySocket:
-    """What came, one dictionary a datagram."""
+    """The received messages, one dictionary per datagram."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -38,7 +38,7 @@ class NotifySocket:
 
 @contextlib.contextmanager
 def notify_socket(address: str) -> Iterator[NotifySocket]:
-    """Listens at a path, or at an abstract address that begins with @."""
+    """Listens on a path, or on an abstract address that begins with @."""
     listener = NotifySocket(address)
     try:
         yield listener

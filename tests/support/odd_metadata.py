@@ -1,4 +1,4 @@
-"""Sound pictures whose metadata are odd: too long, too short, broken, or of no kind that is known."""
+"""Intact pictures with odd metadata: too long, too short, broken, or of an unknown kind."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def large_profile() -> bytes:
 
 
 def png_with(*chunks: bytes) -> bytes:
-    """A PNG with these chunks behind its header."""
+    """A PNG with these chunks after its header."""
     png = whole("PNG")
     return png[:33] + b"".join(chunks) + png[33:]
 
@@ -95,7 +95,7 @@ def png_with(*chunks: bytes) -> bytes:
 # Two modules ask when pytest collects, in each of its processes.
 @functools.cache
 def pictures() -> tuple[tuple[str, bytes], ...]:
-    """Each with its name. All show the scene."""
+    """Names and files. All show the scene."""
     return tuple(_pictures())
 
 
@@ -192,7 +192,7 @@ def _jpegs() -> Iterator[tuple[str, bytes]]:
 
 
 def noisy() -> Iterator[tuple[str, bytes]]:
-    """Files of which Pillow logs or warns when it reads their headers."""
+    """Files for which Pillow logs or warns when it reads their headers."""
     tiff = _tiff([(256, 3, 8), (257, 3, 8), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 9)])
     yield "TIFF of more samples than can be decoded", tiff
     yield "TIFF with a tag beyond its end", _tiff([(256, 3, 8), (257, 3, 8), (270, 2, 900)])
@@ -210,7 +210,7 @@ def noisy() -> Iterator[tuple[str, bytes]]:
 
 
 def _tiff(tags: list[tuple[int, int, int]]) -> bytes:
-    """One directory. A text is said to be that long, and to lie beyond the end."""
+    """A TIFF of one directory. Text tags claim their length, and an offset beyond the end."""
     entries = b""
     for tag, kind, value in tags:
         count, value = (value, 5000) if kind == 2 else (1, value)

@@ -1,4 +1,4 @@
-"""A real web origin on this machine for tests: scripted answers over HTTP or HTTPS, and a record of what was asked."""
+"""A real web origin for tests: scripted answers over HTTP or HTTPS, and a record of the requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.http_server import HttpServer, OwnedServer
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent. Header names are in lower case."""
+    """A client's request. Header names are in lower case."""
 
     method: str
     target: str
@@ -28,7 +28,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. Its Content-Length is added, unless `headers` name a length or a transfer encoding."""
+    """An answer. Content-Length is added, unless `headers` have a length or a transfer encoding."""
 
     status: int = 200
     body: bytes = b""
@@ -37,7 +37,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class RawReply:
-    """Bytes as they are, status line and all; then the connection is closed. `pieces` may be endless."""
+    """Raw bytes including the status line; then the connection is closed. `pieces` may be endless."""
 
     pieces: Iterable[bytes]
 
@@ -46,7 +46,7 @@ Answer = Reply | RawReply | Callable[[Request], Reply | RawReply]
 
 
 class Authority:
-    """A certificate authority that lives for one test run."""
+    """A certificate authority for one test run."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -69,7 +69,7 @@ class Authority:
 
 
 class Origin(HttpServer):
-    """Serves until it is closed. A path gives its answers in turn, the last of them again and again; any other, 404."""
+    """Serves until it is closed. A path returns its answers in turn and repeats the last; other paths return 404."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
@@ -85,16 +85,16 @@ class Origin(HttpServer):
         super().__init__(_Handler, (host, port))
 
     def url(self, path: str = "/", host: str | None = None) -> str:
-        """The URL of a path; `host` is another way to spell this origin's host."""
+        """The URL of a path; `host` is another spelling of this origin's host."""
         return f"{self._scheme}://{host or self._host}:{self.port}{path}"
 
     def answer(self, path: str, *answers: Answer) -> str:
-        """Scripts the path and returns its URL."""
+        """Sets the answers of the path; returns its URL."""
         self._answers[path] = answers
         return self.url(path)
 
     def drip(self, start: bytes, piece: bytes = b"x", every_seconds: float = 0.02) -> RawReply:
-        """`start` and then `piece` again and again, until the client or the origin has had enough."""
+        """`start`, then `piece` repeatedly, until the client hangs up or the origin is closed."""
 
         def pieces() -> Iterator[bytes]:
             yield start
@@ -107,7 +107,7 @@ class Origin(HttpServer):
         connection = super().accepted(connection)
         if self._tls is None:
             return connection
-        # The handshake waits for the first read, in the handler's thread: here it would hold up the others.
+        # The handshake happens at the first read, in the handler's thread: here it would block other connections.
         return self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
     def _reply(self, request: Request) -> Reply | RawReply:

@@ -1,7 +1,7 @@
-"""The outage matrix: each way in which a service fails, as a row that a test provokes and a page of docs/ shows.
+"""The outage matrix: each way in which a service fails is a row, which a test provokes and a page of docs/ shows.
 
-A row is an `Outage`: the service, how it fails, and a context manager that lets it fail and mends it again. To add the
-rows of another service, write such context managers over the `Stack` and append the list to OUTAGES in
+A row is an `Outage`: the service, how it fails, and a context manager that breaks and repairs it. To add rows for
+another service, write such context managers over the `Stack` and append the list to OUTAGES in
 tests/daemon/test_outage_matrix.py: the test and the table do the rest.
 """
 
@@ -46,25 +46,25 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Outage:
-    """A service, a way in which it fails, and what `/healthz`, the page and `status` then give as the reason."""
+    """A service, a way in which it fails, and the reason that `/healthz`, the page and `status` then show."""
 
     service: str
     way: str
     reason: str
     cause: Callable[[Stack], contextlib.AbstractContextManager[object]]
-    # What `md5s3stashctl status` finds out by itself; it has no worker's view of a record.
+    # What `md5s3stashctl status` finds by itself; it cannot see how a worker's record failed.
     environment: Mapping[str, str] = field(default_factory=dict)
     redis_arguments: tuple[str, ...] = ()
-    # As the metric names what is waited for.
+    # The metric's name for the service.
     paused: str = ""
     page: str = "Nothing is being stashed."
-    # It is there before the daemon is.
+    # It begins before the daemon starts.
     from_start: bool = False
-    # In a mount namespace of the daemon's own, by the directory of the test.
+    # In the daemon's own mount namespace, by the test's directory.
     mounts: Callable[[Path], list[str]] = lambda directory: []
-    # How soon after the cure work goes on, at the latest, with the settings of production.
+    # Maximum seconds between the repair and new progress, with production settings.
     recovery: str = "30 s"
-    # Files are recorded all the while.
+    # Files are recorded throughout.
     files_go_on: bool = False
 
     @property
@@ -77,7 +77,7 @@ class Outage:
 
 @dataclass(frozen=True)
 class Look:
-    """What is told at one moment. `page` is its line about health, `paused` the services that are waited for."""
+    """All reports at one moment. `page` is the page's health line, `paused` the services that the daemon waits for."""
 
     health: int
     reasons: str
@@ -86,9 +86,7 @@ class Look:
 
 
 class Stack:
-    """A site with a Redis of its own, which can be done to what no shared one must suffer, and with relays before S3
-    and before a queue of SQS.
-    """
+    """A site with its own Redis, which a test may break, and with relays before S3 and before an SQS queue."""
 
     def __init__(self, directory: Path, s3_endpoint: str, outage: Outage, queue: TestQueue | None = None) -> None:
         self.directory = directory
@@ -97,7 +95,7 @@ class Stack:
         self.lives: list[str] = []
         self.redis = OwnRedis(directory / "redis", outage.redis_arguments)
         self.site = Site(directory, self.redis.url, s3_endpoint, prefix="{stash}")
-        # The test looks past the relay.
+        # The test bypasses the relay.
         self.site.s3_endpoint = self.relays["S3"].endpoint
         self.port = free_port()
         self.environment = {
@@ -117,7 +115,7 @@ class Stack:
             self.environment["MD5S3STASH_QUEUE_URL"] = f"{self.relays['SQS'].endpoint}{at.path}"
 
     def drop(self, life: str) -> None:
-        """The files of this part of the test, unless they were dropped already."""
+        """Drops the files of this part of the test, unless already dropped."""
         if life not in self.lives:
             self.lives.append(life)
             for name in names_of(life):
@@ -141,7 +139,7 @@ class Stack:
         )
 
     def status(self) -> tuple[int, str]:
-        """The exit status of `md5s3stashctl status`, and what it prints."""
+        """The exit status and output of `md5s3stashctl status`."""
         environment = {**os.environ, **self.site.environment(), **self.environment}
         done = warm.run(["md5s3stash_daemon.ctl.main", "status"], environment)
         assert b"Traceback" not in done.stderr, done.stderr.decode()
@@ -149,7 +147,7 @@ class Stack:
 
 
 class OwnRedis:
-    """A redis-server, every write synced, that may be killed and started again on its data."""
+    """A redis-server that syncs every write, and that may be killed and restarted on its data."""
 
     def __init__(self, directory: Path, arguments: Iterable[str] = (), port: int | None = None) -> None:
         directory.mkdir()
@@ -159,7 +157,7 @@ class OwnRedis:
         self.client = redis.Redis(port=self.port)
         self._arguments = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", *arguments]
         if "--cluster-enabled" in self._arguments:
-            # Not the default, 10,000 above its port, which may belong to an outgoing connection.
+            # Not the default, its port plus 10,000, which an outgoing connection may use.
             self._arguments += ["--cluster-port", str(free_port())]
         self._life = contextlib.ExitStack()
         self.process: subprocess.Popen[bytes]
@@ -183,7 +181,7 @@ class OwnRedis:
 
     @contextlib.contextmanager
     def configured(self, **settings: str) -> Iterator[None]:
-        """While the context lasts, CONFIG SET has been used."""
+        """Applies CONFIG SET during the context."""
         names = {name.replace("_", "-"): value for name, value in settings.items()}
         before = {name: self.client.config_get(name)[name] or "" for name in names}
         for name, value in names.items():
@@ -206,7 +204,7 @@ def names_of(life: str) -> list[str]:
 
 
 def table(outages: Iterable[Outage]) -> str:
-    """The matrix as docs/outages.md has it."""
+    """The matrix of docs/outages.md."""
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for outage in outages:
         told = ("503", outage.page, "1", f'`service="{outage.waits_for}"` 1', outage.recovery, f"`{outage.reason}`")

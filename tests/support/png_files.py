@@ -1,4 +1,4 @@
-"""Writes PNGs of every colour type and bit depth from known samples, with whatever chunks (PNG, third edition)."""
+"""Writes PNGs of every colour type and bit depth from known samples, with any chunks (PNG, third edition)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def profile_chunk(profile: bytes) -> bytes:
 
 
 def written(kind: int, depth: int, rows: Sequence[Sequence[int]], before: bytes = b"", after: bytes = b"") -> bytes:
-    """`rows` hold the samples of each row, one after the other; the chunks go before and after those of pixels."""
+    """`rows` hold the samples of each row; the chunks go before and after the pixel data."""
     width = len(rows[0]) // SAMPLES[kind]
     packed = b"".join(b"\0" + _packed(row, depth) for row in rows)
     head = struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0)

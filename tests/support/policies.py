@@ -1,4 +1,4 @@
-"""The policy documents of aws/, for one bucket and an emulator that enforces them."""
+"""The policy documents of aws/, adapted to one bucket and to an emulator that enforces them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ _AWS = Path(__file__).resolve().parents[2] / "aws"
 
 
 def policy_document(name: str, bucket: str, prefix: str = "") -> dict[str, Any]:
-    """`policy-spool` or `policy-thumbnails`, as docs/deploy.md has sed make it. The prefix is empty or ends in a
-    slash."""
+    """`policy-spool` or `policy-thumbnails`, as made by docs/deploy.md's sed. The prefix is empty or
+    ends in a slash.
+    """
     text = (_AWS / f"{name}.json").read_text()
     document: dict[str, Any] = json.loads(text.replace("BUCKET", bucket).replace("PREFIX", prefix))
     return document
 
 
 def queue_policy_document(queue_arn: str) -> dict[str, Any]:
-    """What `policy-queue` allows on a queue."""
+    """`policy-queue` for a queue."""
     document: dict[str, Any] = json.loads((_AWS / "policy-queue.json").read_text().replace("QUEUE_ARN", queue_arn))
     return document
 
 
-# Of what AWS counts as one right, moto has several that do not exist: S3's HEAD of a bucket, SQS's requests for many.
+# For some permissions of AWS, moto wants others that do not exist: for HEAD of a bucket, and for SQS batch requests.
 _IN_MOTO = {
     "s3:ListBucket": ["s3:ListBucket", "s3:HeadBucket"],
     "sqs:DeleteMessage": ["sqs:DeleteMessage", "sqs:DeleteMessageBatch"],
@@ -34,7 +35,7 @@ _IN_MOTO = {
 
 
 def for_moto(document: dict[str, Any]) -> str:
-    """The document as moto's IAM needs it; without what it denies on a condition, which moto would always deny."""
+    """The document for moto's IAM, without conditional denials, which moto would always apply."""
     statements = []
     for statement in document["Statement"]:
         if statement["Effect"] == "Deny" and "Condition" in statement:
@@ -46,9 +47,9 @@ def for_moto(document: dict[str, Any]) -> str:
 
 
 def denies_put(statement: Mapping[str, Any], method: str, target: str, headers: Mapping[str, str]) -> bool:
-    """Whether a statement of a policy denies a request of S3's `PutObject` permission, which parts need as well.
+    """Whether a policy statement denies a request that needs S3's `PutObject` permission, as parts do too.
 
-    The condition keys are as AWS documents them ("Enforce conditional writes on Amazon S3 buckets").
+    The condition keys follow AWS's documentation ("Enforce conditional writes on Amazon S3 buckets").
     """
     names = {name.lower(): value for name, value in headers.items()}
     query = parse_qs(urlsplit(target).query, keep_blank_values=True)

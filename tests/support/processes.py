@@ -9,7 +9,7 @@ from tests.support.servers import is_alive, stat_fields
 
 
 def children_of(pid: int) -> list[int]:
-    """Those that live, by their ids."""
+    """The ids of living children."""
     found = []
     for name in os.listdir("/proc"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
@@ -19,5 +19,5 @@ def children_of(pid: int) -> list[int]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Of a daemon, whose only child is the process that forks them."""
+    """The workers of a daemon, whose only child is the process that forks them."""
     return [worker for fork_server in children_of(pid) for worker in children_of(fork_server)]

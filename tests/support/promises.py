@@ -1,8 +1,8 @@
-"""What producers were promised, and whether it was kept.
+"""The promises to producers, and whether they were kept.
 
-All that they write are records, each with a number of its own. A record is promised once the descriptor that it was
-written by is closed, until its producer itself cuts or replaces the file that it may be in. The promise is kept where
-the record is whole in an object that the ledger names, or in the spool.
+Producers write numbered records. A record is promised from the moment its descriptor is closed until the producer
+itself truncates or replaces a file that may hold it. The promise is kept if the record is whole in an object that the
+ledger names, or in the spool.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _HEAD = re.compile(rb"<([0-9a-f]{16}):(\d+):")
 
 
 def record_of(number: int, size: int) -> bytes:
-    """Whoever finds it can tell whether it is whole."""
+    """A record whose bytes show whether it is whole."""
     name = b"%016x" % number
     return b"<%b:%d:%b:%b>\n" % (name, size, _payload(name, size), name)
 
 
 def records_in(data: bytes) -> set[int]:
-    """The numbers of all whole records in there."""
+    """The numbers of all whole records in the data."""
     found = set()
     for head in _HEAD.finditer(data):
         name, size = head[1], int(head[2])
@@ -36,7 +36,7 @@ def _payload(name: bytes, size: int) -> bytes:
 
 
 class Promises:
-    """Which records must be somewhere, and what was done before and after each. Safe to share."""
+    """The promised records, and the steps before and after each. Thread-safe."""
 
     def __init__(self) -> None:
         self.stories: dict[int, list[str]] = {}

@@ -1,4 +1,4 @@
-"""SQS queues on moto's server, with a dead-letter queue behind each; and the settings by which a daemon serves one."""
+"""SQS queues on moto's server, each with a dead-letter queue; and the settings of a daemon that consumes one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.url_lists import OPEN
 
 
 class TestQueue:
-    """A queue of the test's own, and what its producer and its operator see of it."""
+    """A queue of the test, as its producer and its operator see it."""
 
     __test__ = False
 
@@ -35,7 +35,7 @@ class TestQueue:
         self.arn = arn.removesuffix("-dead")
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """Quick, where production is patient; `settings` are keys of [queue]."""
+        """With short delays; `settings` are keys of [queue]."""
         quick = {"url": self.url, "wait_seconds": "1", "visibility_seconds": "4"}
         return {**OPEN, **{f"MD5S3STASH_QUEUE_{key}".upper(): value for key, value in {**quick, **settings}.items()}}
 
@@ -45,7 +45,7 @@ class TestQueue:
             self.client.send_message_batch(QueueUrl=self.url, Entries=entries)
 
     def counts(self) -> tuple[int, int]:
-        """(messages that anybody may get, messages that somebody has in hand)"""
+        """(visible messages, messages in progress)"""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
         return int(found[names[0]]), int(found[names[1]])
@@ -54,11 +54,11 @@ class TestQueue:
         return self.counts() == (0, 0)
 
     def bodies(self) -> list[str]:
-        """Takes all out of the queue."""
+        """Removes and returns all messages of the queue."""
         return self._take_all(self.url)
 
     def dead(self) -> list[str]:
-        """Takes all out of the dead-letter queue."""
+        """Removes and returns all messages of the dead-letter queue."""
         return sorted(self._take_all(self._dead))
 
     def _take_all(self, url: str) -> list[str]:
@@ -71,7 +71,7 @@ class TestQueue:
 
 
 def object_created(bucket: str, *keys: str) -> str:
-    """S3's notification; keys as it spells them."""
+    """S3's notification; keys in S3's encoding."""
     records = [
         {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key, "size": 1}}}
         for key in keys
@@ -80,7 +80,7 @@ def object_created(bucket: str, *keys: str) -> str:
 
 
 def by_sns(message: str) -> str:
-    """As a topic hands it on."""
+    """The message as an SNS topic forwards it."""
     return json.dumps({"Type": "Notification", "TopicArn": "arn:aws:sns:us-east-1:1:t", "Message": message})
 
 

@@ -1,4 +1,4 @@
-"""A Redis primary and its replica, behind one address that can be moved from one to the other: what a failover is."""
+"""A Redis primary and its replica behind one address, which moves between them as in a failover."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.servers import free_port, running, wait_until
 
 
 class Node:
-    """One redis-server, every write synced."""
+    """One redis-server that syncs every write."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.port = port
@@ -30,11 +30,11 @@ class Node:
         self.client.replicaof(*(("NO", "ONE") if primary is None else ("127.0.0.1", str(primary.port))))
 
     def lose_touch(self) -> None:
-        """The replica of a primary that it does not reach."""
+        """Becomes the replica of an unreachable primary."""
         self.client.replicaof("127.0.0.1", "1")
 
     def is_in_step(self) -> bool:
-        """A replica that has all of its primary."""
+        """Whether the replica has all data of its primary."""
         return self.client.info("replication").get("master_link_status") == "up"
 
 
@@ -57,7 +57,7 @@ def primary_and_replica(directory: Path) -> Iterator[tuple[Node, Node]]:
 
 
 class Address(Relay):
-    """Connections to it lead to `node`, as new ones to a name in the DNS would; open ones stay where they are."""
+    """New connections go to `node`, as after a DNS change; open ones stay where they are."""
 
     def __init__(self, node: Node) -> None:
         self.node = node

@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Relay:
-    """Each connection is relayed to where `upstream` leads at its beginning; `sent` sees what clients send."""
+    """Relays each connection to `upstream` as it is when the connection opens; `sent` gets the clients' data."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

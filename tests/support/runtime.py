@@ -1,4 +1,4 @@
-"""A Runtime for the tests of its users: nothing is down unless the test says so."""
+"""A Runtime for unit tests: every service is available unless the test changes that."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from md5s3stash_daemon.runtime.shutdown import Shutdown
 
 
 def settings_of(**spool: Any) -> Settings:
-    """The daemon's defaults, but for these of the spool."""
+    """The daemon's defaults, with these settings of the spool."""
     return Settings({SpoolSettings: SpoolSettings(**spool), UrlSettings: UrlSettings()})
 
 
 def runtime_of(breaker: CircuitBreaker | None = None, events: EventCounter | None = None, **spool: Any) -> Runtime:
-    """`spool`: settings of the spool that are not the defaults."""
+    """`spool`: settings of the spool that differ from the defaults."""
     live = LiveSettings(settings_of(**spool))
     shutdown = Shutdown(lambda: live.current[SpoolSettings].stop_seconds)
     return Runtime(breaker or CircuitBreaker({}, RetryPolicy), Liveness(), shutdown, events or Metrics(), live)

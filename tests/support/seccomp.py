@@ -1,4 +1,4 @@
-"""The filter of system calls that systemd makes of RestrictSUIDSGID=, which both units with a capability have.
+"""The system call filter of systemd's RestrictSUIDSGID=, which both units with a capability have.
 
 `python -m tests.support.seccomp PROGRAM ARGUMENT...` runs a program behind it.
 """
@@ -11,11 +11,11 @@ import os
 import platform
 import sys
 
-# Of system calls: openat2, and, with the place of their mode among the arguments, those of chmod.
+# System calls: openat2, and those of chmod with the index of their mode argument.
 _OPENAT2 = 437
 _CHMODS = {"x86_64": {90: 1, 91: 1, 268: 2}, "aarch64": {52: 1, 53: 2}}
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
-# Of classic BPF: load a word, jump if equal, jump if any bit is set, return.
+# Classic BPF: load a word, jump if equal, jump if any bit is set, return.
 _LOAD, _IF_EQUAL, _IF_ANY, _RETURN = 0x20, 0x15, 0x45, 0x06
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000
 
@@ -29,8 +29,8 @@ class _Program(ctypes.Structure):
 
 
 def restrict_suid_sgid() -> None:
-    """What systemd's seccomp_restrict_sxid does, as far as it concerns us. It refuses openat2 altogether, for no filter
-    can see the flags of that call.
+    """Does the relevant part of systemd's seccomp_restrict_sxid. It refuses openat2 completely, because a filter cannot
+    see the flags of that call.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     filters = [(_LOAD, 0, 0, 0), (_IF_EQUAL, 0, 1, _OPENAT2), (_RETURN, 0, 0, _REFUSE | errno.ENOSYS)]

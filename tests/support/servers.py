@@ -1,4 +1,4 @@
-"""Real servers for tests: each listens on 127.0.0.1 at a free port and keeps its data in a directory of the test.
+"""Real servers for tests: each listens on a free port of 127.0.0.1 and keeps its data in a directory of the test.
 
 Every starter is a context manager. A server dies with the process that started it, so that a killed test run leaves
 nothing behind.
@@ -24,19 +24,19 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Bounds what hangs, and judges no speed: beside a load of 50 on two cores a daemon took more than 20 seconds to start.
+# Only for programs that hang: at a load of 50 on two cores a daemon took more than 20 seconds to start.
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 # Between two questions: so many times as long as the first took, within bounds.
 _RESTS, _POLL_SECONDS, _MAX_POLL_SECONDS = 5, 0.02, 0.2
 _PORTS = range(12_000, 32_000)
-# So many of the ports last drawn stay this process's own; each takes a file descriptor.
+# This process keeps this many of the last drawn ports reserved; each takes a file descriptor.
 _PORTS_HELD = 64
 _held_ports: deque[int] = deque()
 
 
 class ServerDidNotStart(Exception):
-    """A server ended or stayed silent; the message holds the end of its log."""
+    """A server ended or did not answer; the message holds the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class RcloneS3:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment, and that nobody else is given soon.
+    """A free port of 127.0.0.1 that no other test gets soon.
 
-    It lies below the ports of outgoing connections, one of which could take it before the server does. A UDP socket of
-    the same number, which is in no server's way, tells every process that draws ports that this one is given.
+    It is below the ports of outgoing connections, which could take it before the server does. A UDP socket on the same
+    number, which does not disturb the server, reserves it among all processes that draw ports.
     """
     while True:
         port = secrets.choice(_PORTS)
@@ -68,14 +68,14 @@ def free_port() -> int:
 
 
 def accepts_connections(port: int, address: str = "127.0.0.1") -> bool:
-    """Whether something listens on the port of an address of this machine."""
+    """Whether a program listens on the port of a local address."""
     with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
         return True
     return False
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
-    """Polls until the condition holds; raises TimeoutError, naming `what`, once the time is over."""
+    """Polls until the condition holds; raises TimeoutError with `what` when the time is over."""
     asked = time.monotonic()
     deadline = asked + seconds
     while not condition():
@@ -95,7 +95,7 @@ def running(
     environment: Mapping[str, str] | None = None,
     address: str = "127.0.0.1",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The command as a child process that accepts connections on the port; stopped at the end, killed if it must be."""
+    """Runs the command until it accepts connections on the port; stops it at the end, and kills it if necessary."""
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
             tied_to_this_process([str(part) for part in command]),
@@ -113,21 +113,22 @@ def running(
 
 @contextlib.contextmanager
 def redis_server(directory: Path, port: int | None = None, address: str = "127.0.0.1") -> Iterator[str]:
-    """A redis-server as the appliance runs it, every write synced; yields its URL. Started again on a directory it has
-    what was recorded there."""
+    """A redis-server as in the appliance, with every write synced; yields its URL. It loads the data of an earlier one
+    in the directory.
+    """
     port = port or free_port()
     command = ["redis-server", "--bind", address, "--port", str(port), "--dir", str(directory), "--save", ""]
     command += ["--appendonly", "yes", "--appendfsync", "always", "--protected-mode", "no"]
     url = f"redis://{address}:{port}/0"
     with running(command, port, directory / "redis.log", address=address):
-        # It accepts connections before it has read its file, and refuses each command until then.
+        # It accepts connections before it has loaded its file, and refuses commands until then.
         with Redis.from_url(url) as client:
             wait_until(lambda: redis_answers(client), "Redis has read its append-only file")
         yield url
 
 
 def redis_answers(client: Redis) -> bool:
-    """Whether it takes commands already."""
+    """Whether it accepts commands."""
     try:
         return bool(client.ping())
     except RedisConnectionError:
@@ -138,8 +139,8 @@ def redis_answers(client: Redis) -> bool:
 def rclone_s3(
     directory: Path, port: int | None = None, keys: tuple[str, str] | None = None, address: str = "127.0.0.1"
 ) -> Iterator[RcloneS3]:
-    """rclone's S3 server with one pair of keys, serving `directory`/objects; port and keys of an earlier one bring it
-    back."""
+    """rclone's S3 server with one pair of keys, serving `directory`/objects; pass port and keys to restart an earlier
+    one."""
     port = port or free_port()
     objects = directory / "objects"
     objects.mkdir(exist_ok=True)
@@ -148,9 +149,9 @@ def rclone_s3(
     command: list[str | Path] = [_beside_python("rclone"), "serve", "s3"]
     command += ["--addr", f"{address}:{port}", "--vfs-cache-mode=off", objects]
     environment = {
-        # The value is one CSV record that holds "access,secret", hence the quotes within.
+        # The value is one CSV record "access,secret", hence the inner quotes.
         "RCLONE_AUTH_KEY": f'"{server.access_key},{server.secret_key}"',
-        # Nobody's own rclone configuration plays a part.
+        # The user's own rclone configuration is not read.
         "RCLONE_CONFIG": "",
         "XDG_CACHE_HOME": str(directory / "cache"),
     }
@@ -160,7 +161,7 @@ def rclone_s3(
 
 @contextlib.contextmanager
 def put_sink(directory: Path) -> Iterator[str]:
-    """bench/put_sink.py, which is fast, checks Content-MD5 and keeps digests alone; yields its endpoint URL."""
+    """bench/put_sink.py, which is fast, checks Content-MD5 and keeps only digests; yields its endpoint URL."""
     port = free_port()
     command: list[str | Path] = [sys.executable, REPOSITORY / "bench/put_sink.py", "--port", str(port)]
     with running(command, port, directory / "sink.log"):
@@ -170,7 +171,7 @@ def put_sink(directory: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def moto_s3() -> Iterator[str]:
     """moto's server in a thread of this process (S3 with conditional writes, SQS, IAM); yields its endpoint URL."""
-    from moto.server import ThreadedMotoServer  # slow to import, so only for tests that ask
+    from moto.server import ThreadedMotoServer  # slow to import, so only on demand
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -182,7 +183,7 @@ def moto_s3() -> Iterator[str]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Asks the process to end, and ends it where it does not."""
+    """Terminates the process, and kills it if it does not end."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
@@ -193,7 +194,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has this id and has not ended; a zombie has."""
+    """Whether a process with this id is running; a zombie is not."""
     try:
         return stat_fields(pid)[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
@@ -202,7 +203,7 @@ def is_alive(pid: int) -> bool:
 
 def stat_fields(pid: int) -> list[str]:
     """/proc/PID/stat (proc(5)) from its third field on, the state. Raises FileNotFoundError or ProcessLookupError."""
-    # The second field, the name in parentheses, may itself hold blanks and parentheses.
+    # The second field, the name in parentheses, may contain blanks and parentheses.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -223,11 +224,11 @@ def _tail(log_path: Path) -> str:
 
 
 def tied_to_this_process(command: list[str]) -> list[str]:
-    """The command, ended by the kernel when the process that starts it dies."""
+    """The command with a prefix: the kernel ends it when its parent dies."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else command
 
 
 def _beside_python(program: str) -> Path:
-    """A program that pip put beside the running interpreter, whether or not the environment is activated."""
+    """A program that pip installed beside the interpreter, also in an environment that is not activated."""
     return Path(sys.executable).parent / program

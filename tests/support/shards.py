@@ -1,4 +1,4 @@
-"""Do commands that read the 36 buckets of `multibucket` ask for several of them at once?"""
+"""Checks that commands that read the 36 buckets of `multibucket` read several at once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.support.servers import wait_until
 
 
 def assert_lists_at_once(command: Sequence[str], count: int, server: DigestS3, site: Site) -> None:
-    """That a command sends so many LISTs before the first is answered."""
+    """Asserts that a command sends `count` LISTs before the first is answered."""
     server.buckets.update(BucketBase.parse(site.bucket, "multibucket").buckets())
-    # Whoever reads one after the other never gets to the second.
+    # A sequential reader would never send the second one.
     server.always("LIST", Silence())
     process = subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""The status page's server in this process, on a spool and a ledger of the test's, without a daemon around it."""
+"""The status page's server in this process, on a spool and a ledger of the test, without a daemon."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.servers import free_port
 
 @contextlib.contextmanager
 def status_server(environment: Mapping[str, str], waited_for: HasFaults | None = None) -> Iterator[StatusServer]:
-    """Listens on a free port, if the environment names none."""
+    """Listens on the port of the environment, or on a free one."""
     port = environment.get("MD5S3STASH_HTTP_PORT") or str(free_port())
     settings = read_settings({**environment, "MD5S3STASH_HTTP_PORT": port}, None)
     metrics = Metrics()

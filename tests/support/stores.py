@@ -1,4 +1,4 @@
-"""Object stores for tests: a bucket of its own on each kind of server, through each way of the adapter."""
+"""Object stores for tests: a new bucket on each kind of server, through each way of the adapter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.servers import RcloneS3
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a server takes as credentials."""
+    """The credentials of a server."""
 
     access_key: str = "testing"
     secret_key: str = "testing"
@@ -35,13 +35,13 @@ class Keys:
 
 @functools.cache
 def _session(keys: Keys) -> boto3.Session:
-    # A new session reads the description of S3 from disk, which takes longer than most tests.
+    # Cached: a new session reads the description of S3 from disk, which takes longer than most tests.
     return boto3.Session(keys.access_key, keys.secret_key, region_name="us-east-1")
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A store, a bucket in it, and the boto3 client (None in memory) to look past the adapter."""
+    """A store, a bucket in it, and a boto3 client (None in memory) that bypasses the adapter."""
 
     store: ObjectStore
     bucket: str
@@ -62,11 +62,11 @@ def new_bucket(client: Any) -> str:
 
 
 def plain_client(endpoint: str, keys: Keys) -> Any:
-    """A boto3 client that gives up at once, as a caller of the library may bring it."""
+    """A boto3 client without retries, as a caller of the library may pass it."""
     config = Config(
         retries={"total_max_attempts": 1},
         s3={"addressing_style": "path"},
-        # As for every store that refuses the checksum headers which boto3 adds by itself.
+        # For stores that refuse the checksum headers that boto3 adds by default.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -90,6 +90,6 @@ def client_bench(endpoint: str, keys: Keys, limits: S3Limits | None = None) -> B
 
 
 def own_bench(endpoint: str, keys: Keys, limits: S3Limits | None = None) -> Bench:
-    """The adapter on a connection of its own, small bodies through libcurl."""
+    """The adapter on its own connection, with small bodies through libcurl."""
     client = shared_client(endpoint, keys)
     return Bench(connect(endpoint, keys.session(), limits), new_bucket(client), client)

@@ -1,4 +1,4 @@
-"""Input that nobody has planned for, for property-based tests: `st.text()` alone has no lone surrogates."""
+"""Unexpected input for property-based tests: `st.text()` alone has no lone surrogates."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 _DEPTH = 3000
 
-# Half of a surrogate pair, a NUL, other control characters, marks that turn the direction of a text, odd blanks, the
-# largest code point, digits that int() takes and a regular expression may not.
+# Half of a surrogate pair, a NUL, other control characters, direction marks, odd blanks, the largest code point, digits
+# that int() accepts and a regular expression may not.
 STRANGE_CHARACTERS = st.sampled_from(
     "\ud800\udbff\udc00\udfff\0\x01\x07\x08\x0b\x1b\x7f\x80\x85\x9f\u200e\u200f\u202a\u202e\u2066\u2069\u2028\u2029\ufeff"
     "\ufffe\uffff\U0010ffff\u0660\u00b2\u0000%+&=?#/\\\"'<>[]{}@:;,\r\n\t .-0"

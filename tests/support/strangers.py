@@ -1,7 +1,7 @@
-"""The daemon and its producers as the users that they are on the appliance: none of them is root, or the other.
+"""The daemon and its producers with the users of the appliance: different ones, neither of them root.
 
-The daemon has the user, groups, umask and capabilities of systemd/md5s3stashd.service, and no more. Producers are
-another user, in the drop group. The spool has the owners and modes of systemd/spool/states.conf. All of it needs root:
+The daemon has exactly the user, groups, umask and capabilities of systemd/md5s3stashd.service. Producers are another
+user, in the drop group. The spool has the owners and modes of systemd/spool/states.conf. This needs root:
 `pytest.mark.needs_namespaces(users=True)`.
 """
 
@@ -31,8 +31,7 @@ DAEMON = 12001
 PRODUCER = 12002
 DROP_GROUP = 12100
 
-# A writer who meets a lease waits for it, at most so long (/proc/sys/fs/lease-break-time has 45), and all on a machine
-# that has other things to do.
+# A writer waits at most this long for a lease (/proc/sys/fs/lease-break-time has 45), plus time for a busy machine.
 SECONDS = 120.0
 
 _UNIT = REPOSITORY / "systemd/md5s3stashd.service"
@@ -40,13 +39,13 @@ _STATES = REPOSITORY / "systemd/spool/states.conf"
 _IDS = {"root": 0, "md5s3stash": DAEMON, "md5s3stash-drop": DROP_GROUP}
 
 _CLONE_FS = 0x200
-# setgroups(2) of the C library changes all threads. The call itself changes the one that makes it.
+# The C library's setgroups(2) changes all threads; the system call only the calling thread.
 _SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
 
 
 @contextlib.contextmanager
 def appliance_site(redis_url: str, s3_endpoint: str, keys: Keys | None = None, bucket: str = "") -> Iterator[Site]:
-    """A site below a directory that every user may enter, which pytest's own are not."""
+    """A site below a directory that every user may enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory(prefix="appliance-", ignore_cleanup_errors=True) as directory:
         os.chmod(directory, 0o755)
         site = Site(Path(directory), redis_url, s3_endpoint, keys or Keys(), bucket=bucket)
@@ -59,7 +58,7 @@ def appliance_site(redis_url: str, s3_endpoint: str, keys: Keys | None = None, b
 
 @contextlib.contextmanager
 def access_helper(site: Site) -> Iterator[None]:
-    """The access helper with what its unit grants, while the context lasts."""
+    """The access helper with the rights of its unit, during the context."""
     arguments = ["tests.support.unit_programs", "helper", _socket_of(site), str(site.spool)]
     process = warm.start(arguments, os.environ, site.directory / "helper.log")
     try:
@@ -75,7 +74,7 @@ def _socket_of(site: Site) -> str:
 
 
 def make_spool(spool: Path) -> None:
-    """The directories of the spool, as systemd-tmpfiles makes them."""
+    """Makes the directories of the spool as systemd-tmpfiles does."""
     for line in _STATES.read_text().splitlines():
         kind, path, mode, user, group = [*line.split(), "", "", "", "", ""][:5]
         if kind == "d" and path.startswith("/var/spool/md5s3stash"):
@@ -86,7 +85,7 @@ def make_spool(spool: Path) -> None:
 
 
 def unit_daemon(site: Site, environment: Mapping[str, str] | None = None, mounts: Sequence[str] = ()) -> Daemon:
-    """The daemon with what its unit grants."""
+    """The daemon with the rights of its unit."""
     as_unit = ["setpriv", f"--reuid={DAEMON}", f"--regid={DAEMON}", f"--groups={DROP_GROUP}", "--no-new-privs"]
     as_unit += _capability_options()
     if unit_values("RestrictSUIDSGID") == ["yes"]:
@@ -102,22 +101,22 @@ def unit_daemon(site: Site, environment: Mapping[str, str] | None = None, mounts
 
 
 def producers(at_once: int = 1, umask: int = 0o002) -> ThreadPoolExecutor:
-    """Threads of this process whose every access to a file is that of the producer's user."""
+    """Threads of this process that access files as the producer's user."""
     return ThreadPoolExecutor(at_once, "producer", initializer=_become_producer, initargs=(umask,))
 
 
 def as_producer(site: Site, *command: str | Path, umask: int = 0o002) -> list[str]:
-    """The command as the producer's user, who has a name, which OpenSSH asks for."""
+    """The command as the producer's user, with a user name, which OpenSSH requires."""
     mounts = [in_the_place_of("/etc/passwd", site.directory / "passwd")]
     as_user = ["setpriv", f"--reuid={PRODUCER}", f"--regid={PRODUCER}", f"--groups={DROP_GROUP}", "--inh-caps=-all"]
     return with_mounts([*mounts, f"umask {umask:o}", "cd /"], [*as_user, *map(str, command)])
 
 
 def let_passes_go_by(site: Site, producer: ThreadPoolExecutor, seconds: float = 0.0) -> None:
-    """Until the daemon has looked at everything in the spool at least once, and for so many seconds."""
+    """Waits until the daemon has scanned the whole spool at least once, and for at least `seconds`."""
     done = time.monotonic() + seconds
     for number in itertools.count():
-        # The second is found by a pass that began after this was called.
+        # The second file is found by a pass that began after this call.
         name = f"marker-{uuid.uuid4().hex}"
         producer.submit(site.drop, name, b"marker").result()
         wait_until(lambda name=name: name in site.names(), "marker recorded", SECONDS)  # type: ignore[misc]
@@ -126,7 +125,7 @@ def let_passes_go_by(site: Site, producer: ThreadPoolExecutor, seconds: float = 
 
 
 def recorded(site: Site, name: str) -> list[str]:
-    """The md5s that the log has of a dropped name, in order."""
+    """The md5s in the log for a dropped name, in order."""
     return [entry["md5"] for entry in site.log() if entry["name"] == name and entry["outcome"] != "failed"]
 
 
@@ -135,11 +134,11 @@ def md5_of(data: bytes) -> str:
 
 
 def unit_capabilities() -> list[str]:
-    """What the unit's process may do beyond its user, by the kernel's names ("cap_lease")."""
+    """The capabilities of the unit's process, by the kernel's names ("cap_lease")."""
     bounding = [word for line in unit_values("CapabilityBoundingSet") for word in line.split()]
     if any(word.startswith("~") for word in bounding):
-        raise ValueError("CapabilityBoundingSet names what is taken away: this reads only what is granted")
-    # Those of a user namespace do not count where the kernel asks for one of the machine's.
+        raise ValueError("CapabilityBoundingSet lists removed capabilities: this reads only granted ones")
+    # Capabilities of a user namespace have no effect where the kernel requires the machine's.
     if unit_values("PrivateUsers")[-1:] not in ([], ["no"]):
         return []
     ambient = [word for line in unit_values("AmbientCapabilities") for word in line.split()]
@@ -147,7 +146,7 @@ def unit_capabilities() -> list[str]:
 
 
 def unit_values(key: str) -> list[str]:
-    """What the unit says of a key, in order; an empty value takes back what came before it (systemd.syntax(7))."""
+    """The unit's values of a key, in order; an empty value resets earlier ones (systemd.syntax(7))."""
     values: list[str] = []
     for line in _UNIT.read_text().splitlines():
         name, _, value = line.partition("=")
@@ -162,20 +161,20 @@ def _capability_options() -> list[str]:
 
 
 def _programs() -> list[Path]:
-    """What another user must be able to read to run Python with the checkout."""
+    """The paths that another user must be able to read to run Python with the checkout."""
     return [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), REPOSITORY]
 
 
 def _become_producer(umask: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    # The umask belongs to what threads share, until one has its own.
+    # Threads share the umask until one unshares it.
     if libc.unshare(_CLONE_FS) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "unshare")
     os.umask(umask)
     groups = (ctypes.c_uint32 * 1)(DROP_GROUP)
     if libc.syscall(_SYS_SETGROUPS[platform.machine()], 1, groups) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "setgroups")
-    # Without the user's id 0 the kernel also takes away what root may do with files (capabilities(7)).
+    # When the user's id is no longer 0, the kernel also drops root's file capabilities (capabilities(7)).
     libc.setfsgid(PRODUCER)
     libc.setfsuid(PRODUCER)
     assert libc.setfsuid(-1) == PRODUCER

@@ -1,7 +1,7 @@
-"""Writes TIFFs of every layout from known values: what a decoder is to show can be computed, and no library is asked.
+"""Writes TIFFs of every layout from known values: the expected picture is computed, without any library's decoder.
 
-TIFF 6.0, with BigTIFF and the compressions that need no code of their own: what Python's library, Pillow or a few lines
-write. What each of them stores is lossless, but for JPEG.
+TIFF 6.0, with BigTIFF and the compressions that Python's library, Pillow or a few lines can write. All are lossless,
+except for JPEG.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Layout:
     big_endian: bool = False
     big_tiff: bool = False
     tags: tuple[tuple[int, int, tuple[int, ...] | bytes], ...] = ()
-    """More of them: number, type, values."""
+    """Additional tags: number, type, values."""
 
     @property
     def colours(self) -> int:
@@ -73,7 +73,7 @@ class Layout:
 
 
 def written(layout: Layout, values: Values, palette: Values | None = None) -> bytes:
-    """The file. `palette` is of 16 bits: three rows of as many columns as there are colours."""
+    """The file. `palette` has 16 bits: three rows with a column per colour."""
     height, width, _ = values.shape
     planes = [values[:, :, s : s + 1] for s in range(layout.samples)] if layout.planar else [values]
     chunks: list[bytes] = []
@@ -83,7 +83,7 @@ def written(layout: Layout, values: Values, palette: Values | None = None) -> by
 
 
 def from_strips(layout: Layout, size: tuple[int, int], strips: list[bytes]) -> bytes:
-    """The file of such strips, not compressed yet."""
+    """The file of these uncompressed strips."""
     chunks = [_CODERS[layout.compression](strip) for strip in strips]
     return _file(layout, _tags(layout, size), chunks)
 
@@ -155,7 +155,7 @@ def _numbers(order: str, kind: int, values: tuple[int, ...]) -> bytes:
 
 
 def _parts(layout: Layout, plane: Values) -> list[Values]:
-    """Strips of eight rows, or tiles of 16x16 filled up with zeros."""
+    """Strips of eight rows, or tiles of 16x16 padded with zeros."""
     height, width, samples = plane.shape
     if not layout.tiled:
         return [plane[top : top + 8] for top in range(0, height, 8)]
@@ -182,7 +182,7 @@ def _compressed(layout: Layout, part: Values) -> bytes:
 
 
 def packed(layout: Layout, part: Values) -> bytes:
-    """Rows of samples, each row beginning with a whole byte."""
+    """Rows of samples, each aligned to a byte."""
     bits = layout.bits
     if layout.sample_format == FLOAT:
         return bytes(part.astype(f"{layout.order}f{bits // 8}").tobytes())
@@ -196,7 +196,7 @@ def packed(layout: Layout, part: Values) -> bytes:
 
 
 def _float_predicted(layout: Layout, part: Values) -> bytes:
-    """Adobe's technical note 3: the bytes of a row sorted by significance, then differences between bytes."""
+    """Adobe's technical note 3: the bytes of a row sorted by significance, then differenced."""
     size, samples = layout.bits // 8, part.shape[2]
     wide = numpy.frombuffer(part.astype(f">f{size}").tobytes(), numpy.uint8).reshape(part.shape[0], -1, size)
     rows = wide.transpose(0, 2, 1).reshape(part.shape[0], -1)
@@ -210,7 +210,7 @@ def _packbits(data: bytes) -> bytes:
 
 
 def _lzw(data: bytes) -> bytes:
-    """Codes of nine bits alone: the table is cleared before it grows."""
+    """Only codes of nine bits: the table is cleared before it grows."""
     codes = []
     for at in range(0, len(data), 200):
         codes += [256, *data[at : at + 200]]
@@ -219,7 +219,7 @@ def _lzw(data: bytes) -> bytes:
 
 
 def _zstd(data: bytes) -> bytes:
-    """One frame of one block, as it is (RFC 8878)."""
+    """One frame with one raw block (RFC 8878)."""
     return b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", len(data)) + struct.pack("<I", len(data) << 3 | 1)[:3] + data
 
 
@@ -243,17 +243,17 @@ def _as_picture(layout: Layout, part: Values) -> bytes:
     if layout.compression == WEBP:
         image.save(out, "WEBP", lossless=True, exact=True)
     else:
-        # RGB that is stored as it is, or YCbCr that the values are in already.
+        # RGB stored without conversion, or values that are already YCbCr.
         image.save(out, "JPEG", quality=100, subsampling=0, **({"keep_rgb": True} if image.mode == "RGB" else {}))
     return out.getvalue()
 
 
 def _as_fax(layout: Layout, part: Values) -> bytes:
-    """Pillow's libtiff encodes it, with zeros as white; the coded strip is taken out of the file."""
+    """Pillow's libtiff encodes it, with zeros as white; returns the encoded strip."""
     bits = PIL.Image.fromarray((part[:, :, 0] == 1).astype(numpy.uint8) * 255).convert("1")
     out = io.BytesIO()
     name = "group3" if layout.compression == G3 else "group4"
-    # 0 is white in both kinds: a decoder gives values back as they were coded.
+    # 0 is white in both kinds: a decoder returns the values as encoded.
     bits.save(out, "TIFF", compression=name, tiffinfo={278: part.shape[0], 262: 1})
     with PIL.Image.open(io.BytesIO(out.getvalue())) as image:
         tags = image.tag_v2  # type: ignore[attr-defined]
@@ -263,7 +263,7 @@ def _as_fax(layout: Layout, part: Values) -> bytes:
 
 
 def pattern(layout: Layout, width: int = 24, height: int = 20) -> Values:
-    """Values of every size, the smallest and the greatest among them, the same each time."""
+    """Values over the whole range, including the smallest and the greatest; the same each time."""
     y, x, s = numpy.mgrid[0:height, 0:width, 0 : layout.samples].astype(numpy.int64)
     noise = ((x * 37 + y * 101 + s * 53 + 11) * 2654435761 >> 5) & 0xFFFFFF
     noise[0, 0], noise[0, 1] = 0, 0xFFFFFF

@@ -1,9 +1,9 @@
-"""Parts of our programs, run as the users of their units: `python -m tests.support.unit_programs PART ARGUMENT...`.
+"""Runs parts of our programs as the users of their units: `python -m tests.support.unit_programs PART ARGUMENT...`.
 
-- `helper SOCKET SPOOL`: the access helper, behind a socket as systemd would make it.
-- `passes SPOOL SOCKET COUNT`: so many passes of the daemon's intake. Prints what was taken, name -> content, and what
-  was left, reason -> count and an example.
-- `open-up UNIT DIRECTORY NAME`: whether a unit's process can open a folder of somebody else's by itself.
+- `helper SOCKET SPOOL`: the access helper, on a socket as systemd would make it.
+- `passes SPOOL SOCKET COUNT`: COUNT passes of the daemon's intake. Prints the files taken, name -> content, and the
+files left, reason -> count and an example.
+- `open-up UNIT DIRECTORY NAME`: whether a unit's process can open another user's folder by itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def helper(path: str, directory: str) -> None:
         os.chmod(path, 0o600)
         listening.listen(16)
         become("md5s3stash-access.service")
-        # As if systemd started the next one.
+        # As if systemd started another one.
         serve(listening, directory, idle_seconds=3600)
 
 

@@ -1,6 +1,6 @@
-"""A process with the user, groups and capabilities of one of our units, and no more. Needs root to begin with.
+"""Gives a process exactly the user, groups and capabilities of one of our units. Must start as root.
 
-Whatever is imported must be imported before: the user may not be able to read where Python lies.
+Import all modules before: the user may not be able to read Python's files.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS = 4, 8
 
 
 def become(unit: str) -> None:
-    """From now on this process is what systemd would make of it."""
+    """Changes this process as systemd would for the unit."""
     settings = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",))
     settings.read(REPOSITORY / "systemd" / unit)
     service = settings["Service"]
     assert service["User"] == "md5s3stash"
-    assert service["PrivateUsers"] == "no", "a capability in a user namespace is none"
+    assert service["PrivateUsers"] == "no", "a capability in a user namespace has no effect"
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
     os.setgroups([DROP_GROUP] if "md5s3stash-drop" in service["SupplementaryGroups"].split() else [])
@@ -32,7 +32,7 @@ def become(unit: str) -> None:
     os.setresuid(DAEMON, DAEMON, DAEMON)
     granted = sum(1 << _NUMBERS[name] for name in service["AmbientCapabilities"].split())
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    # Effective, permitted, inheritable; the second three are for numbers from 32 on.
+    # Effective, permitted, inheritable; the second three are for capabilities from 32 on.
     data = (ctypes.c_uint32 * 6)(granted, granted, 0, 0, 0, 0)
     if libc.capset(header, data) != 0:
         raise OSError(ctypes.get_errno(), "capset")

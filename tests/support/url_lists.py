@@ -1,4 +1,4 @@
-"""Lists of URLs on a test's site: settings that let them reach this machine, and what became of their lines."""
+"""Lists of URLs on a test's site: settings that allow this machine's addresses, and the outcomes of lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.daemon import Site
 from tests.support.servers import wait_until
 
-# Nothing here waits for politeness or for a full disk, unless a test is about that.
+# Without waits for politeness or a full disk, unless a test is about them.
 OPEN = {
     "MD5S3STASH_URLS_ALLOWED_NETWORKS": "127.0.0.0/8",
     "MD5S3STASH_URLS_HOST_DELAY_SECONDS": "0",
@@ -26,7 +26,7 @@ def report_path(site: Site, name: str) -> Path:
 
 
 def wait_for_report(site: Site, name: str, seconds: float = 30.0) -> list[dict[str, str]]:
-    """The rows of the report, once the list is gone from the spool with all that belonged to it."""
+    """Waits until the list and its files are gone from the spool; returns the rows of its report."""
 
     def finished() -> bool:
         return report_path(site, name).exists() and site.files("incoming", "active", "deferred", "progress") == []
@@ -41,5 +41,5 @@ def read_report(path: Path) -> list[dict[str, str]]:
 
 
 def failed_list(site: Site, name: str) -> str:
-    """What stands in failed/ of a list."""
+    """The content of a list's file in failed/."""
     return (site.spool / "failed" / name).read_text(errors="surrogateescape")

@@ -12,8 +12,8 @@ _REQUEST_LINE = re.compile(rb"(?:^|\r\n|\})?(GET|HEAD|PUT|POST|DELETE) (\S+) HTT
 
 
 class Wire(Relay):
-    """Relays to the server behind `endpoint`; `requests` are (method, target) in order, `sent_bytes` all that went
-    up.
+    """Relays to the server at `endpoint`; `requests` are (method, target) in order, `sent_bytes` counts
+    uploaded bytes.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -25,7 +25,7 @@ class Wire(Relay):
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def reset(self) -> None:
-        """Forgets what went by so far."""
+        """Clears the record."""
         self.sent_bytes = 0
         self.requests: list[tuple[str, str]] = []
 

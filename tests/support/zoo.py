@@ -1,4 +1,4 @@
-"""Producers of every kind, who do to files what programs do, by chance, and note what they were promised."""
+"""Random producers of every kind, which treat files as programs do, and note what they were promised."""
 
 from __future__ import annotations
 
@@ -24,23 +24,21 @@ STALL_SECONDS = (0.6, 1.5)
 PAUSES_SECONDS = (0.0, 0.0, 0.02, 0.1, 0.4)
 PROGRAM_SECONDS = 200
 
-# One in so many records does not fit into what the daemon hashes in memory.
+# One in this many records is larger than what the daemon hashes in memory.
 _LARGE_ONE_IN = 150
 _LARGE_BYTES = 9_000_000
 
 
 @dataclass
 class Descriptor:
-    """One that is open for writing, and the records that were written by it; None once they are in a file that was
-    replaced.
-    """
+    """A descriptor open for writing, and the records written by it; None once their file was replaced."""
 
     number: int
     written: list[int] | None = field(default_factory=list)
 
 
 class Life:
-    """What becomes of one file: steps by chance, until its producer is done. One thread's alone."""
+    """The life of one file: random steps until its producer is done. Used by one thread only."""
 
     def __init__(self, site: Site, promises: Promises, dice: random.Random, label: str) -> None:
         self._site = site
@@ -62,7 +60,7 @@ class Life:
             for step in self._dice.choices(steps, weights, k=self._dice.randint(2, 12)):
                 if time.monotonic() > ends:
                     return
-                # For the daemon to take the file now and then, between any two steps.
+                # So that the daemon sometimes takes the file between two steps.
                 time.sleep(self._dice.choice(PAUSES_SECONDS))
                 self._do(step)
         finally:
@@ -76,7 +74,7 @@ class Life:
             step(self)
             self._promises.count(name)
         except OSError as error:
-            # Taken already, or its folder is another one by now: no producer is promised more.
+            # Already taken, or its folder was replaced: nothing more is promised.
             self._promises.count(name, error)
             self._tell(f"{name} refused: {error}")
 
@@ -107,7 +105,7 @@ class Life:
         self._close_last()
 
     def map_write_unmap(self) -> None:
-        """The descriptor is closed before the map is written to."""
+        """Closes the descriptor before it writes to the map."""
         number, record = self._promises.new_record(self._dice.randint(1, 5000))
         with open(os.open(self._a_path(), os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
@@ -129,7 +127,7 @@ class Life:
         self._close_last()
 
     def replace(self) -> None:
-        """By a new file that is renamed over the name; sometimes it is closed only after that."""
+        """Renames a new file over the name; sometimes closes it only afterwards."""
         path = self._a_path()
         temporary = path.with_name(f".{path.name}.new")
         new = Descriptor(os.open(temporary, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
@@ -139,7 +137,7 @@ class Life:
             if not closes_late:
                 os.close(new.number)
                 self._keep(new)
-            # What it may replace is lost by this, and no other's fault.
+            # The producer itself removes the records of the file that it may replace.
             self._forgive(but=new)
             temporary.rename(path)
             for other in self._open:
@@ -155,7 +153,7 @@ class Life:
         self._paths.append(path)
 
     def append_by_another_name(self) -> None:
-        """One that no program takes. It goes where the file still has a name in the spool, after what was written."""
+        """Appends by a second name that the daemon ignores, while the file still has a name in the spool."""
         while self._open:
             self.close()
         self._names += 1
@@ -192,7 +190,7 @@ class Life:
             os.link(f"/proc/self/fd/{number}", path.name, src_dir_fd=folder, dst_dir_fd=folder)
             self._paths.append(path)
         except OSError:
-            # Without a name it is nobody's.
+            # A file without a name is not the daemon's.
             os.close(self._open.pop().number)
             raise
         finally:
@@ -243,7 +241,7 @@ class Life:
         self._story.append(f"{time.strftime('%H:%M:%S')}.{time.time_ns() // 1_000_000 % 1000:03} {self._label} {what}")
 
 
-# With how often each is taken.
+# With the weight of each.
 STEPS: tuple[tuple[Callable[[Life], object], int], ...] = (
     (Life.open_to_append, 3),
     (Life.write, 8),
@@ -303,7 +301,7 @@ PROGRAMS = (sftp, scp, rsync, rsync_in_place, cp, tar)
 
 
 def run_a_program(site: Site, promises: Promises, dice: random.Random, label: str) -> None:
-    """A folder of files, brought by a program, which may be stopped for a while on the way."""
+    """A program copies a folder of files; it may be paused on the way."""
     program = dice.choice(PROGRAMS)
     source = site.directory / "sources" / label / f"{label}-album"
     source.mkdir(parents=True)
@@ -331,13 +329,13 @@ def run_a_program(site: Site, promises: Promises, dice: random.Random, label: st
         promises.make(numbers, [f"{time.strftime('%H:%M:%S')} {label} {name} ended with 0: {numbers}"])
         promises.count(name)
     else:
-        # rsync sets the mode after the close, of a file that may be taken by then; and whoever makes a folder that is
-        # taken away empty before a file is in it. Each reports it, and is asked to try again.
+        # rsync sets the mode after the close, when the file may already be taken; and the daemon may remove a new empty
+        # folder before a file is in it. The programs report this, and are run again.
         promises.count(name, OSError(ours.returncode, said.decode(errors="replace")[-200:]))
 
 
 def keep_animals(site: Site, promises: Promises, seed: int, ends: float) -> None:
-    """One producer, until it is time to end."""
+    """Runs one producer until `ends`."""
     dice = random.Random(seed)
     lives = 0
     while time.monotonic() < ends:

@@ -1,4 +1,4 @@
-"""A running thumbnailer before a running S3, pictures made on the spot, and a small HTTP client."""
+"""A running thumbnailer with a running S3, generated pictures, and a small HTTP client."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def command(*options: str) -> list[str]:
 
 
 def environment(endpoint: str | None, **more: str) -> dict[str, str]:
-    """What the server starts with: a checkout is enough, nothing has to be installed."""
+    """The server's environment: a checkout is enough, without an installation."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BUCKET_", "S3_"))}
     stash = {"BUCKET_BASE": BUCKET_BASE, "S3_ENDPOINT": endpoint} if endpoint else {}
     path = os.pathsep.join((str(ROOT), str(ROOT / "thumbnailer")))
@@ -88,7 +88,7 @@ def environment(endpoint: str | None, **more: str) -> dict[str, str]:
 
 @contextmanager
 def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> Iterator[Thumbnailer]:
-    """A server of its own for a test that needs other options or ends it.
+    """A separate server for a test that needs other options or stops it.
 
     It has one render worker unless the options say otherwise: each imports numpy and Pillow when it starts.
     """
@@ -103,7 +103,7 @@ def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> I
 
 @pytest.fixture(scope="session")
 def put(s3_server: str) -> Callable[[bytes], str]:
-    """Puts an original where a stash would, and returns its md5."""
+    """Puts an original into the stash; returns its md5."""
     client = boto3.client(
         "s3",
         endpoint_url=s3_server,
@@ -124,13 +124,13 @@ def put(s3_server: str) -> Callable[[bytes], str]:
 
 @pytest.fixture(scope="session")
 def server(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
-    """One server with default options for all tests that only ask it things."""
+    """One server with default options for all tests that only send requests."""
     with thumbnailer(tmp_path_factory.mktemp("thumbnailer"), s3_server, TWO_WORKERS) as running:
         yield running
 
 
 def picture(size: tuple[int, int] = (400, 300), image_format: str = "JPEG", mode: str = "RGB") -> bytes:
-    """A gradient from left to right, red to blue, so that a crop shows where it was taken."""
+    """A gradient from left to right, red to blue, so that a crop shows its position."""
     width, height = size
     gradient = PIL.Image.linear_gradient("L").rotate(90).resize(size)
     image = PIL.Image.merge("RGB", (gradient.point(lambda value: 255 - value), PIL.Image.new("L", size), gradient))

@@ -1,6 +1,6 @@
-"""Originals of every kind that collections hold, made on the spot: one test card, stored in many ways.
+"""Generates originals of every kind in collections: one test card, stored in many ways.
 
-The card has a colour in each corner, so that a thumbnail shows whether it is upright and whether its colours are right.
+The card has a colour in each corner, so that a thumbnail shows whether orientation and colours are right.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from PIL import ImageChops, ImageCms, ImageDraw
 
 Colour = tuple[int, int, int]
 
-# Top left, top right, bottom left, bottom right. Within what every ink and profile can show.
+# Top left, top right, bottom left, bottom right. Within the gamut of every ink and profile.
 CORNERS: tuple[Colour, Colour, Colour, Colour] = ((200, 40, 40), (40, 160, 60), (40, 60, 180), (230, 220, 190))
 GREY_CORNERS = tuple((level, level, level) for level in (40, 100, 170, 230))
 SIZE = (360, 240)
 
 ORIENTATION = 0x0112
-# EXIF orientation -> what a camera that is held so stores of the upright scene.
+# EXIF orientation -> the transposition of the scene that a camera held so stores.
 _STORED_AS = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
@@ -37,7 +37,7 @@ _STORED_AS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One original: its bytes, and the format and corners that its thumbnail has."""
+    """One original: its bytes, and the expected format and corners of its thumbnail."""
 
     data: bytes
     shown_as: str
@@ -45,7 +45,7 @@ class Sample:
 
 
 def card(size: tuple[int, int] = SIZE, corners: tuple[Colour, ...] = CORNERS) -> PIL.Image.Image:
-    """A grey ramp with a patch of a quarter of each side in every corner."""
+    """A grey ramp with a patch in each corner, a quarter of each side long."""
     ramp = PIL.Image.linear_gradient("L").rotate(90).resize(size)
     picture = PIL.Image.merge("RGB", (ramp, ramp, ramp))
     draw = ImageDraw.Draw(picture)
@@ -76,7 +76,7 @@ def encoded(picture: PIL.Image.Image, image_format: str, **parameters: Any) -> b
 def held(
     orientation: int, size: tuple[int, int] = SIZE, image_format: str = "JPEG", scene: PIL.Image.Image | None = None
 ) -> bytes:
-    """The scene, or the card, as a camera stores it: turned, with the EXIF tag that says how to turn it back."""
+    """The scene or card as a camera stores it: turned, with the EXIF tag of its orientation."""
     exif = PIL.Image.Exif()
     exif[ORIENTATION] = orientation
     stored = scene or card(size)
@@ -122,7 +122,7 @@ def _cmyk() -> PIL.Image.Image:
 
 
 def _plain_cmyk_jpeg() -> Sample:
-    """Ink stored as ink, without the marker by which Adobe's programs say that it is not."""
+    """Ink values stored without inversion, and without the marker with which Adobe's programs declare inverted ones."""
     adobe = encoded(ImageChops.invert(_cmyk()), "JPEG", quality=95)
     start = adobe.index(b"\xff\xee")
     (length,) = struct.unpack(">H", adobe[start + 2 : start + 4])
@@ -130,7 +130,9 @@ def _plain_cmyk_jpeg() -> Sample:
 
 
 def _with_profile(image_format: str, shown_as: str) -> Callable[[], Sample]:
-    """Red and green change places in the pixels, and again in the profile: only who heeds it sees the card."""
+    """Red and green are swapped in the pixels and in the profile: only a program that uses the profile
+    shows the card.
+    """
 
     def make() -> Sample:
         red, green, blue = card().split()
@@ -141,7 +143,7 @@ def _with_profile(image_format: str, shown_as: str) -> Callable[[], Sample]:
 
 
 def _on_nothing(image_format: str, shown_as: str, mode: str = "RGBA", **parameters: Any) -> Callable[[], Sample]:
-    """The card with its bottom right corner cut out: what is seen there is the background."""
+    """The card with a transparent bottom right corner, where the background shows."""
 
     def make() -> Sample:
         grey = mode == "LA"
@@ -165,7 +167,7 @@ def _several(image_format: str, shown_as: str, **parameters: Any) -> Callable[[]
 
 
 def swapped_profile() -> bytes:
-    """An ICC profile (version 2, matrix and curves) in which red and green have changed places with sRGB's."""
+    """An ICC profile (version 2, matrix and curves): sRGB with red and green swapped."""
     red, green, blue = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7139)
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, int(2.2 * 256)) + bytes(2)
     name = b"desc" + bytes(4) + struct.pack(">I", 8) + b"swapped\0" + bytes(4 + 4 + 2 + 1 + 67)
@@ -245,7 +247,7 @@ def _lab() -> PIL.Image.Image:
 
 
 def _transparent_palette(image_format: str) -> bytes:
-    """A palette one index of which is the colour of nothing, in the bottom right corner."""
+    """A palette with a transparent index, used in the bottom right corner."""
     picture = card().quantize(255)
     picture.putpalette([*(picture.getpalette() or []), *[0] * 768][:768])
     width, height = picture.size

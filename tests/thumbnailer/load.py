@@ -1,4 +1,4 @@
-"""What the tests under load share: that /healthz need not wait for what the server computes itself."""
+"""For tests under load: /healthz must not wait for the server's own computations."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from tests.thumbnailer.conftest import Thumbnailer
 
-# Of the processor, from question to answer. The time on the clock would be that of whatever else runs here.
+# CPU time from request to answer. Wall time would depend on other load.
 MEDIAN_HEALTH_SECONDS = 0.05
 
 
 @contextmanager
 def health_watched(server: Thumbnailer) -> Iterator[None]:
-    """Asks /healthz ten times a second, and how much the thread that answers has computed before it came to that."""
-    # The event loop's is the main thread. The first number is its time on a processor, in nanoseconds (proc(5)).
+    """Requests /healthz ten times a second, and measures the CPU time of the answering thread before each answer."""
+    # The event loop runs in the main thread. The first number is its CPU time in nanoseconds (proc(5)).
     clock = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/schedstat")
     seconds: list[float] = []
     over = threading.Event()

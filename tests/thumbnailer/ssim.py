@@ -1,4 +1,4 @@
-"""How alike two pictures look: the structural similarity of Wang, Bovik, Sheikh and Simoncelli (2004), on luma."""
+"""The structural similarity of two pictures by Wang, Bovik, Sheikh and Simoncelli (2004), on luma."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def ssim(one: PIL.Image.Image, other: PIL.Image.Image) -> float:
-    """1 for the same picture, about 0 for unrelated ones. Both sides must be 11 pixels long at least."""
+    """1 for equal pictures, about 0 for unrelated ones. Both sides must be at least 11 pixels long."""
     assert one.size == other.size
     x, y = (numpy.asarray(image.convert("RGB").convert("L"), numpy.float64) for image in (one, other))
     mean_x, mean_y = _blurred(x), _blurred(y)
@@ -26,7 +26,7 @@ def ssim(one: PIL.Image.Image, other: PIL.Image.Image) -> float:
 
 
 def _blurred(plane: _Plane) -> _Plane:
-    """Gaussian means of all windows that lie within the plane, one axis after the other."""
+    """Gaussian means of all windows within the plane, axis by axis."""
     offsets = numpy.arange(_WINDOW_PX) - _WINDOW_PX // 2
     weights = numpy.exp(-(offsets**2) / (2 * _SIGMA**2))
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""The cache of originals: bounded, shared by processes, whole files only, and never in the way of an answer."""
+"""The cache of originals: limited, shared by processes, only whole files, and its errors never affect answers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Damage is never shown as a whole picture: compared with libvips, as a second decoder that is strict (`fail_on`).
+"""A damaged file is never shown as a whole picture. The reference is libvips as a strict second decoder (`fail_on`).
 
-Every kind of picture is damaged at every place. DAMAGED_PLACES=64 looks at more of them. Where we mean to differ from
+Every kind of picture is damaged at many places; DAMAGED_PLACES=64 tries more. Where we mean to differ from
 libvips, `why_shown` and `why_refused` say why, if that can be seen from the very file; anything else fails the test.
 """
 
@@ -31,7 +31,7 @@ PLACES = int(os.environ.get("DAMAGED_PLACES", "16"))
 # What damages() overwrites at one place, at most.
 MAX_SPAN = 60
 UNCOMPRESSED = ("TIFF", "TIFF of 16 bits")
-# libvips (as pyvips-binary holds it) does not read these: a file that is cut off is refused, and a whole one is shown.
+# pyvips-binary's libvips does not read these: a truncated file is refused, and a whole one is shown.
 NOT_COMPARED = ("BMP", "JPEG 2000", "lossy JPEG 2000", "JPEG 2000 in tiles", "JPEG 2000 codestream")
 COMPARED = [kind for kind in WHOLE if not kind.startswith(NOT_COMPARED)]
 
@@ -140,7 +140,7 @@ def test_damage_is_seen_as_well_where_a_reduced_copy_is_made(kind: str) -> None:
 @pytest.mark.parametrize("operation", ["resize", "noop"])
 def test_picture_that_is_cut_in_the_middle_is_not_sent(kind: str, operation: str) -> None:
     data = whole(kind)
-    # The first frame of an animation is shown, and so is the first picture of an MPO.
+    # Only the first frame of an animation is shown, and the first picture of an MPO.
     part = 4 if kind.startswith(("animated", "MPO")) else 2
     with pytest.raises(NotAnImage):
         render(io.BytesIO(data[: len(data) // part]), request(operation), LIMITS)
@@ -152,7 +152,7 @@ def png(stream: bytes, interlaced: int = 0) -> bytes:
 
 
 def rebuilt(png_file: bytes, change: Callable[[int, bytes], bytes]) -> bytes:
-    """The PNG of these chunks, each changed by its number."""
+    """The PNG with each chunk changed, by its number."""
     parts = [change(number, png_file[start:end]) for number, (_, start, end) in enumerate(chunks_of(png_file))]
     return PNG_SIGNATURE + b"".join(parts)
 
@@ -210,7 +210,7 @@ def test_truncated_picture_is_shown_as_far_as_it_goes_if_the_server_is_told_so(k
     top = (0, 0, SIZE[0], SIZE[1] // 4)
     pictures = [PIL.Image.open(io.BytesIO(each.body)).convert("RGB") for each in (shown, complete)]
     assert pictures[0].size == pictures[1].size
-    if kind != "BMP":  # Which begins with its last row.
+    if kind != "BMP":  # A BMP begins with its last row.
         assert pictures[0].crop(top).tobytes() == pictures[1].crop(top).tobytes()
 
 
@@ -251,6 +251,6 @@ def test_server_shows_damage_for_minutes_only_and_says_so(
     assert "X-Truncated" not in whole_one.headers
     assert whole_one.headers["Cache-Control"].endswith("immutable")
     assert not list(Path(lenient.log_path.parent).rglob("*.reduced"))
-    # What libtiff and Pillow say is part of an answer or nowhere.
+    # Messages of libtiff and Pillow appear only in answers.
     for log in (server.log, lenient.log):
         assert [line for line in log.splitlines() if not line.startswith("[")] == []

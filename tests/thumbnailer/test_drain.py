@@ -1,4 +1,4 @@
-"""A stop cuts off nobody, and several processes serve one socket."""
+"""A stop interrupts no request, and several processes serve one socket."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_ctrl_c_while_it_starts_shows_no_traceback(tmp_path: Path) -> None:
             arguments, env=environment("http://127.0.0.1:1"), stdout=log, stderr=log, start_new_session=True
         )
     servers.wait_until(lambda: b"listening" in log_path.read_bytes(), "listening")
-    # To the whole group, as a terminal does; the workers still import what they need.
+    # To the whole group, as a terminal does; the workers are still importing modules.
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(20) == 0
     assert "Traceback" not in log_path.read_text()
@@ -95,7 +95,7 @@ def test_two_processes_serve_one_inherited_socket_and_one_can_go(s3_server: str,
                 first.process.send_signal(signal.SIGTERM)
                 assert first.process.wait(30) == 0
                 before = second.log.count("status=200")
-                servers.wait_until(lambda: second.log.count("status=200") > before + 10, "the other serves on")
+                servers.wait_until(lambda: second.log.count("status=200") > before + 10, "the other one still serves")
             finally:
                 over.set()
             statuses = sum((load.result(30) for load in loads), Counter[int]())
@@ -103,7 +103,7 @@ def test_two_processes_serve_one_inherited_socket_and_one_can_go(s3_server: str,
 
 
 def _ask_until_refused(port: int, path: str) -> Counter[int]:
-    """The statuses on kept-alive connections, until none can be had. Any other end is an error."""
+    """The statuses on kept-alive connections, until connections are refused. Any other end is an error."""
     statuses: Counter[int] = Counter()
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -124,7 +124,7 @@ def _ask_until_refused(port: int, path: str) -> Counter[int]:
 
 
 def _ask_until(over: threading.Event, port: int, path: str) -> Counter[int]:
-    """The statuses of one request a connection."""
+    """The statuses of requests, each on a new connection."""
     statuses: Counter[int] = Counter()
     while not over.is_set():
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -140,7 +140,7 @@ def _ask_until(over: threading.Event, port: int, path: str) -> Counter[int]:
 
 @contextmanager
 def _heir(listener: socket.socket, directory: Path, endpoint: str) -> Iterator[Thumbnailer]:
-    """A server that was started with the socket, as systemd does it."""
+    """A server started with the socket, as by systemd."""
     directory.mkdir()
     serve = command("--workers=1", f"--cache_dir={directory / 'cache'}")
     code = (

@@ -1,4 +1,4 @@
-"""What goes wrong around a request has its status, and the next request is fine."""
+"""Each fault around a request has its status, and the next request succeeds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def faulty(s3: DigestS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 
 def stash(s3: DigestS3, data: bytes, md5: str | None = None) -> str:
-    """Puts the bytes under their md5, or under another one."""
+    """Puts the bytes under their md5, or under a given one."""
     bucket, _, prefix = BUCKET_BASE.partition("/")
     s3.buckets.add(bucket)
     md5 = md5 or hashlib.md5(data).hexdigest()
@@ -50,12 +50,12 @@ def _client(endpoint: str) -> Any:
 
 
 def new_picture() -> bytes:
-    """Bytes after the end of a JPEG change its md5 and nothing else."""
+    """A new md5: bytes after the end of a JPEG change nothing else."""
     return picture() + os.urandom(8)
 
 
 def gets(s3: DigestS3) -> int:
-    """Those of originals: a look whether they can be read is for one byte."""
+    """The GETs of originals, without readiness probes, which request one byte."""
     asked = list(s3.requests)
     return sum(each.method == "GET" and "range" not in each.headers for each in asked)
 
@@ -102,8 +102,8 @@ def test_s3_that_hangs_is_504_and_the_next_try_is_fine(s3: DigestS3, faulty: Thu
     s3.script("GET", Silence())
     before = gets(s3)
     assert faulty.get(form.format(md5)).status == 504
-    # The thread that waited for S3 tries once more, and would take the answer that the next test is to get.
-    servers.wait_until(lambda: gets(s3) - before == 2, "the second try of what was given up")
+    # The thread that waited for S3 retries, and would consume the answer meant for the next test.
+    servers.wait_until(lambda: gets(s3) - before == 2, "the retry of the abandoned request")
     assert faulty.get(form.format(md5)).status == 200
 
 
@@ -136,7 +136,7 @@ def test_cache_that_is_gone_costs_no_request(s3: DigestS3, tmp_path: Path) -> No
 def test_full_disk_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
     with _on_a_tiny_disk(tmp_path, s3.endpoint) as server:
         large, small = stash(s3, os.urandom(200_000)), stash(s3, new_picture())
-        # No picture, but it was fetched, checked and looked at.
+        # Not a picture, but it was fetched and checked.
         assert server.get(f"/clip/100x100/{large}").status == 415
         assert server.get(f"/clip/100x100/{small}").status == 200
         assert "cache_fault" in server.log
@@ -144,7 +144,7 @@ def test_full_disk_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
 
 @contextmanager
 def _on_a_tiny_disk(directory: Path, endpoint: str) -> Iterator[Thumbnailer]:
-    """A server whose cache lies on a disk of 64 KiB that nobody else sees."""
+    """A server whose cache is on a private disk of 64 KiB."""
     disk = directory / "disk"
     disk.mkdir()
     port = servers.free_port()

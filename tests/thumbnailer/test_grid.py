@@ -1,4 +1,4 @@
-"""The grid of levels and tiles: every pixel is in one tile of each level, and every tile is found again."""
+"""The grid of levels and tiles: every pixel is in exactly one tile of each level, and every tile is recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hundreds of files that are no pictures, or worse: each costs one answer below 500, and nobody else anything."""
+"""Hundreds of files that are not pictures, or hostile: each gets a status below 500, and affects no other request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def hostile_objects() -> list[bytes]:
 
 
 def _bomb() -> bytes:
-    """40,000 by 40,000 pixels in some kilobytes."""
+    """40,000 by 40,000 pixels in a few kilobytes."""
     out = io.BytesIO()
     PIL.Image.new("1", (40_000, 40_000)).save(out, "PNG")
     return out.getvalue()
@@ -58,7 +58,7 @@ def test_hostile_objects_cost_an_answer_each_and_no_worker(tmp_path: Path) -> No
         assert server.get(f"/clip/100x100/{good}").status == 200
         with health_watched(server), ThreadPoolExecutor(4) as threads:
             statuses = Counter(answer.status for answer in threads.map(server.get, paths))
-        # Some mutations leave a picture that can be drawn.
+        # Some mutations leave a valid picture.
         assert set(statuses) <= {200, 415, 422}, statuses
         assert statuses[415] > OBJECTS / 10
         assert "worker_replaced" not in server.log

@@ -1,4 +1,4 @@
-"""Whatever stands in a path, a query or a header, the answer is a picture or says that the request is wrong."""
+"""For any path, query or header the answer is a picture or a client error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Put = Callable[[bytes], str]
 KEY = "a key of the thumbnails"
 UNKNOWN = "f" * 32
 
-# Nothing is left out: st.characters() has lone surrogates, NUL, control characters and bidi marks.
+# All characters: st.characters() has lone surrogates, NUL, control characters and bidi marks.
 _ANY = st.text(st.characters(), max_size=30)
 _ODD = st.sampled_from(
     [
@@ -50,7 +50,7 @@ _ODD = st.sampled_from(
         "1,1,1,1",
     ]
 )
-# What an option takes, and what is nearly that.
+# Valid values of options, and almost valid ones.
 _ALMOST = st.text(string.digits + string.ascii_lowercase + ",.-+#", max_size=12)
 _VALUE = _ANY | _ODD | _ALMOST
 _WORDS = st.sampled_from(
@@ -85,7 +85,7 @@ def test_headers_of_conditions_are_read_whatever_they_hold(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def servers(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Thumbnailer]]:
-    """One that takes every request, one that demands pilbox's signature or ours, one with WebP."""
+    """One that accepts every request, one that requires pilbox's signature or ours, one with WebP."""
     directory: Path = tmp_path_factory.mktemp("hostile")
     with (
         thumbnailer(directory, s3_server) as plain,
@@ -96,7 +96,7 @@ def servers(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def status(server: Thumbnailer, target: bytes, header: bytes = b"") -> int:
-    """The status of the answer, over a connection of its own. Whatever cannot stand in a request line is left out."""
+    """The status of the answer, on a new connection. Characters that are not allowed in a request line are removed."""
     line = b"GET " + target.translate(None, b"\r\n \0") + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(line + header.translate(None, b"\r\n\0") + b"\r\n\r\n" if header else line + b"\r\n")

@@ -1,4 +1,4 @@
-"""Headers, content negotiation, the placeholder, metrics, and options that are wrong."""
+"""Headers, content negotiation, the placeholder, metrics, and wrong options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP/1.x on real connections: which of them end and say so, and the forms of a request target."""
+"""HTTP/1.x on real connections: which ones close and announce it, and the forms of a request target."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def read(answers: BinaryIO, method: str = "GET") -> Raw:
 
 
 def closed(answers: BinaryIO) -> bool:
-    """Whether nothing more comes; a connection that stays open lets this time out, which fails the test."""
+    """Whether the connection is closed; if it stays open, this times out and fails the test."""
     return answers.read(1) == b""
 
 
 def ask(server: Thumbnailer, line: str, *headers: str) -> tuple[Raw, bool]:
-    """The answer to one request, and whether the server then closed, seen by a second request."""
+    """The answer to one request, and whether the server then closed, tested by a second request."""
     with connection(server) as (client, answers):
         send(client, line, *headers)
         answer = read(answers, line.split()[0])
@@ -133,7 +133,7 @@ def test_requests_that_were_sent_at_once_are_answered_in_their_order(server: Thu
         send(client, "GET /nowhere HTTP/1.0")
         send(client, "GET /healthz HTTP/1.1", "Host: x")
         assert [read(answers).status for _ in range(3)] == [200, 200, 404]
-        # RFC 9112, 9.6: what came after the last request is not answered.
+        # RFC 9112, 9.6: requests after the last one are not answered.
         assert closed(answers)
 
 

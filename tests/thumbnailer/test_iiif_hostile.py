@@ -1,4 +1,4 @@
-"""Whatever stands in a IIIF path or header, the answer is a picture or says that the request is wrong."""
+"""For any IIIF path or header the answer is a picture or a client error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNKNOWN = "f" * 32
 MOST = (300, 200)
 OFFER = Offer(MOST, tuple(FORMATS))
 
-# Nothing is left out: st.characters() has lone surrogates, NUL, control characters and bidi marks.
+# All characters: st.characters() has lone surrogates, NUL, control characters and bidi marks.
 _ANY = st.text(st.characters(), max_size=30)
 _ODD = st.sampled_from(
     [
@@ -108,7 +108,7 @@ def test_headers_are_read_whatever_they_hold(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def servers(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Thumbnailer]]:
-    """One with small bounds, one that believes its proxy and shows damaged pictures."""
+    """One with small limits, one that trusts its proxy and shows damaged pictures."""
     directory: Path = tmp_path_factory.mktemp("hostile")
     small = [f"--max_resize_width={MOST[0]}", f"--max_resize_height={MOST[1]}"]
     with (
@@ -176,7 +176,7 @@ def test_no_original_whole_or_damaged_is_an_error_of_the_server(
             assert kind in others or original is not data or statuses == {200}, path
 
 
-# A PNG of one pixel that says it has 60000x60000.
+# A PNG with data for one pixel that claims 60000x60000.
 _LARGE_HEADER = (bytes.fromhex("0000000100000001"), bytes.fromhex("0000ea600000ea60"))
 
 

@@ -1,4 +1,4 @@
-"""IIIF over HTTP: statuses, headers, info.json, the public address, and what may not depend on the client."""
+"""IIIF over HTTP: statuses, headers, info.json, the public address, and parts that must not depend on the client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def md5(put: Put) -> str:
 
 @pytest.fixture(scope="module")
 def published(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
-    """A server with a public URL, a statement of rights, and small bounds."""
+    """A server with a public URL, a rights statement, and small limits."""
     rights = "http://rightsstatements.org/vocab/NoC-US/1.0/"
     options = ("--public_url=https://images.example.org/deep/", f"--iiif_rights={rights}", "--max_resize_width=600")
     with thumbnailer(tmp_path_factory.mktemp("published"), s3_server, *options, "--max_resize_height=500") as running:
@@ -130,7 +130,7 @@ def test_bounds_rights_and_public_url_are_in_the_information(published: Thumbnai
     assert second["@id"] == f"https://images.example.org/deep/iiif/2/{md5}"
     assert third["rights"] == second["license"] == "http://rightsstatements.org/vocab/NoC-US/1.0/"
     assert (third["maxWidth"], third["maxHeight"], third["maxArea"]) == (600, 500, 300_000)
-    # Levels and tiles beyond the bounds could not be asked for.
+    # Levels and tiles beyond the limits could not be requested.
     assert third["sizes"] == second["sizes"] == [{"width": 375, "height": 275}]
     assert "tiles" not in third
     answer = published.get(f"/iiif/3/{md5}/full/max/0/default.jpg")
@@ -175,7 +175,7 @@ def test_base_address_leads_to_the_information(server: Thumbnailer, md5: str, ve
     answer = server.get(f"/iiif/{version}/{md5}")
 
     assert (answer.status, answer.body) == (303, b"")
-    # Relative to the address that was asked for, whatever a proxy has made of it.
+    # Relative to the requested address, as rewritten by any proxy.
     assert answer.headers["Location"] == f"{md5}/info.json"
 
 
@@ -247,7 +247,9 @@ def test_head_and_validators_are_those_of_get(server: Thumbnailer, md5: str, ver
 
 
 def test_validator_needs_neither_the_picture_nor_s3(server: Thumbnailer, md5: str) -> None:
-    """Another picture has other addresses, so the validator of info.json follows from the address and the settings."""
+    """Another picture has another address, so the validator of info.json depends only on the address and
+    the settings.
+    """
     tag = server.get(f"/iiif/3/{md5}/info.json").headers["Etag"]
     misses = cache_misses(server)
 
@@ -497,7 +499,7 @@ def test_own_address_is_that_of_the_listening_end(local: object, expected: str) 
     assert own_address(local) == expected
 
 
-# --- what is kept ---------------------------------------------------------------------------------------------------
+# --- caches ---------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_are_kept_of_the_last_pictures_alone() -> None:

@@ -1,4 +1,4 @@
-"""The pixels that IIIF gives, beside a reference that has decoded everything and knows only numpy and Pillow."""
+"""The pixels of IIIF answers, compared with a reference that decodes everything with only numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Array = numpy.typing.NDArray[Any]
 MD5 = "0" * 32
 LEAST_SSIM = 0.97
 OFFER = Offer((4096, 4096), tuple(FORMATS))
-# Their palette is all that there is of the card: the reference is what they hold.
+# Their palette changes the card: the reference is their own content.
 OF_FEW_COLOURS = (
     "PNG with a palette",
     "PNG with a transparent palette",
@@ -56,12 +56,12 @@ def on_white(image: PIL.Image.Image) -> PIL.Image.Image:
 
 @cache
 def scene(kind: str) -> PIL.Image.Image:
-    """What an original of this kind shows, as colours on white."""
+    """The picture in an original of this kind, in colour on white."""
     sample = corpus.samples()[kind]
     if kind in OF_FEW_COLOURS:
         return on_white(PIL.Image.open(io.BytesIO(sample.data)))
     if kind == "JPEG with a profile":
-        # What JPEG loses of it is in no other colours.
+        # Losses of JPEG cause no other colours.
         red, green, blue = PIL.Image.open(io.BytesIO(sample.data)).split()
         return PIL.Image.merge("RGB", (green, red, blue))
     hole = sample.corners[3] == (255, 255, 255)
@@ -93,7 +93,7 @@ def reference(
     return image.point(lambda grey: 255 * (grey > 127)) if quality == "bitonal" else image
 
 
-# Path, and what it means for a picture of 360x240: region, size, rotation, quality.
+# Path, and its meaning for a picture of 360x240: region, size, rotation, quality.
 GRID = [
     ("full/max/0/default.png", (0, 0, 360, 240), (360, 240), "0", "default"),
     ("full/max/0/default.jpg", (0, 0, 360, 240), (360, 240), "0", "default"),
@@ -117,7 +117,7 @@ GRID = [
 @pytest.mark.parametrize("kind", corpus.KINDS)
 def test_pixels_equal_those_of_a_full_decode(kind: str) -> None:
     data, whole = corpus.samples()[kind].data, scene(kind)
-    # Dots of web colours are what JPEG and WebP blur, whoever writes them.
+    # Any encoder of JPEG and WebP blurs dots of web colours.
     left_out = ("jpg", "webp") if kind == "PNG with a palette" else ()
     wrong = {}
     for path, region, size, turn, quality in GRID:
@@ -147,7 +147,7 @@ def test_region_is_not_displaced_by_a_pixel(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", corpus.KINDS)
 def test_neighbouring_regions_are_seamless(kind: str) -> None:
-    """At half and at full size, cut where no block of a decoder begins."""
+    """At half and at full size, cut away from block edges of decoders."""
     data = corpus.samples()[kind].data
     for factor in (1, 2):
         whole = drawn(data, f"full/{360 // factor},{240 // factor}/0/default.png").convert("RGBA")
@@ -168,7 +168,7 @@ def assert_same(found: PIL.Image.Image, expected: PIL.Image.Image, tolerance: in
 
 
 def plate(size: tuple[int, int]) -> PIL.Image.Image:
-    """Rings that grow finer outwards, in two colours: half a pixel of displacement is seen everywhere."""
+    """Rings that become finer outwards, in two colours: a shift of half a pixel is visible everywhere."""
     y, x = numpy.mgrid[0 : size[1], 0 : size[0]].astype(numpy.float64)
     centre = size[0] / 3, size[1] / 3
     squares = (x - centre[0]) ** 2 + (y - centre[1]) ** 2
@@ -177,8 +177,8 @@ def plate(size: tuple[int, int]) -> PIL.Image.Image:
     return PIL.Image.fromarray(numpy.stack([rings, rings * 0.6 + slow * 0.4, slow], 2).astype(numpy.uint8))
 
 
-# In the first one, every pixel of a level is of whole pixels of the original. In the other one a level rounded up is a
-# little larger than its tiles at their scale: by how much half of a fine ring moves.
+# In the first one, every pixel of a level covers whole pixels of the original. In the other one a level is rounded up,
+# and so larger than its tiles at their scale, by about half of a fine ring.
 SIZES = {(1300, 1100): 0.995, (1301, 1099): LEAST_SSIM}
 LARGE: dict[str, tuple[str, dict[str, Any]]] = {
     "PNG": ("PNG", {"compress_level": 1}),
@@ -194,7 +194,7 @@ LARGE: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", LARGE)
 def test_announced_tiles_put_together_are_the_whole(kind: str, size: tuple[int, int]) -> None:
-    """Where one level of the grid stood for another, or a tile began a pixel too late, the rings would not meet."""
+    """With a wrong level, or a tile shifted by a pixel, the rings would not meet."""
     image_format, parameters = LARGE[kind]
     original = plate(size)
     data = corpus.encoded(original, image_format, **parameters)
@@ -221,7 +221,7 @@ def test_regions_are_those_of_the_upright_picture(orientation: int, image_format
 
 
 def test_regions_of_every_kind_of_tiff_are_those_of_the_whole() -> None:
-    """The tests of layouts say that the whole is right; libvips decodes half of them."""
+    """The tests of layouts cover whole pictures; libvips decodes half of the layouts."""
     shown = 0
     for kind in kinds():
         data = tiff_files.written(kind, pattern(kind), palette(kind))
@@ -287,7 +287,7 @@ def test_corners_of_a_turned_picture_are_transparent_or_white(kind: str, quality
 
 @pytest.mark.parametrize("degrees", ["0.5", "17", "45", "89.5", "133.3", "300", "359"])
 def test_turned_picture_has_the_size_of_the_formula(degrees: str) -> None:
-    """Of the implementation notes: no scaling, no space between the corners and the edges."""
+    """The formula of the implementation notes: no scaling, and corners that touch the edges."""
     angle = numpy.radians(float(degrees))
     cos, sin = abs(numpy.cos(angle)), abs(numpy.sin(angle))
     image = drawn(corpus.samples()["PNG"].data, f"full/max/{degrees}/default.png")

@@ -1,4 +1,4 @@
-"""The grammar of IIIF's Image API, what it makes of an original of some size, and the one way to write it."""
+"""The grammar of IIIF's Image API, its meaning for an original of a given size, and the canonical form."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_size_of_each_form(size: str, version_3: Size | None, version_2: Size | 
 @pytest.mark.parametrize(
     ("original", "size", "expected"),
     [
-        # Of a picture beyond the bounds, `max` is what fits; of a very flat one at least a pixel.
+        # For a picture beyond the limits, `max` is the largest that fits; for a very flat one at least a pixel.
         ((9000, 6000), "max", (1000, 667)),
         ((9000, 6000), "^max", (1000, 667)),
         ((9000, 6000), "!5000,5000", (1000, 667)),

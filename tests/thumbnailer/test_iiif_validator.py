@@ -1,7 +1,7 @@
-"""The validator of the IIIF consortium, at level 2, against a running server.
+"""Runs the validator of the IIIF consortium at level 2 against a running server.
 
-Its picture is a board of a hundred colours that stands in its own code. It draws places and sizes by chance; here each
-test begins with the same seed.
+Its picture is a board of a hundred colours, defined in its code. It chooses positions and sizes at random; here each
+test uses the same seed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Put = Callable[[bytes], str]
 
 LEVEL = 2
 _SQUARE_PX, _SQUARES = 100, 10
-# What the validator has of higher levels and we have too. Its tests of WebP, JPEG 2000 and PDF call a function that
-# Python 3 does not have, and that of upscaling expects of `^max` that the server allows no more than 1000 pixels.
+# Features of higher levels that the validator tests and we support. Its tests of WebP, JPEG 2000 and PDF call a
+# function that Python 3 lacks, and that of upscaling expects for `^max` that the server allows at most 1000 pixels.
 ABOVE_LEVEL_2 = {
     "format_gif",
     "format_tif",
@@ -38,7 +38,7 @@ BY_VERSION = {"2.0": {*ABOVE_LEVEL_2, "size_up"}, "3.0": ABOVE_LEVEL_2}
 
 
 def board() -> bytes:
-    """The picture that the validator asks for."""
+    """The validator's picture."""
     picture = PIL.Image.new("RGB", (_SQUARE_PX * _SQUARES, _SQUARE_PX * _SQUARES))
     for x, column in enumerate(ValidationInfo().colorInfo):
         for y, colour in enumerate(column):

@@ -1,4 +1,4 @@
-"""What is taken out of JPEGs makes no difference: detail at an eighth of the size, and rows below a crop."""
+"""Parts that are removed from JPEGs change nothing: details at an eighth of the size, and rows below a crop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_pixels_are_the_same_to_the_bit(mode: str, subsampling: str, options: di
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 17), (8, 300), (1600, 1400)], ids=str)
 def test_every_block_counts(size: tuple[int, int]) -> None:
-    # The last one has more blocks than one run of end-of-band codes can hold.
+    # The last one has more blocks than one end-of-band run can hold.
     whole = jpeg(size=size)
     assert at_an_eighth(means_alone(whole)).tobytes() == at_an_eighth(whole).tobytes()
 
@@ -73,7 +73,7 @@ def test_broken_files_raise_nothing() -> None:
     for _ in range(2000):
         broken = bytearray(whole)
         for _ in range(numbers.randrange(1, 4)):
-            # Mostly in the headers, which lie before the last scan.
+            # Mostly in the headers, which are before the last scan.
             broken[numbers.randrange(len(broken) if numbers.random() < 0.3 else 700)] = numbers.randrange(256)
         assert means_alone(bytes(broken))
 
@@ -88,7 +88,7 @@ def test_upper_rows_are_the_same_to_the_bit(mode: str, subsampling: str, options
     whole = jpeg(mode, subsampling=subsampling, **options)
     less, more = at_a_part(upper_rows(whole, 208), divisor), at_a_part(whole, divisor)
     assert less.size == (more.width, 208 // divisor)
-    # Colours are smoothed over the edge of a block, and into what is not there.
+    # Colours are smoothed over the edge of a block, into missing ones.
     same = (0, 0, more.width, 192 // divisor)
     assert less.crop(same).tobytes() == more.crop(same).tobytes()
 

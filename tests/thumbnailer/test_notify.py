@@ -1,4 +1,4 @@
-"""What systemd hears from a thumbnail server."""
+"""A thumbnail server's notifications to systemd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_systemd_hears_that_it_is_ready_that_it_lives_and_that_it_stops(tmp_path
         process = subprocess.Popen(serve, env={**environment("http://127.0.0.1:1"), **told})
         try:
             servers.wait_until(lambda: supervisor.received("READY") == ["1"], "ready")
-            servers.wait_until(lambda: len(supervisor.received("WATCHDOG")) > 2, "signs of life")
+            servers.wait_until(lambda: len(supervisor.received("WATCHDOG")) > 2, "pings")
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
         finally:

@@ -1,4 +1,4 @@
-"""Ten times what the server can do: 503 at once to what is too much, no growth, and all is well afterwards."""
+"""Ten times the server's capacity: the excess gets 503 at once, memory does not grow, and it recovers afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Put = Callable[[bytes], str]
 SECONDS = float(os.environ.get("OVERLOAD_SECONDS", "10"))
 MAX_QUEUE = 4
 WORKERS = 2
-# Who is told to come later waits for this long; without it the clients alone would need all of the machine.
+# Clients wait this long after a 503; otherwise they would use all of the machine.
 PAUSE_SECONDS = 0.1
 
 
@@ -30,7 +30,7 @@ PAUSE_SECONDS = 0.1
 def test_ten_times_its_capacity_gives_200_or_503_and_nothing_else(s3_server: str, put: Put, tmp_path: Path) -> None:
     path = f"/scale/1000x1000/{put(picture((1000, 800)))}"
     with thumbnailer(tmp_path, s3_server, TWO_WORKERS, f"--max_queue={MAX_QUEUE}") as server:
-        # Both workers have seen it, so that what they keep for good is counted before.
+        # Both workers have seen it, so that their permanent memory is included in the baseline.
         with ThreadPoolExecutor(WORKERS) as threads:
             assert {answer.status for answer in threads.map(server.get, [path] * 8)} == {200}
         before = process_tree.resident_mib(server.process.pid)

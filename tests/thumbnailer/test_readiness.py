@@ -1,4 +1,4 @@
-"""What /healthz says while the box cannot fetch originals, and whose fault it is."""
+"""/healthz while the box cannot fetch originals, with the cause."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.servers import wait_until
 from tests.thumbnailer.conftest import BUCKET_BASE, Thumbnailer, picture, thumbnailer
 
 BUCKET, _, PREFIX = BUCKET_BASE.partition("/")
-# The longest that a box may take after its role has come.
+# The maximum time after a box gets its role.
 BACK_SECONDS = 60
 
 
 def denied(action: str) -> Reply:
-    """As Amazon words it for a role of the same account."""
+    """Amazon's error for a role of the same account."""
     words = f"User: arn:aws:sts::1:assumed-role/r/i is not authorized to perform: {action} on resource: x"
     return Reply(403, f"<Error><Code>AccessDenied</Code><Message>{words}</Message></Error>".encode())
 
@@ -44,7 +44,7 @@ def becomes(server: Thumbnailer, status: int, seconds: float = BACK_SECONDS) -> 
 
 
 def looked(s3: DigestS3, looks: int) -> None:
-    wait_until(lambda: s3.methods().count("GET") >= looks, f"{looks} looks at S3")
+    wait_until(lambda: s3.methods().count("GET") >= looks, f"{looks} probes of S3")
 
 
 def test_role_that_comes_later_makes_the_box_well_without_a_restart(s3: DigestS3, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_role_that_may_only_read_objects_is_well(answer: Reply, s3: DigestS3, tm
     s3.script("GET", *[answer] * 3)
     with thumbnailer(tmp_path, s3.endpoint) as server:
         looked(s3, 1)
-        # An md5 that is not there: refused as well.
+        # A missing md5 is refused too.
         assert server.get(f"/clip/50x50/{'1' * 32}").status == 502
         looked(s3, 3)
         assert server.get(f"/clip/50x50/{stashed(s3, 1)}").status == 200

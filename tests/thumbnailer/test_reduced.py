@@ -1,4 +1,4 @@
-"""The reduced copy of an original changes what a thumbnail costs, and nothing that is seen of it."""
+"""The reduced copy of an original changes the cost of a thumbnail, but not its appearance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.thumbnailer.test_render_pictures import assert_corners
 
 SIDE = 120
 LIMITS = RenderLimits(reduced_side=SIDE)
-# What is decided about their colours is decided on the pixels as they are stored.
+# Decisions about colours use the stored pixels.
 WITHOUT_COPY = {
     "16-bit grey PNG",
     "16-bit grey TIFF",
@@ -79,7 +79,7 @@ def test_copy_stands_as_upright_as_its_original(image_format: str, orientation: 
 
 
 _PICTURES = {
-    # None of the sizes is a multiple of what it is reduced by.
+    # None of the sizes is a multiple of its reduction.
     "photo": lambda: make_samples.landscape().resize((1922, 1283), PIL.Image.Resampling.BICUBIC),
     "scan": lambda: make_samples.scan().resize((1243, 1606), PIL.Image.Resampling.BICUBIC),
     "lines": lambda: make_samples.colour_card().resize((1601, 1203), PIL.Image.Resampling.NEAREST),
@@ -89,7 +89,7 @@ _PICTURES = {
 
 
 def assert_alike(picture: PIL.Image.Image, reference: PIL.Image.Image, copy: Reduced) -> None:
-    """In brightness, and where the copy has fewer pixels for them in each of the colours."""
+    """Compares brightness, and each colour if the copy has fewer pixels for them."""
     assert ssim(picture, reference) > 0.97, (picture.size, copy.image.size)
     if copy.facts.mode == "YCbCr":
         for name in ("Cb", "Cr"):
@@ -99,7 +99,7 @@ def assert_alike(picture: PIL.Image.Image, reference: PIL.Image.Image, copy: Red
 
 @functools.lru_cache(maxsize=1)
 def original(name: str, image_format: str) -> tuple[bytes, PIL.Image.Image]:
-    """A file, and what is drawn in it."""
+    """A file, and its picture."""
     picture = _PICTURES[name]()
     data = (
         corpus.encoded(picture, "JPEG", progressive=True, quality=90)
@@ -109,7 +109,7 @@ def original(name: str, image_format: str) -> tuple[bytes, PIL.Image.Image]:
     return data, PIL.Image.open(io.BytesIO(data)).convert("RGB")
 
 
-# The side changes fastest, so that an original is made once for all three.
+# The side varies fastest, so that an original is generated once for all three.
 @pytest.mark.parametrize("side", [256, 400, 600])
 @pytest.mark.parametrize("image_format", ["JPEG", "progressive", "JPEG2000", "PNG", "WEBP"])
 @pytest.mark.parametrize("name", _PICTURES)
@@ -168,7 +168,7 @@ def test_copy_of_a_jpeg_with_colours_at_half_the_resolution_keeps_them_so(subsam
 def test_copy_of_a_jpeg_whose_markers_say_rgb_or_whose_colours_are_at_full_resolution_is_rgb() -> None:
     half = corpus.encoded(corpus.card(), "JPEG", subsampling="4:2:0")
     full = corpus.encoded(corpus.card(), "JPEG", subsampling="4:4:4")
-    # In the place of the JFIF marker that of Adobe, with 0 for RGB.
+    # Adobe's marker instead of JFIF's, with 0 for RGB.
     jfif = 2 + 2 + int.from_bytes(half[4:6], "big")
     adobe = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00" + half[jfif:]
     for data in (full, adobe):

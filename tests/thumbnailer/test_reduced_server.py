@@ -1,4 +1,4 @@
-"""The reduced copies in the cache: made behind the first answer, used for the next sizes, and never in the way."""
+"""The reduced copies in the cache: made after the first answer, used for further sizes, and never a cause of errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def s3() -> Iterator[DigestS3]:
 
 
 def new_picture() -> bytes:
-    """Bytes after the end of a JPEG change its md5 and nothing else."""
+    """A new md5: bytes after the end of a JPEG change nothing else."""
     return picture(SIZE) + os.urandom(8)
 
 
@@ -85,7 +85,7 @@ def test_further_sizes_come_from_the_copy_and_need_no_original(s3: DigestS3, tmp
         ask(server, md5, 160)
         assert gets(s3) == before
         assert lookups(server, "reduced") == 2
-        # What is too large for it needs the original once more.
+        # A size too large for the copy needs the original again.
         ask(server, md5, 400)
         assert gets(s3) == before + 1
 
@@ -122,7 +122,7 @@ def test_damaged_copy_spoils_no_answer_and_is_written_anew(s3: DigestS3, reducin
     }[damage]
     copy.write_bytes(damaged)
     assert ask(reducing, md5).body == first.body
-    servers.wait_until(lambda: copy.exists() and copy.read_bytes() == whole, "copy written anew")
+    servers.wait_until(lambda: copy.exists() and copy.read_bytes() == whole, "a new copy")
     assert ask(reducing, md5).body == first.body
     assert "worker_replaced" not in reducing.log
 
@@ -133,7 +133,7 @@ def test_worker_that_is_killed_leaves_no_half_copy(s3: DigestS3, tmp_path: Path)
             md5 = stash(s3, new_picture())
             body = ask(server, md5).body
             kill_workers(server)
-            # With a whole copy or with none, the next answer is the same.
+            # With a whole copy or without one, the next answer is the same.
             assert ask(server, md5).body == body
 
 
@@ -144,7 +144,7 @@ def test_full_disk_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
     port = servers.free_port()
     serve = command("--address=127.0.0.1", f"--port={port}", "--workers=1", f"--cache_dir={disk}", SIDE)
     log_path = tmp_path / "tiny.log"
-    # The original has room there, the copy has not.
+    # There is room for the original, but not for the copy.
     mounted = with_mounts([tiny_disk(disk, "128k")], serve)
     with servers.running(mounted, port, log_path, environment(s3.endpoint)) as process:
         server = Thumbnailer(port, process, log_path)
@@ -201,7 +201,7 @@ def test_setting_out_of_bounds_is_refused(value: str) -> None:
 def test_error_of_our_own_is_500_and_logged_once_with_its_traceback(
     s3_server: str, put: Callable[[bytes], str], tmp_path: Path
 ) -> None:
-    # Every interpreter imports it when it starts, the workers' too.
+    # Every interpreter imports it at its start, including the workers.
     (tmp_path / "sitecustomize.py").write_text(
         "from md5s3stash_thumbnailer.render import geometry\n"
         "def broken(*arguments):\n    return 1 // 0\n"

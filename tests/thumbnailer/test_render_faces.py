@@ -1,4 +1,4 @@
-"""`position=face` places a crop so that it holds the faces, and in the middle where there is none."""
+"""`position=face` places a crop around the faces, or in the middle without faces."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.thumbnailer import corpus
 from tests.thumbnailer.ssim import ssim
 
 FACE = PIL.Image.open(Path(__file__).parent / "pictures" / "astronaut.jpg")
-# Which closes the file.
+# It closes the file.
 FACE.load()
 SIDE = FACE.width
 # Fractions of its sides.
 FACE_MIDDLE = (0.55, 0.375)
-# The classifier may take a face to be a little off.
+# The classifier's position of a face may be slightly off.
 OFF_PX = range(-14, 15)
 
 
@@ -41,7 +41,7 @@ def cropped(data: bytes, width: int, height: int, **options: str) -> PIL.Image.I
 
 
 def assert_placed_by_face(picture: PIL.Image.Image, left: int, width: int) -> None:
-    """The picture is the cut of `scene(left)` that shares out what is cut away as the middle of the face divides it."""
+    """Asserts that the crop of `scene(left)` splits the removed width in the ratio of the face's centre."""
     start = (width - SIDE) * (left + FACE_MIDDLE[0] * SIDE) / width
     whole = scene(left, width=width)
     cuts = [whole.crop((round(start + off), 0, round(start + off) + SIDE, SIDE)) for off in OFF_PX]

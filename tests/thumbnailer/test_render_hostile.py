@@ -1,4 +1,4 @@
-"""Whatever is wrong with a picture ends as an error of ours, which is answered with a 4xx; nothing else escapes."""
+"""Every faulty picture raises one of our errors, which is answered with a 4xx; no other error escapes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_mutated_file_is_a_thumbnail_or_refused(kind: str) -> None:
     for _ in range(MUTATIONS_OF_EACH_KIND):
         data = bytearray(original)
         for _ in range(dice.choice((1, 2, 8, 64))):
-            # Half of them in the header, where most of the decisions are made.
+            # Half of them in the header, where most decisions are made.
             place = dice.randrange(min(len(data), dice.choice((200, len(data)))))
             data[place] = dice.choice((0, 255, dice.randrange(256), data[place] ^ 1 << dice.randrange(8)))
         is_thumbnail_or_refused(bytes(data))
@@ -76,7 +76,7 @@ def test_truncated_picture_is_never_shown_as_if_it_were_whole(kind: str, part: f
 
 def test_jpeg_without_its_last_bytes_is_refused() -> None:
     upright = corpus.encoded(corpus.card((240, 360)), "JPEG")
-    # Of the second one a crop needs the upper rows alone.
+    # A crop of the second one needs only the upper rows.
     for data in (corpus.samples()["baseline JPEG"].data, upright):
         for missing in (2, 3, 20, len(data) // 8):
             with pytest.raises(NotAnImage):
@@ -199,7 +199,7 @@ def test_tiff_whose_directories_run_in_a_circle_ends() -> None:
 
 @pytest.mark.parametrize("image_format", ["EPS", "PDF", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "ICNS"])
 def test_format_that_is_not_on_the_list_is_refused(image_format: str) -> None:
-    # Even where something else in the process has loaded all that Pillow knows.
+    # Even if other code in the process has loaded all of Pillow's plugins.
     PIL.Image.init()
     with pytest.raises(NotAnImage):
         thumbnail(corpus.encoded(PIL.Image.new("RGB", (64, 64)), image_format))

@@ -1,4 +1,4 @@
-"""Sizes are plain pilbox's to the pixel, and pictures look as if all had been decoded and filtered by Lanczos."""
+"""Sizes match plain pilbox's to the pixel, and pictures look fully decoded and filtered by Lanczos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from samples import make_samples
 from tests.thumbnailer import corpus
 from tests.thumbnailer.ssim import ssim
 
-# Its own class, with all that we do not use.
+# Pilbox's own class, including the parts that we do not use.
 _Pilbox: Any = Image
 
 MODES = ("adapt", "clip", "crop", "fill", "scale")
@@ -53,7 +53,7 @@ def test_sizes_are_those_of_plain_pilbox(original: tuple[int, int], mode: str) -
     data = corpus.encoded(corpus.card(original), "JPEG")
     proportion = original[0] / original[1]
     for width, height in itertools.product(SIDES, SIDES):
-        # Where a side would come out as 0, pilbox fails and we give one pixel.
+        # For a side of 0, pilbox fails and we return one pixel.
         if 0 in (width or int(height * proportion), height or int(width / proportion)):
             continue
         expected = plain_pilbox(data, mode, width, height, {}).size
@@ -69,7 +69,7 @@ def test_pictures_are_those_of_plain_pilbox(image_format: str, options: dict[str
         expected = plain_pilbox(data, mode, *size, options)
         got = ours(data, mode, *size, options)
         assert (got.size, got.format) == (expected.size, expected.format)
-        # For clip and fill pilbox lets libjpeg reduce first, which shows where a filter does not average.
+        # For clip and fill pilbox lets libjpeg reduce first, which is visible with filters that do not average.
         if (image_format, options) != ("JPEG", {"filter": "nearest"}):
             assert ssim(got, expected) > 0.97, size
 
@@ -101,7 +101,7 @@ _PICTURES = {
 }
 
 
-# Not when pytest collects, which each of its processes does.
+# Not during pytest's collection, which runs in each of its processes.
 @functools.cache
 def drawn(name: str) -> PIL.Image.Image:
     return _PICTURES[name]()

@@ -1,4 +1,4 @@
-"""Every kind of original comes out upright, in the right colours and as something that browsers show."""
+"""Every kind of original becomes upright, in the right colours and in a format that browsers show."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def drawn(data: bytes, mode: str = "clip", width: int = 90, height: int = 60, **
 
 
 def assert_corners(picture: PIL.Image.Image, expected: tuple[corpus.Colour, ...], tolerance: int = 14) -> None:
-    """Where nothing is, white shows."""
+    """Transparent parts show white."""
     page = PIL.Image.new("RGBA", picture.size, "white")
     page.alpha_composite(picture.convert("RGBA"))
     found = corpus.corners_of(page)

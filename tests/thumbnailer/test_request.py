@@ -1,4 +1,4 @@
-"""The strings of a request become one value within bounds, or are refused with pilbox's code for the fault."""
+"""The strings of a request become one value within limits, or are refused with pilbox's error code."""
 
 from __future__ import annotations
 

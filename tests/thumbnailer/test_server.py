@@ -1,4 +1,4 @@
-"""The server as a process: its start, its settings, its stop, and what it does while S3 or a worker is gone."""
+"""The server as a process: its start, its settings, its stop, and its behaviour without S3 or a worker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Put = Callable[[bytes], str]
 
 
 def start(*options: str, endpoint: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-    """Runs a server that should not come up."""
+    """Runs a server that should fail to start."""
     return subprocess.run(
         command(*options), env=environment(endpoint, **more), capture_output=True, text=True, timeout=30, check=False
     )
@@ -84,7 +84,7 @@ def test_taken_port_is_one_line_and_exit_1() -> None:
 
 
 def test_missing_pilbox_is_one_line_with_the_command_that_installs_it(tmp_path: Path) -> None:
-    # A finder ahead of all others that knows of no pilbox: as if the package were not installed.
+    # An import hook that hides pilbox: as if the package were not installed.
     hide = "import sys\nclass Hide:\n    def find_spec(self, name, path=None, target=None):\n"
     hide += (
         "        if name == 'pilbox':\n            raise ModuleNotFoundError(\"No module named 'pilbox'\", name=name)\n"
@@ -116,7 +116,7 @@ def test_options_become_the_defaults_of_every_request(s3_server: str, put: Put, 
     with thumbnailer(tmp_path, s3_server, "--position=face", "--background=00ff00", "--retain=99", config) as server:
         answer = server.get(f"/adapt/100x100/{put(picture((400, 100)))}")
         assert (answer.headers["Content-Type"], answer.image.size) == ("image/png", (100, 100))
-        # --retain=99 makes adapt fill where it would crop, and fill shows the background.
+        # --retain=99 makes adapt fill instead of crop, and fill shows the background.
         assert answer.image.convert("RGB").getpixel((50, 2)) == (0, 255, 0)
         assert server.get(f"/crop/50x50/{put(picture())}").status == 200
 
@@ -208,7 +208,7 @@ def test_s3_that_hangs_is_504_and_blocks_nobody(tmp_path: Path) -> None:
             assert server.get("/healthz").status == 200
             assert not waiting.done()
             assert (waiting.result().status, waiting.result().json["error_code"]) == (504, 304)
-            # The thread that still waits for S3 does not keep the server from ending.
+            # A thread that still waits for S3 does not prevent the server's end.
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(5) == 0
 
@@ -243,7 +243,7 @@ def test_worker_killed_while_it_renders_costs_that_request_alone(
         workers = _render_workers(server)
         before = _cpu_ticks(workers)
         running = threads.submit(server.get, slow)
-        servers.wait_until(lambda: _cpu_ticks(workers) > before + 10, "a worker at its picture")
+        servers.wait_until(lambda: _cpu_ticks(workers) > before + 10, "a worker that renders")
         for pid in workers:
             os.kill(pid, number)
         assert (running.result().status, running.result().json["error_code"]) == expected
@@ -252,7 +252,7 @@ def test_worker_killed_while_it_renders_costs_that_request_alone(
 
 
 def _cpu_ticks(pids: list[int]) -> int:
-    """The hundredths of a second that the processes have computed."""
+    """The CPU time of the processes, in hundredths of a second."""
     return sum(int(servers.stat_fields(pid)[11]) for pid in pids)
 
 
@@ -261,21 +261,21 @@ def test_picture_that_outgrows_the_memory_of_a_worker_is_422(s3_server: str, put
     with thumbnailer(tmp_path, s3_server, f"--worker_memory={64 * 1024 * 1024}") as server:
         assert server.get(f"/clip/100x100/{large}").status == 422
         assert server.get(f"/clip/100x100/{put(picture())}").status == 200
-        # It was the worker's own end of the request, and not its end.
+        # The worker ended the request, and not itself.
         assert "worker_replaced" not in server.log
 
 
 def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path: Path) -> None:
     md5 = put(picture((400, 300), "PNG"))
     with thumbnailer(tmp_path, s3_server, TWO_WORKERS, "--render_timeout=1") as server:
-        # Both workers have answered once, so that it is the pictures that take too long.
+        # Both workers have answered once, so that only the pictures take too long.
         with ThreadPoolExecutor(2) as threads:
             assert {answer.status for answer in threads.map(server.get, [f"/scale/40x40/{md5}"] * 8)} == {200}
         hung = _stop_workers(server)
         for _ in hung:
             answer = server.get(f"/scale/50x50/{md5}")
             assert (answer.status, answer.json["error_code"]) == (422, 205)
-        # A worker that went on would hand its late answer to a later request.
+        # A worker that continued would give its late answer to a later request.
         assert {server.get(f"/scale/40x40/{md5}").image.size for _ in range(4)} == {(40, 40)}
         assert not set(hung) & set(_render_workers(server))
 
@@ -355,7 +355,7 @@ def test_stop_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
 
 
 def _stop_workers(server: Thumbnailer) -> list[int]:
-    """Both workers, at a standstill."""
+    """Stops both workers; returns their ids."""
     servers.wait_until(lambda: len(_render_workers(server)) == 2, "two workers")
     workers = _render_workers(server)
     for pid in workers:
@@ -367,7 +367,7 @@ def _stop_workers(server: Thumbnailer) -> list[int]:
 def _render_workers(server: Thumbnailer) -> list[int]:
     """The render processes of the server; multiprocessing's resource tracker is another child."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    # A worker that replaces another one is started by the thread that noticed.
+    # The thread that notices a dead worker starts its replacement.
     for task in Path(f"/proc/{server.process.pid}/task").iterdir():
         children += (task / "children").read_text().split()
     return sorted({int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()})
@@ -375,7 +375,7 @@ def _render_workers(server: Thumbnailer) -> list[int]:
 
 @contextmanager
 def _breaker(s3_server: str) -> Iterator[tuple[str, threading.Event, threading.Event]]:
-    """A way to S3 that says when it is asked for an original, and lets nothing through until it is told to."""
+    """A relay to S3 with an event for the first request for an original, which passes nothing before another event."""
     asked, go_on = threading.Event(), threading.Event()
     connections = itertools.count(1)
     target = urlsplit(s3_server)
@@ -383,7 +383,7 @@ def _breaker(s3_server: str) -> Iterator[tuple[str, threading.Event, threading.E
 
     def pass_on(client: socket.socket) -> None:
         with client, socket.create_connection((str(target.hostname), int(target.port or 0))) as upstream:
-            # The first is the server's own look whether originals can be read.
+            # The first is the server's readiness probe.
             if next(connections) > 1:
                 asked.set()
             go_on.wait(20)
@@ -421,4 +421,4 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
     except OSError:
-        return  # One side has gone, and with it whoever waited for the bytes.
+        return  # One side has closed; no reader is left.

@@ -1,4 +1,4 @@
-"""A signed URL holds for one path, one query and until its time; pilbox's signature stays for old callers."""
+"""A signed URL is valid for one path and query until it expires; pilbox's signature still works for old callers."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_signing_needs_nothing_of_the_server() -> None:
     assert result.stdout == "set()\n"
 
 
-# What a request may hold: lone surrogates, NUL, control characters and bidi marks among it.
+# Any characters of a request, including lone surrogates, NUL, control characters and bidi marks.
 _HOSTILE = st.text(st.characters(), max_size=40) | st.sampled_from(
     ["\ud800", "\0", "\u202e", "9" * 4000, "[" * 2000, "%", "%zz", "%ff", "signature=", "&expires=1", "?&&"]
 )
@@ -203,7 +203,7 @@ def test_pilbox_signature_stays_for_old_callers(s3_server: str, put: Put, tmp_pa
         assert server.get(sign(target, KEY, in_a_minute())).status == 200
         assert refusal(server, f"{target}?{sign_as_pilbox(KEY, 'q=80')}")[:2] == (403, 101)
         assert refusal(server, sign(target, "old", in_a_minute()))[:2] == (403, 101)
-        # Who brings the new one is judged by it: an old one beside it does not save him.
+        # A request with a new signature is checked by it, even if it also has a valid old one.
         beside = sign(target, GUESS, in_a_minute())
         assert refusal(server, f"{target}?{sign_as_pilbox('old', beside.partition('?')[2])}")[:2] == (403, 101)
         for sig in ("", "%ff", "%00", "%C3%A4", "0" * 40):

@@ -1,4 +1,4 @@
-"""Thumbnails over HTTP: sizes, options, headers, and the status of whatever is wrong with a request or a picture."""
+"""Thumbnails over HTTP: sizes, options, headers, and the status for wrong requests and pictures."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_what_is_no_image_is_415(server: Thumbnailer, put: Put, original: bytes)
 
 
 def test_decompression_bomb_is_422(server: Thumbnailer, put: Put) -> None:
-    # Above its limit Pillow warns, above twice the limit it refuses: both must end the same way.
+    # Above its limit Pillow warns, above twice the limit it refuses: both must have the same result.
     for side in (12_000, 50_000):
         md5 = put(_black_png(side))
         answer = server.get(f"/clip/100x100/{md5}")
@@ -277,7 +277,7 @@ def _mean_blue(server: Thumbnailer, path: str) -> float:
 
 
 def _black_png(side: int) -> bytes:
-    """A PNG of one bit a pixel that says it has this side. The data are 12,000 rows, some kilobytes."""
+    """A PNG with one bit per pixel that claims this side length. It has data for 12,000 rows, a few kilobytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

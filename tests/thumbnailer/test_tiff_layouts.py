@@ -1,4 +1,4 @@
-"""Every layout of TIFF is shown as the values that were written, or refused: never as something else."""
+"""Every layout of TIFF is shown with the written values, or refused: never with other values."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from tests.thumbnailer.tiff_truth import BACKGROUND, expected, palette, pattern
 
 _GREYS = (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO)
 _KNOWN = (*_GREYS, tiff.RGB, tiff.PALETTE, tiff.CMYK, tiff.YCBCR, tiff.CIELAB)
-# In steps of 255: what rounding, resampling of alpha and (JPEG) loss may change.
+# Steps of 255 by which rounding, resampling of alpha and (JPEG) loss may change values.
 _TOLERANCE, _TOLERANCE_OF_LOSS = 2.0, 5.0
 # Little CMS computes with eight bits of L, a and b.
 _TOLERANCE_OF_LAB = 4.0
 
 
 def _is_for_libvips_alone(kind: Layout) -> bool:
-    """What Pillow does not decode to the values that were written."""
+    """Layouts that Pillow does not decode to the written values."""
     photometric, bits, extra = kind.photometric, kind.bits, kind.extra
     if kind.sample_format != tiff.UNSIGNED:
         return bits == 8 or photometric == tiff.RGB or (kind.sample_format == tiff.FLOAT and bits == 16)
@@ -59,7 +59,7 @@ def _is_for_libvips_alone(kind: Layout) -> bool:
 
 
 def _is_for_pillow_alone(kind: Layout) -> bool:
-    """What libvips decodes to other values, or not at all."""
+    """Layouts that libvips decodes to other values, or not at all."""
     has_known_extra = kind.photometric == tiff.PALETTE and bool(kind.extra)
     is_plain_lab = kind.photometric == tiff.CIELAB and kind.bits == 8 and not kind.extra
     return kind.photometric == tiff.YCBCR or has_known_extra or is_plain_lab or kind.bits == 12
@@ -91,11 +91,11 @@ REFUSED: dict[str, Callable[[Layout], bool]] = {
         (it.sample_format == tiff.SIGNED and it.photometric != tiff.BLACK_IS_ZERO)
         or (it.sample_format == tiff.FLOAT and it.photometric not in (tiff.BLACK_IS_ZERO, tiff.RGB))
     ),
-    "nothing says what extra samples of these mean": lambda it: (
+    "the meaning of extra samples is not defined for these": lambda it: (
         (it.photometric in _GREYS and it.bits == 32 and bool(it.extra))
         or (it.photometric in (tiff.PALETTE, tiff.CMYK) and it.extra == (tiff.ASSOCIATED,))
     ),
-    "masks, ICC Lab, ITU Lab, logarithmic and raw values are no pictures to libvips": lambda it: (
+    "libvips does not read masks, ICC Lab, ITU Lab, logarithmic and raw values as pictures": lambda it: (
         it.photometric not in _KNOWN
     ),
     "libvips was built without LZMA and Zstandard": lambda it: (
@@ -117,10 +117,8 @@ MEANT: dict[str, Callable[[Layout], bool]] = {
     "libvips shows YCbCr as if it were red, green and blue": lambda it: (
         it.photometric == tiff.YCBCR and it.compression != tiff.JPEG
     ),
-    "an unspecified extra sample is no alpha, which libvips takes it for": lambda it: (
-        it.extra[:1] == (tiff.UNSPECIFIED,)
-    ),
-    "32 bits and floats are scaled to what they hold, where libvips clips them at 255": lambda it: (
+    "an unspecified extra sample is not alpha, as libvips assumes": lambda it: it.extra[:1] == (tiff.UNSPECIFIED,),
+    "32 bits and floats are scaled to their range, where libvips clips them at 255": lambda it: (
         it.photometric in _GREYS and (it.bits == 32 or it.sample_format == tiff.FLOAT)
     ),
 }
@@ -136,7 +134,7 @@ def shown(data: bytes, **options: str) -> Values:
 
 
 def by_libvips(data: bytes) -> Values | None:
-    """The same by libvips; None where it does not decode it."""
+    """The same by libvips; None if it does not decode the file."""
     try:
         image = pyvips.Image.tiffload_buffer(data, fail_on="error").colourspace("srgb").cast("uchar")
         image = image[:4] if image.bands > 4 else image
@@ -169,14 +167,14 @@ def faults_of(kind: Layout) -> Iterator[str]:
             yield f"shown, though {reasons[0]}: {layout}"
             continue
         truth = expected(layout, values, colours)
-        # Numbers of a palette are not what JPEG is to be lossy with.
+        # JPEG must not compress palette indexes, because it is lossy.
         is_known = layout.photometric != tiff.PALETTE or layout.compression != tiff.JPEG
         if is_known and (truth is None or not is_close(ours, truth, layout)):
-            yield f"not what was written: {layout}"
+            yield f"not the written values: {layout}"
         theirs = by_libvips(data)
         is_meant = any(applies(layout) for applies in MEANT.values())
         if theirs is not None and not is_meant and not is_close(ours, theirs, layout):
-            yield f"not what libvips shows: {layout}"
+            yield f"not the values of libvips: {layout}"
 
 
 @pytest.mark.parametrize("kind", list(kinds()), ids=str)
@@ -218,7 +216,7 @@ def test_an_old_jpeg_in_a_tiff_is_shown() -> None:
     out = io.BytesIO()
     PIL.Image.new("RGB", (16, 16), (150, 80, 40)).save(out, "JPEG")
     jpeg = out.getvalue()
-    # Where the whole JPEG is: behind the eight bytes of the header.
+    # The whole JPEG follows the eight bytes of the header.
     tags = ((278, 4, (16,)), (513, 4, (8,)), (514, 4, (len(jpeg),)), (530, 3, (2, 2)))
     layout = Layout(8, tiff.YCBCR, compression=tiff.OLD_JPEG, tags=tags)
     data = tiff.from_strips(layout, (16, 16), [jpeg])
@@ -267,7 +265,7 @@ def test_ink_with_alpha_is_converted_by_its_profile() -> None:
     values = numpy.full((20, 24, 5), 255, numpy.uint8)
     values[:10, :, 4] = 0
     pixels = shown(tiff.written(layout, values))
-    # The profile prints white whatever the inks are; the upper half is transparent.
+    # The profile shows white for all inks; the upper half is transparent.
     assert numpy.abs(pixels[12:] - 255).max() <= 4
     assert numpy.abs(pixels[:8] - BACKGROUND).max() <= 1
 
@@ -289,7 +287,7 @@ def test_too_many_pixels_are_refused_before_libvips_is_asked() -> None:
 def test_a_tiff_that_is_cut_off_anywhere_is_refused(kind: Layout) -> None:
     data = tiff.written(replace(kind, big_endian=True), pattern(kind))
     for length in range(0, len(data), 41):
-        # Its directory is behind the pixels.
+        # Its directory is after the pixels.
         with pytest.raises(NotAnImage):
             shown(data[:length])
         assert tiff_header.read(io.BytesIO(data[:length])) is None
@@ -352,7 +350,7 @@ def test_a_tiff_that_needs_more_memory_than_a_worker_has_is_one_of_too_many_pixe
     with thumbnailer(tmp_path, s3_server, f"--worker_memory={64 * 1024 * 1024}") as server:
         assert server.get(f"/clip/200x200/{put(large)}").status == 422
         assert server.get("/healthz").status == 200
-    # Half a second of work takes long on a machine that is busy otherwise.
+    # Half a second of work takes long on a busy machine.
     with thumbnailer(tmp_path, s3_server, "--render_timeout=100") as server:
         assert server.get(f"/clip/200x200/{put(large)}").status == 200
         assert server.get(f"/clip/200x200/{put(small)}").status == 200

@@ -1,4 +1,4 @@
-"""What stands beside the pixels of a picture: transparency, profile and orientation, in every kind of file."""
+"""Data beside the pixels: transparency, profile and orientation, in every kind of file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def by_libvips(data: bytes) -> Any:
 
 
 def rows_of(kind: int, depth: int) -> list[list[int]]:
-    """Different samples, the smallest and the greatest of a depth among them."""
+    """Different samples, including the smallest and the greatest of a depth."""
     width, height = _SIZE
     top = 2**depth - 1
     count = width * SAMPLES[kind]
@@ -71,7 +71,7 @@ def test_every_kind_of_png_looks_as_libvips_shows_it(kind: int, depth: int, is_t
     data = png_files.written(kind, depth, rows, before)
     ours, theirs = numpy.asarray(shown(data)).astype(int), by_libvips(data)
     assert numpy.abs(ours[:, :, 3] - theirs[:, :, 3]).max() <= 1
-    # Nobody sees the colour of a transparent pixel.
+    # The colour of a transparent pixel is invisible.
     assert (numpy.abs(ours - theirs).max(axis=2) * (theirs[:, :, 3] > 0)).max() <= 1
 
 
@@ -133,7 +133,7 @@ def turned(image_format: str, orientation: int | None, xmp: bytes | None, size: 
         exif[_ORIENTATION] = orientation
     options: dict[str, Any] = {"exif": exif}
     if image_format == "PNG" and xmp:
-        # Behind the pixels: Pillow finds it once they are decoded.
+        # After the pixels: Pillow finds it only when they are decoded.
         text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
         plain = encoded(picture, "PNG", **options)
         return plain[:33] + text + plain[33:]
@@ -178,7 +178,7 @@ def test_what_turns_an_avif_turns_it_once_and_stands_in_the_report(
 
 def test_exif_does_not_turn_an_avif(tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
-    # Pillow writes the orientation as irot: here another tag becomes the orientation afterwards.
+    # Pillow writes the orientation as irot: here another tag is changed into the orientation afterwards.
     exif[0x0128] = 6
     data = encoded(PIL.Image.new("RGB", (64, 32)), "AVIF", exif=exif.tobytes())
     before, after = (struct.pack(">HHIH", tag, 3, 1, 6) for tag in (0x0128, _ORIENTATION))

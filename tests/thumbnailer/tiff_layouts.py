@@ -1,4 +1,4 @@
-"""Every layout of TIFF that the tests show: what is in a pixel, times how pixels are stored."""
+"""Every layout of TIFF in the tests: the kinds of pixels, times the ways of storage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SUBSAMPLED_1_1 = (530, 3, (1, 1))
 
 
 def kinds() -> Iterator[Layout]:
-    """What a pixel is."""
+    """The kinds of pixels."""
     for photometric in (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO):
         for bits in _WHOLE:
             for extra in _ALPHAS if bits >= 8 else ((),):
@@ -50,12 +50,12 @@ def kinds() -> Iterator[Layout]:
     yield Layout(32, tiff.CIELAB, tiff.FLOAT)
     yield Layout(16, tiff.LOG_L, tiff.SIGNED)
     yield Layout(16, tiff.LOG_LUV, tiff.SIGNED)
-    # Raw values of a sensor.
+    # Raw sensor values.
     yield Layout(16, 32803)
 
 
 def storages(kind: Layout) -> Iterator[Layout]:
-    """How its pixels can be stored."""
+    """The ways to store pixels of this kind."""
     yield kind
     for compression in (tiff.PACKBITS, tiff.LZW, tiff.DEFLATE, tiff.OLD_DEFLATE, tiff.LZMA, tiff.ZSTD, tiff.LERC):
         yield replace(kind, compression=compression)
@@ -92,5 +92,5 @@ def storages(kind: Layout) -> Iterator[Layout]:
 
 
 def layouts() -> list[Layout]:
-    """All of them, each once."""
+    """All layouts, each once."""
     return list(dict.fromkeys(storage for kind in kinds() for storage in storages(kind)))

@@ -1,4 +1,4 @@
-"""What a TIFF of known values is to look like, by the rules of docs/thumbnails.md, computed without any decoder."""
+"""The expected picture of a TIFF with known values, by the rules of docs/thumbnails.md, computed without a decoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support import tiff_files as tiff
 from tests.support.tiff_files import Layout, Values
 
 BACKGROUND = 128.0
-# From XYZ with the white of D50, which Lab of files has, to linear sRGB (Bradford).
+# From XYZ with white point D50, as for Lab in files, to linear sRGB (Bradford).
 _TO_SRGB = numpy.array(
     [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
 )
@@ -16,7 +16,7 @@ _D50 = numpy.array([0.9642, 1.0, 0.8249])
 
 
 def expected(layout: Layout, values: Values, palette: Values | None = None) -> Values | None:
-    """Red, green and blue from 0 to 255, over a grey background where there is alpha. None: TIFF does not say."""
+    """Red, green and blue from 0 to 255, with alpha over a grey background. None if TIFF does not define it."""
     colours = _colours(layout, values, palette)
     if colours is None or not layout.extra or layout.extra[0] == tiff.UNSPECIFIED:
         return colours
@@ -27,7 +27,7 @@ def expected(layout: Layout, values: Values, palette: Values | None = None) -> V
 
 
 def _share(layout: Layout, values: Values) -> Values:
-    """From 0 to 1."""
+    """The values from 0 to 1."""
     return values.astype(float) if layout.sample_format == tiff.FLOAT else values / float(2**layout.bits - 1)
 
 
@@ -51,7 +51,7 @@ def _colours(layout: Layout, values: Values, palette: Values | None) -> Values |
 
 
 def _grey(layout: Layout, values: Values, share: Values) -> Values:
-    """Whole numbers without a sign of up to 16 bits by their range; others by the least usual range that holds them."""
+    """Unsigned integers of up to 16 bits by their range; others by the smallest common range that holds the values."""
     if layout.sample_format == tiff.SIGNED and layout.bits == 8:
         return numpy.maximum(values, 0).astype(float)
     if layout.sample_format == tiff.UNSIGNED and layout.bits <= 16:
@@ -79,7 +79,7 @@ def _from_lab(layout: Layout, values: Values) -> Values:
 
 
 def pattern(layout: Layout, width: int = 24, height: int = 20) -> Values:
-    """Known values for a layout, of every size; of Lab those that a screen can show."""
+    """Known values for a layout over the whole range; for Lab those that a screen can show."""
     values = tiff.pattern(layout, width, height)
     if layout.photometric == tiff.CIELAB and layout.sample_format == tiff.UNSIGNED:
         half, top = 2 ** (layout.bits - 1), 2**layout.bits
@@ -90,7 +90,7 @@ def pattern(layout: Layout, width: int = 24, height: int = 20) -> Values:
 
 
 def palette(layout: Layout) -> Values | None:
-    """Three rows of sixteen bits."""
+    """A palette of three rows with 16 bits."""
     if layout.photometric != tiff.PALETTE:
         return None
     return numpy.arange(3 * 2**layout.bits).reshape(3, -1) * 40503 % 65536
