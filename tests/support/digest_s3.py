@@ -126,15 +126,18 @@ class DigestS3(HttpServer):
         self.buckets: set[str] = set()
         self.uploads: dict[str, _Upload] = {}
         self.lock = threading.Lock()
-        self._script: defaultdict[str, deque[Scripted]] = defaultdict(deque)
+        self._script: defaultdict[tuple[str, str], deque[Scripted]] = defaultdict(deque)
         self._always: dict[str, Scripted] = {}
         self._upload_ids = (f"upload-{number}" for number in itertools.count(1))
         super().__init__(_Handler)
         self.endpoint = f"http://127.0.0.1:{self.port}{oddities.path}"
 
-    def script(self, method: str, *answers: Scripted) -> None:
-        """Sets the answers to the next object requests by this method, or LIST; afterwards it serves normally."""
-        self._script[method].extend(answers)
+    def script(self, method: str, *answers: Scripted, key: str = "") -> None:
+        """Sets the answers to the next object requests by this method, or LIST; afterwards it serves normally.
+
+        With `key`, the end of a key, they are for its requests alone: a server may check in between what it can read.
+        """
+        self._script[method, key].extend(answers)
 
     def put(self, bucket: str, key: str, data: bytes, **headers: str) -> None:
         """Adds an object without a request. `headers` are returned by a HEAD, with _ for -."""
@@ -161,10 +164,12 @@ class DigestS3(HttpServer):
         """The methods of all object requests, in order."""
         return [asked.method for asked in self.requests if asked.target.count("/") > 1]
 
-    def next_answer(self, method: str) -> Scripted:
+    def next_answer(self, method: str, target: str) -> Scripted:
         with self.lock:
-            script = self._script[method]
-            return script.popleft() if script else self._always.get(method, Served())
+            for (scripted, key), script in self._script.items():
+                if scripted == method and target.endswith(key) and script:
+                    return script.popleft()
+            return self._always.get(method, Served())
 
     def begin_upload(self, target: str, headers: Mapping[str, str]) -> str:
         with self.lock:
@@ -191,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         of_object = "/" in self._target
         self._listing = self.command == "GET" and not of_object and "list-type" in self._query
         method = "LIST" if self._listing else self.command
-        scripted = self._store.next_answer(method) if of_object or self._listing else Served()
+        scripted = self._store.next_answer(method, self._target) if of_object or self._listing else Served()
         self._body_bytes = 0
         if isinstance(scripted, Reset):
             self._body_bytes = len(self.rfile.read(scripted.after_bytes))

@@ -91,7 +91,7 @@ def test_bytes_with_another_md5_are_502_and_not_kept(s3: DigestS3, faulty: Thumb
 def test_a_body_that_breaks_off_is_502_and_the_next_try_is_fine(s3: DigestS3, faulty: Thumbnailer, form: str) -> None:
     md5 = stash(s3, new_picture())
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
-    s3.script("GET", RawReply([head, b"x" * 1000]))
+    s3.script("GET", RawReply([head, b"x" * 1000]), key=md5)
     assert faulty.get(form.format(md5)).status == 502
     assert faulty.get(form.format(md5)).status == 200
 
@@ -99,7 +99,7 @@ def test_a_body_that_breaks_off_is_502_and_the_next_try_is_fine(s3: DigestS3, fa
 @pytest.mark.parametrize("form", FORMS)
 def test_s3_that_hangs_is_504_and_the_next_try_is_fine(s3: DigestS3, faulty: Thumbnailer, form: str) -> None:
     md5 = stash(s3, new_picture())
-    s3.script("GET", Silence())
+    s3.script("GET", Silence(), key=md5)
     before = gets(s3)
     assert faulty.get(form.format(md5)).status == 504
     # The thread that waited for S3 retries, and would consume the answer meant for the next test.
@@ -112,7 +112,7 @@ def test_s3_that_denies_is_502_and_unknown_is_404_and_too_large_is_413(
     s3: DigestS3, faulty: Thumbnailer, form: str
 ) -> None:
     md5 = stash(s3, new_picture())
-    s3.script("GET", Reply(403))
+    s3.script("GET", Reply(403), key=md5)
     assert faulty.get(form.format(md5)).status == 502
     assert faulty.get(form.format("0" * 32)).status == 404
     assert faulty.get(form.format(stash(s3, bytes(1_000_001)))).status == 413
