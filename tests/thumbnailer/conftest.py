@@ -123,8 +123,10 @@ def put(s3_server: str) -> Callable[[bytes], str]:
 
 
 @pytest.fixture(scope="session")
-def server(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
-    """One server with default options for all tests that only send requests."""
+def server(
+    s3_server: str, put: Callable[[bytes], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Thumbnailer]:
+    """One server with default options for all tests that only send requests. `put` has made its bucket."""
     with thumbnailer(tmp_path_factory.mktemp("thumbnailer"), s3_server, TWO_WORKERS) as running:
         yield running
 
