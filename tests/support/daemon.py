@@ -48,7 +48,8 @@ class Site:
     def __post_init__(self) -> None:
         self.client: Any = shared_client(self.s3_endpoint, self.keys)
         self.bucket = self.bucket or new_bucket(self.client)
-        self.redis = redis.Redis.from_url(self.redis_url)
+        # On a busy disk, a Redis that syncs each write takes seconds.
+        self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=60)
         self.spool = self.directory / "spool"
 
     @property
