@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import itertools
 import os
@@ -21,7 +20,6 @@ import boto3
 import pytest
 from pilbox.signature import sign
 
-from md5s3stash.scheme import md5_to_bucket_shard
 from md5s3stash_thumbnailer._pilbox import PILBOX
 from tests.support import servers
 from tests.thumbnailer.conftest import ROOT, TWO_WORKERS, Thumbnailer, command, environment, picture, thumbnailer
@@ -130,32 +128,6 @@ def test_multibucket_stash_is_read_by_its_shards(s3_server: str, put: Put, tmp_p
     client.put_object(Bucket=f"{shard}.old-stash", Key=md5, Body=original)
     with thumbnailer(tmp_path, s3_server, BUCKET_BASE="old-stash", BUCKET_SCHEME="multivalue") as server:
         assert server.get(f"/clip/100x100/{md5}").image.size == (77, 55)
-
-
-@pytest.mark.parametrize("base", ["old-plain", "old-sharded", "nowhere"])
-def test_without_a_scheme_a_stash_is_multibucket_unless_its_bucket_shows_otherwise(
-    base: str, s3_server: str, tmp_path: Path
-) -> None:
-    client = boto3.client("s3", endpoint_url=s3_server)
-    if base == "old-plain":
-        client.create_bucket(Bucket=base)
-        refused = start(f"--cache-dir={tmp_path}", endpoint=s3_server, BUCKET_BASE=base)
-        assert refused.returncode == 2
-        assert refused.stderr.splitlines()[-1].endswith("set BUCKET_SCHEME=simple")
-        return
-    original = picture((77, 55), "PNG")
-    md5 = hashlib.md5(original).hexdigest()
-    if base == "old-sharded":
-        for shard in {"0", md5_to_bucket_shard(md5)}:
-            client.create_bucket(Bucket=f"{shard}.{base}")
-        client.put_object(Bucket=f"{md5_to_bucket_shard(md5)}.{base}", Key=md5, Body=original)
-    with thumbnailer(tmp_path, s3_server, BUCKET_BASE=base) as server:
-        assert server.get(f"/clip/100x100/{md5}").status == (200 if base == "old-sharded" else 502)
-
-
-def test_without_a_scheme_an_outage_of_s3_keeps_no_server_from_starting(tmp_path: Path) -> None:
-    with thumbnailer(tmp_path, f"http://127.0.0.1:{servers.free_port()}", BUCKET_BASE="old-sharded") as server:
-        servers.wait_until(lambda: "event=listening" in server.log, "the server listens")
 
 
 def test_request_without_the_signature_is_403(s3_server: str, put: Put, tmp_path: Path) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Sequence
 from typing import Any
 
 from md5s3stash import console
-from md5s3stash.errors import SettingsError, StashError, StoreRefused
+from md5s3stash.errors import StashError
 from md5s3stash.s3.curl import Timeouts
-from md5s3stash.s3.store import S3ObjectStore, connect
-from md5s3stash.scheme import BucketBase, BucketScheme
+from md5s3stash.s3.store import connect
 from md5s3stash_thumbnailer._pilbox import PilboxApplication
 from md5s3stash_thumbnailer.cache.disk import open_cache
 from md5s3stash_thumbnailer.cache.originals import Originals
@@ -67,8 +65,6 @@ def run(settings: Settings) -> int:
         # A thread that hangs in S3 cannot fetch other originals, and no request waits longer than `seconds` for it.
         timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
         store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
-        if not settings.stash.is_scheme_set:
-            _require_multibucket(store, settings.stash.base)
     except OSError as error:
         place = f"port {settings.port} of {settings.address or 'all addresses'}"
         raise StashError(f"cannot listen on {place}: {error.strerror or error}") from error
@@ -84,26 +80,6 @@ def run(settings: Settings) -> int:
         pool.close()
     # At once: the interpreter would wait for every thread, even one that hangs in S3.
     console.exit_now(0)
-
-
-def _require_multibucket(store: S3ObjectStore, base: BucketBase) -> None:
-    """Raises SettingsError where the buckets are those of the scheme simple, and BUCKET_SCHEME does not say so.
-
-    An outage shows nothing. If the scheme is wrong, the server is not ready once S3 answers.
-    """
-    is_simple = False
-    with contextlib.suppress(StashError):
-        is_simple = _is_refused(store, base) and not _is_refused(store, BucketBase(base.base, BucketScheme.SIMPLE))
-    if is_simple:
-        raise SettingsError(f"BUCKET_SCHEME is not set, and there is a bucket {base.base}: set BUCKET_SCHEME=simple")
-
-
-def _is_refused(store: S3ObjectStore, base: BucketBase) -> bool:
-    try:
-        store.check_reading(base.address("0" * 32), exists=False)
-    except StoreRefused:
-        return True
-    return False
 
 
 async def _run(

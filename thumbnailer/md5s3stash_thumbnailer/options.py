@@ -172,24 +172,17 @@ class Stash:
 
     base: BucketBase
     endpoint: str | None
-    is_scheme_set: bool = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """BUCKET_BASE, BUCKET_SCHEME and S3_ENDPOINT. Raises SettingsError.
-
-        Without BUCKET_SCHEME the scheme is multibucket, as in 2014, except for a base with a prefix, which only simple
-        can have.
-        """
+        """BUCKET_BASE, BUCKET_SCHEME and S3_ENDPOINT. Raises SettingsError."""
         base = environment.get("BUCKET_BASE")
         if not base:
             raise SettingsError(
                 "BUCKET_BASE is not set: it names the bucket of the originals, for example my-bucket/prefix"
             )
-        has_prefix = "/" in base.strip().rstrip("/")
-        scheme = environment.get("BUCKET_SCHEME") or (BucketScheme.SIMPLE if has_prefix else BucketScheme.MULTIBUCKET)
-        is_scheme_set = has_prefix or bool(environment.get("BUCKET_SCHEME"))
-        return cls(BucketBase.parse(base, scheme), environment.get("S3_ENDPOINT") or None, is_scheme_set)
+        scheme = environment.get("BUCKET_SCHEME") or BucketScheme.SIMPLE
+        return cls(BucketBase.parse(base, scheme), environment.get("S3_ENDPOINT") or None)
 
     def url_of(self, md5: str) -> str:
         """The http URL of an original in the stash."""
