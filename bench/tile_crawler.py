@@ -26,7 +26,7 @@ class Crawl:
 
 
 def run(crawl: Crawl) -> Counter[int]:
-    """Begins anew at the end of the list."""
+    """The number of answers by status. After the last path it starts again with the first."""
     statuses: Counter[int] = Counter()
     counting = threading.Lock()
     deadline = time.monotonic() + crawl.seconds

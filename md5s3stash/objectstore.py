@@ -64,7 +64,7 @@ class ObjectStore(Protocol):
         ...
 
     def head(self, address: ObjectAddress) -> StoredObject | None:
-        """The object at the address; None if there is none."""
+        """The object at the address, or None."""
         ...
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:

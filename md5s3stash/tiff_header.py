@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 NO_COMPRESSION, JPEG_COMPRESSION, OLD_JPEG_COMPRESSION = 1, 7, 6
 _KIND, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 256, 257, 258, 259, 262, 266
 _ORIENTATION, _SAMPLES, _PLANAR, _EXTRA, _FORMATS, _PROFILE = 274, 277, 284, 338, 339, 34675
-# Without these, or with values that cannot be read, nobody knows what the pixels mean.
+# If one of these is missing or cannot be read, the meaning of the pixels is unknown.
 _DECIDING = frozenset({_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANAR, _FORMATS})
 _TILE_WIDTH, _TILE_HEIGHT, _SUB_DIRECTORIES = 322, 323, 330
 # Field types of whole numbers: BYTE, SHORT, LONG, IFD, LONG8 and IFD8.
@@ -104,7 +104,7 @@ _Tags = dict[int, tuple[int, ...]]
 
 
 class _Directory(NamedTuple):
-    """Values by tag, where the last value of any tag ends, and where the next directory is; 0: there is none."""
+    """Values by tag, the end of the last value of any tag, and the offset of the next directory, 0 after the last."""
 
     tags: _Tags
     end: int

@@ -32,7 +32,7 @@ Wait = Callable[[float], None]
 
 
 def main(environment: Mapping[str, str] = os.environ, instance_id: Path = INSTANCE_ID, wait: Wait = time.sleep) -> int:
-    """0 when CloudFormation got the signal, did not want it, or nobody waits for it; 1 when the time is over."""
+    """0 if CloudFormation accepted or refused the signal, or if no stack is named; 1 after a timeout."""
     stack, resource = environment.get("SIGNAL_STACK"), environment.get("SIGNAL_RESOURCE")
     if not stack or not resource:
         return 0

@@ -55,7 +55,7 @@ def programs(tmp_path: Path) -> Path:
 )
 def test_who_is_not_root_is_told_so(tool: str, sentence: str) -> None:
     dropped = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
-    # Not pytest's directory or the project's: the user nobody may have no access to them.
+    # The user `nobody` may have no access to the directories of pytest and the project.
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         script = shutil.copy(PROJECT / "tools" / tool, directory)

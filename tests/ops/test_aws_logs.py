@@ -1,4 +1,4 @@
-"""Access logs: where the stack sends them, aws/logs.yaml lets them in, and nobody else. And a limit on requests."""
+"""Access logs: aws/logs.yaml accepts what the stack sends, and from no other account. Also the limit on requests."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.installed import run
+
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,7 +27,6 @@ MANUAL = {
     f"share/{path.relative_to(REPOSITORY / 'share')}" for path in (REPOSITORY / "share").rglob("*") if path.is_file()
 }
 SUPPORTED = ("3.11", "3.12", "3.13")
-_INSTALL_SECONDS = 600
 
 
 def interpreters() -> dict[str, str]:
@@ -50,24 +51,6 @@ def _runs(candidate: str, version: str) -> bool:
     ask = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
     answer = subprocess.run([candidate, "-c", ask], capture_output=True, text=True)
     return answer.returncode == 0 and answer.stdout.strip() == version
-
-
-def run(*command: str | Path) -> str:
-    """The output of the command; fails the test with all output if the command fails."""
-    # The tests' packages must not replace those of the environment under test.
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(
-        command,
-        cwd="/",
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_INSTALL_SECONDS,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -18,21 +18,10 @@ import pytest
 
 from md5s3stash_thumbnailer._pilbox import PILBOX
 from tests.support import servers
+from tests.support.installed import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_SECONDS = 600
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", re.MULTILINE)
-
-
-def run(*command: str | Path, **variables: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= variables
-    output = subprocess.PIPE
-    done = subprocess.run(
-        command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True, timeout=_SECONDS
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -51,7 +40,8 @@ def test_same_commit_gives_same_bytes_in_another_place_time_zone_and_umask(relea
     run("git", "clone", "--quiet", REPOSITORY, clone)
     # A release has no untracked files or earlier builds of the tree.
     (clone / "md5s3stash/scribble.py").write_text("raise SystemExit\n")
-    run("sh", "-c", f"umask 077 && {clone}/tools/release {tmp_path}/again", TZ="Asia/Tokyo", LC_ALL="C")
+    again = f"umask 077 && {clone}/tools/release {tmp_path}/again"
+    run("env", "TZ=Asia/Tokyo", "LC_ALL=C", "sh", "-c", again)
 
     assert contents(tmp_path / "again") == contents(release)
     assert len(contents(release)) == 5
