@@ -19,6 +19,7 @@ from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.render_pool import RenderPool
+from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity, Services
 from md5s3stash_thumbnailer.server.handlers import (
     HealthHandler,
@@ -70,6 +71,7 @@ def run(settings: Settings) -> int:
         raise StashError(f"cannot listen on {place}: {error.strerror or error}") from error
     originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits)
     pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
+    request_id.name_requests_in_the_log()
     readiness = Readiness(store, settings.stash.base)
     originals.on_fetched, originals.on_refused = readiness.fetched, readiness.suspect
     try:

@@ -33,6 +33,7 @@ from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.render.pipeline import Request, Thumbnail
 from md5s3stash_thumbnailer.render_pool import RenderPool
 from md5s3stash_thumbnailer.request import Bounds, exists_is_enough, is_fresh
+from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.readiness import Readiness
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ class JsonErrors(tornado.web.RequestHandler):
 
     def set_default_headers(self) -> None:
         self.set_header("Server", f"md5s3stash-thumbnailer/{running_version()}")
+        self.set_header(request_id.HEADER, request_id.begin(self.request))
         # Otherwise browsers might guess another type from the bytes.
         self.set_header("X-Content-Type-Options", "nosniff")
 
