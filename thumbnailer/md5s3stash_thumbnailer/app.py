@@ -108,7 +108,7 @@ async def _run(
         placeholder=settings.placeholder,
         webp=settings.webp,
         url_keys=settings.url_keys,
-        reduced_side=settings.render_limits.reduced_side,
+        render_limits=settings.render_limits,
     )
     watching = asyncio.create_task(readiness.watch())
     try:
@@ -137,6 +137,5 @@ def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
     metrics.waiting_turns = lambda: clients.waiting
     kept = tuple((name, value) for name, value in sorted(settings.defaults.items()) if name in _OPTIONS_OF_IIIF)
     offer = Offer((bounds.max_width, bounds.max_height), written_formats(), kept)
-    pyramid_pixels = settings.render_limits.pyramid_pixels
-    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights, pyramid_pixels)
+    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights)
     return [*routes(iiif), *viewer_routes(iiif)]

@@ -60,6 +60,9 @@ REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "time
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
+# Of the time that a picture has: a worker that computed for less of it was kept from it by others.
+_OWN_SHARE = 0.5
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 # How GLib ends a process that has no memory for small things, as libraries in C++ do too.
 _ABORTED = (-signal.SIGABRT, -signal.SIGTRAP)
 # The event loop answers health checks while all workers compute; without this the kernel would share the cores evenly.
@@ -75,6 +78,10 @@ _Answer = TypeVar("_Answer")
 
 # A fork of a process with threads may inherit a lock that is never released.
 _context = multiprocessing.get_context("spawn")
+
+
+class _WorkerKilled(WorkerDied):
+    """From outside: by the kernel, which needed memory, or by an operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,30 +199,48 @@ class _Worker:
     ) -> Any:
         """The number of bytes of a pyramid that the process has written into the file; otherwise the thumbnail, and the
         bytes of the reduced copy that the process adds to the cache. Blocks until there is an answer or the time is
-        over.
+        over. A process that is killed is replaced, and the request repeated, once: the picture may be the cause.
         """
+        try:
+            return self._call(source, request, seconds, file)
+        except _WorkerKilled:
+            return self._call(source, request, seconds, file)
+
+    def _call(self, source: Source, request: Request | PyramidRequest, seconds: float, file: BinaryIO | None) -> Any:
         if not self._process.is_alive():
             self._replace(REPLACED_IDLE)
         try:
             self._await_ready()
             self._pipe.send((request, source.kind))
+            begun = self._cpu_seconds()
             for handle in (source.file, file):
                 if handle:
+                    # A process that was killed may have left it anywhere.
+                    os.lseek(handle.fileno(), 0, os.SEEK_SET)
                     multiprocessing.reduction.send_handle(self._pipe, handle.fileno(), self._process.pid or 0)
             if not self._pipe.poll(seconds):
+                used = self._cpu_seconds() - begun
                 self._replace(REPLACED_TIMEOUT)
+                if used < seconds * _OWN_SHARE:
+                    raise Overloaded(f"The worker had the CPU for only {used:.1f} of {seconds:g} seconds")
                 raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(_STOP_SECONDS)
-            has_aborted = self._process.exitcode in _ABORTED
+            status = self._process.exitcode
             self._replace(REPLACED_ENDED)
-            if has_aborted:
+            if status in _ABORTED:
                 raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker") from error
-            raise WorkerDied("The image could not be rendered: the worker process ended") from error
+            died = _WorkerKilled if status == -signal.SIGKILL else WorkerDied
+            raise died("The image could not be rendered: the worker process ended") from error
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def _cpu_seconds(self) -> float:
+        """What the process has used since its start. Raises OSError if it has ended and is gone."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
     def close(self) -> None:
         """Makes the process end after its current request."""

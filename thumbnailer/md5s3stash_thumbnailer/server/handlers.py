@@ -56,7 +56,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
         if is_nothing:
             await self._answer_with_placeholder(thumbnail)
             return
-        etag = thumbnail.etag(f"{RENDERER}, reduced to {self.services.reduced_side}")
+        etag = thumbnail.etag(f"{RENDERER}, {self.services.render_limits.choices}")
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
             return
