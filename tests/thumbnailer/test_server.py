@@ -389,12 +389,12 @@ def _stop_workers(server: Thumbnailer) -> list[int]:
 
 
 def _render_workers(server: Thumbnailer) -> list[int]:
-    """The render processes of the server; multiprocessing's resource tracker is another child."""
+    """The render processes of the server."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     # The thread that notices a dead worker starts its replacement.
     for task in Path(f"/proc/{server.process.pid}/task").iterdir():
         children += (task / "children").read_text().split()
-    return sorted({int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()})
+    return sorted({int(pid) for pid in children if b"render_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()})
 
 
 @contextmanager
