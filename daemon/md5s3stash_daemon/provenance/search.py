@@ -64,7 +64,8 @@ def _names_with(database: sqlite3.Connection, word: str, limit: int, is_late: Ca
     try:
         rows = database.execute(query, (match, as_bytes(f"%{like}%"), limit)).fetchall()
     except sqlite3.OperationalError as error:
-        if "interrupted" in str(error):
+        # The search's own statements, which are interrupted too, have other messages than "interrupted".
+        if is_late():
             raise SearchIsLate from error
         raise
     return [(name, md5.hex()) for name, md5 in rows]
