@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from md5s3stash.sealed.channel import Channel, Message
 from md5s3stash.sealed.process import missing, small_environment
-from md5s3stash_thumbnailer.cache.disk import DiskCache
+from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.errors import Overloaded, ReducedDamaged, RenderTimedOut, TooManyPixels, WorkerDied
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail
@@ -87,7 +87,8 @@ class RenderPool:
             log.warning("event=workers_not_sealed missing=%r", self.unsealed)
         # The operator may have set another value.
         os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)
-        self._workers = [_Worker(render_limits, limits, cache.max_bytes, self.replacements) for _ in range(count)]
+        most = max(cache.max_bytes, MEMORY_BYTES)
+        self._workers = [_Worker(render_limits, limits, most, self.replacements) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
