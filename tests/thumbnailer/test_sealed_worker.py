@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import PIL.Image
 import pytest
@@ -20,7 +20,7 @@ import pytest
 from md5s3stash_thumbnailer import errors, render_pool
 from md5s3stash_thumbnailer._pilbox import RectangleError
 from md5s3stash_thumbnailer.cache.source import Source
-from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Thumbnail, render
+from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail, render
 from md5s3stash_thumbnailer.render.region_request import (
     UNTURNED,
     AskedRegion,
@@ -169,7 +169,7 @@ def worker() -> Iterator[render_pool._Worker]:
 
 
 # All that a decoder or an encoder imports late has to be there before the seal.
-DRAWN = [
+DRAWN: list[Request] = [
     ThumbnailRequest("crop", 40, 60, MD5, (("position", "face"),)),
     ThumbnailRequest("fill", 40, 60, MD5, (("background", "ff00ff80"), ("format", "png"))),
     ThumbnailRequest("clip", 50, 50, MD5, (("operation", "rotate,resize"), ("degree", "33"), ("preserve_exif", "1"))),
@@ -192,7 +192,7 @@ def test_a_sealed_worker_draws_what_is_drawn_outside(
 ) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "h\xe9"
-    kinds = {
+    options: dict[str, dict[str, Any]] = {
         "JPEG": {"exif": exif},
         "WEBP": {"exif": exif},
         "AVIF": {"exif": exif},
@@ -200,7 +200,7 @@ def test_a_sealed_worker_draws_what_is_drawn_outside(
     }
     original = PIL.Image.open(io.BytesIO(picture((90, 60), "PNG"))).convert(mode)
     path = tmp_path / "original"
-    original.save(path, image_format, **kinds.get(image_format, {}))
+    original.save(path, image_format, **options.get(image_format, {}))
     if cut:
         os.truncate(path, int(path.stat().st_size * cut))
 
