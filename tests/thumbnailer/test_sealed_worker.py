@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
+import struct
 import sys
 import time
 from collections import Counter
@@ -225,6 +227,56 @@ def test_a_worker_writes_no_more_into_a_file_than_the_cache_may_have(
         with pytest.raises(errors.PyramidNotWritten):
             worker.write_pyramid(Source(file), PyramidRequest(MD5, 10**12), 120.0, pyramid)
         assert os.fstat(pyramid.fileno()).st_size <= 1_000_000
+
+
+# Says that it is ready, reads a request, and answers with the bytes of its argument.
+LIAR = """
+import socket, struct, sys, time
+end = socket.socket(fileno=int(sys.argv[2]))
+ready = b'{"ready": true}'
+end.sendall(struct.pack(">II", len(ready), 0) + ready)
+end.recv(100_000)
+end.sendall(bytes.fromhex(sys.argv[1]))
+while end.recv(100_000):
+    pass
+"""
+
+
+def said(message: object, body: bytes = b"", more_bytes: int = 0) -> bytes:
+    text = json.dumps(message).encode()
+    return struct.pack(">II", len(text), len(body) + more_bytes) + text + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (pickle.dumps(Thumbnail("image/png", b"")), errors.WorkerDied),
+        (said([]), errors.WorkerDied),
+        (said({}), errors.WorkerDied),
+        (said({"error": "OSError", "message": ""}), errors.WorkerDied),
+        (said({"mime_type": "text/html", "is_truncated": False, "original_size": [1, 1]}), errors.WorkerDied),
+        (said({}, more_bytes=2**32 - 1), errors.WorkerDied),
+        # The rest never comes. It has not computed, so it may have been kept from it by others.
+        (said({}, b"a", more_bytes=5), errors.Overloaded),
+        (b"", errors.Overloaded),
+    ],
+    ids=["pickle", "list", "empty", "error", "type", "length", "half", "nothing"],
+)
+def test_a_worker_that_lies_costs_one_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, error: type[Exception]
+) -> None:
+    monkeypatch.setattr(render_pool, "WORKER", [sys.executable, "-c", LIAR, answer.hex()])
+    monkeypatch.setattr(render_pool, "_STOP_SECONDS", 0.1)
+    (tmp_path / "original").write_bytes(b"picture")
+    replacements: Counter[str] = Counter()
+    worker = render_pool._Worker(RenderLimits(), render_pool.PoolLimits(1, 1, 2**30, 1, 1), 2**20, replacements)
+    try:
+        with (tmp_path / "original").open("rb") as file, pytest.raises(error):
+            worker.render(Source(file), DRAWN[0], 1.0 if error is errors.Overloaded else 60.0)
+    finally:
+        worker.close()
+        worker.end(time.monotonic() + 1)
+    assert replacements.total() == 1
 
 
 FINE = {"mime_type": "image/png", "is_truncated": False, "original_size": [1, 1], "reduced_bytes": 0}
