@@ -35,7 +35,7 @@ def test_the_metadata_service_of_a_box_is_guarded(setting: str) -> None:
 
 
 def test_an_image_is_encrypted_on_gp3_and_keeps_no_key_of_the_build() -> None:
-    for setting in (r'volume_type\s+= "gp3"', r"encrypted = true", r"ssh_clear_authorized_keys = true"):
+    for setting in (r'volume_type\s+= "gp3"', r"encrypted\s+= true", r"ssh_clear_authorized_keys = true"):
         assert re.search(setting, TEMPLATE), setting
 
 
