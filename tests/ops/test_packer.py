@@ -54,3 +54,11 @@ def test_a_script_can_be_parsed_and_stops_at_the_first_fault(script: str) -> Non
 
     assert subprocess.run([shell, "-n", PROJECT / script], check=False).returncode == 0
     assert re.search(r"^set -eu", text, re.MULTILINE)
+
+
+def test_the_forge_rehearses_with_the_packer_that_the_rehearsal_is_for() -> None:
+    (version,) = re.findall(r"with Debian's packer ([\d.]+),", (PROJECT / "packer/rehearse").read_text())
+    workflow = (PROJECT / ".github/workflows/ci.yml").read_text()
+
+    installed = re.findall(r"hashicorp/setup-packer@\S+\n\s+with:\n\s+version: \"([\d.]+)\"", workflow)
+    assert installed == [version] * workflow.count("hashicorp/setup-packer")
