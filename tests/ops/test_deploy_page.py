@@ -33,7 +33,7 @@ def test_a_command_uses_only_variables_that_a_command_before_it_has_set(page: st
     for line in re.sub(r"\\\n", " ", commands_of(page)).splitlines():
         text = re.sub(r"'[^']*'", "", line) if "$(" not in line else line
         now = set(re.findall(r"(?:^|[\s;({])(?:local )?(\w+)=", line)) | set(re.findall(r"\b(ids)=", line))
-        names = set(re.findall(r"\$\{?([A-Za-z_]\w*)", text))
+        names = set(re.findall(r"(?<!\\)\$\{?([A-Za-z_]\w*)", text))
         assert names <= known | now, (sorted(names - known - now), line)
         used += len(names)
         known |= now
