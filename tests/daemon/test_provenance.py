@@ -10,11 +10,13 @@ import io
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import etree  # type: ignore[import-untyped]
 
 from md5s3stash_daemon.provenance.database import IndexUnusable
 from md5s3stash_daemon.provenance.event import Event
@@ -25,6 +27,9 @@ from tests.support.daemon import Daemon, Site
 from tests.support.origin import Origin, Reply
 from tests.support.servers import wait_until
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
+
+SCHEMA = Path(__file__).parents[1] / "data" / "premis-v3-0.xsd"
+PREMIS = "{http://www.loc.gov/premis/v3}"
 
 # The collector has the lowest priority: beside busy processors it takes long.
 SECONDS = 180.0
@@ -272,3 +277,49 @@ def test_without_an_index_the_log_and_the_export_are_as_before(
         assert daemon.terminate() == 0
     assert run(site, "premis").returncode == 2
     assert run(site, "rebuild", "--from-provenance").returncode == 2
+
+
+def premis_events(site: Site, *arguments: str) -> list[tuple[str, str, str]]:
+    """Type, outcome and note of each event, of XML that validates and of CSV alike."""
+    done = run(site, "premis", *arguments)
+    assert done.returncode == 0, done.stderr
+    document = etree.fromstring(done.stdout.encode())
+    etree.XMLSchema(etree.parse(SCHEMA)).assertValid(document)
+    rows = csv.DictReader(io.StringIO(run(site, "premis", *arguments, "--format", "csv").stdout, newline=""))
+    events = [(row["event"], row["outcome"], row["detail"]) for row in rows]
+    assert [kind for kind, _, _ in events] == [found.text for found in document.iter(f"{PREMIS}eventType")]
+    assert [outcome for _, outcome, _ in events] == [found.text for found in document.iter(f"{PREMIS}eventOutcome")]
+    return events
+
+
+def test_premis_tells_what_came_what_failed_and_what_an_audit_found(site: ProvenanceSite, daemon: Daemon) -> None:
+    for name in ("good", "rotten"):
+        site.drop(name, name.encode())
+    (site.incoming / "link").symlink_to("/etc/passwd")
+    site.wait_for_events(3)
+    assert run(site, "verify").returncode == 0
+    site.client.put_object(Bucket=site.bucket, Key=md5(b"rotten"), Body=b"rot")
+    assert run(site, "verify").returncode == 1
+    site.drop("after", b"after")
+    # Two of each audit, one fault, and one more file.
+    events = site.wait_for_events(3 + 2 + 3 + 1)
+
+    ingestion, check = ("ingestion", "success", ""), ("fixity check", "success", "2 objects, 0 faults, 0 not checkable")
+    second = ("fixity check", "success", "2 objects, 1 faults, 0 not checkable")
+    assert premis_events(site, "good") == premis_events(site, md5(b"good")) == [ingestion, check, second]
+    for word in ("rotten", md5(b"rotten")):
+        *before, (kind, outcome, note) = premis_events(site, word)
+        assert before == [ingestion, check]
+        assert (kind, outcome, note[:11]) == ("fixity check", "failure", "wrong-etag:")
+    assert premis_events(site, "after") == [ingestion]
+    [(kind, outcome, note)] = premis_events(site, "link")
+    assert (kind, outcome) == ("ingestion", "failure")
+    assert note.startswith("SourceRefused: a symbolic link")
+    whole = premis_events(site)
+    assert [outcome for _, outcome, _ in whole].count("failure") == 3
+    assert len(whole) == len(events) - 2
+    today = time.strftime("%Y-%m-%d", time.gmtime(events[0].seconds))
+    assert premis_events(site, "--since", today) == whole
+    assert run(site, "premis", "--until", today).returncode == 1
+    assert run(site, "premis", "no such name").returncode == 1
+    assert exported(site).keys() == {"good", "rotten", "after"}

@@ -200,9 +200,9 @@ class Index:
         return found
 
     def first_of(self, md5s: Sequence[str]) -> dict[str, Event]:
-        """The first event of each of these contents that has one."""
+        """The first stashed event of each of these contents that has one."""
         with translated(self._path):
-            query = "SELECT min(id) FROM events WHERE md5 = ?"
+            query = "SELECT min(id) FROM events WHERE md5 = ? AND error IS NULL"
             ids = [self.database.execute(query, (bytes.fromhex(md5),)).fetchone()[0] for md5 in md5s]
         marks = ",".join(str(each) for each in ids if each is not None)
         return {event.md5: event for event in self._read(f"{_COLUMNS} WHERE e.id IN ({marks})")}
@@ -252,7 +252,7 @@ class Index:
         ).rowcount
         if added and self._tracks:
             self.database.execute("INSERT OR IGNORE INTO uncopied VALUES (?)", (event_id,))
-        if event.md5 and event_id > latest:
+        if event.md5 and not event.error and event_id > latest:
             self.database.execute("UPDATE names SET event = ? WHERE id = ?", (event_id, name_id))
         return added > 0
 
