@@ -20,7 +20,7 @@ from lxml import etree  # type: ignore[import-untyped]
 
 from md5s3stash_daemon.provenance.database import IndexUnusable
 from md5s3stash_daemon.provenance.event import Event
-from md5s3stash_daemon.provenance.index import reading
+from md5s3stash_daemon.provenance.index import age_seconds, reading
 from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, run
 from tests.support.daemon import Daemon, Site
@@ -258,6 +258,7 @@ def test_a_killed_collector_is_replaced_and_each_event_is_there_once(site: Prove
         wait_until(lambda pid=pid: pid not in collectors(), "killed")  # type: ignore[misc]
 
     assert [event.name for event in site.wait_for_events(3)] == ["file 0", "file 1", "file 2"]
+    wait_until(lambda: age_seconds(site.index) < SECONDS, "the index is complete", SECONDS)
     assert daemon.terminate() == 0
     wait_until(lambda: not collectors(), "the collector ends with the daemon")
 
