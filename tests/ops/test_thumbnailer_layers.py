@@ -11,10 +11,10 @@ PACKAGE = "md5s3stash_thumbnailer"
 # Each folder, and the other folders of the thumbnailer that it may import. main.py, app.py, options.py and
 # render_pool.py, which passes cached originals to the render workers, are above them.
 LAYERS = {
-    "render": {"_pilbox", "errors", "request"},
+    "render": {"_pilbox", "errors", "part", "request"},
     "cache": {"errors", "request", "render"},
-    "iiif": {"_pilbox", "cache", "errors", "render", "server"},
-    "server": {"_pilbox", "errors", "metrics", "render_pool", "request", "signed_url", "render", "cache"},
+    "iiif": {"_pilbox", "cache", "errors", "part", "render", "server"},
+    "server": {"_pilbox", "errors", "metrics", "part", "render_pool", "request", "signed_url", "render", "cache"},
     "viewer": {"iiif", "server"},
 }
 NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}

@@ -107,6 +107,7 @@ async def _run(
         webp=settings.webp,
         url_keys=settings.url_keys,
         reduced_side=settings.render_limits.reduced_side,
+        missing_kinds=settings.missing_kinds,
     )
     watching = asyncio.create_task(readiness.watch())
     try:

@@ -295,7 +295,7 @@ def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, dire
                 answer = _answer(source, request, render_limits)
             if isinstance(answer, Exception):
                 if isinstance(answer, ReducedDamaged):
-                    drop_reduced(directory, request.md5)
+                    drop_reduced(directory, request.derived_name)
                 pipe.send(answer)
                 continue
             thumbnail, reduced = answer
@@ -303,7 +303,7 @@ def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, dire
             # No request waits for this. If the disk refuses, the next request makes the copy again in memory.
             if reduced:
                 with suppress(OSError, MemoryError):
-                    keep_reduced(directory, request.md5, reduced.write, modified)
+                    keep_reduced(directory, request.derived_name, reduced.write, modified)
 
 
 @contextmanager
