@@ -32,6 +32,7 @@ from md5s3stash_thumbnailer._pilbox import PilboxError
 from md5s3stash_thumbnailer.cache.disk import DiskCache, drop_reduced, keep_reduced
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.errors import (
+    NotAnImage,
     Overloaded,
     ReducedDamaged,
     RenderFailed,
@@ -62,6 +63,8 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
 # How GLib ends a process that has no memory for small things, as libraries in C++ do too.
 _ABORTED = (-signal.SIGABRT, -signal.SIGTRAP)
+# How a decoder ends that the picture has led astray.
+_CRASHED = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE)
 # The event loop answers health checks while all workers compute; without this the kernel would share the cores evenly.
 _NICENESS = 10
 # If the box runs out of memory, the kernel should kill a worker first.
@@ -208,9 +211,11 @@ class _Worker:
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(_STOP_SECONDS)
-            has_aborted = self._process.exitcode in _ABORTED
+            status = self._process.exitcode
             self._replace(REPLACED_ENDED)
-            if has_aborted:
+            if status in _CRASHED:
+                raise NotAnImage("File cannot be read as an image: it crashes its decoder") from error
+            if status in _ABORTED:
                 raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker") from error
             raise WorkerDied("The image could not be rendered: the worker process ended") from error
         if isinstance(answer, Exception):

@@ -15,11 +15,14 @@ import pkgutil
 from collections.abc import Iterable
 from typing import BinaryIO, Protocol, cast
 
+import PIL.Image
+
 from md5s3stash.errors import SettingsError
-from md5s3stash_thumbnailer.errors import NotAnImage
+from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError
 from md5s3stash_thumbnailer.render.decoders.raster import Original
 
 _PREFIX_BYTES = 4096
+_MAX_REASON = 200
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +99,13 @@ def opened(name: str, file: BinaryIO, part: str, shown: Iterable[str], max_pixel
         raise NotAnImage(f"{kind.TITLE} are not shown by this server{reason and f': {reason}'}")
     if name in _faults:
         raise NotAnImage(f"{kind.TITLE} are not shown by this server: {_faults[name]}")
-    original = kind.opened(file, part, max_pixels)
+    try:
+        original = kind.opened(file, part, max_pixels)
+    except (ThumbnailError, MemoryError, PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        raise
+    except Exception as error:
+        # The modules read strings and numbers out of the file, too: what they raise is no bug of theirs.
+        raise NotAnImage(f"File cannot be read as an image: {type(error).__name__}: {error}"[:_MAX_REASON]) from error
     original.kind = name
     return original
 
