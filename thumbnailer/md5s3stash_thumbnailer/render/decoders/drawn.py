@@ -71,6 +71,8 @@ class Drawn(Original):
 
 
 def within(size: tuple[float, float], max_side: float, max_pixels: int) -> Size:
-    """This size in whole pixels, in its proportions, or a smaller one that keeps both bounds."""
+    """This size in whole pixels, or a smaller one in its proportions that keeps both bounds."""
     factor = min(1.0, max_side / max(size), math.sqrt(max_pixels / (size[0] * size[1])))
-    return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
+    # Rounded up, both sides could exceed the bound.
+    whole = round if factor == 1 else math.floor
+    return max(1, whole(size[0] * factor)), max(1, whole(size[1] * factor))

@@ -60,10 +60,10 @@ def chosen(setting: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """The names of the kinds that are shown with the setting: `all`, `none`, or names. Of those that are not shown only
     because something is not installed, this by their names; each is logged as well. Raises SettingsError.
     """
-    names = list(every()) if setting == "all" else [name for name in setting.split(",") if setting != "none"]
+    names = {"all": list(every()), "none": []}.get(setting, setting.split(","))
     unknown = set(names) - set(every())
     if unknown:
-        raise SettingsError(f"kinds must be all, none or of {', '.join(every())}, not {setting}")
+        raise SettingsError(f"kinds must be all, none or of {', '.join(every())}, not {setting!r}")
     missing = {name: reason for name in names if (reason := every()[name].missing())}
     for name, reason in missing.items():
         log.warning("event=kind_off kind=%s reason='%s'", name, reason)

@@ -22,7 +22,7 @@ _BOX_HEAD_BYTES = 8
 _BRANDS = frozenset({b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"})
 _BRANDS_OF_AVIF = frozenset({b"avif", b"avis"})
 # libheif's names of modes -> Pillow's.
-_MODES = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "RGBa": "RGBA"}
+_MODES = {"I;16": "I;16", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "RGBa": "RGBA"}
 
 
 def is_begun_by(prefix: bytes) -> bool:

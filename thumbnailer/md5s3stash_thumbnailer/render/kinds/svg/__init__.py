@@ -154,18 +154,15 @@ def _first_attributes(text: str) -> dict[str, str]:
 
 
 def _exact_size(attributes: dict[str, str], rounded: Size) -> tuple[float, float]:
-    """Width and height in user units. resvg says the next whole numbers, which in a small drawing are another shape.
+    """Width and height in user units. resvg rounds them, which makes a small drawing another shape.
     Those of the first element are taken if they are plain numbers that agree with it.
     """
     view = attributes.get("viewBox", "").replace(",", " ").split()
-    sides = (attributes.get("width"), attributes.get("height")) if not view else tuple(view[2:])
-    numbers = [float(found[1]) for side in sides if side and (found := _NUMBER.fullmatch(side))]
-    if len(numbers) != 2 or min(numbers) <= 0:
-        return rounded
-    factor = max(rounded) / max(numbers)
-    exact = numbers[0] * factor, numbers[1] * factor
-    agrees = all(-1 <= exact[side] - rounded[side] <= 1 for side in (0, 1))
-    return exact if agrees else rounded
+    for sides in ((attributes.get("width"), attributes.get("height")), view[2:]):
+        numbers = [float(found[1]) for side in sides if side and (found := _NUMBER.fullmatch(side))]
+        if len(numbers) == 2 and all(abs(whole - side) <= 0.5 for side, whole in zip(numbers, rounded, strict=True)):
+            return numbers[0], numbers[1]
+    return rounded
 
 
 def _drawn(tree: Any, user_units: tuple[float, float], size: Size) -> PIL.Image.Image:
