@@ -89,14 +89,15 @@ LAYERS = {
     "power_cut": {"runtime", "disk", "spool"},
     "ledger": {"runtime"},
     "fixity": {"ledger"},
+    "provenance": {"config", "runtime", "ledger"},
     "monitoring": {"runtime", "spool", "power_cut", "ledger"},
     "downloads": {"config", "runtime", "ledger"},
     "intake.files": {"config", "runtime", "disk", "spool", "ledger", "monitoring"},
     "intake.lists": {"config", "runtime", "disk", "spool", "ledger", "downloads"},
     "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
     "enqueue": {"config", "downloads", "intake.sqs"},
-    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity"},
-    "web": {"config", "runtime", "spool", "ledger", "monitoring"},
+    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "provenance"},
+    "web": {"config", "runtime", "spool", "ledger", "provenance", "monitoring"},
 }
 
 

@@ -57,7 +57,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
         if is_nothing:
             await self._answer_with_placeholder(thumbnail)
             return
-        etag = thumbnail.etag(f"{RENDERER}, reduced to {self.services.reduced_side}")
+        etag = thumbnail.etag(f"{RENDERER}, {self.services.render_limits.choices}")
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
             return
@@ -130,14 +130,13 @@ class HealthHandler(JsonErrors):
 
     def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        reason, missing = self.services.readiness.reason, self.services.missing_kinds
-        if not reason:
-            # It can be mended, but is no reason to end this box.
-            self.finish({"status": "ok", **({"missing": dict(missing)} if missing and _is_local(self.request) else {})})
-            return
-        self.set_status(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        reason, missing = self.services.readiness.reason, self.services.pool.unsealed
+        if reason:
+            self.set_status(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        more = {"reason": reason, "workers_not_sealed": missing, "missing": dict(self.services.missing_kinds)}
         # The reason names the bucket, so it is only for clients on this box, as the metrics are.
-        self.finish({"status": "failing", **({"reason": reason} if _is_local(self.request) else {})})
+        shown = {name: value for name, value in more.items() if value and _is_local(self.request)}
+        self.finish({"status": "failing" if reason else "ok", **shown})
 
     head = get
 

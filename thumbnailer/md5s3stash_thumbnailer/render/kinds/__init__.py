@@ -78,27 +78,28 @@ def kind_of(file: BinaryIO) -> str | None:
     return next((name for name, kind in every().items() if kind.is_begun_by(prefix)), None)
 
 
-# The kinds that this process could not prepare, and why.
-_faults: dict[str, str] = {}
+# Why this process does not show a kind. The reason is empty if the setting does not name it.
+_off: dict[str, str] = {}
 
 
 def prepare(names: Iterable[str]) -> None:
     """Prepares this process for these kinds. One that fails is not shown."""
-    for name in names:
+    _off.clear()
+    for name, kind in every().items():
+        if name not in names:
+            _off[name] = kind.missing()
+            continue
         try:
-            every()[name].prepare()
+            kind.prepare()
         except Exception as error:
-            _faults[name] = f"{type(error).__name__}: {error}"
+            _off[name] = f"{type(error).__name__}: {error}"
 
 
-def opened(name: str, file: BinaryIO, part: str, shown: Iterable[str], max_pixels: int) -> Original:
-    """An original of this kind, if it is among those that are `shown`; likewise (`Kind.opened`)."""
+def opened(name: str, file: BinaryIO, part: str, max_pixels: int) -> Original:
+    """An original of this kind, if this process shows it; likewise (`Kind.opened`)."""
     kind = every()[name]
-    if name not in shown:
-        reason = kind.missing()
-        raise NotAnImage(f"{kind.TITLE} are not shown by this server{reason and f': {reason}'}")
-    if name in _faults:
-        raise NotAnImage(f"{kind.TITLE} are not shown by this server: {_faults[name]}")
+    if name in _off:
+        raise NotAnImage(f"{kind.TITLE} are not shown by this server{_off[name] and f': {_off[name]}'}")
     try:
         original = kind.opened(file, part, max_pixels)
     except (ThumbnailError, MemoryError, PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import posixpath
 import xml.etree.ElementTree
@@ -31,7 +32,8 @@ def missing() -> str:
 
 
 def prepare() -> None:
-    pass
+    # For names in the archive. A sealed worker cannot import.
+    codecs.lookup("cp437")
 
 
 def opened(file: BinaryIO, part: str, max_pixels: int) -> Original:

@@ -8,6 +8,8 @@ open them, and two boxes would draw the same page differently.
 from __future__ import annotations
 
 import ctypes
+import io
+import mmap
 from typing import Any, BinaryIO
 
 import PIL.Image
@@ -42,6 +44,9 @@ def prepare() -> None:
     raw.FPDF_DestroyLibrary()
     no_paths = (ctypes.POINTER(ctypes.c_char) * 1)()
     raw.FPDF_InitLibraryWithConfig(raw.FPDF_LIBRARY_CONFIG(version=2, m_pUserFontPaths=no_paths))
+    # What it imports when it is first used, too.
+    with _pdfium().PdfDocument.new() as document:
+        _drawn(document.new_page(1, 1), (1, 1))
 
 
 def opened(file: BinaryIO, part: str, max_pixels: int) -> Drawn:
@@ -61,11 +66,22 @@ def opened(file: BinaryIO, part: str, max_pixels: int) -> Drawn:
 def _document(file: BinaryIO) -> Any:
     pdfium = _pdfium()
     try:
-        return pdfium.PdfDocument(file)
+        return pdfium.PdfDocument(_bytes(file))
     except pdfium.PdfiumError as error:
         if error.err_code == pdfium.raw.FPDF_ERR_PASSWORD:
             raise NotAnImage("The PDF is encrypted: it is only shown to those who have its password") from error
         raise NotAnImage("File cannot be read as an image: the PDF is damaged") from error
+
+
+def _bytes(file: BinaryIO) -> Any:
+    """The file in memory, not copied if it has a descriptor. The package would read the file through a function that it
+    makes at run time, which a sealed worker cannot.
+    """
+    try:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except io.UnsupportedOperation:
+        return file.read()
+    return (ctypes.c_ubyte * len(mapped)).from_buffer(mapped)
 
 
 def _drawn(page: Any, size: Size) -> PIL.Image.Image:

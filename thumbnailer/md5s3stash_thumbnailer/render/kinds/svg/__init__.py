@@ -70,8 +70,14 @@ def prepare() -> None:
     options = usvg.Options.default()
     for font in fonts.fonts():
         options.load_font_data(font)
+    # A sealed worker cannot import.
+    for name in _ENCODINGS:
+        codecs.lookup(name)
     global _prepared
     _prepared = options
+    _drawn(
+        usvg.Tree.from_str('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>', options), (1, 1), (1, 1)
+    )
 
 
 def opened(file: BinaryIO, part: str, max_pixels: int) -> Drawn:
@@ -107,13 +113,28 @@ def _text(data: bytes) -> str:
 
 @contextmanager
 def _no_files() -> Iterator[None]:
-    """This process cannot open files or connections: the kernel refuses it another descriptor."""
+    """This process cannot open files or connections: the kernel refuses it another descriptor. One that is sealed
+    cannot change its limits, and needs not. Raises NotAnImage if it can open files all the same.
+    """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    except (OSError, ValueError):
+        _require_seal()
+        yield
+        return
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def _require_seal() -> None:
+    try:
+        os.close(os.open(__file__, os.O_RDONLY))
+    except OSError:
+        return
+    raise NotAnImage("SVG drawings are not shown by this server: a worker could open files while it draws one")
 
 
 @contextmanager
