@@ -144,6 +144,17 @@ def test_the_file_itself_is_not_sent(server: Thumbnailer, put: PUT) -> None:
     assert b"<script>" not in answer.body
 
 
+def test_a_sealed_worker_draws_no_file_that_a_drawing_names(server: Thumbnailer, put: PUT, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    corpus.card().save(secret)
+    named = kind_files.svg(inner=f'<image width="24" height="16" href="{secret}"/>')
+
+    answers = [server.get(f"/clip/90x90/{put(data)}") for data in (named, kind_files.svg())]
+
+    assert [answer.status for answer in answers] == [200, 200]
+    assert answers[0].body == answers[1].body
+
+
 def test_a_file_that_crashes_its_decoder_costs_one_worker_and_is_no_fault_of_the_server(
     server: Thumbnailer, put: PUT
 ) -> None:
