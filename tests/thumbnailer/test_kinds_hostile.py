@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from md5s3stash_thumbnailer.render import kinds
 from tests.thumbnailer import corpus, kind_files
 from tests.thumbnailer.conftest import Thumbnailer, thumbnailer
 
@@ -29,7 +28,7 @@ def server(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-@pytest.mark.parametrize("kind", sorted(kinds.every()))
+@pytest.mark.parametrize("kind", ["epub", "heic", "pdf", "psd", "svg"])
 def test_mutated_file_is_shown_or_refused(kind: str, server: Thumbnailer, put: PUT, tmp_path: Path) -> None:
     dice = random.Random(kind)
     original = _file(kind, tmp_path)
