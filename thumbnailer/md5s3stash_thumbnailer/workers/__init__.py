@@ -1,0 +1,1 @@
+"""The processes that render, and how the server talks to them."""
