@@ -24,7 +24,8 @@ class Outcome:
 
     @property
     def is_picture(self) -> bool:
-        return self.stashed and self.mime_type.startswith("image/")
+        """Whether the thumbnail server shows it."""
+        return self.stashed and (self.mime_type.startswith("image/") or self.mime_type == "application/pdf")
 
 
 class StashLog:

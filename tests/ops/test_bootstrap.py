@@ -83,7 +83,10 @@ class Checkout:
             (self.bin / name).symlink_to(found)
         self.add_program("python3", f'exec {os.path.realpath(sys.executable)} "$@"')
         self.add_program("redis-server", "exit 0")
-        for name in ("systemd-analyze", "ip", "sftp", "rsync", "curl", "wget", "mandoc", "man", "zsh"):
+        self.add_program("heif-enc", "echo x265")
+        for name in ("systemd-analyze", "ip", "sftp", "rsync", "curl", "wget", "pdftoppm", "rsvg-convert"):
+            self.add_program(name, "exit 0")
+        for name in ("mandoc", "man", "zsh"):
             self.add_program(name, "exit 0")
         self.environment["PATH"] = str(self.bin)
         # Compiling takes time, and few of these modules are imported.

@@ -195,10 +195,10 @@ def test_every_sample_is_stashed_and_its_thumbnail_is_served(up: Appliance) -> N
     for sample in (REPOSITORY / "samples").iterdir():
         if sample.suffix not in (".py", ".md") and sample.is_file():
             line = up.wait_for_line(f"samples/{sample.name}")
-            if "image/" in line:
+            if re.search(r"\b(image/|application/pdf)", line):
                 pictures += 1
                 assert 300 < max(thumbnail(url_in(line)).size) <= 480
-    assert pictures == 8
+    assert pictures == 11
     assert "text/plain" in up.wait_for_line("samples/notes.txt")
 
 

@@ -108,6 +108,7 @@ async def _run(
         placeholder=settings.placeholder,
         webp=settings.webp,
         url_keys=settings.url_keys,
+        missing_kinds=settings.missing_kinds,
         render_limits=settings.render_limits,
     )
     watching = asyncio.create_task(readiness.watch())

@@ -5,6 +5,7 @@
         ├── RequestRefused       the request itself is wrong; nothing was fetched
         ├── OriginalNotFound     no object has the digest
         ├── FetchTimedOut        S3 did not give the original in time
+        ├── PartNotFound         the original has no such page
         ├── NotAnImage           the original is not a picture, is broken, or has a format that is not shown
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
         ├── Overloaded           too many requests: the client should retry later
@@ -67,6 +68,10 @@ class TooManyRequests(ThumbnailError):
 
     def __str__(self) -> str:
         return f"Too many requests from {self.args[0]}: try again in {self.retry_after_seconds} seconds"
+
+
+class PartNotFound(ThumbnailError):
+    """The original has fewer pages than that."""
 
 
 class NotAnImage(ThumbnailError):

@@ -52,6 +52,12 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=self._registry,
         )
+        self._kinds = Counter(
+            f"{_PREFIX}kinds_drawn",
+            "Originals that are no pictures and that a worker has drawn, by kind",
+            ["kind"],
+            registry=self._registry,
+        )
         self._s3_errors = Counter(
             f"{_PREFIX}s3_errors", "Originals that S3 did not give", ["error"], registry=self._registry
         )
@@ -66,6 +72,11 @@ class Metrics:
         """A request of IIIF ended."""
         self._iiif_requests.labels(kind, str(status)).inc()
         self._iiif_seconds.labels(kind).observe(seconds)
+
+    def drawn(self, kind: str) -> None:
+        """A worker has drawn an original; the kind is empty for a picture."""
+        if kind:
+            self._kinds.labels(kind).inc()
 
     def s3_failed(self, error: BaseException) -> None:
         """An original could not be fetched."""

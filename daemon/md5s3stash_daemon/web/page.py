@@ -47,8 +47,14 @@ from md5s3stash_daemon.web.search import Found, search
 # If Redis hangs, the page must not: it then shows the rest.
 _REDIS_SECONDS = 2.0
 
-# Image types for both the thumbnail server and the daemon.
-_PICTURES = frozenset(f"image/{kind}" for kind in ("avif", "bmp", "gif", "jp2", "jpeg", "png", "tiff", "webp"))
+# Types that the thumbnail server shows, as the daemon calls them.
+_PICTURES = frozenset(
+    (
+        *(f"image/{kind}" for kind in ("avif", "bmp", "gif", "jp2", "jpeg", "png", "tiff", "webp")),
+        *("application/epub+zip", "application/pdf", "image/heic", "image/heif", "image/svg+xml"),
+        "image/vnd.adobe.photoshop",
+    )
+)
 
 _MEANINGS = {
     "incoming": "dropped, not claimed yet",

@@ -312,8 +312,11 @@ def _new_part(directory: Path) -> tuple[BinaryIO, Path]:
 
 
 def _is_ours(name: str) -> bool:
-    digest, dot, suffix = name.partition(".")
-    return is_md5(digest) and (not dot or dot + suffix in _SUFFIXES)
+    stem, suffix = os.path.splitext(name)
+    if suffix not in _SUFFIXES:
+        return is_md5(name)
+    # A derived file names its part, too.
+    return is_md5(stem.partition("-")[0])
 
 
 def _remove_if_left(path: str) -> None:

@@ -84,7 +84,7 @@ class Originals:
 
     def _cached_copy(self, request: ThumbnailRequest) -> Source | None:
         side = self._render_limits.reduced_side
-        file = self.cache.open_reduced(request.md5) if side else None
+        file = self.cache.open_reduced(request.derived_name) if side else None
         if file is None:
             return None
         # If its head is damaged, the next thumbnail that is cut from a copy writes it again.
@@ -96,16 +96,16 @@ class Originals:
         return None
 
     def _cached_pyramid(self, request: Request) -> Source | None:
-        file = self.cache.open_pyramid(request.md5)
+        file = self.cache.open_pyramid(request.derived_name)
         if file is None:
             return None
         try:
-            if is_cut_from_pyramid(PyramidFile(file, request.md5).facts.size, request, self._render_limits):
+            if is_cut_from_pyramid(PyramidFile(file, request.derived_name).facts.size, request, self._render_limits):
                 source = from_pyramid(file, request)
                 self.cache.counts.pyramids += 1
                 return source
         except PyramidDamaged:
-            self.cache.drop_pyramid(request.md5)
+            self.cache.drop_pyramid(request.derived_name)
         file.close()
         return None
 
