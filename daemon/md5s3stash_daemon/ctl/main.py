@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import os
 import sys
 import time
@@ -331,29 +330,22 @@ def _index(settings: Settings) -> Path:
 def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash.s3.listing import Lister
     from md5s3stash.s3.store import connect
-    from md5s3stash_daemon.ctl.verify import verify
+    from md5s3stash_daemon.ctl.verify import AuditRecord, verify
     from md5s3stash_daemon.fixity.bucket_audit import Auditor
     from md5s3stash_daemon.fixity.recorded_digests import recorded_digests
+    from md5s3stash_daemon.ledger.fixity_log import FixityLog
 
     bases = settings[StashSettings].bases()
     endpoint = settings[S3Settings].endpoint
     ledger = _ledger(settings) if arguments.ledger else None
-    distrust = functools.partial(_distrust, *_redis(settings)) if settings[RedisSettings].url else None
+    beside, record = settings[ProvenanceSettings].snapshot_bases(), None
+    if settings[RedisSettings].url:
+        log = FixityLog(*_redis(settings), arguments.deep) if settings[ProvenanceSettings].index else None
+        record = AuditRecord(*_redis(settings), log)
     # The ledger first: everything in it now is stored already.
     with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
         auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
-        beside = settings[ProvenanceSettings].snapshot_bases()
-        return verify(auditor, bases, arguments.jobs, arguments.json, distrust, beside)
-
-
-def _distrust(client: Redis, prefix: str, md5: str) -> None:
-    """Drops the cached confirmations of a content whose object is missing or wrong."""
-    from md5s3stash_daemon.ledger.confirmations import drop_confirmations
-
-    try:
-        drop_confirmations(client, prefix, [md5])
-    except StashError as error:
-        console.complain(f"{md5}: the cached confirmation could not be removed: {error}")
+        return verify(auditor, bases, arguments.jobs, arguments.json, record, beside)
 
 
 def _spool(settings: Settings) -> Spool:

@@ -211,7 +211,7 @@ def _render(file: BinaryIO, request: Request, limits: RenderLimits) -> tuple[Thu
 def _opened(file: BinaryIO, request: OfPart, limits: RenderLimits, *, is_strict: bool = True) -> Original:
     kind = kinds.kind_of(file)
     if kind is not None:
-        return kinds.opened(kind, file, request.part, limits.max_original_pixels)
+        return kinds.opened(kind, file, request.part, limits.kinds, limits.max_original_pixels)
     require_first(request.part)
     # What is damaged is not shown row by row.
     most = max(limits.max_original_pixels, limits.max_shown_pixels if is_strict else 0)

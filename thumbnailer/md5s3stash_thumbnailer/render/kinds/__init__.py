@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import logging
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import BinaryIO, Protocol, cast
 
 import PIL.Image
@@ -78,28 +78,33 @@ def kind_of(file: BinaryIO) -> str | None:
     return next((name for name, kind in every().items() if kind.is_begun_by(prefix)), None)
 
 
-# Why this process does not show a kind. The reason is empty if the setting does not name it.
+# The kinds that this process can show, and why it cannot show others. The reason is empty if the setting does not name
+# one.
+_ready: set[str] = set()
 _off: dict[str, str] = {}
 
 
-def prepare(names: Iterable[str]) -> None:
+def prepare(names: Collection[str]) -> None:
     """Prepares this process for these kinds. One that fails is not shown."""
-    _off.clear()
     for name, kind in every().items():
         if name not in names:
             _off[name] = kind.missing()
             continue
         try:
             kind.prepare()
+            _ready.add(name)
         except Exception as error:
             _off[name] = f"{type(error).__name__}: {error}"
 
 
-def opened(name: str, file: BinaryIO, part: str, max_pixels: int) -> Original:
-    """An original of this kind, if this process shows it; likewise (`Kind.opened`)."""
+def opened(name: str, file: BinaryIO, part: str, shown: Collection[str], max_pixels: int) -> Original:
+    """An original of this kind, if it is among those that are `shown` and this process is prepared; likewise
+    (`Kind.opened`).
+    """
     kind = every()[name]
-    if name in _off:
-        raise NotAnImage(f"{kind.TITLE} are not shown by this server{_off[name] and f': {_off[name]}'}")
+    if name not in shown or name not in _ready:
+        reason = _off.get(name)
+        raise NotAnImage(f"{kind.TITLE} are not shown by this server{f': {reason}' if reason else ''}")
     try:
         original = kind.opened(file, part, max_pixels)
     except (ThumbnailError, MemoryError, PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):

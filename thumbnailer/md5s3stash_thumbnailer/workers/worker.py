@@ -40,8 +40,8 @@ from md5s3stash_thumbnailer.render.pipeline import (
     write_pyramid,
 )
 from md5s3stash_thumbnailer.render.reduced import Reduced
-from md5s3stash_thumbnailer.render_messages import read_request, written_error, written_thumbnail
 from md5s3stash_thumbnailer.request import ThumbnailRequest
+from md5s3stash_thumbnailer.workers.messages import read_request, written_error, written_thumbnail
 
 # The event loop answers health checks while all workers compute; without this the kernel would share the cores evenly.
 _NICENESS = 10
@@ -97,7 +97,7 @@ class Worker:
             source = Source(files[0], Kind(message["source"]))
             if isinstance(request, PyramidRequest):
                 made = _done_or_error(lambda: write_pyramid(source.file, request, files[1], self._limits))
-                self._channel.send(written_error(made) if isinstance(made, Exception) else {"pyramid_bytes": made})
+                self._channel.send(written_error(made) if isinstance(made, Exception) else {"is_made": True})
                 return
             drawn = _drawn(source, request, self._limits)
         if isinstance(drawn, Exception):
