@@ -4,6 +4,9 @@ Pillow decodes only whole pictures, for which OpenJPEG needs up to 19 bytes a pi
 bits it makes black what is white. The library is the same, and so are all other pixels, of the layouts that are
 accepted here. Its functions and structures are those of openjpeg.h, version 2.3 and later, whose binary interface has
 been the same since.
+
+A sealed worker can neither open a file nor make a function that C calls. So the library is looked for, and those
+functions are made, before: by `prepare`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,21 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_int, c_int32, c_uint16, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char,
+    c_char_p,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +50,11 @@ _COLOUR_SPACES = {"L": (-1, 0, 2), "LA": (-1, 0, 2), "RGB": (-1, 0, 1), "RGBA": 
 # As Pillow does: it looks at a palette itself, and not at what the channels are said to be.
 _IGNORE_PALETTE_AND_CHANNELS = 1
 _ON_ERROR = ctypes.CFUNCTYPE(None, c_char_p, c_void_p)
+_ON_READ = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_size_t, c_void_p)
+_ON_SKIP = ctypes.CFUNCTYPE(c_int64, c_int64, c_void_p)
+_ON_SEEK = ctypes.CFUNCTYPE(c_int, c_int64, c_void_p)
+# What a read returns at the end of the file.
+_END = c_size_t(-1).value
 
 
 class _Parameters(Structure):
@@ -65,6 +87,48 @@ class _Image(Structure):
         ("profile", c_void_p),
         ("profile_bytes", c_uint32),
     )
+
+
+class _Reading:
+    """A file that OpenJPEG reads, with a position of its own, and what it says of it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.position = descriptor, 0
+        self.messages: list[bytes] = []
+
+
+# By the number that OpenJPEG hands to the functions below.
+_readings: dict[int, _Reading] = {}
+
+
+@_ON_ERROR
+def _on_error(message: bytes | None, key: int) -> None:
+    _readings[key].messages.append(message or b"")
+
+
+@_ON_READ
+def _on_read(buffer: int, size: int, key: int) -> int:
+    reading = _readings[key]
+    try:
+        data = os.pread(reading.descriptor, size, reading.position)
+    except (OSError, MemoryError):
+        # An exception would not reach the caller, who would ask again without end.
+        data = b""
+    ctypes.memmove(buffer, data, len(data))
+    reading.position += len(data)
+    return len(data) or _END
+
+
+@_ON_SKIP
+def _on_skip(size: int, key: int) -> int:
+    _readings[key].position += size
+    return size
+
+
+@_ON_SEEK
+def _on_seek(position: int, key: int) -> int:
+    _readings[key].position = position
+    return 1
 
 
 class _Decoder:
@@ -187,26 +251,32 @@ def rows(file: BinaryIO, mode: str, size: Size) -> Iterator[PIL.Image.Image]:
 
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator[_Decoder]:
-    library, messages = _library(), []
-    on_error = _ON_ERROR(lambda message, _: messages.append(message or b""))
+    library = _library()
     file.seek(0)
     kind = _CODESTREAM if file.read(len(_CODESTREAM_START)) == _CODESTREAM_START else _JP2
     with _with_descriptor(file) as descriptor:
-        # Opened again, with a position of its own.
-        stream = library.opj_stream_create_default_file_stream(f"/proc/self/fd/{descriptor}".encode(), 1)
-        codec = library.opj_create_decompress(kind)
+        reading = _Reading(descriptor)
+        key = id(reading)
+        stream, codec = library.opj_stream_default_create(1), library.opj_create_decompress(kind)
         if not stream or not codec:
             raise MemoryError("OpenJPEG is out of memory")
-        library.opj_set_error_handler(codec, on_error, None)
+        _readings[key] = reading
+        library.opj_stream_set_user_data(stream, key, None)
+        library.opj_stream_set_user_data_length(stream, os.fstat(descriptor).st_size)
+        library.opj_stream_set_read_function(stream, _on_read)
+        library.opj_stream_set_skip_function(stream, _on_skip)
+        library.opj_stream_set_seek_function(stream, _on_seek)
+        library.opj_set_error_handler(codec, _on_error, key)
         decoder = None
         try:
-            decoder = _Decoder(library, codec, stream, messages)
+            decoder = _Decoder(library, codec, stream, reading.messages)
             yield decoder
         finally:
             if decoder is not None:
                 decoder.close()
             library.opj_destroy_codec(codec)
             library.opj_stream_destroy(stream)
+            del _readings[key]
 
 
 @contextmanager
@@ -224,6 +294,11 @@ def _with_descriptor(file: BinaryIO) -> Iterator[int]:
             os.close(descriptor)
 
 
+def prepare() -> None:
+    """Looks for the library."""
+    _library()
+
+
 @functools.cache
 def _library() -> Any:
     """None if Pillow has none, or one without parts."""
@@ -232,7 +307,7 @@ def _library() -> Any:
     if not paths:
         return None
     library = ctypes.CDLL(paths.pop())
-    for name in ("opj_create_decompress", "opj_stream_create_default_file_stream"):
+    for name in ("opj_create_decompress", "opj_stream_default_create"):
         getattr(library, name).restype = c_void_p
     for name, kinds in _ARGUMENTS.items():
         getattr(library, name).argtypes = kinds
@@ -249,6 +324,11 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "opj_set_default_decoder_parameters": [c_void_p],
     "opj_set_error_handler": [c_void_p, _ON_ERROR, c_void_p],
     "opj_setup_decoder": [c_void_p, c_void_p],
-    "opj_stream_create_default_file_stream": [c_char_p, c_int],
+    "opj_stream_default_create": [c_int],
     "opj_stream_destroy": [c_void_p],
+    "opj_stream_set_read_function": [c_void_p, _ON_READ],
+    "opj_stream_set_seek_function": [c_void_p, _ON_SEEK],
+    "opj_stream_set_skip_function": [c_void_p, _ON_SKIP],
+    "opj_stream_set_user_data": [c_void_p, c_void_p, c_void_p],
+    "opj_stream_set_user_data_length": [c_void_p, c_uint64],
 }
