@@ -6,6 +6,7 @@
     {prefix}:log          stream, one entry for each outcome, for XREAD
     {prefix}:confirmed:…  md5 -> when the store last confirmed the content, see `confirmations`
     {prefix}:open         drop id -> 1, for drops whose outcome is recorded while their file is still in the spool
+    {prefix}:provenance   box -> how far it has collected the log, see `provenance.collector`
 
     {prefix}:probe        written to check that Redis accepts writes
 
