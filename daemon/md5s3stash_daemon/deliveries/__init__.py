@@ -1,0 +1,1 @@
+"""Dropped folders with a checksum manifest. Imports runtime, disk, spool, ledger."""
