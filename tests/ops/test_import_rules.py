@@ -94,6 +94,7 @@ LAYERS = {
     "intake.files": {"config", "runtime", "disk", "spool", "ledger", "monitoring"},
     "intake.lists": {"config", "runtime", "disk", "spool", "ledger", "downloads"},
     "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
+    "deliveries": {"config", "runtime", "disk", "spool", "ledger"},
     "enqueue": {"config", "downloads", "intake.sqs"},
     "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity"},
     "web": {"config", "runtime", "spool", "ledger", "monitoring"},

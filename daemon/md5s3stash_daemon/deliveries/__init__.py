@@ -1,1 +1,1 @@
-"""Dropped folders with a checksum manifest. Imports runtime, disk, spool, ledger."""
+"""Dropped folders with a checksum manifest. Imports config, runtime, disk, spool, ledger."""

@@ -7,6 +7,7 @@ ends are removed, and a name may not lead out of the folder of the manifest.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -34,11 +35,14 @@ _ANY_DIGEST = re.compile(rb"[\s\\]*(?:[0-9a-fA-F]{32,128}[ \t]+\S|[A-Z0-9-]+ ?\(
 
 
 class Line(NamedTuple):
-    """A line of a manifest. `name` is empty if the line is not well-formed, and None if it leads out of the folder."""
+    """A line of a manifest. `name` is empty if the line is not well-formed. If it leads out of the folder, it is as the
+    line has it, else without `./`, `//` and `..`.
+    """
 
     number: int
-    name: str | None
+    name: str
     digest: str = ""
+    leads_out: bool = False
 
 
 def algorithm_of(name: str) -> str | None:
@@ -53,7 +57,7 @@ def looks_like_manifest(file: BinaryIO) -> bool:
     """Whether any of the first lines has a digest, of any algorithm, and a name. A file `NAME.md5` that holds only a
     digest is not a manifest, to md5sum neither.
     """
-    return any(_ANY_DIGEST.match(raw.removeprefix(_BOM)) for _, (_, raw) in zip(range(1000), _raw_lines(file)))
+    return any(_ANY_DIGEST.match(raw.removeprefix(_BOM)) for _, raw in itertools.islice(_raw_lines(file), 1000))
 
 
 def read_manifest(file: BinaryIO, algorithm: str) -> Iterator[Line]:
@@ -92,8 +96,9 @@ class _Reader:
         split = None if b"\0" in raw else self._split(raw)
         if split is None:
             return Line(number, "")
-        name, digest = split
-        return Line(number, inside(os.fsdecode(name)), digest.decode("ascii").lower())
+        name, digest = os.fsdecode(split[0]), split[1].decode("ascii").lower()
+        clean = inside(name)
+        return Line(number, name if clean is None else clean, digest, leads_out=clean is None)
 
     def _split(self, raw: bytes) -> tuple[bytes, bytes] | None:
         raw = raw.lstrip(_WHITE)

@@ -81,6 +81,8 @@ class Outcome:
     sent: bool = True
     # What the stores have just confirmed.
     confirmed: tuple[Confirmation, ...] = ()
+    # Further digests that a manifest lists and that are right, as (algorithm, hex): the log has them.
+    digests: tuple[tuple[str, str], ...] = ()
 
 
 class Ledger(Protocol):
@@ -161,6 +163,8 @@ def _more_fields(outcome: Outcome) -> list[str]:
         more += "size_bytes", str(outcome.size_bytes)
     if len(outcome.reports) > 1:
         more += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
+    for algorithm, digest in outcome.digests:
+        more += algorithm, digest
     return more
 
 

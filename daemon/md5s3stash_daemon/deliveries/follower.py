@@ -1,0 +1,273 @@
+"""Follows the ledger log for the open deliveries, ends them, and publishes their receipts.
+
+The log has each outcome once, synced before its file leaves the spool. The journal notes outcomes together with the
+position in the log. So a crash at any point repeats a step and forgets none, and files that came before their manifest
+are found in the log too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from md5s3stash.errors import StashError
+from md5s3stash_daemon.config.settings import DeliverySettings
+from md5s3stash_daemon.deliveries.intake import DeliveryIntake, folders_above
+from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, BAD, STILL, Delivery, FileRow, Journal, State
+from md5s3stash_daemon.deliveries.judge import compared, judged
+from md5s3stash_daemon.deliveries.receipt import publish
+from md5s3stash_daemon.deliveries.waiting import has_waiting
+from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
+from md5s3stash_daemon.runtime.runtime import Runtime
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.spool import Spool
+
+log = logging.getLogger(__name__)
+
+THREAD = "deliveries"
+
+_TICK_SECONDS = 1.0
+
+# Names per request to Redis, and objects read between two looks at the log.
+_NAMES_AT_ONCE = 1000
+_OBJECTS_AT_ONCE = 20
+
+# (md5, algorithms) -> the digests of the object by algorithm; None if it is gone.
+DigestsOf = Callable[[str, Collection[str]], Mapping[str, str] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """Why a delivery ends, and the number of manifests that it had when this was decided."""
+
+    by: str
+    manifests: int
+
+
+class DeliveryFollower:
+    """One thread, from `start` to the daemon's shutdown."""
+
+    def __init__(
+        self, runtime: Runtime, spool: Spool, intake: DeliveryIntake, journal: Journal, ledger: LedgerReader,
+        digests_of: DigestsOf,
+    ) -> None:  # fmt: skip
+        self._runtime = runtime
+        self._spool = spool
+        self._intake = intake
+        self._journal = journal
+        self._ledger = ledger
+        self._digests_of = digests_of
+        # A delivery is not still because this machine was off.
+        self._started = time.time()
+
+    def start(self) -> threading.Thread:
+        return spawn(THREAD, self._run, self._runtime.liveness)
+
+    @property
+    def _still_seconds(self) -> float:
+        return self._runtime.live.current[DeliverySettings].still_seconds
+
+    def _run(self) -> None:
+        liveness = ThreadLiveness(self._runtime.liveness, THREAD)
+        while not self._runtime.stopping.wait(_TICK_SECONDS):
+            for delivery in self._unpublished():
+                liveness.beat()
+                try:
+                    with liveness.idle():  # S3, Redis and the disk may each take long
+                        self.follow(delivery)
+                except StashError as error:
+                    # Redis or S3 is unavailable: the next look continues from here.
+                    log.debug("delivery waits id=%s error=%r", delivery.id, str(error))
+                except (OSError, sqlite3.Error) as error:
+                    log.error("delivery cannot go on id=%s error=%r; trying again", delivery.id, str(error))
+            liveness.set_idle()
+
+    def _unpublished(self) -> Sequence[Delivery]:
+        try:
+            return self._journal.unpublished()
+        except sqlite3.Error as error:
+            log.error("the journal of deliveries cannot be read error=%r", str(error))
+            return []
+
+    def follow(self, delivery: Delivery) -> None:
+        """Does what can be done for a delivery now. Raises StashError, OSError, sqlite3.Error."""
+        if delivery.ended is None:
+            # Before the log is read: what has left the spool by now is in the log.
+            is_waiting = has_waiting(self._spool, delivery.folder, self._still_seconds, time.time())
+            delivery = self._catch_up(delivery)
+            self._check_objects(delivery)
+            ending = self._ending(delivery, is_waiting)
+            if ending is None:
+                return
+            if ending.by != ALL_HERE:
+                self._find_earlier(delivery)
+            ended = self._end(delivery, ending)
+            if ended is None:
+                return
+            delivery = ended
+        path = publish(self._spool, self._journal, delivery)
+        with self._journal.transaction():
+            self._journal.update(delivery.number, is_published=1, receipt=path.encode("utf-8", "surrogateescape"))
+            self._journal.drop_files_of(delivery.number)
+        log.info(
+            "delivery ended id=%s folder=%r verdict=%s by=%r counts=%s",
+            delivery.id,
+            delivery.folder,
+            delivery.verdict,
+            delivery.ended_by,
+            delivery.counts,
+        )
+
+    # Outcomes.
+
+    def _catch_up(self, delivery: Delivery) -> Delivery:
+        position = delivery.position or self._first_position(delivery)
+        manifests = {manifest.name for manifest in self._journal.manifests(delivery.number)}
+        while entries := self._ledger.after(position, 0.001):
+            position = entries[-1].id
+            mine = [entry for entry in entries if entry.fields.get("name", "").startswith(f"{delivery.folder}/")]
+            places = self._places(mine)
+            touched = max([delivery.touched, *(entry.seconds for entry in mine)])
+            with self._intake.lock, self._journal.transaction():
+                for entry in mine:
+                    self._learn(delivery, entry, manifests, places)
+                self._journal.update(delivery.number, position=position, touched=touched)
+            delivery = replace(delivery, position=position, touched=touched)
+        return delivery
+
+    def _learn(
+        self, delivery: Delivery, entry: LogEntry, manifests: Collection[str], places: Mapping[str, str]
+    ) -> None:
+        whole = entry.fields["name"]
+        name = whole[len(delivery.folder) + 1 :]
+        listed = self._journal.listed(delivery.number, name)
+        if name in manifests:
+            self._journal.note_manifest(delivery.number, name, entry.fields.get("md5", "") or "failed")
+        # What belongs to a delivery further down is not unlisted here.
+        elif not listed and any(
+            len(folder) > len(delivery.folder) and folder in self._intake.open for folder in folders_above(whole)
+        ):
+            return
+        if listed or name not in manifests:
+            place = entry.fields.get("s3_urls", "").partition(" ")[0] or places.get(entry.fields.get("md5", ""), "")
+            self._journal.put_file(delivery.number, judged(name, entry, listed, place))
+
+    def _places(self, entries: Sequence[LogEntry]) -> Mapping[str, str]:
+        pairs = [("", md5) for entry in entries if (md5 := entry.fields.get("md5"))]
+        return {mapped.md5: mapped.s3_url for mapped in self._ledger.with_content(pairs)}
+
+    def _first_position(self, delivery: Delivery) -> str:
+        """Before the first file of the delivery in the log: its files follow each other within `still_seconds`. An
+        earlier delivery of the folder has its own.
+        """
+        floor = _sort_key(self._journal.last_position(delivery.folder) or "0-0")
+        newest = first = ""
+        edge = delivery.opened - self._still_seconds
+        for entry in self._ledger.newest_first():
+            newest = newest or entry.id
+            if entry.seconds < edge or _sort_key(entry.id) <= floor:
+                break
+            if entry.fields.get("name", "").startswith(f"{delivery.folder}/"):
+                first, edge = entry.id, min(edge, entry.seconds - self._still_seconds)
+        return _before(first) if first else newest or "0-0"
+
+    def _check_objects(self, delivery: Delivery) -> None:
+        """Reads objects that were stored before their manifest came. All of them, before the delivery can end."""
+        while rows := list(self._journal.files(delivery.number, (State.UNCHECKED,), _OBJECTS_AT_ONCE)):
+            checked = []
+            for row in rows:
+                if self._runtime.stopping.is_set():
+                    return
+                checked.append(self._checked(delivery, row, State.FAILED))
+            with self._intake.lock, self._journal.transaction():
+                for row in checked:
+                    self._journal.put_file(delivery.number, row)
+
+    def _checked(self, delivery: Delivery, row: FileRow, if_gone: State) -> FileRow:
+        """The row, judged by the digests of its object."""
+        listed = self._journal.listed(delivery.number, row.name)
+        known: Mapping[str, str] | None = {"md5": row.md5}
+        further = {algorithm for algorithm, _, _ in listed} - {"md5"}
+        if further:
+            known = self._digests_of(row.md5, further)
+            if known is None:
+                return replace(row, state=if_gone, reason="its object in S3 is gone", drops=0)
+        return replace(compared(row, listed, {"md5": row.md5, **(known or {})}), drops=0)
+
+    # The end.
+
+    def _ending(self, delivery: Delivery, is_waiting: bool) -> _Ending | None:
+        manifests = self._journal.manifests(delivery.number)
+        if delivery.is_asked:
+            return _Ending(ASKED, len(manifests))
+        # While a service is down, files that are here wait.
+        if is_waiting or self._runtime.breaker.faults() or not all(manifest.md5 for manifest in manifests):
+            return None
+        counts = self._journal.counts(delivery.number)
+        # Not if each file has a manifest of its own beside it: more pairs may come.
+        lists_several = any(manifest.lines - manifest.malformed > 1 for manifest in manifests)
+        if lists_several and not any(counts.get(state) for state in BAD):
+            return _Ending(ALL_HERE, len(manifests))
+        if time.time() - max(delivery.touched, self._started) >= self._still_seconds:
+            return _Ending(STILL, len(manifests))
+        return None
+
+    def _find_earlier(self, delivery: Delivery) -> None:
+        """Looks for missing names in the ledger: it may have them of an earlier drop, with the listed digest."""
+        batch: list[FileRow] = []
+        for row in self._journal.files(delivery.number, (State.MISSING,)):
+            batch.append(row)
+            if len(batch) == _NAMES_AT_ONCE:
+                self._note_earlier(delivery, batch)
+                batch = []
+        if batch:
+            self._note_earlier(delivery, batch)
+
+    def _note_earlier(self, delivery: Delivery, rows: Sequence[FileRow]) -> None:
+        md5s = self._ledger.md5s_of([f"{delivery.folder}/{row.name}" for row in rows])
+        found = {row.name: md5 for row, md5 in zip(rows, md5s, strict=True) if md5 is not None}
+        places = {each.md5: each.s3_url for each in self._ledger.with_content([("", md5) for md5 in found.values()])}
+        right = []
+        for row in rows:
+            if (md5 := found.get(row.name)) is not None:
+                checked = self._checked(delivery, replace(row, md5=md5), State.MISSING)
+                if checked.state is State.RIGHT:
+                    right.append(replace(checked, state=State.EARLIER, s3_url=places.get(md5, "")))
+        with self._intake.lock, self._journal.transaction():
+            for row in right:
+                self._journal.put_file(delivery.number, row)
+
+    def _end(self, delivery: Delivery, ending: _Ending) -> Delivery | None:
+        """The delivery, ended; None if another manifest has come since the decision."""
+        with self._intake.lock:
+            if ending.by != ASKED and len(self._journal.manifests(delivery.number)) != ending.manifests:
+                return None
+            counts = self._journal.counts(delivery.number)
+            verdict = "incomplete" if any(counts.get(state) for state in BAD) else "complete"
+            if not sum(count for state, count in counts.items() if state != State.UNLISTED):
+                # Every line was malformed.
+                verdict = "incomplete"
+            ended = replace(delivery, ended=time.time(), ended_by=ending.by, verdict=verdict, counts=json.dumps(counts))
+            with self._journal.transaction():
+                self._journal.update(
+                    delivery.number, ended=ended.ended, ended_by=ended.ended_by, verdict=verdict, counts=ended.counts
+                )
+            self._intake.open.pop(delivery.folder, None)
+            return ended
+
+
+def _sort_key(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
+def _before(entry_id: str) -> str:
+    """The largest id before this one."""
+    milliseconds, number = _sort_key(entry_id)
+    return f"{milliseconds}-{number - 1}" if number else f"{milliseconds - 1}-{2**64 - 1}"

@@ -1,0 +1,45 @@
+"""The digests of a content that was stored before its manifest came: from the object in S3."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Collection, Mapping, Sequence
+
+from md5s3stash.objectstore import ObjectStore
+from md5s3stash.scheme import BucketBase
+
+
+class StoredDigests:
+    """Safe to share between threads."""
+
+    def __init__(self, store: ObjectStore, bases: Sequence[BucketBase]) -> None:
+        self._store = store
+        self._bases = bases
+
+    def __call__(self, md5: str, algorithms: Collection[str]) -> Mapping[str, str] | None:
+        """These digests of the object at this md5: one HEAD if SHA-256 is enough, else one GET of all its bytes. None
+        if the object is gone. Raises StoreError.
+        """
+        address = self._bases[0].address(md5)
+        if set(algorithms) <= {"sha256"}:
+            stored = self._store.head(address)
+            if stored is None:
+                return None
+            if stored.sha256 is not None:
+                return {"sha256": stored.sha256}
+        hashers = _Hashers(algorithms)
+        return None if self._store.download(address, hashers, sys.maxsize) is None else hashers.digests()
+
+
+class _Hashers:
+    def __init__(self, algorithms: Collection[str]) -> None:
+        # With md5: an object that is not what its key says must not count.
+        self._by_name = {name: hashlib.new(name, usedforsecurity=False) for name in {"md5", *algorithms}}
+
+    def write(self, data: bytes) -> None:
+        for hasher in self._by_name.values():
+            hasher.update(data)
+
+    def digests(self) -> Mapping[str, str]:
+        return {name: hasher.hexdigest() for name, hasher in self._by_name.items()}

@@ -1,0 +1,251 @@
+"""Dropped folders with a checksum manifest: each is a delivery, and has one receipt, which is right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon, Site
+from tests.support.mutated_deliveries import MUTATIONS, mutated, verdict_of_coreutils
+from tests.support.servers import wait_until
+
+QUICK = {"MD5S3STASH_DELIVERIES_STILL_SECONDS": "1"}
+# No delivery ends because it is still.
+PATIENT = {"MD5S3STASH_DELIVERIES_STILL_SECONDS": "3600"}
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
+    return Site(tmp_path, redis_server, s3_server)
+
+
+@pytest.fixture
+def quick(site: Site) -> Iterator[Daemon]:
+    with Daemon(site, QUICK) as running:
+        running.wait_until_started()
+        yield running
+
+
+@pytest.fixture
+def patient(site: Site) -> Iterator[Daemon]:
+    with Daemon(site, PATIENT) as running:
+        running.wait_until_started()
+        yield running
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def md5sums(files: Mapping[str, bytes]) -> bytes:
+    return "".join(f"{md5(data)}  {name}\n" for name, data in files.items()).encode()
+
+
+def drop_folder(site: Site, folder: str, files: Mapping[str, bytes]) -> None:
+    """Drops a whole folder with one rename."""
+    outside = site.directory / f"outside-{folder.replace('/', '-')}"
+    for name, data in files.items():
+        (outside / name).parent.mkdir(parents=True, exist_ok=True)
+        (outside / name).write_bytes(data)
+    (site.incoming / folder).parent.mkdir(parents=True, exist_ok=True)
+    outside.rename(site.incoming / folder)
+
+
+def receipts(site: Site, folder: str) -> list[dict[str, Any]]:
+    found = sorted((site.spool / "done").glob(f"{folder}.*.receipt.json"))
+    return [json.loads(path.read_text()) for path in found]
+
+
+def wait_for_receipt(site: Site, folder: str) -> dict[str, Any]:
+    wait_until(lambda: receipts(site, folder) != [], f"receipt of {folder}")
+    [receipt] = receipts(site, folder)
+    return receipt
+
+
+def states(receipt: Mapping[str, Any]) -> dict[str, str]:
+    return {file["name"]: file["state"] for file in receipt["files"]}
+
+
+def test_a_folder_with_its_manifest_ends_in_a_receipt_that_is_stashed_too(site: Site, patient: Daemon) -> None:
+    files = {"1.tif": b"one", "sub/2.tif": b"two"}
+    drop_folder(site, "vendor/batch", files | {"checksums.md5": md5sums(files)})
+
+    receipt = wait_for_receipt(site, "vendor/batch")
+
+    assert (receipt["verdict"], receipt["ended_by"], receipt["folder"]) == ("complete", "all here", "vendor/batch")
+    assert states(receipt) == {"1.tif": "right", "sub/2.tif": "right"}
+    assert receipt["counts"]["right"] == 2
+    assert receipt["bytes"] == {"right": 6}
+    assert receipt["sender"]
+    [manifest] = receipt["manifests"]
+    assert (manifest["name"], manifest["lines"], manifest["malformed"]) == ("checksums.md5", 2, 0)
+    one = receipt["files"][0]
+    assert (one["md5"], one["size_bytes"], one["s3_url"]) == (md5(b"one"), 3, f"s3://{site.bucket}/{md5(b'one')}")
+    # The manifest is stashed as any file, and so are both forms of the receipt.
+    wait_until(lambda: sum(name.startswith("receipts/batch.") for name in site.names()) == 2, "receipts stashed")
+    assert "vendor/batch/checksums.md5" in site.names()
+    [path] = (site.spool / "done").glob("vendor/batch.*.receipt.json")
+    assert path.read_bytes() in site.objects().values()
+
+
+def test_a_file_with_another_digest_fails_and_is_not_stored(site: Site, quick: Daemon) -> None:
+    files = {"good.tif": b"good", "bad.tif": b"as it was", "missing.tif": b"missing"}
+    manifest = md5sums(files)
+    sent = {"good.tif": b"good", "bad.tif": b"as it came", "extra.tif": b"extra"}
+    drop_folder(site, "batch", {"00.md5": manifest})
+    wait_until(lambda: "batch/00.md5" in site.names(), "manifest stashed")
+    drop_folder(site, "batch", sent) if not (site.incoming / "batch").exists() else [
+        site.drop(f"batch/{name}", data) for name, data in sent.items()
+    ]
+
+    receipt = wait_for_receipt(site, "batch")
+
+    assert receipt["verdict"] == "incomplete"
+    assert states(receipt) == {
+        "good.tif": "right",
+        "bad.tif": "wrong",
+        "missing.tif": "missing",
+        "extra.tif": "unlisted",
+    }
+    assert md5(b"as it came") not in site.objects()
+    assert (site.spool / "failed" / "batch" / "bad.tif").read_bytes() == b"as it came"
+    report = json.loads((site.spool / "failed" / "batch" / "bad.tif.error.json").read_text())
+    assert report["error"] == "ListedDigestDiffers"
+    assert md5(b"as it was") in report["reason"]
+
+
+def test_other_algorithms_are_computed_of_small_and_large_files(site: Site, patient: Daemon) -> None:
+    small, large, bad = b"small", bytes(9 * 1024 * 1024), bytes(9 * 1024 * 1024 + 1)
+    sent = {"small": small, "large": large}
+    sha1 = "".join(f"{hashlib.sha1(data).hexdigest()} *{name}\n" for name, data in sent.items())
+    sha512 = "".join(f"SHA512 ({name}) = {hashlib.sha512(data).hexdigest()}\n" for name, data in sent.items())
+    drop_folder(site, "batch", {"SHA1SUMS": sha1.encode(), "x.sha512": sha512.encode()})
+    wait_until(lambda: {"batch/SHA1SUMS", "batch/x.sha512"} <= set(site.names()), "manifests stashed")
+    site.drop("batch/small", b"other")
+    site.drop("batch/large", bad)
+    wait_until(lambda: len(site.files("failed")) == 4, "both failed")
+
+    # Sent again, under the same names.
+    for name, data in sent.items():
+        site.drop(f"batch/{name}", data)
+
+    receipt = wait_for_receipt(site, "batch")
+    assert receipt["verdict"] == "complete"
+    assert [file["drops"] for file in receipt["files"]] == [2, 2]
+    assert [entry["sha512"] for entry in site.log() if entry["name"] == "batch/large" and "md5" in entry] == [
+        hashlib.sha512(large).hexdigest()
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256", "sha512"])
+def test_files_that_come_before_their_manifest_are_judged_all_the_same(
+    site: Site, patient: Daemon, algorithm: str
+) -> None:
+    site.drop("batch/a", b"a")
+    site.drop("batch/b", b"b, but changed")
+    site.drop("batch/unlisted", b"unlisted")
+    site.drop("elsewhere/a", b"a")
+    wait_until(lambda: len(site.names()) == 4 and site.files() == [], "stashed")
+
+    listed = {name: hashlib.new(algorithm, name.encode()).hexdigest() for name in ("a", "b", "c")}
+    site.drop(f"batch/zz.{algorithm}", "".join(f"{digest}  {name}\n" for name, digest in listed.items()).encode())
+    wait_until(lambda: f"batch/zz.{algorithm}" in site.names(), "manifest stashed")
+    site.drop("batch/b", b"b")
+    site.drop("batch/c", b"c")
+
+    receipt = wait_for_receipt(site, "batch")
+    assert states(receipt) == {"a": "right", "b": "right", "c": "right", "unlisted": "unlisted"}
+    assert receipt["verdict"] == "complete"
+
+
+def test_a_wrong_file_that_came_before_its_manifest_is_told(site: Site, quick: Daemon) -> None:
+    site.drop("batch/a", b"a, but changed")
+    wait_until(lambda: "batch/a" in site.names() and site.files() == [], "stashed")
+    site.drop("batch/zz.sha512", f"{hashlib.sha512(b'a').hexdigest()}  a\n".encode())
+
+    receipt = wait_for_receipt(site, "batch")
+
+    assert receipt["verdict"] == "incomplete"
+    [file] = receipt["files"]
+    assert file["state"] == "wrong"
+    assert "stored before its manifest came" in file["reason"]
+
+
+def test_a_file_of_an_earlier_drop_is_told_apart_from_a_missing_one(site: Site, quick: Daemon) -> None:
+    files = {"a": b"a", "b": b"b", "c": b"c"}
+    drop_folder(site, "batch", {"a": b"a", "b": b"another b", "first.md5": md5sums({"a": b"a", "b": b"another b"})})
+    wait_for_receipt(site, "batch")
+    for path in (site.spool / "done").glob("batch.*"):
+        path.unlink()
+
+    drop_folder(site, "batch", {"second.md5": md5sums(files)}) if not (site.incoming / "batch").exists() else site.drop(
+        "batch/second.md5", md5sums(files)
+    )
+
+    receipt = wait_for_receipt(site, "batch")
+    assert states(receipt) == {"a": "earlier", "b": "missing", "c": "missing"}
+    assert [manifest["name"] for manifest in receipt["manifests"]] == ["second.md5"]
+
+
+def test_without_a_manifest_nothing_is_a_delivery(site: Site, quick: Daemon) -> None:
+    site.drop("batch/photo.tif", b"photo")
+    site.drop("batch/photo.tif.md5", md5(b"photo").encode())
+    site.drop("loose.md5", md5sums({"photo.tif": b"other"}))
+    wait_until(lambda: len(site.names()) == 3 and site.files() == [], "stashed")
+
+    assert quick.terminate() == 0
+    assert "manifest read" not in quick.output()
+    assert all(set(entry) == {"name", "outcome", "md5", "mime_type", "size_bytes"} for entry in site.log())
+
+
+def test_a_listed_name_that_leads_out_is_refused(site: Site, quick: Daemon) -> None:
+    site.drop("other/secret", b"secret")
+    drop_folder(site, "batch", {"a": b"a", "x.md5": md5sums({"a": b"a", "../other/secret": b"secret"})})
+
+    receipt = wait_for_receipt(site, "batch")
+
+    assert states(receipt) == {"a": "right", "../other/secret": "refused"}
+    assert receipt["verdict"] == "incomplete"
+
+
+def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, tmp_path: Path) -> None:
+    wanted = {}
+    with Daemon(site, QUICK) as daemon:
+        daemon.wait_until_started()
+        for seed in range(len(MUTATIONS)):
+            delivery = mutated(seed, ("md5", "sha256", "sha512")[seed % 3])
+            delivery.files.pop("#hash", None)
+            folder, manifest = tmp_path / f"mutated-{seed}", tmp_path / f"{seed}.manifest"
+            folder.mkdir()
+            delivery.write(folder)
+            manifest.write_bytes(delivery.manifest)
+            wanted[seed] = verdict_of_coreutils(delivery, folder, manifest)
+            shutil.move(manifest, folder / f"sums.{delivery.algorithm}")
+            folder.rename(site.incoming / folder.name)
+        wait_until(lambda: len(list((site.spool / "done").glob("*.receipt.json"))) == len(wanted), "receipts")
+        assert daemon.terminate() == 0
+
+    found = {
+        seed: [receipt["verdict"] == "complete" for receipt in receipts(site, f"mutated-{seed}")] for seed in wanted
+    }
+    assert found == {seed: [verdict] for seed, verdict in wanted.items()}
+
+
+def test_a_page_of_the_receipt_shows_hostile_names_as_text(site: Site, quick: Daemon) -> None:
+    name = os.fsdecode(b"<script>\xff\xe2\x80\xae.tif")
+    drop_folder(site, "batch", {"x.md5": md5(b"x").encode() + b"  " + os.fsencode(name) + b"\n"})
+
+    wait_for_receipt(site, "batch")
+
+    [page] = (site.spool / "done").glob("batch.*.receipt.html")
+    text = page.read_text("utf-8")
+    assert "&lt;script&gt;\\xff\\u202e.tif" in text
+    assert "<script>" not in text
+    assert "Missing: 1" in text
