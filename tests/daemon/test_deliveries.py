@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.mutated_deliveries import MUTATIONS, mutated, verdict_of_coreutils
 from tests.support.servers import wait_until
@@ -236,6 +237,32 @@ def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, t
         seed: [receipt["verdict"] == "complete" for receipt in receipts(site, f"mutated-{seed}")] for seed in wanted
     }
     assert found == {seed: [verdict] for seed, verdict in wanted.items()}
+
+
+def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, patient: Daemon) -> None:
+    assert ctl(site, "list") == ""
+    site.drop("batch/x.md5", md5sums({"a": b"a", "b": b"b"}))
+    site.drop("batch/a", b"a")
+    wait_until(lambda: "1 missing, 1 right" in ctl(site, "list"), "a is right")
+    assert "missing   b" in ctl(site, "show", "batch")
+
+    ctl(site, "close", "batch")
+
+    receipt = wait_for_receipt(site, "batch")
+    assert (receipt["verdict"], receipt["ended_by"]) == ("incomplete", "asked")
+    wait_until(lambda: "receipt /" in ctl(site, "show", receipt["delivery"]), "published")
+    shown = json.loads(ctl(site, "show", "batch", "--json"))
+    assert (shown["verdict"], shown["counts"]["missing"]) == ("incomplete", 1)
+    assert Path(shown["receipt"]).exists()
+    ctl(site, "close", "batch", status=1)
+    ctl(site, "show", "nowhere", status=1)
+    ctl(site, "show", status=2)
+
+
+def ctl(site: Site, *arguments: str, status: int = 0) -> str:
+    done = warm.run(["md5s3stash_daemon.ctl.main", "delivery", *arguments], {**os.environ, **site.environment()})
+    assert done.returncode == status, done.stderr
+    return os.fsdecode(done.stdout)
 
 
 def test_a_page_of_the_receipt_shows_hostile_names_as_text(site: Site, quick: Daemon) -> None:

@@ -96,7 +96,7 @@ LAYERS = {
     "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
     "deliveries": {"config", "runtime", "disk", "spool", "ledger"},
     "enqueue": {"config", "downloads", "intake.sqs"},
-    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity"},
+    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "deliveries"},
     "web": {"config", "runtime", "spool", "ledger", "monitoring"},
 }
 

@@ -99,6 +99,21 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_names(command("remove-ignored", _remove_ignored, "delete files in incoming/ that spool.ignore lists", "--all"))
 
+    delivery = command(
+        "delivery",
+        _delivery,
+        "list the deliveries, show one, or close one that is open",
+        "list",
+        "show vendor/batch7",
+        "close 20261129T122000Z-a1b2c3",
+    )
+    delivery.add_argument("action", choices=["list", "show", "close"], metavar="ACTION", help="list, show or close")
+    delivery.add_argument("name", nargs="?", metavar="NAME", help="the folder of the delivery, or its number")
+    delivery.add_argument(
+        "--limit", type=_count, default=20, metavar="N", help="show at most N deliveries or files (20)"
+    )
+    _add_json(delivery)
+
     lookup = command(
         "lookup",
         _lookup,
@@ -214,6 +229,19 @@ def _move(arguments: argparse.Namespace, settings: Settings, command_for: Callab
     spool = _spool(settings)
     command = command_for(spool)
     return moves.move_all(spool, command) if arguments.all else moves.move_named(spool, command, arguments.names)
+
+
+def _delivery(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ctl import delivery
+
+    if (arguments.action == "list") != (arguments.name is None):
+        raise SettingsError("give the name of a delivery to show or close, and none to list")
+    journal = delivery.opened(_spool(settings))
+    if arguments.action == "list":
+        return delivery.print_list(journal, arguments.limit, arguments.json)
+    if arguments.action == "show":
+        return delivery.print_one(journal, arguments.name, arguments.limit, arguments.json)
+    return delivery.close(journal, arguments.name)
 
 
 def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
