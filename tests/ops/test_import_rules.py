@@ -97,7 +97,7 @@ LAYERS = {
     "deliveries": {"config", "runtime", "disk", "spool", "ledger"},
     "enqueue": {"config", "downloads", "intake.sqs"},
     "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "deliveries"},
-    "web": {"config", "runtime", "spool", "ledger", "monitoring"},
+    "web": {"config", "runtime", "spool", "ledger", "monitoring", "deliveries"},
 }
 
 

@@ -209,10 +209,9 @@ class DeliveryFollower:
         # While a service is down, files that are here wait.
         if is_waiting or self._runtime.breaker.faults() or not all(manifest.md5 for manifest in manifests):
             return None
-        counts = self._journal.counts(delivery.number)
         # Not if each file has a manifest of its own beside it: more pairs may come.
         lists_several = any(manifest.lines - manifest.malformed > 1 for manifest in manifests)
-        if lists_several and not any(counts.get(state) for state in BAD):
+        if lists_several and not self._journal.has_any(delivery.number, BAD):
             return _Ending(ALL_HERE, len(manifests))
         if time.time() - max(delivery.touched, self._started) >= self._still_seconds:
             return _Ending(STILL, len(manifests))

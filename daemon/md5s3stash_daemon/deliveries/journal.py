@@ -269,6 +269,11 @@ class Journal:
         rows = self._rows("SELECT state, count(*) FROM file WHERE number = ? GROUP BY state", number)
         return {str(state): int(str(count)) for state, count in rows}
 
+    def has_any(self, number: int, states: Sequence[State]) -> bool:
+        """Whether any name is in one of these states; as quick for a million names as for one."""
+        statement = "SELECT 1 FROM file WHERE number = ? AND state = ? LIMIT 1"
+        return any(self._rows(statement, number, state) for state in states)
+
     def files(self, number: int, states: Sequence[State] = tuple(State), count: int = -1) -> Iterator[FileRow]:
         """The names in these states, in order of bytes, a thousand at a time."""
         after, left = b"", count
