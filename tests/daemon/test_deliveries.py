@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
+from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.mutated_deliveries import MUTATIONS, mutated, verdict_of_coreutils
 from tests.support.servers import wait_until
 
 QUICK = {"MD5S3STASH_DELIVERIES_STILL_SECONDS": "1"}
-# No delivery ends because it is still.
-PATIENT = {"MD5S3STASH_DELIVERIES_STILL_SECONDS": "3600"}
 
 
 @pytest.fixture
@@ -28,15 +27,9 @@ def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
 
 
 @pytest.fixture
-def quick(site: Site) -> Iterator[Daemon]:
-    with Daemon(site, QUICK) as running:
-        running.wait_until_started()
-        yield running
-
-
-@pytest.fixture
-def patient(site: Site) -> Iterator[Daemon]:
-    with Daemon(site, PATIENT) as running:
+def daemon(site: Site) -> Iterator[Daemon]:
+    """With the default, no delivery ends because it is still."""
+    with Daemon(site) as running:
         running.wait_until_started()
         yield running
 
@@ -70,11 +63,21 @@ def wait_for_receipt(site: Site, folder: str) -> dict[str, Any]:
     return receipt
 
 
+def close(site: Site, folder: str) -> dict[str, Any]:
+    """Ends the delivery once everything that was dropped is settled."""
+    wait_until(lambda: site.files("incoming", "active", "deferred") == [], "all settled")
+    journal = Journal(journal_path(site.spool))
+    [delivery] = [delivery for delivery in journal.named(folder) if delivery.ended is None]
+    journal.ask_to_end(delivery.number)
+    journal.close()
+    return wait_for_receipt(site, folder)
+
+
 def states(receipt: Mapping[str, Any]) -> dict[str, str]:
     return {file["name"]: file["state"] for file in receipt["files"]}
 
 
-def test_a_folder_with_its_manifest_ends_in_a_receipt_that_is_stashed_too(site: Site, patient: Daemon) -> None:
+def test_a_folder_with_its_manifest_ends_in_a_receipt_that_is_stashed_too(site: Site, daemon: Daemon) -> None:
     files = {"1.tif": b"one", "sub/2.tif": b"two"}
     drop_folder(site, "vendor/batch", files | {"checksums.md5": md5sums(files)})
 
@@ -96,17 +99,16 @@ def test_a_folder_with_its_manifest_ends_in_a_receipt_that_is_stashed_too(site: 
     assert path.read_bytes() in site.objects().values()
 
 
-def test_a_file_with_another_digest_fails_and_is_not_stored(site: Site, quick: Daemon) -> None:
+def test_a_file_with_another_digest_fails_and_is_not_stored(site: Site, daemon: Daemon) -> None:
     files = {"good.tif": b"good", "bad.tif": b"as it was", "missing.tif": b"missing"}
     manifest = md5sums(files)
     sent = {"good.tif": b"good", "bad.tif": b"as it came", "extra.tif": b"extra"}
-    drop_folder(site, "batch", {"00.md5": manifest})
+    site.drop("batch/00.md5", manifest)
     wait_until(lambda: "batch/00.md5" in site.names(), "manifest stashed")
-    drop_folder(site, "batch", sent) if not (site.incoming / "batch").exists() else [
-        site.drop(f"batch/{name}", data) for name, data in sent.items()
-    ]
+    for name, data in sent.items():
+        site.drop(f"batch/{name}", data)
 
-    receipt = wait_for_receipt(site, "batch")
+    receipt = close(site, "batch")
 
     assert receipt["verdict"] == "incomplete"
     assert states(receipt) == {
@@ -122,7 +124,7 @@ def test_a_file_with_another_digest_fails_and_is_not_stored(site: Site, quick: D
     assert md5(b"as it was") in report["reason"]
 
 
-def test_other_algorithms_are_computed_of_small_and_large_files(site: Site, patient: Daemon) -> None:
+def test_other_algorithms_are_computed_of_small_and_large_files(site: Site, daemon: Daemon) -> None:
     small, large, bad = b"small", bytes(9 * 1024 * 1024), bytes(9 * 1024 * 1024 + 1)
     sent = {"small": small, "large": large}
     sha1 = "".join(f"{hashlib.sha1(data).hexdigest()} *{name}\n" for name, data in sent.items())
@@ -147,7 +149,7 @@ def test_other_algorithms_are_computed_of_small_and_large_files(site: Site, pati
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "sha512"])
 def test_files_that_come_before_their_manifest_are_judged_all_the_same(
-    site: Site, patient: Daemon, algorithm: str
+    site: Site, daemon: Daemon, algorithm: str
 ) -> None:
     site.drop("batch/a", b"a")
     site.drop("batch/b", b"b, but changed")
@@ -166,12 +168,12 @@ def test_files_that_come_before_their_manifest_are_judged_all_the_same(
     assert receipt["verdict"] == "complete"
 
 
-def test_a_wrong_file_that_came_before_its_manifest_is_told(site: Site, quick: Daemon) -> None:
+def test_a_wrong_file_that_came_before_its_manifest_is_told(site: Site, daemon: Daemon) -> None:
     site.drop("batch/a", b"a, but changed")
     wait_until(lambda: "batch/a" in site.names() and site.files() == [], "stashed")
     site.drop("batch/zz.sha512", f"{hashlib.sha512(b'a').hexdigest()}  a\n".encode())
 
-    receipt = wait_for_receipt(site, "batch")
+    receipt = close(site, "batch")
 
     assert receipt["verdict"] == "incomplete"
     [file] = receipt["files"]
@@ -179,38 +181,46 @@ def test_a_wrong_file_that_came_before_its_manifest_is_told(site: Site, quick: D
     assert "stored before its manifest came" in file["reason"]
 
 
-def test_a_file_of_an_earlier_drop_is_told_apart_from_a_missing_one(site: Site, quick: Daemon) -> None:
+def test_a_file_of_an_earlier_drop_is_told_apart_from_a_missing_one(site: Site, daemon: Daemon) -> None:
     files = {"a": b"a", "b": b"b", "c": b"c"}
     drop_folder(site, "batch", {"a": b"a", "b": b"another b", "first.md5": md5sums({"a": b"a", "b": b"another b"})})
     wait_for_receipt(site, "batch")
     for path in (site.spool / "done").glob("batch.*"):
         path.unlink()
 
-    drop_folder(site, "batch", {"second.md5": md5sums(files)}) if not (site.incoming / "batch").exists() else site.drop(
-        "batch/second.md5", md5sums(files)
-    )
+    site.drop("batch/second.md5", md5sums(files))
 
-    receipt = wait_for_receipt(site, "batch")
+    receipt = close(site, "batch")
     assert states(receipt) == {"a": "earlier", "b": "missing", "c": "missing"}
     assert [manifest["name"] for manifest in receipt["manifests"]] == ["second.md5"]
 
 
-def test_without_a_manifest_nothing_is_a_delivery(site: Site, quick: Daemon) -> None:
+def test_an_incomplete_delivery_ends_when_it_has_been_still(site: Site) -> None:
+    with Daemon(site, QUICK):
+        site.drop("batch/x.md5", md5sums({"a": b"a", "b": b"b"}))
+
+        receipt = wait_for_receipt(site, "batch")
+
+    assert (receipt["verdict"], receipt["ended_by"]) == ("incomplete", "still")
+    assert states(receipt) == {"a": "missing", "b": "missing"}
+
+
+def test_without_a_manifest_nothing_is_a_delivery(site: Site, daemon: Daemon) -> None:
     site.drop("batch/photo.tif", b"photo")
     site.drop("batch/photo.tif.md5", md5(b"photo").encode())
     site.drop("loose.md5", md5sums({"photo.tif": b"other"}))
     wait_until(lambda: len(site.names()) == 3 and site.files() == [], "stashed")
 
-    assert quick.terminate() == 0
-    assert "manifest read" not in quick.output()
+    assert daemon.terminate() == 0
+    assert "manifest read" not in daemon.output()
     assert all(set(entry) == {"name", "outcome", "md5", "mime_type", "size_bytes"} for entry in site.log())
 
 
-def test_a_listed_name_that_leads_out_is_refused(site: Site, quick: Daemon) -> None:
+def test_a_listed_name_that_leads_out_is_refused(site: Site, daemon: Daemon) -> None:
     site.drop("other/secret", b"secret")
     drop_folder(site, "batch", {"a": b"a", "x.md5": md5sums({"a": b"a", "../other/secret": b"secret"})})
 
-    receipt = wait_for_receipt(site, "batch")
+    receipt = close(site, "batch")
 
     assert states(receipt) == {"a": "right", "../other/secret": "refused"}
     assert receipt["verdict"] == "incomplete"
@@ -239,7 +249,7 @@ def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, t
     assert found == {seed: [verdict] for seed, verdict in wanted.items()}
 
 
-def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, patient: Daemon) -> None:
+def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, daemon: Daemon) -> None:
     assert ctl(site, "list") == ""
     site.drop("batch/x.md5", md5sums({"a": b"a", "b": b"b"}))
     site.drop("batch/a", b"a")
@@ -265,11 +275,11 @@ def ctl(site: Site, *arguments: str, status: int = 0) -> str:
     return os.fsdecode(done.stdout)
 
 
-def test_a_page_of_the_receipt_shows_hostile_names_as_text(site: Site, quick: Daemon) -> None:
+def test_a_page_of_the_receipt_shows_hostile_names_as_text(site: Site, daemon: Daemon) -> None:
     name = os.fsdecode(b"<script>\xff\xe2\x80\xae.tif")
     drop_folder(site, "batch", {"x.md5": md5(b"x").encode() + b"  " + os.fsencode(name) + b"\n"})
 
-    wait_for_receipt(site, "batch")
+    close(site, "batch")
 
     [page] = (site.spool / "done").glob("batch.*.receipt.html")
     text = page.read_text("utf-8")

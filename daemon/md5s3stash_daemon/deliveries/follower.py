@@ -22,6 +22,7 @@ from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, BAD, STILL, De
 from md5s3stash_daemon.deliveries.judge import compared, judged
 from md5s3stash_daemon.deliveries.receipt import publish
 from md5s3stash_daemon.deliveries.waiting import has_waiting
+from md5s3stash_daemon.disk.beneath import is_name
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
@@ -84,8 +85,9 @@ class DeliveryFollower:
                 except StashError as error:
                     # Redis or S3 is unavailable: the next look continues from here.
                     log.debug("delivery waits id=%s error=%r", delivery.id, str(error))
-                except (OSError, sqlite3.Error) as error:
-                    log.error("delivery cannot go on id=%s error=%r; trying again", delivery.id, str(error))
+                except Exception:
+                    # The disk, or a bug here: it concerns this delivery alone. Its files are stashed all the same.
+                    log.exception("delivery cannot go on: trying again id=%s", delivery.id)
             liveness.set_idle()
 
     def _unpublished(self) -> Sequence[Delivery]:
@@ -131,7 +133,7 @@ class DeliveryFollower:
         manifests = {manifest.name for manifest in self._journal.manifests(delivery.number)}
         while entries := self._ledger.after(position, 0.001):
             position = entries[-1].id
-            mine = [entry for entry in entries if entry.fields.get("name", "").startswith(f"{delivery.folder}/")]
+            mine = [entry for entry in entries if _is_below(delivery.folder, entry.fields.get("name", ""))]
             places = self._places(mine)
             touched = max([delivery.touched, *(entry.seconds for entry in mine)])
             with self._intake.lock, self._journal.transaction():
@@ -173,7 +175,7 @@ class DeliveryFollower:
             newest = newest or entry.id
             if entry.seconds < edge or _sort_key(entry.id) <= floor:
                 break
-            if entry.fields.get("name", "").startswith(f"{delivery.folder}/"):
+            if _is_below(delivery.folder, entry.fields.get("name", "")):
                 first, edge = entry.id, min(edge, entry.seconds - self._still_seconds)
         return _before(first) if first else newest or "0-0"
 
@@ -259,6 +261,11 @@ class DeliveryFollower:
                 )
             self._intake.open.pop(delivery.folder, None)
             return ended
+
+
+def _is_below(folder: str, name: str) -> bool:
+    # URLs are names too, and another program may write any text.
+    return name.startswith(f"{folder}/") and is_name(name)
 
 
 def _sort_key(entry_id: str) -> tuple[int, int]:

@@ -22,6 +22,9 @@ FILE = "journal.sqlite"
 # Another program may be reading.
 _BUSY_SECONDS = 30.0
 
+# Of one name.
+_LISTED_DIGESTS = 32
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS delivery (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, folder BLOB NOT NULL, sender TEXT NOT NULL,
@@ -238,10 +241,9 @@ class Journal:
         )
 
     def listed(self, number: int, name: str) -> list[tuple[str, str, int]]:
-        """(algorithm, digest, times) of a name."""
-        return self._rows(  # type: ignore[return-value]
-            "SELECT algorithm, digest, times FROM listed WHERE number = ? AND name = ?", number, os.fsencode(name)
-        )
+        """(algorithm, digest, times) of a name; not all of them if there are so many that no file can be right."""
+        statement = "SELECT algorithm, digest, times FROM listed WHERE number = ? AND name = ? LIMIT ?"
+        return self._rows(statement, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
 
     # Files.
 

@@ -23,7 +23,7 @@ def judged(name: str, entry: LogEntry, listed: Listed, s3_url: str) -> FileRow:
         name,
         State.UNLISTED,
         fields.get("md5", ""),
-        int(size) if size.isascii() and size.isdecimal() and len(size) < 20 else None,
+        int(size) if size.isascii() and size.isdecimal() and len(size) < 19 else None,
         entry.seconds,
         s3_url,
         drops=1,

@@ -64,8 +64,10 @@ def _link(temporary: str, root: str, name: str) -> Place:
 
 
 def _drop(spool: Spool, source: Place, name: str) -> None:
+    target = Place(spool.path_of(INCOMING), f"{RECEIPTS}/{name}")
     try:
-        move(source, Place(spool.path_of(INCOMING), f"{RECEIPTS}/{name}"))
+        move(source, target)
+        sync_folders(target)
     except FileExistsError:
         # Dropped by an earlier attempt, and not claimed yet.
         os.unlink(f"{source.base}/{source.name}")
