@@ -15,8 +15,10 @@ import pytest
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from tests.support import warm
 from tests.support.daemon import Daemon, Site
+from tests.support.mutated_bags import mutated_bags
 from tests.support.mutated_deliveries import MUTATIONS, mutated, verdict_of_coreutils
-from tests.support.servers import wait_until
+from tests.support.servers import RcloneS3, wait_until
+from tests.support.stores import Keys
 
 QUICK = {"MD5S3STASH_DELIVERIES_STILL_SECONDS": "1"}
 
@@ -65,12 +67,16 @@ def wait_for_receipt(site: Site, folder: str) -> dict[str, Any]:
 
 def close(site: Site, folder: str) -> dict[str, Any]:
     """Ends the delivery once everything that was dropped is settled."""
+    close_all(site)
+    return wait_for_receipt(site, folder)
+
+
+def close_all(site: Site) -> None:
     wait_until(lambda: site.files("incoming", "active", "deferred") == [], "all settled")
     journal = Journal(journal_path(site.spool))
-    [delivery] = [delivery for delivery in journal.named(folder) if delivery.ended is None]
-    journal.ask_to_end(delivery.number)
+    for delivery in journal.unpublished():
+        journal.ask_to_end(delivery.number)
     journal.close()
-    return wait_for_receipt(site, folder)
 
 
 def states(receipt: Mapping[str, Any]) -> dict[str, str]:
@@ -228,7 +234,7 @@ def test_a_listed_name_that_leads_out_is_refused(site: Site, daemon: Daemon) -> 
 
 def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, tmp_path: Path) -> None:
     wanted = {}
-    with Daemon(site, QUICK) as daemon:
+    with Daemon(site) as daemon:
         daemon.wait_until_started()
         for seed in range(len(MUTATIONS)):
             delivery = mutated(seed, ("md5", "sha256", "sha512")[seed % 3])
@@ -240,6 +246,7 @@ def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, t
             wanted[seed] = verdict_of_coreutils(delivery, folder, manifest)
             shutil.move(manifest, folder / f"sums.{delivery.algorithm}")
             folder.rename(site.incoming / folder.name)
+        close_all(site)
         wait_until(lambda: len(list((site.spool / "done").glob("*.receipt.json"))) == len(wanted), "receipts")
         assert daemon.terminate() == 0
 
@@ -247,6 +254,33 @@ def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, t
         seed: [receipt["verdict"] == "complete" for receipt in receipts(site, f"mutated-{seed}")] for seed in wanted
     }
     assert found == {seed: [verdict] for seed, verdict in wanted.items()}
+
+
+def test_each_of_many_mutated_bags_has_the_verdict_of_bagit(
+    tmp_path: Path, redis_server: str, rclone_s3: RcloneS3
+) -> None:
+    site = Site(tmp_path, redis_server, rclone_s3.endpoint, keys=Keys.of(rclone_s3))
+    bags = mutated_bags()
+    site.incoming.mkdir(parents=True)
+    for name, (bag, _) in bags.items():
+        outside = tmp_path / "bags" / name
+        bag.write(outside)
+        outside.rename(site.incoming / name)
+    with Daemon(site) as daemon:
+        close_all(site)
+        wait_until(lambda: len(list((site.spool / "done").glob("*.receipt.json"))) >= len(bags), "receipts")
+        assert daemon.terminate() == 0
+
+    found = {name: [receipt["verdict"] == "complete" for receipt in receipts(site, name)] for name in bags}
+    assert {name: verdict for name, verdict in found.items() if verdict != [bags[name][1]]} == {}
+    [receipt] = receipts(site, "valid 1.0")
+    assert receipt["bag"] == {
+        "version": "1.0",
+        "info": {"Source-Organization": "A library", "Payload-Oxum": "2.3"},
+        "problems": [],
+    }
+    [receipt] = receipts(site, "extra")
+    assert receipt["bag"]["problems"] == ["'data/extra' is in the payload, but in no manifest"]
 
 
 def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, daemon: Daemon) -> None:

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,16 @@ class CrashPoints:
         patch.setattr(Journal, "transaction", crashing)
 
 
+class NoContents:
+    """No content is stored."""
+
+    def digests(self, md5: str, algorithms: Collection[str]) -> Mapping[str, str] | None:
+        return None
+
+    def read(self, md5: str, max_bytes: int) -> bytes | None:
+        return None
+
+
 class Box:
     """A spool with a delivery of three names, of which one came and one is wrong, and its ledger."""
 
@@ -146,7 +156,7 @@ class Box:
             intake = DeliveryIntake(self.spool, journal)
             intake.with_listed([self.entry])
             reader = LedgerReader(self.client, self.prefix)
-            follower = DeliveryFollower(runtime_of(), self.spool, intake, journal, reader, lambda *_: None)
+            follower = DeliveryFollower(runtime_of(), self.spool, intake, journal, reader, NoContents())
             for delivery in journal.unpublished():
                 journal.ask_to_end(delivery.number)
                 follower.follow(delivery)

@@ -13,7 +13,7 @@ from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.deliveries.follower import DeliveryFollower
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
-from md5s3stash_daemon.deliveries.stored_digests import StoredDigests
+from md5s3stash_daemon.deliveries.stored_digests import StoredContents
 from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.spool import Spool
@@ -35,7 +35,7 @@ def build_deliveries(
     """Opens the journal of the spool, which must be locked. Raises OSError."""
     journal = _opened(journal_path(spool.directory))
     intake = DeliveryIntake(spool, journal)
-    return Deliveries(intake, DeliveryFollower(runtime, spool, intake, journal, ledger, StoredDigests(store, bases)))
+    return Deliveries(intake, DeliveryFollower(runtime, spool, intake, journal, ledger, StoredContents(store, bases)))
 
 
 def _opened(path: str) -> Journal:

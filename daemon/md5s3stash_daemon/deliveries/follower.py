@@ -12,11 +12,14 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from md5s3stash.errors import StashError
 from md5s3stash_daemon.config.settings import DeliverySettings
+from md5s3stash_daemon.deliveries.bag import DECLARATION, MAX_TAG_BYTES, Bag, is_bag_manifest, judged_bag
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake, folders_above
 from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, BAD, STILL, Delivery, FileRow, Journal, State
 from md5s3stash_daemon.deliveries.judge import compared, judged
@@ -39,8 +42,16 @@ _TICK_SECONDS = 1.0
 _NAMES_AT_ONCE = 1000
 _OBJECTS_AT_ONCE = 20
 
-# (md5, algorithms) -> the digests of the object by algorithm; None if it is gone.
-DigestsOf = Callable[[str, Collection[str]], Mapping[str, str] | None]
+# The files of a bag come by themselves, in any order: its end has to wait for the last of its manifests.
+_BAG_SECONDS = 30.0
+
+
+class Contents(Protocol):
+    """Stored contents by md5; None for one that is gone. Raise StashError."""
+
+    def digests(self, md5: str, algorithms: Collection[str]) -> Mapping[str, str] | None: ...
+
+    def read(self, md5: str, max_bytes: int) -> bytes | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +67,14 @@ class DeliveryFollower:
 
     def __init__(
         self, runtime: Runtime, spool: Spool, intake: DeliveryIntake, journal: Journal, ledger: LedgerReader,
-        digests_of: DigestsOf,
+        contents: Contents,
     ) -> None:  # fmt: skip
         self._runtime = runtime
         self._spool = spool
         self._intake = intake
         self._journal = journal
         self._ledger = ledger
-        self._digests_of = digests_of
+        self._contents = contents
         # A delivery is not still because this machine was off.
         self._started = time.time()
 
@@ -109,7 +120,7 @@ class DeliveryFollower:
                 return
             if ending.by != ALL_HERE:
                 self._find_earlier(delivery)
-            ended = self._end(delivery, ending)
+            ended = self._end(delivery, ending, self._bag(delivery))
             if ended is None:
                 return
             delivery = ended
@@ -197,7 +208,7 @@ class DeliveryFollower:
         known: Mapping[str, str] | None = {"md5": row.md5}
         further = {algorithm for algorithm, _, _ in listed} - {"md5"}
         if further:
-            known = self._digests_of(row.md5, further)
+            known = self._contents.digests(row.md5, further)
             if known is None:
                 return replace(row, state=if_gone, reason="its object in S3 is gone", drops=0)
         return replace(compared(row, listed, {"md5": row.md5, **(known or {})}), drops=0)
@@ -213,9 +224,12 @@ class DeliveryFollower:
             return None
         # Not if each file has a manifest of its own beside it: more pairs may come.
         lists_several = any(manifest.lines - manifest.malformed > 1 for manifest in manifests)
-        if lists_several and not self._journal.has_any(delivery.number, BAD):
+        is_bag = any(is_bag_manifest(manifest.name) for manifest in manifests)
+        quiet_seconds = time.time() - max(delivery.touched, self._started)
+        is_quiet = not is_bag or quiet_seconds >= min(_BAG_SECONDS, self._still_seconds)
+        if lists_several and is_quiet and not self._journal.has_any(delivery.number, BAD):
             return _Ending(ALL_HERE, len(manifests))
-        if time.time() - max(delivery.touched, self._started) >= self._still_seconds:
+        if quiet_seconds >= self._still_seconds:
             return _Ending(STILL, len(manifests))
         return None
 
@@ -244,20 +258,59 @@ class DeliveryFollower:
             for row in right:
                 self._journal.put_file(delivery.number, row)
 
-    def _end(self, delivery: Delivery, ending: _Ending) -> Delivery | None:
+    def _bag(self, delivery: Delivery) -> Bag | None:
+        """What makes it a bag, and whether it is a valid one; None if it has no `bagit.txt`."""
+        tag_files = {}
+        for name in (DECLARATION, "bag-info.txt", "package-info.txt"):
+            row = self._journal.file(delivery.number, name)
+            if row is not None and row.md5 and (row.size_bytes or 0) <= MAX_TAG_BYTES:
+                data = self._contents.read(row.md5, MAX_TAG_BYTES)
+                if data is not None:
+                    tag_files[name] = data
+        if DECLARATION not in tag_files:
+            return None
+        self._match_unicode_forms(delivery)
+        return judged_bag(self._journal, delivery.number, tag_files)
+
+    def _match_unicode_forms(self, delivery: Delivery) -> None:
+        """In a bag, a name may come in another Unicode form than it is listed: macOS and archivers change it."""
+        for row in self._journal.files(delivery.number, (State.MISSING,)):
+            for form in ("NFC", "NFD"):
+                came = self._journal.file(delivery.number, unicodedata.normalize(form, row.name))
+                if came is not None and came.state is State.UNLISTED:
+                    checked = self._checked(delivery, replace(came, name=row.name), State.FAILED)
+                    with self._intake.lock, self._journal.transaction():
+                        self._journal.put_file(delivery.number, checked)
+                        self._journal.drop_file(delivery.number, came.name)
+                    break
+
+    def _end(self, delivery: Delivery, ending: _Ending, bag: Bag | None) -> Delivery | None:
         """The delivery, ended; None if another manifest has come since the decision."""
         with self._intake.lock:
             if ending.by != ASKED and len(self._journal.manifests(delivery.number)) != ending.manifests:
                 return None
             counts = self._journal.counts(delivery.number)
             verdict = "incomplete" if any(counts.get(state) for state in BAD) else "complete"
-            if not sum(count for state, count in counts.items() if state != State.UNLISTED):
-                # Every line was malformed.
+            nothing_listed = not sum(count for state, count in counts.items() if state != State.UNLISTED)
+            if bag.problems if bag is not None else nothing_listed:
                 verdict = "incomplete"
-            ended = replace(delivery, ended=time.time(), ended_by=ending.by, verdict=verdict, counts=json.dumps(counts))
+            bag_json = "" if bag is None else json.dumps(bag.as_dict())
+            ended = replace(
+                delivery,
+                ended=time.time(),
+                ended_by=ending.by,
+                verdict=verdict,
+                counts=json.dumps(counts),
+                bag=bag_json,
+            )
             with self._journal.transaction():
                 self._journal.update(
-                    delivery.number, ended=ended.ended, ended_by=ended.ended_by, verdict=verdict, counts=ended.counts
+                    delivery.number,
+                    ended=ended.ended,
+                    ended_by=ended.ended_by,
+                    verdict=verdict,
+                    counts=ended.counts,
+                    bag=bag_json,
                 )
             self._intake.open.pop(delivery.folder, None)
             return ended

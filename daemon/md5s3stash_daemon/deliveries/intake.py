@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from md5s3stash.errors import SourceChanged
+from md5s3stash_daemon.deliveries.bag import is_bag_manifest, read_bag_manifest
 from md5s3stash_daemon.deliveries.journal import FileRow, Journal, Manifest, State
 from md5s3stash_daemon.deliveries.manifest import Line, algorithm_of, looks_like_manifest, read_manifest
 from md5s3stash_daemon.spool.entry import Entry
@@ -89,6 +90,8 @@ class DeliveryIntake:
             with open(os.dup(pin.descriptor), "rb") as file:
                 if pin.status.st_size > MAX_MANIFEST_BYTES:
                     log.error("manifest too large: its files are not checked name=%r; split it", entry.name)
+                elif is_bag_manifest(entry.name):
+                    self._read(entry, read_bag_manifest(file), pin.status)
                 elif looks_like_manifest(file):
                     file.seek(0)
                     self._read(entry, read_manifest(file, algorithm_of(entry.name) or "md5"), pin.status)

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS delivery (
     opened REAL NOT NULL, touched REAL NOT NULL, position TEXT NOT NULL DEFAULT '',
     is_asked INTEGER NOT NULL DEFAULT 0, ended REAL, ended_by TEXT NOT NULL DEFAULT '',
     is_published INTEGER NOT NULL DEFAULT 0, verdict TEXT NOT NULL DEFAULT '', counts TEXT NOT NULL DEFAULT '{}',
-    receipt BLOB NOT NULL DEFAULT ''
+    receipt BLOB NOT NULL DEFAULT '', bag TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS manifest (
     drop_id BLOB PRIMARY KEY, number INTEGER NOT NULL, name BLOB NOT NULL, algorithm TEXT NOT NULL,
@@ -70,13 +70,19 @@ BAD = (State.MISSING, State.WRONG, State.FAILED, State.REFUSED, State.UNCHECKED)
 STILL, ALL_HERE, ASKED = "still", "all here", "asked"
 
 # The columns that `Delivery` has, in order.
-_COLUMNS = "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt"
+_COLUMNS = (
+    "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag"
+)
+
+
+_FILE_COLUMNS = "name, state, md5, size_bytes, at, s3_url, reason, drops"
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A delivery: times are in seconds since the epoch, `ended` is None while it is open. `position` is the id of the
-    last entry of the ledger log that was considered, `receipt` the path of the published JSON receipt.
+    last entry of the ledger log that was considered, `receipt` the path of the published JSON receipt. `bag` is the
+    JSON of a `Bag`, if it is one and has ended.
     """
 
     number: int
@@ -92,6 +98,7 @@ class Delivery:
     verdict: str
     counts: str
     receipt: str
+    bag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +252,21 @@ class Journal:
         statement = "SELECT algorithm, digest, times FROM listed WHERE number = ? AND name = ? LIMIT ?"
         return self._rows(statement, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
 
+    def listed_twice(self, number: int) -> str | None:
+        """A name that one algorithm lists more than once."""
+        statement = "SELECT name FROM listed WHERE number = ? GROUP BY name, algorithm HAVING sum(times) > 1 LIMIT 1"
+        found = self._rows(statement, number)
+        return _text(found[0][0]) if found else None
+
     # Files.
+
+    def file(self, number: int, name: str) -> FileRow | None:
+        """What is known of a name."""
+        rows = self._rows(f"SELECT {_FILE_COLUMNS} FROM file WHERE number = ? AND name = ?", number, os.fsencode(name))
+        return _file_row(rows[0]) if rows else None
+
+    def drop_file(self, number: int, name: str) -> None:
+        self._connection.execute("DELETE FROM file WHERE number = ? AND name = ?", (number, os.fsencode(name)))
 
     def put_file(self, number: int, row: FileRow) -> None:
         """Adds or replaces what is known of a name; counts its drops."""
@@ -282,8 +303,8 @@ class Journal:
         marks = ", ".join("?" * len(states))
         while left:
             rows = self._rows(
-                "SELECT name, state, md5, size_bytes, at, s3_url, reason, drops FROM file "
-                f"WHERE number = ? AND name > ? AND state IN ({marks}) ORDER BY name LIMIT ?",
+                f"SELECT {_FILE_COLUMNS} FROM file WHERE number = ? AND name > ? AND state IN ({marks}) "
+                "ORDER BY name LIMIT ?",
                 number,
                 after,
                 *states,
@@ -291,8 +312,7 @@ class Journal:
             )
             if not rows:
                 return
-            for name, state, *rest in rows:
-                yield FileRow(_text(name), State(str(state)), *rest)  # type: ignore[arg-type]
+            yield from map(_file_row, rows)
             after = rows[-1][0]  # type: ignore[assignment]
             left -= len(rows) if left > 0 else 0
 
@@ -308,6 +328,11 @@ def _delivery(row: Sequence[object]) -> Delivery:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
     values |= {"folder": _text(values["folder"]), "receipt": _text(values["receipt"])}
     return Delivery(**values | {"is_asked": bool(values["is_asked"])})  # type: ignore[arg-type]
+
+
+def _file_row(row: Sequence[object]) -> FileRow:
+    name, state, *rest = row
+    return FileRow(_text(name), State(str(state)), *rest)  # type: ignore[arg-type]
 
 
 def _text(name: object) -> str:

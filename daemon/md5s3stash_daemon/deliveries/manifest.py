@@ -57,20 +57,20 @@ def looks_like_manifest(file: BinaryIO) -> bool:
     """Whether any of the first lines has a digest, of any algorithm, and a name. A file `NAME.md5` that holds only a
     digest is not a manifest, to md5sum neither.
     """
-    return any(_ANY_DIGEST.match(raw.removeprefix(_BOM)) for _, raw in itertools.islice(_raw_lines(file), 1000))
+    return any(_ANY_DIGEST.match(raw.removeprefix(_BOM)) for _, raw in itertools.islice(raw_lines(file), 1000))
 
 
 def read_manifest(file: BinaryIO, algorithm: str) -> Iterator[Line]:
     """Every line that is not a comment or blank, in order. Uses as much memory as one line."""
     reader = _Reader(algorithm)
-    for number, raw in _raw_lines(file):
+    for number, raw in raw_lines(file):
         if number == 1:
             raw = raw.removeprefix(_BOM)
         if raw and not raw.startswith(b"#"):
             yield reader.line(number, raw)
 
 
-def _raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Line numbers and lines without their ends; a line that is too long comes cut, and so is not well-formed."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES):

@@ -83,6 +83,7 @@ def as_json(journal: Journal, delivery: Delivery) -> dict[str, Any]:
         "sender": delivery.sender,
         "opened": utc(delivery.opened),
         "ended": None if delivery.ended is None else utc(delivery.ended),
+        **({"bag": json.loads(delivery.bag)} if delivery.bag else {}),
         "counts": counts_of(journal, delivery),
         "bytes": dict(journal.sums(delivery.number)),
         "manifests": [

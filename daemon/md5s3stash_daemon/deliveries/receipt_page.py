@@ -70,8 +70,13 @@ def write_page(file: TextIO, journal: Journal, delivery: Delivery) -> None:
         malformed = f", of which {manifest.malformed:,} cannot be read as such" if manifest.malformed else ""
         words = f"{manifest.name} ({manifest.algorithm}, {manifest.lines:,} lines{malformed}), md5 {manifest.md5}"
         facts.append(("Manifest", words))
+    bag = json.loads(delivery.bag) if delivery.bag else {"problems": []}
+    if delivery.bag:
+        facts.append(("Bag", f"BagIt {bag['version']}"))
+    facts += [("Problem", problem) for problem in bag["problems"]]
+    facts += [(name, value) for name, value in bag.get("info", {}).items()][:_SHOWN]
     for name, value in facts:
-        file.write(f"<dt>{name}</dt><dd>{_shown(value)}</dd>\n")
+        file.write(f"<dt>{_shown(name)}</dt><dd>{_shown(value)}</dd>\n")
     file.write("</dl>\n")
     for state, (heading, meaning) in _HEADINGS.items():
         if counts.get(state):

@@ -1,4 +1,4 @@
-"""The digests of a content that was stored before its manifest came: from the object in S3."""
+"""Reads stored contents: the digests of one that came before its manifest, and the tag files of a bag."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from md5s3stash.objectstore import ObjectStore
 from md5s3stash.scheme import BucketBase
 
 
-class StoredDigests:
+class StoredContents:
     """Safe to share between threads."""
 
     def __init__(self, store: ObjectStore, bases: Sequence[BucketBase]) -> None:
         self._store = store
         self._bases = bases
 
-    def __call__(self, md5: str, algorithms: Collection[str]) -> Mapping[str, str] | None:
+    def digests(self, md5: str, algorithms: Collection[str]) -> Mapping[str, str] | None:
         """These digests of the object at this md5: one HEAD if SHA-256 is enough, else one GET of all its bytes. None
         if the object is gone. Raises StoreError.
         """
@@ -30,6 +30,10 @@ class StoredDigests:
                 return {"sha256": stored.sha256}
         hashers = _Hashers(algorithms)
         return None if self._store.download(address, hashers, sys.maxsize) is None else hashers.digests()
+
+    def read(self, md5: str, max_bytes: int) -> bytes | None:
+        """The content; None if the object is gone. Raises StoreError, and SourceTooLarge."""
+        return self._store.get(self._bases[0].address(md5), max_bytes)
 
 
 class _Hashers:
