@@ -1,16 +1,16 @@
 """IIIF beside Debian's iipsrv: CPU of tiles and regions, and how many a second at 1, 8 and 64 clients, one core each.
 
-    python bench/iiif.py DIRECTORY [--tiles 400]
+    python bench/iiif.py DIRECTORY [--seconds 10]
 
-needs the packages iipimage-server and nginx-core. Both servers have the same TIFF of 80 megapixels, a pyramid of JPEG
-tiles of 512 pixels. iipsrv is asked through nginx; the CPU of both is shown, and that of iipsrv alone.
+needs the packages iipimage-server, nginx-core and wrk. Both servers have the same TIFF of 80 megapixels, a pyramid of
+JPEG tiles of 512 pixels. iipsrv is asked through nginx; the CPU of both is shown, and that of iipsrv alone. wrk asks
+from the other core, on connections that stay open, as a proxy or a browser does.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,12 +18,14 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import process_tree
-from bench.http_load import Job, Load
 from bench.picture_corpus import photograph
 from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.grid import TILE, Tile, level_size, scale_factors, tile_region
@@ -35,6 +37,17 @@ CLIENTS = (1, 8, 64)
 _IIPSRV = "/usr/lib/iipimage-server/iipsrv.fcgi"
 _SERVERS_CORE, _CLIENTS_CORE = (str(core % (os.cpu_count() or 1)) for core in (1, 0))
 _BUCKET = "originals"
+_SCRIPT = """
+local paths, requests, number = {{
+{paths}
+}}, {{}}, 0
+function init() for i, path in ipairs(paths) do requests[i] = wrk.format("GET", path) end end
+function request() number = number % #requests + 1; return requests[number] end
+function done(all)
+  local e = all.errors
+  print(all.requests, all.duration, e.connect + e.read + e.write + e.status + e.timeout)
+end
+"""
 
 
 @dataclass(frozen=True)
@@ -152,31 +165,45 @@ http {{
         yield Server("iipsrv", port, [first.pid, second.pid], f"/iiif/{original.name}")
 
 
-def load(server: Server, paths: Sequence[str], clients: int) -> Load:
-    """Asks from a process of its own, on a core of its own."""
-    job = Job(server.port, [server.base + path for path in paths], clients)
-    command = ["taskset", "-c", _CLIENTS_CORE, sys.executable, "-m", "bench.http_load"]
-    done = subprocess.run(
-        command, input=json.dumps(dataclasses.asdict(job)), capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    found = Load(**json.loads(done.stdout))
-    if found.failures:
-        raise SystemExit(f"{server.name}: {found.failures[0]}")
-    return found
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What wrk has counted. `errors` are answers of 400 and more, and requests without an answer."""
+
+    requests: int
+    seconds: float
+    errors: int
 
 
-def measure(server: Server, count: int) -> None:
+def load(server: Server, paths: Sequence[str], clients: int, seconds: int) -> Load:
+    """Asks for the paths in turn for that time, with a request at a time from each client."""
+    with tempfile.TemporaryDirectory() as directory:
+        script = Path(directory) / "paths.lua"
+        script.write_text(_SCRIPT.format(paths=",\n".join(json.dumps(server.base + path) for path in paths)))
+        command = [
+            *("taskset", "-c", _CLIENTS_CORE, "wrk", "--threads=1", f"--connections={clients}"),
+            *(f"--duration={seconds}s", "--timeout=60s", f"--script={script}", f"http://127.0.0.1:{server.port}"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    requests, microseconds, errors = map(int, done.stdout.splitlines()[-1].split())
+    return Load(requests, microseconds / 1e6, errors)
+
+
+def measure(server: Server, count: int, seconds: int) -> None:
     """Prints a line for each kind of request and number of clients."""
-    for kind, paths in (("tiles", tiles(count)), ("regions", regions(count // 4))):
-        first, before = load(server, paths[:1], 1), server.cpu_seconds()
-        print(f"{server.name:12} {kind:8} first {first.milliseconds[0]:.0f} ms")
+    for kind, paths in (("tiles", tiles(count)), ("regions", regions(count))):
+        begun = time.perf_counter()
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{server.base}{paths[0]}") as answer:
+            answer.read()
+        print(f"{server.name:12} {kind:8} first {1000 * (time.perf_counter() - begun):.0f} ms")
         for clients in CLIENTS:
             before, before_first = server.cpu_seconds(), server.cpu_seconds(server.pids[:1])
-            rate = load(server, paths, clients).requests_per_second
+            found = load(server, paths, clients, seconds)
             used, used_first = server.cpu_seconds() - before, server.cpu_seconds(server.pids[:1]) - before_first
             print(
-                f"{server.name:12} {kind:8} {clients:3} clients {rate:7.0f} a second, "
-                f"CPU ms {1000 * used / len(paths):6.2f} ({1000 * used_first / len(paths):.2f} without a front)",
+                f"{server.name:12} {kind:8} {clients:3} clients {found.requests / found.seconds:7.0f} a second, "
+                f"CPU ms {1000 * used / found.requests:6.2f} "
+                f"({1000 * used_first / found.requests:.2f} without a front), core busy {used / found.seconds:4.0%}"
+                + (f", {found.errors} ERRORS" if found.errors else ""),
                 flush=True,
             )
 
@@ -185,7 +212,8 @@ def main() -> None:
     """All of it."""
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("directory", type=Path)
-    arguments.add_argument("--tiles", type=int, default=400)
+    arguments.add_argument("--places", type=int, default=400)
+    arguments.add_argument("--seconds", type=int, default=10)
     given = arguments.parse_args()
     given.directory.mkdir(parents=True, exist_ok=True)
     original = given.directory.resolve() / "80.tif"
@@ -193,7 +221,7 @@ def main() -> None:
     starts: list[Callable[[Path, Path], contextlib.AbstractContextManager[Server]]] = [iipsrv, ours]
     for start in starts:
         with start(original, given.directory.resolve()) as server:
-            measure(server, given.tiles)
+            measure(server, given.places, given.seconds)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ from md5s3stash.source import LocalFile, RemoteUrl, open_local, parse_source
 log = logging.getLogger(__name__)
 
 Auth = tuple[str, str]
+
+NO_VALIDATORS = Validators()
 
 # Errors that may pass within seconds. A missing bucket or a changed file stays so until an operator acts or the file is
 # read again: the caller decides when.
@@ -63,11 +65,13 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StashResult:
-    """A report and its outcome. `size_bytes` is None if the origin's 304 saved the download."""
+    """A report and its outcome. `size_bytes` is None, and `sha256` empty, if the origin's 304 saved the download."""
 
     report: StashReport
     outcome: StashOutcome
     size_bytes: int | None
+    sha256: str = ""
+    validators: Validators = NO_VALIDATORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ class Stasher:
             fetched = self._fetcher.fetch(source.url, auth, known.validators, progress)
             if not isinstance(fetched, Fetched):
                 self._check_type(known.report.mime_type)
-                return StashResult(known.report, StashOutcome.KNOWN, None)
+                return StashResult(known.report, StashOutcome.KNOWN, None, validators=known.validators)
         else:
             # Without validators there is no 304, so every answer has bytes.
             fetched = self._fetcher.fetch(source.url, auth, None, progress)
@@ -127,7 +131,7 @@ class Stasher:
         with fetched.content as content:
             result = self.store(url, content, progress)
         self._remember(self._caches.url_cache, url, _url_entry(result.report.md5, fetched.validators))
-        return result
+        return replace(result, validators=fetched.validators)
 
     def store(
         self,
@@ -141,19 +145,18 @@ class Stasher:
 
         `kind` is the result of an earlier `describe`; with it the bytes are not read for that again.
         """
-        md5 = content.digest.md5
+        md5, sha256, size_bytes = content.digest.md5, content.digest.sha256, content.size_bytes
         known = self._known_hash(url, md5)
         if known is not None:
             self._check_type(known.mime_type)
-            return StashResult(known, StashOutcome.KNOWN, content.size_bytes)
+            return StashResult(known, StashOutcome.KNOWN, size_bytes, sha256)
         address = self._base.address(md5)
         try:
             mime_type, dimensions = kind or describe(content)
             self._check_type(mime_type)
             if presence is Presence.CONFIRMED:
-                return StashResult(
-                    StashReport(url, md5, address.s3_url, mime_type, dimensions), StashOutcome.KNOWN, content.size_bytes
-                )
+                report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
+                return StashResult(report, StashOutcome.KNOWN, size_bytes, sha256)
             put = retrying(
                 lambda: self._put(address, content, mime_type, progress, presence), self._retry, only=WORTH_WAITING_FOR
             )
@@ -163,10 +166,8 @@ class Stasher:
         outcome = StashOutcome.STORED if put is PutOutcome.STORED else StashOutcome.ALREADY_THERE
         self._remember(self._caches.hash_cache, md5, (address.s3_url, mime_type, dimensions))
         report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
-        log.debug(
-            "stashed outcome=%r md5=%s s3_url=%s bytes=%d", outcome.value, md5, address.s3_url, content.size_bytes
-        )
-        return StashResult(report, outcome, content.size_bytes)
+        log.debug("stashed outcome=%r md5=%s s3_url=%s bytes=%d", outcome.value, md5, address.s3_url, size_bytes)
+        return StashResult(report, outcome, size_bytes, sha256)
 
     def _put(
         self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None, presence: Presence
@@ -187,7 +188,7 @@ class Stasher:
             return None
         md5 = _text_or_none(entry.get("md5"))
         validators = Validators.usable(entry.get("If-None-Match"), entry.get("If-Modified-Since"))
-        if md5 is None or not is_md5(md5) or validators == Validators():
+        if md5 is None or not is_md5(md5) or validators == NO_VALIDATORS:
             return None
         recalled = self._recalled_hash(md5)
         if recalled is None or not self._is_stored_here(recalled):

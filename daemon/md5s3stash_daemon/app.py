@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from md5s3stash import console
@@ -24,7 +25,14 @@ from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, read_settings
 from md5s3stash_daemon.config.reload import Reload
-from md5s3stash_daemon.config.settings import DeliverySettings, HttpSettings, QueueSettings, SpoolSettings, UrlSettings
+from md5s3stash_daemon.config.settings import (
+    DeliverySettings,
+    HttpSettings,
+    ProvenanceSettings,
+    QueueSettings,
+    SpoolSettings,
+    UrlSettings,
+)
 from md5s3stash_daemon.disk.filesystem import filesystem_type, is_network
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
@@ -49,6 +57,7 @@ from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
 from md5s3stash_daemon.runtime.shutdown import Shutdown
 from md5s3stash_daemon.runtime.signals import handled
 from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.ownership import identity
 from md5s3stash_daemon.spool.spool import Spool
 
 if TYPE_CHECKING:
@@ -107,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise StashError(f"the spool cannot be used: {error}") from error
     try:
-        if not _run(daemon, settings, read, notifier):
+        if not _run(daemon, settings, arguments.config, read, notifier):
             # Threads that hang, or wait for a main thread that is gone, would block the end of the interpreter for
             # ever. Their files are still claimed, and the next start finds them.
             console.exit_now(0)
@@ -129,7 +138,9 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
-def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notifier: Notifier) -> bool:
+def _run(
+    daemon: Daemon, settings: Settings, config: Path | None, read: Callable[[], Settings], notifier: Notifier
+) -> bool:
     """Runs the daemon; False if work was unfinished at the end."""
 
     def stop() -> None:
@@ -152,6 +163,8 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
         lambda: daemon.runtime.breaker.watch(REDIS, REDIS_CHECK_SECONDS, daemon.runtime.stopping),
         daemon.runtime.liveness,
     )
+    if settings[ProvenanceSettings].index is not None:
+        _collect_provenance(daemon, config)
     with _serving(settings, daemon), handled(actions, daemon.runtime.liveness), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
@@ -162,6 +175,14 @@ def _run(daemon: Daemon, settings: Settings, read: Callable[[], Settings], notif
             # Lists and the queue stop at the same time as the files, so this waits for the rest of the same deadline.
             drained = daemon.queue is None or daemon.queue.finish()
             return daemon.lists.finish() and complete and drained
+
+
+def _collect_provenance(daemon: Daemon, config: Path | None) -> None:
+    # Late: SQLite is only needed with an index.
+    from md5s3stash_daemon.provenance.process import keep_collecting
+
+    runtime, box = daemon.runtime, identity(daemon.spool.directory)
+    spawn("provenance", lambda: keep_collecting(config, box, runtime.stopping), runtime.liveness)
 
 
 def _serving(settings: Settings, daemon: Daemon) -> contextlib.AbstractContextManager[object]:

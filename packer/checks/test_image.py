@@ -156,6 +156,18 @@ def test_security_updates_install_themselves(host: Any) -> None:
     assert settings.strip() == 'APT::Periodic::Unattended-Upgrade "1";'
 
 
+@pytest.mark.parametrize("package", ["redis-server", "chrony", "openssh-server"])
+def test_a_configuration_file_of_debian_is_as_debian_ships_it(host: Any, package: str) -> None:
+    edited = [line for line in host.run(f"dpkg --verify {package}").stdout.splitlines() if " c /" in line]
+
+    assert edited == []
+
+
+def test_an_edited_configuration_file_does_not_hold_an_update_back(host: Any) -> None:
+    # What unattended-upgrades looks for before it looks into the files.
+    assert "--force-confold" in output_of(host, "apt-config dump Dpkg::Options")
+
+
 def test_the_journal_takes_a_bounded_part_of_the_disk(host: Any) -> None:
     settings = output_of(host, "systemd-analyze cat-config systemd/journald.conf")
 

@@ -116,6 +116,10 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_LAUNCHED}::test_only_the_intended_ports_listen": r"10\.99\.0\.2:2022"},
         {"etc/ssh/sshd_config.d/sabotage.conf": "Port 2022\n"},
     ),
+    "unsealed-workers": Sabotage(
+        {f"{_FAULTS}::test_code_in_a_worker_of_the_thumbnail_server_is_refused_everything": "read the credentials"},
+        _drop_in(_THUMBNAILER, "SystemCallFilter=~seccomp landlock_create_ruleset"),
+    ),
     "memory-limit": Sabotage(
         {
             f"{_LAUNCHED}::test_the_memory_limit_is_the_kernels": "assert '(9223372036854771712|max)'",

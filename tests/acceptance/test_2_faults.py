@@ -5,11 +5,16 @@ Each test leaves a working box; `nothing_is_lost` counts all drops since the lau
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.acceptance.box import DAEMON, REDIS, THUMBNAIL_PORT, THUMBNAILERS, Box, DropLoad, ThumbnailLoad
+from tests.support import sealed_attempts
+from tests.support.reachable import unrefused
 from tests.support.servers import wait_until
 
 # WatchdogSec=30, and the time of a restart.
@@ -75,6 +80,47 @@ def test_programs_that_hang_are_replaced(box: Box) -> None:
         wait_until(partial(box.is_back, unit, pid), f"{unit} replaced by its watchdog", WATCHDOG_SECONDS)
     box.nothing_is_lost()
     assert all(box.answers(md5) for md5 in new.values())
+
+
+def test_code_in_a_worker_of_the_thumbnail_server_is_refused_everything(box: Box) -> None:
+    (md5,) = box.drop("sealed", 1).values()
+    box.nothing_is_lost()
+    program, drop_in = "/run/sealed_attempts.py", f"/run/systemd/system/{THUMBNAILERS[0]}.d/attempts.conf"
+    reach = {
+        "credentials": "%d/aws-credentials",
+        "secret": "AWS_SHARED_CREDENTIALS_FILE",
+        "tcp": THUMBNAIL_PORT,
+        "unix": "/run/systemd/notify",
+        "abstract": "none",
+    }
+    lines = [
+        "[Service]",
+        f"Environment='SEALED_ATTEMPTS={json.dumps(reach)}'",
+        "ExecStart=",
+        "ExecStart=/opt/md5s3stash/current/bin/python /run/sealed_attempts.py serve --config=%d/thumbnailer.conf"
+        " $THUMBNAILER_OPTIONS",
+    ]
+    box.guest.run("install", "-m644", "/dev/stdin", program, text=Path(sealed_attempts.__file__).read_text())
+    box.guest.run("install", "-D", "/dev/stdin", drop_in, text="\n".join([*lines, ""]))
+    box.guest.run("systemctl", "daemon-reload")
+    try:
+        # The other one would answer with a picture.
+        box.guest.run("systemctl", "stop", THUMBNAILERS[1])
+        box.guest.run("systemctl", "restart", THUMBNAILERS[0])
+        url = f"http://{box.login.host}:{THUMBNAIL_PORT}/clip/100x100/{md5}"
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            ended = json.loads(answer.read())
+    finally:
+        box.guest.run("rm", drop_in, program)
+        box.guest.run("systemctl", "daemon-reload")
+        box.guest.run("systemctl", "restart", *THUMBNAILERS)
+
+    assert ended.pop("the original").startswith("done")
+    # Neither of them is refused as the others are: the original is open to read, and the channel is connected.
+    assert ended.pop("write the original").startswith("failed")
+    assert ended.pop("send to an abstract socket").startswith("failed")
+    assert unrefused(ended) == {}
+    assert len(ended) > 60
 
 
 def test_files_survive_a_memory_limit_that_is_hit(box: Box) -> None:

@@ -417,7 +417,7 @@ def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_serv
         never_well = "MD5S3STASH_REDIS_REPLICAS" in outage.environment
         if not never_well and not outage.from_start:
             stack.drop("before")
-            wait_until(lambda: recorded(stack) == set(names_of("before")), "all is well")
+            wait_until(lambda: recorded(stack) == set(names_of("before")) and not stack.site.files(), "all is well")
         with outage.cause(stack):
             stack.drop("during")
             wait_until(lambda: is_told(outage, stack.look()), "all reports show it")

@@ -254,6 +254,7 @@ def test_a_list_never_ends_with_fewer_outcomes_than_lines(tmp_path: Path, error:
         run = ListRun(
             parts,
             Entry("x.urls", str(tmp_path / "x.urls"), "batch"),
+            "owner",
             journal,
             ThreadLiveness(runtime.liveness, "list-0"),
         )

@@ -53,6 +53,7 @@ def test_workers_killed_under_load_lose_nothing_and_are_replaced(site: Site) -> 
         dropped = drop_files(site, FILES)
         for share in range(1, 5):
             wait_until(lambda share=share: len(site.names()) > share * FILES // 8, "under way")  # type: ignore[misc]
+            wait_until(lambda: len(workers(daemon)) >= 2, "two workers, whatever was killed before")
             os.kill(workers(daemon)[share % 2], signal.SIGKILL)
         wait_until(lambda: site.names() == dropped and site.files() == [], "all stashed", 60)
         wait_until(lambda: len(workers(daemon)) == 3, "three workers again")

@@ -120,7 +120,7 @@ def test_a_box_has_no_other_right_than_to_read_the_password_and_the_drop_bucket(
 
     assert FLEET.policies("Role").keys() == {"stash", "queue", "ledger", "signal"}
     assert rights.keys() == {"stash", "queue", "ledger", "drops", "signal"}
-    assert rights["drops"] == [("s3:GetObject", "arn:aws:s3:::scans/*")]
+    assert rights["drops"] == [("s3:GetObject", "arn:aws:s3:::scans/*"), ("s3:ListBucket", "arn:aws:s3:::scans")]
     assert rights["ledger"] == [("secretsmanager:GetSecretValue", "LedgerSecret")]
     assert fleet(**LEDGER_ELSEWHERE).policies("Role")["ledger"]["Statement"][0]["Resource"].endswith("ledger-AbCdEf")
 

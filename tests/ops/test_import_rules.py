@@ -89,6 +89,7 @@ LAYERS = {
     "power_cut": {"runtime", "disk", "spool"},
     "ledger": {"runtime"},
     "fixity": {"ledger"},
+    "provenance": {"config", "runtime", "ledger"},
     "monitoring": {"runtime", "spool", "power_cut", "ledger"},
     "downloads": {"config", "runtime", "ledger"},
     "intake.files": {"config", "runtime", "disk", "spool", "ledger", "monitoring"},
@@ -96,8 +97,8 @@ LAYERS = {
     "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
     "deliveries": {"config", "runtime", "disk", "spool", "ledger"},
     "enqueue": {"config", "downloads", "intake.sqs"},
-    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "deliveries"},
-    "web": {"config", "runtime", "spool", "ledger", "monitoring", "deliveries"},
+    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "provenance", "deliveries"},
+    "web": {"config", "runtime", "spool", "ledger", "provenance", "monitoring", "deliveries"},
 }
 
 

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from md5s3stash_thumbnailer.iiif.address import forwarded_address, own_address
 from md5s3stash_thumbnailer.iiif.handlers import Sizes
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits
 from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.servers import wait_until
 from tests.thumbnailer.conftest import Thumbnailer, environment, picture, thumbnailer
@@ -244,6 +247,31 @@ def test_head_and_validators_are_those_of_get(server: Thumbnailer, md5: str, ver
     assert (fresh.status, fresh.body, fresh.headers["Etag"]) == (304, b"", got.headers["Etag"])
     assert fresh.headers["Cache-Control"] == got.headers["Cache-Control"]
     assert server.get(f"/iiif/{version}/{md5}{path}", If_None_Match='"other"').status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/iiif/2/{}/info.json", "/iiif/3/{}/info.json", "/iiif/3/{}/manifest.json", "/view/{}"),
+        "/iiif/3/{}/full/90,/0/default.jpg",
+    ],
+)
+def test_client_that_has_any_answer_of_a_picture_that_exists_needs_no_other(
+    server: Thumbnailer, md5: str, path: str
+) -> None:
+    got = server.get(path.format(md5))
+    for given in ("*", got.headers["Etag"]):
+        answer = server.get(path.format(md5), If_None_Match=given)
+        assert (answer.status, answer.body, answer.headers["Etag"]) == (304, b"", got.headers["Etag"])
+        assert answer.headers["Cache-Control"] == got.headers["Cache-Control"]
+
+    assert server.get(path.format("0" * 32), If_None_Match="*").status == 404
+
+
+@pytest.mark.parametrize("name", ["max_original_pixels", "pyramid_pixels", "reduced_side"])
+def test_etag_depends_on_the_settings_that_decide_what_is_cut_from(name: str) -> None:
+    changed: dict[str, Any] = {name: 5}
+    assert replace(RenderLimits(), **changed).choices != RenderLimits().choices
 
 
 def test_validator_needs_neither_the_picture_nor_s3(server: Thumbnailer, md5: str) -> None:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import pytest
 
-from md5s3stash_thumbnailer.cache.disk import DiskCache, keep_reduced
+from md5s3stash_thumbnailer.cache.disk import DiskCache
 from tests.support import servers
 from tests.support.digest_s3 import DigestS3
 from tests.support.mounts import tiny_disk, with_mounts
@@ -169,9 +169,8 @@ def test_copies_count_in_the_bound_and_go_as_originals_do(tmp_path: Path) -> Non
     cache = DiskCache(tmp_path, 100_000)
     names = [f"{number:032x}" for number in range(30)]
     for number, md5 in enumerate(names):
-        keep_reduced(tmp_path, md5, write, 0.0)
+        cache.keep_reduced(md5, 0.0, write)
         os.utime(tmp_path / f"{md5}.reduced", ns=(time.time_ns() + number, 0))
-        cache.added(10_000)
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 110_000
     assert cache.open_reduced(names[0]) is None
     last = cache.open_reduced(names[-1])
@@ -184,8 +183,7 @@ def test_copy_that_could_not_be_written_leaves_nothing(tmp_path: Path) -> None:
     def half(_: BinaryIO) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        keep_reduced(tmp_path, "0" * 32, half, 0.0)
+    DiskCache(tmp_path, 100_000).keep_reduced("0" * 32, 0.0, half)
     assert list(tmp_path.iterdir()) == []
 
 

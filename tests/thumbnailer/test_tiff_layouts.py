@@ -362,12 +362,12 @@ def test_a_worker_without_memory_for_libvips_says_so(tmp_path: Path, mebibytes: 
     path = tmp_path / "a.tif"
     path.write_bytes(tiff.written(Layout(16, tiff.WHITE_IS_ZERO, compression=tiff.DEFLATE), noise))
     limits = render_pool.PoolLimits(30.0, 30.0, mebibytes * 1024 * 1024, 1, 30.0)
-    worker = render_pool._Worker(RenderLimits(), limits, tmp_path, Counter())
+    worker = render_pool._Worker(RenderLimits(), limits, 2**30, Counter())
     try:
         # The loader, libvips or a thread is refused memory, or GLib aborts: that depends on who asks last.
         for _ in range(2):
             with path.open("rb") as file, pytest.raises(TooManyPixels) if mebibytes == 8 else suppress(TooManyPixels):
-                worker.call(Source(file), ThumbnailRequest("clip", 90, 90, "0" * 32), 30.0)
+                worker.render(Source(file), ThumbnailRequest("clip", 90, 90, "0" * 32), 30.0)
     finally:
         worker.close()
         worker.end(time.monotonic() + 5)

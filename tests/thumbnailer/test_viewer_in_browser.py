@@ -278,6 +278,36 @@ def test_without_javascript_there_is_a_picture(visit: Visit, md5: str) -> None:
     wait_until(lambda: image.evaluate("image => image.naturalWidth") == 1600, "the thumbnail")
 
 
+@pytest.mark.parametrize("size", [DESK, PHONE, (500, 400)])
+def test_without_javascript_the_picture_has_the_place_that_is_left(
+    visit: Visit, put: Callable[[bytes], str], size: tuple[int, int]
+) -> None:
+    for shape in ((2000, 1200), (900, 1800)):
+        page = visit.open(put(picture(shape)), size=size, javascript=False)
+        place, shown = (page.locator(found).bounding_box() for found in ("#picture", "#picture img"))
+        assert place
+        assert shown == place
+        top = page.locator("footer").bounding_box()
+        assert top
+        assert place["y"] + place["height"] <= top["y"] + 0.5
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_a_damaged_picture_is_called_damaged(
+    browser: Browser, s3_server: str, put: Callable[[bytes], str], tmp_path: Path, image_format: str
+) -> None:
+    whole = picture((1800, 1200), image_format)
+    with (
+        thumbnailer(tmp_path, s3_server, "--truncated") as server,
+        Visit(browser, f"http://127.0.0.1:{server.port}/view/") as visit,
+    ):
+        expect(opened(visit, put(whole[:-500])).get_by_role("alert")).to_contain_text("The picture is damaged")
+        page = visit.new_page()
+        with page.expect_response("**/full/*/0/default.jpg"):
+            page.goto(visit.url + put(whole))
+        expect(page.locator("#damage")).to_be_empty()
+
+
 @pytest.mark.parametrize("path", [UNKNOWN, "not-an-md5", "%3Cscript%3Ealert(1)%3C%2Fscript%3E"])
 def test_an_unknown_picture_is_a_clear_page_with_status_404(visit: Visit, path: str) -> None:
     page = visit.open(path)

@@ -19,6 +19,7 @@ from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.render_pool import RenderPool
+from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity, Services
 from md5s3stash_thumbnailer.server.handlers import (
     HealthHandler,
@@ -70,6 +71,7 @@ def run(settings: Settings) -> int:
         raise StashError(f"cannot listen on {place}: {error.strerror or error}") from error
     originals = Originals(store, settings.stash.base, cache, settings.fetch_limits, settings.render_limits)
     pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
+    request_id.name_requests_in_the_log()
     readiness = Readiness(store, settings.stash.base)
     originals.on_fetched, originals.on_refused = readiness.fetched, readiness.suspect
     try:
@@ -106,7 +108,7 @@ async def _run(
         placeholder=settings.placeholder,
         webp=settings.webp,
         url_keys=settings.url_keys,
-        reduced_side=settings.render_limits.reduced_side,
+        render_limits=settings.render_limits,
     )
     watching = asyncio.create_task(readiness.watch())
     try:
@@ -135,6 +137,5 @@ def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
     metrics.waiting_turns = lambda: clients.waiting
     kept = tuple((name, value) for name, value in sorted(settings.defaults.items()) if name in _OPTIONS_OF_IIIF)
     offer = Offer((bounds.max_width, bounds.max_height), written_formats(), kept)
-    pyramid_pixels = settings.render_limits.pyramid_pixels
-    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights, pyramid_pixels)
+    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights)
     return [*routes(iiif), *viewer_routes(iiif)]

@@ -84,6 +84,8 @@ class Metrics:
         waiting.add_metric(["worker"], self._pool.waiting + self.waiting_turns())
         yield waiting
         yield GaugeMetricFamily(f"{_PREFIX}workers_busy", "Workers that render", value=self._pool.busy)
+        sealed = "Whether this kernel has all that seals workers"
+        yield GaugeMetricFamily(f"{_PREFIX}workers_sealed", sealed, value=not self._pool.unsealed)
         replaced = CounterMetricFamily(f"{_PREFIX}workers_replaced", "Workers that were lost", labels=["reason"])
         for reason in REPLACEMENTS:
             replaced.add_metric([reason], self._pool.replacements[reason])

@@ -28,6 +28,7 @@ from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import DEFAULT_ENDPOINT, BucketBase, BucketScheme, md5_to_http_url
 from md5s3stash_thumbnailer._pilbox import PILBOX, Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.errors import RequestRefused
+from md5s3stash_thumbnailer.flags import refuse_unclear_flags
 from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
 
 if TYPE_CHECKING:
@@ -147,11 +148,12 @@ for _name in ("max-resize-width", "max-resize-height"):
     # option another default that --help shows as well.
     options._options[_name].default = 4096
 
+refuse_unclear_flags(options)
+
 _AT_LEAST_ONE = (
     *("max_operations", "max_original_bytes", "max_original_pixels", "max_queue", "max_requests"),
     *("max_resize_height", "max_resize_width"),
 )
-_FLAGS = ("true", "t", "1", "false", "f", "0")
 _SECONDS = ("pyramid_timeout", "queue_timeout", "render_timeout", "stop_timeout", "timeout")
 # With less a worker could not even draw ordinary thumbnails.
 _LEAST_WORKER_MEMORY = 64 * _MIB
@@ -286,21 +288,24 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 def _parse_one(program: str, argument: str) -> None:
-    name, has_value, value = argument.partition("=")
+    name = argument.partition("=")[0]
     if not name.startswith("-") or name.lstrip("-") not in options:
         # tornado would print its whole help first.
         raise SettingsError(f"unknown option {name!r} (see {PROGRAM} --help)")
-    # tornado takes every other word for true, `off` too.
-    if has_value and isinstance(options[name.lstrip("-")], bool) and value.lower() not in _FLAGS:
-        raise SettingsError(f"{name} must be true or false, not {value!r}")
     try:
         tornado.options.parse_command_line([program, argument], final=False)
+    except SettingsError:
+        raise
     except Exception as error:
         # The file of --config is Python code, which may raise any error.
         raise SettingsError(f"{name}: {' '.join(str(error).split())} (see {PROGRAM} --help)") from error
 
 
 def _check() -> None:
+    for name, option in options._options.items():
+        # The file of --config can say None.
+        if option.value() is None and option.default is not None:
+            raise SettingsError(f"{name} must have a value, not None")
     for name in _AT_LEAST_ONE:
         _require(getattr(options, name) >= 1, name, "must be at least 1")
     for name in _SECONDS:

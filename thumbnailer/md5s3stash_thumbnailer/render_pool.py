@@ -1,58 +1,36 @@
 """Worker processes that render. Each can be killed: a picture that crashes or hangs a worker costs one request.
 
 concurrent.futures' process pool cannot do that: one dead process breaks the whole pool, and a running call cannot be
-stopped. Here every worker has a pipe and one call at a time. A worker ends when its pipe closes, so none outlives the
-server, however the server ended.
+stopped. Here every worker has a channel and one call at a time. A worker ends when its channel closes, so none outlives
+the server, however the server ended. Workers are sealed (`render_worker`): what they answer is checked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
-import multiprocessing.reduction
-import multiprocessing.resource_tracker
 import os
 import queue
-import resource
 import signal
+import socket
+import subprocess
+import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from md5s3stash_thumbnailer._pilbox import PilboxError
-from md5s3stash_thumbnailer.cache.disk import DiskCache, drop_reduced, keep_reduced
-from md5s3stash_thumbnailer.cache.source import Kind, Source
-from md5s3stash_thumbnailer.errors import (
-    Overloaded,
-    ReducedDamaged,
-    RenderFailed,
-    RenderTimedOut,
-    ThumbnailError,
-    TooManyPixels,
-    WorkerDied,
-)
-from md5s3stash_thumbnailer.render.pipeline import (
-    PyramidRequest,
-    RenderLimits,
-    Request,
-    Thumbnail,
-    prepare_process,
-    render_and_reduce,
-    render_pyramid,
-    render_reduced,
-    write_pyramid,
-)
-from md5s3stash_thumbnailer.render.reduced import Reduced
-from md5s3stash_thumbnailer.request import ThumbnailRequest
+from md5s3stash.sealed.channel import Channel, Message
+from md5s3stash.sealed.process import missing, small_environment
+from md5s3stash_thumbnailer.cache.disk import DiskCache
+from md5s3stash_thumbnailer.cache.source import Source
+from md5s3stash_thumbnailer.errors import Overloaded, ReducedDamaged, RenderTimedOut, TooManyPixels, WorkerDied
+from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail
+from md5s3stash_thumbnailer.render_messages import read_bytes, read_error, read_thumbnail, written_request
 
 log = logging.getLogger(__name__)
 
@@ -60,21 +38,27 @@ REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "time
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
+# Of the time that a picture has: a worker that computed for less of it was kept from it by others.
+_OWN_SHARE = 0.5
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+# To write a reduced copy of a few megabytes.
+_KEEP_SECONDS = 30.0
+# No format that is written takes more for a pixel, and a turned picture has up to twice the pixels.
+_MOST_BYTES_A_PIXEL = 16
 # How GLib ends a process that has no memory for small things, as libraries in C++ do too.
 _ABORTED = (-signal.SIGABRT, -signal.SIGTRAP)
-# The event loop answers health checks while all workers compute; without this the kernel would share the cores evenly.
-_NICENESS = 10
-# If the box runs out of memory, the kernel should kill a worker first.
-_OOM_SCORE = 500
-
 # For glibc's malloc, which reads it when a process starts: pictures in huge pages, and up to 128 MiB of freed memory
 # kept for the next picture. Clearing new pages of 4 KiB can cost more than decoding (decision 13).
 _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
 
 _Answer = TypeVar("_Answer")
 
-# A fork of a process with threads may inherit a lock that is never released.
-_context = multiprocessing.get_context("spawn")
+WORKER = [sys.executable, "-m", "md5s3stash_thumbnailer.render_worker"]
+"""The command of a worker. The descriptor of its channel follows."""
+
+
+class _WorkerKilled(WorkerDied):
+    """From outside: by the kernel, which needed memory, or by an operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +81,13 @@ class RenderPool:
         self.replacements: Counter[str] = Counter()
         self._limits = limits
         self._cache = cache
+        self.unsealed = ", ".join(missing())
+        """What this kernel lacks to seal the workers."""
+        if self.unsealed:
+            log.warning("event=workers_not_sealed missing=%r", self.unsealed)
         # The operator may have set another value.
         os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)
-        self._workers = [_Worker(render_limits, limits, cache.directory, self.replacements) for _ in range(count)]
+        self._workers = [_Worker(render_limits, limits, cache.max_bytes, self.replacements) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -123,27 +111,30 @@ class RenderPool:
 
         A cancelled caller leaves the queue. A worker finishes the request that it has begun.
         """
-        return await self._called(source, lambda worker: self._rendered(worker, source, request))
+        return await self._called(source, lambda worker, answer: self._render(worker, answer, source, request))
 
     async def make_pyramid(self, source: Source, request: PyramidRequest, file: BinaryIO) -> int:
         """Writes the pyramid of the source, and says how many bytes it has; likewise. Raises PyramidNotWritten too."""
         seconds = self._limits.pyramid_seconds
-        return await self._called(source, lambda worker: worker.call(source, request, seconds, file))
+        return await self._called(
+            source, lambda worker, answer: answer.set_result(worker.write_pyramid(source, request, seconds, file))
+        )
 
-    async def _called(self, source: Source, work: Callable[[_Worker], _Answer]) -> _Answer:
+    async def _called(self, source: Source, work: Callable[[_Worker, Future[_Answer]], None]) -> _Answer:
         if len(self._calls) >= len(self._workers) + self._limits.max_waiting:
             source.file.close()
             raise Overloaded("Too many requests wait to be rendered")
-        call = self._threads.submit(self._with_a_worker, work)
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        call.add_done_callback(lambda _: source.file.close())
+        answer: Future[_Answer] = Future()
+        self._calls.add(answer)
+        answer.add_done_callback(self._calls.discard)
+        answer.add_done_callback(lambda _: source.file.close())
+        self._threads.submit(self._with_a_worker, work, answer)
         # No effect on a request that has begun; that has its own limit.
-        patience = asyncio.get_running_loop().call_later(self._limits.wait_seconds, call.cancel)
+        patience = asyncio.get_running_loop().call_later(self._limits.wait_seconds, answer.cancel)
         try:
-            return await asyncio.wrap_future(call)
+            return await asyncio.wrap_future(answer)
         except asyncio.CancelledError:
-            if not call.cancelled() or patience.when() > asyncio.get_running_loop().time():
+            if not answer.cancelled() or patience.when() > asyncio.get_running_loop().time():
                 raise
             raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
         finally:
@@ -158,100 +149,171 @@ class RenderPool:
         for worker in self._workers:
             worker.end(deadline)
 
-    def _with_a_worker(self, work: Callable[[_Worker], _Answer]) -> _Answer:
+    def _with_a_worker(self, work: Callable[[_Worker, Future[_Answer]], None], answer: Future[_Answer]) -> None:
+        """Sets the answer. The worker may have work after that, for which no request waits."""
+        if not answer.set_running_or_notify_cancel():
+            return
         # There are as many threads as workers.
         worker = self._idle.get_nowait()
         try:
-            return work(worker)
+            work(worker, answer)
+        except BaseException as error:
+            if answer.done():
+                log.exception("event=failed after=answer")
+            else:
+                answer.set_exception(error)
         finally:
             self._idle.put(worker)
 
-    def _rendered(self, worker: _Worker, source: Source, request: Request) -> Thumbnail:
-        answer: tuple[Thumbnail, int] = worker.call(source, request, self._limits.timeout_seconds)
-        thumbnail, reduced_bytes = answer
+    def _render(self, worker: _Worker, answer: Future[Thumbnail], source: Source, request: Request) -> None:
+        modified = os.fstat(source.file.fileno()).st_mtime
+        try:
+            thumbnail, reduced_bytes = worker.render(source, request, self._limits.timeout_seconds)
+        except ReducedDamaged:
+            self._cache.drop_reduced(request.md5)
+            raise
+        answer.set_result(thumbnail)
         if reduced_bytes:
-            self._cache.added(reduced_bytes)
-        return thumbnail
+            self._cache.keep_reduced(request.md5, modified, worker.write_reduced)
 
 
 class _Worker:
-    """One process and our end of its pipe; a process that ends is replaced."""
+    """One process and our end of its channel; a process that ends is replaced."""
 
     def __init__(
-        self, render_limits: RenderLimits, limits: PoolLimits, directory: Path, replacements: Counter[str]
+        self, render_limits: RenderLimits, limits: PoolLimits, max_file_bytes: int, replacements: Counter[str]
     ) -> None:
-        self._render_limits = render_limits
-        self._directory = directory
         self._limits = limits
+        self._most_bytes = _MOST_BYTES_A_PIXEL * render_limits.max_thumbnail_pixels
+        self._settings = {
+            "render_limits": asdict(render_limits),
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": max_file_bytes,
+        }
         self._replacements = replacements
         self._closed = False
         self._start()
 
-    def call(
-        self, source: Source, request: Request | PyramidRequest, seconds: float, file: BinaryIO | None = None
-    ) -> Any:
-        """The number of bytes of a pyramid that the process has written into the file; otherwise the thumbnail, and the
-        bytes of the reduced copy that the process adds to the cache. Blocks until there is an answer or the time is
-        over.
+    def render(self, source: Source, request: Request, seconds: float) -> tuple[Thumbnail, int]:
+        """The thumbnail, and the bytes of the reduced copy that the process would write. Blocks until there is an
+        answer or the time is over.
         """
-        if not self._process.is_alive():
-            self._replace(REPLACED_IDLE)
+        return self._call(source, request, seconds, [source.file.fileno()], read_thumbnail)
+
+    def write_pyramid(self, source: Source, request: PyramidRequest, seconds: float, file: BinaryIO) -> int:
+        """The number of bytes of a pyramid that the process has written into the file; likewise."""
+        files = [source.file.fileno(), file.fileno()]
+        return self._call(source, request, seconds, files, lambda message, _: read_bytes(message, "pyramid_bytes"))
+
+    def write_reduced(self, file: BinaryIO) -> None:
+        """Has the reduced copy of the last thumbnail written. Raises OSError."""
         try:
-            self._await_ready()
-            self._pipe.send((request, source.kind))
-            for handle in (source.file, file):
-                if handle:
-                    multiprocessing.reduction.send_handle(self._pipe, handle.fileno(), self._process.pid or 0)
-            if not self._pipe.poll(seconds):
-                self._replace(REPLACED_TIMEOUT)
-                raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render")
-            answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            self._process.join(_STOP_SECONDS)
-            has_aborted = self._process.exitcode in _ABORTED
+            self._channel.send({"kind": "keep"}, files=[file.fileno()], seconds=_KEEP_SECONDS)
+            is_kept = self._channel.receive(0, _KEEP_SECONDS)[0]["is_kept"] is True
+        except (EOFError, OSError, KeyError) as error:
             self._replace(REPLACED_ENDED)
-            if has_aborted:
-                raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker") from error
-            raise WorkerDied("The image could not be rendered: the worker process ended") from error
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+            raise OSError("the worker did not write the reduced copy") from error
+        if not is_kept:
+            raise OSError("the reduced copy could not be written")
+
+    def _call(
+        self,
+        source: Source,
+        request: Request | PyramidRequest,
+        seconds: float,
+        files: list[int],
+        read: Callable[[Message, bytes], _Answer],
+    ) -> _Answer:
+        """What `read` makes of the answer. A process that is killed is replaced, and the request repeated, once: the
+        picture may be the cause.
+        """
+        try:
+            return self._call_once(source, request, seconds, files, read)
+        except _WorkerKilled:
+            return self._call_once(source, request, seconds, files, read)
+
+    def _call_once(
+        self,
+        source: Source,
+        request: Request | PyramidRequest,
+        seconds: float,
+        files: list[int],
+        read: Callable[[Message, bytes], _Answer],
+    ) -> _Answer:
+        if self._process.poll() is not None:
+            self._replace(REPLACED_IDLE)
+        most_bytes = self._most_bytes + os.fstat(files[0]).st_size
+        try:
+            begun = self._cpu_seconds()
+            self._await_ready()
+            message = {**written_request(request), "source": source.kind.value}
+            for file in files:
+                # A process that was killed may have left it anywhere.
+                os.lseek(file, 0, os.SEEK_SET)
+            self._channel.send(message, files=files, seconds=seconds)
+            answer, body = self._channel.receive(most_bytes, seconds)
+            error = read_error(answer) if "error" in answer else None
+            if error is None:
+                return read(answer, body)
+        except TimeoutError as late:
+            used = self._cpu_seconds() - begun
+            self._replace(REPLACED_TIMEOUT)
+            if used < seconds * _OWN_SHARE:
+                raise Overloaded(f"The worker had the CPU for only {used:.1f} of {seconds:g} seconds") from late
+            raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render") from late
+        except (EOFError, OSError, KeyError, TypeError, ValueError) as broken:
+            status = self._ended(_STOP_SECONDS)
+            self._replace(REPLACED_ENDED)
+            if status in _ABORTED:
+                raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker") from broken
+            died = _WorkerKilled if status == -signal.SIGKILL else WorkerDied
+            raise died("The image could not be rendered: the worker process ended") from broken
+        raise error
+
+    def _cpu_seconds(self) -> float:
+        """What the process has used since its start. Raises OSError if it has ended and is gone."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
     def close(self) -> None:
         """Makes the process end after its current request."""
         self._closed = True
-        self._pipe.close()
+        self._channel.close()
 
     def end(self, deadline: float) -> None:
         """Waits for the end of the process until that moment of the monotonic clock, and then kills it."""
-        self._process.join(max(0.0, deadline - time.monotonic()))
-        if self._process.is_alive():
+        if self._ended(max(0.0, deadline - time.monotonic())) is None:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
+
+    def _ended(self, seconds: float) -> int | None:
+        """The status of the process if it ends within that time; a negative one is a signal."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _start(self) -> None:
-        self._pipe, workers_end = _context.Pipe()
-        self._process: SpawnProcess = _context.Process(
-            target=_work,
-            args=(workers_end, self._render_limits, self._limits.memory_bytes, self._directory),
-            name="render",
-            daemon=True,
-        )
-        # Starting it later would unblock the signals again, just before the worker starts.
-        multiprocessing.resource_tracker.ensure_running()
-        with _signals_blocked():
-            self._process.start()
+        ours, workers = socket.socketpair()
+        self._channel = Channel(ours)
+        # It is read after the imports.
+        self._channel.send(self._settings)
+        with workers, _signals_blocked():
+            # Only the worker may hold its end, or we would never see it close.
+            self._process = subprocess.Popen(
+                [*WORKER, str(workers.fileno())],
+                env={**small_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[workers.fileno()],
+            )
         self._ready = False
-        # Only the worker may hold its end, or we would never see it close.
-        workers_end.close()
 
     def _await_ready(self) -> None:
         # A new interpreter takes most of a second to import Pillow and pilbox; this must not count as rendering time.
         if self._ready:
             return
-        if not self._pipe.poll(_START_SECONDS):
-            raise TimeoutError(f"the worker did not start within {_START_SECONDS:g} seconds")
-        self._pipe.recv()
+        self._channel.receive(0, _START_SECONDS)
         self._ready = True
 
     def _replace(self, reason: str) -> None:
@@ -260,8 +322,8 @@ class _Worker:
         self._replacements[reason] += 1
         log.warning("event=worker_replaced pid=%s reason=%s", self._process.pid, reason)
         self._process.kill()
-        self._process.join()
-        self._pipe.close()
+        self._process.wait()
+        self._channel.close()
         self._start()
 
 
@@ -276,79 +338,3 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _work(pipe: Connection, render_limits: RenderLimits, memory_bytes: int, directory: Path) -> None:
-    prepare_process(render_limits)
-    _bound_process(memory_bytes)
-    # The other end closes when the server stops or dies.
-    with suppress(EOFError, ConnectionError):
-        pipe.send("ready")
-        while True:
-            request, kind = pipe.recv()
-            with _received(pipe, "rb") as file:
-                source, modified = Source(file, kind), os.fstat(file.fileno()).st_mtime
-                if isinstance(request, PyramidRequest):
-                    with _received(pipe, "r+b") as pyramid:
-                        pipe.send(_written(source, request, pyramid, render_limits))
-                    continue
-                answer = _answer(source, request, render_limits)
-            if isinstance(answer, Exception):
-                if isinstance(answer, ReducedDamaged):
-                    drop_reduced(directory, request.md5)
-                pipe.send(answer)
-                continue
-            thumbnail, reduced = answer
-            pipe.send((thumbnail, reduced.facts.file_bytes if reduced else 0))
-            # No request waits for this. If the disk refuses, the next request makes the copy again in memory.
-            if reduced:
-                with suppress(OSError, MemoryError):
-                    keep_reduced(directory, request.md5, reduced.write, modified)
-
-
-@contextmanager
-def _received(pipe: Connection, mode: Literal["rb", "r+b"]) -> Iterator[BinaryIO]:
-    file: BinaryIO = os.fdopen(multiprocessing.reduction.recv_handle(pipe), mode)
-    try:
-        yield file
-    finally:
-        # A disk that is full refuses again what is not written yet.
-        with suppress(OSError):
-            file.close()
-
-
-def _bound_process(memory_bytes: int) -> None:
-    os.nice(_NICENESS)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
-    # Only address space can be limited, and libraries and threads have reserved much more of it than they use.
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    bound = pages * resource.getpagesize() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-
-
-def _answer(source: Source, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None] | Exception:
-    def work() -> tuple[Thumbnail, Reduced | None]:
-        if source.kind is Kind.REDUCED and isinstance(request, ThumbnailRequest):
-            return render_reduced(source.file, request, limits), None
-        if source.kind is Kind.PYRAMID:
-            return render_pyramid(source.file, request, limits), None
-        without_pyramid = replace(limits, pyramid_pixels=0)
-        return render_and_reduce(source.file, request, without_pyramid if source.kind is Kind.DAMAGED else limits)
-
-    return _done_or_error(work)
-
-
-def _written(source: Source, request: PyramidRequest, file: BinaryIO, limits: RenderLimits) -> int | Exception:
-    return _done_or_error(lambda: write_pyramid(source.file, request, file, limits))
-
-
-def _done_or_error(work: Callable[[], _Answer]) -> _Answer | Exception:
-    try:
-        return work()
-    except MemoryError:
-        return TooManyPixels("Too many pixels: the image does not fit in the memory of a worker")
-    except (PilboxError, ThumbnailError) as error:
-        return error
-    except Exception:
-        return RenderFailed(traceback.format_exc())

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from md5s3stash.errors import StashError
+from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import CORE_SECTIONS, one_of, optional_text, seconds, setting, text, texts, whole_number
 from md5s3stash_daemon.spool.ignored import DEFAULT_PATTERNS
 
@@ -234,6 +236,44 @@ class QueueSettings:
     )
 
 
+def index_file(value: Any) -> Path | None:
+    """An absolute path; an empty text means not set."""
+    return directory(value) if text(value) else None
+
+
+def bucket_prefix(value: Any) -> str | None:
+    """BUCKET/PREFIX; an empty text means not set."""
+    place = optional_text(value)
+    if place is None:
+        return None
+    try:
+        base = BucketBase.parse(place).base
+    except StashError as error:
+        raise ValueError(str(error)) from error
+    if "/" not in base:
+        raise ValueError("a bucket and a prefix in it are needed, such as my-bucket/provenance")
+    return base
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenanceSettings:
+    """`[provenance]`: the index of who sent what and when."""
+
+    index: Path | None = setting(
+        None, index_file, "SQLite file that collects each outcome, on a local disk; not set: no index"
+    )
+    snapshots: str | None = setting(
+        None, bucket_prefix, "where copies of the collected outcomes go, as BUCKET/PREFIX; not set: no copies"
+    )
+    snapshot_seconds: float = setting(
+        3600.0, seconds(1, 7 * 86400), "the longest time before new outcomes are copied; also after 50,000 of them"
+    )
+
+    def snapshot_bases(self) -> tuple[BucketBase, ...]:
+        """Where snapshots are, as a bucket base; empty if there are none."""
+        return () if self.snapshots is None else (BucketBase.parse(self.snapshots),)
+
+
 SECTIONS: Mapping[str, type] = {
     **CORE_SECTIONS,
     "spool": SpoolSettings,
@@ -242,4 +282,5 @@ SECTIONS: Mapping[str, type] = {
     "urls": UrlSettings,
     "queue": QueueSettings,
     "deliveries": DeliverySettings,
+    "provenance": ProvenanceSettings,
 }

@@ -14,6 +14,7 @@ from typing import Any
 from md5s3stash import console
 from md5s3stash.errors import RedisUnavailable
 from md5s3stash.scheme import BucketBase
+from md5s3stash_daemon.ctl.provenance import NO_EVENTS, ExportedEvents
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped, digest_in
 
 # How long Redis waits for the next entry, and so how soon we notice that standard output was closed.
@@ -129,22 +130,22 @@ def _utc(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def export(ledger: LedgerReader, form: str) -> None:
-    """Prints every mapping as a line or a CSV record, in the order of Redis."""
+def export(ledger: LedgerReader, form: str, events: ExportedEvents = NO_EVENTS) -> None:
+    """Prints every mapping as a line or a CSV record, in the order of Redis, with what is known of its event."""
     write = EXPORTERS[form]
     if form == "csv":
-        _write_csv([CSV_COLUMNS])
+        _write_csv([(*CSV_COLUMNS, *events.columns)])
     for batch in ledger.mappings():
-        write(batch)
+        write([_as_record(mapped) | more for mapped, more in zip(batch, events.of(batch), strict=True)])
 
 
-def _export_jsonl(batch: Sequence[Mapped]) -> None:
-    for mapped in batch:
-        console.write(json.dumps(_as_record(mapped)))
+def _export_jsonl(records: Sequence[dict[str, Any]]) -> None:
+    for record in records:
+        console.write(json.dumps(record))
 
 
-def _export_csv(batch: Sequence[Mapped]) -> None:
-    _write_csv([list(_as_record(mapped).values()) for mapped in batch])
+def _export_csv(records: Sequence[dict[str, Any]]) -> None:
+    _write_csv([list(record.values()) for record in records])
 
 
 def _as_record(mapped: Mapped) -> dict[str, Any]:
@@ -159,4 +160,4 @@ def _write_csv(rows: Sequence[Sequence[Any]]) -> None:
     console.write(text.getvalue(), end="")
 
 
-EXPORTERS: dict[str, Callable[[Sequence[Mapped]], None]] = {"jsonl": _export_jsonl, "csv": _export_csv}
+EXPORTERS: dict[str, Callable[[Sequence[dict[str, Any]]], None]] = {"jsonl": _export_jsonl, "csv": _export_csv}

@@ -17,8 +17,9 @@ from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
-from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, SpoolSettings
+from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, ProvenanceSettings, SpoolSettings
 from md5s3stash_daemon.ctl import moves, status
+from md5s3stash_daemon.ctl.argument_types import count, day, jobs
 from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.ignored import Ignored
 from md5s3stash_daemon.spool.ownership import demand_open
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from md5s3stash_daemon.ledger.reader import LedgerReader
+    from md5s3stash_daemon.ledger.restore import Restorer
 
 # Redis and boto3 each take half a second to import, so only the commands that need them do it.
 
@@ -90,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     # `queue` is its old name: remove it with the next release.
     files = command("list", _list, "list the files in the spool", "--state failed --limit 20", aliases=["queue"])
     files.add_argument("--state", choices=STATES, action="append", help="show only this state; may be repeated")
-    files.add_argument("--limit", type=_count, metavar="N", help="show at most N files")
+    files.add_argument("--limit", type=count, metavar="N", help="show at most N files")
     _add_json(files)
 
     _add_names(command("retry", _retry, "drop failed files again, and retry deferred ones now", "album/1.tif", "--all"))
@@ -110,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     delivery.add_argument("action", choices=["list", "show", "close"], metavar="ACTION", help="list, show or close")
     delivery.add_argument("name", nargs="?", metavar="NAME", help="the folder of the delivery, or its number")
     delivery.add_argument(
-        "--limit", type=_count, default=20, metavar="N", help="show at most N deliveries or files (20)"
+        "--limit", type=count, default=20, metavar="N", help="show at most N deliveries or files (20)"
     )
     _add_json(delivery)
 
@@ -122,16 +124,33 @@ def build_parser() -> argparse.ArgumentParser:
         "3e25960a79dbc69b674cd4ec67a72c62",
     )
     lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; also an S3 or thumbnail URL")
-    lookup.add_argument("--limit", type=_count, default=20, metavar="N", help="show at most N names of an md5 (20)")
+    lookup.add_argument("--limit", type=count, default=20, metavar="N", help="show at most N names of an md5 (20)")
     _add_json(lookup)
 
     log = command("log", _log, "print the newest outcomes", "--follow")
     log.add_argument("--follow", action="store_true", help="then print each new outcome")
-    log.add_argument("--count", type=_count, default=20, metavar="N", help="number of outcomes to begin with (20)")
+    log.add_argument("--count", type=count, default=20, metavar="N", help="number of outcomes to begin with (20)")
     _add_json(log)
 
     export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
     export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="output format (jsonl)")
+
+    find = command("find", _find, "list the names that contain a word", "letter_0042")
+    find.add_argument("word", metavar="WORD", help="a part of a name; ASCII letters match in either case")
+    find.add_argument("--limit", type=count, default=50, metavar="N", help="show at most N names (50)")
+    _add_json(find)
+
+    premis = command(
+        "premis",
+        _premis,
+        "print events of the index of provenance as PREMIS 3.0 or CSV",
+        "album/1.tif",
+        "--since 2026-10-01 --until 2026-11-01 >october.xml",
+    )
+    premis.add_argument("word", nargs="?", metavar="WORD", help="a name, a URL or an md5; all if it is left out")
+    premis.add_argument("--since", type=day, metavar="DAY", help="from this day on, as 2026-10-31, in UTC")
+    premis.add_argument("--until", type=day, metavar="DAY", help="before this day")
+    premis.add_argument("--format", choices=["xml", "csv"], default="xml", help="output format (xml)")
 
     forget = command(
         "forget",
@@ -146,21 +165,24 @@ def build_parser() -> argparse.ArgumentParser:
     rebuild = command(
         "rebuild",
         _rebuild,
-        "restore lost records to Redis, from the buckets or from an export",
+        "restore lost records to Redis, from the buckets, an export or the index of provenance",
         "--from-export mappings.jsonl",
     )
     rebuild.add_argument(
         "--from-export", type=Path, metavar="FILE", help="read the output of an earlier export as jsonl, with names"
     )
+    rebuild.add_argument(
+        "--from-provenance", action="store_true", help="read the index of provenance; if it is lost, its snapshots"
+    )
     rebuild.add_argument("--head", action="store_true", help="get the type of each object with a HEAD request each")
-    rebuild.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
+    rebuild.add_argument("--jobs", type=jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
     rebuild.add_argument("--dry-run", action="store_true", help="only print what would be recorded")
     _add_json(rebuild)
 
     verify = command("verify", _verify, "audit the buckets by LIST: is the md5 of each object its key", "--ledger")
     verify.add_argument("--deep", action="store_true", help="read objects whose ETag proves nothing")
     verify.add_argument("--ledger", action="store_true", help="compare the buckets with the ledger")
-    verify.add_argument("--jobs", type=_jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
+    verify.add_argument("--jobs", type=jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
     _add_json(verify)
     return parser
 
@@ -172,20 +194,6 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _add_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="a name as it was dropped")
     parser.add_argument("--all", action="store_true", help="every file to which the command applies")
-
-
-def _count(text: str) -> int:
-    # The largest count that Redis accepts; str.isdigit would accept digits of other scripts.
-    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
-def _jobs(text: str) -> int:
-    number = _count(text)
-    if not 1 <= number <= 36:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 36")
-    return number
 
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
@@ -268,9 +276,31 @@ def _log(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.ctl import lookup
+    from md5s3stash_daemon.ctl.provenance import ExportedEvents
+    from md5s3stash_daemon.provenance.index import reading
 
-    lookup.export(_ledger(settings), arguments.format)
+    path = settings[ProvenanceSettings].index
+    with reading(path) if path is not None else contextlib.nullcontext() as index:
+        lookup.export(_ledger(settings), arguments.format, ExportedEvents(index))
     return True
+
+
+def _find(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ctl.provenance import find
+
+    found = find(_ledger(settings), settings[ProvenanceSettings].index, arguments.word, arguments.limit, arguments.json)
+    if not found:
+        console.complain(f"{arguments.word}: no name contains this")
+    return found
+
+
+def _premis(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ctl.provenance import print_premis
+
+    found = print_premis(_index(settings), arguments.word, arguments.since, arguments.until, arguments.format)
+    if not found:
+        console.complain(f"{arguments.word or 'the index'}: no events found")
+    return found
 
 
 def _forget(arguments: argparse.Namespace, settings: Settings) -> bool:
@@ -296,15 +326,34 @@ def _rebuild(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.ledger.restore import Restorer
 
     restorer = Restorer(*_redis(settings), arguments.dry_run)
+    if arguments.head and (arguments.from_export is not None or arguments.from_provenance):
+        raise SettingsError("--head cannot be used with --from-export or --from-provenance: it reads objects")
+    if arguments.from_provenance:
+        return _rebuild_from_provenance(arguments, settings, restorer)
     if arguments.from_export is not None:
-        if arguments.head:
-            raise SettingsError("--head cannot be used with --from-export: it reads objects in the buckets")
         return rebuild_from_export(arguments.from_export, restorer, arguments.dry_run, arguments.json)
-    bases = settings[StashSettings].bases()
+    bases = settings[StashSettings].bases() + settings[ProvenanceSettings].snapshot_bases()
     endpoint = settings[S3Settings].endpoint
     with ThreadPoolExecutor(HEADS, thread_name_prefix="head") as heads:
         rebuilder = Rebuilder(Lister(endpoint), connect(endpoint), restorer, heads, arguments.head)
         return rebuild(rebuilder, bases, arguments.jobs, arguments.dry_run, arguments.json)
+
+
+def _rebuild_from_provenance(arguments: argparse.Namespace, settings: Settings, restorer: Restorer) -> bool:
+    from md5s3stash_daemon.ctl.provenance import rebuild_from_provenance
+    from md5s3stash_daemon.ctl.rebuild import sum_up
+    from md5s3stash_daemon.provenance.snapshots import snapshots_of
+
+    counts = rebuild_from_provenance(_index(settings), snapshots_of(settings), restorer)
+    sum_up(counts, "names", arguments.dry_run, arguments.json)
+    return True
+
+
+def _index(settings: Settings) -> Path:
+    index = settings[ProvenanceSettings].index
+    if index is None:
+        raise SettingsError("MD5S3STASH_PROVENANCE_INDEX is not set: there is no index of provenance")
+    return index
 
 
 def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
@@ -321,7 +370,8 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
     # The ledger first: everything in it now is stored already.
     with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
         auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
-        return verify(auditor, bases, arguments.jobs, arguments.json, distrust)
+        beside = settings[ProvenanceSettings].snapshot_bases()
+        return verify(auditor, bases, arguments.jobs, arguments.json, distrust, beside)
 
 
 def _distrust(client: Redis, prefix: str, md5: str) -> None:

@@ -26,8 +26,8 @@ MAX_BAD_LINES = 100
 
 
 def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_run: bool, as_json: bool) -> bool:
-    """Records the objects in the buckets of the first base, the only one in the hash_cache; False if a bucket could not
-    be read or an object was left out.
+    """Records the objects in the buckets of the first base, the only one in the hash_cache, but not those of the
+    others; False if a bucket could not be read or an object was left out.
     """
     base = bases[0]
     done = dict.fromkeys(base.buckets(), 0.0)
@@ -65,7 +65,7 @@ def rebuild(rebuilder: Rebuilder, bases: Sequence[BucketBase], jobs: int, dry_ru
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     total = _total(counts_of_each.values())
-    _sum_up(total, "objects", dry_run, as_json, unread)
+    sum_up(total, "objects", dry_run, as_json, unread)
     return total.faults == 0 and unread == 0
 
 
@@ -86,7 +86,7 @@ def rebuild_from_export(path: Path, restorer: Restorer, dry_run: bool, as_json: 
                     console.complain(f"{path}, line {bad.number}: {bad.reason}")
                 if counts.faults == MAX_BAD_LINES:
                     raise StashError(f"{path}: {MAX_BAD_LINES} lines are not valid: is it an export as jsonl?")
-    _sum_up(counts, "lines", dry_run, as_json)
+    sum_up(counts, "lines", dry_run, as_json)
     return counts.faults == 0
 
 
@@ -97,14 +97,15 @@ def _total(counts_of_each: Iterable[RebuildCounts]) -> RebuildCounts:
     return total
 
 
-def _sum_up(counts: RebuildCounts, what: str, dry_run: bool, as_json: bool, unread: int = 0) -> None:
+def sum_up(counts: RebuildCounts, what: str, dry_run: bool, as_json: bool, unread: int = 0) -> None:
+    """Prints the totals; `what` was met: objects, lines or names."""
     if as_json:
         figures = asdict(counts)
         console.write(json.dumps({what: figures.pop("met"), **figures, "unread_buckets": unread}))
         return
     verb = "to be recorded" if dry_run else "recorded"
     parts = [f"{counts.met} {what}", f"{counts.contents} contents {verb}"]
-    parts += [f"{counts.names} names {verb}"] if what == "lines" else []
+    parts += [f"{counts.names} names {verb}"] if what != "objects" else []
     parts += [f"{counts.known} known already", f"{counts.faults} left out"]
     parts += [f"{unread} buckets not read"] if unread else []
     console.write(", ".join(parts))

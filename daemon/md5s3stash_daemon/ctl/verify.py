@@ -22,10 +22,11 @@ def verify(
     jobs: int,
     as_json: bool,
     distrust: Callable[[str], object] | None = None,
+    beside: Sequence[BucketBase] = (),
 ) -> bool:
     """Prints each fault as it is found, and the totals; False if there was one or a bucket could not be read.
 
-    `distrust` is called with the md5 of each fault whose key is an md5.
+    `distrust` is called with the md5 of each fault whose key is an md5. Objects of `beside` are not audited.
     """
     printing = threading.Lock()
 
@@ -33,7 +34,7 @@ def verify(
         """The counts of a bucket; None if it could not be read."""
         counts = AuditCounts()
         try:
-            for fault in auditor.faults(base, bucket, nested_prefixes(base, bases), counts):
+            for fault in auditor.faults(base, bucket, nested_prefixes(base, [*bases, *beside]), counts):
                 md5 = fault.address.key.rpartition("/")[2]
                 with printing:
                     _print_fault(fault, as_json)

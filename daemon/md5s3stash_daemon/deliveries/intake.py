@@ -6,11 +6,9 @@ that is claimed with it or later; `follower` finds out about the files before.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import os
-import pwd
 import secrets
 import sqlite3
 import threading
@@ -21,6 +19,7 @@ from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon.deliveries.bag import is_bag_manifest, read_bag_manifest
 from md5s3stash_daemon.deliveries.journal import FileRow, Journal, Manifest, State
 from md5s3stash_daemon.deliveries.manifest import Line, algorithm_of, looks_like_manifest, read_manifest
+from md5s3stash_daemon.disk.accounts import account_name
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
@@ -107,7 +106,7 @@ class DeliveryIntake:
             with self._journal.transaction():
                 number = self.open.get(folder)
                 if number is None:
-                    number = self._journal.open(new_id(), folder, owner_name(status.st_uid), time.time())
+                    number = self._journal.open(new_id(), folder, account_name(status.st_uid), time.time())
                 count = malformed = 0
                 while chunk := list(itertools.islice(lines, _LINES_AT_ONCE)):
                     count += len(chunk)
@@ -139,12 +138,3 @@ def folders_above(name: str) -> Iterator[str]:
 def new_id() -> str:
     """Short enough to type; sorts by time."""
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
-
-
-@functools.lru_cache(maxsize=64)
-def owner_name(uid: int) -> str:
-    """The account with this number, or the number."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -32,7 +32,7 @@ def judged(name: str, entry: LogEntry, listed: Listed, s3_url: str) -> FileRow:
         differs = fields.get("error") == ListedDigestDiffers.__name__
         state = State.UNLISTED if not listed else State.WRONG if differs else State.FAILED
         return replace(row, state=state, md5="", reason=fields.get("reason", ""))
-    known = {algorithm: fields[algorithm] for algorithm in HEX_DIGITS if algorithm in fields}
+    known = {algorithm: fields[algorithm] for algorithm in HEX_DIGITS if fields.get(algorithm)}
     return compared(row, listed, known) if listed else row
 
 

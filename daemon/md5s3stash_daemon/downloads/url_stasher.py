@@ -23,7 +23,7 @@ from md5s3stash_daemon.config.load import delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.downloads.politeness import Politeness
 from md5s3stash_daemon.downloads.url_lines import Line
-from md5s3stash_daemon.ledger.ledger import Outcome
+from md5s3stash_daemon.ledger.ledger import Outcome, Provenance
 from md5s3stash_daemon.runtime.circuit_breaker import S3
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.shutdown import Stopped
@@ -105,7 +105,10 @@ class UrlStasher:
         if any(result.outcome is not StashOutcome.KNOWN for result in results):
             self._runtime.breaker.note(S3, "")
         sent = any(result.outcome is StashOutcome.STORED for result in results)
-        return Outcome(drop_id, source, reports, results[0].size_bytes, sent=sent)
+        first = results[0]
+        etag, last_modified = first.validators.etag or "", first.validators.last_modified or ""
+        provenance = Provenance(sha256=first.sha256, etag=etag, last_modified=last_modified)
+        return Outcome(drop_id, source, reports, first.size_bytes, sent=sent, provenance=provenance)
 
     def _judge(self, line: Line, drop_id: str, error: StashError) -> Outcome | TryAgain:
         if not error.retryable:

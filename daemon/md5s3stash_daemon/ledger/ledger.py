@@ -29,6 +29,10 @@ from md5s3stash_daemon.ledger.durability import DurableScript, LedgerProbe, answ
 # Untrimmed, the stream would become the largest key in Redis. Redis trims whole nodes, hence "about".
 LOG_MAX_ENTRIES = 1_000_000
 
+# With provenance, the collector trims the log to what it has not collected and the newest entries. This many may wait
+# while it cannot work; Redis' maxmemory may be reached earlier, and then the daemon pauses.
+LOG_MAX_UNCOLLECTED = 10_000_000
+
 # KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's limit, when each of those hashes
 # expires; then for each outcome: drop id, name, md5 (empty for a failure), the hash_cache's JSON; the number of further
 # fields and values for the log, then these; the number of confirmations, and for each the number of its key, its field
@@ -68,6 +72,20 @@ end
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a content came from: see `provenance.event.Event`."""
+
+    via: str = ""
+    owner: str = ""
+    sha256: str = ""
+    etag: str = ""
+    last_modified: str = ""
+
+
+NO_PROVENANCE = Provenance()
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The outcome of a drop: one report for each bucket base, or the kind and the reason of a failure."""
 
@@ -81,6 +99,7 @@ class Outcome:
     sent: bool = True
     # What the stores have just confirmed.
     confirmed: tuple[Confirmation, ...] = ()
+    provenance: Provenance = NO_PROVENANCE
     # Further digests that a manifest lists and that are right, as (algorithm, hex): the log has them.
     digests: tuple[tuple[str, str], ...] = ()
 
@@ -107,13 +126,21 @@ class Ledger(Protocol):
 
 class RedisLedger:
     """A `Ledger` in a Redis that syncs each write; `durability` explains its required settings and `accepted_risks`.
-    With `replicas`, a record counts once that many have it: a failover loses what only the primary has.
+    With `replicas`, a record counts once that many have it: a failover loses what only the primary has. With
+    `provenance`, the log has it too.
     """
 
     def __init__(
-        self, client: redis.Redis, prefix: str, spool_id: str, replicas: int = 0, accepted_risks: Collection[str] = ()
+        self,
+        client: redis.Redis,
+        prefix: str,
+        spool_id: str,
+        replicas: int = 0,
+        accepted_risks: Collection[str] = (),
+        provenance: bool = False,
     ) -> None:
         self._client = client
+        self._provenance = provenance
         self._keys = ledger_keys(prefix, spool_id)
         self._open = self._keys[-1]
         self._record = DurableScript(client, _RECORD, replicas, accepted_risks)
@@ -124,9 +151,9 @@ class RedisLedger:
         until = {each.name: each.until for outcome in outcomes for each in outcome.confirmed}
         number = {name: len(keys) + place for place, name in enumerate(until, 1)}
         keys += until
-        arguments: list[Any] = [LOG_MAX_ENTRIES, *until.values()]
+        arguments: list[Any] = [LOG_MAX_UNCOLLECTED if self._provenance else LOG_MAX_ENTRIES, *until.values()]
         for outcome in outcomes:
-            more = _more_fields(outcome)
+            more = _more_fields(outcome, self._provenance)
             md5 = outcome.reports[0].md5 if outcome.reports else ""
             arguments += map(_bytes, (outcome.drop_id, outcome.name, md5, _known(outcome), str(len(more)), *more))
             arguments.append(len(outcome.confirmed))
@@ -152,17 +179,24 @@ class RedisLedger:
         return self._probe.risks()
 
 
-def _more_fields(outcome: Outcome) -> list[str]:
+def _more_fields(outcome: Outcome, provenance: bool) -> list[str]:
     """The log's fields and values beyond name, outcome and md5."""
+    origin = outcome.provenance
     if not outcome.reports:
-        return ["error", outcome.error, "reason", outcome.reason]
+        failure = ["error", outcome.error, "reason", outcome.reason]
+        return [*failure, "via", origin.via, "owner", origin.owner] if provenance else failure
     first = outcome.reports[0]
     # The hash_cache has the place of each content once, but only for the first base.
     more = ["mime_type", first.mime_type]
     if outcome.size_bytes is not None:
         more += "size_bytes", str(outcome.size_bytes)
-    if len(outcome.reports) > 1:
+    if len(outcome.reports) > 1 or provenance:
         more += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
+    if provenance:
+        width, height = first.dimensions
+        # The same fields each time: then Redis does not store their names again.
+        more += "dimensions", f"{width}x{height}", "via", origin.via, "owner", origin.owner
+        more += "sha256", origin.sha256, "etag", origin.etag, "last_modified", origin.last_modified
     for algorithm, digest in outcome.digests:
         more += algorithm, digest
     return more

@@ -185,6 +185,17 @@ class LedgerReader:
         return f"{self._prefix}:{name}"
 
 
+def any_case(word: str) -> str:
+    """The word as a SCAN pattern: ASCII letters match either case, every other character itself."""
+    return "".join(map(_pattern_of, word))
+
+
+def _pattern_of(char: str) -> str:
+    if char.isascii() and char.isalpha():
+        return f"[{char.lower()}{char.upper()}]"
+    return f"\\{char}" if char in "*?[]\\" else char
+
+
 def digest_in(word: str) -> str | None:
     """The md5 in a word: the word itself, or its last part as in an S3 or thumbnail URL; None if there is none."""
     md5 = word.rstrip("/").rpartition("/")[2].lower()

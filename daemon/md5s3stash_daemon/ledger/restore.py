@@ -51,6 +51,7 @@ class Restorer:
     def __init__(self, client: redis.Redis, prefix: str, dry_run: bool = False) -> None:
         self._client: Any = client
         self._keys = (f"{prefix}:hash_cache", f"{prefix}:names")
+        self._url_cache = f"{prefix}:url_cache"
         self._script = client.register_script(_RESTORE)
         self._dry_run = dry_run
 
@@ -80,6 +81,19 @@ class Restorer:
         pairs = (part for pair in names.items() for part in pair)
         with translating("hash_cache and names"):
             return Restored(*self._script(self._keys, [len(contents) // 3, *contents, *pairs]))
+
+    def add_validators(self, entries: Sequence[tuple[str, str, str, str]]) -> None:
+        """Adds URLs to the url_cache that are not in it: each with the md5, ETag and Last-Modified of its content."""
+        if self._dry_run:
+            return
+        with translating("url_cache"):
+            pipeline = self._client.pipeline(transaction=False)
+            for url, md5, etag, last_modified in entries:
+                if etag or last_modified:
+                    named = {"md5": md5, "If-None-Match": etag, "If-Modified-Since": last_modified}
+                    entry = as_json({key: value for key, value in named.items() if value})
+                    pipeline.hsetnx(self._url_cache, _bytes(url), entry)
+            pipeline.execute()
 
     def _entries(self, md5s: Sequence[str]) -> dict[str, bytes]:
         if not md5s:

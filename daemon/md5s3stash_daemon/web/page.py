@@ -31,7 +31,7 @@ from md5s3stash.console import cut_middle, duration, printable
 from md5s3stash.scheme import BucketBase, BucketScheme
 from md5s3stash.settings import RedisSettings, Settings, StashSettings
 from md5s3stash.version import running_version
-from md5s3stash_daemon.config.settings import HttpSettings, SpoolSettings
+from md5s3stash_daemon.config.settings import HttpSettings, ProvenanceSettings, SpoolSettings
 from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, Metrics
@@ -83,6 +83,7 @@ class StatusPage:
         assert redis.url is not None, "checked when the settings were read"
         client = connect_redis(redis.url, min(redis.timeout_seconds, _REDIS_SECONDS))
         self._ledger = LedgerReader(client, redis.prefix)
+        self._index = settings[ProvenanceSettings].index
         self._gatherer = Gatherer(spool, self._ledger, health, metrics)
         self._hosts = frozenset({"localhost", *http.hosts})
         self._page = _environment(http.thumbnails_url).get_template("page.html")
@@ -117,7 +118,7 @@ class StatusPage:
             wanted = parse_qs(query, max_num_fields=10, errors="surrogateescape").get("q", [""])[0]
         except ValueError:
             return _refused(HTTPStatus.BAD_REQUEST, "The query is not valid.")
-        found = search(self._ledger, wanted) if wanted.strip() else None
+        found = search(self._ledger, wanted, index=self._index) if wanted.strip() else None
         return Answer(HTTPStatus.OK, "text/html; charset=utf-8", self._rendered(self._gatherer.view(), found))
 
     def _rendered(self, view: View, found: Found | None) -> bytes:

@@ -1,5 +1,5 @@
 """The search of the status page: by name, URL or digest, like `md5s3stashctl lookup`, and by a part of a name. Bounded
-in time, because names have no order and have to be scanned; the command searches all of them.
+in time, because without an index of provenance names have no order and have to be scanned; the command searches all.
 """
 
 from __future__ import annotations
@@ -7,9 +7,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from md5s3stash.errors import StashError
-from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, digest_in
+from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, any_case, digest_in
+from md5s3stash_daemon.provenance.search import SearchIsLate, names_of, names_with
 
 # The longest path in Linux, and enough for a reasonable URL.
 MAX_QUERY_BYTES = 4096
@@ -26,28 +28,40 @@ class Found:
     remark: str = ""
 
 
-def search(ledger: LedgerReader, query: str, clock: Callable[[], float] = time.monotonic) -> Found:
-    """Searches for a query, which may contain anything."""
+def search(
+    ledger: LedgerReader, query: str, clock: Callable[[], float] = time.monotonic, index: Path | None = None
+) -> Found:
+    """Searches for a query, which may contain anything; in the index of provenance if there is one."""
     word = query.strip()
     if len(word.encode("utf-8", "surrogatepass")) > MAX_QUERY_BYTES:
         return Found("", remark=f"The query is too long: at most {MAX_QUERY_BYTES:,} bytes.")
     try:
-        return _search(ledger, word, _Deadline(clock() + SECONDS, clock))
+        return _search(ledger, word, _Deadline(clock() + SECONDS, clock), index)
     except StashError as error:
         return Found(word, remark=f"The search failed: {error}")
 
 
-def _search(ledger: LedgerReader, word: str, deadline: _Deadline) -> Found:
+def _search(ledger: LedgerReader, word: str, deadline: _Deadline, index: Path | None) -> Found:
     exact = ledger.md5_of(word)
     if exact is not None:
         return Found(word, tuple(ledger.with_content([(word, exact)])))
     md5 = digest_in(word)
     if md5 is not None:
-        named = _first((pair for pair in names if pair[1] == md5) for names in deadline.within(ledger.names_like()))
+        named = names_of(index, md5, MAX_FOUND)
+        if named is None:
+            named = _first((pair for pair in names if pair[1] == md5) for names in deadline.within(ledger.names_like()))
         pairs = named or ([("", md5)] if ledger.knows(md5) else [])
     else:
-        pairs = _first(deadline.within(ledger.names_like(f"*{_any_case(word)}*")))
+        pairs = _with_part(ledger, word, deadline, index)
     return Found(word, tuple(ledger.with_content(pairs)), _remark(pairs, deadline))
+
+
+def _with_part(ledger: LedgerReader, word: str, deadline: _Deadline, index: Path | None) -> list[tuple[str, str]]:
+    try:
+        found = names_with(index, word, MAX_FOUND, deadline.is_over)
+    except SearchIsLate:
+        return []
+    return _first(deadline.within(ledger.names_like(f"*{any_case(word)}*"))) if found is None else found
 
 
 def _remark(pairs: list[tuple[str, str]], deadline: _Deadline) -> str:
@@ -69,9 +83,12 @@ class _Deadline:
     def within(self, pages: Iterator[list[tuple[str, str]]]) -> Iterator[list[tuple[str, str]]]:
         for page in pages:
             yield page
-            if self._clock() >= self._at:
-                self.missed = True
+            if self.is_over():
                 return
+
+    def is_over(self) -> bool:
+        self.missed = self._clock() >= self._at
+        return self.missed
 
 
 def _first(pages: Iterable[Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
@@ -83,14 +100,3 @@ def _first(pages: Iterable[Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
             if len(found) == MAX_FOUND:
                 return list(found)
     return list(found)
-
-
-def _any_case(word: str) -> str:
-    """The word as a SCAN pattern: ASCII letters match either case, every other character itself."""
-    return "".join(map(_pattern_of, word))
-
-
-def _pattern_of(char: str) -> str:
-    if char.isascii() and char.isalpha():
-        return f"[{char.lower()}{char.upper()}]"
-    return f"\\{char}" if char in "*?[]\\" else char

@@ -127,6 +127,30 @@ class DiskCache:
             return
         self.added(incoming.size_bytes)
 
+    def keep_reduced(self, md5: str, modified: float, write: Callable[[BinaryIO], None]) -> None:
+        """Has a reduced copy written, and then gives it its name. If the disk refuses, the next request makes the copy
+        again in memory.
+
+        It is not synced: its readers compare the checksum.
+        """
+        with contextlib.suppress(OSError):
+            file, path = _new_part(self.directory)
+            with file:
+                try:
+                    write(file)
+                    _stamp(file.fileno(), modified)
+                    os.rename(path, self.directory / f"{md5}{_REDUCED_SUFFIX}")
+                    self.added(os.fstat(file.fileno()).st_size)
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+                    raise
+
+    def drop_reduced(self, md5: str) -> None:
+        """Removes a reduced copy that turned out to be damaged."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.directory / f"{md5}{_REDUCED_SUFFIX}")
+
     def keep_pyramid(self, incoming: Incoming, md5: str, size_bytes: int, modified: float) -> None:
         """Gives a pyramid its name. It is not synced: who reads it compares its checksums."""
         if incoming.path is None:
@@ -267,30 +291,6 @@ def open_cache(directory: Path, max_bytes: int) -> DiskCache:
         return DiskCache(directory, max_bytes)
     except OSError as error:
         raise SettingsError(f"cache_dir {directory} cannot be used: {error.strerror}") from error
-
-
-def keep_reduced(directory: Path, md5: str, write: Callable[[BinaryIO], None], modified: float) -> None:
-    """Writes a reduced copy and then gives it its name; for a process without a cache of its own. Raises OSError.
-
-    It is not synced: its readers compare the checksum.
-    """
-    file, path = _new_part(directory)
-    with file:
-        try:
-            write(file)
-            file.flush()
-            _stamp(file.fileno(), modified)
-            os.rename(path, directory / f"{md5}{_REDUCED_SUFFIX}")
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            raise
-
-
-def drop_reduced(directory: Path, md5: str) -> None:
-    """Removes a reduced copy that turned out to be damaged."""
-    with contextlib.suppress(OSError):
-        os.unlink(directory / f"{md5}{_REDUCED_SUFFIX}")
 
 
 def _stamp(descriptor: int, modified: float | None = None) -> None:

@@ -34,7 +34,7 @@ from md5s3stash_thumbnailer.render.region_request import FORMATS, UNTURNED, Regi
 # Of the bound of the cache: a larger one would push out nearly everything else.
 _LARGEST_SHARE = 1 / 2
 _THREADS = 2
-# What cannot be made today may be after an upgrade, or on an idle machine.
+# What cannot be made today may be after an upgrade.
 _REFUSED_SECONDS, _MAX_REFUSED = 600.0, 1000
 
 
@@ -90,16 +90,13 @@ class Pyramids:
             kept = await loop.run_in_executor(self._threads, self._cache.kept_pyramid, md5)
             if kept is not None:
                 return kept
-            begun = time.monotonic()
             try:
-                return await self._made_somewhere(md5)
+                return await self._made_somewhere(md5, charge)
             except (NotAnImage, RenderTimedOut, TooManyPixels) as error:
                 self._refused[md5] = time.monotonic() + _REFUSED_SECONDS, error
                 if len(self._refused) > _MAX_REFUSED:
                     self._refused.popitem(last=False)
                 raise
-            finally:
-                charge(time.monotonic() - begun)
 
     def _refuse_again(self, md5: str) -> None:
         """Where a try would cost as much as the last one did, and end as it did."""
@@ -108,17 +105,19 @@ class Pyramids:
             self._refused[md5] = until, error
             raise type(error)(*error.args)
 
-    async def _made_somewhere(self, md5: str) -> Incoming:
+    async def _made_somewhere(self, md5: str, charge: Callable[[float], None]) -> Incoming:
         try:
-            return await self._made_in(self._cache.incoming, md5, self._cache.max_bytes * _LARGEST_SHARE)
+            return await self._made_in(self._cache.incoming, md5, self._cache.max_bytes * _LARGEST_SHARE, charge)
         except (OSError, PyramidNotWritten) as error:
             self._cache.fault(str(error))
         try:
-            return await self._made_in(self._cache.in_memory, md5, MEMORY_BYTES)
+            return await self._made_in(self._cache.in_memory, md5, MEMORY_BYTES, charge)
         except (OSError, PyramidNotWritten, TooManyPixels) as error:
             raise Overloaded("There is no room for the pyramid at the moment") from error
 
-    async def _made_in(self, place: Callable[[], Incoming], md5: str, max_bytes: float) -> Incoming:
+    async def _made_in(
+        self, place: Callable[[], Incoming], md5: str, max_bytes: float, charge: Callable[[float], None]
+    ) -> Incoming:
         source = await self._open_original(md5)
         try:
             modified = os.fstat(source.file.fileno()).st_mtime
@@ -126,6 +125,8 @@ class Pyramids:
         except BaseException:
             source.file.close()
             raise
+        # From here on: S3 may be slow, and the client cannot help that.
+        begun = time.monotonic()
         try:
             size_bytes = await self._make(source, PyramidRequest(md5, int(max_bytes)), incoming.file)
             loop = asyncio.get_running_loop()
@@ -133,6 +134,8 @@ class Pyramids:
         except BaseException:
             incoming.close()
             raise
+        finally:
+            charge(time.monotonic() - begun)
         self.count += 1
         return incoming
 

@@ -5,6 +5,7 @@ Answers, errors and headers are those of thumbnails, with what the API adds: COR
 
 from __future__ import annotations
 
+import hashlib
 import http
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -59,7 +60,6 @@ class Iiif:
     public_url: str = ""
     proxies: Sequence[Network] = ()
     rights: str = ""
-    pyramid_pixels: int = 0
     sizes: Sizes = field(default_factory=Sizes)
 
 
@@ -127,6 +127,18 @@ class IiifHandler(PictureHandler):
             self.iiif.sizes.keep(md5, size)
         return size
 
+    async def send_document(self, body: bytes, content_type: str, cache_control: str) -> None:
+        """What this server says of a picture that it has; its ETag comes from its bytes."""
+        etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        self.set_header("Etag", etag)
+        self.set_header("Cache-Control", cache_control)
+        if self.is_fresh(etag) or self.is_any_enough():
+            self.set_status(http.HTTPStatus.NOT_MODIFIED)
+            await self.send()
+            return
+        self.set_header("Content-Type", content_type)
+        await self.send(body)
+
     def address(self, version: Version, md5: str) -> str:
         """The public URL of the picture."""
         return f"{self.iiif.public_url or self._seen_address()}/iiif/{version}/{md5}"
@@ -181,6 +193,9 @@ class InfoHandler(IiifHandler):
             await self.send_not_modified(etag)
             return
         size = await self.size_of(md5)
+        if self.is_any_enough():
+            await self.send_not_modified(etag)
+            return
         self.set_validators(etag)
         self.set_header("Content-Type", info.content_type(version, chosen))
         self.set_header("Link", f'<{info.profile_url(version)}>;rel="profile"')
@@ -206,9 +221,7 @@ class ManifestHandler(IiifHandler):
         size = await self.size_of(md5)
         largest_size = largest(size, self.iiif.offer.most, enlarges=False)
         document = manifest(self.address(3, md5), md5, size, largest_size, self.iiif.rights)
-        self.set_header("Cache-Control", _INFO_CACHE_CONTROL)
-        self.set_header("Content-Type", MEDIA_TYPE)
-        await self.send(info.encoded(document))
+        await self.send_document(info.encoded(document), MEDIA_TYPE, _INFO_CACHE_CONTROL)
 
 
 class RegionHandler(IiifHandler):
@@ -224,7 +237,7 @@ class RegionHandler(IiifHandler):
     async def _answer(self, version: Version, md5: str, parts: Sequence[str]) -> None:
         await self.admit()
         request = parse_request(version, md5, parts, self.iiif.offer)
-        etag = request.etag(f"{RENDERER}, pyramids above {self.iiif.pyramid_pixels} pixels")
+        etag = request.etag(f"{RENDERER}, {self.services.render_limits.choices}")
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
             return

@@ -1,13 +1,14 @@
 """`position=face`: places a crop so that it holds the faces.
 
 Uses OpenCV, as pilbox does; docs/decisions/0007-faces-with-opencv-4.md has the reasons for classifier and numbers.
-OpenCV is imported at the first use: most servers never look for a face.
+OpenCV is imported at the first use, or before a worker is sealed.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,12 @@ def require_detector() -> None:
             f"position=face needs OpenCV 4, which cannot be used here ({error}); "
             "install it with: pip install 'md5s3stash[thumbnailer]'"
         ) from error
+
+
+def prepare() -> None:
+    """Imports OpenCV and lets it look once, so that it has all that it loads; if it is installed."""
+    with suppress(ImportError):
+        _find_faces(PIL.Image.new("L", (PREVIEW_PX, PREVIEW_PX)))
 
 
 def position_of_faces(preview: PIL.Image.Image) -> Point:

@@ -52,6 +52,14 @@ class RenderLimits:
     truncated: bool = False
     """Whether a damaged original is shown as far as it can be decoded."""
 
+    @property
+    def choices(self) -> str:
+        """For the ETag: what decides which pixels an answer is cut from, and so its bytes."""
+        return (
+            f"reduced to {self.reduced_side}, pyramids above {self.pyramid_pixels}, whole up to "
+            f"{self.max_original_pixels} pixels"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:

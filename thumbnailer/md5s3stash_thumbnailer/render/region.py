@@ -5,8 +5,7 @@ Where there is nothing to show, at the corners of a turned picture, the answer i
 
 from __future__ import annotations
 
-import resource
-from pathlib import Path
+import mmap
 
 import PIL.Image
 
@@ -54,10 +53,10 @@ def encoded_region(picture: Picture, request: RegionRequest) -> bytes:
 
 def _require_memory(size_bytes: int) -> None:
     """Where a worker's memory ends, libaom may crash instead of reporting it."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    if limit != resource.RLIM_INFINITY and used + size_bytes > limit:
-        raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker as AVIF")
+    try:
+        mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError as error:
+        raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker as AVIF") from error
 
 
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -30,9 +30,10 @@ from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.metrics import Metrics
-from md5s3stash_thumbnailer.render.pipeline import Request, Thumbnail
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, Thumbnail
 from md5s3stash_thumbnailer.render_pool import RenderPool
 from md5s3stash_thumbnailer.request import Bounds, exists_is_enough, is_fresh
+from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.readiness import Readiness
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Services:
     placeholder: str
     webp: bool
     url_keys: Sequence[str]
-    reduced_side: int = 0
+    render_limits: RenderLimits
 
 
 class JsonErrors(tornado.web.RequestHandler):
@@ -120,6 +121,7 @@ class JsonErrors(tornado.web.RequestHandler):
 
     def set_default_headers(self) -> None:
         self.set_header("Server", f"md5s3stash-thumbnailer/{running_version()}")
+        self.set_header(request_id.HEADER, request_id.begin(self.request))
         # Otherwise browsers might guess another type from the bytes.
         self.set_header("X-Content-Type-Options", "nosniff")
 
@@ -179,6 +181,10 @@ class PictureHandler(JsonErrors):
         """Whether the client has what it asks for, as far as is known without a look at S3."""
         return is_fresh(self.request.headers.get("If-None-Match", ""), etag)
 
+    def is_any_enough(self) -> bool:
+        """Whether the client asks for nothing more than that there is a picture."""
+        return exists_is_enough(self.request.headers.get("If-None-Match", ""))
+
     async def send_not_modified(self, etag: str) -> None:
         self.set_status(http.HTTPStatus.NOT_MODIFIED)
         self.set_validators(etag)
@@ -192,7 +198,7 @@ class PictureHandler(JsonErrors):
             log.warning("event=truncated path=%s", self.request.path)
             self.set_header("Cache-Control", _until(self._expires, _TRUNCATED_SECONDS))
             self.set_header("X-Truncated", "true")
-        elif exists_is_enough(self.request.headers.get("If-None-Match", "")):
+        elif self.is_any_enough():
             await self.send_not_modified(etag)
             return
         else:

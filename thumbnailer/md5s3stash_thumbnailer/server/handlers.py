@@ -56,7 +56,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
         if is_nothing:
             await self._answer_with_placeholder(thumbnail)
             return
-        etag = thumbnail.etag(f"{RENDERER}, reduced to {self.services.reduced_side}")
+        etag = thumbnail.etag(f"{RENDERER}, {self.services.render_limits.choices}")
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
             return
@@ -129,13 +129,13 @@ class HealthHandler(JsonErrors):
 
     def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        reason = self.services.readiness.reason
-        if not reason:
-            self.finish({"status": "ok"})
-            return
-        self.set_status(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        reason, missing = self.services.readiness.reason, self.services.pool.unsealed
+        if reason:
+            self.set_status(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        more = {"reason": reason, "workers_not_sealed": missing}
         # The reason names the bucket, so it is only for clients on this box, as the metrics are.
-        self.finish({"status": "failing", **({"reason": reason} if _is_local(self.request) else {})})
+        shown = {name: value for name, value in more.items() if value and _is_local(self.request)}
+        self.finish({"status": "failing" if reason else "ok", **shown})
 
     head = get
 

@@ -23,6 +23,7 @@ from tornado.web import Application
 
 from md5s3stash.errors import SettingsError
 from md5s3stash.notify import Notifier, watchdog_seconds
+from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity
 from md5s3stash_thumbnailer.server.http1 import Request
 
@@ -81,6 +82,7 @@ class Server(tornado.httpserver.HTTPServer):
     def start_request(
         self, server_conn: object, request_conn: tornado.httputil.HTTPConnection
     ) -> tornado.httputil.HTTPMessageDelegate:
+        request_id.end()
         return Request(
             super().start_request(server_conn, request_conn), request_conn, stopping=self.conn_params.no_keep_alive
         )

@@ -27,6 +27,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
+_PAGE_TYPE = "text/html; charset=UTF-8"
 _PAGE_CACHE_CONTROL = "public, max-age=300"
 _TYPES = {
     "openseadragon.LICENSE.txt": "text/plain; charset=utf-8",
@@ -61,11 +62,11 @@ class ViewHandler(IiifHandler):
             raise tornado.web.HTTPError(404, "The address of a picture ends in its md5, 32 hexadecimal digits")
         await self.admit()
         width, height = await self.size_of(md5.lower())
-        self.set_header("Cache-Control", _PAGE_CACHE_CONTROL)
-        await self.send(_page("view.html", md5=md5.lower(), width=f"{width:,}", height=f"{height:,}"))
+        page = _page("view.html", md5=md5.lower(), width=f"{width:,}", height=f"{height:,}")
+        await self.send_document(page, _PAGE_TYPE, _PAGE_CACHE_CONTROL)
 
     def error_body(self, status: int, code: int, message: str) -> bytes:
-        self.set_header("Content-Type", "text/html; charset=UTF-8")
+        self.set_header("Content-Type", _PAGE_TYPE)
         is_missing = status in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         heading = "There is no picture here" if is_missing else "The picture cannot be shown"
         return _page("error.html", heading=heading, status=status, reason=message)

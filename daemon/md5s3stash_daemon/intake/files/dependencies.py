@@ -18,7 +18,7 @@ from md5s3stash.s3.store import S3ObjectStore, connect
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash_daemon.config.load import redis_client
-from md5s3stash_daemon.config.settings import LogSettings, SpoolSettings
+from md5s3stash_daemon.config.settings import LogSettings, ProvenanceSettings, SpoolSettings
 from md5s3stash_daemon.ledger.confirmations import Confirmations
 from md5s3stash_daemon.ledger.ledger import Ledger, RedisLedger
 from md5s3stash_daemon.runtime.circuit_breaker import REDIS, S3
@@ -68,7 +68,10 @@ class Dependencies:
 
     def ledger(self, client: redis.Redis) -> RedisLedger:
         of_redis = self.settings[RedisSettings]
-        return RedisLedger(client, of_redis.prefix, self.spool_id, of_redis.replicas, of_redis.accepted_risks)
+        provenance = self.settings[ProvenanceSettings].index is not None
+        return RedisLedger(
+            client, of_redis.prefix, self.spool_id, of_redis.replicas, of_redis.accepted_risks, provenance
+        )
 
     def confirmations(self, client: redis.Redis) -> Confirmations:
         return Confirmations(

@@ -29,11 +29,12 @@ from md5s3stash.source import content_of_descriptor, open_error
 from md5s3stash.stash import Stasher, StashOutcome
 from md5s3stash_daemon.config.load import delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
+from md5s3stash_daemon.disk.accounts import account_name, owner_at
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
 from md5s3stash_daemon.intake.files.listed_digests import checked_digests, further_algorithms, refuse_other_than_listed
 from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
-from md5s3stash_daemon.ledger.ledger import Outcome
+from md5s3stash_daemon.ledger.ledger import Outcome, Provenance
 from md5s3stash_daemon.runtime.circuit_breaker import S3
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.spool.entry import Entry, due_after, refusal
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 
 
 T = TypeVar("T")
+
+# How a dropped file came.
+DROP = "drop"
 
 # At most this many files per request to the ledger.
 CHUNK_FILES = 64
@@ -123,7 +127,7 @@ class FileStasher:
         self._defer(entry, reason)
 
     def _settled(self, file: _Opened, known: Known) -> Handled:
-        outcome = self._judged(file.entry, functools.partial(self._stash, file.entry, file.content, known))
+        outcome = self._judged(file.entry, functools.partial(self._stash, file, known))
         if outcome is None:
             file.pin.release()
         return Handled(file.entry, outcome, file.pin)
@@ -146,7 +150,13 @@ class FileStasher:
                 return None
             except StashError as error:
                 if not error.retryable:
-                    return Outcome(entry.drop_id, entry.name, error=type(error).__name__, reason=str(error))
+                    return Outcome(
+                        entry.drop_id,
+                        entry.name,
+                        error=type(error).__name__,
+                        reason=str(error),
+                        provenance=Provenance(DROP, owner_at(entry.place)),
+                    )
                 if isinstance(error, StoreError):
                     # The store responds, but not with a valid answer.
                     self._runtime.breaker.note(S3, str(error))
@@ -185,7 +195,8 @@ class FileStasher:
             refuse_other_than_listed(entry, content)
         return _Opened(entry, content, pin)
 
-    def _stash(self, entry: Entry, content: Content, known: Known) -> Outcome:
+    def _stash(self, file: _Opened, known: Known) -> Outcome:
+        entry, content = file.entry, file.content
         results = [
             stasher.store(entry.name, content, presence=presence, kind=known.kind)
             for stasher, presence in zip(self._stashers, known.presences, strict=True)
@@ -201,6 +212,7 @@ class FileStasher:
             confirmed=self._confirmations.given(
                 content.digest, [result.outcome is not StashOutcome.KNOWN for result in results]
             ),
+            provenance=Provenance(DROP, account_name(file.pin.status.st_uid), content.digest.sha256),
             digests=checked_digests(entry, content),
         )
 

@@ -5,6 +5,8 @@ With this order, a crash may repeat a line that the ledger knows, which it detec
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.intake.lists.journal import Journal, LineOutcome
 from md5s3stash_daemon.ledger.committer import GroupCommitter
@@ -33,9 +35,12 @@ class LineCommitter(GroupCommitter[Settled]):
         caches: UrlCaches,
         journal: Journal,
         entry: Entry,
+        owner: str,
         liveness: ThreadLiveness,
     ) -> None:
         super().__init__(runtime, ledger, liveness)
+        self._via = f"list {entry.name}"
+        self._owner = owner
         self._caches = caches
         self._journal = journal
         # An earlier daemon may have died before the ledger forgot its last lines.
@@ -43,7 +48,7 @@ class LineCommitter(GroupCommitter[Settled]):
 
     def _commit(self, group: list[Settled]) -> bool:
         self._caches.flush()
-        if not self._recorder.record([outcome for _, outcome in group]):
+        if not self._recorder.record([self._with_list(outcome) for _, outcome in group]):
             return False
         lines = [_line_outcome(line, outcome) for line, outcome in group]
         if not until_it_works(lambda: self._append(lines), self._runtime.stopping):
@@ -57,6 +62,9 @@ class LineCommitter(GroupCommitter[Settled]):
         name, reason = (text.encode("ascii", "backslashreplace").decode() for text in (outcome.name, str(error)))
         failure = Outcome(outcome.drop_id, name, error=type(error).__name__, reason=f"unexpected: {reason}")
         return self._commit([(line, failure)])
+
+    def _with_list(self, outcome: Outcome) -> Outcome:
+        return replace(outcome, provenance=replace(outcome.provenance, via=self._via, owner=self._owner))
 
     def _append(self, lines: list[LineOutcome]) -> None:
         self._liveness.beat()

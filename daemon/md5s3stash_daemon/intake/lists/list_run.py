@@ -45,7 +45,9 @@ PAUSED_HOST_LINES = 64
 class ListRun:
     """One list, from the first line without an outcome to the report."""
 
-    def __init__(self, pool: DownloadPool, entry: Entry, journal: Journal, liveness: ThreadLiveness) -> None:
+    def __init__(
+        self, pool: DownloadPool, entry: Entry, owner: str, journal: Journal, liveness: ThreadLiveness
+    ) -> None:
         self._pool = pool
         self._liveness = liveness
         self._entry = entry
@@ -55,7 +57,7 @@ class ListRun:
         self.in_flight = 0
         self._results: queue.SimpleQueue[tuple[Line, Outcome | TryAgain | Stopped]] = queue.SimpleQueue()
         self._committer = LineCommitter(
-            pool.runtime, pool.ledger, pool.caches, journal, entry, liveness.for_helper("committer")
+            pool.runtime, pool.ledger, pool.caches, journal, entry, owner, liveness.for_helper("committer")
         )
         self._settled = SettledUrls()
         # By URL: lines that wait for the download of another line.

@@ -22,6 +22,7 @@ from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Stasher
 from md5s3stash_daemon.config.load import NO_RETRY
 from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
+from md5s3stash_daemon.disk.accounts import account_name, owner_at
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.politeness import Politeness
@@ -32,7 +33,7 @@ from md5s3stash_daemon.intake.lists.journal import Journal, journal_path, remove
 from md5s3stash_daemon.intake.lists.list_run import ListRun
 from md5s3stash_daemon.intake.lists.report import DONE, finish
 from md5s3stash_daemon.ledger.committer import Recorder
-from md5s3stash_daemon.ledger.ledger import Ledger, Outcome
+from md5s3stash_daemon.ledger.ledger import Ledger, Outcome, Provenance
 from md5s3stash_daemon.runtime.disk_space import SPOOL, DiskFloor
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
@@ -151,7 +152,7 @@ class ListScheduler:
                 if not journal.is_of(pin.status):
                     raise SourceChanged("the list was written to after its first lines were processed")
                 log.info("list started name=%r lines_done=%d", entry.name, journal.count)
-                run = ListRun(self.pool, entry, journal, liveness)
+                run = ListRun(self.pool, entry, account_name(pin.status.st_uid), journal, liveness)
                 complete = run.run(file)
                 self._abandoned |= run.in_flight > 0
                 if complete:
@@ -175,7 +176,10 @@ class ListScheduler:
 
     def _fail(self, entry: Entry, error: StashError, liveness: ThreadLiveness) -> None:
         """Records, then moves, as with any file. If the disk has no room for the report, the list is deferred."""
-        outcome = Outcome(entry.drop_id, entry.name, error=type(error).__name__, reason=str(error))
+        provenance = Provenance(f"list {entry.name}", owner_at(entry.place))
+        outcome = Outcome(
+            entry.drop_id, entry.name, error=type(error).__name__, reason=str(error), provenance=provenance
+        )
         recorder = Recorder(self._runtime, self.pool.ledger, liveness)
         if recorder.record([outcome]):
             try:

@@ -9,7 +9,7 @@ import redis
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.s3.client import CoreSession, new_session
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
-from md5s3stash_daemon.config.settings import QueueSettings, SpoolSettings
+from md5s3stash_daemon.config.settings import ProvenanceSettings, QueueSettings, SpoolSettings
 from md5s3stash_daemon.downloads.pool import DownloadPool
 from md5s3stash_daemon.intake.sqs.client import connect_queue
 from md5s3stash_daemon.intake.sqs.consumer import Consumer, ConsumerDependencies
@@ -37,7 +37,8 @@ def build_queue_intake(
     profiles = read_profiles(of_queue.auth_profiles)
     queue = connect_queue(of_queue.url, new_session(session))
     of_redis = settings[RedisSettings]
-    ledger = QueueLedger(client, of_redis.prefix, of_redis.replicas, of_redis.accepted_risks)
+    provenance = settings[ProvenanceSettings].index is not None
+    ledger = QueueLedger(client, of_redis.prefix, of_redis.replicas, of_redis.accepted_risks, provenance)
     # Not the daemon's own shutdown: an instance due for termination stops receiving, but still empties its spool.
     live = pool.runtime.live
     stop = Shutdown(lambda: live.current[SpoolSettings].stop_seconds)

@@ -5,6 +5,7 @@ the ledger already knows, and loses nothing.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from md5s3stash.netguard import printable_url
 from md5s3stash_daemon.downloads.cache import UrlCaches
@@ -24,15 +25,20 @@ class QueueCommitter(GroupCommitter[Finished]):
     """Messages that are not committed at the end stay in `leases`."""
 
     def __init__(
-        self, runtime: Runtime, ledger: Ledger, caches: UrlCaches, leases: Leases, liveness: ThreadLiveness
+        self, runtime: Runtime, ledger: Ledger, caches: UrlCaches, leases: Leases, via: str, liveness: ThreadLiveness
     ) -> None:
         super().__init__(runtime, ledger, liveness)
         self._caches = caches
         self._leases = leases
+        self._via = via
 
     def _commit(self, group: list[Finished]) -> bool:
         self._caches.flush()
-        outcomes = [outcome for _, its in group for outcome in its]
+        outcomes = [
+            replace(outcome, provenance=replace(outcome.provenance, via=self._via))
+            for _, its in group
+            for outcome in its
+        ]
         if outcomes and not self._recorder.record(outcomes):
             return False
         for outcome in outcomes:

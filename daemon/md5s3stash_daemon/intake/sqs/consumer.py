@@ -89,8 +89,9 @@ class Consumer:
         self._refusal = ""
         self._asked_at: float | None = None
         self._ended = threading.Event()
+        via = f"queue {(parts.settings.url or '').rpartition('/')[2]}"
         self._committer = QueueCommitter(
-            parts.runtime, parts.ledger, parts.pool.caches, parts.leases, self._liveness.for_helper("committer")
+            parts.runtime, parts.ledger, parts.pool.caches, parts.leases, via, self._liveness.for_helper("committer")
         )
 
     def start(self) -> None:

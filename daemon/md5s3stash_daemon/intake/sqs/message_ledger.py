@@ -29,12 +29,18 @@ class QueueLedger:
     """A `Ledger` for outcomes whose drop ids are `message_drop_id`s."""
 
     def __init__(
-        self, client: redis.Redis, prefix: str, replicas: int = 0, accepted_risks: Collection[str] = ()
+        self,
+        client: redis.Redis,
+        prefix: str,
+        replicas: int = 0,
+        accepted_risks: Collection[str] = (),
+        provenance: bool = False,
     ) -> None:
         self._client = client
         self._prefix = prefix
         self._replicas = replicas
         self._accepted_risks = accepted_risks
+        self._provenance = provenance
         self._days: dict[str, RedisLedger] = {}
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
@@ -67,7 +73,9 @@ class QueueLedger:
         return attempts
 
     def _ledger(self, day: str) -> RedisLedger:
-        return RedisLedger(self._client, self._prefix, f"queue-{day}", self._replicas, self._accepted_risks)
+        return RedisLedger(
+            self._client, self._prefix, f"queue-{day}", self._replicas, self._accepted_risks, self._provenance
+        )
 
     def _call(self, *command: str | int) -> int:
         with answering():

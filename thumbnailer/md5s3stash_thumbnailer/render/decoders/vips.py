@@ -1,5 +1,5 @@
 """Decodes with libvips into Pillow's modes: some TIFFs as a whole, and rows or parts of pictures that are too large for
-that. libvips is imported at the first one.
+that. libvips is imported at the first one, or before a worker is sealed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 import PIL.Image
@@ -145,6 +145,12 @@ def _errors_raised() -> Iterator[None]:
         raise NotAnImage(f"File cannot be read as an image: {' '.join(str(error).split())}") from error
 
 
+def prepare() -> None:
+    """Imports libvips, if it is installed."""
+    with suppress(ImportError):
+        _pyvips()
+
+
 @functools.cache
 def _pyvips() -> Any:
     # There is one worker per core.
@@ -174,12 +180,36 @@ def _loaded(loader: str, file: BinaryIO, **options: Any) -> Any:
 
 
 def _source(file: BinaryIO) -> Any:
-    """The source for libvips: the file itself, with a position of its own, or the bytes if it has no descriptor."""
+    """The source for libvips: the file with a position of its own, or the bytes if it has no descriptor. A sealed
+    process cannot open the file again.
+    """
     try:
-        return _pyvips().Source.new_from_file(f"/proc/self/fd/{file.fileno()}")
+        descriptor = file.fileno()
     except io.UnsupportedOperation:
         file.seek(0)
         return _pyvips().Source.new_from_memory(file.read())
+    source, position = _pyvips().SourceCustom(), _Position(descriptor)
+    source.on_read(position.read)
+    source.on_seek(position.seek)
+    return source
+
+
+class _Position:
+    """A place in a file that others read too."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._offset = 0
+
+    def read(self, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, self._offset)
+        self._offset += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset}
+        self._offset = offset + (base[whence] if whence in base else os.fstat(self._descriptor).st_size)
+        return self._offset
 
 
 def _values(image: Any) -> tuple[Any, str]:

@@ -75,6 +75,15 @@
     });
   }
 
+  // With --truncated the server shows what is left of a damaged picture, and says so in a header of each answer. The tiles come
+  // as images, whose headers a page does not see.
+  async function tellDamage({ sizes: [smallest] = [] }) {
+    if (!smallest) return;
+    const answer = await fetch(`${service}/full/${smallest.width},${smallest.height}/0/default.jpg`);
+    if (answer.headers.get("X-Truncated") !== "true") return;
+    document.getElementById("damage").textContent = "The picture is damaged: parts of it may be missing.";
+  }
+
   function describe(canvas) {
     // `application`: the arrows belong to the picture, not to the screen reader.
     canvas.setAttribute("role", "application");
@@ -129,7 +138,8 @@
   keepStyleOut();
   say("The picture is being loaded.");
   try {
-    const viewer = open(await information());
+    const source = await information();
+    const viewer = open(source);
     const actions = actionsOf(viewer);
     describe(viewer.canvas);
     keepPixels(viewer);
@@ -144,6 +154,8 @@
     viewer.addHandler("open", () => {
       buttons.hidden = false;
       tellZoom(viewer);
+      // Where this fails, the tiles do too, and what they say counts.
+      tellDamage(source).catch(() => {});
     });
     viewer.addHandler("animation-finish", () => tellZoom(viewer));
     viewer.addHandler("rotate", () => tellZoom(viewer));

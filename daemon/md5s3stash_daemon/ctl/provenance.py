@@ -1,0 +1,170 @@
+"""`md5s3stashctl find`, `premis` and `rebuild --from-provenance`: what the index of provenance knows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from md5s3stash import console
+from md5s3stash.errors import StashError
+from md5s3stash.progress import ProgressState, state_display
+from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, any_case, digest_in
+from md5s3stash_daemon.ledger.rebuild import RebuildCounts
+from md5s3stash_daemon.ledger.restore import Restorer
+from md5s3stash_daemon.provenance.event import Event, id_at
+from md5s3stash_daemon.provenance.index import Index, reading
+from md5s3stash_daemon.provenance.premis import CSV_COLUMNS, csv_row, premis, utc
+from md5s3stash_daemon.provenance.search import names_with
+from md5s3stash_daemon.provenance.snapshots import Snapshots
+
+# What an export has beside the mapping.
+EXPORTED = ("time", "size_bytes", "sha256", "via", "owner", "etag", "last_modified")
+
+
+def find(ledger: LedgerReader, index: Path | None, word: str, limit: int, as_json: bool) -> bool:
+    """Prints names that contain the word, at most `limit`; False if there is no such name."""
+    pairs = names_with(index, word, limit, lambda: False)
+    if pairs is None:
+        pairs = _scanned(ledger, word, limit)
+    for name, md5 in pairs:
+        console.write(json.dumps({"name": name, "md5": md5}) if as_json else f"{md5}  {console.printable(name)}")
+    return bool(pairs)
+
+
+def _scanned(ledger: LedgerReader, word: str, limit: int) -> list[tuple[str, str]]:
+    found: dict[tuple[str, str], None] = {}
+    for names in ledger.names_like(f"*{any_case(word)}*"):
+        found.update(dict.fromkeys(names))
+        if len(found) >= limit:
+            break
+    return list(found)[:limit]
+
+
+class ExportedEvents:
+    """The columns that an index adds to an export; none without an index."""
+
+    def __init__(self, index: Index | None) -> None:
+        self._index = index
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return () if self._index is None else EXPORTED
+
+    def of(self, batch: Sequence[Mapped]) -> list[dict[str, Any]]:
+        """For each mapping its values; None for what is not recorded of this content under this name."""
+        if self._index is None:
+            return [{} for _ in batch]
+        events = self._index.latest_of([each.name for each in batch])
+        found = [events.get(each.name) for each in batch]
+        return [
+            _values(event if event is not None and event.md5 == each.md5 else None)
+            for each, event in zip(batch, found, strict=True)
+        ]
+
+
+NO_EVENTS = ExportedEvents(None)
+
+
+def _values(event: Event | None) -> dict[str, Any]:
+    if event is None:
+        return dict.fromkeys(EXPORTED)
+    values = {**asdict(event), "time": utc(event)}
+    return {key: None if values[key] == "" else values[key] for key in EXPORTED}
+
+
+def print_premis(path: Path, word: str | None, since: float | None, until: float | None, form: str) -> bool:
+    """Prints the events of a name or an md5, or all, from `since` until before `until`; False if there are no events.
+    Raises StashError.
+    """
+    with reading(path) as index:
+        name, md5 = _named(index, word)
+        after = -1 if since is None else id_at(since) - 1
+        before = 2**63 - 1 if until is None else id_at(until)
+
+        def events() -> Iterator[Event]:
+            for page in index.events(after, before, name=name, md5=md5):
+                yield from page
+
+        if next(events(), None) is None:
+            return False
+        for after_id, before_id in index.gaps():
+            console.complain(f"the log lacks outcomes between {after_id} and {before_id}")
+        if form == "xml":
+            for element in premis(events):
+                console.write(element)
+        else:
+            _print_csv(events())
+    return True
+
+
+def _named(index: Index, word: str | None) -> tuple[str | None, str | None]:
+    """A word as a name or an md5; a name may look like an md5."""
+    if word is None:
+        return None, None
+    md5 = digest_in(word)
+    if md5 is None or next(index.events(name=word), None):
+        return word, None
+    return None, md5
+
+
+def _print_csv(events: Iterator[Event]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(CSV_COLUMNS)
+    for event in events:
+        writer.writerow(csv_row(event))
+        console.write(text.getvalue(), end="")
+        text.seek(0)
+        text.truncate()
+
+
+def rebuild_from_provenance(path: Path, snapshots: Snapshots | None, restorer: Restorer) -> RebuildCounts:
+    """Records the names, contents and validators of the index; if there is no index, of the snapshots."""
+    counts = RebuildCounts()
+    with _index_or_snapshots(path, snapshots) as index:
+        total = index.count()
+
+        def state() -> ProgressState:
+            return ProgressState(counts.met, counts.met / total if total else 0.0, f"{counts.names:,} names recorded")
+
+        with state_display(state, sys.stderr):
+            for page in index.latest():
+                restored = restorer.add([_mapped(event) for event in page])
+                restorer.add_validators([(each.name, each.md5, each.etag, each.last_modified) for each in page])
+                counts.add(RebuildCounts(len(page), restored.contents, restored.names, len(page) - restored.names))
+            # A name that was dropped again has another content now. Its earlier ones are still in the bucket.
+            for page in index.events():
+                contents = [_mapped(event, name="") for event in page if event.md5]
+                counts.contents += restorer.add(contents).contents
+    return counts
+
+
+@contextmanager
+def _index_or_snapshots(path: Path, snapshots: Snapshots | None) -> Iterator[Index]:
+    if path.exists():
+        with reading(path) as index:
+            yield index
+        return
+    if snapshots is None:
+        raise StashError(f"{path}: there is no index, and provenance.snapshots is not set")
+    with (
+        tempfile.TemporaryDirectory(prefix="md5s3stash-") as directory,
+        closing(Index.create(Path(directory) / "index.sqlite")) as made,
+    ):
+        snapshots.read_into(made, threading.Event())
+        yield made
+
+
+def _mapped(event: Event, name: str | None = None) -> Mapped:
+    width, height = (event.width, event.height) if event.mime_type else (None, None)
+    shown = event.name if name is None else name
+    return Mapped(shown, event.md5, event.s3_url, event.mime_type, width, height)

@@ -1,0 +1,1 @@
+"""Who sent what and when: the ledger log collected in an SQLite file. Imports config, runtime, ledger."""

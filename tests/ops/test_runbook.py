@@ -1,0 +1,59 @@
+"""The runbook: each alert of Prometheus and each alarm of the stacks leads to the section that says what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.ops.test_aws_alarms import NO_ALARM, STACKS
+from tests.support.servers import REPOSITORY
+
+RUNBOOK = (REPOSITORY / "docs/runbook.md").read_text(encoding="utf-8")
+RULES = {
+    rule["alert"]: rule
+    for group in yaml.safe_load((REPOSITORY / "monitoring/alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+}
+ALARMS = {name for stack in STACKS.values() for name in stack.of_type("AWS::CloudWatch::Alarm")} - {NO_ALARM}
+PAGE = "https://github.com/tingletech/md5s3stash/blob/HEAD/docs/runbook.md#"
+
+
+def rows() -> Iterator[tuple[str, str]]:
+    """The name of an alert or alarm, and the section of its row."""
+    (table,) = re.findall(r"^## From an alert to its section\n(.*?)^## ", RUNBOOK, re.MULTILINE | re.DOTALL)
+    for names, section in re.findall(r"^\|(.*\|.*)\| \[.*\]\(#([\w-]+)\) \|$", table, re.MULTILINE):
+        yield from ((name, section) for name in re.findall(r"`(\w+)`", names))
+
+
+def test_each_alert_and_alarm_has_one_row() -> None:
+    assert sorted(name for name, _ in rows()) == sorted([*RULES, *ALARMS])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_alert_of_prometheus_brings_the_address_of_its_section(name: str) -> None:
+    assert RULES[name]["annotations"]["runbook_url"] == PAGE + dict(rows())[name]
+
+
+def test_each_section_that_an_alert_leads_to_says_what_to_do_and_when_it_is_over() -> None:
+    sections = {
+        re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", title.lower())): text
+        for title, text in re.findall(r"^## ([^\n]*)\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    }
+
+    for name, section in rows():
+        assert "**What to do.**" in sections[section], name
+        # One leads on to others.
+        assert "**It is over** when" in sections[section] or section == "something-is-paused", name
+
+
+def test_alerts_name_commands_and_units_that_exist() -> None:
+    told = " ".join(rule["annotations"].get("description", "") for rule in RULES.values())
+
+    units = re.findall(r"systemctl status ([\w@.-]+)", told)
+    assert units == [unit for unit in units if (REPOSITORY / f"systemd/{unit}.service").exists()]
+    commands = set(re.findall(r"md5s3stashctl (\w+)", told))
+    documented = (REPOSITORY / "docs/commands/md5s3stashctl.md").read_text(encoding="utf-8")
+    assert {command for command in commands if f"\n## {command}\n" not in documented} == set()

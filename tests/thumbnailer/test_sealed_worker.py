@@ -1,0 +1,202 @@
+"""Code that runs in a real worker of a real server is refused everything; what a worker answers is checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from md5s3stash_thumbnailer import errors
+from md5s3stash_thumbnailer._pilbox import RectangleError
+from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, Thumbnail
+from md5s3stash_thumbnailer.render.region_request import (
+    UNTURNED,
+    AskedRegion,
+    AskedSize,
+    Output,
+    RegionRequest,
+    Rotation,
+    SizeRequest,
+)
+from md5s3stash_thumbnailer.render_messages import (
+    read_error,
+    read_request,
+    read_thumbnail,
+    written_error,
+    written_request,
+    written_thumbnail,
+)
+from md5s3stash_thumbnailer.request import ThumbnailRequest
+from tests.support import sealed_attempts, servers
+from tests.support.reachable import SECRET, reachable, unrefused
+from tests.thumbnailer.conftest import Thumbnailer, environment, picture
+
+MD5 = "0" * 32
+
+
+@contextmanager
+def started(directory: Path, endpoint: str, *program: str, **more: str) -> Iterator[Thumbnailer]:
+    """A server by another command than the installed one."""
+    port = servers.free_port()
+    log = directory / "thumbnailer.log"
+    options = ("--address=127.0.0.1", f"--port={port}", "--workers=1", f"--cache_dir={directory / 'cache'}")
+    with servers.running([*program, *options], port, log, environment(endpoint, **more)) as process:
+        yield Thumbnailer(port, process, log)
+
+
+def test_code_in_a_worker_is_refused_everything(s3_server: str, put: Callable[[bytes], str], tmp_path: Path) -> None:
+    original = picture() + os.urandom(8)
+    md5 = put(original)
+    # `server` is replaced by the process of the server.
+    with reachable(tmp_path / "reach", 0) as reach:
+        program = [sys.executable, sealed_attempts.__file__, "serve"]
+        more = {"SEALED_ATTEMPTS": reach.described, SECRET[0]: SECRET[1]}
+        with started(tmp_path, s3_server, *program, **more) as server:
+            answer = server.get(f"/clip/100x100/{md5}")
+            assert answer.status == 200, server.log
+            ended = answer.json
+            assert ended.pop("the original") == "done: 100"
+            assert ended.pop("write the original").startswith("failed: EINVAL")
+            # It is on a connected socket, so the kernel looks at no other address.
+            assert ended.pop("send to an abstract socket") in ("failed: EISCONN", "failed: EOPNOTSUPP")
+            assert unrefused(ended) == {}
+            # Its channel, and the original.
+            assert len(ended["descriptors"].split(",")) == 5
+            # The server has not lost a worker by it.
+            assert "worker_replaced" not in server.log
+        assert reach.is_untouched()
+
+
+def test_a_worker_starts_without_the_credentials_of_the_server(server: Thumbnailer) -> None:
+    def workers() -> list[Path]:
+        tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+        children = [Path("/proc", pid) for task in tasks for pid in (task / "children").read_text().split()]
+        return [child for child in children if b"render_worker" in (child / "cmdline").read_bytes()]
+
+    servers.wait_until(lambda: len(workers()) == 2, "two workers")
+    for worker in workers():
+        read = [(worker / "cmdline").read_bytes()]
+        # A sealed process shows its own only to root.
+        with suppress(PermissionError):
+            read.append((worker / "environ").read_bytes())
+        assert not any(b"AWS_" in each or b"BUCKET" in each for each in read)
+
+
+@pytest.mark.parametrize("lacking", ["landlock", "seccomp"])
+def test_without_a_part_of_the_room_the_server_says_so_and_draws(
+    s3_server: str, put: Callable[[bytes], str], tmp_path: Path, lacking: str
+) -> None:
+    old = [sys.executable, "-m", "tests.support.seccomp", f"--without={lacking}"]
+    with started(tmp_path, s3_server, *old, sys.executable, "-m", "md5s3stash_thumbnailer") as server:
+        assert server.get("/healthz").json == {"status": "ok", "workers_not_sealed": lacking}
+        assert "md5s3stash_thumbnailer_workers_sealed 0.0" in server.get("/metrics").body.decode()
+        assert server.get(f"/clip/100x100/{put(picture())}").image.size == (100, 75)
+        assert server.log.count(f"event=workers_not_sealed missing='{lacking}'") == 1
+
+
+def test_with_all_that_a_room_needs_health_is_as_it_was(server: Thumbnailer) -> None:
+    assert server.get("/healthz").json == {"status": "ok"}
+    assert "md5s3stash_thumbnailer_workers_sealed 1.0" in server.get("/metrics").body.decode()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ThumbnailRequest("crop", 0, 90, MD5, (("background", "fff"), ("position", "face"))),
+        SizeRequest(MD5),
+        PyramidRequest(MD5, 10**12),
+        RegionRequest(MD5, AskedRegion("full"), AskedSize("max"), UNTURNED, Output("default", "jpg"), (1, 2)),
+        RegionRequest(
+            MD5,
+            AskedRegion("pct", (Fraction(1, 3), Fraction(0), Fraction("33.3333333333"), Fraction(10**20, 7))),
+            AskedSize("confined", (Fraction(9), Fraction(8)), enlarges=True, is_never_larger=True),
+            Rotation(is_mirrored=True, degrees=Fraction("22.0000000001")),
+            Output("bitonal", "png", (("quality", "75"),)),
+            (4096, 4096),
+        ),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_request_reaches_the_worker_as_it_is(request_: ThumbnailRequest) -> None:
+    assert read_request(json.loads(json.dumps(written_request(request_)))) == request_
+
+
+def test_a_thumbnail_reaches_the_server_as_it_is() -> None:
+    thumbnail = Thumbnail("image/webp", b"picture", is_truncated=True, original_size=(40_000, 3))
+    message = json.loads(json.dumps(written_thumbnail(thumbnail, 5000)))
+    assert read_thumbnail(message, b"picture") == (thumbnail, 5000)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NotAnImage("File is not an image: 100 % wrong"),
+        errors.TooManyPixels("Too many pixels"),
+        errors.RequestRefused("Invalid size", 2),
+        errors.PyramidNeeded("from a pyramid"),
+        RectangleError("Region out-of-bounds: 100 %"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_reaches_the_server_as_it_is(error: errors.ThumbnailError | RectangleError) -> None:
+    read = read_error(json.loads(json.dumps(written_error(error))))
+    assert (type(read), str(read), read.args) == (type(error), str(error), error.args)
+
+
+def test_an_error_that_no_worker_answers_with_is_one_of_this_program() -> None:
+    read = read_error(written_error(errors.OriginalNotFound("none")))
+    assert isinstance(read, errors.RenderFailed)
+    assert "OriginalNotFound: none" in read.traceback
+
+
+FINE = {"mime_type": "image/png", "is_truncated": False, "original_size": [1, 1], "reduced_bytes": 0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mime_type": "text/html"},
+        {"mime_type": "image/png\r\nSet-Cookie: a=b"},
+        {"mime_type": ["image/png"]},
+        {"is_truncated": "yes"},
+        {"original_size": [1]},
+        {"original_size": [-1, 1]},
+        {"original_size": [True, 1]},
+        {"original_size": [2**40, 1]},
+        {"reduced_bytes": 1.5},
+        {"reduced_bytes": -1},
+    ],
+    ids=str,
+)
+def test_a_thumbnail_that_a_worker_made_up_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        read_thumbnail({**FINE, **wrong}, b"")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"error": "SystemExit", "message": ""},
+        {"error": ["NotAnImage"], "message": ""},
+        {"error": "NotAnImage", "message": 5},
+        {"error": "RequestRefused", "message": "", "code": "x"},
+        {"error": "NotAnImage"},
+    ],
+    ids=str,
+)
+def test_an_error_that_a_worker_made_up_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        read_error(wrong)
+
+
+def test_a_worker_writes_no_line_of_the_log() -> None:
+    read = read_error({"error": "RenderFailed", "message": "a\nevent=forged\x1b[31m\r"})
+    assert isinstance(read, errors.RenderFailed)
+    assert read.traceback == "  a\n  event=forged?[31m?"
+    assert len(str(read_error({"error": "NotAnImage", "message": "x" * 10**6}))) == 1000

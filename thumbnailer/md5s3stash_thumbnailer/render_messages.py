@@ -1,0 +1,165 @@
+"""What the server and a render worker say to each other, as JSON: requests, and answers, which are checked.
+
+A picture may have taken over the worker. So its answers name only errors and MIME types of these lists.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import traceback
+from fractions import Fraction
+from typing import Any
+
+from md5s3stash.sealed.channel import Message
+from md5s3stash_thumbnailer._pilbox import ImageSaveError, PilboxError, RectangleError
+from md5s3stash_thumbnailer.errors import (
+    NotAnImage,
+    PyramidDamaged,
+    PyramidNeeded,
+    PyramidNotWritten,
+    ReducedDamaged,
+    RenderFailed,
+    RequestRefused,
+    ThumbnailError,
+    TooManyPixels,
+)
+from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES
+from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, Request, Thumbnail
+from md5s3stash_thumbnailer.render.region_request import (
+    AskedRegion,
+    AskedSize,
+    Output,
+    RegionRequest,
+    Rotation,
+    SizeRequest,
+)
+from md5s3stash_thumbnailer.request import ThumbnailRequest
+
+_ERRORS: dict[str, type[ThumbnailError | PilboxError]] = {
+    kind.__name__: kind
+    for kind in (
+        *(ImageSaveError, NotAnImage, PyramidDamaged, PyramidNeeded, PyramidNotWritten),
+        *(RectangleError, ReducedDamaged, RenderFailed, TooManyPixels),
+    )
+}
+# A size has no picture.
+_MIME_TYPES = frozenset({"", *MIME_TYPES.values()})
+_MAX_MESSAGE, _MAX_TRACEBACK = 1000, 20_000
+_MAX_SIDE = 2**31
+
+
+def written_request(request: Request | PyramidRequest) -> Message:
+    """As JSON."""
+    if isinstance(request, ThumbnailRequest):
+        sizes = {"mode": request.mode, "width": request.width, "height": request.height}
+        return {"kind": "thumbnail", "md5": request.md5, **sizes, "options": request.options}
+    if isinstance(request, RegionRequest):
+        return {"kind": "region", "md5": request.md5, **_written_region(request)}
+    if isinstance(request, PyramidRequest):
+        return {"kind": "pyramid", "md5": request.md5, "max_bytes": request.max_bytes}
+    return {"kind": "size", "md5": request.md5}
+
+
+def read_request(message: Message) -> Request | PyramidRequest:
+    """What the server has written."""
+    kind, md5 = message["kind"], message["md5"]
+    if kind == "thumbnail":
+        return ThumbnailRequest(message["mode"], message["width"], message["height"], md5, _pairs(message["options"]))
+    if kind == "region":
+        return RegionRequest(
+            md5,
+            AskedRegion(message["region"], _fractions(message["region_numbers"])),
+            AskedSize(message["size"], _fractions(message["size_numbers"]), *message["enlarges"]),
+            Rotation(message["is_mirrored"], Fraction(message["degrees"])),
+            Output(message["quality"], message["format"], _pairs(message["options"])),
+            (message["most"][0], message["most"][1]),
+        )
+    return PyramidRequest(md5, message["max_bytes"]) if kind == "pyramid" else SizeRequest(md5)
+
+
+def written_thumbnail(thumbnail: Thumbnail, reduced_bytes: int) -> Message:
+    """As JSON, without its body."""
+    return {
+        "mime_type": thumbnail.mime_type,
+        "is_truncated": thumbnail.is_truncated,
+        "original_size": thumbnail.original_size,
+        "reduced_bytes": reduced_bytes,
+    }
+
+
+def read_thumbnail(message: Message, body: bytes) -> tuple[Thumbnail, int]:
+    """The thumbnail, and the bytes of the reduced copy that the worker has. Raises ValueError."""
+    width, height = message["original_size"]
+    sizes = _number(width, _MAX_SIDE), _number(height, _MAX_SIDE)
+    mime_type, is_truncated = message["mime_type"], message["is_truncated"]
+    if mime_type not in _MIME_TYPES or not isinstance(is_truncated, bool):
+        raise ValueError("not a thumbnail")
+    return Thumbnail(mime_type, body, is_truncated, sizes), _number(message["reduced_bytes"], _MAX_SIDE)
+
+
+def read_bytes(message: Message, name: str) -> int:
+    """A number of bytes. Raises ValueError."""
+    return _number(message[name], 2**48)
+
+
+def written_error(error: Exception) -> Message:
+    """As JSON. What a worker may not answer with is an error of this program."""
+    if isinstance(error, RequestRefused):
+        return {"error": "RequestRefused", "message": str(error)[:_MAX_MESSAGE], "code": error.code}
+    name = type(error).__name__
+    if isinstance(error, RenderFailed) or name not in _ERRORS:
+        text = error.traceback if isinstance(error, RenderFailed) else "".join(traceback.format_exception(error))
+        return {"error": "RenderFailed", "message": text[-_MAX_TRACEBACK:]}
+    # tornado keeps the message as a format.
+    text = (error.log_message or "") % error.args if isinstance(error, PilboxError) else str(error)
+    return {"error": name, "message": text[:_MAX_MESSAGE]}
+
+
+def read_error(message: Message) -> ThumbnailError | PilboxError:
+    """What a worker has answered. Raises ValueError."""
+    name, text = message["error"], message["message"]
+    if not isinstance(name, str) or not isinstance(text, str):
+        raise ValueError("not an error")
+    if name == "RequestRefused":
+        return RequestRefused(_printable(text[:_MAX_MESSAGE]), _number(message["code"], 1000))
+    if name == "RenderFailed":
+        # Indented, a line of it does not look like a line of the log.
+        return RenderFailed(textwrap.indent(_printable(text[-_MAX_TRACEBACK:]), "  ", lambda line: True))
+    if name not in _ERRORS:
+        raise ValueError("not an error of a worker")
+    return _ERRORS[name](_printable(text[:_MAX_MESSAGE]))
+
+
+def _written_region(request: RegionRequest) -> dict[str, Any]:
+    return {
+        "region": request.region.kind,
+        "region_numbers": [str(number) for number in request.region.numbers],
+        "size": request.size.kind,
+        "size_numbers": [str(number) for number in request.size.numbers],
+        "enlarges": [request.size.enlarges, request.size.is_never_larger],
+        "is_mirrored": request.rotation.is_mirrored,
+        "degrees": str(request.rotation.degrees),
+        "quality": request.output.quality,
+        "format": request.output.format,
+        "options": request.output.options,
+        "most": request.most,
+    }
+
+
+def _pairs(pairs: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in pairs)
+
+
+def _fractions(numbers: list[str]) -> tuple[Fraction, ...]:
+    return tuple(Fraction(number) for number in numbers)
+
+
+def _number(value: object, most: int) -> int:
+    # True is an int too.
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError("not a number in its bounds")
+    return value
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
