@@ -15,10 +15,12 @@ import pytest
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from tests.support import warm
 from tests.support.daemon import Daemon, Site
-from tests.support.mutated_bags import mutated_bags
+from tests.support.mutated_bags import MutatedBag, mutated_bags
 from tests.support.mutated_deliveries import MUTATIONS, mutated, verdict_of_coreutils
+from tests.support.origin import Origin, Reply
 from tests.support.servers import RcloneS3, wait_until
 from tests.support.stores import Keys
+from tests.support.url_lists import OPEN
 
 QUICK = {"MD5S3STASH_DELIVERIES_STILL_SECONDS": "1"}
 
@@ -281,6 +283,42 @@ def test_each_of_many_mutated_bags_has_the_verdict_of_bagit(
     }
     [receipt] = receipts(site, "extra")
     assert receipt["bag"]["problems"] == ["'data/extra' is in the payload, but in no manifest"]
+
+
+def test_what_a_bag_has_in_fetch_txt_is_fetched_and_judged(site: Site) -> None:
+    payload = {name: name.encode() for name in ("data/here", "data/far", "data/changed", "data/gone")}
+    with Origin() as origin, Daemon(site, OPEN):
+        far = origin.answer("/far", Reply(body=b"data/far"))
+        changed = origin.answer("/changed", Reply(body=b"another content"))
+        urls = {far: "data/far", changed: "data/changed", origin.url("/gone"): "data/gone", "ftp://h/x": "data/here"}
+        bag = MutatedBag(algorithms=("sha512",), payload=payload)
+        bag.change("fetch.txt", "".join(f"{url} - {name}\n" for url, name in urls.items()).encode())
+        for name in ("data/far", "data/changed", "data/gone"):
+            del bag.files[name]
+        drop_folder(site, "bag", bag.files)
+        wait_until(lambda: any((site.spool / "done" / "fetch").glob("*.urls.tsv")), "list of URLs finished")
+
+        receipt = close(site, "bag")
+
+    payload_states = {name: state for name, state in states(receipt).items() if name.startswith("data/")}
+    assert payload_states == {"data/here": "right", "data/far": "right", "data/changed": "wrong", "data/gone": "failed"}
+    assert receipt["bag"]["problems"] == ["Payload-Oxum is 38.4, but 2 files with 17 bytes came"]
+
+
+def test_a_fetch_txt_does_not_lead_into_this_network(site: Site) -> None:
+    with Origin() as origin, Daemon(site):
+        url = origin.answer("/far", Reply(body=b"far"))
+        bag = MutatedBag(payload={"data/far": b"far"})
+        bag.change("fetch.txt", f"{url} 3 data/far\n".encode())
+        del bag.files["data/far"]
+        drop_folder(site, "bag", bag.files)
+        wait_until(lambda: any((site.spool / "done" / "fetch").glob("*.urls.tsv")), "list of URLs finished")
+
+        receipt = close(site, "bag")
+        assert origin.requests == []
+
+    assert states(receipt)["data/far"] == "failed"
+    assert receipt["verdict"] == "incomplete"
 
 
 def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, daemon: Daemon) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
+from md5s3stash_daemon.deliveries.fetch import FETCH, read_fetch
 from md5s3stash_daemon.deliveries.journal import Journal, State
 from md5s3stash_daemon.deliveries.manifest import Line, inside, raw_lines
 
@@ -105,6 +106,7 @@ def judged_bag(journal: Journal, number: int, tag_files: Mapping[str, bytes]) ->
     if wrong:
         problems.append(f"{info_name} has the line {wrong!r}")
     problems += _payload_problems(journal, number, info.get("Payload-Oxum"))
+    problems += [line for line in read_fetch(tag_files.get(FETCH, b"")) if isinstance(line, str)]
     twice = journal.listed_twice(number)
     if twice and numbers >= (1, 0):
         problems.append(f"a manifest lists {twice!r} more than once")

@@ -20,8 +20,9 @@ from typing import Protocol
 from md5s3stash.errors import StashError
 from md5s3stash_daemon.config.settings import DeliverySettings
 from md5s3stash_daemon.deliveries.bag import DECLARATION, MAX_TAG_BYTES, Bag, is_bag_manifest, judged_bag
+from md5s3stash_daemon.deliveries.fetch import FETCH, LISTS, MAX_FETCH_BYTES, Fetched, drop_list, read_fetch
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake, folders_above
-from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, BAD, STILL, Delivery, FileRow, Journal, State
+from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, BAD, FOLDER, STILL, Delivery, FileRow, Journal, State
 from md5s3stash_daemon.deliveries.judge import compared, judged
 from md5s3stash_daemon.deliveries.receipt import publish
 from md5s3stash_daemon.deliveries.waiting import has_waiting
@@ -113,7 +114,10 @@ class DeliveryFollower:
         if delivery.ended is None:
             # Before the log is read: what has left the spool by now is in the log.
             is_waiting = has_waiting(self._spool, delivery.folder, self._still_seconds, time.time())
+            is_waiting |= bool(delivery.fetching) and has_waiting(self._spool, LISTS, self._still_seconds, time.time())
             delivery = self._catch_up(delivery)
+            if self._fetch(delivery):
+                return
             self._check_objects(delivery)
             ending = self._ending(delivery, is_waiting)
             if ending is None:
@@ -145,11 +149,14 @@ class DeliveryFollower:
         while entries := self._ledger.after(position, 0.001):
             position = entries[-1].id
             mine = [entry for entry in entries if _is_below(delivery.folder, entry.fields.get("name", ""))]
-            places = self._places(mine)
-            touched = max([delivery.touched, *(entry.seconds for entry in mine)])
+            fetched = self._fetched(delivery, entries) if delivery.fetching else []
+            places = self._places([*mine, *fetched])
+            touched = max([delivery.touched, *(entry.seconds for entry in [*mine, *fetched])])
             with self._intake.lock, self._journal.transaction():
                 for entry in mine:
                     self._learn(delivery, entry, manifests, places)
+                for entry in fetched:
+                    self._learn_fetched(delivery, entry, places)
                 self._journal.update(delivery.number, position=position, touched=touched)
             delivery = replace(delivery, position=position, touched=touched)
         return delivery
@@ -170,6 +177,37 @@ class DeliveryFollower:
         if listed or name not in manifests:
             place = entry.fields.get("s3_urls", "").partition(" ")[0] or places.get(entry.fields.get("md5", ""), "")
             self._journal.put_file(delivery.number, judged(name, entry, listed, place))
+
+    def _fetched(self, delivery: Delivery, entries: Sequence[LogEntry]) -> list[LogEntry]:
+        """Those that are outcomes of URLs in its `fetch.txt`."""
+        urls = [entry for entry in entries if "://" in entry.fields.get("name", "")]
+        return [entry for entry in urls if self._journal.names_of_url(delivery.number, entry.fields["name"])]
+
+    def _learn_fetched(self, delivery: Delivery, entry: LogEntry, places: Mapping[str, str]) -> None:
+        for name in self._journal.names_of_url(delivery.number, entry.fields["name"]):
+            listed = self._journal.listed(delivery.number, name)
+            place = places.get(entry.fields.get("md5", ""), "")
+            self._journal.put_file(delivery.number, judged(name, entry, listed, place))
+
+    def _fetch(self, delivery: Delivery) -> bool:
+        """Drops what the `fetch.txt` of a bag lists and has not come as a list of URLs; False if it did so before."""
+        row = self._journal.file(delivery.number, FETCH)
+        manifests = self._journal.manifests(delivery.number)
+        has_manifest = any(manifest.name.startswith("manifest-") for manifest in manifests)
+        is_bag = has_manifest and self._journal.file(delivery.number, DECLARATION) is not None
+        if row is None or not row.md5 or row.md5 == delivery.fetching or not is_bag:
+            return False
+        lines = read_fetch(self._contents.read(row.md5, MAX_FETCH_BYTES) or b"")
+        with self._journal.transaction():
+            self._journal.fetch(delivery.number, [line for line in lines if isinstance(line, Fetched)])
+        urls = self._journal.urls_to_fetch(delivery.number)
+        if urls:
+            drop_list(self._spool, self._spool.path_of(FOLDER), delivery.id, urls)
+            log.info("delivery fetches id=%s urls=%d", delivery.id, len(urls))
+        with self._journal.transaction():
+            # From now on, the position in the log is before any outcome of the list that is not considered yet.
+            self._journal.update(delivery.number, fetching=row.md5)
+        return True
 
     def _places(self, entries: Sequence[LogEntry]) -> Mapping[str, str]:
         pairs = [("", md5) for entry in entries if (md5 := entry.fields.get("md5"))]
@@ -261,7 +299,7 @@ class DeliveryFollower:
     def _bag(self, delivery: Delivery) -> Bag | None:
         """What makes it a bag, and whether it is a valid one; None if it has no `bagit.txt`."""
         tag_files = {}
-        for name in (DECLARATION, "bag-info.txt", "package-info.txt"):
+        for name in (DECLARATION, "bag-info.txt", "package-info.txt", FETCH):
             row = self._journal.file(delivery.number, name)
             if row is not None and row.md5 and (row.size_bytes or 0) <= MAX_TAG_BYTES:
                 data = self._contents.read(row.md5, MAX_TAG_BYTES)

@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS delivery (
     opened REAL NOT NULL, touched REAL NOT NULL, position TEXT NOT NULL DEFAULT '',
     is_asked INTEGER NOT NULL DEFAULT 0, ended REAL, ended_by TEXT NOT NULL DEFAULT '',
     is_published INTEGER NOT NULL DEFAULT 0, verdict TEXT NOT NULL DEFAULT '', counts TEXT NOT NULL DEFAULT '{}',
-    receipt BLOB NOT NULL DEFAULT '', bag TEXT NOT NULL DEFAULT ''
+    receipt BLOB NOT NULL DEFAULT '', bag TEXT NOT NULL DEFAULT '',
+    fetching TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS manifest (
     drop_id BLOB PRIMARY KEY, number INTEGER NOT NULL, name BLOB NOT NULL, algorithm TEXT NOT NULL,
@@ -46,6 +47,9 @@ CREATE TABLE IF NOT EXISTS file (
     number INTEGER NOT NULL, name BLOB NOT NULL, state TEXT NOT NULL, md5 TEXT NOT NULL DEFAULT '', size_bytes INTEGER,
     at REAL, s3_url TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', drops INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (number, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fetched (
+    number INTEGER NOT NULL, url TEXT NOT NULL, name BLOB NOT NULL, PRIMARY KEY (number, url, name)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS file_state ON file (number, state);
 """
@@ -71,7 +75,8 @@ STILL, ALL_HERE, ASKED = "still", "all here", "asked"
 
 # The columns that `Delivery` has, in order.
 _COLUMNS = (
-    "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag"
+    "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag, "
+    "fetching"
 )
 
 
@@ -82,7 +87,7 @@ _FILE_COLUMNS = "name, state, md5, size_bytes, at, s3_url, reason, drops"
 class Delivery:
     """A delivery: times are in seconds since the epoch, `ended` is None while it is open. `position` is the id of the
     last entry of the ledger log that was considered, `receipt` the path of the published JSON receipt. `bag` is the
-    JSON of a `Bag`, if it is one and has ended.
+    JSON of a `Bag`, if it is one and has ended, `fetching` the md5 of its `fetch.txt` once that was read.
     """
 
     number: int
@@ -99,6 +104,7 @@ class Delivery:
     counts: str
     receipt: str
     bag: str = ""
+    fetching: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +212,7 @@ class Journal:
         return str(found[0][0]) if found else ""
 
     def drop_files_of(self, number: int) -> None:
-        for table in ("listed", "file"):
+        for table in ("listed", "file", "fetched"):
             self._connection.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
 
     # Manifests and what they list.
@@ -257,6 +263,26 @@ class Journal:
         statement = "SELECT name FROM listed WHERE number = ? GROUP BY name, algorithm HAVING sum(times) > 1 LIMIT 1"
         found = self._rows(statement, number)
         return _text(found[0][0]) if found else None
+
+    def fetch(self, number: int, lines: Iterable[tuple[str, str]]) -> None:
+        """Adds (URL, name) pairs."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO fetched VALUES (?, ?, ?)", [(number, url, os.fsencode(name)) for url, name in lines]
+        )
+
+    def names_of_url(self, number: int, url: str) -> list[str]:
+        """The names that a URL is to be fetched for."""
+        rows = self._rows("SELECT name FROM fetched WHERE number = ? AND url = ?", number, url)
+        return [_text(row[0]) for row in rows]
+
+    def urls_to_fetch(self, number: int) -> list[str]:
+        """The URLs of names that have not come."""
+        rows = self._rows(
+            "SELECT DISTINCT url FROM fetched JOIN file USING (number, name) "
+            "WHERE number = ? AND state = 'missing' ORDER BY url",
+            number,
+        )
+        return [str(row[0]) for row in rows]
 
     # Files.
 
