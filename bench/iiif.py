@@ -2,9 +2,10 @@
 
     python bench/iiif.py DIRECTORY [--seconds 10]
 
-needs the packages iipimage-server, nginx-core and wrk. Both servers have the same TIFF of 80 megapixels, a pyramid of
-JPEG tiles of 512 pixels. iipsrv is asked through nginx; the CPU of both is shown, and that of iipsrv alone. wrk asks
-from the other core, on connections that stay open, as a proxy or a browser does.
+needs the packages iipimage-server, nginx-core and wrk. Both servers have the same pictures of 80 megapixels: a TIFF,
+which is a pyramid of JPEG tiles of 512 pixels, and a JPEG 2000 of six resolutions and no tiles. iipsrv is asked through
+nginx; the CPU of both is shown, and that of iipsrv alone. wrk asks from the other core, on connections that stay open,
+as a proxy or a browser does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import PIL.Image
 
 from bench import process_tree
 from bench.picture_corpus import photograph
@@ -63,17 +66,21 @@ class Server:
         return sum(process_tree.cpu_seconds(pid) for pid in pids or self.pids)
 
 
-def make_original(path: Path) -> None:
-    """The TIFF, if it is not there yet."""
-    if path.exists():
+def make_originals(tiff: Path, jpeg2000: Path) -> None:
+    """Both, if they are not there yet."""
+    if jpeg2000.exists():
         return
     import pyvips
 
     quarter = photograph((SIZE[0] // 2, SIZE[1] // 2), "iiif")
     pixels = pyvips.Image.new_from_memory(quarter.tobytes(), *quarter.size, 3, "uchar").copy(interpretation="srgb")
     pixels.replicate(2, 2).tiffsave(
-        str(path), compression="jpeg", Q=90, tile=True, pyramid=True, tile_width=TILE, tile_height=TILE
+        str(tiff), compression="jpeg", Q=90, tile=True, pyramid=True, tile_width=TILE, tile_height=TILE
     )
+    whole = PIL.Image.new("RGB", SIZE)
+    for left, top in ((0, 0), (SIZE[0] // 2, 0), (0, SIZE[1] // 2), (SIZE[0] // 2, SIZE[1] // 2)):
+        whole.paste(quarter, (left, top))
+    whole.save(jpeg2000, irreversible=True, quality_mode="rates", quality_layers=[16])
 
 
 def tiles(count: int) -> list[str]:
@@ -188,20 +195,20 @@ def load(server: Server, paths: Sequence[str], clients: int, seconds: int) -> Lo
     return Load(requests, microseconds / 1e6, errors)
 
 
-def measure(server: Server, count: int, seconds: int) -> None:
+def measure(server: Server, picture: str, count: int, seconds: int) -> None:
     """Prints a line for each kind of request and number of clients."""
     for kind, paths in (("tiles", tiles(count)), ("regions", regions(count))):
         begun = time.perf_counter()
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{server.base}{paths[0]}") as answer:
             answer.read()
-        print(f"{server.name:12} {kind:8} first {1000 * (time.perf_counter() - begun):.0f} ms")
+        print(f"{server.name:12} {picture:4} {kind:8} first {1000 * (time.perf_counter() - begun):.0f} ms")
         for clients in CLIENTS:
             before, before_first = server.cpu_seconds(), server.cpu_seconds(server.pids[:1])
             found = load(server, paths, clients, seconds)
             used, used_first = server.cpu_seconds() - before, server.cpu_seconds(server.pids[:1]) - before_first
             print(
-                f"{server.name:12} {kind:8} {clients:3} clients {found.requests / found.seconds:7.0f} a second, "
-                f"CPU ms {1000 * used / found.requests:6.2f} "
+                f"{server.name:12} {picture:4} {kind:8} {clients:3} clients "
+                f"{found.requests / found.seconds:7.0f} a second, CPU ms {1000 * used / found.requests:6.2f} "
                 f"({1000 * used_first / found.requests:.2f} without a front), core busy {used / found.seconds:4.0%}"
                 + (f", {found.errors} ERRORS" if found.errors else ""),
                 flush=True,
@@ -216,12 +223,13 @@ def main() -> None:
     arguments.add_argument("--seconds", type=int, default=10)
     given = arguments.parse_args()
     given.directory.mkdir(parents=True, exist_ok=True)
-    original = given.directory.resolve() / "80.tif"
-    make_original(original)
+    originals = [given.directory.resolve() / name for name in ("80.tif", "80.jp2")]
+    make_originals(*originals)
     starts: list[Callable[[Path, Path], contextlib.AbstractContextManager[Server]]] = [iipsrv, ours]
-    for start in starts:
-        with start(original, given.directory.resolve()) as server:
-            measure(server, given.places, given.seconds)
+    for original in originals:
+        for start in starts:
+            with start(original, given.directory.resolve()) as server:
+                measure(server, original.suffix[1:], given.places, given.seconds)
 
 
 if __name__ == "__main__":

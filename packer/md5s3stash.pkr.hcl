@@ -62,6 +62,18 @@ variable "ansible_arguments" {
   description = "More arguments for ansible-playbook, such as --extra-vars."
 }
 
+variable "kms_key_id" {
+  type        = string
+  default     = ""
+  description = "KMS key of the image's disk. Empty: the account's own, whose images cannot be shared."
+}
+
+variable "ami_users" {
+  type        = list(string)
+  default     = []
+  description = "Other accounts that may launch the image. They need kms_key_id, and rights to that key."
+}
+
 variable "guest_host" {
   type        = string
   default     = "127.0.0.1"
@@ -95,6 +107,7 @@ source "amazon-ebs" "debian" {
   ssh_username    = "admin"
   ami_name        = "md5s3stash-${var.release}-debian-${var.debian}-${var.architecture}-${local.built_at}"
   ami_description = "md5s3stash ${var.release} on Debian ${var.debian}"
+  ami_users       = var.ami_users
   tags            = local.tags
   run_tags        = local.tags
   snapshot_tags   = local.tags
@@ -116,7 +129,8 @@ source "amazon-ebs" "debian" {
     volume_type           = "gp3"
     delete_on_termination = true
     // Encrypted from the start: encrypt_boot would copy the image.
-    encrypted = true
+    encrypted  = true
+    kms_key_id = var.kms_key_id
     # 1.6.6-only: throughput = 125
     # 1.6.6-only: iops = 3000
   }

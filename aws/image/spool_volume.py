@@ -27,6 +27,7 @@ BOUND = {"spool": Path("/var/spool/md5s3stash"), "redis": Path("/var/lib/redis")
 OWNERS = {"spool": "md5s3stash:md5s3stash-drop", "redis": "redis:redis"}
 HOST_KEYS = Path("/etc/ssh")
 OPEN_SPOOL = Path("/usr/local/lib/md5s3stash/open-spool")
+PRODUCERS = Path("/usr/local/sbin/md5s3stash-producer")
 
 BLANK_BYTES = 1024 * 1024
 
@@ -50,6 +51,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         attach(ec2, volume_id, instance_id)
         mount(wait_for_disk(volume_id))
         keep_host_keys(MOUNT_POINT / "ssh", HOST_KEYS)
+        apply_producers()
         # Last: now producers can connect, and must find an open spool and known host keys.
         take_address(ec2, environment.get("SPOOL_ADDRESS_ID"), instance_id)
     except (VolumeError, OSError, BotoCoreError, ClientError, subprocess.CalledProcessError) as error:
@@ -131,6 +133,11 @@ def is_owned_by(directory: Path, user: str) -> bool:
         return directory.owner() == user
     except KeyError:
         return False
+
+
+def apply_producers() -> None:
+    """Lets those in whose keys are on the volume. It reports its errors; the spool is open for all others."""
+    subprocess.run([PRODUCERS, "apply"], check=False)
 
 
 def keep_host_keys(kept: Path, in_use: Path) -> None:

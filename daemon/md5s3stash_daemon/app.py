@@ -163,8 +163,8 @@ def _run(
         lambda: daemon.runtime.breaker.watch(REDIS, REDIS_CHECK_SECONDS, daemon.runtime.stopping),
         daemon.runtime.liveness,
     )
-    if settings[ProvenanceSettings].index is not None:
-        _collect_provenance(daemon, config)
+    if (index := settings[ProvenanceSettings].index) is not None:
+        _collect_provenance(daemon, index, config)
     with _serving(settings, daemon), handled(actions, daemon.runtime.liveness), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
@@ -177,10 +177,12 @@ def _run(
             return daemon.lists.finish() and complete and drained
 
 
-def _collect_provenance(daemon: Daemon, config: Path | None) -> None:
+def _collect_provenance(daemon: Daemon, index: Path, config: Path | None) -> None:
     # Late: SQLite is only needed with an index.
+    from md5s3stash_daemon.provenance.index import age_seconds
     from md5s3stash_daemon.provenance.process import keep_collecting
 
+    daemon.metrics.watch_provenance(lambda: age_seconds(index))
     runtime, box = daemon.runtime, identity(daemon.spool.directory)
     spawn("provenance", lambda: keep_collecting(config, box, runtime.stopping), runtime.liveness)
 

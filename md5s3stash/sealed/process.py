@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from md5s3stash.sealed import landlock, seccomp
 
-_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_PR_SET_NO_NEW_PRIVS = 38
 
 # A process that will be sealed is started with these alone: its first environment stays in its memory.
 _HARMLESS = ("PYTHON", "LD_LIBRARY_PATH", "LC_", "LANG", "TZ", "GLIBC_TUNABLES", "MALLOC_", "VIPS_")
@@ -43,9 +43,7 @@ def seal(keep: Collection[int]) -> None:
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a process with several threads cannot be sealed")
     os.environ.clear()
-    # Also keeps other processes of this user from tracing it, and it from its own files in /proc.
     _close(keep)
-    _prctl(_PR_SET_DUMPABLE, 0)
     _restrict(to_load=False)
 
 
@@ -58,7 +56,7 @@ def seal_for_command(keep: Collection[int], readable: Iterable[str]) -> None:
 def _restrict(*, to_load: bool, readable: Iterable[str] = ()) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     lacks = missing()
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _set_no_new_privileges()
     if "landlock" not in lacks:
         landlock.restrict(readable)
     if "seccomp" not in lacks:
@@ -73,7 +71,7 @@ def _close(keep: Collection[int]) -> None:
                 os.close(int(name))
 
 
-def _prctl(option: int, value: int) -> None:
+def _set_no_new_privileges() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl {option}")
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "no new privileges")

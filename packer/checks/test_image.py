@@ -163,6 +163,12 @@ def test_a_configuration_file_of_debian_is_as_debian_ships_it(host: Any, package
     assert edited == []
 
 
+def test_producers_can_be_added_on_a_box_that_has_a_volume(host: Any) -> None:
+    done = host.run("md5s3stash-producer list")
+
+    assert (done.rc, "is not mounted" in done.stderr) in ((0, False), (1, True))
+
+
 def test_an_edited_configuration_file_does_not_hold_an_update_back(host: Any) -> None:
     # What unattended-upgrades looks for before it looks into the files.
     assert "--force-confold" in output_of(host, "apt-config dump Dpkg::Options")

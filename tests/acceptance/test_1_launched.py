@@ -74,7 +74,7 @@ def uids_name(box: Box, uid: str) -> str:
 def test_only_the_intended_ports_listen(box: Box) -> None:
     listening = {line.split()[3] for line in box.guest.run("ss", "-Hltn").splitlines()}
 
-    assert listening == {"10.99.0.2:22", "*:8888", "127.0.0.1:9108"}
+    assert listening == {"10.99.0.2:22", "*:8888", "127.0.0.1:9108", "127.0.0.1:9191", "127.0.0.1:9192"}
 
 
 def test_the_memory_limit_is_the_kernels(box: Box) -> None:

@@ -10,21 +10,26 @@ import io
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import etree  # type: ignore[import-untyped]
 
 from md5s3stash_daemon.provenance.database import IndexUnusable
 from md5s3stash_daemon.provenance.event import Event
-from md5s3stash_daemon.provenance.index import reading
+from md5s3stash_daemon.provenance.index import age_seconds, reading
 from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, run
 from tests.support.daemon import Daemon, Site
 from tests.support.origin import Origin, Reply
 from tests.support.servers import wait_until
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
+
+SCHEMA = Path(__file__).parents[1] / "data" / "premis-v3-0.xsd"
+PREMIS = "{http://www.loc.gov/premis/v3}"
 
 # The collector has the lowest priority: beside busy processors it takes long.
 SECONDS = 180.0
@@ -118,7 +123,9 @@ def drop_all_kinds(site: ProvenanceSite, origin: Origin) -> list[str]:
     return [*names, url]
 
 
-def test_each_outcome_says_when_who_how_and_what(site: ProvenanceSite, daemon: Daemon, origin: Origin) -> None:
+def test_each_outcome_says_when_who_how_and_what_and_so_does_an_export(
+    site: ProvenanceSite, daemon: Daemon, origin: Origin
+) -> None:
     names = drop_all_kinds(site, origin)
     (site.incoming / "link").symlink_to("/etc/passwd")
 
@@ -137,18 +144,14 @@ def test_each_outcome_says_when_who_how_and_what(site: ProvenanceSite, daemon: D
     assert (events["link"].error, events["link"].via, events["link"].owner) == ("SourceRefused", "drop", me)
     assert {event.name for event in site.events()} == {*names, "link", origin.url("/missing")}
 
-
-def test_an_export_has_what_the_index_knows(site: ProvenanceSite, daemon: Daemon, origin: Origin) -> None:
-    names = drop_all_kinds(site, origin)
-    site.wait_for_events(len(names) + 1)
-    url = names[-1]
-
-    record = exported(site)[url]
+    # An export has the same.
+    name = names[-1]
+    record = exported(site)[name]
     rows = list(csv.reader(io.StringIO(run(site, "export", "--format", "csv").stdout, newline="")))
 
     assert record["time"].endswith("Z")
     assert record == {
-        "name": url,
+        "name": name,
         "md5": md5(b"hello"),
         "s3_url": f"s3://{site.bucket}/{md5(b'hello')}",
         "mime_type": "text/plain",
@@ -245,14 +248,15 @@ def test_a_killed_collector_is_replaced_and_each_event_is_there_once(site: Prove
                     found.append(int(process.name))
         return found
 
-    for number in range(3):
-        site.drop(f"file {number}", b"%d" % number)
-        site.wait_for_events(number + 1)
-        [pid] = collectors()
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda pid=pid: pid not in collectors(), "killed")  # type: ignore[misc]
+    site.drop("file 1", b"1")
+    site.wait_for_events(1)
+    [pid] = collectors()
+    os.kill(pid, signal.SIGKILL)
+    site.drop("file 2", b"2")
 
-    assert [event.name for event in site.wait_for_events(3)] == ["file 0", "file 1", "file 2"]
+    assert [event.name for event in site.wait_for_events(2)] == ["file 1", "file 2"]
+    assert pid not in collectors()
+    wait_until(lambda: age_seconds(site.index) < SECONDS, "the index is complete", SECONDS)
     assert daemon.terminate() == 0
     wait_until(lambda: not collectors(), "the collector ends with the daemon")
 
@@ -272,3 +276,49 @@ def test_without_an_index_the_log_and_the_export_are_as_before(
         assert daemon.terminate() == 0
     assert run(site, "premis").returncode == 2
     assert run(site, "rebuild", "--from-provenance").returncode == 2
+
+
+def premis_events(site: Site, *arguments: str) -> list[tuple[str, str, str]]:
+    """Type, outcome and note of each event, of XML that validates and of CSV alike."""
+    done = run(site, "premis", *arguments)
+    assert done.returncode == 0, done.stderr
+    document = etree.fromstring(done.stdout.encode())
+    etree.XMLSchema(etree.parse(SCHEMA)).assertValid(document)
+    rows = csv.DictReader(io.StringIO(run(site, "premis", *arguments, "--format", "csv").stdout, newline=""))
+    events = [(row["event"], row["outcome"], row["detail"]) for row in rows]
+    assert [kind for kind, _, _ in events] == [found.text for found in document.iter(f"{PREMIS}eventType")]
+    assert [outcome for _, outcome, _ in events] == [found.text for found in document.iter(f"{PREMIS}eventOutcome")]
+    return events
+
+
+def test_premis_tells_what_came_what_failed_and_what_an_audit_found(site: ProvenanceSite, daemon: Daemon) -> None:
+    for name in ("good", "rotten"):
+        site.drop(name, name.encode())
+    (site.incoming / "link").symlink_to("/etc/passwd")
+    site.wait_for_events(3)
+    assert run(site, "verify").returncode == 0
+    site.client.put_object(Bucket=site.bucket, Key=md5(b"rotten"), Body=b"rot")
+    assert run(site, "verify").returncode == 1
+    site.drop("after", b"after")
+    # Two of each audit, one fault, and one more file.
+    events = site.wait_for_events(3 + 2 + 3 + 1)
+
+    ingestion, check = ("ingestion", "success", ""), ("fixity check", "success", "2 objects, 0 faults, 0 not checkable")
+    second = ("fixity check", "success", "2 objects, 1 faults, 0 not checkable")
+    assert premis_events(site, "good") == premis_events(site, md5(b"good")) == [ingestion, check, second]
+    for word in ("rotten", md5(b"rotten")):
+        *before, (kind, outcome, note) = premis_events(site, word)
+        assert before == [ingestion, check]
+        assert (kind, outcome, note[:11]) == ("fixity check", "failure", "wrong-etag:")
+    assert premis_events(site, "after") == [ingestion]
+    [(kind, outcome, note)] = premis_events(site, "link")
+    assert (kind, outcome) == ("ingestion", "failure")
+    assert note.startswith("SourceRefused: a symbolic link")
+    whole = premis_events(site)
+    assert [outcome for _, outcome, _ in whole].count("failure") == 3
+    assert len(whole) == len(events) - 2
+    today = time.strftime("%Y-%m-%d", time.gmtime(events[0].seconds))
+    assert premis_events(site, "--since", today) == whole
+    assert run(site, "premis", "--until", today).returncode == 1
+    assert run(site, "premis", "no such name").returncode == 1
+    assert exported(site).keys() == {"good", "rotten", "after"}

@@ -98,7 +98,7 @@ def test_the_address_moves_last(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(spool_volume, "INSTANCE_ID", Path(__file__))
     monkeypatch.setattr(boto3, "client", lambda _: None)
-    steps = ("attach", "wait_for_disk", "mount", "keep_host_keys", "take_address")
+    steps = ("attach", "wait_for_disk", "mount", "keep_host_keys", "apply_producers", "take_address")
     for step in steps:
         monkeypatch.setattr(spool_volume, step, lambda *_, step=step: done.append(step))
 

@@ -35,7 +35,7 @@ def test_the_metadata_service_of_a_box_is_guarded(setting: str) -> None:
 
 
 def test_an_image_is_encrypted_on_gp3_and_keeps_no_key_of_the_build() -> None:
-    for setting in (r'volume_type\s+= "gp3"', r"encrypted = true", r"ssh_clear_authorized_keys = true"):
+    for setting in (r'volume_type\s+= "gp3"', r"encrypted\s+= true", r"ssh_clear_authorized_keys = true"):
         assert re.search(setting, TEMPLATE), setting
 
 
@@ -54,3 +54,11 @@ def test_a_script_can_be_parsed_and_stops_at_the_first_fault(script: str) -> Non
 
     assert subprocess.run([shell, "-n", PROJECT / script], check=False).returncode == 0
     assert re.search(r"^set -eu", text, re.MULTILINE)
+
+
+def test_the_forge_rehearses_with_the_packer_that_the_rehearsal_is_for() -> None:
+    (version,) = re.findall(r"with Debian's packer ([\d.]+),", (PROJECT / "packer/rehearse").read_text())
+    workflow = (PROJECT / ".github/workflows/ci.yml").read_text()
+
+    installed = re.findall(r"hashicorp/setup-packer@\S+\n\s+with:\n\s+version: \"([\d.]+)\"", workflow)
+    assert installed == [version] * workflow.count("hashicorp/setup-packer")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
+from aws.image import spool_volume
 from tests.ops.test_aws_alarms import NO_ALARM, STACKS
 from tests.support.servers import REPOSITORY
 
@@ -57,3 +61,42 @@ def test_alerts_name_commands_and_units_that_exist() -> None:
     commands = set(re.findall(r"md5s3stashctl (\w+)", told))
     documented = (REPOSITORY / "docs/commands/md5s3stashctl.md").read_text(encoding="utf-8")
     assert {command for command in commands if f"\n## {command}\n" not in documented} == set()
+
+
+@pytest.mark.parametrize("page", ["runbook.md", "deploy.md"])
+def test_the_operators_tool_has_the_settings_that_the_daemon_has(page: str, tmp_path: Path) -> None:
+    """In the same order: a later file counts."""
+    unit = (REPOSITORY / "aws/image/systemd/md5s3stashd.service.d/secret.conf").read_text(encoding="utf-8")
+    files = re.findall(r"^EnvironmentFile=-(.*)$", unit, re.MULTILINE)
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    (function,) = re.findall(r"^ *stashctl\(\) \{\n.*?^ *\}$", text, re.MULTILINE | re.DOTALL)
+    for number, file in enumerate(files):
+        there = tmp_path / Path(file).name
+        there.write_text(f"IN_EACH={number}\nIN_{number}=yes\n")
+        assert file in function
+        function = function.replace(file, str(there))
+    stubs = {"sudo": 'exec "$@"', "ssh": 'shift; exec sh -c "$*"', "setpriv": 'echo "$IN_EACH $IN_0 $IN_1 $*"'}
+    for name, script in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    done = subprocess.run(
+        ["bash", "-c", f"SPOOL=box\n{function}\nstashctl status --json"],
+        env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert len(files) == 2
+    assert done.stdout.startswith("1 yes yes --reuid=md5s3stash"), done.stderr
+    assert done.stdout.endswith(" md5s3stashctl status --json\n")
+
+
+def test_settings_that_an_operator_made_on_aws_are_on_the_volume() -> None:
+    unit = (REPOSITORY / "aws/image/systemd/md5s3stashd.service.d/secret.conf").read_text(encoding="utf-8")
+
+    (file,) = re.findall(r"^EnvironmentFile=-(.*/daemon\.env)$", unit, re.MULTILINE)
+    assert Path(file).parent == spool_volume.MOUNT_POINT
+    assert f"tee -a {file}" in RUNBOOK

@@ -146,6 +146,17 @@ def test_downloads_pass_through_a_disk_and_not_through_memory() -> None:
     assert parsed("md5s3stashd.service")["Service"]["PrivateTmp"] == "yes"
 
 
+def test_each_thumbnail_server_has_a_port_for_its_metrics_on_loopback_alone() -> None:
+    socket = "md5s3stash-thumbnailer-metrics@.socket"
+
+    assert socket.replace("@", "@%i") in parsed("md5s3stash-thumbnailer@.service")["Service"]["Sockets"].split()
+    assert parsed(socket)["Socket"]["Service"] == "md5s3stash-thumbnailer@%i.service"
+    assert parsed(socket)["Socket"]["ListenStream"] == "127.0.0.1:919%i"
+    # Documented for the two servers of the appliance.
+    page = (UNITS.parent / "docs/metrics.md").read_text(encoding="utf-8")
+    assert set(re.findall(r'"127\.0\.0\.1:(919\d)"', page)) == {"9191", "9192"}
+
+
 def parsed(unit: str) -> configparser.ConfigParser:
     """The unit's settings; the last value if a key is repeated."""
     parser = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",))

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,13 @@ def test_wrong_inherited_sockets_are_one_line_and_exit_2(fault: str) -> None:
 
 def test_two_processes_serve_one_inherited_socket_and_one_can_go(s3_server: str, put: Put, tmp_path: Path) -> None:
     path = f"/clip/100x100/{put(picture())}"
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener, ExitStack() as stack:
+    with ExitStack() as stack:
+        listener, *own = (stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128)) for _ in range(3))
         port = listener.getsockname()[1]
-        first, second = (stack.enter_context(_heir(listener, tmp_path / name, s3_server)) for name in ("one", "two"))
+        first, second = (
+            stack.enter_context(_heir([listener, metrics], tmp_path / name, s3_server))
+            for metrics, name in zip(own, ("one", "two"), strict=True)
+        )
         over = threading.Event()
         with ThreadPoolExecutor(4) as threads:
             loads = [threads.submit(_ask_until, over, port, path) for _ in range(4)]
@@ -100,6 +105,16 @@ def test_two_processes_serve_one_inherited_socket_and_one_can_go(s3_server: str,
                 over.set()
             statuses = sum((load.result(30) for load in loads), Counter[int]())
         assert set(statuses) == {200}
+        # Behind the shared port a scrape would read those of one of them, by chance.
+        its_own = replace(second, port=own[1].getsockname()[1])
+
+        def counts_its_own() -> bool:
+            answered = second.log.count("status=200 method=GET path=/clip/")
+            line = f'md5s3stash_thumbnailer_requests_total{{status="200"}} {answered}.0\n'
+            return line.encode() in its_own.get("/metrics").body
+
+        # Both are written after the client has its answer.
+        servers.wait_until(counts_its_own, "the numbers of the second one", 10)
 
 
 def _ask_until_refused(port: int, path: str) -> Counter[int]:
@@ -139,25 +154,31 @@ def _ask_until(over: threading.Event, port: int, path: str) -> Counter[int]:
 
 
 @contextmanager
-def _heir(listener: socket.socket, directory: Path, endpoint: str) -> Iterator[Thumbnailer]:
-    """A server started with the socket, as by systemd."""
+def _heir(listeners: Sequence[socket.socket], directory: Path, endpoint: str) -> Iterator[Thumbnailer]:
+    """A server started with the sockets, as by systemd. Its port is the first one's."""
     directory.mkdir()
     serve = command("--workers=1", f"--cache_dir={directory / 'cache'}")
-    code = (
-        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')"
-    )
-    code += "; os.execv(sys.argv[2], sys.argv[2:])"
+    descriptors = [listener.fileno() for listener in listeners]
+    # Out of the way first: one of them may be 3.
+    code = f"""
+import fcntl, os, sys
+kept = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100) for descriptor in {descriptors}]
+for number, descriptor in enumerate(kept, 3):
+    os.dup2(descriptor, number)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(kept)))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
     log_path = directory / "log"
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(listener.fileno()), *serve],
+            [sys.executable, "-c", code, *serve],
             env=environment(endpoint),
             stdout=log,
             stderr=log,
-            pass_fds=[listener.fileno()],
+            pass_fds=descriptors,
         )
     try:
         servers.wait_until(lambda: b"event=listening" in log_path.read_bytes(), "listening")
-        yield Thumbnailer(listener.getsockname()[1], process, log_path)
+        yield Thumbnailer(listeners[0].getsockname()[1], process, log_path)
     finally:
         servers.stop(process)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
+import struct
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import PIL.Image
 import pytest
 
-from md5s3stash_thumbnailer import errors
+from md5s3stash_thumbnailer import errors, render_pool
 from md5s3stash_thumbnailer._pilbox import RectangleError
-from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, Thumbnail
+from md5s3stash_thumbnailer.cache.source import Source
+from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail, render
 from md5s3stash_thumbnailer.render.region_request import (
     UNTURNED,
     AskedRegion,
@@ -81,11 +89,9 @@ def test_a_worker_starts_without_the_credentials_of_the_server(server: Thumbnail
 
     servers.wait_until(lambda: len(workers()) == 2, "two workers")
     for worker in workers():
-        read = [(worker / "cmdline").read_bytes()]
-        # A sealed process shows its own only to root.
-        with suppress(PermissionError):
-            read.append((worker / "environ").read_bytes())
-        assert not any(b"AWS_" in each or b"BUCKET" in each for each in read)
+        shown = (worker / "cmdline").read_bytes() + (worker / "environ").read_bytes()
+        assert b"AWS_" not in shown
+        assert b"BUCKET" not in shown
 
 
 @pytest.mark.parametrize("lacking", ["landlock", "seccomp"])
@@ -153,6 +159,124 @@ def test_an_error_that_no_worker_answers_with_is_one_of_this_program() -> None:
     read = read_error(written_error(errors.OriginalNotFound("none")))
     assert isinstance(read, errors.RenderFailed)
     assert "OriginalNotFound: none" in read.traceback
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[render_pool._Worker]:
+    limits = render_pool.PoolLimits(120.0, 120.0, 2**30, 1, 120.0)
+    worker = render_pool._Worker(RenderLimits(reduced_side=400), limits, 1_000_000, Counter())
+    yield worker
+    worker.close()
+    worker.end(time.monotonic() + 5)
+
+
+# All that a decoder or an encoder imports late has to be there before the seal.
+DRAWN: list[Request] = [
+    ThumbnailRequest("crop", 40, 60, MD5, (("position", "face"),)),
+    ThumbnailRequest("fill", 40, 60, MD5, (("background", "ff00ff80"), ("format", "png"))),
+    ThumbnailRequest("clip", 50, 50, MD5, (("operation", "rotate,resize"), ("degree", "33"), ("preserve_exif", "1"))),
+    RegionRequest(MD5, AskedRegion("full"), AskedSize("max"), UNTURNED, Output("gray", "avif"), (4096, 4096)),
+    RegionRequest(MD5, AskedRegion("full"), AskedSize("max"), UNTURNED, Output("default", "tif"), (4096, 4096)),
+    RegionRequest(MD5, AskedRegion("full"), AskedSize("max"), UNTURNED, Output("bitonal", "gif"), (4096, 4096)),
+]
+
+
+@pytest.mark.parametrize("cut", [None, 0.6], ids=["whole", "cut off"])
+@pytest.mark.parametrize(
+    ("image_format", "mode"),
+    [
+        *(("AVIF", "RGBA"), ("BMP", "P"), ("GIF", "P"), ("JPEG", "CMYK"), ("JPEG", "RGB"), ("JPEG2000", "RGB")),
+        *(("PNG", "I;16"), ("PNG", "LA"), ("TIFF", "LAB"), ("TIFF", "I;16"), ("TIFF", "1"), ("WEBP", "RGBA")),
+    ],
+)
+def test_a_sealed_worker_draws_what_is_drawn_outside(
+    worker: render_pool._Worker, tmp_path: Path, image_format: str, mode: str, cut: float | None
+) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "h\xe9"
+    options: dict[str, dict[str, Any]] = {
+        "JPEG": {"exif": exif},
+        "WEBP": {"exif": exif},
+        "AVIF": {"exif": exif},
+        "TIFF": {"compression": "tiff_lzw"},
+    }
+    original = PIL.Image.open(io.BytesIO(picture((90, 60), "PNG"))).convert(mode)
+    path = tmp_path / "original"
+    original.save(path, image_format, **options.get(image_format, {}))
+    if cut:
+        os.truncate(path, int(path.stat().st_size * cut))
+
+    def ended(draw: Callable[[BinaryIO], Thumbnail]) -> Thumbnail | tuple[str, str]:
+        with path.open("rb") as file:
+            try:
+                return draw(file)
+            except errors.ThumbnailError as error:
+                return type(error).__name__, str(error)
+
+    for request in DRAWN:
+        inside = ended(lambda file: worker.render(Source(file), request, 120.0)[0])  # noqa: B023 - called at once
+        assert inside == ended(lambda file: render(file, request, RenderLimits(reduced_side=400)))  # noqa: B023
+    assert worker._replacements == {}
+
+
+def test_a_worker_writes_no_more_into_a_file_than_the_cache_may_have(
+    worker: render_pool._Worker, tmp_path: Path
+) -> None:
+    PIL.Image.effect_noise((1500, 1500), 60).save(tmp_path / "original", "JPEG")
+    with (tmp_path / "original").open("rb") as file, (tmp_path / "pyramid").open("w+b") as pyramid:
+        with pytest.raises(errors.PyramidNotWritten):
+            worker.write_pyramid(Source(file), PyramidRequest(MD5, 10**12), 120.0, pyramid)
+        assert os.fstat(pyramid.fileno()).st_size <= 1_000_000
+
+
+# Says that it is ready, reads a request, and answers with the bytes of its argument.
+LIAR = """
+import socket, struct, sys, time
+end = socket.socket(fileno=int(sys.argv[2]))
+ready = b'{"ready": true}'
+end.sendall(struct.pack(">II", len(ready), 0) + ready)
+end.recv(100_000)
+end.sendall(bytes.fromhex(sys.argv[1]))
+while end.recv(100_000):
+    pass
+"""
+
+
+def said(message: object, body: bytes = b"", more_bytes: int = 0) -> bytes:
+    text = json.dumps(message).encode()
+    return struct.pack(">II", len(text), len(body) + more_bytes) + text + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (pickle.dumps(Thumbnail("image/png", b"")), errors.WorkerDied),
+        (said([]), errors.WorkerDied),
+        (said({}), errors.WorkerDied),
+        (said({"error": "OSError", "message": ""}), errors.WorkerDied),
+        (said({"mime_type": "text/html", "is_truncated": False, "original_size": [1, 1]}), errors.WorkerDied),
+        (said({}, more_bytes=2**32 - 1), errors.WorkerDied),
+        # The rest never comes. It has not computed, so it may have been kept from it by others.
+        (said({}, b"a", more_bytes=5), errors.Overloaded),
+        (b"", errors.Overloaded),
+    ],
+    ids=["pickle", "list", "empty", "error", "type", "length", "half", "nothing"],
+)
+def test_a_worker_that_lies_costs_one_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, error: type[Exception]
+) -> None:
+    monkeypatch.setattr(render_pool, "WORKER", [sys.executable, "-c", LIAR, answer.hex()])
+    monkeypatch.setattr(render_pool, "_STOP_SECONDS", 0.1)
+    (tmp_path / "original").write_bytes(b"picture")
+    replacements: Counter[str] = Counter()
+    worker = render_pool._Worker(RenderLimits(), render_pool.PoolLimits(1, 1, 2**30, 1, 1), 2**20, replacements)
+    try:
+        with (tmp_path / "original").open("rb") as file, pytest.raises(error):
+            worker.render(Source(file), DRAWN[0], 1.0 if error is errors.Overloaded else 60.0)
+    finally:
+        worker.close()
+        worker.end(time.monotonic() + 1)
+    assert replacements.total() == 1
 
 
 FINE = {"mime_type": "image/png", "is_truncated": False, "original_size": [1, 1], "reduced_bytes": 0}

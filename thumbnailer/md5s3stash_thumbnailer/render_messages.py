@@ -97,11 +97,6 @@ def read_thumbnail(message: Message, body: bytes) -> tuple[Thumbnail, int]:
     return Thumbnail(mime_type, body, is_truncated, sizes), _number(message["reduced_bytes"], _MAX_SIDE)
 
 
-def read_bytes(message: Message, name: str) -> int:
-    """A number of bytes. Raises ValueError."""
-    return _number(message[name], 2**48)
-
-
 def written_error(error: Exception) -> Message:
     """As JSON. What a worker may not answer with is an error of this program."""
     if isinstance(error, RequestRefused):

@@ -26,11 +26,11 @@ from typing import Any, BinaryIO, TypeVar
 
 from md5s3stash.sealed.channel import Channel, Message
 from md5s3stash.sealed.process import missing, small_environment
-from md5s3stash_thumbnailer.cache.disk import DiskCache
+from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.errors import Overloaded, ReducedDamaged, RenderTimedOut, TooManyPixels, WorkerDied
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail
-from md5s3stash_thumbnailer.render_messages import read_bytes, read_error, read_thumbnail, written_request
+from md5s3stash_thumbnailer.render_messages import read_error, read_thumbnail, written_request
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,8 @@ class RenderPool:
             log.warning("event=workers_not_sealed missing=%r", self.unsealed)
         # The operator may have set another value.
         os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)
-        self._workers = [_Worker(render_limits, limits, cache.max_bytes, self.replacements) for _ in range(count)]
+        most = max(cache.max_bytes, MEMORY_BYTES)
+        self._workers = [_Worker(render_limits, limits, most, self.replacements) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -203,7 +204,8 @@ class _Worker:
     def write_pyramid(self, source: Source, request: PyramidRequest, seconds: float, file: BinaryIO) -> int:
         """The number of bytes of a pyramid that the process has written into the file; likewise."""
         files = [source.file.fileno(), file.fileno()]
-        return self._call(source, request, seconds, files, lambda message, _: read_bytes(message, "pyramid_bytes"))
+        # What the file has counts, not what the process says.
+        return self._call(source, request, seconds, files, lambda _, __: os.fstat(files[1]).st_size)
 
     def write_reduced(self, file: BinaryIO) -> None:
         """Has the reduced copy of the last thumbnail written. Raises OSError."""
@@ -313,7 +315,11 @@ class _Worker:
         # A new interpreter takes most of a second to import Pillow and pilbox; this must not count as rendering time.
         if self._ready:
             return
-        self._channel.receive(0, _START_SECONDS)
+        try:
+            self._channel.receive(0, _START_SECONDS)
+        except TimeoutError as error:
+            # It says nothing about the picture.
+            raise EOFError from error
         self._ready = True
 
     def _replace(self, reason: str) -> None:

@@ -97,7 +97,7 @@ class Worker:
             source = Source(files[0], Kind(message["source"]))
             if isinstance(request, PyramidRequest):
                 made = _done_or_error(lambda: write_pyramid(source.file, request, files[1], self._limits))
-                self._channel.send(written_error(made) if isinstance(made, Exception) else {"pyramid_bytes": made})
+                self._channel.send(written_error(made) if isinstance(made, Exception) else {"is_made": True})
                 return
             drawn = _drawn(source, request, self._limits)
         if isinstance(drawn, Exception):

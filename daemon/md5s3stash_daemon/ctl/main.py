@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from md5s3stash import console
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import SettingsError, StashError
+from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, ProvenanceSettings, SpoolSettings
@@ -25,8 +24,6 @@ from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.spool import Spool
 
 if TYPE_CHECKING:
-    from redis import Redis
-
     from md5s3stash_daemon.ledger.restore import Restorer
 
 # Redis and boto3 each take half a second to import, so only the commands that need them do it.
@@ -359,29 +356,22 @@ def _index(settings: Settings) -> Path:
 def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash.s3.listing import Lister
     from md5s3stash.s3.store import connect
-    from md5s3stash_daemon.ctl.verify import verify
+    from md5s3stash_daemon.ctl.verify import AuditRecord, verify
     from md5s3stash_daemon.fixity.bucket_audit import Auditor
     from md5s3stash_daemon.fixity.recorded_digests import recorded_digests
+    from md5s3stash_daemon.ledger.fixity_log import FixityLog
 
     bases = settings[StashSettings].bases()
     endpoint = settings[S3Settings].endpoint
     ledger = ledger_of(settings) if arguments.ledger else None
-    distrust = functools.partial(_distrust, *redis_of(settings)) if settings[RedisSettings].url else None
+    beside, record = settings[ProvenanceSettings].snapshot_bases(), None
+    if settings[RedisSettings].url:
+        log = FixityLog(*redis_of(settings), arguments.deep) if settings[ProvenanceSettings].index else None
+        record = AuditRecord(*redis_of(settings), log)
     # The ledger first: everything in it now is stored already.
     with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
         auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
-        beside = settings[ProvenanceSettings].snapshot_bases()
-        return verify(auditor, bases, arguments.jobs, arguments.json, distrust, beside)
-
-
-def _distrust(client: Redis, prefix: str, md5: str) -> None:
-    """Drops the cached confirmations of a content whose object is missing or wrong."""
-    from md5s3stash_daemon.ledger.confirmations import drop_confirmations
-
-    try:
-        drop_confirmations(client, prefix, [md5])
-    except StashError as error:
-        console.complain(f"{md5}: the cached confirmation could not be removed: {error}")
+        return verify(auditor, bases, arguments.jobs, arguments.json, record, beside)
 
 
 if __name__ == "__main__":

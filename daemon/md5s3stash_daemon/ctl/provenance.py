@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 import json
 import sys
@@ -10,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +92,54 @@ def print_premis(path: Path, word: str | None, since: float | None, until: float
         before = 2**63 - 1 if until is None else id_at(until)
 
         def events() -> Iterator[Event]:
-            for page in index.events(after, before, name=name, md5=md5):
-                yield from page
+            own = _each(index.events(after, before, name=name, md5=md5))
+            audits = [] if name is md5 is None else _audits(index, name, md5)
+            merged = heapq.merge(own, *audits, key=lambda event: event.id)
+            return (event for event in merged if after < event.id < before and not event.is_begin)
+
+        def first_of(event: Event) -> Event:
+            return index.first_of([event.md5]).get(event.md5, event) if event.md5 and event.is_fixity else event
 
         if next(events(), None) is None:
             return False
         for after_id, before_id in index.gaps():
             console.complain(f"the log lacks outcomes between {after_id} and {before_id}")
         if form == "xml":
-            for element in premis(events):
+            for element in premis(events, first_of):
                 console.write(element)
         else:
             _print_csv(events())
     return True
+
+
+def _each(pages: Iterator[list[Event]]) -> Iterator[Event]:
+    for page in pages:
+        yield from page
+
+
+def _audits(index: Index, name: str | None, md5: str | None) -> Iterator[Iterator[Event]]:
+    """The events of audits of an object, from when it came, for each of its places."""
+    known = index.latest_of([name]) if name is not None else index.first_of([md5 or ""])
+    for stashed in known.values():
+        if name is not None:
+            # Those of an md5 are among its own events.
+            yield (event for event in _each(index.events(stashed.id, md5=stashed.md5)) if event.is_fixity)
+        for url in stashed.s3_urls.split():
+            yield _passed(index, stashed, url)
+
+
+def _passed(index: Index, stashed: Event, url: str) -> Iterator[Event]:
+    """The audits that have found no fault in the object at this URL, and began after it came."""
+    begun, faults = 0, {event.id for event in _each(index.events(stashed.id, name=url)) if event.error}
+    for event in _each(index.events(stashed.id, name=url.removesuffix(stashed.md5))):
+        if event.is_begin:
+            # Of two audits at once, the earlier one counts.
+            begun = begun or event.id
+        else:
+            is_right = not any(begun < fault < event.id for fault in faults)
+            if begun and event.proves_each and is_right:
+                yield replace(event, md5=stashed.md5, error="")
+            begun = 0
 
 
 def _named(index: Index, word: str | None) -> tuple[str | None, str | None]:
@@ -143,7 +179,7 @@ def rebuild_from_provenance(path: Path, snapshots: Snapshots | None, restorer: R
                 counts.add(RebuildCounts(len(page), restored.contents, restored.names, len(page) - restored.names))
             # A name that was dropped again has another content now. Its earlier ones are still in the bucket.
             for page in index.events():
-                contents = [_mapped(event, name="") for event in page if event.md5]
+                contents = [_mapped(event, name="") for event in page if event.md5 and not event.error]
                 counts.contents += restorer.add(contents).contents
     return counts
 

@@ -4,16 +4,60 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from md5s3stash import console
-from md5s3stash.audit import Fault, nested_prefixes
+from md5s3stash.audit import Fault, nested_prefixes, prefix_of
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import StoreError
-from md5s3stash.scheme import BucketBase
+from md5s3stash.errors import StashError, StoreError
+from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_daemon.fixity.bucket_audit import AuditCounts, Auditor
+from md5s3stash_daemon.ledger.confirmations import drop_confirmations
+from md5s3stash_daemon.ledger.fixity_log import FixityLog
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+
+class AuditRecord:
+    """Drops cached confirmations of contents whose objects are missing or wrong; logs the audit if there is a log."""
+
+    def __init__(self, client: Redis, prefix: str, log: FixityLog | None) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._log = log
+
+    def fault(self, fault: Fault) -> None:
+        last = fault.address.key.rpartition("/")[2]
+        md5 = last if is_md5(last) else ""
+        with _complaining(fault.address.s3_url):
+            if md5:
+                drop_confirmations(self._client, self._prefix, [md5])
+            if self._log is not None:
+                self._log.fault(fault.address.s3_url, md5, fault.kind.value, fault.reason)
+
+    def begin(self, place: str) -> None:
+        if self._log is not None:
+            with _complaining(place):
+                self._log.begun(place)
+
+    def complete(self, place: str, counts: AuditCounts) -> None:
+        summary = f"{counts.objects} objects, {counts.faults} faults, {counts.not_checkable} not checkable"
+        if self._log is not None:
+            with _complaining(place):
+                self._log.checked(place, summary, counts.faults, counts.not_checkable)
+
+
+@contextmanager
+def _complaining(about: str) -> Iterator[None]:
+    try:
+        yield
+    except StashError as error:
+        console.complain(f"{about}: the cached confirmation could not be removed, or the result not logged: {error}")
 
 
 def verify(
@@ -21,28 +65,33 @@ def verify(
     bases: Sequence[BucketBase],
     jobs: int,
     as_json: bool,
-    distrust: Callable[[str], object] | None = None,
+    record: AuditRecord | None = None,
     beside: Sequence[BucketBase] = (),
 ) -> bool:
     """Prints each fault as it is found, and the totals; False if there was one or a bucket could not be read.
 
-    `distrust` is called with the md5 of each fault whose key is an md5. Objects of `beside` are not audited.
+    `record` is called for each bucket and each fault. Objects of `beside` are not audited.
     """
     printing = threading.Lock()
 
     def audit(base: BucketBase, bucket: str) -> AuditCounts | None:
         """The counts of a bucket; None if it could not be read."""
-        counts = AuditCounts()
+        counts, place = AuditCounts(), ObjectAddress(bucket, prefix_of(base)).s3_url
+        if record is not None:
+            with printing:
+                record.begin(place)
         try:
             for fault in auditor.faults(base, bucket, nested_prefixes(base, [*bases, *beside]), counts):
-                md5 = fault.address.key.rpartition("/")[2]
                 with printing:
                     _print_fault(fault, as_json)
-                    if distrust is not None and is_md5(md5):
-                        distrust(md5)
+                    if record is not None:
+                        record.fault(fault)
         except StoreError as error:
             console.complain(str(error))
             return None
+        if record is not None:
+            with printing:
+                record.complete(place, counts)
         return counts
 
     with ThreadPoolExecutor(jobs, thread_name_prefix="verify") as pool:

@@ -148,7 +148,7 @@ class DeliveryFollower:
         manifests = {manifest.name for manifest in self._journal.manifests(delivery.number)}
         while entries := self._ledger.after(position, 0.001):
             position = entries[-1].id
-            mine = [entry for entry in entries if _is_below(delivery.folder, entry.fields.get("name", ""))]
+            mine = [entry for entry in entries if _is_below(delivery.folder, entry)]
             fetched = self._fetched(delivery, entries) if delivery.fetching else []
             places = self._places([*mine, *fetched])
             touched = max([delivery.touched, *(entry.seconds for entry in [*mine, *fetched])])
@@ -180,7 +180,7 @@ class DeliveryFollower:
 
     def _fetched(self, delivery: Delivery, entries: Sequence[LogEntry]) -> list[LogEntry]:
         """Those that are outcomes of URLs in its `fetch.txt`."""
-        urls = [entry for entry in entries if "://" in entry.fields.get("name", "")]
+        urls = [entry for entry in entries if "://" in entry.fields.get("name", "") and _is_outcome(entry)]
         return [entry for entry in urls if self._journal.names_of_url(delivery.number, entry.fields["name"])]
 
     def _learn_fetched(self, delivery: Delivery, entry: LogEntry, places: Mapping[str, str]) -> None:
@@ -224,7 +224,7 @@ class DeliveryFollower:
             newest = newest or entry.id
             if entry.seconds < edge or _sort_key(entry.id) <= floor:
                 break
-            if _is_below(delivery.folder, entry.fields.get("name", "")):
+            if _is_below(delivery.folder, entry):
                 first, edge = entry.id, min(edge, entry.seconds - self._still_seconds)
         return _before(first) if first else newest or "0-0"
 
@@ -354,9 +354,15 @@ class DeliveryFollower:
             return ended
 
 
-def _is_below(folder: str, name: str) -> bool:
-    # URLs are names too, and another program may write any text.
-    return name.startswith(f"{folder}/") and is_name(name)
+def _is_below(folder: str, entry: LogEntry) -> bool:
+    """Whether it is the outcome of a file below the folder. URLs are names too, and other programs may write any text."""
+    name = entry.fields.get("name", "")
+    return name.startswith(f"{folder}/") and is_name(name) and _is_outcome(entry)
+
+
+def _is_outcome(entry: LogEntry) -> bool:
+    # The log may have entries of another kind, such as checks of fixity.
+    return entry.fields.get("outcome") in ("stashed", "failed")
 
 
 def _sort_key(entry_id: str) -> tuple[int, int]:

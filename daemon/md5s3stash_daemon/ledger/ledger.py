@@ -194,9 +194,9 @@ def _more_fields(outcome: Outcome, provenance: bool) -> list[str]:
         more += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
     if provenance:
         width, height = first.dimensions
-        # The same fields each time: then Redis does not store their names again.
-        more += "dimensions", f"{width}x{height}", "via", origin.via, "owner", origin.owner
-        more += "sha256", origin.sha256, "etag", origin.etag, "last_modified", origin.last_modified
+        more += "dimensions", f"{width}x{height}", "via", origin.via, "owner", origin.owner, "sha256", origin.sha256
+        if origin.etag or origin.last_modified:
+            more += "etag", origin.etag, "last_modified", origin.last_modified
     for algorithm, digest in outcome.digests:
         more += algorithm, digest
     return more

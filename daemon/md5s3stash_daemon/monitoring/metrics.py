@@ -83,6 +83,22 @@ class Metrics(Counters):
         """Adds the metric of the ways in which Redis may lose records. Call it once."""
         self._registry.register(_Collected(lambda: _risks(risks())))
 
+    def watch_provenance(self, age_seconds: Callable[[], float]) -> None:
+        """Adds the metric of how long the index of provenance lags behind. Call it once."""
+        self._registry.register(
+            _Collected(
+                lambda: iter(
+                    [
+                        GaugeMetricFamily(
+                            "md5s3stash_provenance_age_seconds",
+                            "Time since the index of provenance and its snapshots were complete",
+                            value=age_seconds(),
+                        )
+                    ]
+                )
+            )
+        )
+
     def weaker(self, promises: Iterable[str]) -> None:
         """Adds guards that another process has found missing in the stores."""
         with self._lock:

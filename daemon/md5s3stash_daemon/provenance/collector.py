@@ -63,6 +63,7 @@ class Collector:
         self._box = box
         self._snapshots = snapshots
         self._next_trim = 0.0
+        self._is_current = False
 
     def run(self, stopping: threading.Event) -> None:
         """Collects until `stopping` is set. Waits while Redis or the store is unavailable. Raises IndexUnusable."""
@@ -76,6 +77,8 @@ class Collector:
                     stopping.wait(_COMMIT_SECONDS)
                 self._snapshot()
                 self._trim()
+                if self._is_current:
+                    self._index.note_current()
             except (RedisUnavailable, LedgerRefused, StoreError) as error:
                 log.warning("provenance waits error=%r", str(error))
                 stopping.wait(_RETRY_SECONDS)
@@ -85,9 +88,11 @@ class Collector:
         position = self._index.state("position") or _START
         entries = self._reader.after(position, wait_seconds)
         if not entries:
+            self._is_current = True
             return 0
         while len(entries) < COMMIT_ENTRIES and (more := self._reader.after(entries[-1].id, _NO_WAIT_SECONDS)):
             entries += more
+        self._is_current = len(entries) < COMMIT_ENTRIES
         if position != _START and not self._is_in_log(position):
             # The log was trimmed before it was collected, or Redis has lost it.
             log.error("provenance has a gap: the log lacks entries after=%s before=%s", position, entries[0].id)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from md5s3stash.digest import is_md5
+from md5s3stash_daemon.ledger.fixity_log import BEGUN, FIXITY, INCOMPLETE
 from md5s3stash_daemon.ledger.reader import LogEntry, is_size
 
 # An id in Redis is milliseconds and a number. In the index it is one integer of 63 bits.
@@ -23,10 +24,11 @@ _MAX_BYTES = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An outcome: `md5` is empty for a failure. Other values are empty or None if they are not recorded.
+    """An outcome; a failure has an error. Other values are empty or None if they are not recorded.
 
     `via` is how it came ("drop", "list NAME" or "queue NAME"), `owner` the account that owned the file or list, and
-    `etag` and `last_modified` are what the origin of a URL sent.
+    `etag` and `last_modified` are what the origin of a URL sent. If `via` begins with "fixity", it is a result of an
+    audit: a fault of the object whose URL is `name`, or a check of all objects whose URLs begin with it.
     """
 
     id: int
@@ -49,6 +51,21 @@ class Event:
     def seconds(self) -> float | None:
         """When it was recorded, since the epoch; None if unknown."""
         return (self.id >> _NUMBER_BITS) / 1000 if self.id >= FIRST_TIMED_ID else None
+
+    @property
+    def is_fixity(self) -> bool:
+        """Whether it is a result of an audit."""
+        return self.via.startswith(FIXITY)
+
+    @property
+    def proves_each(self) -> bool:
+        """Whether an audit has checked every object of its place, so that one without a fault is right."""
+        return self.is_fixity and not self.via.endswith((BEGUN, INCOMPLETE))
+
+    @property
+    def is_begin(self) -> bool:
+        """Whether an audit begins: nothing is known yet."""
+        return self.is_fixity and self.via.endswith(BEGUN)
 
     @property
     def s3_url(self) -> str:
@@ -91,7 +108,8 @@ def event_in(line: bytes) -> Event | None:
 
 def _parsed(event_id: int, fields: dict[str, Any]) -> Event | None:
     name, md5 = _text(fields, "name"), _text(fields, "md5").lower()
-    if not name or (md5 and not is_md5(md5)) or not (md5 or _text(fields, "error")):
+    says = md5 or _text(fields, "error") or _text(fields, "via").startswith(FIXITY)
+    if not name or not says or (md5 and not is_md5(md5)):
         return None
     width, height, size_bytes = fields.get("width"), fields.get("height"), fields.get("size_bytes")
     sized = is_size(width) and is_size(height)

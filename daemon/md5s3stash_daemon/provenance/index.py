@@ -7,7 +7,9 @@ trimmed after it.
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -49,7 +51,7 @@ class Index:
     """One connection, for one thread at a time. Raises IndexUnusable."""
 
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
-        self._path = path
+        self.path = path
         self.database = database
         self._words: dict[str, int] = {}
         self._tracks = False
@@ -92,6 +94,11 @@ class Index:
             database.close()
             raise IndexUnusable(f"{path}: is not an index of this release: the daemon makes it when it starts")
         return cls(path, database)
+
+    def note_current(self) -> None:
+        """Notes for `age_seconds` that nothing is missing now. Not in the database: that would sync the disk."""
+        with translated(self.path):
+            _current(self.path).touch()
 
     def close(self) -> None:
         self.database.close()
@@ -136,29 +143,29 @@ class Index:
 
     def count_uncopied(self, limit: int) -> int:
         """How many events have no copy, counted up to a limit."""
-        with translated(self._path):
+        with translated(self.path):
             query = "SELECT count(*) FROM (SELECT 1 FROM uncopied LIMIT ?)"
             return int(self.database.execute(query, (limit,)).fetchone()[0])
 
     def state(self, key: str) -> str:
         """A value of `state`; empty if it was never set."""
-        with translated(self._path):
+        with translated(self.path):
             row = self.database.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
         return "" if row is None else str(row[0])
 
     def has_snapshot(self, key: str) -> bool:
-        with translated(self._path):
+        with translated(self.path):
             return bool(self.database.execute("SELECT 1 FROM snapshots WHERE key = ?", (key,)).fetchone())
 
     def gaps(self) -> list[tuple[str, str]]:
         """The ids in Redis before and after each gap."""
-        with translated(self._path):
+        with translated(self.path):
             return list(self.database.execute("SELECT after, before FROM gaps ORDER BY after"))
 
     def count(self) -> int:
         """The number of names."""
         # They are never deleted, so it is the highest row id.
-        with translated(self._path):
+        with translated(self.path):
             return int(self.database.execute("SELECT coalesce(max(id), 0) FROM names").fetchone()[0])
 
     def events(
@@ -179,7 +186,7 @@ class Index:
         """The latest stashed event of each name, a page at a time, in the order in which the names came first."""
         after = 0
         while True:
-            with translated(self._path):
+            with translated(self.path):
                 ids = list(
                     self.database.execute("SELECT id, event FROM names WHERE id > ? ORDER BY id LIMIT ?", (after, PAGE))
                 )
@@ -200,16 +207,16 @@ class Index:
         return found
 
     def first_of(self, md5s: Sequence[str]) -> dict[str, Event]:
-        """The first event of each of these contents that has one."""
-        with translated(self._path):
-            query = "SELECT min(id) FROM events WHERE md5 = ?"
+        """The first stashed event of each of these contents that has one."""
+        with translated(self.path):
+            query = "SELECT min(id) FROM events WHERE md5 = ? AND error IS NULL"
             ids = [self.database.execute(query, (bytes.fromhex(md5),)).fetchone()[0] for md5 in md5s]
         marks = ",".join(str(each) for each in ids if each is not None)
         return {event.md5: event for event in self._read(f"{_COLUMNS} WHERE e.id IN ({marks})")}
 
     def names_of(self, md5: str, limit: int) -> list[str]:
         """Names whose latest content this is, in the order of time, at most `limit`."""
-        with translated(self._path):
+        with translated(self.path):
             rows = self.database.execute(
                 "SELECT n.name FROM events e JOIN names n ON n.event = e.id WHERE e.md5 = ? ORDER BY e.id LIMIT ?",
                 (bytes.fromhex(md5), limit),
@@ -252,7 +259,7 @@ class Index:
         ).rowcount
         if added and self._tracks:
             self.database.execute("INSERT OR IGNORE INTO uncopied VALUES (?)", (event_id,))
-        if event.md5 and event_id > latest:
+        if event.md5 and not event.error and event_id > latest:
             self.database.execute("UPDATE names SET event = ? WHERE id = ?", (event_id, name_id))
         return added > 0
 
@@ -292,12 +299,12 @@ class Index:
         return self._words[word]
 
     def _name_id(self, name: str) -> int:
-        with translated(self._path):
+        with translated(self.path):
             found = self._found_name(as_bytes(name))
         return found[0] if found else 0
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[Event]:
-        with translated(self._path):
+        with translated(self.path):
             rows = self.database.execute(query, values).fetchall()
         return [_event(row) for row in rows]
 
@@ -306,7 +313,7 @@ class Index:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with translated(self._path):
+        with translated(self.path):
             self.database.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -316,6 +323,18 @@ class Index:
                 if self.database.in_transaction:
                     self.database.execute("ROLLBACK")
                 raise
+
+
+def age_seconds(path: Path) -> float:
+    """The time since an index was complete; infinite if it never was."""
+    try:
+        return max(0.0, time.time() - _current(path).stat().st_mtime)
+    except OSError:
+        return math.inf
+
+
+def _current(path: Path) -> Path:
+    return path.with_name(f"{path.name}-current")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ CSV_COLUMNS = (
 _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <premis xmlns="http://www.loc.gov/premis/v3" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
  xsi:schemaLocation="http://www.loc.gov/premis/v3 https://www.loc.gov/standards/premis/premis.xsd" version="3.0">"""
-_INGESTION = ("http://id.loc.gov/vocabulary/preservation/eventType", "ingestion")
+_EVENT_TYPES = "http://id.loc.gov/vocabulary/preservation/eventType"
 _PROGRAM = "md5s3stash"
 _UNKNOWN_TIME = "unknown"
 
@@ -45,18 +45,20 @@ def csv_row(event: Event) -> list[str]:
     size_bytes = "" if event.size_bytes is None else str(event.size_bytes)
     content = [event.md5, event.sha256, size_bytes, event.mime_type, event.s3_urls]
     origin = [event.via, event.owner, event.etag, event.last_modified]
-    return [utc(event), "ingestion", _outcome(event), event.name, *content, *origin, _failure(event)]
+    return [utc(event), _kind(event), _outcome(event), event.name, *content, *origin, _note(event)]
 
 
-def premis(events: Events) -> Iterator[str]:
-    """The document, an element at a time. There must be an event, because the schema requires an object."""
+def premis(events: Events, first_of: Callable[[Event], Event] = lambda event: event) -> Iterator[str]:
+    """The document, an element at a time. There must be an event, because the schema requires an object. `first_of`
+    gives the event that describes the object of an event best.
+    """
     yield _HEAD
     seen: set[bytes] = set()
     for event in events():
         key = bytes.fromhex(event.md5) or event.name.encode("utf-8", "surrogatepass")
         if key not in seen:
             seen.add(key)
-            yield _object(event)
+            yield _object(first_of(event))
     owners: set[str] = set()
     for event in events():
         owners.add(event.owner)
@@ -92,7 +94,6 @@ def _object(event: Event) -> str:
 
 
 def _event(event: Event) -> str:
-    authority, kind = _INGESTION
     detail = "; ".join(
         f"{label}: {value}"
         for label, value in (
@@ -103,14 +104,14 @@ def _event(event: Event) -> str:
         )
         if value
     )
-    note = _failure(event)
+    note = _note(event)
     noted = f"<eventOutcomeDetail>{_element('eventOutcomeDetailNote', note)}</eventOutcomeDetail>" if note else ""
     agents = _link("Agent", "software", _PROGRAM, "executing program")
     agents += _link("Agent", "account", event.owner, "source") if event.owner else ""
     what = ("md5", event.md5) if event.md5 else ("name", event.name)
     return (
         f"<event>{_identifier('event', 'md5s3stash', f'{event.id:016x}')}"
-        f'<eventType authorityURI="{authority}">{kind}</eventType>'
+        f'<eventType authorityURI="{_EVENT_TYPES}">{_kind(event)}</eventType>'
         f"{_element('eventDateTime', utc(event) or _UNKNOWN_TIME)}"
         f"<eventDetailInformation>{_element('eventDetail', detail)}</eventDetailInformation>"
         f"<eventOutcomeInformation>{_element('eventOutcome', _outcome(event))}{noted}</eventOutcomeInformation>"
@@ -126,12 +127,16 @@ def _agent(kind: str, value: str, agent_type: str, version: str = "") -> str:
     )
 
 
+def _kind(event: Event) -> str:
+    return "fixity check" if event.is_fixity else "ingestion"
+
+
 def _outcome(event: Event) -> str:
-    return "success" if event.md5 else "failure"
+    return "failure" if event.error else "success"
 
 
-def _failure(event: Event) -> str:
-    return "" if event.md5 else f"{event.error}: {event.reason}"
+def _note(event: Event) -> str:
+    return ": ".join(filter(None, (event.error, event.reason)))
 
 
 def _identifier(of: str, kind: str, value: str) -> str:

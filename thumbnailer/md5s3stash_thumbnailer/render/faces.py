@@ -41,9 +41,9 @@ def require_detector() -> None:
 
 
 def prepare() -> None:
-    """Imports OpenCV and lets it look once, so that it has all that it loads; if it is installed."""
+    """Imports OpenCV, if it is installed."""
     with suppress(ImportError):
-        _find_faces(PIL.Image.new("L", (PREVIEW_PX, PREVIEW_PX)))
+        _classifier()
 
 
 def position_of_faces(preview: PIL.Image.Image) -> Point:

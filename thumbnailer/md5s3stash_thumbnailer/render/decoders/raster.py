@@ -27,7 +27,7 @@ from PIL import (
 
 from md5s3stash import avif_exif
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
-from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg, jpeg_markers, libtiff, tiff
+from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg, jpeg_markers, libtiff, openjpeg, tiff
 from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
 from md5s3stash_thumbnailer.render.decoders.png import Png, is_png
 from md5s3stash_thumbnailer.render.decoders.vips import VipsTiff
@@ -89,6 +89,8 @@ class Original(Picture):
             _as_the_png_means(image)
         super().__init__(image, image.size, _orientation(image))
         self.file = file
+        self.stored_mode = image.mode
+        """Before it is decoded: Pillow gives some pictures another one then."""
         self._is_strict = is_strict
         self._is_decoded = False
 
@@ -210,7 +212,8 @@ def _open(file: BinaryIO) -> tuple[PIL.Image.Image, BinaryIO]:
         return tiff.opened(file), file
     file.seek(0)
     try:
-        return PIL.Image.open(file, formats=_OPENED), file
+        image = PIL.Image.open(file, formats=_OPENED)
+        return openjpeg.deep(file, image) if image.format == "JPEG2000" else image, file
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError):
         raise
     except Exception as error:

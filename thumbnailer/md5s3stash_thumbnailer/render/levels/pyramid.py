@@ -59,6 +59,7 @@ class PyramidFacts:
     format: str
     sampling: int | None
     mode: str
+    has_dots: bool
 
     @property
     def stored_size(self) -> Size:
