@@ -355,7 +355,7 @@ class DeliveryFollower:
 
 
 def _is_below(folder: str, entry: LogEntry) -> bool:
-    """Whether it is the outcome of a file below the folder. URLs are names too, and any program may write to the log."""
+    """Whether it is the outcome of a file below the folder. URLs are names too, and any program may write a log."""
     name = entry.fields.get("name", "")
     return name.startswith(f"{folder}/") and is_name(name) and _is_outcome(entry)
 

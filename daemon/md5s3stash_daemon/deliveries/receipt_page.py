@@ -36,7 +36,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin: 2rem 0 .25rem }
 .verdict { padding: .75rem 1rem; border-left: .5rem solid; font-size: 1.1rem }
 .complete { border-color: #1a7f37; background: #e9f7ee } .incomplete { border-color: #b3261e; background: #fdeceb }
-table { border-collapse: collapse; width: 100%; font-size: .85rem }
+table { border-collapse: collapse; table-layout: fixed; width: 100%; font-size: .85rem }
+th:first-child { width: 40% } th.number { width: 20% }
 th, td { text-align: left; vertical-align: top; padding: .25rem .5rem; border-bottom: 1px solid #d0d0d0;
   overflow-wrap: anywhere }
 .number { text-align: right; white-space: nowrap } code { font-size: .8rem }
