@@ -123,6 +123,9 @@ class NoContents:
     def read(self, md5: str, max_bytes: int) -> bytes | None:
         return None
 
+    def place(self, md5: str) -> str:
+        return f"s3://b/{md5}"
+
 
 class Box:
     """A spool with a delivery of three names, of which one came and one is wrong, and its ledger."""

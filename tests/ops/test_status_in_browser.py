@@ -87,7 +87,7 @@ def test_the_receipt_of_a_delivery_is_readable_on_a_phone_and_for_a_screen_reade
         journal.put_file(number, FileRow("1.tif", State.WRONG, reason=f"its md5 is {'1' * 32}, not {'0' * 32}"))
         counts = json.dumps(journal.counts(number))
         journal.update(number, ended=1.0, ended_by="still", verdict="incomplete", counts=counts)
-    receipt = publish(Spool(tmp_path), journal, journal.unpublished()[0])
+    receipt = publish(Spool(tmp_path), journal, journal.unpublished()[0], lambda md5: f"s3://b/{md5}")
     journal.close()
     page = browser.new_page(viewport={"width": PHONE[0], "height": PHONE[1]})
 

@@ -23,7 +23,7 @@ from md5s3stash_daemon.deliveries.bag import DECLARATION, MAX_TAG_BYTES, Bag, is
 from md5s3stash_daemon.deliveries.fetch import FETCH, LISTS, MAX_FETCH_BYTES, Fetched, drop_list, read_fetch
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake, folders_above
 from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, BAD, FOLDER, STILL, Delivery, FileRow, Journal, State
-from md5s3stash_daemon.deliveries.judge import compared, judged
+from md5s3stash_daemon.deliveries.judge import Listed, compared, judged
 from md5s3stash_daemon.deliveries.receipt import publish
 from md5s3stash_daemon.deliveries.waiting import has_waiting
 from md5s3stash_daemon.disk.beneath import is_name
@@ -53,6 +53,8 @@ class Contents(Protocol):
     def digests(self, md5: str, algorithms: Collection[str]) -> Mapping[str, str] | None: ...
 
     def read(self, md5: str, max_bytes: int) -> bytes | None: ...
+
+    def place(self, md5: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class DeliveryFollower:
             if ended is None:
                 return
             delivery = ended
-        path = publish(self._spool, self._journal, delivery)
+        path = publish(self._spool, self._journal, delivery, self._contents.place)
         with self._journal.transaction():
             self._journal.update(delivery.number, is_published=1, receipt=path.encode("utf-8", "surrogateescape"))
             self._journal.drop_files_of(delivery.number)
@@ -150,44 +152,41 @@ class DeliveryFollower:
             position = entries[-1].id
             mine = [entry for entry in entries if _is_below(delivery.folder, entry)]
             fetched = self._fetched(delivery, entries) if delivery.fetching else []
-            places = self._places([*mine, *fetched])
             touched = max([delivery.touched, *(entry.seconds for entry in [*mine, *fetched])])
             with self._intake.lock, self._journal.transaction():
-                for entry in mine:
-                    self._learn(delivery, entry, manifests, places)
+                names = [entry.fields["name"][len(delivery.folder) + 1 :] for entry in mine]
+                listed = self._journal.listed_of(delivery.number, names)
+                for name, entry in zip(names, mine, strict=True):
+                    self._learn(delivery, name, entry, listed.get(name, []), manifests)
                 for entry in fetched:
-                    self._learn_fetched(delivery, entry, places)
+                    self._learn_fetched(delivery, entry)
                 self._journal.update(delivery.number, position=position, touched=touched)
             delivery = replace(delivery, position=position, touched=touched)
         return delivery
 
     def _learn(
-        self, delivery: Delivery, entry: LogEntry, manifests: Collection[str], places: Mapping[str, str]
+        self, delivery: Delivery, name: str, entry: LogEntry, listed: Listed, manifests: Collection[str]
     ) -> None:
-        whole = entry.fields["name"]
-        name = whole[len(delivery.folder) + 1 :]
-        listed = self._journal.listed(delivery.number, name)
         if name in manifests:
             self._journal.note_manifest(delivery.number, name, entry.fields.get("md5", "") or "failed")
         # What belongs to a delivery further down is not unlisted here.
         elif not listed and any(
-            len(folder) > len(delivery.folder) and folder in self._intake.open for folder in folders_above(whole)
+            len(folder) > len(delivery.folder) and folder in self._intake.open
+            for folder in folders_above(entry.fields["name"])
         ):
             return
         if listed or name not in manifests:
-            place = entry.fields.get("s3_urls", "").partition(" ")[0] or places.get(entry.fields.get("md5", ""), "")
-            self._journal.put_file(delivery.number, judged(name, entry, listed, place))
+            self._journal.put_file(delivery.number, judged(name, entry, listed))
 
     def _fetched(self, delivery: Delivery, entries: Sequence[LogEntry]) -> list[LogEntry]:
         """Those that are outcomes of URLs in its `fetch.txt`."""
         urls = [entry for entry in entries if "://" in entry.fields.get("name", "") and _is_outcome(entry)]
         return [entry for entry in urls if self._journal.names_of_url(delivery.number, entry.fields["name"])]
 
-    def _learn_fetched(self, delivery: Delivery, entry: LogEntry, places: Mapping[str, str]) -> None:
+    def _learn_fetched(self, delivery: Delivery, entry: LogEntry) -> None:
         for name in self._journal.names_of_url(delivery.number, entry.fields["name"]):
             listed = self._journal.listed(delivery.number, name)
-            place = places.get(entry.fields.get("md5", ""), "")
-            self._journal.put_file(delivery.number, judged(name, entry, listed, place))
+            self._journal.put_file(delivery.number, judged(name, entry, listed))
 
     def _fetch(self, delivery: Delivery) -> bool:
         """Drops what the `fetch.txt` of a bag lists and has not come as a list of URLs; False if it did so before."""
@@ -208,10 +207,6 @@ class DeliveryFollower:
             # From now on, the position in the log is before any outcome of the list that is not considered yet.
             self._journal.update(delivery.number, fetching=row.md5)
         return True
-
-    def _places(self, entries: Sequence[LogEntry]) -> Mapping[str, str]:
-        pairs = [("", md5) for entry in entries if (md5 := entry.fields.get("md5"))]
-        return {mapped.md5: mapped.s3_url for mapped in self._ledger.with_content(pairs)}
 
     def _first_position(self, delivery: Delivery) -> str:
         """Before the first file of the delivery in the log: its files follow each other within `still_seconds`. An
@@ -285,13 +280,12 @@ class DeliveryFollower:
     def _note_earlier(self, delivery: Delivery, rows: Sequence[FileRow]) -> None:
         md5s = self._ledger.md5s_of([f"{delivery.folder}/{row.name}" for row in rows])
         found = {row.name: md5 for row, md5 in zip(rows, md5s, strict=True) if md5 is not None}
-        places = {each.md5: each.s3_url for each in self._ledger.with_content([("", md5) for md5 in found.values()])}
         right = []
         for row in rows:
             if (md5 := found.get(row.name)) is not None:
                 checked = self._checked(delivery, replace(row, md5=md5), State.MISSING)
                 if checked.state is State.RIGHT:
-                    right.append(replace(checked, state=State.EARLIER, s3_url=places.get(md5, "")))
+                    right.append(replace(checked, state=State.EARLIER))
         with self._intake.lock, self._journal.transaction():
             for row in right:
                 self._journal.put_file(delivery.number, row)

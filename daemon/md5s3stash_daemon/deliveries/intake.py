@@ -52,7 +52,7 @@ class DeliveryIntake:
         try:
             for entry in manifests:
                 self._take_manifest(entry)
-            return [self._with_listed(entry) for entry in entries]
+            return self._all_with_listed(entries)
         except sqlite3.Error as error:
             log.error("the journal of deliveries does not work error=%r; deferred files=%d", str(error), len(entries))
             until = time.time() + DISK_RETRY_SECONDS
@@ -67,14 +67,21 @@ class DeliveryIntake:
         except OSError as error:
             log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
 
-    def _with_listed(self, entry: Entry) -> Entry:
-        listed = {
-            f"{algorithm}:{digest}"
-            for folder in folders_above(entry.name)
-            if (number := self.open.get(folder)) is not None
-            for algorithm, digest, _ in self._journal.listed(number, entry.name[len(folder) + 1 :])
-        }
-        return entry._replace(listed=tuple(sorted(listed))) if listed else entry
+    def _all_with_listed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        # The other thread may end a delivery at any time: its number is looked up once.
+        by_folder: dict[tuple[str, int], list[str]] = {}
+        for entry in entries:
+            for folder in folders_above(entry.name):
+                if (number := self.open.get(folder)) is not None:
+                    by_folder.setdefault((folder, number), []).append(entry.name[len(folder) + 1 :])
+        digests: dict[str, set[str]] = {}
+        for (folder, number), names in by_folder.items():
+            for name, listed in self._journal.listed_of(number, names).items():
+                digests.setdefault(f"{folder}/{name}", set()).update(f"{each[0]}:{each[1]}" for each in listed)
+        return [
+            entry._replace(listed=tuple(sorted(digests[entry.name]))) if entry.name in digests else entry
+            for entry in entries
+        ]
 
     def _take_manifest(self, entry: Entry) -> None:
         # A file that is tried again, or that a crash left after its delivery has ended.

@@ -25,6 +25,10 @@ _BUSY_SECONDS = 30.0
 # Of one name.
 _LISTED_DIGESTS = 32
 
+# Of several names in one query: SQLite takes a thousand values, and a name has seldom more than a few digests.
+_NAMES_AT_ONCE = 500
+_ROWS_AT_ONCE = 4096
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS delivery (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, folder BLOB NOT NULL, sender TEXT NOT NULL,
@@ -45,7 +49,7 @@ CREATE TABLE IF NOT EXISTS listed (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file (
     number INTEGER NOT NULL, name BLOB NOT NULL, state TEXT NOT NULL, md5 TEXT NOT NULL DEFAULT '', size_bytes INTEGER,
-    at REAL, s3_url TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', drops INTEGER NOT NULL DEFAULT 0,
+    at REAL, reason TEXT NOT NULL DEFAULT '', drops INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (number, name)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fetched (
@@ -80,7 +84,7 @@ _COLUMNS = (
 )
 
 
-_FILE_COLUMNS = "name, state, md5, size_bytes, at, s3_url, reason, drops"
+_FILE_COLUMNS = "name, state, md5, size_bytes, at, reason, drops"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,6 @@ class FileRow:
     md5: str = ""
     size_bytes: int | None = None
     at: float | None = None
-    s3_url: str = ""
     reason: str = ""
     drops: int = 0
 
@@ -258,6 +261,26 @@ class Journal:
         statement = "SELECT algorithm, digest, times FROM listed WHERE number = ? AND name = ? LIMIT ?"
         return self._rows(statement, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
 
+    def listed_of(self, number: int, names: Sequence[str]) -> dict[str, list[tuple[str, str, int]]]:
+        """`listed` of several names, without those that are not listed; one query for up to 500 of them."""
+        found: dict[str, list[tuple[str, str, int]]] = {}
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            piece = names[start : start + _NAMES_AT_ONCE]
+            marks = ", ".join("?" * len(piece))
+            rows = self._rows(
+                f"SELECT name, algorithm, digest, times FROM listed WHERE number = ? AND name IN ({marks}) LIMIT ?",
+                number,
+                *map(os.fsencode, piece),
+                _ROWS_AT_ONCE,
+            )
+            if len(rows) == _ROWS_AT_ONCE:
+                # Some name has very many digests: it must not hide the others.
+                found |= {name: listed for name in piece if (listed := self.listed(number, name))}
+                continue
+            for name, *rest in rows:
+                found.setdefault(_text(name), []).append(tuple(rest))  # type: ignore[arg-type]
+        return found
+
     def listed_twice(self, number: int) -> str | None:
         """A name that one algorithm lists more than once."""
         statement = "SELECT name FROM listed WHERE number = ? GROUP BY name, algorithm HAVING sum(times) > 1 LIMIT 1"
@@ -297,20 +320,10 @@ class Journal:
     def put_file(self, number: int, row: FileRow) -> None:
         """Adds or replaces what is known of a name; counts its drops."""
         self._connection.execute(
-            "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
-            "md5 = excluded.md5, size_bytes = excluded.size_bytes, at = excluded.at, s3_url = excluded.s3_url, "
+            "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
+            "md5 = excluded.md5, size_bytes = excluded.size_bytes, at = excluded.at, "
             "reason = excluded.reason, drops = drops + excluded.drops",
-            (
-                number,
-                os.fsencode(row.name),
-                row.state,
-                row.md5,
-                row.size_bytes,
-                row.at,
-                row.s3_url,
-                row.reason,
-                row.drops,
-            ),
+            (number, os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, row.reason, row.drops),
         )
 
     def counts(self, number: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from md5s3stash_daemon.ledger.reader import LogEntry
 Listed = Sequence[tuple[str, str, int]]
 
 
-def judged(name: str, entry: LogEntry, listed: Listed, s3_url: str) -> FileRow:
+def judged(name: str, entry: LogEntry, listed: Listed) -> FileRow:
     """What the outcome says about the name, which is relative to the delivery's folder."""
     fields = entry.fields
     size = fields.get("size_bytes", "")
@@ -25,7 +25,6 @@ def judged(name: str, entry: LogEntry, listed: Listed, s3_url: str) -> FileRow:
         fields.get("md5", ""),
         int(size) if size.isascii() and size.isdecimal() and len(size) < 19 else None,
         entry.seconds,
-        s3_url,
         drops=1,
     )
     if fields.get("outcome") != "stashed" or not is_md5(row.md5):

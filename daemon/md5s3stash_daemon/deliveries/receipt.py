@@ -7,10 +7,11 @@ no other file has them, and none is replaced.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from md5s3stash_daemon.deliveries.journal import FOLDER, Delivery, FileRow, Journal, State
@@ -28,10 +29,12 @@ RECEIPTS = "receipts"
 _MAX_STEM_BYTES = 180
 
 
-def publish(spool: Spool, journal: Journal, delivery: Delivery) -> str:
-    """Writes the receipt; returns the path of the JSON in done/. May be repeated. Raises OSError."""
+def publish(spool: Spool, journal: Journal, delivery: Delivery, place_of: Callable[[str], str]) -> str:
+    """Writes the receipt; `place_of` gives the s3 URL of an md5. Returns the path of the JSON in done/. May be
+    repeated. Raises OSError.
+    """
     os.makedirs(spool.path_of(DONE), exist_ok=True)
-    for suffix, write in ((".html", write_page), (".json", _write_json)):
+    for suffix, write in ((".html", write_page), (".json", functools.partial(_write_json, place_of=place_of))):
         temporary = f"{spool.path_of(FOLDER)}/{delivery.id}{suffix}"
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             write(file, journal, delivery)
@@ -105,16 +108,16 @@ def counts_of(journal: Journal, delivery: Delivery) -> dict[str, int]:
     return {state.value: counts.get(state, 0) for state in State if state is not State.UNCHECKED or counts.get(state)}
 
 
-def _write_json(file: TextIO, journal: Journal, delivery: Delivery) -> None:
+def _write_json(file: TextIO, journal: Journal, delivery: Delivery, place_of: Callable[[str], str]) -> None:
     head = json.dumps({"md5s3stash": "receipt of a delivery", "version": 1, **as_json(journal, delivery)}, indent=1)
     file.write(f'{head.removesuffix("}").rstrip()},\n "files": [')
     for number, row in enumerate(journal.files(delivery.number)):
         file.write(",\n  " if number else "\n  ")
-        file.write(json.dumps(_file(journal, delivery, row)))
+        file.write(json.dumps(_file(journal, delivery, row, place_of)))
     file.write("\n ]\n}\n")
 
 
-def _file(journal: Journal, delivery: Delivery, row: FileRow) -> dict[str, Any]:
+def _file(journal: Journal, delivery: Delivery, row: FileRow, place_of: Callable[[str], str]) -> dict[str, Any]:
     listed: dict[str, list[str]] = {}
     times = 1
     for algorithm, digest, count in journal.listed(delivery.number, row.name):
@@ -130,7 +133,7 @@ def _file(journal: Journal, delivery: Delivery, row: FileRow) -> dict[str, Any]:
         found["drops"] = row.drops
     if row.md5:
         found["md5"] = row.md5
-        found["s3_url"] = row.s3_url or None
+        found["s3_url"] = place_of(row.md5)
         found["size_bytes"] = row.size_bytes
     if row.at is not None:
         found["at"] = utc(row.at)

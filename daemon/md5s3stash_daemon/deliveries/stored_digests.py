@@ -31,6 +31,10 @@ class StoredContents:
         hashers = _Hashers(algorithms)
         return None if self._store.download(address, hashers, sys.maxsize) is None else hashers.digests()
 
+    def place(self, md5: str) -> str:
+        """The s3 URL of the content, in the first bucket base."""
+        return self._bases[0].address(md5).s3_url
+
     def read(self, md5: str, max_bytes: int) -> bytes | None:
         """The content; None if the object is gone. Raises StoreError, and SourceTooLarge."""
         return self._store.get(self._bases[0].address(md5), max_bytes)
