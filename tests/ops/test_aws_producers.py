@@ -49,8 +49,8 @@ def boot(volume: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
 
     here = pwd.getpwuid(os.getuid())
     monkeypatch.setattr(Path, "is_mount", lambda path: path == volume)
-    monkeypatch.setattr(producers.subprocess, "run", run)
-    monkeypatch.setattr(producers.grp, "getgrnam", lambda _: Group())
+    monkeypatch.setattr("aws.image.producers.subprocess.run", run)
+    monkeypatch.setattr("aws.image.producers.grp.getgrnam", lambda _: Group())
     monkeypatch.setattr(producers, "_account", lambda name: here if name in {*box.accounts, "root"} else None)
     return box
 

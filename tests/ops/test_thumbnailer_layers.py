@@ -8,14 +8,15 @@ from tests.ops.test_import_rules import PACKAGES, imported_modules, imported_pac
 
 PACKAGE = "md5s3stash_thumbnailer"
 
-# Each folder, and the other folders of the thumbnailer that it may import. main.py, app.py, options.py and
-# render_pool.py, which passes cached originals to the render workers, are above them.
+# Each folder, and the other folders of the thumbnailer that it may import. main.py, app.py and
+# options.py are above them.
 LAYERS = {
     "render": {"_pilbox", "errors", "request"},
     "cache": {"errors", "request", "render"},
     "iiif": {"_pilbox", "cache", "errors", "render", "server"},
-    "server": {"_pilbox", "errors", "metrics", "render_pool", "request", "signed_url", "render", "cache"},
+    "server": {"_pilbox", "errors", "metrics", "request", "signed_url", "render", "cache", "workers"},
     "viewer": {"iiif", "server"},
+    "workers": {"_pilbox", "cache", "errors", "render", "request"},
 }
 NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}
 

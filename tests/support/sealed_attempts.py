@@ -194,18 +194,18 @@ def _alone() -> None:
 
 
 def _serve() -> int:
-    from md5s3stash_thumbnailer import render_pool
     from md5s3stash_thumbnailer.main import main
+    from md5s3stash_thumbnailer.workers import pool
 
     reach = {**json.loads(os.environ["SEALED_ATTEMPTS"]), "server": os.getpid()}
-    render_pool.WORKER = [sys.executable, __file__, "work", json.dumps(reach)]
+    pool.WORKER = [sys.executable, __file__, "work", json.dumps(reach)]
     return main() or 0
 
 
 def _work() -> None:
-    from md5s3stash_thumbnailer import render_worker
     from md5s3stash_thumbnailer.render.pipeline import Thumbnail
-    from md5s3stash_thumbnailer.render_messages import written_thumbnail
+    from md5s3stash_thumbnailer.workers import worker
+    from md5s3stash_thumbnailer.workers.messages import written_thumbnail
 
     reach = json.loads(sys.argv[2])
 
@@ -219,9 +219,9 @@ def _work() -> None:
         body = json.dumps(ended).encode()
         worker._channel.send(written_thumbnail(Thumbnail("image/png", b""), 0), body)
 
-    render_worker.Worker.answer = answer  # type: ignore[method-assign,assignment]
+    worker.Worker.answer = answer  # type: ignore[method-assign,assignment]
     sys.argv[1:] = sys.argv[3:]
-    render_worker.main()
+    worker.main()
 
 
 if __name__ == "__main__":

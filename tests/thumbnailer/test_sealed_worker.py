@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import PIL.Image
 import pytest
 
-from md5s3stash_thumbnailer import errors, render_pool
+from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import RectangleError
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail, render
@@ -32,7 +32,9 @@ from md5s3stash_thumbnailer.render.region_request import (
     Rotation,
     SizeRequest,
 )
-from md5s3stash_thumbnailer.render_messages import (
+from md5s3stash_thumbnailer.request import ThumbnailRequest
+from md5s3stash_thumbnailer.workers import pool
+from md5s3stash_thumbnailer.workers.messages import (
     read_error,
     read_request,
     read_thumbnail,
@@ -40,7 +42,6 @@ from md5s3stash_thumbnailer.render_messages import (
     written_request,
     written_thumbnail,
 )
-from md5s3stash_thumbnailer.request import ThumbnailRequest
 from tests.support import sealed_attempts, servers
 from tests.support.reachable import SECRET, reachable, unrefused
 from tests.thumbnailer.conftest import Thumbnailer, environment, picture
@@ -85,7 +86,7 @@ def test_a_worker_starts_without_the_credentials_of_the_server(server: Thumbnail
     def workers() -> list[Path]:
         tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
         children = [Path("/proc", pid) for task in tasks for pid in (task / "children").read_text().split()]
-        return [child for child in children if b"render_worker" in (child / "cmdline").read_bytes()]
+        return [child for child in children if b"workers.worker" in (child / "cmdline").read_bytes()]
 
     servers.wait_until(lambda: len(workers()) == 2, "two workers")
     for worker in workers():
@@ -162,9 +163,9 @@ def test_an_error_that_no_worker_answers_with_is_one_of_this_program() -> None:
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[render_pool._Worker]:
-    limits = render_pool.PoolLimits(120.0, 120.0, 2**30, 1, 120.0)
-    worker = render_pool._Worker(RenderLimits(reduced_side=400), limits, 1_000_000, Counter())
+def worker() -> Iterator[pool._Worker]:
+    limits = pool.PoolLimits(120.0, 120.0, 2**30, 1, 120.0)
+    worker = pool._Worker(RenderLimits(reduced_side=400), limits, 1_000_000, Counter())
     yield worker
     worker.close()
     worker.end(time.monotonic() + 5)
@@ -190,7 +191,7 @@ DRAWN: list[Request] = [
     ],
 )
 def test_a_sealed_worker_draws_what_is_drawn_outside(
-    worker: render_pool._Worker, tmp_path: Path, image_format: str, mode: str, cut: float | None
+    worker: pool._Worker, tmp_path: Path, image_format: str, mode: str, cut: float | None
 ) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "h\xe9"
@@ -219,9 +220,7 @@ def test_a_sealed_worker_draws_what_is_drawn_outside(
     assert worker._replacements == {}
 
 
-def test_a_worker_writes_no_more_into_a_file_than_the_cache_may_have(
-    worker: render_pool._Worker, tmp_path: Path
-) -> None:
+def test_a_worker_writes_no_more_into_a_file_than_the_cache_may_have(worker: pool._Worker, tmp_path: Path) -> None:
     PIL.Image.effect_noise((1500, 1500), 60).save(tmp_path / "original", "JPEG")
     with (tmp_path / "original").open("rb") as file, (tmp_path / "pyramid").open("w+b") as pyramid:
         with pytest.raises(errors.PyramidNotWritten):
@@ -265,11 +264,11 @@ def said(message: object, body: bytes = b"", more_bytes: int = 0) -> bytes:
 def test_a_worker_that_lies_costs_one_request(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, error: type[Exception]
 ) -> None:
-    monkeypatch.setattr(render_pool, "WORKER", [sys.executable, "-c", LIAR, answer.hex()])
-    monkeypatch.setattr(render_pool, "_STOP_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "WORKER", [sys.executable, "-c", LIAR, answer.hex()])
+    monkeypatch.setattr(pool, "_STOP_SECONDS", 0.1)
     (tmp_path / "original").write_bytes(b"picture")
     replacements: Counter[str] = Counter()
-    worker = render_pool._Worker(RenderLimits(), render_pool.PoolLimits(1, 1, 2**30, 1, 1), 2**20, replacements)
+    worker = pool._Worker(RenderLimits(), pool.PoolLimits(1, 1, 2**30, 1, 1), 2**20, replacements)
     try:
         with (tmp_path / "original").open("rb") as file, pytest.raises(error):
             worker.render(Source(file), DRAWN[0], 1.0 if error is errors.Overloaded else 60.0)

@@ -394,7 +394,7 @@ def _render_workers(server: Thumbnailer) -> list[int]:
     # The thread that notices a dead worker starts its replacement.
     for task in Path(f"/proc/{server.process.pid}/task").iterdir():
         children += (task / "children").read_text().split()
-    return sorted({int(pid) for pid in children if b"render_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()})
+    return sorted({int(pid) for pid in children if b"workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()})
 
 
 @contextmanager

@@ -21,11 +21,11 @@ import pyvips
 from md5s3stash import tiff_header
 from md5s3stash.content import ContentBuilder
 from md5s3stash.media import describe
-from md5s3stash_thumbnailer import render_pool
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
+from md5s3stash_thumbnailer.workers import pool
 from tests.support import icc_files
 from tests.support import tiff_files as tiff
 from tests.support.tiff_files import Layout, Values
@@ -361,8 +361,8 @@ def test_a_worker_without_memory_for_libvips_says_so(tmp_path: Path, mebibytes: 
     noise = numpy.random.default_rng(7).integers(0, 65536, (1000, 1500, 1), numpy.uint16)
     path = tmp_path / "a.tif"
     path.write_bytes(tiff.written(Layout(16, tiff.WHITE_IS_ZERO, compression=tiff.DEFLATE), noise))
-    limits = render_pool.PoolLimits(30.0, 30.0, mebibytes * 1024 * 1024, 1, 30.0)
-    worker = render_pool._Worker(RenderLimits(), limits, 2**30, Counter())
+    limits = pool.PoolLimits(30.0, 30.0, mebibytes * 1024 * 1024, 1, 30.0)
+    worker = pool._Worker(RenderLimits(), limits, 2**30, Counter())
     try:
         # The loader, libvips or a thread is refused memory, or GLib aborts: that depends on who asks last.
         for _ in range(2):

@@ -18,7 +18,6 @@ from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
-from md5s3stash_thumbnailer.render_pool import RenderPool
 from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity, Services
 from md5s3stash_thumbnailer.server.handlers import (
@@ -30,6 +29,7 @@ from md5s3stash_thumbnailer.server.handlers import (
 )
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
+from md5s3stash_thumbnailer.workers.pool import RenderPool
 
 # What of pilbox's defaults says how pictures are encoded.
 _OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from md5s3stash.version import build_info
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
-from md5s3stash_thumbnailer.render_pool import REPLACEMENTS, RenderPool
+from md5s3stash_thumbnailer.workers.pool import REPLACEMENTS, RenderPool
 
 _PREFIX = "md5s3stash_thumbnailer_"
 # A 304 takes a millisecond, a cached small picture ten, a large TIFF from S3 seconds.

@@ -34,7 +34,7 @@ from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, 
 if TYPE_CHECKING:
     from md5s3stash_thumbnailer.cache.originals import FetchLimits
     from md5s3stash_thumbnailer.render.pipeline import RenderLimits
-    from md5s3stash_thumbnailer.render_pool import PoolLimits
+    from md5s3stash_thumbnailer.workers.pool import PoolLimits
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     # These import Pillow's plugins and the server, which --help does not need.
     from md5s3stash_thumbnailer.cache.originals import FetchLimits
     from md5s3stash_thumbnailer.render.pipeline import RenderLimits
-    from md5s3stash_thumbnailer.render_pool import PoolLimits
+    from md5s3stash_thumbnailer.workers.pool import PoolLimits
 
     bounds = Bounds(options.max_resize_width, options.max_resize_height, options.max_operations)
     return Settings(

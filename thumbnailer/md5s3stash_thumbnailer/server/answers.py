@@ -31,10 +31,10 @@ from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, Thumbnail
-from md5s3stash_thumbnailer.render_pool import RenderPool
 from md5s3stash_thumbnailer.request import Bounds, exists_is_enough, is_fresh
 from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.readiness import Readiness
+from md5s3stash_thumbnailer.workers.pool import RenderPool
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 concurrent.futures' process pool cannot do that: one dead process breaks the whole pool, and a running call cannot be
 stopped. Here every worker has a channel and one call at a time. A worker ends when its channel closes, so none outlives
-the server, however the server ended. Workers are sealed (`render_worker`): what they answer is checked.
+the server, however the server ended. Workers are sealed (`worker`): what they answer is checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.errors import Overloaded, ReducedDamaged, RenderTimedOut, TooManyPixels, WorkerDied
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail
-from md5s3stash_thumbnailer.render_messages import read_error, read_thumbnail, written_request
+from md5s3stash_thumbnailer.workers.messages import read_error, read_thumbnail, written_request
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.mal
 
 _Answer = TypeVar("_Answer")
 
-WORKER = [sys.executable, "-m", "md5s3stash_thumbnailer.render_worker"]
+WORKER = [sys.executable, "-m", "md5s3stash_thumbnailer.workers.worker"]
 """The command of a worker. The descriptor of its channel follows."""
 
 

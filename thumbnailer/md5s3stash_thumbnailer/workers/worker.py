@@ -40,8 +40,8 @@ from md5s3stash_thumbnailer.render.pipeline import (
     write_pyramid,
 )
 from md5s3stash_thumbnailer.render.reduced import Reduced
-from md5s3stash_thumbnailer.render_messages import read_request, written_error, written_thumbnail
 from md5s3stash_thumbnailer.request import ThumbnailRequest
+from md5s3stash_thumbnailer.workers.messages import read_request, written_error, written_thumbnail
 
 # The event loop answers health checks while all workers compute; without this the kernel would share the cores evenly.
 _NICENESS = 10
