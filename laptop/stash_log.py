@@ -24,7 +24,9 @@ class Outcome:
 
     @property
     def is_picture(self) -> bool:
-        return self.stashed and self.mime_type.startswith("image/")
+        """Whether the thumbnail server shows it."""
+        is_shown = self.mime_type.startswith(("image/", "video/", "audio/")) or self.mime_type == "application/pdf"
+        return self.stashed and is_shown
 
 
 class StashLog:

@@ -7,7 +7,9 @@ orientation, a format that browsers do not show, large flat areas, fine detail, 
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -146,6 +148,42 @@ def scan() -> Image.Image:
     return picture.filter(ImageFilter.BoxBlur(1))
 
 
+EMBLEM = """<svg xmlns="http://www.w3.org/2000/svg" width="240" height="160" viewBox="0 0 240 160">
+<title>md5s3stash</title>
+<linearGradient id="sky" x2="0" y2="1">
+<stop stop-color="#1c2654"/><stop offset="1" stop-color="#c45c60"/>
+</linearGradient>
+<rect x="8" y="8" width="224" height="144" rx="24" fill="url(#sky)"/>
+<circle cx="168" cy="64" r="26" fill="#ffce80"/>
+<path d="M24 136 92 52l52 60 20-22 52 46z" fill="#24243c" fill-opacity=".85"/>
+<text x="120" y="146" font-family="Helvetica, sans-serif" font-size="14" text-anchor="middle" fill="white">stash</text>
+</svg>
+"""
+
+
+def leaflet() -> bytes:
+    """Two pages of A5 as a PDF: a drawing, and lines of text in a font that the file does not bring."""
+    drawing = "0.11 0.15 0.33 rg 0 0 420 595 re f 1 0.81 0.5 rg 60 330 300 4 re f 0.77 0.36 0.38 rg "
+    drawing += " ".join(f"{60 + 50 * n} 120 36 {40 + 37 * n % 160} re f" for n in range(6))
+    title = "BT /F 34 Tf 1 1 1 rg 60 420 Td (The spool) Tj 0 -44 Td /F 18 Tf (a leaflet of two pages) Tj ET"
+    lines = " ".join(f"(Line {n}: every file is stored under its md5.) Tj 0 -22 Td" for n in range(1, 22))
+    pages = [f"{drawing} {title}", f"BT /F 14 Tf 0 g 50 520 Td {lines} ET"]
+    objects = ["<</Type/Catalog/Pages 2 0 R>>", "<</Type/Pages/Count 2/Kids[4 0 R 6 0 R]>>"]
+    objects.append("<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>")
+    for content in pages:
+        number = len(objects) + 2
+        facts = "/Parent 2 0 R/MediaBox[0 0 420 595]/Resources<</Font<</F 3 0 R>>>>"
+        objects.append(f"<</Type/Page{facts}/Contents {number} 0 R>>")
+        objects.append(f"<</Length {len(content)}>>stream\n{content}\nendstream")
+    text, places = "%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(text))
+        text += f"{number} 0 obj{body}endobj\n"
+    entries = "".join(f"{place:010} 00000 n \n" for place in places)
+    table = f"xref\n0 {len(places) + 1}\n0000000000 65535 f \n{entries}"
+    return f"{text}{table}trailer<</Size {len(places) + 1}/Root 1 0 R>>\nstartxref\n{len(text)}\n%%EOF\n".encode()
+
+
 NOTES = """These files were made by samples/make_samples.py. They are in the public domain (CC0 1.0).
 
 This file is not a picture. It is stashed all the same, like any other file.
@@ -165,7 +203,19 @@ def make_all(directory: Path) -> None:
     # Lossless, so that the pixels do not depend on the encoder's release.
     mosaic().save(directory / "mosaic.webp", lossless=True)
     scan().save(directory / "scan.tif", compression="tiff_deflate")
+    _write_heic(landscape().crop((360, 120, 840, 600)), directory / "phone.heic")
+    (directory / "emblem.svg").write_text(EMBLEM)
+    (directory / "leaflet.pdf").write_bytes(leaflet())
     (directory / "notes.txt").write_text(NOTES)
+
+
+def _write_heic(picture: Image.Image, path: Path) -> None:
+    """By the program of libheif: nothing that is installed for the product can write HEIC."""
+    with tempfile.TemporaryDirectory() as directory:
+        source = Path(directory) / "source.png"
+        picture.save(source)
+        command = ["heif-enc", "--quality=60", "--output", str(path), str(source)]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 def _vertical_gradient(size: tuple[int, int], colours: list[Colour]) -> Image.Image:

@@ -120,6 +120,10 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {f"{_FAULTS}::test_code_in_a_worker_of_the_thumbnail_server_is_refused_everything": "read the credentials"},
         _drop_in(_THUMBNAILER, "SystemCallFilter=~seccomp landlock_create_ruleset"),
     ),
+    "no-ffmpeg": Sabotage(
+        {f"{_LAUNCHED}::test_a_video_becomes_a_thumbnail": "HTTP Error 415"},
+        _drop_in(_THUMBNAILER, "InaccessiblePaths=/usr/bin/ffmpeg"),
+    ),
     "memory-limit": Sabotage(
         {
             f"{_LAUNCHED}::test_the_memory_limit_is_the_kernels": "assert '(9223372036854771712|max)'",

@@ -11,7 +11,7 @@ from md5s3stash_thumbnailer.errors import OriginalNotFound, RequestRefused
 from md5s3stash_thumbnailer.iiif.request import (
     Offer,
     canonical_path,
-    parse_md5,
+    parse_identifier,
     parse_region,
     parse_request,
     parse_rotation,
@@ -253,7 +253,7 @@ def test_format_that_the_server_does_not_write_is_refused(name: str) -> None:
 @pytest.mark.parametrize("text", ["", "a/b", "[frob]", "0" * 31, "0" * 33, "g" * 32, "٣" * 32, "../../etc/passwd"])
 def test_identifier_that_is_not_a_digest_names_nothing(text: str) -> None:
     with pytest.raises(OriginalNotFound):
-        parse_md5(text)
+        parse_identifier(text)
 
 
 CANONICAL = [

@@ -227,12 +227,12 @@ def test_method_that_changes_things_is_405_json(server: Thumbnailer, jpeg: str) 
     [
         b"plain text, and not a picture",
         b"",
-        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"<svg xmlns='http://www.w3.org/2000/svg'><path",
         picture((400, 300))[:3000],
         picture((400, 300), "PNG")[:500],
         picture((40, 30), "PCX"),
     ],
-    ids=["text", "empty", "svg", "truncated JPEG", "truncated PNG", "a format that is not on the list"],
+    ids=["text", "empty", "truncated drawing", "truncated JPEG", "truncated PNG", "a format that is not on the list"],
 )
 def test_what_is_no_image_is_415(server: Thumbnailer, put: Put, original: bytes) -> None:
     for mode in ("clip", "crop", "fill", "scale", "adapt"):

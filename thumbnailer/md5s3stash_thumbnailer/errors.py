@@ -5,6 +5,9 @@
         ├── RequestRefused       the request itself is wrong; nothing was fetched
         ├── OriginalNotFound     no object has the digest
         ├── FetchTimedOut        S3 did not give the original in time
+        ├── PartNotFound         the original has no such page
+        ├── ShownInParts         the original is a large video, of which parts are read; handled within the server
+        ├── TooManyBytes         too much of a large video would have to be read for a frame
         ├── NotAnImage           the original is not a picture, is broken, or has a format that is not shown
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
         ├── Overloaded           too many requests: the client should retry later
@@ -50,6 +53,14 @@ class FetchTimedOut(ThumbnailError):
     retryable = True
 
 
+class ShownInParts(ThumbnailError):
+    """The original is a video that is too large to be fetched: parts of it are read."""
+
+
+class TooManyBytes(ThumbnailError):
+    """A video that is too large to be fetched, and of which parts are not enough."""
+
+
 class Overloaded(ThumbnailError):
     """Nothing is wrong with the request; it was not started."""
 
@@ -67,6 +78,10 @@ class TooManyRequests(ThumbnailError):
 
     def __str__(self) -> str:
         return f"Too many requests from {self.args[0]}: try again in {self.retry_after_seconds} seconds"
+
+
+class PartNotFound(ThumbnailError):
+    """The original has fewer pages than that."""
 
 
 class NotAnImage(ThumbnailError):

@@ -84,6 +84,7 @@ define(
     help="URI of the license or rights statement of all pictures, for info.json: of creativecommons.org or "
     "rightsstatements.org; default: none",
 )
+define("kinds", default="all", help="files to show beside pictures: all, none, or names such as pdf between commas")
 define("max_original_bytes", type=int, default=256 * _MIB, help="largest original, in bytes")
 define("max_original_pixels", type=int, default=100_000_000, help="largest original to decode as a whole, in pixels")
 define(
@@ -205,7 +206,7 @@ class IiifSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the server runs with. `defaults` are pilbox's options for every request; `iiif` is None if it is off."""
+    """What the server runs with. `defaults` are pilbox's options; `iiif` is None if it is off."""
 
     stash: Stash
     address: str
@@ -223,6 +224,7 @@ class Settings:
     webp: bool
     url_keys: tuple[str, ...]
     iiif: IiifSettings | None
+    missing_kinds: Mapping[str, str]  # the name of a kind, and what it lacks
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -231,9 +233,11 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     _check()
     # These import Pillow's plugins and the server, which --help does not need.
     from md5s3stash_thumbnailer.cache.originals import FetchLimits
+    from md5s3stash_thumbnailer.render import kinds
     from md5s3stash_thumbnailer.render.pipeline import RenderLimits
     from md5s3stash_thumbnailer.workers.pool import PoolLimits
 
+    shown, missing = kinds.chosen(options.kinds)
     bounds = Bounds(options.max_resize_width, options.max_resize_height, options.max_operations)
     return Settings(
         stash=Stash.from_environment(environment),
@@ -244,12 +248,11 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         cache_bytes=options.cache_bytes,
         bounds=bounds,
         defaults=_defaults(bounds),
-        fetch_limits=FetchLimits(
-            options.max_original_bytes, options.timeout, options.max_requests, max_waiting=options.max_queue
-        ),
+        fetch_limits=FetchLimits(options.max_original_bytes, options.timeout, options.max_requests, options.max_queue),
         render_limits=RenderLimits(
             *(options.max_original_pixels, bounds.max_pixels, options.reduced_side),
             *(options.max_shown_pixels, options.pyramid_pixels, options.truncated),
+            kinds=shown,
         ),
         pool_limits=PoolLimits(
             *(options.render_timeout, options.pyramid_timeout),
@@ -260,6 +263,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         webp=options.webp,
         url_keys=tuple(options.url_keys),
         iiif=_iiif(),
+        missing_kinds=missing,
     )
 
 

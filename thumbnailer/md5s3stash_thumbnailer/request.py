@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from md5s3stash.digest import is_md5
 from md5s3stash_thumbnailer.errors import RequestRefused
+from md5s3stash_thumbnailer.part import FIRST, OfPart, parse_part
 
 MODES = frozenset({"adapt", "clip", "crop", "fill", "scale"})
 
@@ -62,7 +63,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class ThumbnailRequest:
+class ThumbnailRequest(OfPart):
     """The thumbnail to draw.
 
     Sizes are in pixels, 0 means 'derived from the other side'; `options` are pilbox's, as sorted pairs of name and
@@ -74,6 +75,7 @@ class ThumbnailRequest:
     height: int
     md5: str
     options: tuple[tuple[str, str], ...] = ()
+    part: str = FIRST
 
     def option(self, name: str) -> str | None:
         """The value of one of pilbox's options; None leaves it to pilbox."""
@@ -94,7 +96,9 @@ class ThumbnailRequest:
         """A strong validator (RFC 9110, 8.8.1): a content never changes, so the bytes depend only on the request and
         the renderer. `renderer` names the libraries with their versions.
         """
-        identity = repr((RENDERING_REVISION, renderer, self.mode, self.width, self.height, self.md5, self.options))
+        identity = repr(
+            (RENDERING_REVISION, renderer, self.mode, self.width, self.height, self.derived_name, self.options)
+        )
         return f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"'
 
 
@@ -104,7 +108,7 @@ def parse_request(
     """Parses the path parts and the query arguments. Raises RequestRefused with pilbox's error code.
 
     `defaults` holds the server's values of pilbox's options. They become part of the request, so that a server with
-    another default quality gives other ETags.
+    another default quality gives other ETags. The query also says which part of the original is asked for.
     """
     if mode not in MODES:
         raise RequestRefused(f"Invalid mode: {_shown(mode)}; one of {', '.join(sorted(MODES))}", _MODE)
@@ -113,14 +117,14 @@ def parse_request(
         raise RequestRefused("Missing dimensions: only one of width and height can be 0", _DIMENSIONS)
     if not is_md5(md5):
         raise RequestRefused(f"Invalid md5: {_shown(md5)}; 32 hexadecimal digits", _URL)
-    return ThumbnailRequest(mode, *sides, md5.lower(), parse_options(query, defaults, bounds))
+    return ThumbnailRequest(mode, *sides, md5.lower(), parse_options(query, defaults, bounds), parse_part(query))
 
 
 def parse_options(query: Mapping[str, str], defaults: Mapping[str, str], bounds: Bounds) -> tuple[tuple[str, str], ...]:
     """pilbox's options that have a value in the query or among the defaults, sorted by name."""
     options = dict(defaults)
     # An option without a value (`?q=`) counts as not given; pilbox would fail on it.
-    options.update({OPTION_OF_QUERY_NAME[name]: text for name, text in query.items() if text})
+    options.update({option: query[name] for name, option in OPTION_OF_QUERY_NAME.items() if query.get(name)})
     for name, value in options.items():
         if name in _STRICTER:
             _STRICTER[name](value, bounds)

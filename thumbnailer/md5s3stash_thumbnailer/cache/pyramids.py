@@ -9,22 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache, Incoming
 from md5s3stash_thumbnailer.cache.flights import Flights
+from md5s3stash_thumbnailer.cache.refusals import Refusals
 from md5s3stash_thumbnailer.cache.source import Kind, Source
-from md5s3stash_thumbnailer.errors import (
-    NotAnImage,
-    Overloaded,
-    PyramidNotWritten,
-    RenderTimedOut,
-    ThumbnailError,
-    TooManyPixels,
-)
+from md5s3stash_thumbnailer.errors import NotAnImage, Overloaded, PyramidNotWritten, RenderTimedOut, TooManyPixels
+from md5s3stash_thumbnailer.part import OfPart
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES
 from md5s3stash_thumbnailer.render.grid import tile_at
 from md5s3stash_thumbnailer.render.levels.pyramid import PyramidFile
@@ -34,8 +28,6 @@ from md5s3stash_thumbnailer.render.region_request import FORMATS, UNTURNED, Regi
 # Of the bound of the cache: a larger one would push out nearly everything else.
 _LARGEST_SHARE = 1 / 2
 _THREADS = 2
-# What cannot be made today may be after an upgrade.
-_REFUSED_SECONDS, _MAX_REFUSED = 600.0, 1000
 
 
 class Pyramids:
@@ -44,7 +36,7 @@ class Pyramids:
     def __init__(
         self,
         cache: DiskCache,
-        open_original: Callable[[str], Awaitable[Source]],
+        open_original: Callable[[OfPart], Awaitable[Source]],
         make: Callable[[Source, PyramidRequest, BinaryIO], Awaitable[int]],
         max_at_once: int,
         max_waiting: int,
@@ -59,8 +51,7 @@ class Pyramids:
         self._places = asyncio.Semaphore(max_at_once)
         self._flights = Flights(max_waiting, "Too many requests wait for pyramids")
         self._threads = ThreadPoolExecutor(_THREADS, "pyramid")
-        # Until when what could not be made is not tried again, and why.
-        self._refused: OrderedDict[str, tuple[float, ThumbnailError]] = OrderedDict()
+        self._refusals = Refusals()
 
     @property
     def waiting(self) -> int:
@@ -72,53 +63,44 @@ class Pyramids:
         is the first request for it. Raises what keeps it from being made, or PyramidDamaged.
         """
 
-        async def make(md5: str) -> Incoming:
-            return await self._made(md5, charge)
+        async def make(name: str) -> Incoming:
+            return await self._made(name, request, charge)
 
-        file = await self._flights.file(request.md5, make)
+        file = await self._flights.file(request.derived_name, make)
         return await asyncio.get_running_loop().run_in_executor(self._threads, from_pyramid, file, request)
 
     def close(self) -> None:
         """Gives up on what was not begun."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _made(self, md5: str, charge: Callable[[float], None]) -> Incoming:
-        self._refuse_again(md5)
+    async def _made(self, name: str, request: Request, charge: Callable[[float], None]) -> Incoming:
+        self._refusals.check(name)
         async with self._places:
             # Whoever was told that there is none may come when it has just been made.
             loop = asyncio.get_running_loop()
-            kept = await loop.run_in_executor(self._threads, self._cache.kept_pyramid, md5)
+            kept = await loop.run_in_executor(self._threads, self._cache.kept_pyramid, name)
             if kept is not None:
                 return kept
             try:
-                return await self._made_somewhere(md5, charge)
+                return await self._made_somewhere(request, charge)
             except (NotAnImage, RenderTimedOut, TooManyPixels) as error:
-                self._refused[md5] = time.monotonic() + _REFUSED_SECONDS, error
-                if len(self._refused) > _MAX_REFUSED:
-                    self._refused.popitem(last=False)
+                self._refusals.add(name, error)
                 raise
 
-    def _refuse_again(self, md5: str) -> None:
-        """Where a try would cost as much as the last one did, and end as it did."""
-        until, error = self._refused.pop(md5, (0.0, None))
-        if error is not None and time.monotonic() < until:
-            self._refused[md5] = until, error
-            raise type(error)(*error.args)
-
-    async def _made_somewhere(self, md5: str, charge: Callable[[float], None]) -> Incoming:
+    async def _made_somewhere(self, request: Request, charge: Callable[[float], None]) -> Incoming:
         try:
-            return await self._made_in(self._cache.incoming, md5, self._cache.max_bytes * _LARGEST_SHARE, charge)
+            return await self._made_in(self._cache.incoming, request, self._cache.max_bytes * _LARGEST_SHARE, charge)
         except (OSError, PyramidNotWritten) as error:
             self._cache.fault(str(error))
         try:
-            return await self._made_in(self._cache.in_memory, md5, MEMORY_BYTES, charge)
+            return await self._made_in(self._cache.in_memory, request, MEMORY_BYTES, charge)
         except (OSError, PyramidNotWritten, TooManyPixels) as error:
             raise Overloaded("There is no room for the pyramid at the moment") from error
 
     async def _made_in(
-        self, place: Callable[[], Incoming], md5: str, max_bytes: float, charge: Callable[[float], None]
+        self, place: Callable[[], Incoming], request: Request, max_bytes: float, charge: Callable[[float], None]
     ) -> Incoming:
-        source = await self._open_original(md5)
+        source = await self._open_original(request)
         try:
             modified = os.fstat(source.file.fileno()).st_mtime
             incoming = place()
@@ -128,9 +110,11 @@ class Pyramids:
         # From here on: S3 may be slow, and the client cannot help that.
         begun = time.monotonic()
         try:
-            size_bytes = await self._make(source, PyramidRequest(md5, int(max_bytes)), incoming.file)
+            asked = PyramidRequest(request.md5, int(max_bytes), request.part)
+            size_bytes = await self._make(source, asked, incoming.file)
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, self._cache.keep_pyramid, incoming, md5, size_bytes, modified)
+            name = request.derived_name
+            await loop.run_in_executor(self._threads, self._cache.keep_pyramid, incoming, name, size_bytes, modified)
         except BaseException:
             incoming.close()
             raise
@@ -152,7 +136,7 @@ def from_pyramid(file: BinaryIO, request: Request) -> Source:
 
 
 def _tile(file: BinaryIO, request: Request) -> Thumbnail | None:
-    pyramid = PyramidFile(file, request.md5)
+    pyramid = PyramidFile(file, request.derived_name)
     tile_format, size = pyramid.tile_format, pyramid.facts.size
     if not isinstance(request, RegionRequest) or not pyramid.is_upright:
         return None

@@ -19,7 +19,15 @@ from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.iiif import info
 from md5s3stash_thumbnailer.iiif.address import forwarded_address, own_address
 from md5s3stash_thumbnailer.iiif.manifest import MEDIA_TYPE, manifest
-from md5s3stash_thumbnailer.iiif.request import Offer, Version, canonical_path, parse_md5, parse_request
+from md5s3stash_thumbnailer.iiif.request import (
+    Offer,
+    Version,
+    canonical_path,
+    identifier,
+    parse_identifier,
+    parse_request,
+)
+from md5s3stash_thumbnailer.part import OfPart
 from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.pipeline import Request, Thumbnail
 from md5s3stash_thumbnailer.render.region_request import SizeRequest, largest
@@ -33,20 +41,20 @@ _MAX_SIZES = 20_000
 
 
 class Sizes:
-    """The sizes of the originals that were asked for last."""
+    """The sizes of the originals that were asked for last, by their names (`derived_name`)."""
 
     def __init__(self, max_entries: int = _MAX_SIZES) -> None:
         self._max_entries = max_entries
         self._sizes: OrderedDict[str, Size] = OrderedDict()
 
-    def get(self, md5: str) -> Size | None:
-        if md5 in self._sizes:
-            self._sizes.move_to_end(md5)
-        return self._sizes.get(md5)
+    def get(self, name: str) -> Size | None:
+        if name in self._sizes:
+            self._sizes.move_to_end(name)
+        return self._sizes.get(name)
 
-    def keep(self, md5: str, size: Size) -> None:
-        self._sizes[md5] = size
-        self._sizes.move_to_end(md5)
+    def keep(self, name: str, size: Size) -> None:
+        self._sizes[name] = size
+        self._sizes.move_to_end(name)
         if len(self._sizes) > self._max_entries:
             self._sizes.popitem(last=False)
 
@@ -118,13 +126,13 @@ class IiifHandler(PictureHandler):
     def charge(self, seconds: float) -> None:
         self.iiif.clients.charge(self.client, seconds)
 
-    async def size_of(self, md5: str) -> Size:
+    async def size_of(self, asked: SizeRequest) -> Size:
         """Width and height of the upright original."""
-        size = self.iiif.sizes.get(md5)
+        size = self.iiif.sizes.get(asked.derived_name)
         if size is None:
-            answer, _ = await self.draw(self.services.originals.open_whole(md5), SizeRequest(md5))
+            answer, _ = await self.draw(self.services.originals.open_whole(asked), asked)
             size = answer.original_size
-            self.iiif.sizes.keep(md5, size)
+            self.iiif.sizes.keep(asked.derived_name, size)
         return size
 
     async def send_document(self, body: bytes, content_type: str, cache_control: str) -> None:
@@ -139,9 +147,9 @@ class IiifHandler(PictureHandler):
         self.set_header("Content-Type", content_type)
         await self.send(body)
 
-    def address(self, version: Version, md5: str) -> str:
+    def address(self, version: Version, asked: OfPart) -> str:
         """The public URL of the picture."""
-        return f"{self.iiif.public_url or self._seen_address()}/iiif/{version}/{md5}"
+        return f"{self.iiif.public_url or self._seen_address()}/iiif/{version}/{identifier(asked)}"
 
     def _seen_address(self) -> str:
         if is_trusted(self.request.remote_ip or "", self.iiif.proxies):
@@ -163,9 +171,9 @@ class UnknownIiifHandler(IiifHandler):
 class BaseHandler(IiifHandler):
     """`GET|HEAD /iiif/{version}/{md5}`: see info.json."""
 
-    def get(self, version: str, md5: str) -> None:
+    def get(self, version: str, name: str) -> None:
         # Relative, so that it is right behind every proxy.
-        self.set_header("Location", f"{parse_md5(md5)}/info.json")
+        self.set_header("Location", f"{identifier(parse_identifier(name))}/info.json")
         self.set_header("Cache-Control", _INFO_CACHE_CONTROL)
         self.set_status(http.HTTPStatus.SEE_OTHER)
         self.finish()
@@ -178,21 +186,21 @@ class InfoHandler(IiifHandler):
 
     kind = "info"
 
-    async def get(self, version: str, md5: str) -> None:
-        await self.answer(self._answer(int(version), parse_md5(md5)))
+    async def get(self, version: str, name: str) -> None:
+        await self.answer(self._answer(int(version), parse_identifier(name)))
 
     head = get
 
-    async def _answer(self, version: Version, md5: str) -> None:
+    async def _answer(self, version: Version, asked: SizeRequest) -> None:
         await self.admit()
-        iiif, address = self.iiif, self.address(version, md5)
+        iiif, address = self.iiif, self.address(version, asked)
         chosen = info.media_type(version, self.request.headers.get("Accept", ""))
         etag = info.etag(version, address, iiif.offer, iiif.rights, chosen)
         self.set_header("Vary", "Accept")
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
             return
-        size = await self.size_of(md5)
+        size = await self.size_of(asked)
         if self.is_any_enough():
             await self.send_not_modified(etag)
             return
@@ -211,16 +219,16 @@ class ManifestHandler(IiifHandler):
 
     kind = "manifest"
 
-    async def get(self, md5: str) -> None:
-        await self.answer(self._answer(parse_md5(md5)))
+    async def get(self, name: str) -> None:
+        await self.answer(self._answer(parse_identifier(name)))
 
     head = get
 
-    async def _answer(self, md5: str) -> None:
+    async def _answer(self, asked: SizeRequest) -> None:
         await self.admit()
-        size = await self.size_of(md5)
+        size = await self.size_of(asked)
         largest_size = largest(size, self.iiif.offer.most, enlarges=False)
-        document = manifest(self.address(3, md5), md5, size, largest_size, self.iiif.rights)
+        document = manifest(self.address(3, asked), identifier(asked), size, largest_size, self.iiif.rights)
         await self.send_document(info.encoded(document), MEDIA_TYPE, _INFO_CACHE_CONTROL)
 
 
@@ -229,28 +237,28 @@ class RegionHandler(IiifHandler):
 
     kind = "image"
 
-    async def get(self, version: str, md5: str, *parts: str) -> None:
-        await self.answer(self._answer(int(version), md5, parts))
+    async def get(self, version: str, name: str, *parts: str) -> None:
+        await self.answer(self._answer(int(version), name, parts))
 
     head = get
 
-    async def _answer(self, version: Version, md5: str, parts: Sequence[str]) -> None:
+    async def _answer(self, version: Version, name: str, parts: Sequence[str]) -> None:
         await self.admit()
-        request = parse_request(version, md5, parts, self.iiif.offer)
+        request = parse_request(version, name, parts, self.iiif.offer)
         etag = request.etag(f"{RENDERER}, {self.services.render_limits.choices}")
         if self.is_fresh(etag):
             await self.send_not_modified(etag)
             return
-        size = self.iiif.sizes.get(request.md5)
+        size = self.iiif.sizes.get(request.derived_name)
         if size is not None:
             # What this original cannot give is refused without a worker.
             request.plan(size)
         picture, modified = await self.draw(self.services.originals.open(request), request)
-        self.iiif.sizes.keep(request.md5, picture.original_size)
+        self.iiif.sizes.keep(request.derived_name, picture.original_size)
         canonical = canonical_path(version, request, picture.original_size)
         self.set_header(
             "Link",
-            f'<{self.address(version, request.md5)}/{canonical}>;rel="canonical", '
+            f'<{self.address(version, request)}/{canonical}>;rel="canonical", '
             f'<{info.profile_url(version)}>;rel="profile"',
         )
         await self.send_picture(picture, etag, modified)

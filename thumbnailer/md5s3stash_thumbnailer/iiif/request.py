@@ -13,6 +13,7 @@ from fractions import Fraction
 
 from md5s3stash.digest import is_md5
 from md5s3stash_thumbnailer.errors import OriginalNotFound, RequestRefused
+from md5s3stash_thumbnailer.part import QUERY_NAMES, OfPart, parse_part
 from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.region_request import (
     FORMAT,
@@ -27,6 +28,7 @@ from md5s3stash_thumbnailer.render.region_request import (
     Output,
     RegionRequest,
     Rotation,
+    SizeRequest,
     largest,
     proportional_height,
 )
@@ -55,23 +57,37 @@ class Offer:
     options: tuple[tuple[str, str], ...] = ()
 
 
-def parse_md5(text: str) -> str:
-    """The identifier. Raises OriginalNotFound: nothing is stashed under any other name."""
-    if not is_md5(text):
+def parse_identifier(text: str) -> SizeRequest:
+    """The original, and the part of it: an md5, or one with a part behind it, `{md5};page=2`.
+
+    Raises OriginalNotFound, for nothing is stashed under any other name, or RequestRefused for an invalid part.
+    """
+    md5, _, part = text.partition(";")
+    name, _, value = part.partition("=")
+    if not is_md5(md5) or (part and name not in QUERY_NAMES):
         raise OriginalNotFound(f"Nothing is stashed under {_shown(text)}: an identifier is 32 hexadecimal digits")
-    return text.lower()
+    return SizeRequest(md5.lower(), parse_part({name: value}))
 
 
-def parse_request(version: Version, md5: str, parts: Sequence[str], offer: Offer) -> RegionRequest:
-    """The request of the parts `region`, `size`, `rotation` and `quality.format`. Raises RequestRefused."""
+def identifier(asked: OfPart) -> str:
+    """The one that `parse_identifier` reads."""
+    return f"{asked.md5};{asked.part}" if asked.part else asked.md5
+
+
+def parse_request(version: Version, name: str, parts: Sequence[str], offer: Offer) -> RegionRequest:
+    """The request of an identifier and the parts `region`, `size`, `rotation` and `quality.format`. Raises
+    RequestRefused, and what `parse_identifier` does.
+    """
     region, size, rotation, file_name = parts
+    original = parse_identifier(name)
     return RegionRequest(
-        parse_md5(md5),
+        original.md5,
         parse_region(region),
         parse_size(version, size),
         parse_rotation(rotation),
         _parse_output(file_name, offer),
         offer.most,
+        original.part,
     )
 
 

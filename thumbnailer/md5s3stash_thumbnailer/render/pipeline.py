@@ -19,7 +19,8 @@ import PIL.ImageFile
 
 from md5s3stash_thumbnailer._pilbox import DrawOptions, PilboxError, RectangleError
 from md5s3stash_thumbnailer.errors import NotAnImage, PyramidNeeded, ThumbnailError, TooManyPixels
-from md5s3stash_thumbnailer.render import geometry, output
+from md5s3stash_thumbnailer.part import FIRST, OfPart, require_first, seconds_of
+from md5s3stash_thumbnailer.render import geometry, kinds, output
 from md5s3stash_thumbnailer.render.colour import to_srgb
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES, Original
 from md5s3stash_thumbnailer.render.faces import PREVIEW_PX, position_of_faces
@@ -51,6 +52,8 @@ class RenderLimits:
     """Regions of originals with more pixels are cut from a pyramid; 0: only of those not decoded as a whole."""
     truncated: bool = False
     """Whether a damaged original is shown as far as it can be decoded."""
+    kinds: tuple[str, ...] = ()
+    """The names of the kinds that are shown beside pictures (render/kinds/)."""
 
     @property
     def choices(self) -> str:
@@ -71,17 +74,20 @@ class Thumbnail:
     """Whether the original is damaged, so that parts of the picture may be missing."""
     original_size: Size = (0, 0)
     """Width and height of the upright original. Only what IIIF asks for has it."""
+    kind: str = ""
+    """Which of `render/kinds/` the original is, for the metrics. Not set if a copy of it was used."""
 
 
 Request = ThumbnailRequest | RegionRequest | SizeRequest
 
 
 @dataclass(frozen=True, slots=True)
-class PyramidRequest:
+class PyramidRequest(OfPart):
     """The pyramid of an original is asked for, of no more bytes than that."""
 
     md5: str
     max_bytes: int
+    part: str = FIRST
 
 
 def prepare_process(limits: RenderLimits) -> None:
@@ -92,6 +98,7 @@ def prepare_process(limits: RenderLimits) -> None:
     PIL.Image.MAX_IMAGE_PIXELS = max(limits.max_original_pixels, limits.max_shown_pixels)
     # Pillow's messages about pictures would fill the server's log. The answer reports an error of a picture.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    kinds.prepare(limits.kinds)
 
 
 def render(original: BinaryIO, request: Request, limits: RenderLimits) -> Thumbnail:
@@ -120,14 +127,14 @@ def render_reduced(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimi
 def render_pyramid(file: BinaryIO, request: Request, limits: RenderLimits) -> Thumbnail:
     """What the request asks for, from the file of a pyramid. Raises PyramidDamaged as well."""
     with _faults_of_the_picture():
-        return _shown(Pyramid(file, request.md5, limits.max_original_pixels), request, limits)
+        return _shown(Pyramid(file, request.derived_name, limits.max_original_pixels), request, limits)
 
 
 def write_pyramid(original: BinaryIO, request: PyramidRequest, file: BinaryIO, limits: RenderLimits) -> int:
     """Writes the pyramid of an original into a file, and says how many bytes it has. Raises ThumbnailError."""
     with _faults_of_the_picture():
-        rows = rows_of(_opened(original, limits), limits.max_original_pixels)
-        return make_pyramid(rows, request.md5, file, request.max_bytes)
+        rows = rows_of(_opened(original, request, limits), limits.max_original_pixels)
+        return make_pyramid(rows, request.derived_name, file, request.max_bytes)
 
 
 def is_cut_from_pyramid(original: Size, request: Request, limits: RenderLimits) -> bool:
@@ -187,7 +194,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _render(file: BinaryIO, request: Request, limits: RenderLimits) -> tuple[Thumbnail, Reduced | None]:
-    original = _opened(file, limits)
+    original = _opened(file, request, limits)
     if isinstance(request, RegionRequest):
         # What it has not does not need a pyramid.
         request.plan(original.size)
@@ -198,18 +205,26 @@ def _render(file: BinaryIO, request: Request, limits: RenderLimits) -> tuple[Thu
     if is_cut_from_pyramid(original.size, request, limits):
         raise PyramidNeeded("The original is shown from a pyramid")
     reduced = _reduced(original, request, limits) if isinstance(request, ThumbnailRequest) else None
-    return _shown(reduced or original, request, limits), reduced
+    return replace(_shown(reduced or original, request, limits), kind=original.kind), reduced
 
 
-def _opened(file: BinaryIO, limits: RenderLimits) -> Original:
-    return Original(file, max(limits.max_original_pixels, limits.max_shown_pixels))
+def _opened(file: BinaryIO, request: OfPart, limits: RenderLimits, *, is_strict: bool = True) -> Original:
+    kind = kinds.kind_of(file)
+    if kind is not None:
+        return kinds.opened(kind, file, request.part, limits.kinds, limits.max_original_pixels)
+    # The server hands over a still of the time that is asked for, or has refused the request.
+    if seconds_of(request.part) is None:
+        require_first(request.part)
+    # What is damaged is not shown row by row.
+    most = max(limits.max_original_pixels, limits.max_shown_pixels if is_strict else 0)
+    return Original(file, most, is_strict)
 
 
 def _render_truncated(file: BinaryIO, request: Request, limits: RenderLimits, damage: NotAnImage) -> Thumbnail:
     """Renders the picture as far as possible. Raises `damage` if nothing can be decoded."""
     try:
         with _faults_of_the_picture(), _truncated_images_loaded():
-            original = Original(file, limits.max_original_pixels, is_strict=False)
+            original = _opened(file, request, limits, is_strict=False)
             thumbnail = _shown(original, request, limits)
     except ThumbnailError as error:
         raise damage from error
@@ -228,6 +243,9 @@ def _shown(picture: Picture, request: Request, limits: RenderLimits) -> Thumbnai
 
 def _as_it_is(original: Picture) -> Thumbnail:
     """The original's own bytes. It is decoded too, so that a damaged original is not sent as a whole picture."""
+    if isinstance(original, Original) and original.kind:
+        # A drawing with a script in it would run as a page of this site.
+        raise NotAnImage("The original is not sent as it is: it is not a picture that every browser shows")
     if not isinstance(original, Original):
         raise TooManyPixels("Too many pixels: the original is sent only if it can be decoded as a whole")
     mime_type = MIME_TYPES[original.format]

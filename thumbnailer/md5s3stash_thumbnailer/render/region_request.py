@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from md5s3stash_thumbnailer.errors import RequestRefused
+from md5s3stash_thumbnailer.part import FIRST, OfPart
 from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.grid import Region
 from md5s3stash_thumbnailer.request import RENDERING_REVISION
@@ -141,7 +142,7 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class RegionRequest:
+class RegionRequest(OfPart):
     """What is to be drawn of an original. `most` is the largest width and height; a turned picture has that area."""
 
     md5: str
@@ -150,6 +151,7 @@ class RegionRequest:
     rotation: Rotation
     output: Output
     most: Size
+    part: str = FIRST
 
     def plan(self, original: Size) -> Plan:
         """Raises RequestRefused for what an original of this size cannot give."""
@@ -167,10 +169,11 @@ class RegionRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class SizeRequest:
+class SizeRequest(OfPart):
     """Only the original's size is asked for."""
 
     md5: str
+    part: str = FIRST
 
 
 def largest(region: Size, most: Size, *, enlarges: bool) -> Size:

@@ -42,7 +42,9 @@ log = logging.getLogger(__name__)
 # the new ones continue its families (2xx: the image, 3xx: fetching it).
 STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
     errors.OriginalNotFound: (404, 301),
+    errors.PartNotFound: (404, 208),
     SourceTooLarge: (413, 203),
+    errors.TooManyBytes: (413, 203),
     errors.NotAnImage: (415, 201),
     errors.TooManyPixels: (422, 204),
     errors.RenderTimedOut: (422, 205),
@@ -101,6 +103,7 @@ class Services:
     webp: bool
     url_keys: Sequence[str]
     render_limits: RenderLimits
+    missing_kinds: Mapping[str, str]
 
 
 class JsonErrors(tornado.web.RequestHandler):
@@ -220,7 +223,7 @@ class PictureHandler(JsonErrors):
             pass
         except errors.PyramidDamaged:
             log.warning("event=pyramid_damaged md5=%s", request.md5)
-            self.services.originals.cache.drop_pyramid(request.md5)
+            self.services.originals.cache.drop_pyramid(request.derived_name)
         try:
             return await self._drawn_from(
                 await self._opened(self.services.pyramids.made(request, self.charge)), request
@@ -228,7 +231,7 @@ class PictureHandler(JsonErrors):
         except errors.PyramidDamaged as error:
             raise errors.Overloaded("The disk of the cache does not keep what is written") from error
         except errors.NotAnImage as damage:
-            source = await self._opened(self.services.originals.open_whole(request.md5))
+            source = await self._opened(self.services.originals.open_whole(request))
             try:
                 # Raises the same again if no part of it is to be shown.
                 return await self._drawn_from(replace(source, kind=Kind.DAMAGED), request)
@@ -250,7 +253,9 @@ class PictureHandler(JsonErrors):
         if source.answer is not None:
             source.file.close()
             return source.answer, modified
-        return await self.rendered(source, request), modified
+        picture = await self.rendered(source, request)
+        self.services.metrics.drawn(picture.kind)
+        return picture, modified
 
     async def rendered(self, source: Source, request: Request) -> Thumbnail:
         """By a worker; closes the source."""

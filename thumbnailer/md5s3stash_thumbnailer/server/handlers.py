@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, SignatureError, require_signature
+from md5s3stash_thumbnailer.part import FIRST, QUERY_NAMES
 from md5s3stash_thumbnailer.render.pipeline import Thumbnail
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME, ThumbnailRequest, accepts_webp, parse_request
 from md5s3stash_thumbnailer.server.answers import JsonErrors, PictureHandler
@@ -70,7 +71,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
         await self.send_picture(picture, etag, modified)
 
     async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
-        picture, _ = await self._drawn(replace(thumbnail, md5=self.services.placeholder))
+        picture, _ = await self._drawn(replace(thumbnail, md5=self.services.placeholder, part=FIRST))
         # Browsers show the body of a 404 too, and no client mistakes it for the requested picture.
         self.set_status(http.HTTPStatus.NOT_FOUND)
         self.set_header("Cache-Control", _PLACEHOLDER_CACHE_CONTROL)
@@ -84,10 +85,10 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
             return await self.draw(originals.open(thumbnail), thumbnail)
         except errors.ReducedDamaged:
             log.warning("event=reduced_copy_damaged md5=%s", thumbnail.md5)
-        return await self.draw(originals.open_whole(thumbnail.md5), thumbnail)
+        return await self.draw(originals.open_whole(thumbnail), thumbnail)
 
     def _parse(self, mode: str, width: str, height: str, md5: str) -> ThumbnailRequest:
-        query = {name: self.get_query_argument(name, "") for name in OPTION_OF_QUERY_NAME}
+        query = {name: self.get_query_argument(name, "") for name in (*OPTION_OF_QUERY_NAME, *QUERY_NAMES)}
         services = self.services
         self._thumbnail = parse_request(mode, width, height, md5, query, services.defaults, services.bounds)
         self.validate_request()
@@ -132,7 +133,7 @@ class HealthHandler(JsonErrors):
         reason, missing = self.services.readiness.reason, self.services.pool.unsealed
         if reason:
             self.set_status(http.HTTPStatus.SERVICE_UNAVAILABLE)
-        more = {"reason": reason, "workers_not_sealed": missing}
+        more = {"reason": reason, "workers_not_sealed": missing, "missing": dict(self.services.missing_kinds)}
         # The reason names the bucket, so it is only for clients on this box, as the metrics are.
         shown = {name: value for name, value in more.items() if value and _is_local(self.request)}
         self.finish({"status": "failing" if reason else "ok", **shown})

@@ -19,6 +19,7 @@ from tornado.template import Template
 from md5s3stash.digest import is_md5
 from md5s3stash.objectstore import IMMUTABLE
 from md5s3stash_thumbnailer.iiif.handlers import Iiif, IiifHandler
+from md5s3stash_thumbnailer.iiif.request import identifier, parse_identifier
 from md5s3stash_thumbnailer.server.answers import JsonErrors
 from md5s3stash_thumbnailer.server.handlers import unknown_path
 
@@ -52,17 +53,21 @@ class ViewHandler(IiifHandler):
         self.set_header("Content-Security-Policy", _POLICY)
         self.set_header("Referrer-Policy", "no-referrer")
 
-    async def get(self, md5: str) -> None:
-        await self.answer(self._answer(md5))
+    async def get(self, name: str) -> None:
+        await self.answer(self._answer(name))
 
     head = get
 
-    async def _answer(self, md5: str) -> None:
-        if not is_md5(md5):
+    async def _answer(self, name: str) -> None:
+        if not is_md5(name.partition(";")[0]):
             raise tornado.web.HTTPError(404, "The address of a picture ends in its md5, 32 hexadecimal digits")
         await self.admit()
-        width, height = await self.size_of(md5.lower())
-        page = _page("view.html", md5=md5.lower(), width=f"{width:,}", height=f"{height:,}")
+        asked = parse_identifier(name)
+        width, height = await self.size_of(asked)
+        # Shown without JavaScript.
+        thumbnail = f"{asked.md5}?{asked.part}" if asked.part else asked.md5
+        texts = {"md5": asked.md5, "identifier": identifier(asked), "thumbnail": thumbnail}
+        page = _page("view.html", **texts, width=f"{width:,}", height=f"{height:,}")
         await self.send_document(page, _PAGE_TYPE, _PAGE_CACHE_CONTROL)
 
     def error_body(self, status: int, code: int, message: str) -> bytes:

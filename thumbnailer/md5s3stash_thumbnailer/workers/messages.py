@@ -14,6 +14,7 @@ from md5s3stash.sealed.channel import Message
 from md5s3stash_thumbnailer._pilbox import ImageSaveError, PilboxError, RectangleError
 from md5s3stash_thumbnailer.errors import (
     NotAnImage,
+    PartNotFound,
     PyramidDamaged,
     PyramidNeeded,
     PyramidNotWritten,
@@ -23,6 +24,7 @@ from md5s3stash_thumbnailer.errors import (
     ThumbnailError,
     TooManyPixels,
 )
+from md5s3stash_thumbnailer.render import kinds
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, Request, Thumbnail
 from md5s3stash_thumbnailer.render.region_request import (
@@ -38,7 +40,7 @@ from md5s3stash_thumbnailer.request import ThumbnailRequest
 _ERRORS: dict[str, type[ThumbnailError | PilboxError]] = {
     kind.__name__: kind
     for kind in (
-        *(ImageSaveError, NotAnImage, PyramidDamaged, PyramidNeeded, PyramidNotWritten),
+        *(ImageSaveError, NotAnImage, PartNotFound, PyramidDamaged, PyramidNeeded, PyramidNotWritten),
         *(RectangleError, ReducedDamaged, RenderFailed, TooManyPixels),
     )
 }
@@ -50,21 +52,23 @@ _MAX_SIDE = 2**31
 
 def written_request(request: Request | PyramidRequest) -> Message:
     """As JSON."""
+    original = {"md5": request.md5, "part": request.part}
     if isinstance(request, ThumbnailRequest):
         sizes = {"mode": request.mode, "width": request.width, "height": request.height}
-        return {"kind": "thumbnail", "md5": request.md5, **sizes, "options": request.options}
+        return {"kind": "thumbnail", **original, **sizes, "options": request.options}
     if isinstance(request, RegionRequest):
-        return {"kind": "region", "md5": request.md5, **_written_region(request)}
+        return {"kind": "region", **original, **_written_region(request)}
     if isinstance(request, PyramidRequest):
-        return {"kind": "pyramid", "md5": request.md5, "max_bytes": request.max_bytes}
-    return {"kind": "size", "md5": request.md5}
+        return {"kind": "pyramid", **original, "max_bytes": request.max_bytes}
+    return {"kind": "size", **original}
 
 
 def read_request(message: Message) -> Request | PyramidRequest:
     """What the server has written."""
-    kind, md5 = message["kind"], message["md5"]
+    kind, md5, part = message["kind"], message["md5"], message["part"]
     if kind == "thumbnail":
-        return ThumbnailRequest(message["mode"], message["width"], message["height"], md5, _pairs(message["options"]))
+        sizes = message["width"], message["height"]
+        return ThumbnailRequest(message["mode"], *sizes, md5, _pairs(message["options"]), part)
     if kind == "region":
         return RegionRequest(
             md5,
@@ -73,8 +77,9 @@ def read_request(message: Message) -> Request | PyramidRequest:
             Rotation(message["is_mirrored"], Fraction(message["degrees"])),
             Output(message["quality"], message["format"], _pairs(message["options"])),
             (message["most"][0], message["most"][1]),
+            part,
         )
-    return PyramidRequest(md5, message["max_bytes"]) if kind == "pyramid" else SizeRequest(md5)
+    return PyramidRequest(md5, message["max_bytes"], part) if kind == "pyramid" else SizeRequest(md5, part)
 
 
 def written_thumbnail(thumbnail: Thumbnail, reduced_bytes: int) -> Message:
@@ -83,6 +88,7 @@ def written_thumbnail(thumbnail: Thumbnail, reduced_bytes: int) -> Message:
         "mime_type": thumbnail.mime_type,
         "is_truncated": thumbnail.is_truncated,
         "original_size": thumbnail.original_size,
+        "original_kind": thumbnail.kind,
         "reduced_bytes": reduced_bytes,
     }
 
@@ -91,10 +97,10 @@ def read_thumbnail(message: Message, body: bytes) -> tuple[Thumbnail, int]:
     """The thumbnail, and the bytes of the reduced copy that the worker has. Raises ValueError."""
     width, height = message["original_size"]
     sizes = _number(width, _MAX_SIDE), _number(height, _MAX_SIDE)
-    mime_type, is_truncated = message["mime_type"], message["is_truncated"]
-    if mime_type not in _MIME_TYPES or not isinstance(is_truncated, bool):
+    mime_type, is_truncated, kind = message["mime_type"], message["is_truncated"], message["original_kind"]
+    if mime_type not in _MIME_TYPES or not isinstance(is_truncated, bool) or (kind and kind not in kinds.every()):
         raise ValueError("not a thumbnail")
-    return Thumbnail(mime_type, body, is_truncated, sizes), _number(message["reduced_bytes"], _MAX_SIDE)
+    return Thumbnail(mime_type, body, is_truncated, sizes, kind), _number(message["reduced_bytes"], _MAX_SIDE)
 
 
 def written_error(error: Exception) -> Message:

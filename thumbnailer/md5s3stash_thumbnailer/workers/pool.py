@@ -28,7 +28,14 @@ from md5s3stash.sealed.channel import Channel, Message
 from md5s3stash.sealed.process import missing, small_environment
 from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache
 from md5s3stash_thumbnailer.cache.source import Source
-from md5s3stash_thumbnailer.errors import Overloaded, ReducedDamaged, RenderTimedOut, TooManyPixels, WorkerDied
+from md5s3stash_thumbnailer.errors import (
+    NotAnImage,
+    Overloaded,
+    ReducedDamaged,
+    RenderTimedOut,
+    TooManyPixels,
+    WorkerDied,
+)
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail
 from md5s3stash_thumbnailer.workers.messages import read_error, read_thumbnail, written_request
 
@@ -47,6 +54,8 @@ _KEEP_SECONDS = 30.0
 _MOST_BYTES_A_PIXEL = 16
 # How GLib ends a process that has no memory for small things, as libraries in C++ do too.
 _ABORTED = (-signal.SIGABRT, -signal.SIGTRAP)
+# How a decoder ends that the picture has led astray.
+_CRASHED = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE)
 # For glibc's malloc, which reads it when a process starts: pictures in huge pages, and up to 128 MiB of freed memory
 # kept for the next picture. Clearing new pages of 4 KiB can cost more than decoding (decision 13).
 _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
@@ -171,11 +180,11 @@ class RenderPool:
         try:
             thumbnail, reduced_bytes = worker.render(source, request, self._limits.timeout_seconds)
         except ReducedDamaged:
-            self._cache.drop_reduced(request.md5)
+            self._cache.drop_reduced(request.derived_name)
             raise
         answer.set_result(thumbnail)
         if reduced_bytes:
-            self._cache.keep_reduced(request.md5, modified, worker.write_reduced)
+            self._cache.keep_reduced(request.derived_name, modified, worker.write_reduced)
 
 
 class _Worker:
@@ -268,6 +277,8 @@ class _Worker:
             self._replace(REPLACED_ENDED)
             if status in _ABORTED:
                 raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker") from broken
+            if status in _CRASHED:
+                raise NotAnImage("File cannot be read as an image: it crashes its decoder") from broken
             died = _WorkerKilled if status == -signal.SIGKILL else WorkerDied
             raise died("The image could not be rendered: the worker process ended") from broken
         raise error

@@ -78,6 +78,9 @@ _LEAST_SHARE_LEFT_OUT = 1 / 16
 class Original(Picture):
     """An open picture. Its size is the upright one; its pixels are decoded once, when they are first needed."""
 
+    kind = ""
+    """Which of `render/kinds/` the file is, if it is one of them."""
+
     def __init__(self, file: BinaryIO, max_pixels: int, is_strict: bool = True) -> None:
         """Reads the header. Raises NotAnImage, TooManyPixels, or any error of Pillow for broken data."""
         self._png = Png(file, is_strict) if is_png(file) else None

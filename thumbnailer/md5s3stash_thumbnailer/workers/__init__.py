@@ -1,0 +1,1 @@
+"""Processes that render, each sealed; imports `render/` and `cache/`, not the server."""
