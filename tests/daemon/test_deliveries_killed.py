@@ -30,7 +30,7 @@ from tests.support.daemon import Daemon, Site
 from tests.support.runtime import runtime_of
 from tests.support.servers import wait_until
 
-FILES = 300
+FILES = 150
 
 
 def md5(data: bytes) -> str:
