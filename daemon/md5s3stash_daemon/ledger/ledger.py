@@ -101,6 +101,8 @@ class Outcome:
     # What the stores have just confirmed.
     confirmed: tuple[Confirmation, ...] = ()
     provenance: Provenance = NO_PROVENANCE
+    # Further digests that a manifest lists and that are right, as (algorithm, hex): the log has them.
+    digests: tuple[tuple[str, str], ...] = ()
 
 
 class Ledger(Protocol):
@@ -196,6 +198,8 @@ def _more_fields(outcome: Outcome, provenance: bool) -> list[str]:
         more += "dimensions", f"{width}x{height}", "via", origin.via, "owner", origin.owner, "sha256", origin.sha256
         if origin.etag or origin.last_modified:
             more += "etag", origin.etag, "last_modified", origin.last_modified
+    for algorithm, digest in outcome.digests:
+        more += algorithm, digest
     return more
 
 
