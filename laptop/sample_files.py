@@ -9,8 +9,8 @@ from pathlib import Path
 from laptop.place import REPOSITORY
 
 SAMPLES = REPOSITORY / "samples"
-# The README and the script that makes the samples are not samples.
-_NOT_SAMPLES = {".py", ".md"}
+# The README and the scripts that make the samples are not samples.
+_NOT_SAMPLES = {"", ".py", ".md"}
 
 
 @dataclass(frozen=True, slots=True)

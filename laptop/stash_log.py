@@ -25,7 +25,8 @@ class Outcome:
     @property
     def is_picture(self) -> bool:
         """Whether the thumbnail server shows it."""
-        return self.stashed and (self.mime_type.startswith("image/") or self.mime_type == "application/pdf")
+        is_shown = self.mime_type.startswith(("image/", "video/", "audio/")) or self.mime_type == "application/pdf"
+        return self.stashed and is_shown
 
 
 class StashLog:

@@ -44,6 +44,15 @@ class StoredObject:
     last_modified: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectPart:
+    """Some bytes of an object, the ETag of the object, and what the store knows about all of it."""
+
+    data: bytes
+    etag: str
+    stored: StoredObject
+
+
 class Sink(Protocol):
     """Takes bytes as they come: a file, or an object that counts and hashes them on their way to a file."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,9 +12,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from md5s3stash.digest import Digest, Hasher
-from md5s3stash.errors import StoreError, StoreRefused
-from md5s3stash.objectstore import Sink, StoredObject, require_at_most, require_same_content
-from md5s3stash.s3.answers import as_boto, length_of, stored_object
+from md5s3stash.errors import StoreError, StoreRefused, StoreUnavailable
+from md5s3stash.objectstore import ObjectPart, Sink, StoredObject, require_at_most, require_same_content
+from md5s3stash.s3.answers import as_boto, etag_of, length_of, stored_object
 from md5s3stash.s3.boto_errors import code_of, status_of, translating
 from md5s3stash.s3.conditional_put import Guard
 from md5s3stash.s3.connection import Connection
@@ -21,6 +22,7 @@ from md5s3stash.s3.errors import store_error
 from md5s3stash.scheme import ObjectAddress
 
 _DOWNLOAD_BYTES = 256 * 1024
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
 class S3Reader:
@@ -112,6 +114,31 @@ class S3Reader:
                 sink.write(piece)
         with translating(address):
             return stored_object(address, {**answer, "ContentLength": size_bytes})
+
+    def read_part(self, address: ObjectAddress, first: int, last: int, etag: str = "") -> ObjectPart | None:
+        """The bytes from `first` to `last`, or to the end, of the object that has this ETag, if one is given; None if
+        no object is there. Raises StoreUnavailable if another object is there by now, or the answer is not that part.
+        """
+        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+        with translating(address):
+            try:
+                answer = self._client.get_object(
+                    Bucket=address.bucket, Key=address.key, Range=f"bytes={first}-{last}", **condition
+                )
+            except ClientError as error:
+                if code_of(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+        with closing(answer["Body"]) as body:
+            found = _CONTENT_RANGE.fullmatch(str(answer.get("ContentRange", "")))
+            size_bytes = int(found[3]) if found else 0
+            if not found or int(found[1]) != first or int(found[2]) != min(last, size_bytes - 1):
+                raise StoreUnavailable(f"{address.s3_url}: the store does not give the part that is asked for")
+            data = b"".join(_pieces(address, body))
+        if len(data) != int(found[2]) - first + 1 or (etag and etag_of(answer) != etag):
+            raise StoreUnavailable(f"{address.s3_url}: the store gives another part than is asked for")
+        with translating(address):
+            return ObjectPart(data, etag_of(answer), stored_object(address, {**answer, "ContentLength": size_bytes}))
 
     def digest_at(self, address: ObjectAddress) -> Digest | None:
         """The digest of the bytes at the address, all of which it reads; None if no object is there."""

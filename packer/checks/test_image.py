@@ -57,6 +57,11 @@ def test_a_program_is_installed_and_imports_what_it_needs(host: Any, program: st
     output_of(host, f"/opt/md5s3stash/current/bin/{program} --help")
 
 
+def test_ffmpeg_is_installed_for_videos(host: Any) -> None:
+    output_of(host, "ffmpeg -version")
+    output_of(host, "ffprobe -version")
+
+
 @pytest.mark.parametrize("page", [page.stem for page in sorted((SHARE / "man").glob("man?/*"))])
 def test_man_shows_the_page_of_the_release_in_use(host: Any, page: str) -> None:
     found = output_of(host, f"man --where {page}").strip()

@@ -92,7 +92,10 @@ class Box:
 
     def drop(self, label: str, count: int, width: int = 320, height: int = 240) -> Mapping[str, str]:
         """Drops new pictures as a local program in the drop group does: under a temporary name, then renamed."""
-        files = {f"{label}-{number}.jpg": picture(width, height) for number in range(count)}
+        return self.drop_files({f"{label}-{number}.jpg": picture(width, height) for number in range(count)})
+
+    def drop_files(self, files: Mapping[str, bytes]) -> Mapping[str, str]:
+        """Files with these names, likewise."""
         incoming = self.spool / "incoming"
         for name, data in files.items():
             temporary = incoming / f".{name}"

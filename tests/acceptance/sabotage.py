@@ -117,8 +117,12 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {"etc/ssh/sshd_config.d/sabotage.conf": "Port 2022\n"},
     ),
     "unsealed-workers": Sabotage(
-        {f"{_FAULTS}::test_code_in_a_worker_of_the_thumbnail_server_is_refused_everything": "read the credentials"},
+        {f"{_FAULTS}::test_code_in_a_worker_of_the_thumbnail_server_is_refused_everything": "seccomp, landlock"},
         _drop_in(_THUMBNAILER, "SystemCallFilter=~seccomp landlock_create_ruleset"),
+    ),
+    "no-ffmpeg": Sabotage(
+        {f"{_LAUNCHED}::test_a_video_becomes_a_thumbnail": "HTTP Error 415"},
+        _drop_in(_THUMBNAILER, "InaccessiblePaths=/usr/bin/ffmpeg"),
     ),
     "memory-limit": Sabotage(
         {

@@ -20,13 +20,14 @@ from md5s3stash.errors import (
     DigestMismatch,
     SourceChanged,
     SourceTooLarge,
+    StoreError,
     StoreRefused,
     StoreUnavailable,
 )
 from md5s3stash.fingerprints import Fingerprints
 from md5s3stash.objectstore import IMMUTABLE, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
-from md5s3stash.s3.store import S3Limits
+from md5s3stash.s3.store import S3Limits, S3ObjectStore
 from md5s3stash.scheme import ObjectAddress
 from tests.support.digest_s3 import DigestS3, Oddities
 from tests.support.servers import RcloneS3
@@ -345,3 +346,27 @@ def test_where_etags_are_no_md5s_wrong_bytes_are_found_and_taken_back(s3_server:
         bench.store.put(bench.address(content), content, "text/plain")
 
     assert bench.store.head(bench.address(content)) is None
+
+
+@pytest.mark.parametrize("server", ["moto", "rclone"])
+def test_a_part_is_of_the_object_that_it_was_asked_of(request: pytest.FixtureRequest, server: str) -> None:
+    bench = _bench(f"{server} own", request, None)
+    content = content_of(os.urandom(100_000))
+    address = bench.address(content)
+    store = bench.store
+    assert isinstance(store, S3ObjectStore)
+    assert store.read_part(address, 0, 9) is None
+    store.put(address, content, "video/mp4")
+    assert content.data is not None
+
+    first, last = store.read_part(address, 10, 19), store.read_part(address, 99_990, 200_000)
+    assert first is not None
+    assert last is not None
+    assert (first.data, last.data) == (content.data[10:20], content.data[99_990:])
+    assert (first.stored.size_bytes, first.stored.sha256) == (100_000, content.digest.sha256)
+    again = store.read_part(address, 10, 19, first.etag)
+    assert again == first
+    with pytest.raises(StoreError):
+        store.read_part(address, 100_000, 100_001)
+    with pytest.raises(StoreError):
+        store.read_part(address, 10, 19, "0" * 32)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import io
 import os
 import pwd
 import stat
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,8 +51,8 @@ def boot(volume: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
 
     here = pwd.getpwuid(os.getuid())
     monkeypatch.setattr(Path, "is_mount", lambda path: path == volume)
-    monkeypatch.setattr("aws.image.producers.subprocess.run", run)
-    monkeypatch.setattr("aws.image.producers.grp.getgrnam", lambda _: Group())
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(grp, "getgrnam", lambda _: Group())
     monkeypatch.setattr(producers, "_account", lambda name: here if name in {*box.accounts, "root"} else None)
     return box
 

@@ -16,6 +16,7 @@ from md5s3stash.s3.client import parse_endpoint
 from md5s3stash.settings import RedisSettings, StashSettings, load
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.config.settings import SECTIONS
+from md5s3stash_thumbnailer.part import QUERY_NAMES
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
 from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.cloudformation import AWS, read_template
@@ -289,7 +290,7 @@ def test_the_cache_tells_apart_what_the_thumbnailer_tells_apart_and_no_more() ->
 
     # client and sig are pilbox's, the other two are ours.
     ours = {"client", "sig", "expires", "signature"}
-    assert set(key["QueryStringsConfig"]["QueryStrings"]) == {*OPTION_OF_QUERY_NAME, *ours}
+    assert set(key["QueryStringsConfig"]["QueryStrings"]) == {*OPTION_OF_QUERY_NAME, *QUERY_NAMES, *ours}
     assert key["CookiesConfig"] == {"CookieBehavior": "none"}
     assert key["HeadersConfig"]["Fn::If"] == [
         "HasWebP",

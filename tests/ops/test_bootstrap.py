@@ -82,7 +82,8 @@ class Checkout:
             assert found, name
             (self.bin / name).symlink_to(found)
         self.add_program("python3", f'exec {os.path.realpath(sys.executable)} "$@"')
-        self.add_program("redis-server", "exit 0")
+        for name in ("redis-server", "ffmpeg"):
+            self.add_program(name, "exit 0")
         self.add_program("heif-enc", "echo x265")
         for name in ("systemd-analyze", "ip", "sftp", "rsync", "curl", "wget", "pdftoppm", "rsvg-convert"):
             self.add_program(name, "exit 0")
@@ -187,12 +188,12 @@ def test_missing_system_package_without_apt_is_one_line_that_names_it_and_the_co
 
 
 def test_only_the_tests_need_a_browser_systemd_networks_and_programs_that_upload(checkout: Checkout) -> None:
-    for name in ("redis-server", "systemd-analyze", "ip", "sftp", "rsync"):
+    for name in ("redis-server", "ffmpeg", "systemd-analyze", "ip", "sftp", "rsync"):
         (checkout.bin / name).unlink()
 
-    assert "apt-get install -y redis-server\n" in checkout.bootstrap().stdout
+    assert "apt-get install -y redis-server ffmpeg\n" in checkout.bootstrap().stdout
     assert (
-        "apt-get install -y redis-server chromium npm systemd iproute2 openssh-client rsync\n"
+        "apt-get install -y redis-server ffmpeg chromium npm systemd iproute2 openssh-client rsync\n"
         in checkout.bootstrap("--tests").stdout
     )
 

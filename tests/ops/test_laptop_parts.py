@@ -171,7 +171,7 @@ def test_sample_is_dropped_under_its_own_name_alone(tmp_path: Path) -> None:
 def test_script_and_readme_are_no_samples() -> None:
     names = {sample.path.suffix for sample in samples()}
 
-    assert {".heic", ".jpg", ".pdf", ".png", ".svg", ".tif", ".webp", ".txt"} == names
+    assert {".heic", ".jpg", ".mp3", ".mp4", ".pdf", ".png", ".svg", ".tif", ".webp", ".txt"} == names
 
 
 def test_table_shows_each_sample_in_columns_and_why_one_failed(place: Place) -> None:

@@ -193,12 +193,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
 def test_every_sample_is_stashed_and_its_thumbnail_is_served(up: Appliance) -> None:
     pictures = 0
     for sample in (REPOSITORY / "samples").iterdir():
-        if sample.suffix not in (".py", ".md") and sample.is_file():
+        if sample.suffix not in ("", ".py", ".md") and sample.is_file():
             line = up.wait_for_line(f"samples/{sample.name}")
-            if re.search(r"\b(image/|application/pdf)", line):
+            if re.search(r"\b((image|video|audio)/|application/pdf)", line):
                 pictures += 1
                 assert 300 < max(thumbnail(url_in(line)).size) <= 480
-    assert pictures == 11
+    assert pictures == 13
     assert "text/plain" in up.wait_for_line("samples/notes.txt")
 
 

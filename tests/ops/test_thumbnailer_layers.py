@@ -11,10 +11,11 @@ PACKAGE = "md5s3stash_thumbnailer"
 # Each folder, and the other folders of the thumbnailer that it may import. main.py, app.py and
 # options.py are above them.
 LAYERS = {
-    "render": {"_pilbox", "errors", "part", "request"},
-    "cache": {"errors", "request", "render"},
+    "render": {"_pilbox", "errors", "part", "request", "stills"},
+    "cache": {"errors", "part", "request", "render", "stills"},
     "iiif": {"_pilbox", "cache", "errors", "part", "render", "server"},
     "server": {"_pilbox", "errors", "metrics", "part", "request", "signed_url", "render", "cache", "workers"},
+    "stills": {"errors"},
     "viewer": {"iiif", "server"},
     "workers": {"_pilbox", "cache", "errors", "render", "request"},
 }

@@ -101,16 +101,21 @@ def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> I
         yield Thumbnailer(port, process, log_path)
 
 
-@pytest.fixture(scope="session")
-def put(s3_server: str) -> Callable[[bytes], str]:
-    """Puts an original into the stash; returns its md5."""
-    client = boto3.client(
+def s3_client(endpoint: str) -> Any:
+    """boto3's."""
+    return boto3.client(
         "s3",
-        endpoint_url=s3_server,
+        endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id="testing",
         aws_secret_access_key="testing",
     )
+
+
+@pytest.fixture(scope="session")
+def put(s3_server: str) -> Callable[[bytes], str]:
+    """Puts an original into the stash; returns its md5."""
+    client = s3_client(s3_server)
     bucket, _, prefix = BUCKET_BASE.partition("/")
     client.create_bucket(Bucket=bucket)
 

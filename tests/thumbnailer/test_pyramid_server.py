@@ -21,6 +21,7 @@ from md5s3stash_thumbnailer.cache.disk import DiskCache
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.errors import RenderTimedOut
+from md5s3stash_thumbnailer.part import OfPart
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, write_pyramid
 from md5s3stash_thumbnailer.render.region_request import SizeRequest
 from tests.support import servers
@@ -298,7 +299,7 @@ def test_pyramids_count_in_the_bound_and_go_as_originals_do(tmp_path: Path) -> N
 def test_what_could_not_be_made_is_not_tried_again_at_once(tmp_path: Path) -> None:
     tries = 0
 
-    async def open_original(md5: str) -> Source:
+    async def open_original(asked: OfPart) -> Source:
         return Source(open(tmp_path / "original", "rb"))
 
     async def make(source: Source, request: PyramidRequest, file: BinaryIO) -> int:
@@ -326,7 +327,7 @@ def test_what_could_not_be_made_is_not_tried_again_at_once(tmp_path: Path) -> No
 def test_request_that_comes_just_too_late_gets_the_pyramid_that_is_there(tmp_path: Path) -> None:
     tries = 0
 
-    async def open_original(md5: str) -> Source:
+    async def open_original(asked: OfPart) -> Source:
         return Source(open(tmp_path / "original", "rb"))
 
     async def make(source: Source, request: PyramidRequest, file: BinaryIO) -> int:

@@ -11,11 +11,13 @@ from typing import Any
 from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash.s3.curl import Timeouts
-from md5s3stash.s3.store import connect
+from md5s3stash.s3.store import S3ObjectStore, connect
 from md5s3stash_thumbnailer._pilbox import PilboxApplication
-from md5s3stash_thumbnailer.cache.disk import open_cache
+from md5s3stash_thumbnailer.cache.disk import DiskCache, open_cache
+from md5s3stash_thumbnailer.cache.large import LargeOriginals
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
+from md5s3stash_thumbnailer.cache.stills import Stills, StillSettings
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.server import request_id
@@ -29,6 +31,8 @@ from md5s3stash_thumbnailer.server.handlers import (
 )
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
+from md5s3stash_thumbnailer.stills.containers import SOUND, VIDEO
+from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg
 from md5s3stash_thumbnailer.workers.pool import RenderPool
 
 # What of pilbox's defaults says how pictures are encoded.
@@ -73,6 +77,7 @@ def run(settings: Settings) -> int:
     pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
     request_id.name_requests_in_the_log()
     readiness = Readiness(store, settings.stash.base)
+    originals.stills = _stills(settings, store, cache)
     originals.on_fetched, originals.on_refused = readiness.fetched, readiness.suspect
     try:
         asyncio.run(_run(settings, originals, pool, readiness, sockets))
@@ -95,11 +100,13 @@ async def _run(
         max_at_once=max(1, settings.workers - 1),
         max_waiting=settings.pool_limits.max_waiting,
     )
+    stills = originals.stills
+    metrics = Metrics(originals, pyramids, pool)
     services = Services(
         originals=originals,
         pyramids=pyramids,
         pool=pool,
-        metrics=Metrics(originals, pyramids, pool),
+        metrics=metrics,
         activity=Activity(),
         readiness=readiness,
         bounds=settings.bounds,
@@ -118,6 +125,19 @@ async def _run(
     finally:
         watching.cancel()
         pyramids.close()
+        if stills is not None:
+            stills.close()
+
+
+def _stills(settings: Settings, store: S3ObjectStore, cache: DiskCache) -> Stills | None:
+    """None if no kind is shown that needs it."""
+    programs, limits = Ffmpeg.installed(), settings.pool_limits
+    shown = {VIDEO, SOUND} & set(settings.render_limits.kinds)
+    if not shown or programs is None:
+        return None
+    bounds = Bounds(limits.timeout_seconds, limits.memory_bytes)
+    large = LargeOriginals(store, settings.stash.base, limits.timeout_seconds)
+    return Stills(cache, StillSettings(programs, shown, bounds, settings.workers, limits.max_waiting), large)
 
 
 def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:

@@ -6,6 +6,8 @@
         ├── OriginalNotFound     no object has the digest
         ├── FetchTimedOut        S3 did not give the original in time
         ├── PartNotFound         the original has no such page
+        ├── ShownInParts         the original is a large video, of which parts are read; handled within the server
+        ├── TooManyBytes         too much of a large video would have to be read for a frame
         ├── NotAnImage           the original is not a picture, is broken, or has a format that is not shown
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
         ├── Overloaded           too many requests: the client should retry later
@@ -49,6 +51,14 @@ class FetchTimedOut(ThumbnailError):
     """S3 is reachable but slow; a retry may succeed."""
 
     retryable = True
+
+
+class ShownInParts(ThumbnailError):
+    """The original is a video that is too large to be fetched: parts of it are read."""
+
+
+class TooManyBytes(ThumbnailError):
+    """A video that is too large to be fetched, and of which parts are not enough."""
 
 
 class Overloaded(ThumbnailError):

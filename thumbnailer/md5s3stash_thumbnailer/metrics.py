@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from md5s3stash.version import build_info
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
+from md5s3stash_thumbnailer.stills.still import KINDS
 from md5s3stash_thumbnailer.workers.pool import REPLACEMENTS, RenderPool
 
 _PREFIX = "md5s3stash_thumbnailer_"
@@ -92,6 +93,9 @@ class Metrics:
         )
         waiting.add_metric(["original"], self._originals.waiting)
         waiting.add_metric(["pyramid"], self._pyramids.waiting)
+        stills = self._originals.stills
+        if stills is not None:
+            waiting.add_metric(["still"], stills.waiting)
         waiting.add_metric(["worker"], self._pool.waiting + self.waiting_turns())
         yield waiting
         yield GaugeMetricFamily(f"{_PREFIX}workers_busy", "Workers that render", value=self._pool.busy)
@@ -109,6 +113,10 @@ class Metrics:
         lookups.add_metric(["pyramid"], counts.pyramids)
         yield lookups
         yield CounterMetricFamily(f"{_PREFIX}pyramids_made", "Pyramids of originals", value=self._pyramids.count)
+        made = CounterMetricFamily(f"{_PREFIX}stills_made", "Stills of videos and sounds, by kind", labels=["kind"])
+        for kind in KINDS:
+            made.add_metric([kind], stills.made[kind] if stills else 0)
+        yield made
         yield CounterMetricFamily(f"{_PREFIX}cache_evictions", "Originals removed for others", value=counts.evictions)
         yield CounterMetricFamily(f"{_PREFIX}cache_faults", "Times the disk refused", value=counts.faults)
         yield GaugeMetricFamily(

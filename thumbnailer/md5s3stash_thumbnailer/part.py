@@ -1,7 +1,7 @@
-"""Which part of an original is asked for, where it has several: `page=N`. Pure.
+"""Which part of an original is asked for, where it has several: `page=N`, or `t=SECONDS` in a video. Pure.
 
-A part is a word such as `page=2`. The first one, which every original has, is the empty word. So `page=1` and no page
-are one and the same request.
+A part is a word such as `page=2` or `t=12.5`. The first one, which every original has, is the empty word. So `page=1`
+and no page are one and the same request.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from collections.abc import Mapping
 from md5s3stash_thumbnailer.errors import PartNotFound, RequestRefused
 
 FIRST = ""
-QUERY_NAMES = ("page",)
+QUERY_NAMES = ("page", "t")
 """What a query calls it."""
 
 # pilbox's code for an invalid part of the URL.
 _URL = 5
 _PAGE = re.compile(r"0*[1-9][0-9]{0,8}")
+_TIME = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?")
 
 
 def parse_part(query: Mapping[str, str]) -> str:
     """The part that a query asks for. Raises RequestRefused."""
-    page = query.get("page", "")
+    page, time = query.get("page", ""), query.get("t", "")
+    if time:
+        if page:
+            raise RequestRefused("Invalid page: what has a time has no pages", _URL)
+        return _part_at(time)
     if not page:
         return FIRST
     if not _PAGE.fullmatch(page):
@@ -30,9 +35,24 @@ def parse_part(query: Mapping[str, str]) -> str:
     return FIRST if int(page) == 1 else f"page={int(page)}"
 
 
+def _part_at(time: str) -> str:
+    found = _TIME.fullmatch(time)
+    if not found:
+        raise RequestRefused("Invalid t: seconds from the beginning, with at most three decimals", _URL)
+    decimals = (found[2] or "").rstrip("0")
+    return f"t={int(found[1])}{decimals and f'.{decimals}'}"
+
+
 def page_of(part: str) -> int:
-    """The number of the page, from 1 on."""
+    """The number of the page, from 1 on. Raises PartNotFound for a part that is not a page."""
+    if part.startswith("t="):
+        require_first(part)
     return int(part.removeprefix("page=")) if part else 1
+
+
+def seconds_of(part: str) -> float | None:
+    """The time, in seconds from the beginning; None for a part that is not a time."""
+    return float(part.removeprefix("t=")) if part.startswith("t=") else None
 
 
 def require_first(part: str) -> None:

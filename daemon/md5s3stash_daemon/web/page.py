@@ -55,6 +55,11 @@ _PICTURES = frozenset(
         "image/vnd.adobe.photoshop",
     )
 )
+# What libmagic calls the videos and sounds that the thumbnail server makes a picture of.
+STILLS = frozenset(
+    [f"video/{kind}" for kind in ("3gpp", "mp4", "mpeg", "quicktime", "webm", "x-m4v", "x-matroska", "x-msvideo")]
+    + [f"audio/{kind}" for kind in ("flac", "mpeg", "ogg", "x-aiff", "x-hx-aac-adts", "x-m4a", "x-wav")]
+)
 
 _MEANINGS = {
     "incoming": "dropped, not claimed yet",
@@ -196,7 +201,7 @@ def _environment(thumbnails_url: str | None) -> Environment:
         "viewer": lambda md5, name: f"{thumbnails_url}/view/{md5}#{_name_query(name)}",
     }
     environment.globals |= {
-        "has_thumbnail": lambda mime_type: thumbnails_url is not None and mime_type in _PICTURES,
+        "has_thumbnail": lambda mime_type: thumbnails_url is not None and mime_type in _PICTURES | STILLS,
         "has_thumbnails": thumbnails_url is not None,
         "plot_height": PLOT_HEIGHT,
         "spark_height": SPARK_HEIGHT,

@@ -28,7 +28,7 @@ from md5s3stash.errors import SettingsError
 log = logging.getLogger(__name__)
 
 _PART_SUFFIX = ".part"
-_REDUCED_SUFFIX, _PYRAMID_SUFFIX = _SUFFIXES = (".reduced", ".pyramid")
+_REDUCED_SUFFIX, _PYRAMID_SUFFIX, _STILL_SUFFIX = _SUFFIXES = (".reduced", ".pyramid", ".still")
 # The share of the bound that an eviction keeps, so that not every new file causes the next one.
 _KEPT_SHARE = 0.9
 # A share of the bound; what others have added is known only after the directory is read.
@@ -86,6 +86,14 @@ class DiskCache:
         """The pyramid of an original, likewise."""
         return self._open(md5 + _PYRAMID_SUFFIX)
 
+    def open_still(self, name: str) -> BinaryIO | None:
+        """The still of an original that is not a picture, likewise. It was synced, and is not checked."""
+        return self._open(name + _STILL_SUFFIX)
+
+    def keep_still(self, incoming: Incoming, name: str, modified: float) -> None:
+        """Gives a still its name, as `keep` does."""
+        self.keep(incoming, name + _STILL_SUFFIX, modified)
+
     def kept_pyramid(self, md5: str) -> Incoming | None:
         """The same, as what is made where there is none."""
         file = self.open_pyramid(md5)
@@ -112,8 +120,8 @@ class DiskCache:
         """A place for an original that the disk refuses; it is served once and not kept."""
         return Incoming(os.fdopen(os.memfd_create("original"), "w+b"), self._in_memory)
 
-    def keep(self, incoming: Incoming, md5: str, modified: float | None) -> None:
-        """Gives a checked original its name. Errors are only logged: the file is open and can be served."""
+    def keep(self, incoming: Incoming, name: str, modified: float | None) -> None:
+        """Gives a checked original its name, the md5. Errors are only logged: the file is open and can be served."""
         if incoming.path is None:
             return
         try:
@@ -121,7 +129,7 @@ class DiskCache:
             _stamp(incoming.file.fileno(), modified)
             # A power cut may otherwise leave the name on an empty file.
             os.fdatasync(incoming.file.fileno())
-            os.rename(incoming.path, self.directory / md5)
+            os.rename(incoming.path, self.directory / name)
         except OSError as error:
             self.fault(str(error))
             return

@@ -14,20 +14,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from md5s3stash.errors import CredentialsUnavailable, DigestMismatch, StoreRefused
+from md5s3stash.errors import CredentialsUnavailable, DigestMismatch, SourceTooLarge, StoreRefused
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.scheme import BucketBase
 from md5s3stash_thumbnailer.cache.disk import DiskCache, Incoming, NoRoom
 from md5s3stash_thumbnailer.cache.flights import Flights
 from md5s3stash_thumbnailer.cache.pyramids import from_pyramid
 from md5s3stash_thumbnailer.cache.source import Kind, Source
-from md5s3stash_thumbnailer.errors import FetchTimedOut, OriginalNotFound, Overloaded, PyramidDamaged, ReducedDamaged
+from md5s3stash_thumbnailer.cache.stills import Stills
+from md5s3stash_thumbnailer.errors import (
+    FetchTimedOut,
+    NotAnImage,
+    OriginalNotFound,
+    Overloaded,
+    PartNotFound,
+    PyramidDamaged,
+    ReducedDamaged,
+    ShownInParts,
+)
+from md5s3stash_thumbnailer.part import OfPart, seconds_of
 from md5s3stash_thumbnailer.render.levels.pyramid import PyramidFile
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, is_cut_from_pyramid
 from md5s3stash_thumbnailer.render.reduced import read_facts
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 
 _CACHE_THREADS = 4
+# Of a larger video only parts are read. Fetching it would take seconds, and push out much of the cache.
+_LARGE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,8 @@ class Originals:
         # Called on the event loop: after S3 sent an original, and after it refused one.
         self.on_fetched: Callable[[str], None] = lambda md5: None
         self.on_refused: Callable[[], None] = lambda: None
+        # None: only pictures are shown, and files that a worker draws.
+        self.stills: Stills | None = None
         self._render_limits = render_limits
         self._store = store
         self._base = base
@@ -64,22 +79,48 @@ class Originals:
 
         Raises OriginalNotFound, FetchTimedOut, Overloaded, SourceTooLarge, RequestRefused, or a StoreError.
         """
-        loop, md5 = asyncio.get_running_loop(), request.md5
-        cached = await loop.run_in_executor(self._cache_threads, self._cached, request)
-        return cached or Source(await self._flights.file(md5, self._fetch))
-
-    async def open_whole(self, md5: str) -> Source:
-        """The original, even if there is a reduced copy."""
         loop = asyncio.get_running_loop()
-        cached = await loop.run_in_executor(self._cache_threads, self.cache.open, md5)
-        return Source(cached or await self._flights.file(md5, self._fetch))
+        cached = await loop.run_in_executor(self._cache_threads, self._cached, request)
+        return await self._as_picture(cached or await self._original(request), request)
+
+    async def open_whole(self, asked: OfPart) -> Source:
+        """The original, even if there is a reduced copy; or what stands for it. Likewise."""
+        loop = asyncio.get_running_loop()
+        cached = await loop.run_in_executor(self._cache_threads, self._cached_whole, asked)
+        return await self._as_picture(cached or await self._original(asked), asked)
+
+    async def _original(self, asked: OfPart) -> Source:
+        """Fetched; or the still, if it is a large video."""
+        try:
+            return Source(await self._flights.file(asked.md5, self._fetch))
+        except ShownInParts:
+            assert self.stills is not None, "it has raised this"
+            return await self.stills.picture_of_parts(asked)
+
+    async def _as_picture(self, source: Source, asked: OfPart) -> Source:
+        """The source; the still, if it is a video or a sound."""
+        try:
+            if source.kind is Kind.ORIGINAL and self.stills is not None:
+                source = await self.stills.picture_of(source, asked)
+            if source.kind is Kind.ORIGINAL and seconds_of(asked.part) is not None:
+                raise PartNotFound(f"The original has no {asked.part}: it is not a video that this server shows")
+            if source.kind is Kind.STILL and isinstance(asked, ThumbnailRequest) and "noop" in asked.operations:
+                raise NotAnImage("The original is not sent as it is: it is not a picture")
+        except BaseException:
+            source.file.close()
+            raise
+        return source
 
     def _cached(self, request: Request) -> Source | None:
         derived = self._cached_copy(request) if isinstance(request, ThumbnailRequest) else None
         derived = derived or self._cached_pyramid(request)
-        if derived is not None:
-            return derived
-        original = self.cache.open(request.md5)
+        return derived or self._cached_whole(request)
+
+    def _cached_whole(self, asked: OfPart) -> Source | None:
+        still = self.cache.open_still(asked.derived_name) if self.stills else None
+        if still is not None:
+            return Source(still, Kind.STILL)
+        original = self.cache.open(asked.md5)
         return None if original is None else Source(original)
 
     def _cached_copy(self, request: ThumbnailRequest) -> Source | None:
@@ -137,21 +178,31 @@ class Originals:
         return incoming
 
     def _download(self, md5: str, deadline: float) -> Incoming | None:
+        most = self._limits.max_bytes
+        if self.stills is not None:
+            try:
+                return self._downloaded(md5, deadline, min(most, _LARGE_BYTES))
+            except SourceTooLarge:
+                if self.stills.is_shown_in_parts(md5):
+                    raise ShownInParts(f"{md5} is a video that is too large to be fetched") from None
+        return self._downloaded(md5, deadline, most)
+
+    def _downloaded(self, md5: str, deadline: float, max_bytes: int) -> Incoming | None:
         try:
-            return self._download_into(self.cache.incoming(), md5, deadline)
+            return self._download_into(self.cache.incoming(), md5, deadline, max_bytes)
         except NoRoom as error:
             raise Overloaded("Too many bytes of originals are being downloaded") from error
         except OSError as error:
             self.cache.fault(str(error))
         try:
-            return self._download_into(self.cache.in_memory(), md5, deadline)
+            return self._download_into(self.cache.in_memory(), md5, deadline, max_bytes)
         except OSError as error:
             raise Overloaded("There is no room for the original at the moment") from error
 
-    def _download_into(self, incoming: Incoming, md5: str, deadline: float) -> Incoming | None:
+    def _download_into(self, incoming: Incoming, md5: str, deadline: float, max_bytes: int) -> Incoming | None:
         address = self._base.address(md5)
         try:
-            stored = self._store.download(address, _UntilDeadline(incoming, deadline), self._limits.max_bytes)
+            stored = self._store.download(address, _UntilDeadline(incoming, deadline), max_bytes)
             if stored is None:
                 incoming.close()
                 return None

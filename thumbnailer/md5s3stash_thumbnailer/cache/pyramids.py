@@ -9,22 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache, Incoming
 from md5s3stash_thumbnailer.cache.flights import Flights
+from md5s3stash_thumbnailer.cache.refusals import Refusals
 from md5s3stash_thumbnailer.cache.source import Kind, Source
-from md5s3stash_thumbnailer.errors import (
-    NotAnImage,
-    Overloaded,
-    PyramidNotWritten,
-    RenderTimedOut,
-    ThumbnailError,
-    TooManyPixels,
-)
+from md5s3stash_thumbnailer.errors import NotAnImage, Overloaded, PyramidNotWritten, RenderTimedOut, TooManyPixels
+from md5s3stash_thumbnailer.part import OfPart
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES
 from md5s3stash_thumbnailer.render.grid import tile_at
 from md5s3stash_thumbnailer.render.levels.pyramid import PyramidFile
@@ -34,8 +28,6 @@ from md5s3stash_thumbnailer.render.region_request import FORMATS, UNTURNED, Regi
 # Of the bound of the cache: a larger one would push out nearly everything else.
 _LARGEST_SHARE = 1 / 2
 _THREADS = 2
-# What cannot be made today may be after an upgrade.
-_REFUSED_SECONDS, _MAX_REFUSED = 600.0, 1000
 
 
 class Pyramids:
@@ -44,7 +36,7 @@ class Pyramids:
     def __init__(
         self,
         cache: DiskCache,
-        open_original: Callable[[str], Awaitable[Source]],
+        open_original: Callable[[OfPart], Awaitable[Source]],
         make: Callable[[Source, PyramidRequest, BinaryIO], Awaitable[int]],
         max_at_once: int,
         max_waiting: int,
@@ -59,8 +51,7 @@ class Pyramids:
         self._places = asyncio.Semaphore(max_at_once)
         self._flights = Flights(max_waiting, "Too many requests wait for pyramids")
         self._threads = ThreadPoolExecutor(_THREADS, "pyramid")
-        # By its name in the cache: until when what could not be made is not tried again, and why.
-        self._refused: OrderedDict[str, tuple[float, ThumbnailError]] = OrderedDict()
+        self._refusals = Refusals()
 
     @property
     def waiting(self) -> int:
@@ -83,7 +74,7 @@ class Pyramids:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _made(self, name: str, request: Request, charge: Callable[[float], None]) -> Incoming:
-        self._refuse_again(name)
+        self._refusals.check(name)
         async with self._places:
             # Whoever was told that there is none may come when it has just been made.
             loop = asyncio.get_running_loop()
@@ -93,17 +84,8 @@ class Pyramids:
             try:
                 return await self._made_somewhere(request, charge)
             except (NotAnImage, RenderTimedOut, TooManyPixels) as error:
-                self._refused[name] = time.monotonic() + _REFUSED_SECONDS, error
-                if len(self._refused) > _MAX_REFUSED:
-                    self._refused.popitem(last=False)
+                self._refusals.add(name, error)
                 raise
-
-    def _refuse_again(self, name: str) -> None:
-        """Where a try would cost as much as the last one did, and end as it did."""
-        until, error = self._refused.pop(name, (0.0, None))
-        if error is not None and time.monotonic() < until:
-            self._refused[name] = until, error
-            raise type(error)(*error.args)
 
     async def _made_somewhere(self, request: Request, charge: Callable[[float], None]) -> Incoming:
         try:
@@ -118,7 +100,7 @@ class Pyramids:
     async def _made_in(
         self, place: Callable[[], Incoming], request: Request, max_bytes: float, charge: Callable[[float], None]
     ) -> Incoming:
-        source = await self._open_original(request.md5)
+        source = await self._open_original(request)
         try:
             modified = os.fstat(source.file.fileno()).st_mtime
             incoming = place()

@@ -15,6 +15,8 @@ class Kind(enum.Enum):
     ORIGINAL = "original"
     REDUCED = "reduced"
     PYRAMID = "pyramid"
+    STILL = "still"
+    """A picture that stands for an original that is none, and for the part that is asked for."""
     DAMAGED = "damaged"
     """An original of which no pyramid can be made. It is shown as far as it goes, if at all."""
 

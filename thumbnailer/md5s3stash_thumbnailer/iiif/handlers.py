@@ -130,7 +130,7 @@ class IiifHandler(PictureHandler):
         """Width and height of the upright original."""
         size = self.iiif.sizes.get(asked.derived_name)
         if size is None:
-            answer, _ = await self.draw(self.services.originals.open_whole(asked.md5), asked)
+            answer, _ = await self.draw(self.services.originals.open_whole(asked), asked)
             size = answer.original_size
             self.iiif.sizes.keep(asked.derived_name, size)
         return size

@@ -19,7 +19,7 @@ import PIL.ImageFile
 
 from md5s3stash_thumbnailer._pilbox import DrawOptions, PilboxError, RectangleError
 from md5s3stash_thumbnailer.errors import NotAnImage, PyramidNeeded, ThumbnailError, TooManyPixels
-from md5s3stash_thumbnailer.part import FIRST, OfPart, require_first
+from md5s3stash_thumbnailer.part import FIRST, OfPart, require_first, seconds_of
 from md5s3stash_thumbnailer.render import geometry, kinds, output
 from md5s3stash_thumbnailer.render.colour import to_srgb
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES, Original
@@ -212,7 +212,9 @@ def _opened(file: BinaryIO, request: OfPart, limits: RenderLimits, *, is_strict:
     kind = kinds.kind_of(file)
     if kind is not None:
         return kinds.opened(kind, file, request.part, limits.kinds, limits.max_original_pixels)
-    require_first(request.part)
+    # The server hands over a still of the time that is asked for, or has refused the request.
+    if seconds_of(request.part) is None:
+        require_first(request.part)
     # What is damaged is not shown row by row.
     most = max(limits.max_original_pixels, limits.max_shown_pixels if is_strict else 0)
     return Original(file, most, is_strict)

@@ -44,6 +44,7 @@ STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
     errors.OriginalNotFound: (404, 301),
     errors.PartNotFound: (404, 208),
     SourceTooLarge: (413, 203),
+    errors.TooManyBytes: (413, 203),
     errors.NotAnImage: (415, 201),
     errors.TooManyPixels: (422, 204),
     errors.RenderTimedOut: (422, 205),
@@ -230,7 +231,7 @@ class PictureHandler(JsonErrors):
         except errors.PyramidDamaged as error:
             raise errors.Overloaded("The disk of the cache does not keep what is written") from error
         except errors.NotAnImage as damage:
-            source = await self._opened(self.services.originals.open_whole(request.md5))
+            source = await self._opened(self.services.originals.open_whole(request))
             try:
                 # Raises the same again if no part of it is to be shown.
                 return await self._drawn_from(replace(source, kind=Kind.DAMAGED), request)

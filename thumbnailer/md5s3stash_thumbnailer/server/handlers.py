@@ -85,7 +85,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
             return await self.draw(originals.open(thumbnail), thumbnail)
         except errors.ReducedDamaged:
             log.warning("event=reduced_copy_damaged md5=%s", thumbnail.md5)
-        return await self.draw(originals.open_whole(thumbnail.md5), thumbnail)
+        return await self.draw(originals.open_whole(thumbnail), thumbnail)
 
     def _parse(self, mode: str, width: str, height: str, md5: str) -> ThumbnailRequest:
         query = {name: self.get_query_argument(name, "") for name in (*OPTION_OF_QUERY_NAME, *QUERY_NAMES)}

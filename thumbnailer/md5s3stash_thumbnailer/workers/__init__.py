@@ -1,1 +1,1 @@
-"""The processes that render, and how the server talks to them."""
+"""Processes that render, each sealed; imports `render/` and `cache/`, not the server."""

@@ -27,7 +27,7 @@ from md5s3stash_thumbnailer._pilbox import PilboxError
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.errors import RenderFailed, ThumbnailError, TooManyPixels
 from md5s3stash_thumbnailer.render import faces
-from md5s3stash_thumbnailer.render.decoders import vips
+from md5s3stash_thumbnailer.render.decoders import openjpeg, vips
 from md5s3stash_thumbnailer.render.pipeline import (
     PyramidRequest,
     RenderLimits,
@@ -124,6 +124,7 @@ def _import_the_rest() -> None:
     PIL.Image.init()
     for name in _LATE:
         importlib.import_module(name)
+    openjpeg.prepare()
     vips.prepare()
     faces.prepare()
 

@@ -10,11 +10,24 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_int, c_int32, c_uint16, c_uint32, c_void_p
+from contextlib import contextmanager, suppress
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char,
+    c_char_p,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +46,8 @@ _COLOUR_SPACES = {"L": (-1, 0, 2), "LA": (-1, 0, 2), "RGB": (-1, 0, 1), "RGBA": 
 # As Pillow does: it looks at a palette itself, and not at what the channels are said to be.
 _IGNORE_PALETTE_AND_CHANNELS = 1
 _ON_ERROR = ctypes.CFUNCTYPE(None, c_char_p, c_void_p)
+# What a read at the end returns, (size_t)-1, and the bytes that OpenJPEG reads at once.
+_END, _BUFFER_BYTES = ctypes.c_size_t(-1).value, 1 << 20
 
 
 class _Parameters(Structure):
@@ -187,41 +202,89 @@ def rows(file: BinaryIO, mode: str, size: Size) -> Iterator[PIL.Image.Image]:
 
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator[_Decoder]:
-    library, messages = _library(), []
-    on_error = _ON_ERROR(lambda message, _: messages.append(message or b""))
-    file.seek(0)
-    kind = _CODESTREAM if file.read(len(_CODESTREAM_START)) == _CODESTREAM_START else _JP2
-    with _with_descriptor(file) as descriptor:
-        # Opened again, with a position of its own.
-        stream = library.opj_stream_create_default_file_stream(f"/proc/self/fd/{descriptor}".encode(), 1)
-        codec = library.opj_create_decompress(kind)
+    library, source = _library(), _Source(file)
+    kind = _CODESTREAM if source.at(0, len(_CODESTREAM_START)) == _CODESTREAM_START else _JP2
+    stream = library.opj_stream_create(_BUFFER_BYTES, 1)
+    codec = library.opj_create_decompress(kind)
+    decoder = None
+    _sources[id(source)] = source
+    try:
         if not stream or not codec:
             raise MemoryError("OpenJPEG is out of memory")
-        library.opj_set_error_handler(codec, on_error, None)
-        decoder = None
-        try:
-            decoder = _Decoder(library, codec, stream, messages)
-            yield decoder
-        finally:
-            if decoder is not None:
-                decoder.close()
-            library.opj_destroy_codec(codec)
-            library.opj_stream_destroy(stream)
+        library.opj_stream_set_user_data(stream, id(source), None)
+        library.opj_stream_set_user_data_length(stream, source.size_bytes)
+        library.opj_stream_set_read_function(stream, _READ)
+        library.opj_stream_set_skip_function(stream, _SKIP)
+        library.opj_stream_set_seek_function(stream, _SEEK)
+        library.opj_set_error_handler(codec, _NOTE_ERROR, id(source))
+        decoder = _Decoder(library, codec, stream, source.messages)
+        yield decoder
+    finally:
+        if decoder is not None:
+            decoder.close()
+        library.opj_destroy_codec(codec)
+        library.opj_stream_destroy(stream)
+        del _sources[id(source)]
 
 
-@contextmanager
-def _with_descriptor(file: BinaryIO) -> Iterator[int]:
-    try:
-        yield file.fileno()
-    except io.UnsupportedOperation:
-        descriptor = os.memfd_create("picture")
+class _Source:
+    """A file that OpenJPEG reads. The file's own position stays as it is."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.position = 0
+        before = file.tell()
+        self.size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(before)
+        self.messages: list[bytes] = []
+
+    def at(self, position: int, count: int) -> bytes:
+        before = self._file.tell()
+        self._file.seek(position)
         try:
-            file.seek(0)
-            with open(descriptor, "wb", closefd=False) as copy:
-                copy.write(file.read())
-            yield descriptor
+            return self._file.read(count)
         finally:
-            os.close(descriptor)
+            self._file.seek(before)
+
+
+# By the number that OpenJPEG hands to the functions below. C functions are made of them once: a sealed process can make
+# none, since that takes memory which is both written and executed.
+_sources: dict[int, _Source] = {}
+
+
+def _read(buffer: int, count: int, number: int) -> int:
+    source, data = _sources[number], b""
+    # A hostile file may skip to anywhere.
+    with suppress(OSError, ValueError):
+        data = source.at(source.position, count)
+    ctypes.memmove(buffer, data, len(data))
+    source.position += len(data)
+    return len(data) or _END
+
+
+def _skip(count: int, number: int) -> int:
+    _sources[number].position += count
+    return count
+
+
+def _seek(position: int, number: int) -> int:
+    _sources[number].position = position
+    return 1
+
+
+def _note_error(message: bytes | None, number: int) -> None:
+    _sources[number].messages.append(message or b"")
+
+
+_READ = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_size_t, c_void_p)(_read)
+_SKIP = ctypes.CFUNCTYPE(c_int64, c_int64, c_void_p)(_skip)
+_SEEK = ctypes.CFUNCTYPE(c_int, c_int64, c_void_p)(_seek)
+_NOTE_ERROR = _ON_ERROR(_note_error)
+
+
+def prepare() -> None:
+    """Finds the library, which a sealed process cannot."""
+    _library()
 
 
 @functools.cache
@@ -232,7 +295,7 @@ def _library() -> Any:
     if not paths:
         return None
     library = ctypes.CDLL(paths.pop())
-    for name in ("opj_create_decompress", "opj_stream_create_default_file_stream"):
+    for name in ("opj_create_decompress", "opj_stream_create"):
         getattr(library, name).restype = c_void_p
     for name, kinds in _ARGUMENTS.items():
         getattr(library, name).argtypes = kinds
@@ -249,6 +312,11 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "opj_set_default_decoder_parameters": [c_void_p],
     "opj_set_error_handler": [c_void_p, _ON_ERROR, c_void_p],
     "opj_setup_decoder": [c_void_p, c_void_p],
-    "opj_stream_create_default_file_stream": [c_char_p, c_int],
+    "opj_stream_create": [c_size_t, c_int],
     "opj_stream_destroy": [c_void_p],
+    "opj_stream_set_read_function": [c_void_p, c_void_p],
+    "opj_stream_set_seek_function": [c_void_p, c_void_p],
+    "opj_stream_set_skip_function": [c_void_p, c_void_p],
+    "opj_stream_set_user_data": [c_void_p, c_void_p, c_void_p],
+    "opj_stream_set_user_data_length": [c_void_p, c_uint64],
 }

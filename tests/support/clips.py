@@ -1,0 +1,96 @@
+"""Short videos and sounds, made with ffmpeg as they are asked for, and ffmpeg's own picture of a moment in one."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+
+import PIL.Image
+
+SECONDS = 5
+"""The length of each, of `endings` too."""
+SIZE = (320, 180)
+
+_RATE = 10
+_FAST = ("-preset", "ultrafast", "-g", str(_RATE))
+_H264 = ("-c:v", "libx264", *_FAST)
+# Numbers and moving parts: no two frames are alike, and each is sharp.
+_CARD = f"testsrc2=size={SIZE[0]}x{SIZE[1]}:rate={_RATE}:duration={SECONDS}"
+_TONE = f"sine=frequency=330:duration={SECONDS}"
+_PQ = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:log-level=error"
+
+VIDEOS: dict[str, tuple[str, ...]] = {
+    "mp4": _H264,
+    "mov": (*_H264, "-pix_fmt", "yuv420p"),
+    "mkv": _H264,
+    "webm": ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", str(_RATE)),
+    "avi": ("-c:v", "mpeg4", "-g", str(_RATE), "-q:v", "3"),
+    "mpg": ("-c:v", "mpeg2video", "-g", "25", "-r", "25", "-q:v", "3"),
+    "ts": ("-c:v", "mpeg2video", "-g", "25", "-r", "25", "-q:v", "3"),
+}
+"""Arguments of ffmpeg, by the ending of the name."""
+SOUNDS = ("mp3", "flac", "ogg", "opus", "m4a", "wav", "aiff")
+
+
+class Clips:
+    """Each is made once, in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def video(self, ending: str) -> Path:
+        """The test card, moving."""
+        return self._made(f"card.{ending}", "-f", "lavfi", "-i", _CARD, *VIDEOS[ending])
+
+    def noise(self) -> Path:
+        """Twelve seconds that do not compress: 11 MB."""
+        source = f"{_CARD.rpartition(':')[0]}:duration=12,noise=alls=90:allf=t"
+        return self._made("noise.ts", "-f", "lavfi", "-i", source, "-c:v", "mpeg2video", "-g", "10", "-q:v", "2")
+
+    def sound(self, ending: str) -> Path:
+        """A tone, in the second half of the time much louder."""
+        louder = f"volume='if(lt(t,{SECONDS / 2}),0.1,4)':eval=frame"
+        return self._made(f"tone.{ending}", "-f", "lavfi", "-i", _TONE, "-af", louder)
+
+    def with_cover(self, ending: str, cover: Path) -> Path:
+        """The same sound, with a picture in the file."""
+        streams = ("-map", "0", "-map", "1", "-c", "copy", "-disposition:v", "attached_pic")
+        return self._made(f"cover.{ending}", "-i", str(self.sound(ending)), "-i", str(cover), *streams)
+
+    def turned(self) -> Path:
+        """As a phone that is held upright writes it: on its side, with the rotation beside it."""
+        return self._made("turned.mp4", "-i", str(self.video("mp4")), "-c", "copy", "-metadata:s:v", "rotate=90")
+
+    def with_wide_pixels(self) -> Path:
+        """Each pixel is twice as wide as high."""
+        return self._made("wide.mp4", "-f", "lavfi", "-i", f"{_CARD},setsar=2", *_H264)
+
+    def in_hdr(self) -> Path:
+        """Ten bits, with the transfer function of HDR10."""
+        tagged = ("-color_trc", "smpte2084", "-color_primaries", "bt2020", "-colorspace", "bt2020nc")
+        encoded = ("-c:v", "libx265", *_FAST, "-x265-params", _PQ, "-pix_fmt", "yuv420p10le", *tagged)
+        return self._made("hdr.mp4", "-f", "lavfi", "-i", _CARD, *encoded)
+
+    def after(self, before: str) -> Path:
+        """The first two seconds are not the test card but what this filter makes of it."""
+        graph = f"{_CARD},split[a][b];[a]trim=0:2,{before}[c];[b]trim=2,setpts=PTS-STARTPTS[d];[c][d]concat"
+        return self._made(f"after-{before.partition('=')[0]}.mp4", "-f", "lavfi", "-i", graph, *_H264)
+
+    def _made(self, name: str, *arguments: str) -> Path:
+        path = self._directory / name
+        if not path.exists():
+            run(*arguments, str(path))
+        return path
+
+
+def frame_at(path: Path, seconds: float) -> PIL.Image.Image:
+    """ffmpeg's own picture, without any option of ours."""
+    png = run("-ss", str(seconds), "-i", str(path), "-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "pipe:1")
+    return PIL.Image.open(io.BytesIO(png))
+
+
+def run(*arguments: str) -> bytes:
+    """ffmpeg, with these arguments; what it writes to standard output."""
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, timeout=120).stdout

@@ -1,0 +1,1 @@
+"""One picture of a video or of a sound: ffmpeg makes it, in a process of its own."""

@@ -1,0 +1,129 @@
+"""A frame of a video: the key frame at or before a tenth of its length, or a later one if that shows nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from md5s3stash_thumbnailer.errors import NotAnImage, PartNotFound
+from md5s3stash_thumbnailer.stills.ffmpeg import Run
+
+MAX_STILL_PIXELS = 4096 * 4096
+"""Frames with more pixels are reduced to this."""
+
+# Shares of the length. Where none is good, the best one is shown.
+_TRIES = (0.1, 0.2, 0.35, 0.5)
+# Of 8-bit brightness: the tenth of the pixels that is brightest is darker than this, or all are about the same.
+_BLACK_BELOW, _EMPTY_BELOW = 40, 12
+# Of ffmpeg's blurdetect (the mean width of edges) in a picture that is as wide as `_JUDGED_WIDTH`.
+_BLURRED_FROM, _JUDGED_WIDTH = 8.0, 640
+# ffmpeg shows the first frame at or after a time, and there is none after the last one has begun. In MPEG it seeks only
+# roughly, and may miss the last key frame.
+_EARLIER = (0.0, 0.2, 2.0)
+_WRITTEN = ("-frames:v", "1", "-c:v", "bmp", "-f", "image2pipe", "pipe:1")
+# blurdetect then gives no number.
+_NO_EDGE = 500.0
+_HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
+_TO_SDR = (
+    "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,"
+    "zscale=t=bt709:m=bt709:r=tv,format=yuv420p,"
+)
+_STATISTIC = re.compile(r"lavfi\.(signalstats\.YLOW|signalstats\.YHIGH|blur)=([0-9.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at the key frame at or before that time of a file, with more options of ffmpeg for its input."""
+
+    run: Run
+    seconds: float
+    options: tuple[str, ...] = ()
+
+
+def still(
+    run: Run,
+    facts: dict[str, Any],
+    stream: dict[str, Any],
+    seconds: float | None,
+    look: Callable[[float], Look] | None = None,
+) -> bytes:
+    """A frame of the stream as BMP: upright, with square pixels, in eight bits. `seconds` is its time; None leaves the
+    choice to us, and `look` says how to look at what is at a share of the length. Raises PartNotFound for a time after
+    the end, and what `Run.ffmpeg` raises.
+    """
+    length = duration(facts, stream)
+    if seconds is not None:
+        return _at(run, stream, seconds, length)
+    is_whole = look is None
+    look = look or (lambda share: Look(run, length * share))
+    best: tuple[float, bytes] | None = None
+    for share in _TRIES if length or not is_whole else (0.0,):
+        frame, score = _judged(look(share), stream)
+        if frame and (best is None or score > best[0]):
+            best = score, frame
+        if best and best[0] >= 0:
+            return best[1]
+    if best is None:
+        # The length may be a lie.
+        best = 0.0, _judged(look(0.0), stream)[0]
+    if not best[1]:
+        raise NotAnImage("ffmpeg finds no frame in the video")
+    return best[1]
+
+
+def duration(facts: dict[str, Any], stream: dict[str, Any]) -> float:
+    """In seconds; 0 if it is not known."""
+    for text in (facts.get("format", {}).get("duration"), stream.get("duration")):
+        try:
+            seconds = float(text or 0)
+        except ValueError:
+            continue
+        if 0 < seconds < 1e8:
+            return seconds
+    return 0.0
+
+
+def _at(run: Run, stream: dict[str, Any], seconds: float, length: float) -> bytes:
+    for earlier in _EARLIER if not length or seconds < length else ():
+        frame, _ = run.ffmpeg(
+            *("-filter_complex", _graph(stream, judged=False), "-map", "[shown]"),
+            *_WRITTEN,
+            before=_from(max(0.0, seconds - earlier)),
+        )
+        if frame:
+            return frame
+    end = f": it is {length:.3f} seconds long" if length else ""
+    raise PartNotFound(f"The video has no frame at {seconds:g} seconds{end}")
+
+
+def _judged(look: Look, stream: dict[str, Any]) -> tuple[bytes, float]:
+    """The key frame, and how good it is: 0 or more if it is shown at once."""
+    frame, said = look.run.ffmpeg(
+        *("-filter_complex", _graph(stream, judged=True), "-map", "[shown]"),
+        *_WRITTEN,
+        *("-map", "[judged]", "-frames:v", "1", "-f", "null", "-"),
+        before=(*look.options, "-noaccurate_seek", *_from(look.seconds)),
+    )
+    found = {name: float(value) for name, value in _STATISTIC.findall(said)}
+    low, high = found.get("signalstats.YLOW", 0.0), found.get("signalstats.YHIGH", 0.0)
+    if high < _BLACK_BELOW or high - low < _EMPTY_BELOW:
+        return frame, -1000.0 + high - low
+    return frame, min(0.0, _BLURRED_FROM - found.get("blur", _NO_EDGE))
+
+
+def _from(seconds: float) -> tuple[str, ...]:
+    return ("-ss", f"{seconds:.3f}") if seconds else ()
+
+
+def _graph(stream: dict[str, Any], *, judged: bool) -> str:
+    to_sdr = _TO_SDR if stream.get("color_transfer") in _HDR_TRANSFERS else ""
+    factor = f"min(1,sqrt({MAX_STILL_PIXELS}/(iw*sar*ih)))"
+    square = f"scale=w='max(1,trunc(iw*sar*{factor}))':h='max(1,trunc(ih*{factor}))',setsar=1"
+    # Frames before the time that was sought have negative times, and ffmpeg would leave them out.
+    shown = f"[0:{stream['index']}]trim=end_frame=1,setpts=PTS-STARTPTS,{to_sdr}{square}"
+    if not judged:
+        return f"{shown}[shown]"
+    judge = f"scale=w='min({_JUDGED_WIDTH},iw)':h=-2,format=gray,signalstats,blurdetect,metadata=print:file=pipe\\\\:2"
+    return f"{shown},split[shown][raw];[raw]{judge}[judged]"
