@@ -68,11 +68,14 @@ def test_every_kind_is_shown_and_counted(server: Thumbnailer, put: PUT, tmp_path
 
     for name, data in files.items():
         before = metric(server, f'md5s3stash_thumbnailer_kinds_drawn_total{{kind="{name}"}}')
-        answer = server.get(f"/clip/100x100/{put(data)}")
+        md5 = put(data)
+        answer = server.get(f"/clip/100x100/{md5}")
 
         assert (answer.status, answer.headers["Content-Type"]) == (200, "image/png" if name == "svg" else "image/jpeg")
         assert corpus.corners_of(answer.image)[0] == pytest.approx(corpus.CORNERS[0], abs=14)
         assert metric(server, f'md5s3stash_thumbnailer_kinds_drawn_total{{kind="{name}"}}') == before + 1
+        # From a pyramid.
+        assert server.get(f"/iiif/3/{md5}/0,0,20,20/max/0/default.jpg").status == 200
     assert set(files) <= set(KIND_NAMES)
 
 
