@@ -23,7 +23,7 @@ SHOWN_OR_REFUSED = {200, 404, 415, 422}
 @pytest.fixture(scope="module")
 def server(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
     # They end where their memory does: on a busy machine a short time would end others too.
-    limits = ("--render_timeout=100", f"--worker_memory={256 * 1024 * 1024}")
+    limits = ("--render_timeout=100", "--queue_timeout=100", f"--worker_memory={256 * 1024 * 1024}")
     with thumbnailer(tmp_path_factory.mktemp("hostile"), s3_server, *limits) as running:
         yield running
 

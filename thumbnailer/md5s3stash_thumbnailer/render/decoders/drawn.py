@@ -34,6 +34,7 @@ class Drawn(Original):
         # Not those of Original, which opens the file.
         Picture.__init__(self, image, size, 1)
         self.file = file
+        self.stored_mode = mode
         self._draw = draw
         self._is_drawn = False
 
