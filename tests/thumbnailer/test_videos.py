@@ -202,13 +202,6 @@ def test_parts_of_another_object_are_never_shown(small: Thumbnailer, s3_server: 
     assert small.get(f"/clip/50x50/{unknown}").status == 413
 
 
-def test_server_without_these_kinds_says_so(put: Put, s3_server: str, video: str, tmp_path: Path) -> None:
-    with thumbnailer(tmp_path, s3_server, "--kinds=sound") as running:
-        answer = running.get(f"/clip/50x50/{video}")
-
-    assert (answer.status, answer.json["error"]) == (415, "Videos are not shown by this server")
-
-
 def test_server_without_ffmpeg_says_so_once_and_in_health(put: Put, s3_server: str, video: str, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
