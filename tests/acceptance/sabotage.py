@@ -117,7 +117,7 @@ SABOTAGES: Mapping[str, Sabotage] = {
         {"etc/ssh/sshd_config.d/sabotage.conf": "Port 2022\n"},
     ),
     "unsealed-workers": Sabotage(
-        {f"{_FAULTS}::test_code_in_a_worker_of_the_thumbnail_server_is_refused_everything": "read the credentials"},
+        {f"{_FAULTS}::test_code_in_a_worker_of_the_thumbnail_server_is_refused_everything": "seccomp, landlock"},
         _drop_in(_THUMBNAILER, "SystemCallFilter=~seccomp landlock_create_ruleset"),
     ),
     "no-ffmpeg": Sabotage(
