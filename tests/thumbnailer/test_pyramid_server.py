@@ -330,7 +330,7 @@ def test_client_is_charged_for_the_worker_and_not_for_s3(tmp_path: Path, monkeyp
     seconds = 0.0
     monkeypatch.setattr("md5s3stash_thumbnailer.cache.pyramids.time", SimpleNamespace(monotonic=lambda: seconds))
 
-    async def open_original(md5: str) -> Source:
+    async def open_original(asked: OfPart) -> Source:
         nonlocal seconds
         seconds += 100
         return Source(open(tmp_path / "original", "rb"))
