@@ -7,13 +7,11 @@ show what such objects hold; `inspection` checks them.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from md5s3stash.digest import is_md5
-from md5s3stash.scheme import BucketBase, BucketScheme, ObjectAddress
+from md5s3stash.scheme import BucketBase, BucketScheme, KeyTemplate, ObjectAddress, split_name
 
 if TYPE_CHECKING:
     from md5s3stash.s3.listing import ListedObject
@@ -50,9 +48,13 @@ def fault_of(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None
     def fault(kind: FaultKind, reason: str) -> Fault:
         return Fault(ObjectAddress(bucket, found.key), kind, reason)
 
-    md5 = found.key.removeprefix(prefix_of(base))
-    if not is_md5(md5) or md5 != md5.lower():
-        return fault(FaultKind.FOREIGN_KEY, "its key is not an md5 in lower-case hex")
+    name = base.name_at(found.key)
+    if name is None:
+        after = " after a collection" if base.keys is KeyTemplate.COLLECTION else ""
+        return fault(FaultKind.FOREIGN_KEY, f"its key is not an md5 in lower-case hex{after}")
+    _, md5 = split_name(name)
+    if base.is_derivative(found.key):
+        return _wrong_shard(base, bucket, found)
     if (found.size_bytes == 0) != (md5 == EMPTY_MD5):
         is_not = "is" if md5 == EMPTY_MD5 else "is not"
         return fault(
@@ -61,10 +63,15 @@ def fault_of(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None
         )
     if not is_of_parts(found.etag) and found.etag != md5:
         return fault(FaultKind.WRONG_ETAG, f"its ETag is {found.etag or 'missing'}")
-    right_bucket = base.address(md5).bucket
-    if right_bucket != bucket:
-        return fault(FaultKind.WRONG_SHARD, f"it belongs in the bucket {right_bucket}")
-    return None
+    return _wrong_shard(base, bucket, found)
+
+
+def _wrong_shard(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None:
+    right_bucket = base.address(split_name(found.key)[1]).bucket
+    if right_bucket == bucket:
+        return None
+    reason = f"it belongs in the bucket {right_bucket}"
+    return Fault(ObjectAddress(bucket, found.key), FaultKind.WRONG_SHARD, reason)
 
 
 def is_of_parts(etag: str) -> bool:
@@ -72,19 +79,12 @@ def is_of_parts(etag: str) -> bool:
     return "-" in etag
 
 
-# Called for each object of a LIST; an audit has only a handful of bases.
-@functools.lru_cache(maxsize=64)
-def prefix_of(base: BucketBase) -> str:
-    """The prefix that all keys of a base have."""
-    return base.address(EMPTY_MD5).key.removesuffix(EMPTY_MD5)
-
-
 def nested_prefixes(base: BucketBase, bases: Iterable[BucketBase]) -> tuple[str, ...]:
     """The prefixes of other bases inside this base: their objects are audited separately."""
-    mine = prefix_of(base)
+    mine = base.prefix
     return tuple(
         prefix
         for other in bases
         if base.scheme is BucketScheme.SIMPLE and other.buckets() == base.buckets()
-        if (prefix := prefix_of(other)) != mine and prefix.startswith(mine)
+        if (prefix := other.prefix) != mine and prefix.startswith(mine)
     )

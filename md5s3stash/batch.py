@@ -77,11 +77,13 @@ class Stash:
         self._fetcher.close()
 
 
-def open_stash(settings: Settings) -> Stash:
-    """Everything that a run needs, from its settings. Raises SettingsError with a line for each error."""
+def open_stash(settings: Settings, collection: str = "") -> Stash:
+    """Everything that a run needs, from its settings; all goes into one collection, or none. Raises SettingsError with
+    a line for each error.
+    """
     faults = Faults()
     with faults.noted():
-        bases = settings[StashSettings].bases()
+        bases = [base.in_collection(collection) for base in settings[StashSettings].bases()]
     with faults.noted():
         of_s3 = settings[S3Settings]
         store = connect(

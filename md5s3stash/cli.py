@@ -90,6 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per line, with everything known about the source"
     )
+    parser.add_argument(
+        "--collection",
+        default="",
+        metavar="NAME",
+        help="store in this collection, a number or a short name: the key is NAME/md5; needs stash.key_template",
+    )
     parser.add_argument("--jobs", default="1", metavar="N", help="stash N sources at once (1 to 64)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file to read")
     parser.add_version()
@@ -116,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     with faults.noted():
         passwords = Passwords.from_options(arguments.username, arguments.password, arguments.netrc, os.environ)
     with faults.noted():
-        stash = batch.open_stash(_settings(arguments, os.environ))
+        stash = batch.open_stash(_settings(arguments, os.environ), arguments.collection)
     faults.raise_any()
 
     show = _print_json if arguments.json else _print_line

@@ -9,7 +9,7 @@ from typing import Any
 from md5s3stash.errors import SourceError
 from md5s3stash.fetch import Fetcher, FetchLimits
 from md5s3stash.s3.store import store_for
-from md5s3stash.scheme import BucketBase
+from md5s3stash.scheme import BucketBase, KeyTemplate
 from md5s3stash.stash import Caches, Stasher, StashReport
 
 
@@ -21,19 +21,22 @@ def md5s3stash(
     url_cache: MutableMapping[str, Any] | None = None,
     hash_cache: MutableMapping[str, Any] | None = None,
     bucket_scheme: str = "simple",
+    *,
+    collection: str | int = "",
 ) -> StashReport:
     """Stashes the bytes of `url` (a path, or a `file`, `http` or `https` URL) under their md5.
 
     `conn` is a boto3 S3 client, whose region, endpoint and credentials are used, or a boto3 session; None takes the
     ordinary boto3 chain, and S3_ENDPOINT from the environment. `url_auth` is (user name, password) for Basic
     authentication; it is sent over https alone, never to S3 and never to another host than the URL's. The caches are
-    any dict-like objects and may be shared between bucket bases and calls (see `md5s3stash.cache`).
+    any dict-like objects and may be shared between bucket bases and calls (see `md5s3stash.cache`). With a `collection`
+    (digits or a short name), the key is `{collection}/{md5}`.
 
     Raises `md5s3stash.errors.StashError`: nothing was stored under a wrong digest, and `error.retryable` says whether a
     retry makes sense. A SourceError is an OSError and a TypeError as well: in 2014 a missing file raised IOError and a
     dead link TypeError, which callers catch so that one dead link does not end a collection.
     """
-    base = BucketBase.parse(bucket_base, bucket_scheme)
+    base = BucketBase.parse(bucket_base, bucket_scheme, KeyTemplate.COLLECTION).in_collection(str(collection))
     store = store_for(conn, os.environ.get("S3_ENDPOINT"))
     fetcher = Fetcher(FetchLimits())
     try:

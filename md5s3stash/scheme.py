@@ -1,12 +1,16 @@
-"""Where a digest is stored: bucket, key, s3 URL and http URL. Pure. The formulas date from 2014 and must not change."""
+"""Where a digest is stored: bucket, key, s3 URL and http URL. Pure. The formulas date from 2014 and must not change.
+
+Where the key template has a collection, a content is named `{collection}/{md5}`, or `{md5}` alone if it is in none.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError
 
 SHARD_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -17,6 +21,17 @@ DEFAULT_ENDPOINT = "s3.amazonaws.com"
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
 _S3_HOST = re.compile(r"s3.*\.amazonaws\.com(\.cn)?\.?", re.IGNORECASE)
+
+# Shorter than an md5, so that no collection looks like one.
+COLLECTION = r"[a-z0-9][a-z0-9_-]{0,30}"
+_COLLECTION = re.compile(COLLECTION)
+
+
+class KeyTemplate(StrEnum):
+    """What a key is made of, after the prefix of the base."""
+
+    DIGEST = "{md5}"
+    COLLECTION = "{collection}/{md5}"
 
 
 class BucketScheme(StrEnum):
@@ -48,13 +63,19 @@ class ObjectAddress:
 
 @dataclass(frozen=True, slots=True)
 class BucketBase:
-    """Where a stash is: the base name, and the scheme that spreads digests over it."""
+    """Where a stash is: the base name, the scheme that spreads digests over it, and one of its collections, or none.
+
+    `derivatives` are prefixes of keys: objects below them are not the contents whose md5 they have as their key.
+    """
 
     base: str
     scheme: BucketScheme
+    keys: KeyTemplate = KeyTemplate.DIGEST
+    collection: str = ""
+    derivatives: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, base: str, scheme: str = BucketScheme.SIMPLE) -> BucketBase:
+    def parse(cls, base: str, scheme: str = BucketScheme.SIMPLE, keys: KeyTemplate = KeyTemplate.DIGEST) -> BucketBase:
         """Checks both. Raises SettingsError that says what is allowed."""
         parsed_scheme = parse_scheme(scheme)
         stripped = base.strip().rstrip("/")
@@ -69,20 +90,102 @@ class BucketBase:
             )
         if slash and parsed_scheme is BucketScheme.MULTIBUCKET:
             raise SettingsError(f"the bucket base {base!r} has a key prefix, which only the scheme 'simple' can have")
-        return cls(stripped, parsed_scheme)
+        return cls(stripped, parsed_scheme, keys)
+
+    def in_collection(self, collection: str) -> BucketBase:
+        """The same, for the contents of one collection; empty for those in none. Raises SettingsError."""
+        if collection and self.keys is not KeyTemplate.COLLECTION:
+            raise SettingsError(
+                f"the collection {collection!r} has no place in the keys: set stash.key_template (KEY_TEMPLATE) to "
+                f"'{KeyTemplate.COLLECTION}'"
+            )
+        return self if collection == self.collection else replace(self, collection=parse_collection(collection))
 
     def address(self, md5: str) -> ObjectAddress:
         """The place of a digest."""
+        name = f"{self.collection}/{md5}" if self.collection else md5
         if self.scheme is BucketScheme.MULTIBUCKET:
-            return ObjectAddress(f"{md5_to_bucket_shard(md5)}.{self.base}", md5)
+            return ObjectAddress(f"{md5_to_bucket_shard(md5)}.{self.base}", name)
         bucket, slash, prefix = self.base.partition("/")
-        return ObjectAddress(bucket, f"{prefix}{slash}{md5}")
+        return ObjectAddress(bucket, f"{prefix}{slash}{name}")
+
+    def address_of(self, name: str) -> ObjectAddress:
+        """The place of `{collection}/{md5}` or `{md5}`."""
+        collection, md5 = split_name(name)
+        return self.in_collection(collection).address(md5)
+
+    @property
+    def prefix(self) -> str:
+        """The prefix that all keys have, whichever collection they are in."""
+        return self.base.partition("/")[2] + "/" if "/" in self.base else ""
+
+    def name_at(self, key: str) -> str | None:
+        """`{collection}/{md5}` or `{md5}` of a key in a bucket of this base; None if it is not a key of ours."""
+        name = key.removeprefix(self.prefix)
+        collection, md5 = split_name(name)
+        if not is_md5(md5) or md5 != md5.lower() or (self.prefix and name == key):
+            return None
+        if "/" in name and (self.keys is not KeyTemplate.COLLECTION or not is_collection(collection)):
+            return None
+        return name
+
+    def name_of(self, s3_url: str) -> str | None:
+        """`{collection}/{md5}` or `{md5}` of an object of this base, by its s3 URL; None for any other object."""
+        bucket, _, key = s3_url.removeprefix("s3://").partition("/")
+        name = self.name_at(key)
+        is_here = name is not None and self.address_of(name).bucket == bucket
+        return name if is_here else None
+
+    def is_derivative(self, key: str) -> bool:
+        """Whether an object with this key need not have the md5 that its key says."""
+        return bool(self.derivatives) and key.startswith(self.derivatives)
+
+    @property
+    def place(self) -> str:
+        """Scheme, base and collection as one text, for keys in Redis."""
+        return f"{self.scheme}:{self.base}/{self.collection}" if self.collection else f"{self.scheme}:{self.base}"
 
     def buckets(self) -> tuple[str, ...]:
         """Every bucket that the scheme can choose."""
         if self.scheme is BucketScheme.MULTIBUCKET:
             return tuple(f"{shard}.{self.base}" for shard in SHARD_ALPHABET)
         return (self.base.partition("/")[0],)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(collection, md5) of `{collection}/{md5}` or `{md5}`; neither is checked."""
+    collection, _, md5 = name.rpartition("/")
+    return collection, md5
+
+
+def parse_name(text: str) -> str | None:
+    """`{collection}/{md5}` or `{md5}` as a client may write it, with the md5 in lower case; None if it is neither."""
+    collection, md5 = split_name(text)
+    if not is_md5(md5) or ("/" in text and not is_collection(collection)):
+        return None
+    return f"{collection}/{md5.lower()}" if collection else md5.lower()
+
+
+def is_collection(text: str) -> bool:
+    """Whether it can be the name of a collection."""
+    return _COLLECTION.fullmatch(text) is not None
+
+
+def parse_collection(text: str) -> str:
+    """A collection, or empty for none. Raises SettingsError."""
+    if text and not is_collection(text):
+        raise SettingsError(
+            f"{text!r} is not a collection: up to 31 lower-case letters, digits, - and _, such as 26094 or exhibitions"
+        )
+    return text
+
+
+def parse_key_template(text: str) -> KeyTemplate:
+    """Raises SettingsError."""
+    try:
+        return KeyTemplate(text)
+    except ValueError:
+        raise SettingsError(f"the key template {text!r} is not one of: {', '.join(KeyTemplate)}") from None
 
 
 def parse_scheme(name: str) -> BucketScheme:
@@ -114,12 +217,16 @@ def md5_to_http_url(
     An endpoint that is a URL (`http://127.0.0.1:9000`) has no host per bucket: the bucket is then part of the path.
     None, as from an unset variable, is Amazon's.
     """
-    s3_endpoint = s3_endpoint or DEFAULT_ENDPOINT
     base = BucketBase.parse(bucket_base, bucket_scheme)
-    address = base.address(md5)
+    return address_to_http_url(base.address(md5), base.scheme, s3_endpoint)
+
+
+def address_to_http_url(address: ObjectAddress, scheme: BucketScheme, s3_endpoint: str | None) -> str:
+    """The same for any object."""
+    s3_endpoint = s3_endpoint or DEFAULT_ENDPOINT
     if "://" in s3_endpoint:
         return f"{s3_endpoint.rstrip('/')}/{address.bucket}/{address.key}"
-    if base.scheme is BucketScheme.MULTIBUCKET:
+    if scheme is BucketScheme.MULTIBUCKET:
         return f"http://{address.bucket}.{s3_endpoint}/{address.key}"
     return f"http://{s3_endpoint}/{address.bucket}/{address.key}"
 

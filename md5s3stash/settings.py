@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from md5s3stash.errors import SettingsError, StashError
-from md5s3stash.scheme import BucketBase, parse_scheme
+from md5s3stash.scheme import BucketBase, KeyTemplate, parse_scheme
 
 DEFAULT_FILE = Path("/etc/md5s3stash/md5s3stash.toml")
 
@@ -154,6 +154,14 @@ def scheme_name(value: Any) -> str:
         raise ValueError(str(error)) from error
 
 
+def key_prefixes(value: Any) -> tuple[str, ...]:
+    """Prefixes of keys, each of which ends with a slash."""
+    prefixes = texts(value)
+    if not all(re.fullmatch(r"[^/\s][^\s]*/", prefix) for prefix in prefixes):
+        raise ValueError("prefixes of keys such as thumbnails/ are needed, each with a slash at its end")
+    return prefixes
+
+
 @dataclass(frozen=True, slots=True)
 class StashSettings:
     """`[stash]`: where contents go."""
@@ -164,6 +172,19 @@ class StashSettings:
     bucket_scheme: str = setting(
         "simple", scheme_name, "simple: one bucket; multibucket: 36 of them, by digest", "BUCKET_SCHEME"
     )
+    key_template: str = setting(
+        KeyTemplate.DIGEST.value,
+        one_of(*KeyTemplate),
+        "what follows the prefix in a key: {md5}; or {collection}/{md5}, where a content may be in a collection",
+        "KEY_TEMPLATE",
+    )
+    derivative_prefixes: tuple[str, ...] = setting(
+        (),
+        key_prefixes,
+        "prefixes of keys, such as thumbnails/, below which an object may be a picture made of the content whose md5 "
+        "is in its key: its bytes are not compared with that md5",
+        "DERIVATIVE_PREFIXES",
+    )
 
     def bases(self) -> tuple[BucketBase, ...]:
         """The checked bucket bases, each once. Raises SettingsError if none is set or some are wrong."""
@@ -173,7 +194,8 @@ class StashSettings:
         bases: dict[BucketBase, None] = {}
         for base in self.bucket_base:
             with faults.noted():
-                bases[BucketBase.parse(base, self.bucket_scheme)] = None
+                parsed = BucketBase.parse(base, self.bucket_scheme, KeyTemplate(self.key_template))
+                bases[dataclasses.replace(parsed, derivatives=self.derivative_prefixes)] = None
         faults.raise_any()
         return tuple(bases)
 

@@ -105,6 +105,13 @@ class Stasher:
         self._retry = retry or RetryPolicy()
         self._accept = accept
 
+    def in_collection(self, collection: str) -> Stasher:
+        """The same for a collection of the bucket base; empty for none. Raises SettingsError."""
+        base = self._base.in_collection(collection)
+        if base is self._base:
+            return self
+        return Stasher(base, self._store, self._fetcher, self._caches, self._retry, self._accept)
+
     def stash(self, url: str, auth: Auth | None = None, progress: Progress | None = None) -> StashResult:
         """Stashes a path or URL. Raises StashError; nothing is recorded then.
 

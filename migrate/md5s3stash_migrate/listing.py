@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from md5s3stash.audit import Fault, FaultKind, fault_of, prefix_of
+from md5s3stash.audit import Fault, FaultKind, fault_of
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StoreError
 from md5s3stash.s3.listing import Lister, Page, ahead
@@ -64,7 +64,7 @@ class Listing:
         """The objects that are where the scheme looks for them. Raises StoreError."""
 
         def objects(bucket: str, pages: Iterator[Page]) -> Iterator[Stored]:
-            prefix = prefix_of(base)
+            prefix = base.prefix
             for page in pages:
                 self.pages += 1
                 for found in page:
@@ -76,9 +76,7 @@ class Listing:
 
     def _merged(self, base: BucketBase, objects: Callable[[str, Iterator[Page]], Iterator[Stored]]) -> Iterator[Stored]:
         # All lists are started before the first is read.
-        lists = [
-            (bucket, ahead(self._lister.pages(bucket, prefix_of(base)), self._executor)) for bucket in base.buckets()
-        ]
+        lists = [(bucket, ahead(self._lister.pages(bucket, base.prefix), self._executor)) for bucket in base.buckets()]
         return heapq.merge(*(objects(bucket, pages) for bucket, pages in lists), key=_md5_of)
 
 
@@ -100,7 +98,7 @@ def join(
 def _good_objects(
     base: BucketBase, bucket: str, page: Page, others: tuple[str, ...], on_fault: OnFault
 ) -> Iterator[Stored]:
-    prefix = prefix_of(base)
+    prefix = base.prefix
     for found in page:
         if others and found.key.startswith(others):
             continue

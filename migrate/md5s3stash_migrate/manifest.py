@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from md5s3stash.audit import prefix_of
 from md5s3stash.errors import SettingsError
 from md5s3stash.s3.multipart import SINGLE_PUT_MAX_BYTES
 from md5s3stash.scheme import BucketBase
@@ -86,7 +85,7 @@ def target_key_prefix(source: BucketBase, target: BucketBase) -> str | None:
     """The folder that a job has to put before the source's keys to make the target's. Raises SettingsError if the job
     would have to remove a part of the key.
     """
-    theirs, ours = prefix_of(target).rstrip("/"), prefix_of(source).rstrip("/")
+    theirs, ours = target.prefix.rstrip("/"), source.prefix.rstrip("/")
     if theirs == ours:
         return None
     if not ours:

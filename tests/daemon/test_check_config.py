@@ -41,7 +41,12 @@ def test_effective_settings_are_a_settings_file_without_credentials(tmp_path: Pa
     told = tomllib.loads(done.stdout)
     assert told["spool"]["jobs"] == 7
     assert told["log"] == {"level": "ERROR"}
-    assert told["stash"] == {"bucket_base": ["one/pre", "two"], "bucket_scheme": "simple"}
+    assert told["stash"] == {
+        "bucket_base": ["one/pre", "two"],
+        "bucket_scheme": "simple",
+        "key_template": "{md5}",
+        "derivative_prefixes": [],
+    }
     assert told["redis"]["url"] == "redis://***@127.0.0.1:1/0"
     assert not (tmp_path / "spool").exists(), "no file is created"
 

@@ -12,6 +12,7 @@ from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash.s3.curl import Timeouts
 from md5s3stash.s3.store import S3ObjectStore, connect
+from md5s3stash.scheme import KeyTemplate
 from md5s3stash_thumbnailer._pilbox import PilboxApplication
 from md5s3stash_thumbnailer.cache.disk import DiskCache, open_cache
 from md5s3stash_thumbnailer.cache.large import LargeOriginals
@@ -20,6 +21,7 @@ from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.stills import Stills, StillSettings
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
+from md5s3stash_thumbnailer.request import CONTENT, CONTENT_IN_COLLECTIONS
 from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity, Services
 from md5s3stash_thumbnailer.server.handlers import (
@@ -42,7 +44,9 @@ _OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
 class ThumbnailApplication(PilboxApplication):
     """pilbox's application with our handlers instead of its handler at `/`."""
 
-    def __init__(self, services: Services, more: Sequence[Any] = ()) -> None:
+    def __init__(self, services: Services, content: str, more: Sequence[Any] = ()) -> None:
+        """`content` is the pattern of what names a content in a path."""
+        self._content = content
         self._more = more
         super().__init__(
             services=services,
@@ -54,7 +58,7 @@ class ThumbnailApplication(PilboxApplication):
 
     def get_handlers(self) -> list[Any]:
         return [
-            (r"/([^/]+)/([^/x]*)x([^/x]*)/([^/]+)", ThumbnailHandler),
+            (rf"/([^/]+)/([^/x]*)x([^/x]*)/{self._content}", ThumbnailHandler),
             (r"/healthz", HealthHandler),
             (r"/metrics", MetricsHandler),
             *self._more,
@@ -120,7 +124,8 @@ async def _run(
     )
     watching = asyncio.create_task(readiness.watch())
     try:
-        application = ThumbnailApplication(services, _iiif_routes(settings, services.metrics))
+        more = _iiif_routes(settings, services.metrics)
+        application = ThumbnailApplication(services, _content_in_paths(settings), more)
         await serve(application, services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
@@ -138,6 +143,10 @@ def _stills(settings: Settings, store: S3ObjectStore, cache: DiskCache) -> Still
     bounds = Bounds(limits.timeout_seconds, limits.memory_bytes)
     large = LargeOriginals(store, settings.stash.base, limits.timeout_seconds)
     return Stills(cache, StillSettings(programs, shown, bounds, settings.workers, limits.max_waiting), large)
+
+
+def _content_in_paths(settings: Settings) -> str:
+    return CONTENT_IN_COLLECTIONS if settings.stash.base.keys is KeyTemplate.COLLECTION else CONTENT
 
 
 def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
@@ -159,4 +168,5 @@ def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
     kept = tuple((name, value) for name, value in sorted(settings.defaults.items()) if name in _OPTIONS_OF_IIIF)
     offer = Offer((bounds.max_width, bounds.max_height), written_formats(), kept)
     iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights)
-    return [*routes(iiif), *viewer_routes(iiif)]
+    content = _content_in_paths(settings)
+    return [*routes(iiif, content), *viewer_routes(iiif, content)]

@@ -18,17 +18,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import tornado.options
 from tornado.options import define, options
 
-from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError
-from md5s3stash.scheme import DEFAULT_ENDPOINT, BucketBase, BucketScheme, md5_to_http_url
+from md5s3stash.scheme import parse_name
 from md5s3stash_thumbnailer._pilbox import PILBOX, Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.errors import RequestRefused
 from md5s3stash_thumbnailer.flags import refuse_unclear_flags
+from md5s3stash_thumbnailer.place import Stash
 from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ a file of lines such as port = 8888.
 
 exit status: 0 stopped on request, 1 the port is in use, 2 the options or settings are wrong.
 
-environment: BUCKET_BASE, BUCKET_SCHEME, S3_ENDPOINT: where the originals are; the AWS_... variables of boto3;
-CACHE_DIRECTORY, if --cache-dir is not given.
+environment: BUCKET_BASE, BUCKET_SCHEME, KEY_TEMPLATE, DERIVATIVE_PREFIXES, S3_ENDPOINT: where the originals are; the
+AWS_... variables of boto3; CACHE_DIRECTORY, if --cache-dir is not given.
 
 pilbox is installed with a command of its own, because it asks for releases of 2018: pip install --no-deps {PILBOX}
 """
@@ -170,29 +170,6 @@ _RIGHTS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Stash:
-    """The location of the originals."""
-
-    base: BucketBase
-    endpoint: str | None
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """BUCKET_BASE, BUCKET_SCHEME and S3_ENDPOINT. Raises SettingsError."""
-        base = environment.get("BUCKET_BASE")
-        if not base:
-            raise SettingsError(
-                "BUCKET_BASE is not set: it names the bucket of the originals, for example my-bucket/prefix"
-            )
-        scheme = environment.get("BUCKET_SCHEME") or BucketScheme.SIMPLE
-        return cls(BucketBase.parse(base, scheme), environment.get("S3_ENDPOINT") or None)
-
-    def url_of(self, md5: str) -> str:
-        """The http URL of an original in the stash."""
-        return md5_to_http_url(md5, self.base.base, self.base.scheme, self.endpoint or DEFAULT_ENDPOINT)
-
-
-@dataclass(frozen=True, slots=True)
 class IiifSettings:
     """For the links of IIIF: the URL of the server without a slash at its end, or the proxies that know it. They know
     the clients, too, each of which may use a share of the server.
@@ -238,9 +215,14 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     from md5s3stash_thumbnailer.workers.pool import PoolLimits
 
     shown, missing = kinds.chosen(options.kinds)
+    stash = Stash.from_environment(environment)
+    placeholder = parse_name(options.placeholder) or ""
+    if placeholder:
+        # Raises SettingsError if it is in a collection and keys have none.
+        stash.base.address_of(placeholder)
     bounds = Bounds(options.max_resize_width, options.max_resize_height, options.max_operations)
     return Settings(
-        stash=Stash.from_environment(environment),
+        stash=stash,
         address=options.address,
         port=options.port,
         workers=options.workers or os.cpu_count() or 1,
@@ -259,7 +241,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             *(options.worker_memory, options.max_queue, options.queue_timeout),
         ),
         stop_timeout_seconds=options.stop_timeout,
-        placeholder=options.placeholder.lower(),
+        placeholder=placeholder,
         webp=options.webp,
         url_keys=tuple(options.url_keys),
         iiif=_iiif(),
@@ -328,7 +310,8 @@ def _check() -> None:
         "cache_bytes",
         f"must hold the largest original, max_original_bytes={options.max_original_bytes}",
     )
-    _require(not options.placeholder or is_md5(options.placeholder), "placeholder", "must be 32 hexadecimal digits")
+    is_sound = not options.placeholder or parse_name(options.placeholder)
+    _require(is_sound, "placeholder", "must be 32 hexadecimal digits, or these after a collection and a slash")
     if any(len(key) < _LEAST_KEY_CHARACTERS for key in options.url_keys):
         # Without the value, which is a secret.
         raise SettingsError(f"url_keys must each have {_LEAST_KEY_CHARACTERS} characters or more")

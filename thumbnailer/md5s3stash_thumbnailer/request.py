@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from md5s3stash.digest import is_md5
+from md5s3stash.scheme import COLLECTION, parse_name
 from md5s3stash_thumbnailer.errors import RequestRefused
 from md5s3stash_thumbnailer.part import FIRST, OfPart, parse_part
 
@@ -42,6 +42,11 @@ RENDERING_REVISION = 7
 # The codes of pilbox's JSON error body.
 _BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 8, 9, 10, 11
 
+# What names a content in a path, as a group: its md5, and where keys have collections also that after a collection. A
+# slash may be written as %2F there.
+CONTENT = r"((?:(?!%2[Ff])[^/])+)"
+CONTENT_IN_COLLECTIONS = rf"((?:{COLLECTION}(?:/|%2[Ff]))?(?:(?!%2[Ff])[^/])+)"
+
 _BACKGROUND_COLOUR = re.compile(r"[0-9a-fA-F]{3,8}")
 _SMALL_NUMBER = re.compile(r"[0-9]{1,9}")
 _WEIGHT_ZERO = re.compile(r"q\s*=\s*0(\.0*)?")
@@ -67,7 +72,7 @@ class ThumbnailRequest(OfPart):
     """The thumbnail to draw.
 
     Sizes are in pixels, 0 means 'derived from the other side'; `options` are pilbox's, as sorted pairs of name and
-    value.
+    value. `md5` is that of the original, after its collection and a slash if it is in one: `26094/3e25...`.
     """
 
     mode: str
@@ -115,9 +120,10 @@ def parse_request(
     sides = _side("width", width, bounds.max_width), _side("height", height, bounds.max_height)
     if sides == (0, 0):
         raise RequestRefused("Missing dimensions: only one of width and height can be 0", _DIMENSIONS)
-    if not is_md5(md5):
+    content = parse_name(md5)
+    if content is None:
         raise RequestRefused(f"Invalid md5: {_shown(md5)}; 32 hexadecimal digits", _URL)
-    return ThumbnailRequest(mode, *sides, md5.lower(), parse_options(query, defaults, bounds), parse_part(query))
+    return ThumbnailRequest(mode, *sides, content, parse_options(query, defaults, bounds), parse_part(query))
 
 
 def parse_options(query: Mapping[str, str], defaults: Mapping[str, str], bounds: Bounds) -> tuple[tuple[str, str], ...]:

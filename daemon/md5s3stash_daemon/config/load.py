@@ -16,6 +16,7 @@ from md5s3stash.cache import connect_redis
 from md5s3stash.errors import SettingsError
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.store import connect
+from md5s3stash.scheme import KeyTemplate
 from md5s3stash.settings import Faults, FetchSettings, RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, SpoolSettings
 
@@ -29,6 +30,7 @@ def read_settings(environ: Mapping[str, str], file: Path | None, flags: Mapping[
     settings: Settings | None = None
     with faults.noted():
         settings = load(SECTIONS, environ, file, flags)
+        _require_template(settings)
     for name, check in _CHECKS.items():
         with faults.noted():
             # On its own: reports a section's missing settings even if another section is wrong.
@@ -46,6 +48,14 @@ def redis_client(settings: Settings) -> redis.Redis:
     if of_redis.url is None:
         raise SettingsError("REDIS_URL is not set: set it to the Redis where the daemon records what it stashes")
     return connect_redis(of_redis.url, of_redis.timeout_seconds)
+
+
+def _require_template(settings: Settings) -> None:
+    """Raises SettingsError if folders are collections and keys have none."""
+    if settings[SpoolSettings].collections and settings[StashSettings].key_template != KeyTemplate.COLLECTION:
+        raise SettingsError(
+            f"spool.collections is true: set stash.key_template (KEY_TEMPLATE) to {KeyTemplate.COLLECTION.value!r} too"
+        )
 
 
 _CHECKS: Mapping[str, Callable[[Settings], object]] = {

@@ -120,6 +120,12 @@ class SpoolSettings:
     ignore: tuple[str, ...] = setting(
         DEFAULT_PATTERNS, texts, "names of files and folders in incoming/ that are never stashed, as patterns"
     )
+    collections: bool = setting(
+        False,
+        yes_or_no,
+        "store what is in a folder of incoming/, lists of URLs too, in the collection that the first folder names; "
+        "needs stash.key_template",
+    )
     access_socket: str | None = setting(
         None, socket_path, "socket of the access helper, which gives the daemon access to folders; not set: no helper"
     )

@@ -67,7 +67,8 @@ def _s3_urls(content: Mapped, bases: Sequence[BucketBase]) -> list[str]:
 
     Only the recorded one if the settings have changed since; if nothing is recorded, where the content would be.
     """
-    configured = [base.address(content.md5).s3_url for base in bases]
+    name = bases[0].name_of(content.s3_url) if bases else None
+    configured = [base.address_of(name or content.md5).s3_url for base in bases]
     if not content.s3_url:
         return configured
     return [content.s3_url, *configured[1:]] if content.s3_url in configured[:1] else [content.s3_url]

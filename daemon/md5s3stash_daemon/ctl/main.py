@@ -369,7 +369,7 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
         log = FixityLog(*redis_of(settings), arguments.deep) if settings[ProvenanceSettings].index else None
         record = AuditRecord(*redis_of(settings), log)
     # The ledger first: everything in it now is stored already.
-    with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
+    with recorded_digests(ledger, bases[0]) if ledger else contextlib.nullcontext() as recorded:
         auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
         return verify(auditor, bases, arguments.jobs, arguments.json, record, beside)
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from md5s3stash import console
-from md5s3stash.audit import Fault, nested_prefixes, prefix_of
+from md5s3stash.audit import Fault, nested_prefixes
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError, StoreError
 from md5s3stash.scheme import BucketBase, ObjectAddress
@@ -76,7 +76,7 @@ def verify(
 
     def audit(base: BucketBase, bucket: str) -> AuditCounts | None:
         """The counts of a bucket; None if it could not be read."""
-        counts, place = AuditCounts(), ObjectAddress(bucket, prefix_of(base)).s3_url
+        counts, place = AuditCounts(), ObjectAddress(bucket, base.prefix).s3_url
         if record is not None:
             with printing:
                 record.begin(place)

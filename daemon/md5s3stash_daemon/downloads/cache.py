@@ -80,7 +80,7 @@ class UrlCaches:
     """
 
     def __init__(self, client: redis.Redis, prefix: str, bases: Sequence[BucketBase]) -> None:
-        prefixes = [prefix, *(f"{prefix}:copy:{base.scheme.value}:{base.base}" for base in bases[1:])]
+        prefixes = [prefix, *(f"{prefix}:copy:{base.place}" for base in bases[1:])]
         self._url_caches = [BatchedCache(client, f"{each}:url_cache") for each in prefixes]
         self._hash_caches = [BatchedCache(client, f"{each}:hash_cache") for each in prefixes]
 

@@ -32,7 +32,7 @@ class SettledUrls:
     def add(self, url: str, outcome: Outcome) -> None:
         """Saves the outcome of the URL."""
         values = [outcome.name, outcome.reports, outcome.size_bytes, outcome.error, outcome.reason]
-        values.append(astuple(outcome.provenance))
+        values += (astuple(outcome.provenance), outcome.collection)
         with _faults_ignored():
             self._database.execute("INSERT OR REPLACE INTO settled VALUES (?, ?)", (_key(url), json.dumps(values)))
 
@@ -43,12 +43,15 @@ class SettledUrls:
             row = self._database.execute("SELECT outcome FROM settled WHERE url = ?", (_key(url),)).fetchone()
         if row is None:
             return None
-        name, reports, size_bytes, error, reason, origin = json.loads(row[0])
+        name, reports, size_bytes, error, reason, origin, collection = json.loads(row[0])
         found = tuple(
             StashReport(url, md5, s3_url, mime_type, (width, height))
             for url, md5, s3_url, mime_type, (width, height) in reports
         )
-        return Outcome("", name, found, size_bytes, error, reason, provenance=Provenance(*origin))
+        provenance = Provenance(*origin)
+        return Outcome(
+            "", name, found, size_bytes, error, reason, provenance=provenance, collection=collection
+        )
 
     def close(self) -> None:
         self._database.close()

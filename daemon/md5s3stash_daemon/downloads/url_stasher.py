@@ -60,9 +60,9 @@ class UrlStasher:
         """Delays between the attempts of a line or a message, by the current settings."""
         return delays_of(self._runtime.live.current[SpoolSettings])
 
-    def handle(self, line: Line, drop_id: str, auth: Auth | None = None) -> Outcome | TryAgain:
+    def handle(self, line: Line, drop_id: str, auth: Auth | None = None, collection: str = "") -> Outcome | TryAgain:
         """Raises only Stopped, if the daemon stops first."""
-        return self.judged(lambda: self.stash(line.url, drop_id, auth), line, drop_id)
+        return self.judged(lambda: self.stash(line.url, drop_id, auth, collection), line, drop_id)
 
     def judged(self, stash: Callable[[], Outcome], line: Line, drop_id: str) -> Outcome | TryAgain:
         """The outcome of `stash`, or TryAgain after an error that may pass. Raises only Stopped, if the daemon stops
@@ -96,9 +96,10 @@ class UrlStasher:
             return TryAgain(type(error).__name__, f"unexpected: {error}")
         raise Stopped
 
-    def stash(self, source: str, drop_id: str, auth: Auth | None = None) -> Outcome:
+    def stash(self, source: str, drop_id: str, auth: Auth | None = None, collection: str = "") -> Outcome:
         """Stashes under every bucket base. Raises StashError, OSError and Stopped."""
-        results = [stasher.stash(source, auth, progress=self._runtime.shutdown.check) for stasher in self._stashers]
+        stashers = [stasher.in_collection(collection) for stasher in self._stashers]
+        results = [stasher.stash(source, auth, progress=self._runtime.shutdown.check) for stasher in stashers]
         reports = tuple(result.report for result in results)
         if len({report.md5 for report in reports}) > 1:
             raise SourceChanged("the origin sent one content for the first bucket and another for the next")
@@ -107,8 +108,15 @@ class UrlStasher:
         sent = any(result.outcome is StashOutcome.STORED for result in results)
         first = results[0]
         etag, last_modified = first.validators.etag or "", first.validators.last_modified or ""
-        provenance = Provenance(sha256=first.sha256, etag=etag, last_modified=last_modified)
-        return Outcome(drop_id, source, reports, first.size_bytes, sent=sent, provenance=provenance)
+        return Outcome(
+            drop_id,
+            source,
+            reports,
+            first.size_bytes,
+            sent=sent,
+            provenance=Provenance(sha256=first.sha256, etag=etag, last_modified=last_modified),
+            collection=collection,
+        )
 
     def _judge(self, line: Line, drop_id: str, error: StashError) -> Outcome | TryAgain:
         if not error.retryable:

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
@@ -25,6 +25,7 @@ from md5s3stash.errors import QueueUnavailable, SettingsError
 from md5s3stash.logs import set_up_logging
 from md5s3stash.progress import Pause, ProgressState, state_display
 from md5s3stash.retry import RetryPolicy, retrying
+from md5s3stash.scheme import parse_collection
 from md5s3stash.settings import load, whole_number
 from md5s3stash_daemon.config.settings import QueueSettings
 from md5s3stash_daemon.downloads.url_lines import Line
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("list", metavar="LIST", help="file with one URL per line; - reads standard input")
     parser.add_argument("--queue", metavar="URL", help="URL of the queue (default: the setting queue.url)")
     parser.add_argument("--auth-profile", metavar="NAME", help="the daemons' password profile for all of these URLs")
+    parser.add_argument("--collection", metavar="NAME", help="the collection to store all of these URLs in")
     parser.add_argument(
         "--cursor", type=Path, metavar="FILE", help="file to save the progress in (default: LIST.cursor)"
     )
@@ -105,19 +107,20 @@ def _run(arguments: argparse.Namespace) -> int:
         file = _open(arguments.list, stack)
         cursor_file = _cursor_file(arguments, queue_url)
         reader = ListReader(file, cursor_file.read() if cursor_file else Cursor())
-        return Enqueuing(queue, reader, cursor_file, arguments.auth_profile, _size(file)).run(jobs, sys.stderr)
+        return Enqueuing(queue, reader, cursor_file, _fields(arguments), _size(file)).run(jobs, sys.stderr)
 
 
 class Enqueuing:
     """Sends one list."""
 
     def __init__(
-        self, queue: Queue, reader: ListReader, cursor_file: CursorFile | None, auth_profile: str | None, size: int
+        self, queue: Queue, reader: ListReader, cursor_file: CursorFile | None, fields: Mapping[str, str], size: int
     ) -> None:
+        """`fields` are those of a message besides its URL."""
         self._queue = queue
         self._reader = reader
         self._cursor_file = cursor_file
-        self._auth_profile = auth_profile
+        self._fields = fields
         self._size = size
         self._done = reader.start
         self._stopping = threading.Event()
@@ -180,9 +183,7 @@ class Enqueuing:
         return batch
 
     def _body(self, url: str) -> str:
-        if self._auth_profile is None:
-            return url
-        return json.dumps({"url": url, "auth-profile": self._auth_profile})
+        return json.dumps({"url": url, **self._fields}) if self._fields else url
 
     def _print_faults(self, batch: SqsBatch, paused: Pause) -> None:
         for line in batch.faults:
@@ -193,6 +194,12 @@ class Enqueuing:
         done = self._done
         share = min(1.0, done.offset / self._size) if self._size else 0.0
         return ProgressState(done.urls, share, f"line {done.lines:,}")
+
+
+def _fields(arguments: argparse.Namespace) -> dict[str, str]:
+    collection = parse_collection(arguments.collection or "")
+    fields = {"auth-profile": arguments.auth_profile, "collection": collection}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _open(name: str, stack: contextlib.ExitStack) -> BinaryIO:

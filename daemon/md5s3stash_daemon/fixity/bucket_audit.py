@@ -6,13 +6,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-from md5s3stash.audit import Fault, FaultKind, fault_of, is_of_parts, prefix_of
+from md5s3stash.audit import Fault, FaultKind, fault_of, is_of_parts
 from md5s3stash.errors import StoreError
 from md5s3stash.inspection import Proof, inspect
 from md5s3stash.s3.listing import ListedObject, Lister
 from md5s3stash.s3.store import S3ObjectStore
-from md5s3stash.scheme import BucketBase, ObjectAddress
-from md5s3stash_daemon.fixity.recorded_digests import Checklist, RecordedDigests
+from md5s3stash.scheme import BucketBase, ObjectAddress, split_name
+from md5s3stash_daemon.fixity.recorded_digests import AnyChecklist, RecordedDigests
 
 _LEDGER_REASONS = {FaultKind.NOT_RECORDED: "stored but not recorded", FaultKind.NOT_STORED: "recorded but not stored"}
 
@@ -64,9 +64,14 @@ class Auditor:
             yield fault
 
     def _all_faults(
-        self, base: BucketBase, bucket: str, others: tuple[str, ...], checklist: Checklist | None, counts: AuditCounts
+        self,
+        base: BucketBase,
+        bucket: str,
+        others: tuple[str, ...],
+        checklist: AnyChecklist | None,
+        counts: AuditCounts,
     ) -> Iterator[Fault]:
-        for page in self.lister.pages(bucket, prefix_of(base)):
+        for page in self.lister.pages(bucket, base.prefix):
             if self.stopping.is_set():
                 return
             for found in page:
@@ -78,7 +83,8 @@ class Auditor:
                 if fault is not None:
                     yield fault
                 if checklist is not None and _is_in_place(fault):
-                    yield from _of_ledger(base, checklist.stored(found.key.removeprefix(prefix_of(base))))
+                    name, is_derivative = found.key.removeprefix(base.prefix), base.is_derivative(found.key)
+                    yield from _of_ledger(base, checklist.stored(name, may_be_unknown=is_derivative))
         if checklist is not None:
             yield from _of_ledger(base, checklist.end())
 
@@ -86,13 +92,13 @@ class Auditor:
         self, base: BucketBase, fault: Fault | None, bucket: str, found: ListedObject, counts: AuditCounts
     ) -> Fault | None:
         """The fault that remains after a closer check, if one is needed."""
-        if fault is None and not is_of_parts(found.etag):
+        if fault is None and (base.is_derivative(found.key) or not is_of_parts(found.etag)):
             return None
         if fault is not None and not (self.deep and fault.kind is FaultKind.WRONG_ETAG):
             return fault
         address = ObjectAddress(bucket, found.key)
         try:
-            proof = inspect(self.store, address, found.key.removeprefix(prefix_of(base)), deep=self.deep)
+            proof = inspect(self.store, address, split_name(found.key)[1], deep=self.deep)
         except StoreError as error:
             return Fault(address, FaultKind.UNREADABLE, str(error))
         counts.by_sha256 += proof is Proof.BY_SHA256
@@ -108,4 +114,4 @@ def _is_in_place(fault: Fault | None) -> bool:
 
 
 def _of_ledger(base: BucketBase, differences: Iterator[tuple[str, FaultKind]]) -> Iterator[Fault]:
-    return (Fault(base.address(md5), kind, _LEDGER_REASONS[kind]) for md5, kind in differences)
+    return (Fault(base.address_of(name), kind, _LEDGER_REASONS[kind]) for name, kind in differences)

@@ -1,8 +1,9 @@
 """Caches what the store has recently confirmed: the same content dropped again then needs no request.
 
-    {prefix}:confirmed:{endpoint} {scheme}:{base}:{since}    md5 (16 bytes) -> when, size and sha-256 (44 bytes)
+    {prefix}:confirmed:{endpoint} {place}:{since}    md5 (16 bytes) -> when, size and sha-256 (44 bytes)
 
-There is one hash for each place and each period. For each place, because one store says nothing about another. For each
+A place is scheme and base, and the collection after them if there is one. There is one hash for each place and each
+period. For each place, because one store or collection says nothing about another. For each
 period, so that Redis expires a hash as a whole when its entries are no longer trusted. Without an entry, or with
 another size or sha-256 (an md5 collision), the store decides; if the hash_cache has the content at that place, a HEAD
 comes before the upload.
@@ -75,12 +76,21 @@ class Confirmations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client: Any = client
+        self._prefix = prefix
+        self._endpoint = endpoint
         self._hash_cache = f"{prefix}:hash_cache"
         self._bases = bases
-        self._places = [f"{_prefix(prefix)}{endpoint} {base.scheme}:{base.base}" for base in bases]
+        self._places = [f"{_prefix(prefix)}{endpoint} {base.place}" for base in bases]
         self.fresh_seconds = fresh_seconds
         self._stretch_seconds = max(_CLOCK_SECONDS, int(fresh_seconds / _STRETCHES))
         self._clock = clock
+
+    def in_collection(self, collection: str) -> Confirmations:
+        """The same for a collection of the places; empty for none. Raises SettingsError."""
+        if not collection:
+            return self
+        bases = [base.in_collection(collection) for base in self._bases]
+        return Confirmations(self._client, self._prefix, self._endpoint, bases, self.fresh_seconds, self._clock)
 
     def known(self, digests: Sequence[Digest]) -> list[Known]:
         """What is known of each content, with the bases in order. One round trip for all of them."""

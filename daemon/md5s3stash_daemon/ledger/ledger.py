@@ -3,6 +3,7 @@
     {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]; null for values unknown to `restore`
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
     {prefix}:names        dropped path or URL -> md5
+    {prefix}:ids          record id of a message -> md5, or {collection}/{md5}
     {prefix}:log          stream, one entry for each outcome, for XREAD
     {prefix}:confirmed:…  md5 -> when the store last confirmed the content, see `confirmations`
     {prefix}:open         drop id -> 1, for drops whose outcome is recorded while their file is still in the spool
@@ -34,40 +35,44 @@ LOG_MAX_ENTRIES = 1_000_000
 # while it cannot work; Redis' maxmemory may be reached earlier, and then the daemon pauses.
 LOG_MAX_UNCOLLECTED = 10_000_000
 
-# KEYS: names, hash_cache, log, open, and the hashes of confirmations. ARGV: the log's limit, when each of those hashes
-# expires; then for each outcome: drop id, name, md5 (empty for a failure), the hash_cache's JSON; the number of further
-# fields and values for the log, then these; the number of confirmations, and for each the number of its key, its field
-# and its value.
+# KEYS: names, hash_cache, log, open, ids, and the hashes of confirmations. ARGV: the log's limit, when each of those
+# hashes expires; then for each outcome: drop id, name, md5 (empty for a failure), the hash_cache's JSON, the record id
+# (empty for none) and what it stands for; the number of further fields and values for the log, then these; the number
+# of confirmations, and for each the number of its key, its field and its value.
 #
 # If Redis breaks off a script, its writes stay. So the mark in `open` comes after the log entry, and a retry completes
 # the rest. A confirmation that cannot be written only costs a request to the store.
 _RECORD = """
-local at = #KEYS - 2
+local at = #KEYS - 3
 while at <= #ARGV do
-  local id, name, md5, known, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local id, name, md5, known = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local record_id, content, count = ARGV[at + 4], ARGV[at + 5], tonumber(ARGV[at + 6])
   if md5 ~= '' then
     redis.call('HSET', KEYS[1], name, md5)
     redis.call('HSET', KEYS[2], md5, known)
+    if record_id ~= '' then
+      redis.call('HSET', KEYS[5], record_id, content)
+    end
   end
   if redis.call('HEXISTS', KEYS[4], id) == 0 then
     if md5 ~= '' then
       redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 'name', name, 'outcome', 'stashed', 'md5', md5,
-                 unpack(ARGV, at + 5, at + 4 + count))
+                 unpack(ARGV, at + 7, at + 6 + count))
     else
       redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[1], '*', 'name', name, 'outcome', 'failed',
-                 unpack(ARGV, at + 5, at + 4 + count))
+                 unpack(ARGV, at + 7, at + 6 + count))
     end
     redis.call('HSET', KEYS[4], id, 1)
   end
-  at = at + 5 + count
+  at = at + 7 + count
   for _ = 1, tonumber(ARGV[at]) do
     redis.pcall('HSET', KEYS[tonumber(ARGV[at + 1])], ARGV[at + 2], ARGV[at + 3])
     at = at + 3
   end
   at = at + 1
 end
-for key = 5, #KEYS do
-  redis.call('EXPIREAT', KEYS[key], ARGV[key - 3])
+for key = 6, #KEYS do
+  redis.call('EXPIREAT', KEYS[key], ARGV[key - 4])
 end
 """
 
@@ -103,6 +108,8 @@ class Outcome:
     provenance: Provenance = NO_PROVENANCE
     # Further digests that a manifest lists and that are right, as (algorithm, hex): the log has them.
     digests: tuple[tuple[str, str], ...] = ()
+    collection: str = ""
+    record_id: str = ""
 
 
 class Ledger(Protocol):
@@ -144,6 +151,7 @@ class RedisLedger:
         self._provenance = provenance
         self._keys = ledger_keys(prefix, spool_id)
         self._open = self._keys[-1]
+        self._keys.append(f"{prefix}:ids")
         self._record = DurableScript(client, _RECORD, replicas, accepted_risks)
         self._probe = LedgerProbe(client, prefix, spool_id, replicas, accepted_risks)
 
@@ -156,7 +164,9 @@ class RedisLedger:
         for outcome in outcomes:
             more = _more_fields(outcome, self._provenance)
             md5 = outcome.reports[0].md5 if outcome.reports else ""
-            arguments += map(_bytes, (outcome.drop_id, outcome.name, md5, _known(outcome), str(len(more)), *more))
+            content = f"{outcome.collection}/{md5}" if outcome.collection else md5
+            texts = (outcome.drop_id, outcome.name, md5, _known(outcome), outcome.record_id, content)
+            arguments += map(_bytes, (*texts, str(len(more)), *more))
             arguments.append(len(outcome.confirmed))
             for confirmation in outcome.confirmed:
                 arguments += (number[confirmation.name], confirmation.field, confirmation.value)
@@ -191,6 +201,10 @@ def _more_fields(outcome: Outcome, provenance: bool) -> list[str]:
     more = ["mime_type", first.mime_type]
     if outcome.size_bytes is not None:
         more += "size_bytes", str(outcome.size_bytes)
+    if outcome.collection:
+        more += "collection", outcome.collection
+    if outcome.record_id:
+        more += "id", outcome.record_id
     if len(outcome.reports) > 1 or provenance:
         more += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
     if provenance:

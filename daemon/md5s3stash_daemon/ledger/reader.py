@@ -15,6 +15,7 @@ import redis
 
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import RedisUnavailable, StashError
+from md5s3stash.scheme import split_name
 from md5s3stash_daemon.ledger.durability import answering
 
 # Fields per request: Redis serves no other client while it collects them.
@@ -75,14 +76,19 @@ class LedgerReader:
             return {"names": names, "contents": contents, "log": int(self._client.xlen(self._key("log")))}
 
     def md5_of(self, name: str) -> str | None:
-        """The md5 of a dropped name or a URL."""
+        """The md5 of a dropped name, a URL or a record id."""
         with translating("names"):
             found = self._client.hget(self._key("names"), _bytes(name))
         if found is not None and is_md5(_text(found)):
             return _text(found)
         with translating("url_cache"):
             validators = self._client.hget(self._key("url_cache"), _bytes(name))
-        return None if validators is None else _md5_in(validators)
+        if validators is not None:
+            return _md5_in(validators)
+        with translating("ids"):
+            content = self._client.hget(self._key("ids"), _bytes(name))
+        md5 = "" if content is None else split_name(_text(content))[1]
+        return md5 if is_md5(md5) else None
 
     def with_content(self, pairs: Sequence[tuple[str, str]]) -> list[Mapped]:
         """Names and digests, completed with the records of their contents."""

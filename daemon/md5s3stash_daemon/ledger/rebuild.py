@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, BinaryIO
 
-from md5s3stash.audit import Fault, FaultKind, fault_of, prefix_of
+from md5s3stash.audit import Fault, FaultKind, fault_of
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StoreError, StoreUnavailable
 from md5s3stash.inspection import Proof, inspect
@@ -21,7 +21,7 @@ from md5s3stash.media import NO_DIMENSIONS
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3.listing import ListedObject, Lister
 from md5s3stash.s3.store import S3ObjectStore
-from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash.scheme import BucketBase, ObjectAddress, split_name
 from md5s3stash_daemon.ledger.reader import Mapped, is_size
 from md5s3stash_daemon.ledger.restore import Restorer
 
@@ -72,22 +72,23 @@ class Rebuilder:
 
         `others` are key prefixes that belong to other bases. Raises StoreError if the bucket cannot be listed.
         """
-        prefix = prefix_of(base)
-        for page in self.lister.pages(bucket, prefix):
+        for page in self.lister.pages(bucket, base.prefix):
             if self.stopping.is_set():
                 return
             mine = [found for found in page if not (others and found.key.startswith(others))]
+            # Recorded, a picture made of a content would pass for the content itself.
+            mine = [found for found in mine if not base.is_derivative(found.key)]
             judged = list(self.heads.map(lambda found: self._fault(base, bucket, found), mine))
             faults = [fault for fault in judged if fault is not None]
             yield from faults
-            good = [found.key.removeprefix(prefix) for found, fault in zip(mine, judged, strict=True) if fault is None]
-            contents = [Mapped("", md5, base.address(md5).s3_url) for md5 in good]
+            good = [found.key for found, fault in zip(mine, judged, strict=True) if fault is None]
+            contents = [Mapped("", split_name(key)[1], ObjectAddress(bucket, key).s3_url) for key in good]
             if self.types:
-                contents = self._with_types(base, contents)
+                contents = self._with_types(bucket, contents)
             restored = self.restorer.add(contents)
             counts.add(RebuildCounts(len(mine), restored.contents, 0, len(good) - restored.contents, len(faults)))
-            if good:
-                yield good[-1]
+            if contents:
+                yield contents[-1].md5
 
     def _fault(self, base: BucketBase, bucket: str, found: ListedObject) -> Fault | None:
         """Why an object is left out. If the ETag is another digest, KMS may encrypt the object: the HEAD shows it."""
@@ -96,21 +97,21 @@ class Rebuilder:
             return fault
         address = ObjectAddress(bucket, found.key)
         try:
-            proof = inspect(self.store, address, found.key.removeprefix(prefix_of(base)), deep=False)
+            proof = inspect(self.store, address, split_name(found.key)[1], deep=False)
         except StoreError as error:
             return Fault(address, FaultKind.UNREADABLE, str(error))
         return None if proof in (Proof.BY_SHA256, Proof.NONE) else fault
 
-    def _with_types(self, base: BucketBase, contents: list[Mapped]) -> list[Mapped]:
+    def _with_types(self, bucket: str, contents: list[Mapped]) -> list[Mapped]:
         known = self.restorer.known([content.md5 for content in contents])
 
         def asked(content: Mapped) -> Mapped:
-            return content if _has_type(known.get(content.md5)) else self._with_type(base, content)
+            return content if _has_type(known.get(content.md5)) else self._with_type(bucket, content)
 
         return list(self.heads.map(asked, contents))
 
-    def _with_type(self, base: BucketBase, content: Mapped) -> Mapped:
-        address = base.address(content.md5)
+    def _with_type(self, bucket: str, content: Mapped) -> Mapped:
+        address = ObjectAddress(bucket, content.s3_url.removeprefix(f"s3://{bucket}/"))
         stored = retrying(lambda: self.store.head(address), _POLICY, only=(StoreUnavailable,))
         mime_type = stored.content_type if stored is not None else None
         if not mime_type or mime_type == _NO_TYPE:

@@ -10,6 +10,8 @@ import stat
 import time
 from typing import NamedTuple
 
+from md5s3stash.errors import SourceRefused
+from md5s3stash.scheme import is_collection
 from md5s3stash_daemon.disk.beneath import Place
 
 INCOMING = "incoming"
@@ -106,6 +108,22 @@ def due_after(now: float, delay_seconds: float) -> int:
     """
     grid_seconds = 1 << max(0, int(delay_seconds / 8).bit_length() - 1)
     return int(now + delay_seconds) // grid_seconds * grid_seconds
+
+
+def collection_of(name: str, *, by_folder: bool) -> str:
+    """The first folder of a path below incoming/, if folders are collections; empty for a file in no folder.
+
+    Raises SourceRefused if the folder cannot be a collection.
+    """
+    folder, slash, _ = name.partition("/")
+    if not by_folder or not slash:
+        return ""
+    if not is_collection(folder):
+        raise SourceRefused(
+            f"the folder {folder!r} is not a collection (spool.collections): up to 31 lower-case letters, digits, - "
+            "and _, such as 26094; move the file into one"
+        )
+    return folder
 
 
 def is_partial(name: str) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError
+from md5s3stash.scheme import is_collection
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
 from md5s3stash_daemon.monitoring.health import Health, Problem
 from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, QUEUE, Metrics, QueueDepth, StateDepth
@@ -53,6 +54,12 @@ class Stash:
     mime_type: str
     size_bytes: int | None
     seconds: float
+    collection: str = ""
+
+    @property
+    def place(self) -> str:
+        """In the paths of the thumbnail server."""
+        return f"{self.collection}/{self.md5}" if self.collection else self.md5
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +214,7 @@ def _stash(entry: LogEntry) -> Stash | None:
     fields = entry.fields
     if fields.get("outcome") != "stashed":
         return None
-    size = fields.get("size_bytes", "")
+    size, collection = fields.get("size_bytes", ""), fields.get("collection", "")
     # Other programs may write into the stream too: skip entries without a valid md5.
     if not is_md5(fields.get("md5", "")):
         return None
@@ -218,4 +225,5 @@ def _stash(entry: LogEntry) -> Stash | None:
         fields.get("mime_type", ""),
         int(size) if size.isascii() and size.isdecimal() and len(size) < 20 else None,
         entry.seconds,
+        collection if is_collection(collection) else "",
     )

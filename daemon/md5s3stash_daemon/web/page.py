@@ -97,7 +97,7 @@ class StatusPage:
         self._index = settings[ProvenanceSettings].index
         self._gatherer = Gatherer(spool, self._ledger, health, metrics)
         self._hosts = frozenset({"localhost", *http.hosts})
-        self._page = _environment(http.thumbnails_url).get_template("page.html")
+        self._page = _environment(http.thumbnails_url, settings[StashSettings].bases()[0]).get_template("page.html")
         self._static = {
             path: Answer(HTTPStatus.OK, content_type, files(__package__).joinpath("assets", path[1:]).read_bytes())
             for path, content_type in _STATIC.items()
@@ -176,7 +176,7 @@ def _place(base: BucketBase) -> str:
 
 
 @functools.cache
-def _environment(thumbnails_url: str | None) -> Environment:
+def _environment(thumbnails_url: str | None, base: BucketBase | None = None) -> Environment:
     environment = Environment(
         loader=PackageLoader("md5s3stash_daemon.web", "assets"),
         autoescape=True,
@@ -197,8 +197,9 @@ def _environment(thumbnails_url: str | None) -> Environment:
         "short": lambda text: cut_middle(printable(text), 72),
         "key": lambda path: hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest(),
         "query": lambda text: "/?" + urlencode({"q": text}, errors="surrogateescape"),
-        "thumbnail": lambda md5, size: f"{thumbnails_url}/clip/{size}/{md5}",
-        "viewer": lambda md5, name: f"{thumbnails_url}/view/{md5}#{_name_query(name)}",
+        "place": lambda known: (base and base.name_of(known.s3_url)) or known.md5,
+        "thumbnail": lambda place, size: f"{thumbnails_url}/clip/{size}/{place}",
+        "viewer": lambda place, name: f"{thumbnails_url}/view/{place}#{_name_query(name)}",
     }
     environment.globals |= {
         "has_thumbnail": lambda mime_type: thumbnails_url is not None and mime_type in _PICTURES | STILLS,

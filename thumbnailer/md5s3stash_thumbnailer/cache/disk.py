@@ -24,10 +24,13 @@ from typing import BinaryIO, Self
 
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError
+from md5s3stash.scheme import split_name
 
 log = logging.getLogger(__name__)
 
 _PART_SUFFIX = ".part"
+# Neither in a digest nor in a collection.
+_COLLECTION_MARK = "@"
 _REDUCED_SUFFIX, _PYRAMID_SUFFIX, _STILL_SUFFIX = _SUFFIXES = (".reduced", ".pyramid", ".still")
 # The share of the bound that an eviction keeps, so that not every new file causes the next one.
 _KEPT_SHARE = 0.9
@@ -71,7 +74,7 @@ class DiskCache:
 
     def open(self, md5: str) -> BinaryIO | None:
         """The cached original, which counts as a use; None if it is missing or cannot be read."""
-        file = self._open(md5)
+        file = self._open(_file_name(md5))
         if file is None:
             self.counts.misses += 1
         else:
@@ -80,19 +83,19 @@ class DiskCache:
 
     def open_reduced(self, md5: str) -> BinaryIO | None:
         """The reduced copy of an original, likewise; the caller checks its content."""
-        return self._open(md5 + _REDUCED_SUFFIX)
+        return self._open(_file_name(md5) + _REDUCED_SUFFIX)
 
     def open_pyramid(self, md5: str) -> BinaryIO | None:
         """The pyramid of an original, likewise."""
-        return self._open(md5 + _PYRAMID_SUFFIX)
+        return self._open(_file_name(md5) + _PYRAMID_SUFFIX)
 
     def open_still(self, name: str) -> BinaryIO | None:
         """The still of an original that is not a picture, likewise. It was synced, and is not checked."""
-        return self._open(name + _STILL_SUFFIX)
+        return self._open(_file_name(name) + _STILL_SUFFIX)
 
     def keep_still(self, incoming: Incoming, name: str, modified: float) -> None:
         """Gives a still its name, as `keep` does."""
-        self.keep(incoming, name + _STILL_SUFFIX, modified)
+        self.keep(incoming, _file_name(name) + _STILL_SUFFIX, modified)
 
     def kept_pyramid(self, md5: str) -> Incoming | None:
         """The same, as what is made where there is none."""
@@ -129,7 +132,7 @@ class DiskCache:
             _stamp(incoming.file.fileno(), modified)
             # A power cut may otherwise leave the name on an empty file.
             os.fdatasync(incoming.file.fileno())
-            os.rename(incoming.path, self.directory / name)
+            os.rename(incoming.path, self.directory / _file_name(name))
         except OSError as error:
             self.fault(str(error))
             return
@@ -165,7 +168,7 @@ class DiskCache:
             return
         try:
             _stamp(incoming.file.fileno(), modified)
-            os.rename(incoming.path, self.directory / f"{md5}{_PYRAMID_SUFFIX}")
+            os.rename(incoming.path, self.directory / f"{_file_name(md5)}{_PYRAMID_SUFFIX}")
         except OSError as error:
             self.fault(str(error))
             return
@@ -174,7 +177,7 @@ class DiskCache:
     def drop_pyramid(self, md5: str) -> None:
         """Removes one that turned out to be damaged."""
         with contextlib.suppress(OSError):
-            os.unlink(self.directory / f"{md5}{_PYRAMID_SUFFIX}")
+            os.unlink(self.directory / f"{_file_name(md5)}{_PYRAMID_SUFFIX}")
 
     def added(self, size_bytes: int) -> None:
         """Counts bytes that were added to the directory, and evicts if they are too many."""
@@ -319,12 +322,18 @@ def _new_part(directory: Path) -> tuple[BinaryIO, Path]:
     return os.fdopen(descriptor, "w+b"), path
 
 
+def _file_name(content: str) -> str:
+    """Of the original that is named `{md5}` or `{collection}/{md5}`: two collections may hold different bytes."""
+    collection, md5 = split_name(content)
+    return f"{md5}{_COLLECTION_MARK}{collection}" if collection else md5
+
+
 def _is_ours(name: str) -> bool:
     stem, suffix = os.path.splitext(name)
     if suffix not in _SUFFIXES:
-        return is_md5(name)
+        stem = name
     # A derived file names its part, too.
-    return is_md5(stem.partition("-")[0])
+    return is_md5(stem.partition(_COLLECTION_MARK)[0].partition("-")[0])
 
 
 def _remove_if_left(path: str) -> None:

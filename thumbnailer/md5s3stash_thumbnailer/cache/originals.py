@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from md5s3stash.errors import CredentialsUnavailable, DigestMismatch, SourceTooLarge, StoreRefused
 from md5s3stash.objectstore import ObjectStore
-from md5s3stash.scheme import BucketBase
+from md5s3stash.scheme import BucketBase, split_name
 from md5s3stash_thumbnailer.cache.disk import DiskCache, Incoming, NoRoom
 from md5s3stash_thumbnailer.cache.flights import Flights
 from md5s3stash_thumbnailer.cache.pyramids import from_pyramid
@@ -204,13 +204,13 @@ class Originals:
             raise Overloaded("There is no room for the original at the moment") from error
 
     def _download_into(self, incoming: Incoming, md5: str, deadline: float, max_bytes: int) -> Incoming | None:
-        address = self._base.address(md5)
+        address = self._base.address_of(md5)
         try:
             stored = self._store.download(address, _UntilDeadline(incoming, deadline), max_bytes)
             if stored is None:
                 incoming.close()
                 return None
-            if incoming.md5 != md5:
+            if incoming.md5 != split_name(md5)[1] and not self._base.is_derivative(address.key):
                 raise DigestMismatch(f"{address.s3_url} holds bytes with the md5 {incoming.md5}; nothing was cached")
             incoming.file.flush()
             self.cache.keep(incoming, md5, stored.last_modified)

@@ -14,6 +14,7 @@ from typing import Any
 
 import tornado.web
 
+from md5s3stash.scheme import split_name
 from md5s3stash_thumbnailer._pilbox import RENDERER
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.iiif import info
@@ -71,15 +72,15 @@ class Iiif:
     sizes: Sizes = field(default_factory=Sizes)
 
 
-def routes(iiif: Iiif) -> list[tuple[str, type[IiifHandler], dict[str, Any]]]:
-    """For tornado."""
-    base = r"/iiif/([23])/([^/]+)"
+def routes(iiif: Iiif, content: str) -> list[tuple[str, type[IiifHandler], dict[str, Any]]]:
+    """For tornado. `content` is the pattern of what names a content in a path."""
+    base = rf"/iiif/([23])/{content}"
     arguments = {"iiif": iiif}
     return [
-        (base, BaseHandler, arguments),
         (rf"{base}/info\.json", InfoHandler, arguments),
-        (r"/iiif/3/([^/]+)/manifest\.json", ManifestHandler, arguments),
+        (rf"/iiif/3/{content}/manifest\.json", ManifestHandler, arguments),
         (rf"{base}/([^/]*)/([^/]*)/([^/]*)/([^/]*)", RegionHandler, arguments),
+        (base, BaseHandler, arguments),
         (r"/iiif(?:/.*)?", UnknownIiifHandler, arguments),
     ]
 
@@ -173,7 +174,9 @@ class BaseHandler(IiifHandler):
 
     def get(self, version: str, name: str) -> None:
         # Relative, so that it is right behind every proxy.
-        self.set_header("Location", f"{identifier(parse_identifier(name))}/info.json")
+        asked = identifier(parse_identifier(name))
+        last = asked if "%2f" in self.request.path.lower() else split_name(asked)[1]
+        self.set_header("Location", f"{last}/info.json")
         self.set_header("Cache-Control", _INFO_CACHE_CONTROL)
         self.set_status(http.HTTPStatus.SEE_OTHER)
         self.finish()

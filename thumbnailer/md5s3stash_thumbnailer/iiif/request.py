@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from md5s3stash.digest import is_md5
+from md5s3stash.scheme import parse_name
 from md5s3stash_thumbnailer.errors import OriginalNotFound, RequestRefused
 from md5s3stash_thumbnailer.part import QUERY_NAMES, OfPart, parse_part
 from md5s3stash_thumbnailer.render.geometry import Size
@@ -58,15 +58,16 @@ class Offer:
 
 
 def parse_identifier(text: str) -> SizeRequest:
-    """The original, and the part of it: an md5, or one with a part behind it, `{md5};page=2`.
+    """The original, and the part of it: an md5, or one with a part behind it, `{md5};page=2`; perhaps in a collection.
 
     Raises OriginalNotFound, for nothing is stashed under any other name, or RequestRefused for an invalid part.
     """
-    md5, _, part = text.partition(";")
+    content, _, part = text.partition(";")
     name, _, value = part.partition("=")
-    if not is_md5(md5) or (part and name not in QUERY_NAMES):
+    md5 = parse_name(content)
+    if md5 is None or (part and name not in QUERY_NAMES):
         raise OriginalNotFound(f"Nothing is stashed under {_shown(text)}: an identifier is 32 hexadecimal digits")
-    return SizeRequest(md5.lower(), parse_part({name: value}))
+    return SizeRequest(md5, parse_part({name: value}))
 
 
 def identifier(asked: OfPart) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import tornado.web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from md5s3stash.scheme import split_name
 from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, SignatureError, require_signature
 from md5s3stash_thumbnailer.part import FIRST, QUERY_NAMES
@@ -30,7 +31,8 @@ _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")
 
 
 class ThumbnailHandler(PictureHandler, ImageHandler):
-    """`GET|HEAD /{mode}/{width}x{height}/{md5}` with pilbox's query options and its signature check.
+    """`GET|HEAD /{mode}/{width}x{height}/{md5}` with pilbox's query options and its signature check; where keys have
+    collections, the path also ends in `{collection}/{md5}`.
 
     pilbox's own arguments `url`, `w`, `h` and `mode` come from the path alone: the same names in the query are ignored,
     and nothing is ever fetched from a URL. A signature is ours, over path, query and expiry (`signed_url`), or
@@ -50,7 +52,7 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
         self.services.metrics.answered(self.get_status(), self.request.request_time())
 
     async def _answer(self, mode: str, width: str, height: str, md5: str) -> None:
-        is_nothing = bool(self.services.placeholder) and md5 in _NOTHING
+        is_nothing = bool(self.services.placeholder) and split_name(md5)[1] in _NOTHING
         thumbnail = self._parse(mode, width, height, self.services.placeholder if is_nothing else md5)
         if self.services.webp:
             self.set_header("Vary", "Accept")

@@ -66,7 +66,7 @@ class Readiness:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _look(self) -> str:
-        address: ObjectAddress = self._base.address(self._read_md5 or _UNLIKELY_MD5)
+        address: ObjectAddress = self._base.address_of(self._read_md5 or _UNLIKELY_MD5)
         try:
             self._store.check_reading(address, exists=bool(self._read_md5))
         except (StoreRefused, CredentialsUnavailable) as error:

@@ -16,8 +16,8 @@ from typing import Any
 import tornado.web
 from tornado.template import Template
 
-from md5s3stash.digest import is_md5
 from md5s3stash.objectstore import IMMUTABLE
+from md5s3stash.scheme import parse_name, split_name
 from md5s3stash_thumbnailer.iiif.handlers import Iiif, IiifHandler
 from md5s3stash_thumbnailer.iiif.request import identifier, parse_identifier
 from md5s3stash_thumbnailer.server.answers import JsonErrors
@@ -38,9 +38,9 @@ _TYPES = {
 }
 
 
-def viewer_routes(iiif: Iiif) -> list[tuple[str, type[JsonErrors], dict[str, Any]]]:
+def viewer_routes(iiif: Iiif, content: str) -> list[tuple[str, type[JsonErrors], dict[str, Any]]]:
     """For tornado."""
-    return [(r"/view/([^/]+)", ViewHandler, {"iiif": iiif}), (r"/view/assets/([^/]+)/([^/]+)", AssetHandler, {})]
+    return [(r"/view/assets/([^/]+)/([^/]+)", AssetHandler, {}), (rf"/view/{content}", ViewHandler, {"iiif": iiif})]
 
 
 class ViewHandler(IiifHandler):
@@ -59,22 +59,27 @@ class ViewHandler(IiifHandler):
     head = get
 
     async def _answer(self, name: str) -> None:
-        if not is_md5(name.partition(";")[0]):
+        if parse_name(name.partition(";")[0]) is None:
             raise tornado.web.HTTPError(404, "The address of a picture ends in its md5, 32 hexadecimal digits")
         await self.admit()
         asked = parse_identifier(name)
         width, height = await self.size_of(asked)
         # Shown without JavaScript.
         thumbnail = f"{asked.md5}?{asked.part}" if asked.part else asked.md5
-        texts = {"md5": asked.md5, "identifier": identifier(asked), "thumbnail": thumbnail}
-        page = _page("view.html", **texts, width=f"{width:,}", height=f"{height:,}")
+        texts = {"md5": split_name(asked.md5)[1], "identifier": identifier(asked), "thumbnail": thumbnail}
+        page = self._page("view.html", **texts, width=f"{width:,}", height=f"{height:,}")
         await self.send_document(page, _PAGE_TYPE, _PAGE_CACHE_CONTROL)
 
     def error_body(self, status: int, code: int, message: str) -> bytes:
         self.set_header("Content-Type", _PAGE_TYPE)
         is_missing = status in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         heading = "There is no picture here" if is_missing else "The picture cannot be shown"
-        return _page("error.html", heading=heading, status=status, reason=message)
+        return self._page("error.html", heading=heading, status=status, reason=message)
+
+    def _page(self, name: str, **values: str | int) -> bytes:
+        """Its links are relative, so that they are right behind every proxy."""
+        root = "../" * (self.request.path.count("/") - 1)
+        return _template(name).generate(root=root, assets=f"{root[3:]}assets/{_digest()}", **values)
 
 
 class AssetHandler(JsonErrors):
@@ -94,10 +99,6 @@ class AssetHandler(JsonErrors):
             self.finish(_asset(name))
 
     head = get
-
-
-def _page(name: str, **values: str | int) -> bytes:
-    return _template(name).generate(assets=f"assets/{_digest()}", **values)
 
 
 @cache

@@ -37,7 +37,7 @@ from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
 from md5s3stash_daemon.ledger.ledger import Outcome, Provenance
 from md5s3stash_daemon.runtime.circuit_breaker import S3
 from md5s3stash_daemon.runtime.runtime import Runtime
-from md5s3stash_daemon.spool.entry import Entry, due_after, refusal
+from md5s3stash_daemon.spool.entry import Entry, collection_of, due_after, refusal
 from md5s3stash_daemon.spool.pin import Pin
 from md5s3stash_daemon.spool.retry import PUT_BACK_SECONDS, until_it_works
 from md5s3stash_daemon.spool.spool import Spool
@@ -71,6 +71,7 @@ class _Opened:
     entry: Entry
     content: Content
     pin: Pin
+    collection: str
 
 
 class FileStasher:
@@ -112,8 +113,7 @@ class FileStasher:
                     opened.append(file)
                 else:
                     yield [Handled(entry, file)]
-            known = self._confirmations.known([file.content.digest for file in opened])
-            files = list(zip(opened, known, strict=True))
+            files = self._with_known(opened)
             done = [self._settled(file, of_it) for file, of_it in files if of_it.confirmed]
             self._expects_known = bool(done) and len(done) == len(files)
             if done:
@@ -121,6 +121,15 @@ class FileStasher:
             for file, of_it in files:
                 if not of_it.confirmed:
                     yield [self._settled(file, of_it)]
+
+    def _with_known(self, opened: Sequence[_Opened]) -> list[tuple[_Opened, Known]]:
+        """The files, those of one collection together, with what is known of each."""
+        files: list[tuple[_Opened, Known]] = []
+        for collection in dict.fromkeys(file.collection for file in opened):
+            mine = [file for file in opened if file.collection == collection]
+            known = self._confirmations.in_collection(collection).known([file.content.digest for file in mine])
+            files += zip(mine, known, strict=True)
+        return files
 
     def defer_after_error(self, entry: Entry, reason: str) -> None:
         """Defers a file that failed elsewhere."""
@@ -170,6 +179,8 @@ class FileStasher:
         return None
 
     def _open(self, entry: Entry) -> _Opened | None:
+        by_folder = self._runtime.live.current[SpoolSettings].collections
+        collection = collection_of(entry.name, by_folder=by_folder)
         status = status_of(entry.place)
         if status is None:
             raise SourceNotFound("no such file")
@@ -193,12 +204,12 @@ class FileStasher:
             return None
         if entry.listed:
             refuse_other_than_listed(entry, content)
-        return _Opened(entry, content, pin)
+        return _Opened(entry, content, pin, collection)
 
     def _stash(self, file: _Opened, known: Known) -> Outcome:
-        entry, content = file.entry, file.content
+        entry, content, collection = file.entry, file.content, file.collection
         results = [
-            stasher.store(entry.name, content, presence=presence, kind=known.kind)
+            stasher.in_collection(collection).store(entry.name, content, presence=presence, kind=known.kind)
             for stasher, presence in zip(self._stashers, known.presences, strict=True)
         ]
         if any(result.outcome is not StashOutcome.KNOWN for result in results):
@@ -209,11 +220,12 @@ class FileStasher:
             tuple(result.report for result in results),
             content.size_bytes,
             sent=any(result.outcome is StashOutcome.STORED for result in results),
-            confirmed=self._confirmations.given(
+            confirmed=self._confirmations.in_collection(collection).given(
                 content.digest, [result.outcome is not StashOutcome.KNOWN for result in results]
             ),
             provenance=Provenance(DROP, account_name(file.pin.status.st_uid), content.digest.sha256),
             digests=checked_digests(entry, content),
+            collection=collection,
         )
 
     def _defer(self, entry: Entry, reason: str) -> None:

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
+from md5s3stash.errors import SourceRefused
 from md5s3stash.netguard import printable_url
+from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.downloads.fair_queue import FairQueue
 from md5s3stash_daemon.downloads.pool import TICK_SECONDS, DownloadPool
 from md5s3stash_daemon.downloads.settled_urls import SettledUrls
@@ -28,7 +30,7 @@ from md5s3stash_daemon.intake.lists.journal import Journal, LineStates
 from md5s3stash_daemon.ledger.ledger import Outcome
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.shutdown import Stopped
-from md5s3stash_daemon.spool.entry import Entry
+from md5s3stash_daemon.spool.entry import Entry, collection_of
 
 log = logging.getLogger(__name__)
 
@@ -171,11 +173,19 @@ class ListRun:
         """Runs in a thread of the pool."""
         result: Outcome | TryAgain | Stopped
         try:
-            result = Stopped() if self._stopping() else self._pool.stasher.handle(line, self._drop_id(line))
+            result = Stopped() if self._stopping() else self._handle(line)
         except Stopped as stopped:
             result = stopped
         self._pool.politeness.finished(line.host)
         self._results.put((line, result))
+
+    def _handle(self, line: Line) -> Outcome | TryAgain:
+        by_folder = self._pool.runtime.live.current[SpoolSettings].collections
+        try:
+            collection = collection_of(self._entry.name, by_folder=by_folder)
+        except SourceRefused as error:
+            return Outcome(self._drop_id(line), line.url, error=type(error).__name__, reason=str(error))
+        return self._pool.stasher.handle(line, self._drop_id(line), collection=collection)
 
     def _take(self, line: Line, result: Outcome | TryAgain | Stopped) -> None:
         self.in_flight -= 1

@@ -2,6 +2,7 @@
 
     https://example.org/1.jpg                                         one URL
     {"url": "https://...", "name": "...", "auth-profile": "museum"}   one URL with a name and a password profile
+    {"url": "https://...", "id": "...", "collection": "26094"}        one URL with the id of its record, in a collection
     {"Records": [{"eventName": "ObjectCreated:Put", "s3": ...}]}      S3's notification of an object in a bucket
 
 The last may be wrapped by SNS. A body never holds a credential: a profile is the name of one in the settings.
@@ -12,12 +13,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote_plus
 
+from md5s3stash.scheme import is_collection
 from md5s3stash_daemon.downloads.url_lines import MAX_LINE_BYTES, Line, line_of
 
+_KEYS = ("url", "name", "auth-profile", "id", "collection")
 MAX_NAME_CHARACTERS = 1024
 MAX_RECORDS = 100
 
@@ -38,6 +41,8 @@ class UrlJob:
     line: Line
     name: str
     auth_profile: str | None = None
+    record_id: str = ""
+    collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +93,19 @@ def _of_json(found: Mapping[str, Any]) -> tuple[Job, ...]:
         return ()
     if "Records" in found:
         return _object_jobs(found["Records"])
-    unknown = found.keys() - {"url", "name", "auth-profile"}
+    unknown = found.keys() - set(_KEYS)
     if unknown or "url" not in found:
         # Unknown keys are errors: if they were ignored, a password in one would stay in the queue unnoticed.
         wrong = ", ".join(sorted(map(repr, unknown))) or "no url"
-        raise Unreadable(f"the keys must be url, name and auth-profile; found {wrong[:_SHOWN_CHARACTERS]}")
-    url, name, profile = (_text(found, key) for key in ("url", "name", "auth-profile"))
-    return (_url_job(url.strip(), name or url.strip(), profile or None),)
+        raise Unreadable(f"the keys must be of {', '.join(_KEYS)}; found {wrong[:_SHOWN_CHARACTERS]}")
+    url, name, profile, collection = (_text(found, key) for key in ("url", "name", "auth-profile", "collection"))
+    if collection and not is_collection(collection):
+        raise Unreadable("the collection is not up to 31 lower-case letters, digits, - and _")
+    record_id = _text(found, "id")
+    if not _is_unicode(record_id):
+        raise Unreadable("the id is not valid Unicode")
+    job = _url_job(url.strip(), name or url.strip(), profile or None)
+    return (replace(job, record_id=record_id, collection=collection),)
 
 
 def _text(found: Mapping[str, Any], key: str) -> str:
@@ -108,11 +119,18 @@ def _url_job(url: str, name: str, profile: str | None) -> UrlJob:
     raw = url.encode("utf-8", "surrogatepass")
     if not url or len(raw) > MAX_LINE_BYTES:
         raise Unreadable(f"the URL is empty or longer than {MAX_LINE_BYTES} bytes")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise Unreadable("the name is not valid Unicode") from None
+    if not _is_unicode(name):
+        raise Unreadable("the name is not valid Unicode")
     return UrlJob(line_of(0, raw), name, profile)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which JSON can express."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _object_jobs(records: Any) -> tuple[Job, ...]:

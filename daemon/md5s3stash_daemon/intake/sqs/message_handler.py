@@ -87,8 +87,8 @@ class MessageHandler:
             auth = self._auth(job)
         except SourceRefused as error:
             return Outcome(drop_id, job.name, error="SourceRefused", reason=str(error))
-        result = self.stasher.handle(job.line, drop_id, auth)
-        return replace(result, name=job.name) if isinstance(result, Outcome) else result
+        result = self.stasher.handle(job.line, drop_id, auth, job.collection)
+        return replace(result, name=job.name, record_id=job.record_id) if isinstance(result, Outcome) else result
 
     def _after_failure(
         self, lease: Lease, results: Sequence[Outcome | TryAgain], failed: Sequence[TryAgain]

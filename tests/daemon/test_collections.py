@@ -1,0 +1,163 @@
+"""What is in a folder, a list or a message may belong to a collection, and all that is recorded knows it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from md5s3stash.errors import SettingsError
+from md5s3stash_daemon.config.load import read_settings
+from tests.daemon.test_ctl import run
+from tests.support.daemon import Daemon, Site
+from tests.support.digest_s3 import DigestS3
+from tests.support.origin import Origin, Reply
+from tests.support.queues import TestQueue
+from tests.support.servers import wait_until
+from tests.support.url_lists import drop_list, wait_for_report
+
+TEMPLATE = {"KEY_TEMPLATE": "{collection}/{md5}"}
+BY_FOLDER = {**TEMPLATE, "MD5S3STASH_SPOOL_COLLECTIONS": "true"}
+DATA = b"one content of two collections"
+MD5 = hashlib.md5(DATA).hexdigest()
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
+    return Site(tmp_path, redis_server, s3_server)
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin() as running:
+        yield running
+
+
+def place(site: Site, name: str) -> str:
+    return f"s3://{site.bucket}/{name}"
+
+
+def recorded_place(site: Site, digest: str) -> str:
+    entry = site.redis.hget(f"{site.prefix}:hash_cache", digest)
+    return str(json.loads(entry)[0])  # type: ignore[arg-type]
+
+
+def test_files_lists_and_messages_go_to_their_collections(site: Site, s3_server: str, origin: Origin) -> None:
+    queue = TestQueue(s3_server)
+    listed, queued = origin.answer("/listed", Reply(body=DATA)), origin.answer("/queued", Reply(body=b"queued"))
+    with Daemon(site, {**queue.environment(), **BY_FOLDER}) as daemon:
+        daemon.wait_until_started()
+        site.drop("26094/deep/a.txt", DATA)
+        site.drop("exhibitions/b.txt", DATA)
+        site.drop("c.txt", DATA)
+        site.drop("Box 7/d.txt", b"no collection")
+        drop_list(site, "4891/harvest.urls", [listed])
+        drop_list(site, "Box 7/harvest.urls", [listed])
+        queue.send(json.dumps({"url": queued, "id": "ark:/13030/kt1", "collection": "26094"}))
+        rows = wait_for_report(site, "4891/harvest.urls")
+        refused = wait_for_report(site, "Box 7/harvest.urls")
+        wait_until(lambda: queue.is_empty() and not site.files(), "all is stashed or failed")
+        assert daemon.terminate() == 0
+
+    assert [row["s3_url"] for row in rows] == [place(site, f"4891/{MD5}")]
+    assert [row["outcome"] for row in refused] == ["failed"]
+    assert site.objects() == {
+        f"26094/{MD5}": DATA,
+        f"exhibitions/{MD5}": DATA,
+        MD5: DATA,
+        f"4891/{MD5}": DATA,
+        f"26094/{md5(b'queued')}": b"queued",
+    }
+    assert "the folder 'Box 7' is not a collection" in (site.spool / "failed/Box 7/d.txt.error.json").read_text()
+    collections = {entry["name"]: entry.get("collection") for entry in site.log() if entry["outcome"] == "stashed"}
+    assert collections == {
+        "26094/deep/a.txt": "26094",
+        "exhibitions/b.txt": "exhibitions",
+        "c.txt": None,
+        listed: "4891",
+        queued: "26094",
+    }
+    assert site.redis.hgetall(f"{site.prefix}:ids") == {b"ark:/13030/kt1": f"26094/{md5(b'queued')}".encode()}
+    found = json.loads(run(site, "lookup", "--json", "ark:/13030/kt1", **TEMPLATE).stdout)
+    assert found["s3_urls"] == [place(site, f"26094/{md5(b'queued')}")]
+
+
+def test_a_confirmation_of_one_collection_says_nothing_about_another(tmp_path: Path, redis_server: str) -> None:
+    with DigestS3() as s3:
+        s3.buckets |= {"bucket", "other"}
+        site = Site(tmp_path, redis_server, s3.endpoint, bucket="bucket")
+        bases = {"BUCKET_BASE": "bucket,other/pre"}
+        with Daemon(site, {**BY_FOLDER, **bases, "MD5S3STASH_SPOOL_JOBS": "1"}) as daemon:
+            daemon.wait_until_started()
+            for number, name in enumerate(("1/a", "2/b", "1/c", "2/d", "e"), 1):
+                site.drop(name, DATA)
+                wait_until(lambda at=number: len(site.log()) == at and not site.files(), name)  # type: ignore[misc]
+            assert daemon.terminate() == 0
+        puts = sorted(each.target for each in s3.requests if each.method == "PUT" and MD5 in each.target)
+
+    assert puts == sorted(f"/{at}/{name}" for at in ("bucket", "other/pre") for name in (f"1/{MD5}", f"2/{MD5}", MD5))
+
+
+def test_the_audit_and_the_ledger_are_compared_collection_by_collection(site: Site) -> None:
+    names = [f"9/{md5(b'0')}", f"1/{md5(b'1')}", f"1/{md5(b'2')}", md5(b"3")]
+    for name, data in zip(names, (b"0", b"1", b"2", b"3"), strict=True):
+        site.client.put_object(Bucket=site.bucket, Key=name, Body=data)
+    site.client.put_object(Bucket=site.bucket, Key=f"x/y/{md5(b'4')}", Body=b"4")
+
+    plain = run(site, "verify", "--json")
+    run(site, "rebuild", **TEMPLATE)
+    good = run(site, "verify", "--ledger", **TEMPLATE)
+    site.client.delete_object(Bucket=site.bucket, Key=names[0])
+    site.client.put_object(Bucket=site.bucket, Key=f"9/{md5(b'5')}", Body=b"5")
+    # The ledger has the content in the collection 1.
+    site.client.put_object(Bucket=site.bucket, Key=f"2/{md5(b'1')}", Body=b"1")
+    bad = run(site, "verify", "--ledger", **TEMPLATE)
+
+    assert sum("foreign-key" in line for line in plain.stdout.splitlines()) == 4
+    assert [recorded_place(site, name[-32:]) for name in names] == [place(site, name) for name in names]
+    foreign = f"{place(site, 'x/y/' + md5(b'4'))}: its key is not an md5 in lower-case hex after a collection"
+    assert good.stdout.splitlines() == [foreign, "5 objects, 5 bytes, 1 faults"]
+    assert sorted(bad.stdout.splitlines()[:-1]) == sorted(
+        [
+            foreign,
+            f"{place(site, names[0])}: recorded but not stored",
+            f"{place(site, '9/' + md5(b'5'))}: stored but not recorded",
+        ]
+    )
+
+
+def test_pictures_made_of_contents_are_neither_faults_nor_recorded(site: Site) -> None:
+    made, whole = f"thumbnails/26094/{md5(b'a video')}", f"thumbnails/26094/{md5(b'a picture')}"
+    site.client.put_object(Bucket=site.bucket, Key=made, Body=b"its poster")
+    site.client.put_object(Bucket=site.bucket, Key=whole, Body=b"a picture")
+    site.redis.hset(f"{site.prefix}:hash_cache", whole[-32:], json.dumps([place(site, whole), "image/png", [1, 1]]))
+    settings = {**TEMPLATE, "BUCKET_BASE": f"{site.bucket}/thumbnails"}
+
+    strict = run(site, "verify", **settings)
+    done = run(site, "verify", "--ledger", "--deep", **settings, DERIVATIVE_PREFIXES="thumbnails/26094/")
+    run(site, "rebuild", **settings, DERIVATIVE_PREFIXES="thumbnails/")
+
+    assert strict.stdout.startswith(f"{place(site, made)}: its ETag is ")
+    assert (done.returncode, done.stdout) == (0, "2 objects, 19 bytes, 0 faults\n")
+    assert list(site.redis.hkeys(f"{site.prefix}:hash_cache")) == [whole[-32:].encode()]
+
+
+GOOD = {"BUCKET_BASE": "b", "REDIS_URL": "redis://127.0.0.1:1/0"}
+
+
+def test_folders_are_no_collections_where_keys_have_none() -> None:
+    with pytest.raises(SettingsError, match=r"spool.collections is true: set stash.key_template \(KEY_TEMPLATE\)"):
+        read_settings({**GOOD, "MD5S3STASH_SPOOL_COLLECTIONS": "true"}, None)
+
+
+@pytest.mark.parametrize("prefixes", ["thumbnails", "/thumbnails/", "a b/"])
+def test_a_prefix_of_derivatives_ends_with_a_slash(prefixes: str) -> None:
+    with pytest.raises(SettingsError, match="prefixes of keys such as thumbnails/ are needed"):
+        read_settings({**GOOD, "DERIVATIVE_PREFIXES": prefixes}, None)
