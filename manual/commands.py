@@ -102,14 +102,15 @@ def _thumbnailer() -> argparse.ArgumentParser:
         epilog=md5s3stash_thumbnailer.options.EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    groups = {path: parser.add_argument_group(_title_of(path)) for path in sorted(_places(options))}
+    titles = {path: _title_of(path) for path in sorted(_places(options))}
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles.values())}
     for name, option in sorted(options._options.items()):
         if name == "help":
             continue
         help = (option.help or "").replace("%", "%%")
         if option.default not in (None, "", []):
             help += f" (default {option.default})"
-        group = groups[option.group_name]
+        group = groups[titles[option.group_name]]
         if option.type is bool:
             group.add_argument(f"--{name}", action="store_true", help=help)
         else:

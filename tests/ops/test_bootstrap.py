@@ -87,7 +87,7 @@ class Checkout:
         self.add_program("heif-enc", "echo x265")
         for name in ("systemd-analyze", "ip", "sftp", "rsync", "curl", "wget", "pdftoppm", "rsvg-convert"):
             self.add_program(name, "exit 0")
-        for name in ("mandoc", "man", "zsh"):
+        for name in ("nginx", "php", "mandoc", "man", "zsh"):
             self.add_program(name, "exit 0")
         self.environment["PATH"] = str(self.bin)
         # Compiling takes time, and few of these modules are imported.

@@ -151,7 +151,8 @@ def test_whatever_is_signed_holds_and_with_a_change_does_not(rest: str, data: st
 @pytest.fixture(scope="module")
 def signed(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
     directory = tmp_path_factory.mktemp("signed")
-    (directory / "secret.conf").write_text(f"url_keys = [{KEY!r}, {NEXT_KEY!r}]\n")
+    settings = f"url_keys = [{KEY!r}, {NEXT_KEY!r}]\npresets = 'card=clip/50x50'\n"
+    (directory / "secret.conf").write_text(settings)
     with thumbnailer(directory, s3_server, f"--config={directory / 'secret.conf'}") as server:
         yield server
 
@@ -189,6 +190,12 @@ def test_url_without_a_valid_signature_is_403(signed: Thumbnailer, put: Put) -> 
     assert signed.get(f"{target}?{query}", If_None_Match="*").status == 304
     assert signed.get(target, If_None_Match="*").status == 403
     assert signed.get("/healthz").status == 200
+
+
+def test_preset_is_signed_as_any_path(signed: Thumbnailer, put: Put) -> None:
+    target = f"/p/card/{put(picture())}"
+    assert signed.get(target).status == 403
+    assert signed.get(sign(target, KEY, in_a_minute())).image.size == (50, 38)
 
 
 def test_full_url_is_checked_as_its_path_is(signed: Thumbnailer, put: Put) -> None:

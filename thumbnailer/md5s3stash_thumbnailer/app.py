@@ -31,6 +31,7 @@ from md5s3stash_thumbnailer.server.handlers import (
     UnknownPathHandler,
     log_request,
 )
+from md5s3stash_thumbnailer.server.presets import preset_routes
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
 from md5s3stash_thumbnailer.stills.containers import SOUND, VIDEO
@@ -44,10 +45,8 @@ _OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
 class ThumbnailApplication(PilboxApplication):
     """pilbox's application with our handlers instead of its handler at `/`."""
 
-    def __init__(self, services: Services, content: str, more: Sequence[Any] = ()) -> None:
-        """`content` is the pattern of what names a content in a path."""
-        self._content = content
-        self._more = more
+    def __init__(self, services: Services, routes: Sequence[Any]) -> None:
+        self._routes = routes
         super().__init__(
             services=services,
             default_handler_class=UnknownPathHandler,
@@ -57,12 +56,7 @@ class ThumbnailApplication(PilboxApplication):
         )
 
     def get_handlers(self) -> list[Any]:
-        return [
-            (rf"/([^/]+)/([^/x]*)x([^/x]*)/{self._content}", ThumbnailHandler),
-            (r"/healthz", HealthHandler),
-            (r"/metrics", MetricsHandler),
-            *self._more,
-        ]
+        return [(r"/healthz", HealthHandler), (r"/metrics", MetricsHandler), *self._routes]
 
 
 def run(settings: Settings) -> int:
@@ -124,8 +118,7 @@ async def _run(
     )
     watching = asyncio.create_task(readiness.watch())
     try:
-        more = _iiif_routes(settings, services.metrics)
-        application = ThumbnailApplication(services, _content_in_paths(settings), more)
+        application = ThumbnailApplication(services, _routes(settings, services.metrics))
         await serve(application, services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
@@ -143,6 +136,25 @@ def _stills(settings: Settings, store: S3ObjectStore, cache: DiskCache) -> Still
     bounds = Bounds(limits.timeout_seconds, limits.memory_bytes)
     large = LargeOriginals(store, settings.stash.base, limits.timeout_seconds)
     return Stills(cache, StillSettings(programs, shown, bounds, settings.workers, limits.max_waiting), large)
+
+
+def _routes(settings: Settings, metrics: Metrics) -> list[Any]:
+    content = _content_in_paths(settings)
+    routes = [*_lookup_routes(settings), *preset_routes(settings.site.presets, content)]
+    if settings.site.only_presets:
+        return routes
+    return [*routes, (rf"/([^/]+)/([^/x]*)x([^/x]*)/{content}", ThumbnailHandler), *_iiif_routes(settings, metrics)]
+
+
+def _lookup_routes(settings: Settings) -> list[Any]:
+    if settings.site.lookup is None:
+        return []
+    # Without a ledger its code is not needed.
+    from md5s3stash_thumbnailer.lookup.handlers import lookup_routes
+    from md5s3stash_thumbnailer.lookup.known import open_known
+
+    known = open_known(settings.site.lookup, settings.stash.base)
+    return lookup_routes(known, settings.site.presets, only_presets=settings.site.only_presets)
 
 
 def _content_in_paths(settings: Settings) -> str:

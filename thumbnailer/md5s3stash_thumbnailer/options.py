@@ -30,6 +30,7 @@ from md5s3stash_thumbnailer.errors import RequestRefused
 from md5s3stash_thumbnailer.flags import refuse_unclear_flags
 from md5s3stash_thumbnailer.place import Stash
 from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
+from md5s3stash_thumbnailer.site_options import SiteSettings, site_settings
 
 if TYPE_CHECKING:
     from md5s3stash_thumbnailer.cache.originals import FetchLimits
@@ -56,7 +57,8 @@ a file of lines such as port = 8888.
 exit status: 0 stopped on request, 1 the port is in use, 2 the options or settings are wrong.
 
 environment: BUCKET_BASE, BUCKET_SCHEME, KEY_TEMPLATE, DERIVATIVE_PREFIXES, S3_ENDPOINT: where the originals are; the
-AWS_... variables of boto3; CACHE_DIRECTORY, if --cache-dir is not given.
+AWS_... variables of boto3; CACHE_DIRECTORY, if --cache-dir is not given; REDIS_URL and MD5S3STASH_REDIS_PREFIX, for
+/by-url and /thumb/{{id}}.
 
 pilbox is installed with a command of its own, because it asks for releases of 2018: pip install --no-deps {PILBOX}
 """
@@ -202,6 +204,7 @@ class Settings:
     url_keys: tuple[str, ...]
     iiif: IiifSettings | None
     missing_kinds: Mapping[str, str]  # the name of a kind, and what it lacks
+    site: SiteSettings
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -221,6 +224,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         # Raises SettingsError if it is in a collection and keys have none.
         stash.base.address_of(placeholder)
     bounds = Bounds(options.max_resize_width, options.max_resize_height, options.max_operations)
+    defaults = _defaults(bounds)
     return Settings(
         stash=stash,
         address=options.address,
@@ -229,7 +233,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         cache_directory=_cache_directory(environment),
         cache_bytes=options.cache_bytes,
         bounds=bounds,
-        defaults=_defaults(bounds),
+        defaults=defaults,
         fetch_limits=FetchLimits(options.max_original_bytes, options.timeout, options.max_requests, options.max_queue),
         render_limits=RenderLimits(
             *(options.max_original_pixels, bounds.max_pixels, options.reduced_side),
@@ -246,6 +250,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         url_keys=tuple(options.url_keys),
         iiif=_iiif(),
         missing_kinds=missing,
+        site=site_settings(environment, defaults, bounds, secret=_secret()),
     )
 
 
@@ -341,14 +346,19 @@ def _iiif() -> IiifSettings | None:
         proxies = tuple(ipaddress.ip_network(text) for text in options.trusted_proxies)
     except ValueError as error:
         raise SettingsError(f"trusted_proxies must be addresses or networks: {error}") from error
-    if not options.iiif:
+    if not options.iiif or options.presets_only:
         return None
-    secret = next((name for name in ("url_keys", "client_key", "client_name") if getattr(options, name)), None)
+    secret = _secret()
     if secret:
         # Viewers cannot sign, and without a signature they would get what thumbnails demand one for.
         log.warning("event=iiif_off reason='%s is set, and requests of IIIF have no signature'", secret)
         return None
     return IiifSettings(options.public_url.rstrip("/"), proxies, options.iiif_rights, options.client_share)
+
+
+def _secret() -> str | None:
+    """The option that demands a signature of each request, if there is one."""
+    return next((name for name in ("url_keys", "client_key", "client_name") if getattr(options, name)), None)
 
 
 def _require(holds: object, name: str, rule: str) -> None:

@@ -37,14 +37,14 @@ class LargeOriginals:
 
     def is_one(self, md5: str, shown: Collection[str]) -> bool:
         """Whether the original is a video, and videos are among the kinds that are shown."""
-        head = self.store.read_part(self.base.address(md5), 0, HEAD_BYTES - 1) if VIDEO in shown else None
+        head = self.store.read_part(self.base.address_of(md5), 0, HEAD_BYTES - 1) if VIDEO in shown else None
         return head is not None and kind_of(head.data) == VIDEO
 
     def open(self, md5: str) -> tuple[Parts, float]:
         """The parts, of which none has been read, and the date of the original. Raises OriginalNotFound, DigestMismatch
         if the object is another one, SourceTooLarge if nothing says that it is this one, or a StoreError.
         """
-        address, deadline = self.base.address(md5), time.monotonic() + self.seconds
+        address, deadline = self.base.address_of(md5), time.monotonic() + self.seconds
         head = self.store.read_part(address, 0, HEAD_BYTES - 1)
         if head is None:
             raise OriginalNotFound(f"Nothing is stashed under {md5}")

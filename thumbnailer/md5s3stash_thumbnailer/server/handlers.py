@@ -6,6 +6,7 @@ import http
 import ipaddress
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +31,8 @@ _PLACEHOLDER_CACHE_CONTROL = "public, max-age=60"
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")
 
 
-class ThumbnailHandler(PictureHandler, ImageHandler):
-    """`GET|HEAD /{mode}/{width}x{height}/{md5}` with pilbox's query options and its signature check; where keys have
-    collections, the path also ends in `{collection}/{md5}`.
+class BaseThumbnailHandler(PictureHandler, ImageHandler):
+    """Answers with a thumbnail, with pilbox's query options and its signature check.
 
     pilbox's own arguments `url`, `w`, `h` and `mode` come from the path alone: the same names in the query are ignored,
     and nothing is ever fetched from a URL. A signature is ours, over path, query and expiry (`signed_url`), or
@@ -42,11 +42,6 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
     def initialize(self) -> None:
         super().initialize()
         self._thumbnail: ThumbnailRequest | None = None
-
-    async def get(self, mode: str, width: str, height: str, md5: str) -> None:
-        await self.answer(self._answer(mode, width, height, md5))
-
-    head = get
 
     def on_finish(self) -> None:
         self.services.metrics.answered(self.get_status(), self.request.request_time())
@@ -89,10 +84,13 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
             log.warning("event=reduced_copy_damaged md5=%s", thumbnail.md5)
         return await self.draw(originals.open_whole(thumbnail), thumbnail)
 
+    def query(self) -> Mapping[str, str]:
+        """pilbox's options, by their names in the query."""
+        return {name: self.get_query_argument(name, "") for name in (*OPTION_OF_QUERY_NAME, *QUERY_NAMES)}
+
     def _parse(self, mode: str, width: str, height: str, md5: str) -> ThumbnailRequest:
-        query = {name: self.get_query_argument(name, "") for name in (*OPTION_OF_QUERY_NAME, *QUERY_NAMES)}
         services = self.services
-        self._thumbnail = parse_request(mode, width, height, md5, query, services.defaults, services.bounds)
+        self._thumbnail = parse_request(mode, width, height, md5, self.query(), services.defaults, services.bounds)
         self.validate_request()
         if services.webp and accepts_webp(self.request.headers.get("Accept", "")):
             self._thumbnail = self._thumbnail.in_format("webp")
@@ -123,6 +121,17 @@ class ThumbnailHandler(PictureHandler, ImageHandler):
             value = thumbnail.option(OPTION_OF_QUERY_NAME[name])
             return default if value is None else value
         return super().get_argument(name, default, strip)
+
+
+class ThumbnailHandler(BaseThumbnailHandler):
+    """`GET|HEAD /{mode}/{width}x{height}/{md5}`; where keys have collections, the path also ends in
+    `{collection}/{md5}`.
+    """
+
+    async def get(self, mode: str, width: str, height: str, md5: str) -> None:
+        await self.answer(self._answer(mode, width, height, md5))
+
+    head = get
 
 
 class HealthHandler(JsonErrors):

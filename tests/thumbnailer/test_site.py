@@ -1,0 +1,345 @@
+"""The thumbnail server of a site: keys with collections, sizes with a name, look-ups in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+
+from md5s3stash.errors import RedisUnavailable, SettingsError
+from md5s3stash.scheme import BucketBase
+from md5s3stash_thumbnailer.lookup.known import Known, lookup_settings
+from md5s3stash_thumbnailer.request import Bounds
+from md5s3stash_thumbnailer.server.presets import parse_presets
+from tests.support import servers
+from tests.support.nginx import nginx_before
+from tests.support.queues import TestQueue
+from tests.support.stores import Keys, new_bucket, shared_client
+from tests.thumbnailer.conftest import Answer, Thumbnailer, picture, thumbnailer
+
+SMALL, WIDE = picture((200, 100)), picture((300, 100))
+MD5 = hashlib.md5(SMALL).hexdigest()
+URL = "https://museum.example.org/1.jpg?size=large&page=2"
+
+# What the site shows: pictures by their name, with their size. Another kind of content is a line here.
+SHOWN = {
+    "landscape": (picture((1600, 1200)), (1600, 1200)),
+    "portrait": (picture((900, 1500)), (900, 1500)),
+    "jp2": (picture((1500, 1125), "JPEG2000"), (1500, 1125)),
+}
+
+
+class Site:
+    """A ledger, a queue and a bucket of the tests."""
+
+    def __init__(self, redis_url: str, endpoint: str) -> None:
+        self.redis: Any = redis.Redis.from_url(redis_url)
+        self.prefix = f"test-{uuid.uuid4().hex[:8]}"
+        self.queue = TestQueue(endpoint)
+        self.store: Any = shared_client(endpoint, Keys())
+        self.bucket = new_bucket(self.store)
+        for name, data in ((f"26094/{MD5}", SMALL), (f"derived/{MD5}", WIDE), (f"wrong/{MD5}", WIDE)):
+            self.put(name, data)
+        for data, _ in SHOWN.values():
+            self.put(f"26094/{hashlib.md5(data).hexdigest()}", data)
+        self.record("hash_cache", MD5, json.dumps([f"s3://{self.bucket}/thumbnails/26094/{MD5}", "image/jpeg", [2, 1]]))
+        self.record("url_cache", URL, json.dumps({"md5": MD5}))
+        self.record("names", "https://museum.example.org/named", MD5)
+        self.record("names", "file.jpg", MD5)
+        self.record("ids", "ark:/13030/kt 1", f"26094/{MD5}")
+        self.record("ids", "odd", "no md5")
+        self.environment = {
+            "BUCKET_BASE": f"{self.bucket}/thumbnails",
+            "KEY_TEMPLATE": "{collection}/{md5}",
+            "DERIVATIVE_PREFIXES": "thumbnails/derived/",
+            "REDIS_URL": redis_url,
+            "MD5S3STASH_REDIS_PREFIX": self.prefix,
+        }
+        self.options = [
+            f"--placeholder=26094/{MD5}",
+            "--presets=card=clip/50x50,square=crop/50x50?fmt=png&pos=left",
+            f"--queue_url={self.queue.url}",
+            "--queue_hosts=museum.example.org",
+        ]
+
+    def put(self, name: str, data: bytes) -> None:
+        self.store.put_object(Bucket=self.bucket, Key=f"thumbnails/{name}", Body=data)
+
+    def record(self, name: str, field: str, value: str) -> None:
+        self.redis.hset(f"{self.prefix}:{name}", field, value)
+
+
+@pytest.fixture(scope="module")
+def site(redis_server: str, s3_server: str) -> Site:
+    return Site(redis_server, s3_server)
+
+
+@pytest.fixture(scope="module")
+def site_server(s3_server: str, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
+    with thumbnailer(tmp_path_factory.mktemp("site"), s3_server, *site.options, **site.environment) as running:
+        yield running
+
+
+def test_a_picture_is_found_in_its_collection_and_nowhere_else(site_server: Thumbnailer) -> None:
+    # The cache has it after the first of them.
+    found = [site_server.get(f"/clip/500x500/{name}") for name in (f"26094/{MD5}", f"26094%2F{MD5.upper()}")]
+    missing = [site_server.get(f"/clip/500x500/{name}").status for name in (MD5, f"4891/{MD5}", f"exhibitions/{MD5}")]
+
+    assert [(answer.status, answer.image.size) for answer in found] == [(200, (200, 100))] * 2
+    assert found[0].headers["ETag"] == found[1].headers["ETag"]
+    assert missing == [404, 404, 404]
+
+
+def test_the_same_md5_in_two_collections_is_two_pictures(site_server: Thumbnailer) -> None:
+    answers = [site_server.get(f"/clip/500x500/{name}/{MD5}") for name in ("26094", "derived") * 2]
+
+    assert [answer.image.size for answer in answers] == [(200, 100), (300, 100)] * 2
+    assert answers[0].headers["ETag"] != answers[1].headers["ETag"]
+
+
+def test_only_below_the_prefixes_of_derivatives_may_bytes_differ_from_the_md5(site_server: Thumbnailer) -> None:
+    assert site_server.get(f"/clip/500x500/derived/{MD5}").status == 200
+    assert site_server.get(f"/clip/500x500/wrong/{MD5}").status == 502
+
+
+@pytest.mark.parametrize("name", [f"Box/{MD5}", f"a/b/{MD5}", f"../{MD5}", f"{MD5}/{MD5}", f"26094/%2F{MD5}", "26094/"])
+def test_other_folders_are_other_pages(site_server: Thumbnailer, name: str) -> None:
+    assert site_server.get(f"/clip/500x500/{name}").status == 404
+
+
+def test_a_record_without_a_picture_gets_the_placeholder_in_a_collection_too(site_server: Thumbnailer) -> None:
+    answer = site_server.get("/clip/500x500/26094/None")
+
+    assert (answer.status, answer.image.size) == (404, (200, 100))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_iiif_takes_a_collection_as_a_folder_and_in_the_identifier(site_server: Thumbnailer, version: int) -> None:
+    folder, identifier = f"/iiif/{version}/26094/{MD5}", f"/iiif/{version}/26094%2F{MD5}"
+    informations = [site_server.get(f"{base}/info.json").json for base in (folder, identifier)]
+    address = informations[0]["id" if version == 3 else "@id"]
+
+    assert informations[0] == informations[1]
+    assert address == f"http://127.0.0.1:{site_server.port}{folder}"
+    for base in (folder, identifier):
+        answer = site_server.get(f"{base}/full/,50/0/default.jpg")
+        assert answer.image.size == (100, 50)
+        assert answer.headers["Link"].startswith(f"<{address}/full/100,")
+    assert site_server.get(folder).headers["Location"] == f"{MD5}/info.json"
+    assert site_server.get(identifier).headers["Location"] == f"26094/{MD5}/info.json"
+    assert site_server.get(f"/iiif/{version}/4891/{MD5}/info.json").status == 404
+
+
+def test_the_manifest_and_the_viewer_name_the_collection(site_server: Thumbnailer) -> None:
+    manifest = site_server.get(f"/iiif/3/26094/{MD5}/manifest.json").json
+    page = site_server.get(f"/view/26094/{MD5}")
+    escaped = site_server.get(f"/view/26094%2F{MD5}")
+
+    assert manifest["id"].endswith(f"/iiif/3/26094/{MD5}/manifest.json")
+    assert f'data-service="../../iiif/3/26094/{MD5}"' in page.body.decode()
+    assert f'data-service="../iiif/3/26094/{MD5}"' in escaped.body.decode()
+    style = page.body.decode().partition('rel="stylesheet" href="../assets/')[2].partition('"')[0]
+    assert site_server.get(f"/view/assets/{style}").status == 200
+
+
+def test_a_preset_is_the_thumbnail_that_it_names(site_server: Thumbnailer) -> None:
+    card, square = site_server.get(f"/p/card/26094/{MD5}"), site_server.get(f"/p/square/26094/{MD5}")
+
+    assert (card.image.size, square.image.size, square.headers["Content-Type"]) == ((50, 25), (50, 50), "image/png")
+    for name, path in (("card", "clip/50x50/{}"), ("square", "crop/50x50/{}?fmt=png&pos=left")):
+        plain = site_server.get("/" + path.format(f"26094/{MD5}"))
+        assert plain.headers["ETag"] == site_server.get(f"/p/{name}/26094/{MD5}").headers["ETag"]
+
+
+def test_the_query_does_not_change_a_preset(site_server: Thumbnailer) -> None:
+    assert site_server.get(f"/p/card/26094/{MD5}?fmt=png&w=9&q=1").body == site_server.get(f"/p/card/26094/{MD5}").body
+
+
+@pytest.mark.parametrize("path", [f"/p/other/26094/{MD5}", "/p/card", f"/p/card/x/26094/{MD5}", f"/p/CARD/{MD5}"])
+def test_other_names_are_unknown(site_server: Thumbnailer, path: str) -> None:
+    assert site_server.get(path).status == 404
+
+
+@pytest.mark.parametrize(
+    ("preset", "reason"),
+    [
+        ("card", "must be such as"),
+        ("Card=clip/5x5", "must be such as"),
+        ("card=squash/5x5", "Invalid mode"),
+        ("card=clip/9999x5", "Exceeds maximum allowed width"),
+        ("card=clip/0x0", "Missing dimensions"),
+        ("card=clip/5x5?q=200", "Invalid quality"),
+        ("card=clip/5x5?quality=20", "is not an option"),
+    ],
+)
+def test_a_wrong_preset_ends_the_start(preset: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        parse_presets([preset], {}, Bounds())
+
+
+def test_a_name_has_one_size() -> None:
+    with pytest.raises(SettingsError, match="twice"):
+        parse_presets(["a=clip/5x5", "a=clip/6x6"], {}, Bounds())
+
+
+def by_url(server: Thumbnailer, url: str, more: str = "") -> Answer:
+    return server.get(f"/by-url?url={quote(url, safe='')}{more}")
+
+
+@pytest.mark.parametrize(
+    ("more", "address"),
+    [
+        ("", f"clip/500x500/26094/{MD5}"),
+        ("&mode=crop&w=120&h=60", f"crop/120x60/26094/{MD5}"),
+        ("&w=120&q=80&fmt=png", f"clip/120x500/26094/{MD5}?fmt=png&q=80"),
+        ("&preset=card", f"p/card/26094/{MD5}"),
+    ],
+)
+def test_a_url_that_was_stashed_leads_to_its_picture(site_server: Thumbnailer, more: str, address: str) -> None:
+    answer = by_url(site_server, URL, more)
+
+    assert (answer.status, answer.headers["Location"]) == (302, address)
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+    assert site_server.get(f"/{address}").headers["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+def test_a_url_that_only_the_names_have_is_found_too(site_server: Thumbnailer) -> None:
+    assert by_url(site_server, "https://museum.example.org/named").status == 302
+
+
+def test_a_record_leads_to_its_picture_from_any_depth(site_server: Thumbnailer) -> None:
+    answers = {path: site_server.get(f"/thumb/{path}") for path in ("ark:/13030/kt%201", "ark%3A%2F13030%2Fkt%201?w=9")}
+
+    assert [(answer.status, answer.headers.get("Location")) for answer in answers.values()] == [
+        (302, f"../../../clip/500x500/26094/{MD5}"),
+        (302, f"../clip/9x500/26094/{MD5}"),
+    ]
+
+
+@pytest.mark.parametrize("record", ["unknown", "odd", "file.jpg", quote(URL, safe=""), "3x3/unknown"])
+def test_what_is_not_the_id_of_a_record_is_unknown(site_server: Thumbnailer, record: str) -> None:
+    assert site_server.get(f"/thumb/{record}").status == 404
+
+
+def test_an_unknown_url_of_an_allowed_host_is_put_into_the_queue_once(site_server: Thumbnailer, site: Site) -> None:
+    url = "https://museum.example.org/new.jpg"
+    elsewhere = [
+        "https://other.example.org/x",
+        "ftp://museum.example.org/x",
+        "https://a:b@museum.example.org/",
+        "x",
+        "[",
+    ]
+
+    answers = [by_url(site_server, asked) for asked in (url, url, *elsewhere)]
+
+    assert [answer.status for answer in answers] == [404] * 7
+    assert {answer.headers["Cache-Control"] for answer in answers} == {"public, max-age=60"}
+    assert answers[0].image.size == (200, 100)
+    assert [json.loads(body) for body in site.queue.bodies()] == [{"url": url}]
+
+
+@pytest.mark.parametrize("more", ["&w=99999", "&mode=squash", "&w=x", "&preset=other"])
+def test_a_wrong_size_is_refused_whatever_the_url(site_server: Thumbnailer, more: str) -> None:
+    for url in (URL, "https://museum.example.org/wrong-size"):
+        assert by_url(site_server, url, more).status in (400, 404)
+        assert "Location" not in by_url(site_server, url, more).headers
+    assert site_server.get("/by-url").status == 400
+
+
+def test_a_queue_needs_a_ledger_and_hosts() -> None:
+    for environment, hosts in (({}, ["a"]), ({"REDIS_URL": "redis://127.0.0.1/0"}, [])):
+        with pytest.raises(SettingsError, match="queue_url needs REDIS_URL, and queue_hosts"):
+            lookup_settings(environment, "https://sqs.us-west-2.amazonaws.com/1/q", hosts)
+    with pytest.raises(SettingsError, match="must be the URL of an SQS queue"):
+        lookup_settings({"REDIS_URL": "redis://127.0.0.1/0"}, "sqs", ["a"])
+
+
+def test_without_a_template_and_a_ledger_none_of_these_paths_is_served(
+    server: Thumbnailer, put: Callable[[bytes], str]
+) -> None:
+    md5 = put(SMALL)
+    names = [f"/{kind}/26094{slash}{md5}" for kind in ("clip/5x5", "iiif/3", "view") for slash in ("/", "%2F")]
+    paths = [*names, f"/by-url?url={quote(URL, safe='')}", "/thumb/odd", f"/p/card/{md5}"]
+
+    assert {path: server.get(path).status for path in paths} == dict.fromkeys(paths, 404)
+    assert server.get(f"/clip/5x5/{md5}").status == 200
+
+
+def test_presets_alone_and_a_ledger_that_is_down(s3_server: str, site: Site, tmp_path: Path) -> None:
+    nowhere = {**site.environment, "REDIS_URL": f"redis://127.0.0.1:{servers.free_port()}/0"}
+    others = [f"/clip/50x50/26094/{MD5}", f"/iiif/3/26094/{MD5}/info.json", f"/view/26094/{MD5}"]
+    with thumbnailer(tmp_path, s3_server, "--presets=card=clip/50x50", "--presets_only", **nowhere) as alone:
+        answer = by_url(alone, URL)
+
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+        assert alone.get(f"/p/card/26094/{MD5}").image.size == (50, 25)
+        assert [alone.get(path).status for path in others] == [404, 404, 404]
+
+
+@pytest.fixture(scope="module")
+def cached(site_server: Thumbnailer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
+    """The server behind a cache."""
+    with nginx_before(site_server.port, tmp_path_factory.mktemp("nginx")) as port:
+        yield Thumbnailer(port, site_server.process, site_server.log_path)
+
+
+# Where the site asks for it, the path, and the size of the picture that comes.
+THUMBNAILS = {
+    "carousel, small": ("crop", 100),
+    "carousel": ("crop", 120),
+    "search results": ("crop", 210),
+    "collection, mosaic": ("crop", 300),
+    "exhibition, tile": ("crop", 310),
+    "page metadata and site map": ("crop", 999),
+    "item and preview of other aggregators": ("clip", 500),
+}
+
+
+@pytest.mark.parametrize("call", THUMBNAILS)
+@pytest.mark.parametrize("content", SHOWN)
+def test_the_thumbnails_of_the_site_come_through_a_cache(cached: Thumbnailer, content: str, call: str) -> None:
+    (data, size), (mode, side) = SHOWN[content], THUMBNAILS[call]
+    path = f"/{mode}/{side}x{side}/26094/{hashlib.md5(data).hexdigest()}"
+
+    answers = [cached.get(path) for _ in range(2)]
+
+    scaled = min(side / size[0], side / size[1])
+    wanted = (side, side) if mode == "crop" else (int(size[0] * scaled), int(size[1] * scaled))
+    assert [answer.headers["X-Cache"] for answer in answers] == ["MISS", "HIT"]
+    assert answers[0].image.size == wanted
+    assert answers[0].body == answers[1].body
+    assert answers[1].headers["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+@pytest.mark.parametrize("content", SHOWN)
+def test_the_zoom_of_the_site_follows_info_json_through_a_cache(cached: Thumbnailer, content: str) -> None:
+    data, (width, height) = SHOWN[content]
+    base = f"/iiif/2/26094/{hashlib.md5(data).hexdigest()}"
+    information = cached.get(f"{base}/info.json").json
+    largest = information["sizes"][-1]
+    # The item page: the longer side of the largest size gets 1024 pixels.
+    asked, access = ("1024,", 1024 / width) if largest["width"] >= largest["height"] else (",1024", 1024 / height)
+    sizes = {path: cached.get(f"{base}/full/{path}/0/default.jpg").image.size for path in (",80", asked, "full")}
+
+    assert information["@id"].endswith(base)
+    assert sizes == {
+        ",80": (round(width * 80 / height), 80),
+        asked: (round(width * access), round(height * access)),
+        "full": (width, height),
+    }
+    assert cached.get(f"{base.replace('26094/', '26094%2F')}/full/,80/0/default.jpg").image.size == sizes[",80"]
+
+
+def test_a_ledger_that_is_down_raises_the_error_of_redis() -> None:
+    known = Known(redis.Redis(port=servers.free_port()), "p", BucketBase.parse("b"))
+    for find in (known.by_url, known.by_id):
+        with pytest.raises(RedisUnavailable):
+            find("x")
