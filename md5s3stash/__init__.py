@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from md5s3stash.component import stash_component
     from md5s3stash.errors import StashError
     from md5s3stash.library import md5s3stash
     from md5s3stash.scheme import is_s3_url, md5_to_bucket_shard, md5_to_http_url, md5_to_s3_url
@@ -23,6 +24,7 @@ __all__ = [
     "md5_to_http_url",
     "md5_to_s3_url",
     "md5s3stash",
+    "stash_component",
 ]
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "md5_to_http_url": "scheme",
     "md5_to_s3_url": "scheme",
     "md5s3stash": "library",
+    "stash_component": "component",
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import Empty, Queue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from md5s3stash.content import Progress
 from md5s3stash.errors import RedisUnavailable, SourceError, StashError
@@ -23,6 +23,9 @@ from md5s3stash.s3.curl import Timeouts
 from md5s3stash.s3.store import connect
 from md5s3stash.settings import Faults, FetchSettings, RedisSettings, S3Settings, Settings, StashSettings
 from md5s3stash.stash import Auth, Caches, Stasher, StashResult
+
+if TYPE_CHECKING:
+    from md5s3stash.cache import RedisDict
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,8 @@ class SourceResult:
 class Stash:
     """The bucket bases of the settings, with what they share."""
 
-    def __init__(self, stashers: tuple[Stasher, ...], fetcher: Fetcher) -> None:
+    def __init__(self, stashers: tuple[Stasher, ...], fetcher: Fetcher, components: RedisDict | None = None) -> None:
+        self.components = components
         self._stashers = stashers
         self._fetcher = fetcher
 
@@ -90,28 +94,30 @@ def open_stash(settings: Settings, collection: str = "") -> Stash:
             of_s3.endpoint, timeouts=s3_timeouts(of_s3), conditions_required=of_s3.conditional_writes == "require"
         )
     with faults.noted():
-        caches = _caches(settings[RedisSettings])
+        caches, components = _caches(settings[RedisSettings])
     with faults.noted():
         rules = origin_rules(settings[FetchSettings])
     faults.raise_any()
     fetcher = Fetcher(fetch_limits(settings[FetchSettings]), rules=rules)
-    return Stash(tuple(Stasher(base, store, fetcher, caches) for base in bases), fetcher)
+    return Stash(tuple(Stasher(base, store, fetcher, caches) for base in bases), fetcher, components)
 
 
-def _caches(settings: RedisSettings) -> Caches:
+def _caches(settings: RedisSettings) -> tuple[Caches, RedisDict | None]:
+    """Those of the stash, and that of components."""
     if settings.url is None:
-        return Caches()
+        return Caches(), None
     # Importing redis takes as long as importing boto3.
-    from md5s3stash.cache import connect_redis, redis_caches
+    from md5s3stash.cache import RedisDict, connect_redis, redis_caches
 
-    url_cache, hash_cache = redis_caches(connect_redis(settings.url, settings.timeout_seconds), settings.prefix)
+    client = connect_redis(settings.url, settings.timeout_seconds)
+    url_cache, hash_cache = redis_caches(client, settings.prefix)
     try:
         len(hash_cache)
     except RedisUnavailable as error:
         # Logged once, at a level that is always shown. No source then waits for a Redis that is down.
         log.error("nothing is looked up or recorded in this run: %s", error)
-        return Caches()
-    return Caches(url_cache, hash_cache)
+        return Caches(), None
+    return Caches(url_cache, hash_cache), RedisDict(client, f"{settings.prefix}:components")
 
 
 def fetch_limits(settings: FetchSettings) -> FetchLimits:

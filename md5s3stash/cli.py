@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import category
@@ -20,6 +22,7 @@ from md5s3stash.settings import CORE_SECTIONS, Faults, Settings, load, whole_num
 
 if TYPE_CHECKING:
     from md5s3stash.batch import SourceResult
+    from md5s3stash.cache import RedisDict
 
 # Far above the longest path (4 KiB) and any URL that servers take; a file that is not a list must not fill the memory.
 MAX_LINE_BYTES = 64 * 1024
@@ -91,6 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object per line, with everything known about the source"
     )
     parser.add_argument(
+        "--component-json",
+        action="store_true",
+        help="print one JSON object per line, with the fields of a component of Calisphere's harvester",
+    )
+    parser.add_argument(
         "--collection",
         default="",
         metavar="NAME",
@@ -126,6 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
     faults.raise_any()
 
     show = _print_json if arguments.json else _print_line
+    if arguments.component_json:
+        show = functools.partial(_print_component, stash.components)
     failed = 0
     with (
         contextlib.closing(stash),
@@ -180,6 +190,24 @@ def _print_json(outcome: SourceResult) -> None:
 
     found = outcome.as_json()
     _write(json.dumps(found | {"url": console.without_password(found["url"])}))
+
+
+def _print_component(cache: RedisDict | None, outcome: SourceResult) -> None:
+    import json
+
+    from md5s3stash.component import component_of
+    from md5s3stash.errors import RedisUnavailable
+
+    if outcome.result is None:
+        _print_json(outcome)
+        return
+    now = datetime.now()
+    try:
+        component = component_of(outcome.result, None, cache, now)
+    except RedisUnavailable:
+        # Logged by the stash; a cache that is down costs speed, never a component.
+        component = component_of(outcome.result, None, None, now)
+    _write(json.dumps(component))
 
 
 def escaped(text: str) -> str:

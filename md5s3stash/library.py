@@ -10,7 +10,7 @@ from md5s3stash.errors import SourceError
 from md5s3stash.fetch import Fetcher, FetchLimits
 from md5s3stash.s3.store import store_for
 from md5s3stash.scheme import BucketBase, KeyTemplate
-from md5s3stash.stash import Caches, Stasher, StashReport
+from md5s3stash.stash import Caches, Stasher, StashReport, StashResult
 
 
 def md5s3stash(
@@ -37,10 +37,15 @@ def md5s3stash(
     dead link TypeError, which callers catch so that one dead link does not end a collection.
     """
     base = BucketBase.parse(bucket_base, bucket_scheme, KeyTemplate.COLLECTION).in_collection(str(collection))
+    return stash_once(url, base, conn, url_auth, Caches(url_cache, hash_cache)).report
+
+
+def stash_once(url: str, base: BucketBase, conn: Any, url_auth: tuple[str, str] | None, caches: Caches) -> StashResult:
+    """One call of the library; see `md5s3stash`."""
     store = store_for(conn, os.environ.get("S3_ENDPOINT"))
     fetcher = Fetcher(FetchLimits())
     try:
-        return Stasher(base, store, fetcher, Caches(url_cache, hash_cache)).stash(url, url_auth).report
+        return Stasher(base, store, fetcher, caches).stash(url, url_auth)
     except SourceError as error:
         raise _as_caught_in_2014(error).with_traceback(error.__traceback__) from error.__cause__
     finally:

@@ -65,13 +65,16 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StashResult:
-    """A report and its outcome. `size_bytes` is None, and `sha256` empty, if the origin's 304 saved the download."""
+    """A report and its outcome. `size_bytes` is None, and `sha256` empty, if the origin's 304 saved the download.
+    `declared_type` is the MIME type that the source says it has, if any.
+    """
 
     report: StashReport
     outcome: StashOutcome
     size_bytes: int | None
     sha256: str = ""
     validators: Validators = NO_VALIDATORS
+    declared_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ class Stasher:
         known = self._known_hash(url, md5)
         if known is not None:
             self._check_type(known.mime_type)
-            return StashResult(known, StashOutcome.KNOWN, size_bytes, sha256)
+            return StashResult(known, StashOutcome.KNOWN, size_bytes, sha256, declared_type=content.declared_type)
         address = self._base.address(md5)
         try:
             mime_type, dimensions = kind or describe(content)
@@ -174,7 +177,7 @@ class Stasher:
         self._remember(self._caches.hash_cache, md5, (address.s3_url, mime_type, dimensions))
         report = StashReport(url, md5, address.s3_url, mime_type, dimensions)
         log.debug("stashed outcome=%r md5=%s s3_url=%s bytes=%d", outcome.value, md5, address.s3_url, size_bytes)
-        return StashResult(report, outcome, size_bytes, sha256)
+        return StashResult(report, outcome, size_bytes, sha256, declared_type=content.declared_type)
 
     def _put(
         self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None, presence: Presence

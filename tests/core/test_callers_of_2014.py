@@ -58,6 +58,8 @@ SIGNATURES: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             "url_cache": None,
             "hash_cache": None,
             "bucket_scheme": "simple",
+            # New, by keyword alone.
+            "collection": "",
         },
     ),
     (

@@ -204,7 +204,7 @@ def _more_fields(outcome: Outcome, provenance: bool) -> list[str]:
     if outcome.collection:
         more += "collection", outcome.collection
     if outcome.record_id:
-        more += "id", outcome.record_id
+        more += "record", outcome.record_id
     if len(outcome.reports) > 1 or provenance:
         more += "s3_urls", " ".join(report.s3_url for report in outcome.reports)
     if provenance:

@@ -150,7 +150,7 @@ class DiskCache:
                 try:
                     write(file)
                     _stamp(file.fileno(), modified)
-                    os.rename(path, self.directory / f"{md5}{_REDUCED_SUFFIX}")
+                    os.rename(path, self.directory / f"{_file_name(md5)}{_REDUCED_SUFFIX}")
                     self.added(os.fstat(file.fileno()).st_size)
                 except BaseException:
                     with contextlib.suppress(OSError):
@@ -160,7 +160,7 @@ class DiskCache:
     def drop_reduced(self, md5: str) -> None:
         """Removes a reduced copy that turned out to be damaged."""
         with contextlib.suppress(OSError):
-            os.unlink(self.directory / f"{md5}{_REDUCED_SUFFIX}")
+            os.unlink(self.directory / f"{_file_name(md5)}{_REDUCED_SUFFIX}")
 
     def keep_pyramid(self, incoming: Incoming, md5: str, size_bytes: int, modified: float) -> None:
         """Gives a pyramid its name. It is not synced: who reads it compares its checksums."""
