@@ -19,6 +19,7 @@ LAYERS = {
     "viewer": {"iiif", "server"},
     "workers": {"_pilbox", "cache", "errors", "render", "request"},
     "lookup": {"errors", "request", "server"},
+    "config": {"lookup", "request", "server"},
 }
 NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}
 

@@ -21,6 +21,7 @@ from md5s3stash_thumbnailer.server.presets import parse_presets
 from tests.support import servers
 from tests.support.nginx import nginx_before
 from tests.support.queues import TestQueue
+from tests.support.servers import wait_until
 from tests.support.stores import Keys, new_bucket, shared_client
 from tests.thumbnailer.conftest import Answer, Thumbnailer, picture, thumbnailer
 
@@ -30,7 +31,7 @@ URL = "https://museum.example.org/1.jpg?size=large&page=2"
 
 # What the site shows: pictures by their name, with their size. Another kind of content is a line here.
 SHOWN = {
-    "landscape": (picture((1600, 1200)), (1600, 1200)),
+    "landscape": (picture((2400, 1800)), (2400, 1800)),
     "portrait": (picture((900, 1500)), (900, 1500)),
     "jp2": (picture((1500, 1125), "JPEG2000"), (1500, 1125)),
 }
@@ -102,6 +103,21 @@ def test_the_same_md5_in_two_collections_is_two_pictures(site_server: Thumbnaile
 
     assert [answer.image.size for answer in answers] == [(200, 100), (300, 100)] * 2
     assert answers[0].headers["ETag"] != answers[1].headers["ETag"]
+
+
+def test_copies_of_an_original_are_kept_under_its_collection(site_server: Thumbnailer) -> None:
+    md5 = hashlib.md5(SHOWN["landscape"][0]).hexdigest()
+    cache = site_server.log_path.parent / f"cache-{site_server.port}"
+
+    site_server.get(f"/clip/90x90/26094/{md5}")
+    region = site_server.get(f"/iiif/3/26094/{md5}/0,0,100,100/max/0/default.jpg")
+
+    wait_until(lambda: (cache / f"{md5}@26094.reduced").exists(), "the reduced copy")
+    assert region.image.size == (100, 100)
+    assert (cache / f"{md5}@26094.pyramid").exists()
+    assert (cache / f"{md5}@26094").stat().st_size == len(SHOWN["landscape"][0])
+    assert site_server.get(f"/clip/91x91/26094/{md5}").image.size == (91, 68)
+    assert "event=cache_fault" not in site_server.log
 
 
 def test_only_below_the_prefixes_of_derivatives_may_bytes_differ_from_the_md5(site_server: Thumbnailer) -> None:

@@ -26,11 +26,11 @@ from tornado.options import define, options
 from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import parse_name
 from md5s3stash_thumbnailer._pilbox import PILBOX, Image, ImageHandler, PilboxError
+from md5s3stash_thumbnailer.config.flags import refuse_unclear_flags
+from md5s3stash_thumbnailer.config.place import Stash
+from md5s3stash_thumbnailer.config.site import SiteSettings, site_settings
 from md5s3stash_thumbnailer.errors import RequestRefused
-from md5s3stash_thumbnailer.flags import refuse_unclear_flags
-from md5s3stash_thumbnailer.place import Stash
 from md5s3stash_thumbnailer.request import MODES, OPTION_OF_QUERY_NAME, Bounds, parse_options
-from md5s3stash_thumbnailer.site_options import SiteSettings, site_settings
 
 if TYPE_CHECKING:
     from md5s3stash_thumbnailer.cache.originals import FetchLimits

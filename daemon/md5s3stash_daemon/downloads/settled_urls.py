@@ -49,9 +49,7 @@ class SettledUrls:
             for url, md5, s3_url, mime_type, (width, height) in reports
         )
         provenance = Provenance(*origin)
-        return Outcome(
-            "", name, found, size_bytes, error, reason, provenance=provenance, collection=collection
-        )
+        return Outcome("", name, found, size_bytes, error, reason, provenance=provenance, collection=collection)
 
     def close(self) -> None:
         self._database.close()

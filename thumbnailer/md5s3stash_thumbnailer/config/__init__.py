@@ -1,0 +1,1 @@
+"""Parts of the settings, which options.py puts together."""
