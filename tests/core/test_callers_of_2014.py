@@ -10,18 +10,20 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, MutableMapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 import md5s3stash
 from md5s3stash.errors import SettingsError, SourceError, SourceNotFound, SourceRefused, SourceUnavailable, StashError
 from md5s3stash.fetch import Fetcher
 from tests.support.digest_s3 import DigestS3
-from tests.support.origin import Origin, Reply
+from tests.support.origin import Origin, Reply, Request
 from tests.support.servers import REPOSITORY, free_port, running, wait_until
 from tests.support.stores import Keys, plain_client
 
@@ -227,3 +229,48 @@ def test_harvest_into_two_bases_with_shared_caches_goes_through_a_list_with_dead
 
     assert reports == [(url, base, (1, 1)) for url in served for base in ("first", "second")]
     assert failed == [url for url in dead for _ in range(2)]
+
+
+class PickledDict(MutableMapping[str, Any]):
+    """A dictionary in Redis as that of the package redis-collections: one hash, whose keys and values are pickles."""
+
+    def __init__(self, client: redis.Redis, key: str) -> None:
+        self._client: Any = client
+        self._key = key
+
+    def __getitem__(self, key: str) -> Any:
+        found = self._client.hget(self._key, pickle.dumps(key))
+        if found is None:
+            raise KeyError(key)
+        return pickle.loads(found)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._client.hset(self._key, pickle.dumps(key), pickle.dumps(value))
+
+    def __delitem__(self, key: str) -> None:
+        self._client.hdel(self._key, pickle.dumps(key))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(pickle.loads, self._client.hkeys(self._key))
+
+    def __len__(self) -> int:
+        return int(self._client.hlen(self._key))
+
+
+def not_modified(request: Request) -> Reply:
+    known = request.headers.get("if-none-match") == '"1"'
+    return Reply(304 if known else 200, b"" if known else b"cached", {"ETag": '"1"'})
+
+
+def test_dictionaries_of_redis_collections_are_caches_as_they_were(server: DigestS3, redis_server: str) -> None:
+    with redis.Redis.from_url(redis_server) as client, Origin() as origin:
+        url_cache, hash_cache = (PickledDict(client, f"test:{uuid.uuid4().hex}") for _ in range(2))
+        url, conn = origin.answer("/a", not_modified), plain_client(server.endpoint, Keys())
+        first, again = (
+            md5s3stash.md5s3stash(url, "first", conn, url_cache=url_cache, hash_cache=hash_cache) for _ in range(2)
+        )
+
+        assert first == again
+        assert [request.headers.get("if-none-match") for request in origin.requests] == [None, '"1"']
+        assert url_cache[url]["md5"] == first.md5
+        assert hash_cache[first.md5] == (first.s3_url, first.mime_type, first.dimensions)
