@@ -18,7 +18,7 @@ LAYERS = {
     "stills": {"errors"},
     "viewer": {"iiif", "server"},
     "workers": {"_pilbox", "cache", "errors", "render", "request"},
-    "lookup": {"errors", "request", "server"},
+    "lookup": {"errors", "server"},
     "config": {"lookup", "request", "server"},
 }
 NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from md5s3stash.errors import DigestMismatch, SourceTooLarge
 from md5s3stash.objectstore import ObjectPart
-from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash.scheme import BucketBase, ObjectAddress, split_name
 from md5s3stash_thumbnailer.errors import FetchTimedOut, OriginalNotFound
 from md5s3stash_thumbnailer.stills.containers import HEAD_BYTES, VIDEO, kind_of
 from md5s3stash_thumbnailer.stills.parts import Parts
@@ -48,7 +48,8 @@ class LargeOriginals:
         head = self.store.read_part(address, 0, HEAD_BYTES - 1)
         if head is None:
             raise OriginalNotFound(f"Nothing is stashed under {md5}")
-        _require(md5, head, address)
+        if not self.base.is_derivative(address.key):
+            _require(split_name(md5)[1], head, address)
 
         def read(first: int, last: int) -> bytes:
             if time.monotonic() > deadline:

@@ -14,7 +14,6 @@ import tornado.web
 from md5s3stash.errors import RedisUnavailable
 from md5s3stash_thumbnailer.errors import OriginalNotFound, Overloaded
 from md5s3stash_thumbnailer.lookup.known import Known
-from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
 from md5s3stash_thumbnailer.server.handlers import BaseThumbnailHandler
 from md5s3stash_thumbnailer.server.presets import Preset
 
@@ -85,8 +84,7 @@ class LookupHandler(BaseThumbnailHandler):
             return f"p/{preset.name}/{content}"
         mode, width, height = (self.get_query_argument(name, "") or value for name, value in _DEFAULT_SIZE.items())
         self._parse(mode, width, height, content)
-        options = {name: self.get_query_argument(name, "") for name in OPTION_OF_QUERY_NAME}
-        query = urlencode({name: value for name, value in options.items() if value})
+        query = urlencode({name: value for name, value in self.query().items() if value})
         return f"{mode}/{width}x{height}/{content}{'?' if query else ''}{query}"
 
 

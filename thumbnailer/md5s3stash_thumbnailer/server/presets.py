@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from md5s3stash.errors import SettingsError
 from md5s3stash_thumbnailer._pilbox import Image, PilboxError
 from md5s3stash_thumbnailer.errors import RequestRefused
+from md5s3stash_thumbnailer.part import QUERY_NAMES
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME, Bounds, parse_request
 from md5s3stash_thumbnailer.server.answers import message_of
 from md5s3stash_thumbnailer.server.handlers import BaseThumbnailHandler, unknown_path
@@ -62,7 +63,7 @@ def _require_sound(preset: Preset, text: str, defaults: Mapping[str, str], bound
 
 
 class PresetHandler(BaseThumbnailHandler):
-    """`GET|HEAD /p/{name}/{md5}`. The query can only have a signature; anything else in it has no effect."""
+    """`GET|HEAD /p/{name}/{md5}`. The query can only have a part and a signature; anything else has no effect."""
 
     def initialize(self, presets: Mapping[str, Preset]) -> None:  # type: ignore[override]
         super().initialize()
@@ -77,7 +78,8 @@ class PresetHandler(BaseThumbnailHandler):
     head = get
 
     def query(self) -> Mapping[str, str]:
-        return self._preset.query
+        part = {name: self.get_query_argument(name, "") for name in QUERY_NAMES}
+        return {**part, **self._preset.query}
 
 
 def preset_routes(presets: Mapping[str, Preset], content: str) -> list[Any]:
