@@ -219,7 +219,7 @@ def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path, for
 @pytest.mark.parametrize(
     ("number", "expected"),
     # Out of memory for small things, libraries abort.
-    [(signal.SIGSEGV, (500, 206)), (signal.SIGABRT, (422, 204)), (signal.SIGTRAP, (422, 204))],
+    [(signal.SIGSEGV, (415, 201)), (signal.SIGABRT, (422, 204)), (signal.SIGTRAP, (422, 204))],
 )
 def test_worker_that_crashes_while_it_renders_costs_that_request_alone(
     s3_server: str, put: Put, tmp_path: Path, number: signal.Signals, expected: tuple[int, int], form: str
