@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits,
 from md5s3stash_thumbnailer.render.region_request import UNTURNED, AskedRegion, AskedSize, Output, RegionRequest
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 from tests.thumbnailer import corpus
+from tests.thumbnailer.conftest import Thumbnailer
 from tests.thumbnailer.ssim import ssim
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -107,6 +109,12 @@ def test_brightest_value_of_sixteen_bits_is_white() -> None:
     ]
     small = PIL.Image.open(io.BytesIO(render(io.BytesIO(data), request, RenderLimits(reduced_side=16)).body))
     assert small.tobytes() == picture.tobytes()
+
+
+def test_sealed_worker_decodes_rows_too(server: Thumbnailer, put: Callable[[bytes], str]) -> None:
+    md5 = put((PICTURES / "sixteen-bits-to-white.jp2").read_bytes())
+    for path in (f"/clip/80x60/{md5}?fmt=png", f"/iiif/3/{md5}/full/max/0/default.png"):
+        assert server.get(path).image.getpixel((79, 59)) == (255, 255, 255)
 
 
 def test_more_than_eight_bits_of_another_layout_are_refused() -> None:
