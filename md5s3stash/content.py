@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -42,6 +42,8 @@ class Content:
     data: bytes | None = None
     file: BinaryIO | None = None
     fingerprints: Fingerprints | None = None
+    # Further digests that were asked for, in hex, by algorithm.
+    further: Mapping[str, str] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -114,10 +116,13 @@ class ContentBuilder:
         self._spool.close()
 
 
-def content_of_file(file: BinaryIO, declared_type: str | None = None, progress: Progress | None = None) -> Content:
-    """The content of an open regular file; closing the content closes the file. Raises SourceChanged if the file
-    changes.
+def content_of_file(
+    file: BinaryIO, declared_type: str | None = None, progress: Progress | None = None, further: Sequence[str] = ()
+) -> Content:
+    """The content of an open regular file; closing the content closes the file. `further` names algorithms of hashlib
+    whose digests are computed in the same read. Raises SourceChanged if the file changes.
     """
+    hashers = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in further}
     before = os.fstat(file.fileno())
     if before.st_size <= IN_MEMORY_BYTES:
         with file:
@@ -130,14 +135,22 @@ def content_of_file(file: BinaryIO, declared_type: str | None = None, progress: 
             _refuse_changed(before, os.fstat(file.fileno()), len(data))
         if progress is not None:
             progress(len(data))
-        return Content(digest_of(data), declared_type, data=data)
+        for hasher in hashers.values():
+            hasher.update(data)
+        return Content(digest_of(data), declared_type, data=data, further=_hex(hashers))
     # Bounded, so that reading ends even if the file grows faster than it is read.
-    digest, fingerprints = _first_pass(FileReader(file.fileno(), before.st_size), progress)
+    digest, fingerprints = _first_pass(FileReader(file.fileno(), before.st_size), progress, list(hashers.values()))
     _refuse_changed(before, os.fstat(file.fileno()), digest.size_bytes)
-    return Content(digest, declared_type, file=file, fingerprints=fingerprints)
+    return Content(digest, declared_type, file=file, fingerprints=fingerprints, further=_hex(hashers))
 
 
-def _first_pass(reader: FileReader, progress: Progress | None) -> tuple[Digest, Fingerprints]:
+def _hex(hashers: Mapping[str, hashlib._Hash]) -> Mapping[str, str] | None:
+    return {algorithm: hasher.hexdigest() for algorithm, hasher in hashers.items()} or None
+
+
+def _first_pass(
+    reader: FileReader, progress: Progress | None, hashers: Sequence[hashlib._Hash]
+) -> tuple[Digest, Fingerprints]:
     """The digest and fingerprints of a large file, needed before its first byte can be sent; in constant memory."""
     md5, sha256, fingerprints = hashlib.md5(usedforsecurity=False), hashlib.sha256(), Fingerprints()
     size_bytes = 0
@@ -145,6 +158,8 @@ def _first_pass(reader: FileReader, progress: Progress | None) -> tuple[Digest, 
     def beside(block: memoryview, following: memoryview) -> memoryview:
         sha256.update(block)
         fingerprints.update(block)
+        for hasher in hashers:
+            hasher.update(block)
         return following[: reader.readinto(following)]
 
     block, following = memoryview(bytearray(BLOCK_BYTES)), memoryview(bytearray(BLOCK_BYTES))

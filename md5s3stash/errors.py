@@ -5,6 +5,7 @@
     ├── SourceError
     │   ├── SourceNotFound            no          1
     │   ├── SourceRefused             no          1      we will not read or fetch this
+    │   ├── ListedDigestDiffers       no          1      a manifest lists another digest for it
     │   ├── SourceTooLarge            no          1
     │   ├── SourceUnreadable          no          1      permission, or not a regular file
     │   ├── SourceFailed              no          1      the origin answered with a final "no"
@@ -54,6 +55,10 @@ class SourceNotFound(SourceError):
 
 class SourceRefused(SourceError):
     """The source breaks a rule: its scheme, its address, a credential that would travel in the clear."""
+
+
+class ListedDigestDiffers(SourceError):
+    """The content is not the one that the checksum manifest of its delivery lists."""
 
 
 class SourceTooLarge(SourceError):

@@ -7,6 +7,7 @@ import mimetypes
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -86,9 +87,15 @@ def open_local(source: LocalFile, max_bytes: int | None = None, progress: Progre
 
 
 def content_of_descriptor(
-    descriptor: int, name: str, max_bytes: int | None = None, progress: Progress | None = None
+    descriptor: int,
+    name: str,
+    max_bytes: int | None = None,
+    progress: Progress | None = None,
+    further: Sequence[str] = (),
 ) -> Content:
-    """The content of an open file; it takes over the descriptor. Raises as `open_local`."""
+    """The content of an open file; it takes over the descriptor. `further`: see `content_of_file`. Raises as
+    `open_local`.
+    """
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
@@ -98,7 +105,7 @@ def content_of_descriptor(
     try:
         if max_bytes is not None and status.st_size > max_bytes:
             raise SourceTooLarge(f"the file has {status.st_size} bytes, more than the {max_bytes} that are allowed")
-        return content_of_file(file, declared_type(name), progress)
+        return content_of_file(file, declared_type(name), progress, further)
     except OSError as error:
         file.close()
         raise SourceOutOfReach(f"reading failed: {error.strerror}") from error

@@ -26,6 +26,7 @@ from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, read_settings
 from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import (
+    DeliverySettings,
     HttpSettings,
     ProvenanceSettings,
     QueueSettings,
@@ -36,11 +37,12 @@ from md5s3stash_daemon.disk.filesystem import filesystem_type, is_network
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
 from md5s3stash_daemon.intake.files import worker
-from md5s3stash_daemon.intake.files.dependencies import dependencies_of, set_log_level
+from md5s3stash_daemon.intake.files.dependencies import Dependencies, dependencies_of, set_log_level
 from md5s3stash_daemon.intake.files.fork_server import ForkServer
 from md5s3stash_daemon.intake.files.main_loop import MainLoop
 from md5s3stash_daemon.intake.files.supervisor import WorkerSupervisor
 from md5s3stash_daemon.intake.lists.scheduler import ListScheduler, url_stashers
+from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.monitoring.counters import CountedLedger
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import Metrics
@@ -59,6 +61,9 @@ from md5s3stash_daemon.spool.ownership import identity
 from md5s3stash_daemon.spool.spool import Spool
 
 if TYPE_CHECKING:
+    from redis import Redis
+
+    from md5s3stash_daemon.deliveries.build import Deliveries
     from md5s3stash_daemon.intake.sqs.consumer import Consumer
 
 log = logging.getLogger(__name__)
@@ -82,6 +87,7 @@ class Daemon:
     queue: Consumer | None
     metrics: Metrics
     health: Health
+    deliveries: Deliveries | None = None
 
     def apply(self, settings: Settings) -> None:
         """Applies these settings, as far as they are `reload.LIVE`."""
@@ -162,6 +168,8 @@ def _run(
     with _serving(settings, daemon), handled(actions, daemon.runtime.liveness), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
+        if daemon.deliveries is not None:
+            daemon.deliveries.follower.start()
         with _outliving_power_cuts(daemon):
             complete = daemon.main_loop.run(ready)
             # Lists and the queue stop at the same time as the files, so this waits for the rest of the same deadline.
@@ -241,11 +249,22 @@ def build(settings: Settings) -> Daemon:
 
         queue = build_queue_intake(settings, lists.pool, client, dependencies.session, dependencies.store, metrics)
     metrics.watch_store(dependencies.store.weaker_promises)
-    main_loop = MainLoop(runtime, dependencies.spool, workers, lists.take, ledger)
+    deliveries = _deliveries(runtime, dependencies, client)
+    with_listed = {} if deliveries is None else {"with_listed": deliveries.intake.with_listed}
+    main_loop = MainLoop(runtime, dependencies.spool, workers, lists.take, ledger, **with_listed)
     metrics.watch_waiting(main_loop.waiting.counts)
     waited_for = AllFaults(workers, lists.pool.disk, main_loop.disk, *([queue] if queue is not None else []))
     metrics.watch_spool(dependencies.spool, waited_for)
     health = Health(
         runtime.liveness, waited_for, metrics, lambda: live.current[SpoolSettings].stuck_seconds, main_loop.waiting
     )
-    return Daemon(runtime, dependencies.spool, main_loop, workers, lists, queue, metrics, health)
+    return Daemon(runtime, dependencies.spool, main_loop, workers, lists, queue, metrics, health, deliveries)
+
+
+def _deliveries(runtime: Runtime, dependencies: Dependencies, client: Redis) -> Deliveries | None:
+    if runtime.live.current[DeliverySettings].still_seconds == 0:
+        return None
+    from md5s3stash_daemon.deliveries.build import build_deliveries
+
+    reader = LedgerReader(client, dependencies.settings[RedisSettings].prefix)
+    return build_deliveries(runtime, dependencies.spool, reader, dependencies.store, dependencies.bases)

@@ -111,6 +111,20 @@ def caches(site: Site) -> list[dict[bytes, bytes]]:
     return [site._hash(name) for name in ("names", "hash_cache", "url_cache")]
 
 
+def collectors_of(daemon: Daemon) -> list[int]:
+    """The process ids of a daemon's collectors."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                command = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"md5s3stash_daemon.provenance.process" in command and str(daemon.process.pid).encode() in command:
+                found.append(int(process.name))
+    return found
+
+
 def drop_all_kinds(site: ProvenanceSite, origin: Origin) -> list[str]:
     """Files with odd names, a URL and one that fails; returns the names that are stashed."""
     names = [os.fsdecode(name) for name in ODD_NAMES]
@@ -183,10 +197,12 @@ def test_buckets_and_snapshots_give_back_all_that_redis_and_the_disk_have_lost(
         site.wait_for_events(len(names) + 3)
         site.wait_for_snapshots()
         assert daemon.terminate() == 0
+        wait_until(lambda: not collectors_of(daemon), "the collector ends with the daemon", SECONDS)
     before, exports, events = caches(site), exported(site), site.events()
 
     lose_redis(site)
-    site.index.unlink()
+    for file in site.index.parent.iterdir():
+        file.unlink()
     assert run(site, "rebuild").returncode == 0
     done = run(site, "rebuild", "--from-provenance")
 
@@ -236,29 +252,17 @@ def test_names_of_before_the_index_are_found_though_their_time_is_not(tmp_path: 
 
 
 def test_a_killed_collector_is_replaced_and_each_event_is_there_once(site: ProvenanceSite, daemon: Daemon) -> None:
-    def collectors() -> list[int]:
-        found = []
-        for process in Path("/proc").iterdir():
-            if process.name.isdecimal():
-                try:
-                    command = (process / "cmdline").read_bytes().split(b"\0")
-                except OSError:
-                    continue
-                if b"md5s3stash_daemon.provenance.process" in command and str(daemon.process.pid).encode() in command:
-                    found.append(int(process.name))
-        return found
-
     site.drop("file 1", b"1")
     site.wait_for_events(1)
-    [pid] = collectors()
+    [pid] = collectors_of(daemon)
     os.kill(pid, signal.SIGKILL)
     site.drop("file 2", b"2")
 
     assert [event.name for event in site.wait_for_events(2)] == ["file 1", "file 2"]
-    assert pid not in collectors()
+    assert pid not in collectors_of(daemon)
     wait_until(lambda: age_seconds(site.index) < SECONDS, "the index is complete", SECONDS)
     assert daemon.terminate() == 0
-    wait_until(lambda: not collectors(), "the collector ends with the daemon")
+    wait_until(lambda: not collectors_of(daemon), "the collector ends with the daemon", SECONDS)
 
 
 def test_without_an_index_the_log_and_the_export_are_as_before(

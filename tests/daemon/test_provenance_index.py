@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,21 @@ def test_events_come_back_as_they_were_each_once(index: Index, path: Path) -> No
         assert other.names_of(md5(HOSTILE_NAMES[0]), 5) == [HOSTILE_NAMES[0]]
         for name in HOSTILE_NAMES:
             assert [event.name for page in other.events(name=name) for event in page] == [name, name]
+
+
+def test_a_batch_that_fails_half_way_leaves_nothing(index: Index, path: Path) -> None:
+    index.add([stashed(1, "before")], position="1-1", filled="yes")
+    events = [replace(stashed(number, f"name {number}"), via=f"list {number}") for number in range(2, 6)]
+    broken = replace(stashed(9, "broken"), md5="not hexadecimal")
+
+    with pytest.raises(ValueError, match="hexadecimal"):
+        index.add([*events, broken], position="2-2")
+
+    assert (names_in(index), index.state("position"), index.count()) == (["before"], "1-1", 1)
+    assert names_with(path, "name", 5, lambda: False) == []
+    assert index.add(events, position="2-2") == 4
+    assert all_of(index)[1:] == events
+    assert len(names_with(path, "name", 5, lambda: False) or []) == 4
 
 
 def test_a_name_has_its_latest_content_in_whatever_order_its_events_come(index: Index) -> None:

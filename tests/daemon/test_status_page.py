@@ -23,6 +23,7 @@ import requests
 
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
+from md5s3stash_daemon.deliveries.journal import FileRow, Journal, State, journal_path
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker, HasFaults
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.spool.spool import Spool
@@ -62,6 +63,32 @@ def text_of(url: str) -> str:
     assert answer.status_code == 200
     # The bytes as sent: all must be UTF-8.
     return answer.content.decode()
+
+
+def test_deliveries_are_shown_while_they_arrive_and_at_their_end(site: Site) -> None:
+    with page_of(site) as url:
+        assert "Deliveries" not in text_of(url)
+    (site.spool / "deliveries").mkdir()
+    journal = Journal(journal_path(site.spool))
+    with journal.transaction():
+        for number, (folder, verdict) in enumerate((("open", ""), ("right", "complete"), (HOSTILE, "incomplete")), 1):
+            journal.open(f"id-{number}", folder, "vendor", time.time())
+            journal.list_names(number, "md5", [("a", MD5), ("b", MD5)])
+            journal.put_file(number, FileRow("a", State.RIGHT, MD5))
+            journal.put_file(number, FileRow("extra", State.UNLISTED, MD5))
+            if verdict:
+                counts = json.dumps({"right": 2} if verdict == "complete" else {"right": 1, "missing": 1})
+                journal.update(number, ended=time.time(), verdict=verdict, counts=counts, receipt=b"/done/x.json")
+    journal.close()
+
+    with page_of(site) as url:
+        text = text_of(url)
+
+    assert "Arriving: 1 of 2 right, 1 not listed" in re.sub(r"\s+", " ", text)
+    assert '<progress max="2" value="1"' in text
+    assert "Complete: 2 of 2 right" in re.sub(r"\s+", " ", text)
+    assert "Not complete: 1 of 2 right, 1 missing" in re.sub(r"\s+", " ", text)
+    assert "<script>alert" not in text
 
 
 def log(site: Site, name: str, md5: str = MD5, **fields: str) -> None:

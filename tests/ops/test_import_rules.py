@@ -95,9 +95,10 @@ LAYERS = {
     "intake.files": {"config", "runtime", "disk", "spool", "ledger", "monitoring"},
     "intake.lists": {"config", "runtime", "disk", "spool", "ledger", "downloads"},
     "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
+    "deliveries": {"config", "runtime", "disk", "spool", "ledger"},
     "enqueue": {"config", "downloads", "intake.sqs"},
-    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "provenance"},
-    "web": {"config", "runtime", "spool", "ledger", "provenance", "monitoring"},
+    "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "provenance", "deliveries"},
+    "web": {"config", "runtime", "spool", "ledger", "provenance", "monitoring", "deliveries"},
 }
 
 

@@ -4,14 +4,19 @@ too.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, expect
 
+from md5s3stash_daemon.deliveries.journal import FileRow, Journal, State, journal_path
+from md5s3stash_daemon.deliveries.receipt import publish
+from md5s3stash_daemon.spool.spool import Spool
 from tests.ops.test_make_run import Appliance, picture
 from tests.support.browser import DESK, PHONE, SECONDS, Visit, axe_violations, chromium
 from tests.support.servers import wait_until
@@ -67,6 +72,31 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser, appliance: Appliance) -> Iterator[Visit]:
     with Visit(browser, f"http://127.0.0.1:{appliance.ports['METRICS_PORT']}/") as visit:
         yield visit
+
+
+def test_the_receipt_of_a_delivery_is_readable_on_a_phone_and_for_a_screen_reader(
+    browser: Browser, tmp_path: Path
+) -> None:
+    for folder in ("incoming", "deliveries"):
+        (tmp_path / folder).mkdir()
+    journal = Journal(journal_path(tmp_path))
+    with journal.transaction():
+        number = journal.open("20261129T122000Z-a1b2c3", "vendor/batch", "vendor", 0.0)
+        journal.list_names(number, "md5", [(f"{place}.tif", "0" * 32) for place in range(3)])
+        journal.put_file(number, FileRow("0.tif", State.RIGHT, "0" * 32, 12_345_678, 0.0))
+        journal.put_file(number, FileRow("1.tif", State.WRONG, reason=f"its md5 is {'1' * 32}, not {'0' * 32}"))
+        counts = json.dumps(journal.counts(number))
+        journal.update(number, ended=1.0, ended_by="still", verdict="incomplete", counts=counts)
+    receipt = publish(Spool(tmp_path), journal, journal.unpublished()[0], lambda md5: f"s3://b/{md5}")
+    journal.close()
+    page = browser.new_page(viewport={"width": PHONE[0], "height": PHONE[1]})
+
+    page.goto(f"file://{receipt.removesuffix('.json')}.html")
+
+    assert page.get_by_role("heading", name="Wrong: 1").is_visible()
+    assert axe_violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    page.close()
 
 
 def test_a_dropped_picture_appears_with_its_thumbnail_without_a_reload(visit: Visit, appliance: Appliance) -> None:

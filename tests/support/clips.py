@@ -24,7 +24,7 @@ VIDEOS: dict[str, tuple[str, ...]] = {
     "mp4": _H264,
     "mov": (*_H264, "-pix_fmt", "yuv420p"),
     "mkv": _H264,
-    "webm": ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", str(_RATE)),
+    "webm": ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "16", "-threads", "1", "-g", str(_RATE)),
     "avi": ("-c:v", "mpeg4", "-g", str(_RATE), "-q:v", "3"),
     "mpg": ("-c:v", "mpeg2video", "-g", "25", "-r", "25", "-q:v", "3"),
     "ts": ("-c:v", "mpeg2video", "-g", "25", "-r", "25", "-q:v", "3"),

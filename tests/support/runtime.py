@@ -6,7 +6,7 @@ from typing import Any
 
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.settings import Settings
-from md5s3stash_daemon.config.settings import SpoolSettings, UrlSettings
+from md5s3stash_daemon.config.settings import DeliverySettings, SpoolSettings, UrlSettings
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.runtime.liveness import Liveness
@@ -16,7 +16,9 @@ from md5s3stash_daemon.runtime.shutdown import Shutdown
 
 def settings_of(**spool: Any) -> Settings:
     """The daemon's defaults, with these settings of the spool."""
-    return Settings({SpoolSettings: SpoolSettings(**spool), UrlSettings: UrlSettings()})
+    return Settings(
+        {SpoolSettings: SpoolSettings(**spool), UrlSettings: UrlSettings(), DeliverySettings: DeliverySettings()}
+    )
 
 
 def runtime_of(breaker: CircuitBreaker | None = None, events: EventCounter | None = None, **spool: Any) -> Runtime:

@@ -38,7 +38,7 @@ _IMPORTED = (
     "md5s3stash.cli",
     "md5s3stash_migrate.main",
     "md5s3stash_daemon.app",
-    *(f"md5s3stash_daemon.ctl.{name}" for name in ("lookup", "moves", "rebuild", "status", "verify")),
+    *(f"md5s3stash_daemon.ctl.{name}" for name in ("delivery", "lookup", "moves", "rebuild", "status", "verify")),
 )
 
 _PR_SET_PDEATHSIG = 1

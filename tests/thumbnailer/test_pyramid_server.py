@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import PIL.Image
@@ -20,10 +21,11 @@ import pytest
 from md5s3stash_thumbnailer.cache.disk import DiskCache
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.source import Source
-from md5s3stash_thumbnailer.errors import RenderTimedOut
+from md5s3stash_thumbnailer.errors import NotAnImage, Overloaded, RenderTimedOut
 from md5s3stash_thumbnailer.part import OfPart
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, write_pyramid
 from md5s3stash_thumbnailer.render.region_request import SizeRequest
+from md5s3stash_thumbnailer.workers.pool import PoolLimits, RenderPool
 from tests.support import servers
 from tests.support.digest_s3 import DigestS3
 from tests.support.mounts import tiny_disk, with_mounts
@@ -322,6 +324,58 @@ def test_what_could_not_be_made_is_not_tried_again_at_once(tmp_path: Path) -> No
     asyncio.run(ask_thrice())
     assert tries == len(charged) == 1
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_client_is_charged_for_the_worker_and_not_for_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+    monkeypatch.setattr("md5s3stash_thumbnailer.cache.pyramids.time", SimpleNamespace(monotonic=lambda: seconds))
+
+    async def open_original(asked: OfPart) -> Source:
+        nonlocal seconds
+        seconds += 100
+        return Source(open(tmp_path / "original", "rb"))
+
+    async def make(source: Source, request: PyramidRequest, file: BinaryIO) -> int:
+        nonlocal seconds
+        seconds += 5
+        source.file.close()
+        raise NotAnImage("damaged")
+
+    charged: list[float] = []
+
+    async def ask() -> None:
+        pyramids = Pyramids(DiskCache(tmp_path / "cache", 100_000), open_original, make, 1, 8)
+        with pytest.raises(NotAnImage):
+            await pyramids.made(SizeRequest("0" * 32), charged.append)
+        pyramids.close()
+
+    (tmp_path / "original").touch()
+    (tmp_path / "cache").mkdir()
+    asyncio.run(ask())
+    assert charged == [5]
+
+
+def test_time_limit_counts_against_the_picture_if_the_worker_had_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "original").touch()
+    limits = PoolLimits(0.1, 0.1, 2**30, 8, 60.0)
+    pool = RenderPool(1, RenderLimits(), limits, DiskCache(tmp_path, 100_000))
+    worker = pool._workers[0]
+    monkeypatch.setattr(worker, "_cpu_seconds", iter((7.0, 7.06, 7.0, 7.04)).__next__)
+
+    async def ask(expected: type[Exception]) -> None:
+        worker._await_ready()
+        os.kill(worker._process.pid or 0, signal.SIGSTOP)
+        original = open(tmp_path / "original", "rb")  # noqa: SIM115 - the pool closes it
+        with pytest.raises(expected):
+            await pool.render(Source(original), SizeRequest("0" * 32))
+
+    try:
+        for expected in (RenderTimedOut, Overloaded):
+            asyncio.run(ask(expected))
+    finally:
+        pool.close()
 
 
 def test_request_that_comes_just_too_late_gets_the_pyramid_that_is_there(tmp_path: Path) -> None:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from md5s3stash.objectstore import MemoryObjectStore
+from md5s3stash.scheme import BucketBase
+from md5s3stash_thumbnailer.cache import originals
+from md5s3stash_thumbnailer.cache.disk import open_cache
+from md5s3stash_thumbnailer.cache.originals import FetchLimits
+from md5s3stash_thumbnailer.cache.source import Source
+from md5s3stash_thumbnailer.cache.stills import Stills
+from md5s3stash_thumbnailer.errors import TooManyBytes
+from md5s3stash_thumbnailer.part import OfPart
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits
+from md5s3stash_thumbnailer.render.region_request import SizeRequest
 from tests.support.clips import SIZE, Clips
+from tests.support.stores import content_of
 from tests.thumbnailer.conftest import BUCKET_BASE, Thumbnailer, picture, s3_client, thumbnailer
 
 Put = Callable[[bytes], str]
@@ -142,6 +156,34 @@ def test_other_originals_that_are_too_large_stay_refused(small: Thumbnailer, put
         assert (answer.status, answer.json["error_code"]) == (413, 203)
 
 
+def test_large_video_of_which_parts_are_not_enough_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OfWholesOnly(Stills):
+        def is_shown_in_parts(self, md5: str) -> bool:
+            return True
+
+        async def picture_of_parts(self, asked: OfPart) -> Source:
+            raise TooManyBytes("parts are not enough")
+
+        async def picture_of(self, source: Source, asked: OfPart) -> Source:
+            return source
+
+    monkeypatch.setattr(originals, "_LARGE_BYTES", 10)
+    base, data = BucketBase.parse("bucket", "simple"), bytes(1000)
+    store, md5 = MemoryObjectStore(), hashlib.md5(data).hexdigest()
+    store.put(base.address(md5), content_of(data), "video/x-msvideo")
+    cache = open_cache(tmp_path / "cache", 100_000)
+    limits = FetchLimits(1000, 30, 2, max_waiting=2)
+    opened = originals.Originals(store, base, cache, limits, RenderLimits())
+    opened.stills = OfWholesOnly.__new__(OfWholesOnly)
+
+    async def read() -> bytes:
+        with (await opened.open_whole(SizeRequest(md5))).file as file:
+            return file.read()
+
+    assert asyncio.run(read()) == data
+    opened.close()
+
+
 def test_parts_of_another_object_are_never_shown(small: Thumbnailer, s3_server: str, put: Put, made: Clips) -> None:
     client = s3_client(s3_server)
     bucket, _, prefix = BUCKET_BASE.partition("/")
@@ -158,13 +200,6 @@ def test_parts_of_another_object_are_never_shown(small: Thumbnailer, s3_server: 
 
     assert small.get(f"/clip/50x50/{other}").status == 502
     assert small.get(f"/clip/50x50/{unknown}").status == 413
-
-
-def test_server_without_these_kinds_says_so(put: Put, s3_server: str, video: str, tmp_path: Path) -> None:
-    with thumbnailer(tmp_path, s3_server, "--kinds=sound") as running:
-        answer = running.get(f"/clip/50x50/{video}")
-
-    assert (answer.status, answer.json["error"]) == (415, "Videos are not shown by this server")
 
 
 def test_server_without_ffmpeg_says_so_once_and_in_health(put: Put, s3_server: str, video: str, tmp_path: Path) -> None:

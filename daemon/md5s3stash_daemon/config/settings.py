@@ -170,6 +170,17 @@ class UrlSettings:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DeliverySettings:
+    """`[deliveries]`: dropped folders with a checksum manifest."""
+
+    still_seconds: float = setting(
+        3600.0,
+        seconds(0, 30 * 86400),
+        "how long after its last file an incomplete delivery ends; 0: manifests are files as any other",
+    )
+
+
 def queue_url(value: Any) -> str | None:
     """The URL of a standard SQS queue."""
     url = optional_text(value)
@@ -270,5 +281,6 @@ SECTIONS: Mapping[str, type] = {
     "log": LogSettings,
     "urls": UrlSettings,
     "queue": QueueSettings,
+    "deliveries": DeliverySettings,
     "provenance": ProvenanceSettings,
 }

@@ -13,21 +13,17 @@ from typing import TYPE_CHECKING
 
 from md5s3stash import console
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import SettingsError, StashError
+from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, ProvenanceSettings, SpoolSettings
 from md5s3stash_daemon.ctl import moves, status
 from md5s3stash_daemon.ctl.argument_types import count, day, jobs
+from md5s3stash_daemon.ctl.connections import ledger_of, probe_of, redis_of, spool_of
 from md5s3stash_daemon.spool.entry import STATES
-from md5s3stash_daemon.spool.ignored import Ignored
-from md5s3stash_daemon.spool.ownership import demand_open
 from md5s3stash_daemon.spool.spool import Spool
 
 if TYPE_CHECKING:
-    from redis import Redis
-
-    from md5s3stash_daemon.ledger.reader import LedgerReader
     from md5s3stash_daemon.ledger.restore import Restorer
 
 # Redis and boto3 each take half a second to import, so only the commands that need them do it.
@@ -99,6 +95,21 @@ def build_parser() -> argparse.ArgumentParser:
     _add_names(command("release", _release, "retry held files now", "--all"))
 
     _add_names(command("remove-ignored", _remove_ignored, "delete files in incoming/ that spool.ignore lists", "--all"))
+
+    delivery = command(
+        "delivery",
+        _delivery,
+        "list the deliveries, show one, or close one that is open",
+        "list",
+        "show vendor/batch7",
+        "close 20261129T122000Z-a1b2c3",
+    )
+    delivery.add_argument("action", choices=["list", "show", "close"], metavar="ACTION", help="list, show or close")
+    delivery.add_argument("name", nargs="?", metavar="NAME", help="the folder of the delivery, or its number")
+    delivery.add_argument(
+        "--limit", type=count, default=20, metavar="N", help="show at most N deliveries or files (20)"
+    )
+    _add_json(delivery)
 
     lookup = command(
         "lookup",
@@ -182,8 +193,8 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
     # First, because a wrong setting is reported before a missing spool.
-    ledger, probe = _ledger(settings), _probe(settings)
-    spool = _spool(settings)
+    ledger, probe = ledger_of(settings), probe_of(settings)
+    spool = spool_of(settings)
     found = status.read_status(spool, ledger, probe, settings[HttpSettings])
     now = time.time()
     if arguments.json:
@@ -195,7 +206,7 @@ def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 def _list(arguments: argparse.Namespace, settings: Settings) -> bool:
     states = [state for state in STATES if state in (arguments.state or STATES)]
-    status.print_files(_spool(settings), states, arguments.limit, time.time(), arguments.json)
+    status.print_files(spool_of(settings), states, arguments.limit, time.time(), arguments.json)
     return True
 
 
@@ -218,15 +229,28 @@ def _remove_ignored(arguments: argparse.Namespace, settings: Settings) -> bool:
 def _move(arguments: argparse.Namespace, settings: Settings, command_for: Callable[[Spool], moves.Command]) -> bool:
     if arguments.all == bool(arguments.names):
         raise SettingsError("give either names or --all")
-    spool = _spool(settings)
+    spool = spool_of(settings)
     command = command_for(spool)
     return moves.move_all(spool, command) if arguments.all else moves.move_named(spool, command, arguments.names)
+
+
+def _delivery(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ctl import delivery
+
+    if (arguments.action == "list") != (arguments.name is None):
+        raise SettingsError("give the name of a delivery to show or close, and none to list")
+    journal = delivery.opened(spool_of(settings))
+    if arguments.action == "list":
+        return delivery.print_list(journal, arguments.limit, arguments.json)
+    if arguments.action == "show":
+        return delivery.print_one(journal, arguments.name, arguments.limit, arguments.json)
+    return delivery.close(journal, arguments.name)
 
 
 def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.ctl import lookup
 
-    ledger = _ledger(settings)
+    ledger = ledger_of(settings)
     # Without a bucket base only the recorded place is known.
     bases: tuple[BucketBase, ...] = settings[StashSettings].bases() if settings[StashSettings].bucket_base else ()
     found = lookup.lookup(ledger, arguments.word, bases, arguments.limit, arguments.json)
@@ -238,7 +262,7 @@ def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:
 def _log(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.ctl import lookup
 
-    ledger = _ledger(settings)
+    ledger = ledger_of(settings)
     last = lookup.print_log(ledger, arguments.count, arguments.json)
     if arguments.follow:
         lookup.follow_log(ledger, last, arguments.json)
@@ -252,14 +276,16 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
 
     path = settings[ProvenanceSettings].index
     with reading(path) if path is not None else contextlib.nullcontext() as index:
-        lookup.export(_ledger(settings), arguments.format, ExportedEvents(index))
+        lookup.export(ledger_of(settings), arguments.format, ExportedEvents(index))
     return True
 
 
 def _find(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.ctl.provenance import find
 
-    found = find(_ledger(settings), settings[ProvenanceSettings].index, arguments.word, arguments.limit, arguments.json)
+    found = find(
+        ledger_of(settings), settings[ProvenanceSettings].index, arguments.word, arguments.limit, arguments.json
+    )
     if not found:
         console.complain(f"{arguments.word}: no name contains this")
     return found
@@ -282,7 +308,7 @@ def _forget(arguments: argparse.Namespace, settings: Settings) -> bool:
     wrong = [md5 for md5 in arguments.md5s if not is_md5(md5)]
     if wrong:
         raise SettingsError(f"{wrong[0]!r} is not an md5 of 32 hexadecimal digits")
-    dropped = drop_confirmations(*_redis(settings), arguments.md5s or None)
+    dropped = drop_confirmations(*redis_of(settings), arguments.md5s or None)
     console.write(f"{dropped} confirmations dropped")
     return True
 
@@ -296,7 +322,7 @@ def _rebuild(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.ledger.rebuild import Rebuilder
     from md5s3stash_daemon.ledger.restore import Restorer
 
-    restorer = Restorer(*_redis(settings), arguments.dry_run)
+    restorer = Restorer(*redis_of(settings), arguments.dry_run)
     if arguments.head and (arguments.from_export is not None or arguments.from_provenance):
         raise SettingsError("--head cannot be used with --from-export or --from-provenance: it reads objects")
     if arguments.from_provenance:
@@ -337,52 +363,15 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
 
     bases = settings[StashSettings].bases()
     endpoint = settings[S3Settings].endpoint
-    ledger = _ledger(settings) if arguments.ledger else None
+    ledger = ledger_of(settings) if arguments.ledger else None
     beside, record = settings[ProvenanceSettings].snapshot_bases(), None
     if settings[RedisSettings].url:
-        log = FixityLog(*_redis(settings), arguments.deep) if settings[ProvenanceSettings].index else None
-        record = AuditRecord(*_redis(settings), log)
+        log = FixityLog(*redis_of(settings), arguments.deep) if settings[ProvenanceSettings].index else None
+        record = AuditRecord(*redis_of(settings), log)
     # The ledger first: everything in it now is stored already.
     with recorded_digests(ledger) if ledger else contextlib.nullcontext() as recorded:
         auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
         return verify(auditor, bases, arguments.jobs, arguments.json, record, beside)
-
-
-def _spool(settings: Settings) -> Spool:
-    """The spool. Raises StashError if no daemon has made it."""
-    spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore), spends_reserve=False)
-    demand_open(spool.directory)
-    if not all(os.path.isdir(spool.path_of(state)) for state in STATES):
-        raise StashError(
-            f"{spool.directory} is not a spool directory: md5s3stashd creates it when it starts (SPOOL_DIR)"
-        )
-    return spool
-
-
-def _ledger(settings: Settings) -> LedgerReader:
-    from md5s3stash_daemon.ledger.reader import LedgerReader
-
-    return LedgerReader(*_redis(settings))
-
-
-def _probe(settings: Settings) -> Callable[[], object]:
-    """A probe that checks whether Redis accepts records and keeps them."""
-
-    from md5s3stash_daemon.ledger.durability import LedgerProbe
-
-    of_redis = settings[RedisSettings]
-    client, prefix = _redis(settings)
-    return LedgerProbe(client, prefix, replicas=of_redis.replicas, accepted_risks=of_redis.accepted_risks)
-
-
-def _redis(settings: Settings) -> tuple[Redis, str]:
-    """The client of the ledger, and its prefix there."""
-    from md5s3stash.cache import connect_redis
-
-    redis = settings[RedisSettings]
-    if redis.url is None:
-        raise SettingsError("REDIS_URL is not set: the ledger is in Redis")
-    return connect_redis(redis.url, redis.timeout_seconds), redis.prefix
 
 
 if __name__ == "__main__":

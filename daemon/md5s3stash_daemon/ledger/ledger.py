@@ -6,6 +6,7 @@
     {prefix}:log          stream, one entry for each outcome, for XREAD
     {prefix}:confirmed:…  md5 -> when the store last confirmed the content, see `confirmations`
     {prefix}:open         drop id -> 1, for drops whose outcome is recorded while their file is still in the spool
+    {prefix}:provenance   box -> how far it has collected the log, see `provenance.collector`
 
     {prefix}:probe        written to check that Redis accepts writes
 
@@ -100,6 +101,8 @@ class Outcome:
     # What the stores have just confirmed.
     confirmed: tuple[Confirmation, ...] = ()
     provenance: Provenance = NO_PROVENANCE
+    # Further digests that a manifest lists and that are right, as (algorithm, hex): the log has them.
+    digests: tuple[tuple[str, str], ...] = ()
 
 
 class Ledger(Protocol):
@@ -195,6 +198,8 @@ def _more_fields(outcome: Outcome, provenance: bool) -> list[str]:
         more += "dimensions", f"{width}x{height}", "via", origin.via, "owner", origin.owner, "sha256", origin.sha256
         if origin.etag or origin.last_modified:
             more += "etag", origin.etag, "last_modified", origin.last_modified
+    for algorithm, digest in outcome.digests:
+        more += algorithm, digest
     return more
 
 

@@ -132,6 +132,24 @@ class LedgerReader:
         with translating("log"):
             return _entries(reversed(self._client.xrevrange(self._key("log"), count=count)))
 
+    def newest_first(self) -> Iterator[LogEntry]:
+        """The log from its end to its beginning, a thousand entries per request."""
+        last = "+"
+        while True:
+            with translating("log"):
+                found = _entries(self._client.xrevrange(self._key("log"), max=last, count=SCAN_COUNT))
+            yield from found
+            if len(found) < SCAN_COUNT:
+                return
+            last = f"({found[-1].id}"
+
+    def md5s_of(self, names: Sequence[str]) -> list[str | None]:
+        """The md5 of each dropped name; None if it is not recorded."""
+        with translating("names"):
+            found = self._client.hmget(self._key("names"), [_bytes(name) for name in names])
+        texts = ["" if md5 is None else _text(md5) for md5 in found]
+        return [md5 if is_md5(md5) else None for md5 in texts]
+
     def after(self, entry_id: str, wait_seconds: float) -> list[LogEntry]:
         """The entries after this one; waits up to `wait_seconds` if there are none yet."""
         with translating("log"):

@@ -44,7 +44,9 @@ def keep_collecting(config: Path | None, box: str, stopping: threading.Event) ->
         while process.poll() is None and not stopping.wait(_POLL_SECONDS):
             pass
         if not stopping.is_set():
-            log.error("provenance collector ended status=%d", process.returncode)
+            # systemd and Ctrl-C stop both at once; the collector may be faster.
+            level = logging.ERROR if process.returncode else logging.INFO
+            log.log(level, "provenance collector ended status=%d", process.returncode)
             stopping.wait(_RESTART_SECONDS)
             continue
         process.terminate()

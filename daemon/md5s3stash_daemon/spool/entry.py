@@ -42,7 +42,7 @@ _MAX_DIGITS = 10
 class Entry(NamedTuple):
     """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it is now, `batch` the
     claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` the time of its next attempt,
-    in seconds since the epoch.
+    in seconds since the epoch. `listed`: the digests that manifests list for it, as `sha256:HEX`, while it is claimed.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Entry(NamedTuple):
     batch: str = ""
     attempts: int = 0
     due: int = 0
+    listed: tuple[str, ...] = ()
 
     @property
     def place(self) -> Place:

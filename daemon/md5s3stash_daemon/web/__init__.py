@@ -1,1 +1,1 @@
-"""The HTTP port: health, metrics, status page. Imports config, runtime, spool, ledger, provenance, monitoring."""
+"""Health, metrics, status page. Imports config, runtime, spool, ledger, provenance, monitoring, deliveries."""

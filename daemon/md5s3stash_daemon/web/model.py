@@ -25,6 +25,7 @@ from md5s3stash_daemon.runtime.disk_space import DOWNLOADS
 from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.failures import Failure, newest_failures
 from md5s3stash_daemon.spool.spool import Spool
+from md5s3stash_daemon.web.deliveries import ShownDelivery, newest_deliveries
 from md5s3stash_daemon.web.history import History, Minute
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class View:
     # Files in incoming/ by reason, and problems that an operator has to fix.
     waiting: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    deliveries: tuple[ShownDelivery, ...] = ()
 
     @property
     def waits(self) -> str:
@@ -188,6 +190,7 @@ class Gatherer:
             tuple(self._health.notices()),
             self._health.waiting.counts(),
             tuple(self._health.waiting.warnings()),
+            newest_deliveries(self._spool),
         )
 
     def _recorded(self) -> Recorded:

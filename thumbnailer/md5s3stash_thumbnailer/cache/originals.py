@@ -31,6 +31,7 @@ from md5s3stash_thumbnailer.errors import (
     PyramidDamaged,
     ReducedDamaged,
     ShownInParts,
+    TooManyBytes,
 )
 from md5s3stash_thumbnailer.part import OfPart, seconds_of
 from md5s3stash_thumbnailer.render.levels.pyramid import PyramidFile
@@ -90,12 +91,15 @@ class Originals:
         return await self._as_picture(cached or await self._original(asked), asked)
 
     async def _original(self, asked: OfPart) -> Source:
-        """Fetched; or the still, if it is a large video."""
+        """Fetched; or the still, if it is a large video of which parts are enough."""
         try:
             return Source(await self._flights.file(asked.md5, self._fetch))
         except ShownInParts:
             assert self.stills is not None, "it has raised this"
+        try:
             return await self.stills.picture_of_parts(asked)
+        except TooManyBytes:
+            return Source(await self._flights.file(asked.md5, lambda md5: self._fetch(md5, is_whole=True)))
 
     async def _as_picture(self, source: Source, asked: OfPart) -> Source:
         """The source; the still, if it is a video or a sound."""
@@ -160,10 +164,10 @@ class Originals:
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._cache_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _fetch(self, md5: str) -> Incoming:
+    async def _fetch(self, md5: str, is_whole: bool = False) -> Incoming:
         seconds = self._limits.timeout_seconds
         deadline = time.monotonic() + seconds
-        download = asyncio.get_running_loop().run_in_executor(self._fetchers, self._download, md5, deadline)
+        download = asyncio.get_running_loop().run_in_executor(self._fetchers, self._download, md5, deadline, is_whole)
         try:
             incoming = await asyncio.wait_for(asyncio.shield(download), seconds)
         except (StoreRefused, CredentialsUnavailable):
@@ -177,9 +181,9 @@ class Originals:
         self.on_fetched(md5)
         return incoming
 
-    def _download(self, md5: str, deadline: float) -> Incoming | None:
+    def _download(self, md5: str, deadline: float, is_whole: bool) -> Incoming | None:
         most = self._limits.max_bytes
-        if self.stills is not None:
+        if self.stills is not None and not is_whole:
             try:
                 return self._downloaded(md5, deadline, min(most, _LARGE_BYTES))
             except SourceTooLarge:

@@ -108,12 +108,14 @@ class Stills:
     async def _made(
         self, name: str, make: Callable[[BinaryIO], tuple[Incoming, str]], descriptor: int | None = None
     ) -> Incoming:
+        # What cannot be made of parts may be made of the whole.
+        tried = f"{name} in parts" if descriptor is None else name
         with open(os.devnull if descriptor is None else descriptor, "rb") as original:
-            self._refusals.check(name)
+            self._refusals.check(tried)
             try:
                 incoming, kind = await asyncio.get_running_loop().run_in_executor(self._threads, make, original)
             except (NotAnImage, PartNotFound, RenderTimedOut, TooManyBytes, TooManyPixels) as error:
-                self._refusals.add(name, error)
+                self._refusals.add(tried, error)
                 raise
         self.made[kind] += 1
         return incoming

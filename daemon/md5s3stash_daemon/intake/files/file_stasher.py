@@ -32,6 +32,7 @@ from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.accounts import account_name, owner_at
 from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.intake.files.large_files import LargeFiles
+from md5s3stash_daemon.intake.files.listed_digests import checked_digests, further_algorithms, refuse_other_than_listed
 from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
 from md5s3stash_daemon.ledger.ledger import Outcome, Provenance
 from md5s3stash_daemon.runtime.circuit_breaker import S3
@@ -183,11 +184,16 @@ class FileStasher:
             raise open_error(error) from error
         # Both descriptors share the lease.
         descriptor = os.dup(pin.descriptor)
+        further = further_algorithms(entry)
         if pin.status.st_size > IN_MEMORY_BYTES:
-            content = self._large_files.open(descriptor, entry.name)
+            content = self._large_files.open(descriptor, entry.name, further)
         else:
-            content = content_of_descriptor(descriptor, entry.name, self._max_bytes)
-        return None if content is None else _Opened(entry, content, pin)
+            content = content_of_descriptor(descriptor, entry.name, self._max_bytes, further=further)
+        if content is None:
+            return None
+        if entry.listed:
+            refuse_other_than_listed(entry, content)
+        return _Opened(entry, content, pin)
 
     def _stash(self, file: _Opened, known: Known) -> Outcome:
         entry, content = file.entry, file.content
@@ -207,6 +213,7 @@ class FileStasher:
                 content.digest, [result.outcome is not StashOutcome.KNOWN for result in results]
             ),
             provenance=Provenance(DROP, account_name(file.pin.status.st_uid), content.digest.sha256),
+            digests=checked_digests(entry, content),
         )
 
     def _defer(self, entry: Entry, reason: str) -> None:

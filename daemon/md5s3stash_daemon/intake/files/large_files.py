@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from md5s3stash.content import Content
@@ -28,17 +29,17 @@ class LargeFiles:
         self._stopping = stopping
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="large", initializer=_lower_priority)
 
-    def open(self, descriptor: int, name: str) -> Content | None:
+    def open(self, descriptor: int, name: str, further: Sequence[str] = ()) -> Content | None:
         """The content of an open file; takes over the descriptor. None if the daemon stops before the file has its
         turn. Raises as `content_of_descriptor`.
         """
-        return self._pool.submit(self._open, descriptor, name).result()
+        return self._pool.submit(self._open, descriptor, name, further).result()
 
-    def _open(self, descriptor: int, name: str) -> Content | None:
+    def _open(self, descriptor: int, name: str, further: Sequence[str]) -> Content | None:
         if self._stopping.is_set():
             os.close(descriptor)
             return None
-        return content_of_descriptor(descriptor, name, self._max_bytes)
+        return content_of_descriptor(descriptor, name, self._max_bytes, further=further)
 
 
 def _lower_priority() -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.filesystem import by_inotify, filesystem_type
@@ -36,7 +36,8 @@ PASSED_OVER_A_SECOND = 2000
 
 class MainLoop:
     """Runs until `stopping` is set; then finishes what is in progress within `stop_seconds`. `take_list` gets each
-    claimed file first, and returns whether it took it, as a list of URLs.
+    claimed file first, and returns whether it took it, as a list of URLs. `with_listed` gets the others of a batch, and
+    returns them with the digests that manifests list for them.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class MainLoop:
         workers: WorkerSupervisor,
         take_list: Callable[[Entry], bool],
         ledger: Ledger,
+        with_listed: Callable[[Sequence[Entry]], Sequence[Entry]] = lambda entries: entries,
     ) -> None:
         self._runtime = runtime
         self.disk = SpoolDisk(str(spool.directory))
@@ -53,6 +55,7 @@ class MainLoop:
         self._workers = workers
         self._take_list = take_list
         self._ledger = ledger
+        self._with_listed = with_listed
         self._wake = threading.Event()
         self.waiting = WaitingFiles()
         # By time.monotonic; infinite between two passes.
@@ -144,9 +147,9 @@ class MainLoop:
                 self._spool.prune_incoming(EMPTY_FOLDER_SECONDS, time.time())
                 self._spool.reserve_room()
                 return
-            # Idle: taking a list waits while the disk fails.
+            # Idle: taking a list waits while the disk fails, and a long manifest is read here.
             with self._runtime.liveness.idle(LOOP):
-                files = [entry for entry in batch if not self._take_list(entry)]
+                files = self._with_listed([entry for entry in batch if not self._take_list(entry)])
             if files:
                 self._workers.hand_out(files)
 

@@ -1,0 +1,1 @@
+"""Dropped folders with a checksum manifest. Imports config, runtime, disk, spool, ledger."""

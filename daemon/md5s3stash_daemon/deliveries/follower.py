@@ -1,0 +1,370 @@
+"""Follows the ledger log for the open deliveries, ends them, and publishes their receipts.
+
+The log has each outcome once, synced before its file leaves the spool. The journal notes outcomes together with the
+position in the log. So a crash at any point repeats a step and forgets none, and files that came before their manifest
+are found in the log too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from md5s3stash.errors import StashError
+from md5s3stash_daemon.config.settings import DeliverySettings
+from md5s3stash_daemon.deliveries.bag import DECLARATION, MAX_TAG_BYTES, Bag, is_bag_manifest, judged_bag
+from md5s3stash_daemon.deliveries.fetch import FETCH, LISTS, MAX_FETCH_BYTES, Fetched, drop_list, read_fetch
+from md5s3stash_daemon.deliveries.intake import DeliveryIntake, folders_above
+from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, BAD, FOLDER, STILL, Delivery, FileRow, Journal, State
+from md5s3stash_daemon.deliveries.judge import Listed, compared, judged
+from md5s3stash_daemon.deliveries.receipt import publish
+from md5s3stash_daemon.deliveries.waiting import has_waiting
+from md5s3stash_daemon.disk.beneath import is_name
+from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
+from md5s3stash_daemon.runtime.liveness import ThreadLiveness
+from md5s3stash_daemon.runtime.runtime import Runtime
+from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.spool import Spool
+
+log = logging.getLogger(__name__)
+
+THREAD = "deliveries"
+
+_TICK_SECONDS = 1.0
+
+# Names per request to Redis, and objects read between two looks at the log.
+_NAMES_AT_ONCE = 1000
+_OBJECTS_AT_ONCE = 20
+
+# The files of a bag come by themselves, in any order: its end has to wait for the last of its manifests.
+_BAG_SECONDS = 30.0
+
+
+class Contents(Protocol):
+    """Stored contents by md5; None for one that is gone. Raise StashError."""
+
+    def digests(self, md5: str, algorithms: Collection[str]) -> Mapping[str, str] | None: ...
+
+    def read(self, md5: str, max_bytes: int) -> bytes | None: ...
+
+    def place(self, md5: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """Why a delivery ends, and the number of manifests that it had when this was decided."""
+
+    by: str
+    manifests: int
+
+
+class DeliveryFollower:
+    """One thread, from `start` to the daemon's shutdown."""
+
+    def __init__(
+        self, runtime: Runtime, spool: Spool, intake: DeliveryIntake, journal: Journal, ledger: LedgerReader,
+        contents: Contents,
+    ) -> None:  # fmt: skip
+        self._runtime = runtime
+        self._spool = spool
+        self._intake = intake
+        self._journal = journal
+        self._ledger = ledger
+        self._contents = contents
+        # A delivery is not still because this machine was off.
+        self._started = time.time()
+
+    def start(self) -> threading.Thread:
+        return spawn(THREAD, self._run, self._runtime.liveness)
+
+    @property
+    def _still_seconds(self) -> float:
+        return self._runtime.live.current[DeliverySettings].still_seconds
+
+    def _run(self) -> None:
+        liveness = ThreadLiveness(self._runtime.liveness, THREAD)
+        while not self._runtime.stopping.wait(_TICK_SECONDS):
+            for delivery in self._unpublished():
+                liveness.beat()
+                try:
+                    with liveness.idle():  # S3, Redis and the disk may each take long
+                        self.follow(delivery)
+                except StashError as error:
+                    # Redis or S3 is unavailable: the next look continues from here.
+                    log.debug("delivery waits id=%s error=%r", delivery.id, str(error))
+                except Exception:
+                    # The disk, or a bug here: it concerns this delivery alone. Its files are stashed all the same.
+                    log.exception("delivery cannot go on: trying again id=%s", delivery.id)
+            liveness.set_idle()
+
+    def _unpublished(self) -> Sequence[Delivery]:
+        try:
+            return self._journal.unpublished()
+        except sqlite3.Error as error:
+            log.error("the journal of deliveries cannot be read error=%r", str(error))
+            return []
+
+    def follow(self, delivery: Delivery) -> None:
+        """Does what can be done for a delivery now. Raises StashError, OSError, sqlite3.Error."""
+        if delivery.ended is None:
+            # Before the log is read: what has left the spool by now is in the log.
+            is_waiting = has_waiting(self._spool, delivery.folder, self._still_seconds, time.time())
+            is_waiting |= bool(delivery.fetching) and has_waiting(self._spool, LISTS, self._still_seconds, time.time())
+            delivery = self._catch_up(delivery)
+            if self._fetch(delivery):
+                return
+            self._check_objects(delivery)
+            ending = self._ending(delivery, is_waiting)
+            if ending is None:
+                return
+            if ending.by != ALL_HERE:
+                self._find_earlier(delivery)
+            ended = self._end(delivery, ending, self._bag(delivery))
+            if ended is None:
+                return
+            delivery = ended
+        path = publish(self._spool, self._journal, delivery, self._contents.place)
+        with self._journal.transaction():
+            self._journal.update(delivery.number, is_published=1, receipt=path.encode("utf-8", "surrogateescape"))
+            self._journal.drop_files_of(delivery.number)
+        log.info(
+            "delivery ended id=%s folder=%r verdict=%s by=%r counts=%s",
+            delivery.id,
+            delivery.folder,
+            delivery.verdict,
+            delivery.ended_by,
+            delivery.counts,
+        )
+
+    # Outcomes.
+
+    def _catch_up(self, delivery: Delivery) -> Delivery:
+        position = delivery.position or self._first_position(delivery)
+        manifests = {manifest.name for manifest in self._journal.manifests(delivery.number)}
+        while entries := self._ledger.after(position, 0.001):
+            position = entries[-1].id
+            mine = [entry for entry in entries if _is_below(delivery.folder, entry)]
+            fetched = self._fetched(delivery, entries) if delivery.fetching else []
+            touched = max([delivery.touched, *(entry.seconds for entry in [*mine, *fetched])])
+            with self._intake.lock, self._journal.transaction():
+                names = [entry.fields["name"][len(delivery.folder) + 1 :] for entry in mine]
+                listed = self._journal.listed_of(delivery.number, names)
+                for name, entry in zip(names, mine, strict=True):
+                    self._learn(delivery, name, entry, listed.get(name, []), manifests)
+                for entry in fetched:
+                    self._learn_fetched(delivery, entry)
+                self._journal.update(delivery.number, position=position, touched=touched)
+            delivery = replace(delivery, position=position, touched=touched)
+        return delivery
+
+    def _learn(
+        self, delivery: Delivery, name: str, entry: LogEntry, listed: Listed, manifests: Collection[str]
+    ) -> None:
+        if name in manifests:
+            self._journal.note_manifest(delivery.number, name, entry.fields.get("md5", "") or "failed")
+        # What belongs to a delivery further down is not unlisted here.
+        elif not listed and any(
+            len(folder) > len(delivery.folder) and folder in self._intake.open
+            for folder in folders_above(entry.fields["name"])
+        ):
+            return
+        if listed or name not in manifests:
+            self._journal.put_file(delivery.number, judged(name, entry, listed))
+
+    def _fetched(self, delivery: Delivery, entries: Sequence[LogEntry]) -> list[LogEntry]:
+        """Those that are outcomes of URLs in its `fetch.txt`."""
+        urls = [entry for entry in entries if "://" in entry.fields.get("name", "") and _is_outcome(entry)]
+        return [entry for entry in urls if self._journal.names_of_url(delivery.number, entry.fields["name"])]
+
+    def _learn_fetched(self, delivery: Delivery, entry: LogEntry) -> None:
+        for name in self._journal.names_of_url(delivery.number, entry.fields["name"]):
+            listed = self._journal.listed(delivery.number, name)
+            self._journal.put_file(delivery.number, judged(name, entry, listed))
+
+    def _fetch(self, delivery: Delivery) -> bool:
+        """Drops what the `fetch.txt` of a bag lists and has not come as a list of URLs; False if it did so before."""
+        row = self._journal.file(delivery.number, FETCH)
+        manifests = self._journal.manifests(delivery.number)
+        has_manifest = any(manifest.name.startswith("manifest-") for manifest in manifests)
+        is_bag = has_manifest and self._journal.file(delivery.number, DECLARATION) is not None
+        if row is None or not row.md5 or row.md5 == delivery.fetching or not is_bag:
+            return False
+        lines = read_fetch(self._contents.read(row.md5, MAX_FETCH_BYTES) or b"")
+        with self._journal.transaction():
+            self._journal.fetch(delivery.number, [line for line in lines if isinstance(line, Fetched)])
+        urls = self._journal.urls_to_fetch(delivery.number)
+        if urls:
+            drop_list(self._spool, self._spool.path_of(FOLDER), delivery.id, urls)
+            log.info("delivery fetches id=%s urls=%d", delivery.id, len(urls))
+        with self._journal.transaction():
+            # From now on, the position in the log is before any outcome of the list that is not considered yet.
+            self._journal.update(delivery.number, fetching=row.md5)
+        return True
+
+    def _first_position(self, delivery: Delivery) -> str:
+        """Before the first file of the delivery in the log: its files follow each other within `still_seconds`. An
+        earlier delivery of the folder has its own.
+        """
+        floor = _sort_key(self._journal.last_position(delivery.folder) or "0-0")
+        newest = first = ""
+        edge = delivery.opened - self._still_seconds
+        for entry in self._ledger.newest_first():
+            newest = newest or entry.id
+            if entry.seconds < edge or _sort_key(entry.id) <= floor:
+                break
+            if _is_below(delivery.folder, entry):
+                first, edge = entry.id, min(edge, entry.seconds - self._still_seconds)
+        return _before(first) if first else newest or "0-0"
+
+    def _check_objects(self, delivery: Delivery) -> None:
+        """Reads objects that were stored before their manifest came. All of them, before the delivery can end."""
+        while rows := list(self._journal.files(delivery.number, (State.UNCHECKED,), _OBJECTS_AT_ONCE)):
+            checked = []
+            for row in rows:
+                if self._runtime.stopping.is_set():
+                    return
+                checked.append(self._checked(delivery, row, State.FAILED))
+            with self._intake.lock, self._journal.transaction():
+                for row in checked:
+                    self._journal.put_file(delivery.number, row)
+
+    def _checked(self, delivery: Delivery, row: FileRow, if_gone: State) -> FileRow:
+        """The row, judged by the digests of its object."""
+        listed = self._journal.listed(delivery.number, row.name)
+        known: Mapping[str, str] | None = {"md5": row.md5}
+        further = {algorithm for algorithm, _, _ in listed} - {"md5"}
+        if further:
+            known = self._contents.digests(row.md5, further)
+            if known is None:
+                return replace(row, state=if_gone, reason="its object in S3 is gone", drops=0)
+        return replace(compared(row, listed, {"md5": row.md5, **(known or {})}), drops=0)
+
+    # The end.
+
+    def _ending(self, delivery: Delivery, is_waiting: bool) -> _Ending | None:
+        manifests = self._journal.manifests(delivery.number)
+        if delivery.is_asked:
+            return _Ending(ASKED, len(manifests))
+        # While a service is down, files that are here wait.
+        if is_waiting or self._runtime.breaker.faults() or not all(manifest.md5 for manifest in manifests):
+            return None
+        # Not if each file has a manifest of its own beside it: more pairs may come.
+        lists_several = any(manifest.lines - manifest.malformed > 1 for manifest in manifests)
+        is_bag = any(is_bag_manifest(manifest.name) for manifest in manifests)
+        quiet_seconds = time.time() - max(delivery.touched, self._started)
+        is_quiet = not is_bag or quiet_seconds >= min(_BAG_SECONDS, self._still_seconds)
+        if lists_several and is_quiet and not self._journal.has_any(delivery.number, BAD):
+            return _Ending(ALL_HERE, len(manifests))
+        if quiet_seconds >= self._still_seconds:
+            return _Ending(STILL, len(manifests))
+        return None
+
+    def _find_earlier(self, delivery: Delivery) -> None:
+        """Looks for missing names in the ledger: it may have them of an earlier drop, with the listed digest."""
+        batch: list[FileRow] = []
+        for row in self._journal.files(delivery.number, (State.MISSING,)):
+            batch.append(row)
+            if len(batch) == _NAMES_AT_ONCE:
+                self._note_earlier(delivery, batch)
+                batch = []
+        if batch:
+            self._note_earlier(delivery, batch)
+
+    def _note_earlier(self, delivery: Delivery, rows: Sequence[FileRow]) -> None:
+        md5s = self._ledger.md5s_of([f"{delivery.folder}/{row.name}" for row in rows])
+        found = {row.name: md5 for row, md5 in zip(rows, md5s, strict=True) if md5 is not None}
+        right = []
+        for row in rows:
+            if (md5 := found.get(row.name)) is not None:
+                checked = self._checked(delivery, replace(row, md5=md5), State.MISSING)
+                if checked.state is State.RIGHT:
+                    right.append(replace(checked, state=State.EARLIER))
+        with self._intake.lock, self._journal.transaction():
+            for row in right:
+                self._journal.put_file(delivery.number, row)
+
+    def _bag(self, delivery: Delivery) -> Bag | None:
+        """What makes it a bag, and whether it is a valid one; None if it has no `bagit.txt`."""
+        tag_files = {}
+        for name in (DECLARATION, "bag-info.txt", "package-info.txt", FETCH):
+            row = self._journal.file(delivery.number, name)
+            if row is not None and row.md5 and (row.size_bytes or 0) <= MAX_TAG_BYTES:
+                data = self._contents.read(row.md5, MAX_TAG_BYTES)
+                if data is not None:
+                    tag_files[name] = data
+        if DECLARATION not in tag_files:
+            return None
+        self._match_unicode_forms(delivery)
+        return judged_bag(self._journal, delivery.number, tag_files)
+
+    def _match_unicode_forms(self, delivery: Delivery) -> None:
+        """In a bag, a name may come in another Unicode form than it is listed: macOS and archivers change it."""
+        for row in self._journal.files(delivery.number, (State.MISSING,)):
+            for form in ("NFC", "NFD"):
+                came = self._journal.file(delivery.number, unicodedata.normalize(form, row.name))
+                if came is not None and came.state is State.UNLISTED:
+                    checked = self._checked(delivery, replace(came, name=row.name), State.FAILED)
+                    with self._intake.lock, self._journal.transaction():
+                        self._journal.put_file(delivery.number, checked)
+                        self._journal.drop_file(delivery.number, came.name)
+                    break
+
+    def _end(self, delivery: Delivery, ending: _Ending, bag: Bag | None) -> Delivery | None:
+        """The delivery, ended; None if another manifest has come since the decision."""
+        with self._intake.lock:
+            if ending.by != ASKED and len(self._journal.manifests(delivery.number)) != ending.manifests:
+                return None
+            counts = self._journal.counts(delivery.number)
+            verdict = "incomplete" if any(counts.get(state) for state in BAD) else "complete"
+            nothing_listed = not sum(count for state, count in counts.items() if state != State.UNLISTED)
+            if bag.problems if bag is not None else nothing_listed:
+                verdict = "incomplete"
+            bag_json = "" if bag is None else json.dumps(bag.as_dict())
+            ended = replace(
+                delivery,
+                ended=time.time(),
+                ended_by=ending.by,
+                verdict=verdict,
+                counts=json.dumps(counts),
+                bag=bag_json,
+            )
+            with self._journal.transaction():
+                self._journal.update(
+                    delivery.number,
+                    ended=ended.ended,
+                    ended_by=ended.ended_by,
+                    verdict=verdict,
+                    counts=ended.counts,
+                    bag=bag_json,
+                )
+            self._intake.open.pop(delivery.folder, None)
+            return ended
+
+
+def _is_below(folder: str, entry: LogEntry) -> bool:
+    """Whether it is the outcome of a file below the folder. URLs are names too, and any program may write a log."""
+    name = entry.fields.get("name", "")
+    return name.startswith(f"{folder}/") and is_name(name) and _is_outcome(entry)
+
+
+def _is_outcome(entry: LogEntry) -> bool:
+    # The log may have entries of another kind, such as checks of fixity.
+    return entry.fields.get("outcome") in ("stashed", "failed")
+
+
+def _sort_key(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
+def _before(entry_id: str) -> str:
+    """The largest id before this one."""
+    milliseconds, number = _sort_key(entry_id)
+    return f"{milliseconds}-{number - 1}" if number else f"{milliseconds - 1}-{2**64 - 1}"

@@ -1,0 +1,147 @@
+"""Takes the manifests among the claimed files, and gives each other file of a delivery the digests listed for it.
+
+The main loop calls this for each batch, before any of it is handed to the workers. So a manifest holds for every file
+that is claimed with it or later; `follower` finds out about the files before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from md5s3stash.errors import SourceChanged
+from md5s3stash_daemon.deliveries.bag import is_bag_manifest, read_bag_manifest
+from md5s3stash_daemon.deliveries.journal import FileRow, Journal, Manifest, State
+from md5s3stash_daemon.deliveries.manifest import Line, algorithm_of, looks_like_manifest, read_manifest
+from md5s3stash_daemon.disk.accounts import account_name
+from md5s3stash_daemon.spool.entry import Entry
+from md5s3stash_daemon.spool.pin import Pin
+from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
+from md5s3stash_daemon.spool.spool import Spool
+
+log = logging.getLogger(__name__)
+
+# About ten million names. A larger manifest is stashed as any file, and the log says so.
+MAX_MANIFEST_BYTES = 1024**3
+
+_LINES_AT_ONCE = 10_000
+
+
+class DeliveryIntake:
+    """Knows which folders have an open delivery. `lock` is held while one is opened or ended."""
+
+    def __init__(self, spool: Spool, journal: Journal) -> None:
+        self._spool = spool
+        self._journal = journal
+        self.lock = threading.RLock()
+        # Folder -> number of its delivery.
+        self.open = {delivery.folder: delivery.number for delivery in journal.unpublished() if delivery.ended is None}
+
+    def with_listed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """The files, with `listed` set. If the journal cannot be used, they are deferred, and the result is empty."""
+        # A manifest directly in incoming/ is a file as any other: there is no folder that it speaks for.
+        manifests = [entry for entry in entries if "/" in entry.name and algorithm_of(entry.name)]
+        if not manifests and not self.open:
+            return entries
+        try:
+            for entry in manifests:
+                self._take_manifest(entry)
+            return self._all_with_listed(entries)
+        except sqlite3.Error as error:
+            log.error("the journal of deliveries does not work error=%r; deferred files=%d", str(error), len(entries))
+            until = time.time() + DISK_RETRY_SECONDS
+            for entry in entries:
+                # It stays claimed if this fails too, and the next start finds it.
+                self._defer(entry, until)
+            return []
+
+    def _defer(self, entry: Entry, until: float) -> None:
+        try:
+            self._spool.defer(entry, until)
+        except OSError as error:
+            log.error("cannot be moved in the spool error=%r; the next start tries again", str(error))
+
+    def _all_with_listed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        # The other thread may end a delivery at any time: its number is looked up once.
+        by_folder: dict[tuple[str, int], list[str]] = {}
+        for entry in entries:
+            for folder in folders_above(entry.name):
+                if (number := self.open.get(folder)) is not None:
+                    by_folder.setdefault((folder, number), []).append(entry.name[len(folder) + 1 :])
+        digests: dict[str, set[str]] = {}
+        for (folder, number), names in by_folder.items():
+            for name, listed in self._journal.listed_of(number, names).items():
+                digests.setdefault(f"{folder}/{name}", set()).update(f"{each[0]}:{each[1]}" for each in listed)
+        return [
+            entry._replace(listed=tuple(sorted(digests[entry.name]))) if entry.name in digests else entry
+            for entry in entries
+        ]
+
+    def _take_manifest(self, entry: Entry) -> None:
+        # A file that is tried again, or that a crash left after its delivery has ended.
+        if self._journal.has_manifest(entry.drop_id):
+            return
+        try:
+            pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
+        except (OSError, SourceChanged):
+            # It is being written, or cannot be read: the worker finds this out too, and it comes again or fails.
+            return
+        try:
+            with open(os.dup(pin.descriptor), "rb") as file:
+                if pin.status.st_size > MAX_MANIFEST_BYTES:
+                    log.error("manifest too large: its files are not checked name=%r; split it", entry.name)
+                elif is_bag_manifest(entry.name):
+                    self._read(entry, read_bag_manifest(file), pin.status)
+                elif looks_like_manifest(file):
+                    file.seek(0)
+                    self._read(entry, read_manifest(file, algorithm_of(entry.name) or "md5"), pin.status)
+        except OSError as error:
+            log.error("manifest cannot be read name=%r error=%r", entry.name, str(error))
+        finally:
+            pin.release()
+
+    def _read(self, entry: Entry, lines: Iterator[Line], status: os.stat_result) -> None:
+        folder, _, name = entry.name.rpartition("/")
+        algorithm = algorithm_of(name) or "md5"
+        with self.lock:
+            with self._journal.transaction():
+                number = self.open.get(folder)
+                if number is None:
+                    number = self._journal.open(new_id(), folder, account_name(status.st_uid), time.time())
+                count = malformed = 0
+                while chunk := list(itertools.islice(lines, _LINES_AT_ONCE)):
+                    count += len(chunk)
+                    malformed += sum(not line.name for line in chunk)
+                    proper = [line for line in chunk if line.name and not line.leads_out]
+                    self._journal.list_names(number, algorithm, [(line.name, line.digest) for line in proper])
+                    for line in chunk:
+                        if line.leads_out:
+                            self._journal.put_file(number, _refused(line))
+                self._journal.add_manifest(number, Manifest(entry.drop_id, name, algorithm, count, malformed))
+                self._journal.update(number, touched=time.time())
+            self.open[folder] = number
+        log.info("manifest read name=%r lines=%d malformed=%d", entry.name, count, malformed)
+
+
+def _refused(line: Line) -> FileRow:
+    reason = f"line {line.number} of the manifest leads out of the folder of the delivery"
+    return FileRow(line.name, State.REFUSED, reason=reason)
+
+
+def folders_above(name: str) -> Iterator[str]:
+    """`a` and `a/b` for `a/b/c`."""
+    end = name.find("/")
+    while end != -1:
+        yield name[:end]
+        end = name.find("/", end + 1)
+
+
+def new_id() -> str:
+    """Short enough to type; sorts by time."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"

@@ -1,0 +1,378 @@
+"""What is known of each delivery: a SQLite file on the spool's disk, synced at each commit.
+
+Names are blobs, because a file name may be no valid text. The files of a delivery are kept until its receipt is
+published; then only its row and those of its manifests stay. The daemon writes; `md5s3stashctl` and the status page
+read, and may ask for the end of a delivery.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+FOLDER = "deliveries"
+FILE = "journal.sqlite"
+
+# Another program may be reading.
+_BUSY_SECONDS = 30.0
+
+# Of one name.
+_LISTED_DIGESTS = 32
+
+# Of several names in one query: SQLite takes a thousand values, and a name has seldom more than a few digests.
+_NAMES_AT_ONCE = 500
+_ROWS_AT_ONCE = 4096
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS delivery (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, folder BLOB NOT NULL, sender TEXT NOT NULL,
+    opened REAL NOT NULL, touched REAL NOT NULL, position TEXT NOT NULL DEFAULT '',
+    is_asked INTEGER NOT NULL DEFAULT 0, ended REAL, ended_by TEXT NOT NULL DEFAULT '',
+    is_published INTEGER NOT NULL DEFAULT 0, verdict TEXT NOT NULL DEFAULT '', counts TEXT NOT NULL DEFAULT '{}',
+    receipt BLOB NOT NULL DEFAULT '', bag TEXT NOT NULL DEFAULT '',
+    fetching TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE IF NOT EXISTS manifest (
+    drop_id BLOB PRIMARY KEY, number INTEGER NOT NULL, name BLOB NOT NULL, algorithm TEXT NOT NULL,
+    lines INTEGER NOT NULL, malformed INTEGER NOT NULL, md5 TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS manifest_number ON manifest (number);
+CREATE TABLE IF NOT EXISTS listed (
+    number INTEGER NOT NULL, name BLOB NOT NULL, algorithm TEXT NOT NULL, digest TEXT NOT NULL,
+    times INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (number, name, algorithm, digest)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS file (
+    number INTEGER NOT NULL, name BLOB NOT NULL, state TEXT NOT NULL, md5 TEXT NOT NULL DEFAULT '', size_bytes INTEGER,
+    at REAL, reason TEXT NOT NULL DEFAULT '', drops INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (number, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fetched (
+    number INTEGER NOT NULL, url TEXT NOT NULL, name BLOB NOT NULL, PRIMARY KEY (number, url, name)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS file_state ON file (number, state);
+"""
+
+
+class State(StrEnum):
+    """What became of a name of a delivery."""
+
+    MISSING = "missing"  # listed, and did not come
+    RIGHT = "right"
+    WRONG = "wrong"  # its digest differs
+    FAILED = "failed"  # for another reason, such as its size
+    EARLIER = "earlier"  # did not come with the delivery; an earlier drop of this name has the listed digest
+    UNLISTED = "unlisted"  # came, but is not listed
+    REFUSED = "refused"  # listed, but the name leads out of the folder
+    UNCHECKED = "unchecked"  # stored before its manifest came: the object has to be read
+
+
+# States that make a delivery incomplete.
+BAD = (State.MISSING, State.WRONG, State.FAILED, State.REFUSED, State.UNCHECKED)
+
+STILL, ALL_HERE, ASKED = "still", "all here", "asked"
+
+# The columns that `Delivery` has, in order.
+_COLUMNS = (
+    "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag, "
+    "fetching"
+)
+
+
+_FILE_COLUMNS = "name, state, md5, size_bytes, at, reason, drops"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A delivery: times are in seconds since the epoch, `ended` is None while it is open. `position` is the id of the
+    last entry of the ledger log that was considered, `receipt` the path of the published JSON receipt. `bag` is the
+    JSON of a `Bag`, if it is one and has ended, `fetching` the md5 of its `fetch.txt` once that was read.
+    """
+
+    number: int
+    id: str
+    folder: str
+    sender: str
+    opened: float
+    touched: float
+    position: str
+    is_asked: bool
+    ended: float | None
+    ended_by: str
+    verdict: str
+    counts: str
+    receipt: str
+    bag: str = ""
+    fetching: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest of a delivery; `md5` is empty until the file itself is stashed."""
+
+    drop_id: str
+    name: str
+    algorithm: str
+    lines: int
+    malformed: int
+    md5: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A name of a delivery, below its folder, and what became of it."""
+
+    name: str
+    state: State
+    md5: str = ""
+    size_bytes: int | None = None
+    at: float | None = None
+    reason: str = ""
+    drops: int = 0
+
+
+def journal_path(spool: Path | str) -> str:
+    """Where the journal of a spool is."""
+    return f"{os.fspath(spool).rstrip('/')}/{FOLDER}/{FILE}"
+
+
+class Journal:
+    """Safe to share between threads. Raises sqlite3.Error if the disk fails; nothing of a transaction is kept then."""
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(path, _BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        # Not WAL: the spool may be on a network file system, and other processes read.
+        self._connection.executescript(f"PRAGMA synchronous=FULL;{_SCHEMA}")
+        self._lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything in this context is committed, and synced, together."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _rows(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+    # Deliveries.
+
+    def unpublished(self) -> list[Delivery]:
+        """Those that are open, or whose receipt is not published."""
+        return [_delivery(row) for row in self._rows(f"SELECT {_COLUMNS} FROM delivery WHERE NOT is_published")]
+
+    def newest(self, count: int) -> list[Delivery]:
+        return [
+            _delivery(row) for row in self._rows(f"SELECT {_COLUMNS} FROM delivery ORDER BY number DESC LIMIT ?", count)
+        ]
+
+    def named(self, word: str) -> list[Delivery]:
+        """The deliveries with this id or folder, the newest first."""
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM delivery WHERE id = ? OR folder = ? ORDER BY number DESC",
+            word.encode("utf-8", "replace").decode(),
+            os.fsencode(word.strip("/")),
+        )
+        return [_delivery(row) for row in rows]
+
+    def open(self, id: str, folder: str, sender: str, now: float) -> int:
+        """Adds a delivery; returns its number."""
+        cursor = self._connection.execute(
+            "INSERT INTO delivery (id, folder, sender, opened, touched) VALUES (?, ?, ?, ?, ?)",
+            (id, os.fsencode(folder), sender, now, now),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def update(self, number: int, **columns: object) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._connection.execute(f"UPDATE delivery SET {names} WHERE number = ?", (*columns.values(), number))
+
+    def ask_to_end(self, number: int) -> None:
+        with self.transaction():
+            self.update(number, is_asked=1)
+
+    def last_position(self, folder: str) -> str:
+        """The position of the last delivery of this folder that has ended; empty if there is none."""
+        found = self._rows(
+            "SELECT position FROM delivery WHERE folder = ? AND ended IS NOT NULL ORDER BY number DESC LIMIT 1",
+            os.fsencode(folder),
+        )
+        return str(found[0][0]) if found else ""
+
+    def drop_files_of(self, number: int) -> None:
+        for table in ("listed", "file", "fetched"):
+            self._connection.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
+
+    # Manifests and what they list.
+
+    def has_manifest(self, drop_id: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM manifest WHERE drop_id = ?", os.fsencode(drop_id)))
+
+    def add_manifest(self, number: int, manifest: Manifest) -> None:
+        values = (manifest.name, manifest.algorithm, manifest.lines, manifest.malformed)
+        self._connection.execute(
+            "INSERT INTO manifest (drop_id, number, name, algorithm, lines, malformed) VALUES (?, ?, ?, ?, ?, ?)",
+            (os.fsencode(manifest.drop_id), number, os.fsencode(values[0]), *values[1:]),
+        )
+
+    def manifests(self, number: int) -> list[Manifest]:
+        rows = self._rows(
+            "SELECT drop_id, name, algorithm, lines, malformed, md5 FROM manifest WHERE number = ? ORDER BY name",
+            number,
+        )
+        return [Manifest(_text(row[0]), _text(row[1]), *row[2:]) for row in rows]  # type: ignore[arg-type]
+
+    def note_manifest(self, number: int, name: str, md5: str) -> None:
+        """The manifest of this name is stashed, or empty, failed."""
+        self._connection.execute(
+            "UPDATE manifest SET md5 = ? WHERE number = ? AND name = ?", (md5, number, os.fsencode(name))
+        )
+
+    def list_names(self, number: int, algorithm: str, lines: Iterable[tuple[str, str]]) -> None:
+        """Adds (name, digest) pairs."""
+        pairs = [(number, os.fsencode(name), algorithm, digest) for name, digest in lines]
+        self._connection.executemany(
+            "INSERT INTO listed VALUES (?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1", pairs
+        )
+        # A file that came before is judged again: it may be listed now.
+        self._connection.executemany(
+            "INSERT INTO file (number, name, state) VALUES (?, ?, 'missing') ON CONFLICT DO UPDATE SET state = "
+            "CASE WHEN state IN ('right', 'unlisted', 'earlier') THEN 'unchecked' ELSE state END",
+            [pair[:2] for pair in pairs],
+        )
+
+    def listed(self, number: int, name: str) -> list[tuple[str, str, int]]:
+        """(algorithm, digest, times) of a name; not all of them if there are so many that no file can be right."""
+        statement = "SELECT algorithm, digest, times FROM listed WHERE number = ? AND name = ? LIMIT ?"
+        return self._rows(statement, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
+
+    def listed_of(self, number: int, names: Sequence[str]) -> dict[str, list[tuple[str, str, int]]]:
+        """`listed` of several names, without those that are not listed; one query for up to 500 of them."""
+        found: dict[str, list[tuple[str, str, int]]] = {}
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            piece = names[start : start + _NAMES_AT_ONCE]
+            marks = ", ".join("?" * len(piece))
+            rows = self._rows(
+                f"SELECT name, algorithm, digest, times FROM listed WHERE number = ? AND name IN ({marks}) LIMIT ?",
+                number,
+                *map(os.fsencode, piece),
+                _ROWS_AT_ONCE,
+            )
+            if len(rows) == _ROWS_AT_ONCE:
+                # Some name has very many digests: it must not hide the others.
+                found |= {name: listed for name in piece if (listed := self.listed(number, name))}
+                continue
+            for name, *rest in rows:
+                found.setdefault(_text(name), []).append(tuple(rest))  # type: ignore[arg-type]
+        return found
+
+    def listed_twice(self, number: int) -> str | None:
+        """A name that one algorithm lists more than once."""
+        statement = "SELECT name FROM listed WHERE number = ? GROUP BY name, algorithm HAVING sum(times) > 1 LIMIT 1"
+        found = self._rows(statement, number)
+        return _text(found[0][0]) if found else None
+
+    def fetch(self, number: int, lines: Iterable[tuple[str, str]]) -> None:
+        """Adds (URL, name) pairs."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO fetched VALUES (?, ?, ?)", [(number, url, os.fsencode(name)) for url, name in lines]
+        )
+
+    def names_of_url(self, number: int, url: str) -> list[str]:
+        """The names that a URL is to be fetched for."""
+        rows = self._rows("SELECT name FROM fetched WHERE number = ? AND url = ?", number, url)
+        return [_text(row[0]) for row in rows]
+
+    def urls_to_fetch(self, number: int) -> list[str]:
+        """The URLs of names that have not come."""
+        rows = self._rows(
+            "SELECT DISTINCT url FROM fetched JOIN file USING (number, name) "
+            "WHERE number = ? AND state = 'missing' ORDER BY url",
+            number,
+        )
+        return [str(row[0]) for row in rows]
+
+    # Files.
+
+    def file(self, number: int, name: str) -> FileRow | None:
+        """What is known of a name."""
+        rows = self._rows(f"SELECT {_FILE_COLUMNS} FROM file WHERE number = ? AND name = ?", number, os.fsencode(name))
+        return _file_row(rows[0]) if rows else None
+
+    def drop_file(self, number: int, name: str) -> None:
+        self._connection.execute("DELETE FROM file WHERE number = ? AND name = ?", (number, os.fsencode(name)))
+
+    def put_file(self, number: int, row: FileRow) -> None:
+        """Adds or replaces what is known of a name; counts its drops."""
+        self._connection.execute(
+            "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
+            "md5 = excluded.md5, size_bytes = excluded.size_bytes, at = excluded.at, "
+            "reason = excluded.reason, drops = drops + excluded.drops",
+            (number, os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, row.reason, row.drops),
+        )
+
+    def counts(self, number: int) -> dict[str, int]:
+        """State -> number of names."""
+        rows = self._rows("SELECT state, count(*) FROM file WHERE number = ? GROUP BY state", number)
+        return {str(state): int(str(count)) for state, count in rows}
+
+    def has_any(self, number: int, states: Sequence[State]) -> bool:
+        """Whether any name is in one of these states; as quick for a million names as for one."""
+        statement = "SELECT 1 FROM file WHERE number = ? AND state = ? LIMIT 1"
+        return any(self._rows(statement, number, state) for state in states)
+
+    def files(self, number: int, states: Sequence[State] = tuple(State), count: int = -1) -> Iterator[FileRow]:
+        """The names in these states, in order of bytes, a thousand at a time."""
+        after, left = b"", count
+        marks = ", ".join("?" * len(states))
+        while left:
+            rows = self._rows(
+                f"SELECT {_FILE_COLUMNS} FROM file WHERE number = ? AND name > ? AND state IN ({marks}) "
+                "ORDER BY name LIMIT ?",
+                number,
+                after,
+                *states,
+                1000 if left < 0 else min(1000, left),
+            )
+            if not rows:
+                return
+            yield from map(_file_row, rows)
+            after = rows[-1][0]  # type: ignore[assignment]
+            left -= len(rows) if left > 0 else 0
+
+    def sums(self, number: int) -> Mapping[str, int]:
+        """State -> bytes, of the files whose size is known."""
+        rows = self._rows(
+            "SELECT state, sum(coalesce(size_bytes, 0)) FROM file WHERE number = ? GROUP BY state", number
+        )
+        return {str(state): int(str(size)) for state, size in rows}
+
+
+def _delivery(row: Sequence[object]) -> Delivery:
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    values |= {"folder": _text(values["folder"]), "receipt": _text(values["receipt"])}
+    return Delivery(**values | {"is_asked": bool(values["is_asked"])})  # type: ignore[arg-type]
+
+
+def _file_row(row: Sequence[object]) -> FileRow:
+    name, state, *rest = row
+    return FileRow(_text(name), State(str(state)), *rest)  # type: ignore[arg-type]
+
+
+def _text(name: object) -> str:
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)

@@ -1,0 +1,152 @@
+"""Publishes the receipt of a delivery: as JSON and as a page, in done/ and as files to be stashed.
+
+Both are made from the journal alone, so a crash repeats them byte by byte. Their names contain the id of the delivery:
+no other file has them, and none is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from md5s3stash_daemon.deliveries.journal import FOLDER, Delivery, FileRow, Journal, State
+from md5s3stash_daemon.deliveries.receipt_page import write_page
+from md5s3stash_daemon.disk.beneath import Place, folder_of, move, sync_folders
+from md5s3stash_daemon.spool.entry import INCOMING
+from md5s3stash_daemon.spool.spool import Spool
+
+DONE = "done"
+
+# Below incoming/: where receipts are dropped.
+RECEIPTS = "receipts"
+
+# Of the 255 bytes of a file name, what id, suffix and a number leave.
+_MAX_STEM_BYTES = 180
+
+
+def publish(spool: Spool, journal: Journal, delivery: Delivery, place_of: Callable[[str], str]) -> str:
+    """Writes the receipt; `place_of` gives the s3 URL of an md5. Returns the path of the JSON in done/. May be
+    repeated. Raises OSError.
+    """
+    os.makedirs(spool.path_of(DONE), exist_ok=True)
+    for suffix, write in ((".html", write_page), (".json", functools.partial(_write_json, place_of=place_of))):
+        temporary = f"{spool.path_of(FOLDER)}/{delivery.id}{suffix}"
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            write(file, journal, delivery)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            place = _link(temporary, spool.path_of(DONE), f"{_stem(delivery.folder)}.{delivery.id}.receipt{suffix}")
+        except (FileExistsError, NotADirectoryError):
+            # A file has the folder's name.
+            flat = _stem(delivery.folder.replace("/", "_"))
+            place = _link(temporary, spool.path_of(DONE), f"{flat}.{delivery.id}.receipt{suffix}")
+        _drop(spool, Place(spool.path_of(FOLDER), f"{delivery.id}{suffix}"), os.path.basename(place.name))
+    return f"{place.base}/{place.name}"
+
+
+def _stem(folder: str) -> str:
+    above, last = os.path.split(folder)
+    return os.path.join(above, os.fsdecode(os.fsencode(last)[:_MAX_STEM_BYTES]))
+
+
+def _link(temporary: str, root: str, name: str) -> Place:
+    place = Place(root, name)
+    with folder_of(place, create=True) as (folder, last):
+        with contextlib.suppress(FileNotFoundError):
+            # Of an earlier attempt, of the same delivery.
+            os.unlink(last, dir_fd=folder)
+        os.link(temporary, last, dst_dir_fd=folder)
+    sync_folders(place)
+    return place
+
+
+def _drop(spool: Spool, source: Place, name: str) -> None:
+    target = Place(spool.path_of(INCOMING), f"{RECEIPTS}/{name}")
+    try:
+        move(source, target)
+        sync_folders(target)
+    except FileExistsError:
+        # Dropped by an earlier attempt, and not claimed yet.
+        os.unlink(f"{source.base}/{source.name}")
+
+
+def as_json(journal: Journal, delivery: Delivery) -> dict[str, Any]:
+    """Everything but the files."""
+    return {
+        "delivery": delivery.id,
+        "folder": delivery.folder,
+        "verdict": delivery.verdict or None,
+        "ended_by": delivery.ended_by or None,
+        "sender": delivery.sender,
+        "opened": utc(delivery.opened),
+        "ended": None if delivery.ended is None else utc(delivery.ended),
+        **({"bag": json.loads(delivery.bag)} if delivery.bag else {}),
+        "counts": counts_of(journal, delivery),
+        "bytes": dict(journal.sums(delivery.number)),
+        "manifests": [
+            {
+                "name": manifest.name,
+                "md5": manifest.md5,
+                "algorithm": manifest.algorithm,
+                "lines": manifest.lines,
+                "malformed": manifest.malformed,
+            }
+            for manifest in journal.manifests(delivery.number)
+        ],
+    }
+
+
+def counts_of(journal: Journal, delivery: Delivery) -> dict[str, int]:
+    """State -> number of names, with a zero for each other state but `unchecked`."""
+    counts = json.loads(delivery.counts) if delivery.ended is not None else journal.counts(delivery.number)
+    return {state.value: counts.get(state, 0) for state in State if state is not State.UNCHECKED or counts.get(state)}
+
+
+def _write_json(file: TextIO, journal: Journal, delivery: Delivery, place_of: Callable[[str], str]) -> None:
+    head = json.dumps({"md5s3stash": "receipt of a delivery", "version": 1, **as_json(journal, delivery)}, indent=1)
+    file.write(f'{head.removesuffix("}").rstrip()},\n "files": [')
+    for number, row in enumerate(journal.files(delivery.number)):
+        file.write(",\n  " if number else "\n  ")
+        file.write(json.dumps(_file(journal, delivery, row, place_of)))
+    file.write("\n ]\n}\n")
+
+
+def _file(journal: Journal, delivery: Delivery, row: FileRow, place_of: Callable[[str], str]) -> dict[str, Any]:
+    listed: dict[str, list[str]] = {}
+    times = 1
+    for algorithm, digest, count in journal.listed(delivery.number, row.name):
+        listed.setdefault(algorithm, []).append(digest)
+        times = max(times, count)
+    found: dict[str, Any] = {"name": row.name, "state": row.state.value}
+    if listed:
+        found["listed"] = listed
+    # In the manifest more than once, or dropped more than once.
+    if times > 1 or any(len(digests) > 1 for digests in listed.values()):
+        found["duplicate"] = True
+    if row.drops > 1:
+        found["drops"] = row.drops
+    if row.md5:
+        found["md5"] = row.md5
+        found["s3_url"] = place_of(row.md5)
+        found["size_bytes"] = row.size_bytes
+    if row.at is not None:
+        found["at"] = utc(row.at)
+    if row.reason:
+        found["reason"] = row.reason
+    return found
+
+
+def utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def problems(journal: Journal, delivery: Delivery, count: int) -> Iterator[FileRow]:
+    """The first names that are not right."""
+    states = tuple(state for state in State if state not in (State.RIGHT, State.EARLIER))
+    return journal.files(delivery.number, states, count)

@@ -1,0 +1,117 @@
+"""The receipt as a page to read and to print: one HTML file that needs no other."""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from typing import TextIO
+
+from md5s3stash.console import printable
+from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, STILL, Delivery, FileRow, Journal, State
+
+# Names of each state. The JSON has them all.
+_SHOWN = 2000
+
+_HEADINGS = {
+    State.WRONG: ("Wrong", "The content is not the one that the manifest lists."),
+    State.MISSING: ("Missing", "Listed, but did not come."),
+    State.FAILED: ("Failed", "Came, but could not be stored."),
+    State.REFUSED: ("Refused lines", "The manifest lists a name outside of the delivery."),
+    State.UNCHECKED: ("Not checked", "Stored before the manifest came, and not read again yet."),
+    State.UNLISTED: ("Not listed", "Came and was stored, but no manifest lists it: nothing shows whether it is right."),
+    State.EARLIER: ("Here since an earlier drop", "Did not come now; the content is stored under this name."),
+    State.RIGHT: ("Right", "Stored, with every digest that is listed."),
+}
+
+_ENDINGS = {
+    ALL_HERE: "everything listed had come",
+    STILL: "no further file had come for some time",
+    ASKED: "an operator closed it",
+}
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1b; background: #fff }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin: 2rem 0 .25rem }
+.verdict { padding: .75rem 1rem; border-left: .5rem solid; font-size: 1.1rem }
+.complete { border-color: #1a7f37; background: #e9f7ee } .incomplete { border-color: #b3261e; background: #fdeceb }
+table { border-collapse: collapse; table-layout: fixed; width: 100%; font-size: .85rem }
+th:first-child { width: 40% } th.number { width: 20% }
+th, td { text-align: left; vertical-align: top; padding: .25rem .5rem; border-bottom: 1px solid #d0d0d0;
+  overflow-wrap: anywhere }
+.number { text-align: right; white-space: nowrap } code { font-size: .8rem }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem } dt { color: #555 } dd { margin: 0 }
+@media print { body { margin: 0; max-width: none; font-size: 11px }
+  tr { break-inside: avoid } h2 { break-after: avoid } }
+"""
+
+
+def write_page(file: TextIO, journal: Journal, delivery: Delivery) -> None:
+    """Writes the page."""
+    counts = json.loads(delivery.counts)
+    listed = sum(count for state, count in counts.items() if state != State.UNLISTED)
+    good = counts.get(State.RIGHT, 0) + counts.get(State.EARLIER, 0)
+    title = f"Delivery {delivery.folder}"
+    words = "Complete" if delivery.verdict == "complete" else "Not complete"
+    file.write(
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{_shown(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{_shown(title)}</h1>\n"
+        f'<p class="verdict {html.escape(delivery.verdict)}"><strong>{words}:</strong> '
+        f"{good:,} of {listed:,} listed files are here and right.</p>\n<dl>\n"
+    )
+    facts = [
+        ("Number", delivery.id),
+        ("Sent by", delivery.sender),
+        ("From", _clock(delivery.opened)),
+        ("To", f"{_clock(delivery.ended or delivery.opened)}, when {_ENDINGS.get(delivery.ended_by, '')}"),
+    ]
+    for manifest in journal.manifests(delivery.number):
+        malformed = f", of which {manifest.malformed:,} cannot be read as such" if manifest.malformed else ""
+        words = f"{manifest.name} ({manifest.algorithm}, {manifest.lines:,} lines{malformed}), md5 {manifest.md5}"
+        facts.append(("Manifest", words))
+    bag = json.loads(delivery.bag) if delivery.bag else {"problems": []}
+    if delivery.bag:
+        facts.append(("Bag", f"BagIt {bag['version']}"))
+    facts += [("Problem", problem) for problem in bag["problems"]]
+    facts += [(name, value) for name, value in bag.get("info", {}).items()][:_SHOWN]
+    for name, value in facts:
+        file.write(f"<dt>{_shown(name)}</dt><dd>{_shown(value)}</dd>\n")
+    file.write("</dl>\n")
+    for state, (heading, meaning) in _HEADINGS.items():
+        if counts.get(state):
+            _write_state(file, journal, delivery, state, f"{heading}: {counts[state]:,}", meaning)
+    file.write("</main>\n</body>\n</html>\n")
+
+
+def _write_state(file: TextIO, journal: Journal, delivery: Delivery, state: State, heading: str, meaning: str) -> None:
+    file.write(
+        f"<h2>{heading}</h2>\n<p>{meaning}</p>\n<table>\n<thead><tr><th>Name</th>"
+        '<th class="number">Bytes</th><th>Digest or reason</th></tr></thead>\n<tbody>\n'
+    )
+    shown = 0
+    for row in journal.files(delivery.number, (state,), _SHOWN):
+        shown += 1
+        file.write(f'<tr><td>{_shown(row.name)}</td><td class="number">{_size(row)}</td><td>{_detail(row)}</td></tr>\n')
+    file.write("</tbody>\n</table>\n")
+    if shown == _SHOWN:
+        file.write(f"<p>This page shows the first {_SHOWN:,} at most. The JSON of this receipt has all.</p>\n")
+
+
+def _detail(row: FileRow) -> str:
+    digest = f"<code>md5 {html.escape(row.md5)}</code>" if row.md5 else ""
+    return " ".join(part for part in (digest, _shown(row.reason)) if part)
+
+
+def _size(row: FileRow) -> str:
+    return "" if row.size_bytes is None else f"{row.size_bytes:,}"
+
+
+def _shown(text: str) -> str:
+    """On one line, with every character visible: names are hostile input."""
+    return html.escape(printable(text)).encode("utf-8", "replace").decode()
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

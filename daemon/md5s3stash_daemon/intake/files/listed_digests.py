@@ -1,0 +1,44 @@
+"""Compares a file with the digests that the manifests of its delivery list, before any of it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from md5s3stash.content import Content
+from md5s3stash.errors import ListedDigestDiffers
+from md5s3stash_daemon.spool.entry import Entry
+
+# Those that are computed of every file.
+_OF_EVERY_FILE = frozenset({"md5", "sha256"})
+
+
+def further_algorithms(entry: Entry) -> tuple[str, ...]:
+    """The algorithms to compute for this file besides md5 and SHA-256."""
+    if not entry.listed:
+        return ()
+    return tuple(sorted({each.partition(":")[0] for each in entry.listed} - _OF_EVERY_FILE))
+
+
+def refuse_other_than_listed(entry: Entry, content: Content) -> None:
+    """Raises ListedDigestDiffers, and closes the content, if it differs from any listed digest."""
+    found = _digests(content)
+    for each in entry.listed:
+        algorithm, _, digest = each.partition(":")
+        if found[algorithm] != digest:
+            content.close()
+            raise ListedDigestDiffers(
+                f"its {algorithm} is {found[algorithm]}, but the manifest of its delivery lists {digest}: nothing was "
+                "stored; have the file sent again, under the same name"
+            )
+
+
+def checked_digests(entry: Entry, content: Content) -> tuple[tuple[str, str], ...]:
+    """The listed digests beyond md5, which is recorded for every file."""
+    if not entry.listed:
+        return ()
+    found = _digests(content)
+    return tuple((name, found[name]) for name in sorted({each.partition(":")[0] for each in entry.listed} - {"md5"}))
+
+
+def _digests(content: Content) -> Mapping[str, str]:
+    return {"md5": content.digest.md5, "sha256": content.digest.sha256, **(content.further or {})}
