@@ -53,7 +53,9 @@ def how_to_go_on(
     ]
     pictures = [outcomes[sample.name] for sample in samples if outcomes[sample.name].is_picture]
     if pictures:
-        facts.append(("Open this one", place.thumbnail_url(pictures[0].md5)))
+        # Rather a photograph than a page or a waveform.
+        first = min(pictures, key=lambda picture: picture.mime_type != "image/jpeg")
+        facts.append(("Open this one", place.thumbnail_url(first.md5)))
     facts += [
         ("Commands", f". {shlex.quote(str(place.shell_environment))}; then, for example, md5s3stashctl status"),
         ("Logs", str(place.logs)),
