@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import re
 import socket
 import struct
 import threading
@@ -363,7 +364,16 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {**kept.headers, "ETag": f'"{kept.etag}"', "Content-Length": str(kept.size_bytes)}
         if self.command == "GET" and kept.data is None:
             return error_reply(501, "NotImplemented")
-        return Reply(200, kept.data or b"", headers)
+        data = kept.data or b""
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self._sent_headers.get("range", ""))
+        if not found or self.command == "HEAD":
+            return Reply(200, data, headers)
+        first, last = int(found[1]), min(int(found[2]), len(data) - 1)
+        if first > last:
+            return error_reply(416, "InvalidRange")
+        part = data[first : last + 1]
+        headers |= {"Content-Range": f"bytes {first}-{last}/{len(data)}", "Content-Length": str(len(part))}
+        return Reply(206, part, headers)
 
     def _take_part(self, upload: _Upload) -> Reply:
         number, etag = int(self._query["partNumber"]), self._md5.hexdigest()

@@ -43,8 +43,8 @@ RENDERING_REVISION = 7
 _BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 8, 9, 10, 11
 
 # What names a content in a path, as a group: its md5, and where keys have collections also that after a collection. A
-# slash may be written as %2F there.
-CONTENT = r"((?:(?!%2[Ff])[^/])+)"
+# slash may be written as %2F there. Without collections such a path does not exist.
+CONTENT = rf"((?!{COLLECTION}%2[Ff])[^/]+)"
 CONTENT_IN_COLLECTIONS = rf"((?:{COLLECTION}(?:/|%2[Ff]))?(?:(?!%2[Ff])[^/])+)"
 
 _BACKGROUND_COLOUR = re.compile(r"[0-9a-fA-F]{3,8}")
