@@ -114,7 +114,7 @@ def test_a_video_becomes_a_thumbnail(box: Box) -> None:
     (md5,) = box.drop_files({"flight.mp4": (image.PROJECT / "samples/flight.mp4").read_bytes()}).values()
     box.nothing_is_lost()
 
-    assert box.thumbnail(md5).size == (100, 66)
+    assert box.thumbnail(md5).size == (100, 67)
 
 
 def test_what_rsync_brings_by_the_recipe_of_the_documentation_is_stashed(box: Box, tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def test_folders_are_no_collections_where_keys_have_none() -> None:
         read_settings({**GOOD, "MD5S3STASH_SPOOL_COLLECTIONS": "true"}, None)
 
 
+def test_deliveries_are_refused_where_keys_have_collections() -> None:
+    settings = {**GOOD, "KEY_TEMPLATE": "{collection}/{md5}", "MD5S3STASH_DELIVERIES_STILL_SECONDS": "3600"}
+    with pytest.raises(SettingsError, match="deliveries cannot look into collections; set it to 0"):
+        read_settings(settings, None)
+
+
 @pytest.mark.parametrize("prefixes", ["thumbnails", "/thumbnails/", "a b/"])
 def test_a_prefix_of_derivatives_ends_with_a_slash(prefixes: str) -> None:
     with pytest.raises(SettingsError, match="prefixes of keys such as thumbnails/ are needed"):

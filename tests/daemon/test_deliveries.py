@@ -16,7 +16,7 @@ from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.mutated_bags import MutatedBag, mutated_bags
-from tests.support.mutated_deliveries import MUTATIONS, mutated, verdict_of_coreutils
+from tests.support.mutated_deliveries import MUTATIONS, ON, mutated, verdict_of_coreutils
 from tests.support.origin import Origin, Reply
 from tests.support.servers import RcloneS3, wait_until
 from tests.support.stores import Keys
@@ -32,8 +32,7 @@ def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
 
 @pytest.fixture
 def daemon(site: Site) -> Iterator[Daemon]:
-    """With the default, no delivery ends because it is still."""
-    with Daemon(site) as running:
+    with Daemon(site, ON) as running:
         running.wait_until_started()
         yield running
 
@@ -236,7 +235,7 @@ def test_a_listed_name_that_leads_out_is_refused(site: Site, daemon: Daemon) -> 
 
 def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, tmp_path: Path) -> None:
     wanted = {}
-    with Daemon(site) as daemon:
+    with Daemon(site, ON) as daemon:
         daemon.wait_until_started()
         for seed in range(len(MUTATIONS)):
             delivery = mutated(seed, ("md5", "sha256", "sha512")[seed % 3])
@@ -268,7 +267,7 @@ def test_each_of_many_mutated_bags_has_the_verdict_of_bagit(
         outside = tmp_path / "bags" / name
         bag.write(outside)
         outside.rename(site.incoming / name)
-    with Daemon(site) as daemon:
+    with Daemon(site, ON) as daemon:
         close_all(site)
         wait_until(lambda: len(list((site.spool / "done").glob("*.receipt.json"))) >= len(bags), "receipts")
         assert daemon.terminate() == 0
@@ -287,7 +286,7 @@ def test_each_of_many_mutated_bags_has_the_verdict_of_bagit(
 
 def test_what_a_bag_has_in_fetch_txt_is_fetched_and_judged(site: Site) -> None:
     payload = {name: name.encode() for name in ("data/here", "data/far", "data/changed", "data/gone")}
-    with Origin() as origin, Daemon(site, OPEN):
+    with Origin() as origin, Daemon(site, ON | OPEN):
         far = origin.answer("/far", Reply(body=b"data/far"))
         changed = origin.answer("/changed", Reply(body=b"another content"))
         urls = {far: "data/far", changed: "data/changed", origin.url("/gone"): "data/gone", "ftp://h/x": "data/here"}
@@ -306,7 +305,7 @@ def test_what_a_bag_has_in_fetch_txt_is_fetched_and_judged(site: Site) -> None:
 
 
 def test_a_fetch_txt_does_not_lead_into_this_network(site: Site) -> None:
-    with Origin() as origin, Daemon(site):
+    with Origin() as origin, Daemon(site, ON):
         url = origin.answer("/far", Reply(body=b"far"))
         bag = MutatedBag(payload={"data/far": b"far"})
         bag.change("fetch.txt", f"{url} 3 data/far\n".encode())

@@ -27,6 +27,7 @@ from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support.daemon import Daemon, Site
+from tests.support.mutated_deliveries import ON
 from tests.support.runtime import runtime_of
 from tests.support.servers import wait_until
 
@@ -52,13 +53,13 @@ def test_kills_of_the_daemon_leave_one_receipt_with_each_file(
     outside.rename(site.incoming / "batch")
     # It ends because all is here: only after the wrong file was sent again.
     for part in (1, 2, 3):
-        with Daemon(site) as daemon:
+        with Daemon(site, ON) as daemon:
             wait_until(
                 lambda part=part: site.redis.xlen(f"{site.prefix}:log") >= FILES * part / 4,  # type: ignore[misc]
                 f"part {part}",
             )
             daemon.kill()
-    with Daemon(site) as daemon:
+    with Daemon(site, ON) as daemon:
         wait_until(lambda: site.files("incoming", "active", "deferred") == [], "all settled")
         site.drop("batch/7.tif", contents["7.tif"])
         wait_until(lambda: any((site.spool / "done").glob("batch.*.json")), "receipt")

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# For a daemon: deliveries are on, and none ends because it is still.
+ON = {"MD5S3STASH_DELIVERIES_STILL_SECONDS": "3600"}
+
 NAMES = (
     "plain.tif",
     "sub/deep/nested.tif",

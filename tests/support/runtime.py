@@ -15,9 +15,13 @@ from md5s3stash_daemon.runtime.shutdown import Shutdown
 
 
 def settings_of(**spool: Any) -> Settings:
-    """The daemon's defaults, with these settings of the spool."""
+    """The daemon's defaults, with deliveries, and these settings of the spool."""
     return Settings(
-        {SpoolSettings: SpoolSettings(**spool), UrlSettings: UrlSettings(), DeliverySettings: DeliverySettings()}
+        {
+            SpoolSettings: SpoolSettings(**spool),
+            UrlSettings: UrlSettings(),
+            DeliverySettings: DeliverySettings(still_seconds=3600),
+        }
     )
 
 

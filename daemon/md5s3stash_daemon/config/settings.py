@@ -181,9 +181,9 @@ class DeliverySettings:
     """`[deliveries]`: dropped folders with a checksum manifest."""
 
     still_seconds: float = setting(
-        3600.0,
+        0.0,
         seconds(0, 30 * 86400),
-        "how long after its last file an incomplete delivery ends; 0: manifests are files as any other",
+        "how long after its last file an incomplete delivery ends, such as 3600; 0: manifests are files as any other",
     )
 
 
