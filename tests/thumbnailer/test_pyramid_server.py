@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -298,6 +298,29 @@ def test_pyramids_count_in_the_bound_and_go_as_originals_do(tmp_path: Path) -> N
     assert cache.counts.evictions >= 20
 
 
+def charged_for_refusals(
+    tmp_path: Path,
+    open_original: Callable[[OfPart], Awaitable[Source]],
+    make: Callable[[Source, PyramidRequest, BinaryIO], Awaitable[int]],
+    refusal: Exception,
+    times: int = 1,
+) -> list[float]:
+    """What is charged for requests that are refused with this kind of error and these words."""
+    charged: list[float] = []
+
+    async def ask() -> None:
+        pyramids = Pyramids(DiskCache(tmp_path / "cache", 100_000), open_original, make, 1, 8)
+        for _ in range(times):
+            with pytest.raises(type(refusal), match=str(refusal)):
+                await pyramids.made(SizeRequest("0" * 32), charged.append)
+        pyramids.close()
+
+    (tmp_path / "original").touch()
+    (tmp_path / "cache").mkdir()
+    asyncio.run(ask())
+    return charged
+
+
 def test_what_could_not_be_made_is_not_tried_again_at_once(tmp_path: Path) -> None:
     tries = 0
 
@@ -310,18 +333,8 @@ def test_what_could_not_be_made_is_not_tried_again_at_once(tmp_path: Path) -> No
         source.file.close()
         raise RenderTimedOut("The image took more than 300 seconds to render")
 
-    charged: list[float] = []
+    charged = charged_for_refusals(tmp_path, open_original, make, RenderTimedOut("300 seconds"), times=3)
 
-    async def ask_thrice() -> None:
-        pyramids = Pyramids(DiskCache(tmp_path / "cache", 100_000), open_original, make, 1, 8)
-        for _ in range(3):
-            with pytest.raises(RenderTimedOut, match="300 seconds"):
-                await pyramids.made(SizeRequest("0" * 32), charged.append)
-        pyramids.close()
-
-    (tmp_path / "original").touch()
-    (tmp_path / "cache").mkdir()
-    asyncio.run(ask_thrice())
     assert tries == len(charged) == 1
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -341,18 +354,7 @@ def test_client_is_charged_for_the_worker_and_not_for_s3(tmp_path: Path, monkeyp
         source.file.close()
         raise NotAnImage("damaged")
 
-    charged: list[float] = []
-
-    async def ask() -> None:
-        pyramids = Pyramids(DiskCache(tmp_path / "cache", 100_000), open_original, make, 1, 8)
-        with pytest.raises(NotAnImage):
-            await pyramids.made(SizeRequest("0" * 32), charged.append)
-        pyramids.close()
-
-    (tmp_path / "original").touch()
-    (tmp_path / "cache").mkdir()
-    asyncio.run(ask())
-    assert charged == [5]
+    assert charged_for_refusals(tmp_path, open_original, make, NotAnImage("damaged")) == [5]
 
 
 def test_time_limit_counts_against_the_picture_if_the_worker_had_the_cpu(

@@ -238,18 +238,14 @@ class _Worker:
         """What `read` makes of the answer. A process that is killed is replaced, and the request repeated, once: the
         picture may be the cause.
         """
+        message = {**written_request(request), "source": source.kind.value}
         try:
-            return self._call_once(source, request, seconds, files, read)
+            return self._call_once(message, files, seconds, read)
         except _WorkerKilled:
-            return self._call_once(source, request, seconds, files, read)
+            return self._call_once(message, files, seconds, read)
 
     def _call_once(
-        self,
-        source: Source,
-        request: Request | PyramidRequest,
-        seconds: float,
-        files: list[int],
-        read: Callable[[Message, bytes], _Answer],
+        self, message: Message, files: list[int], seconds: float, read: Callable[[Message, bytes], _Answer]
     ) -> _Answer:
         if self._process.poll() is not None:
             self._replace(REPLACED_IDLE)
@@ -257,7 +253,6 @@ class _Worker:
         try:
             begun = self._cpu_seconds()
             self._await_ready()
-            message = {**written_request(request), "source": source.kind.value}
             for file in files:
                 # A process that was killed may have left it anywhere.
                 os.lseek(file, 0, os.SEEK_SET)
