@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,12 +31,6 @@ def md5(data: bytes) -> str:
 @pytest.fixture
 def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
     return Site(tmp_path, redis_server, s3_server)
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as running:
-        yield running
 
 
 def place(site: Site, name: str) -> str:

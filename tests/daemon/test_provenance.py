@@ -86,12 +86,6 @@ def daemon(site: ProvenanceSite) -> Iterator[Daemon]:
         yield running
 
 
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as running:
-        yield running
-
-
 def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +43,6 @@ from tests.support.url_lists import OPEN, drop_list, wait_for_report
 @pytest.fixture
 def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
     return Site(tmp_path, redis_server, s3_server)
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    with Origin() as running:
-        yield running
 
 
 def daemon_with(site: Site, patch: str, environment: dict[str, str] | None = None) -> Daemon:
