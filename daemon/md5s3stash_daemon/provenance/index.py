@@ -40,7 +40,7 @@ INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
                                      CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))
 """
 
-# One name in so many is counted for the statistics of trigrams.
+# The statistics of trigrams count one name in this many.
 _SAMPLE = 64
 
 # A name's latest events, of which there may be very many, are read this many at a time.

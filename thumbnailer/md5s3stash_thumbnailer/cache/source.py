@@ -16,7 +16,7 @@ class Kind(enum.Enum):
     REDUCED = "reduced"
     PYRAMID = "pyramid"
     STILL = "still"
-    """A picture that stands for an original that is none, and for the part that is asked for."""
+    """A picture that is shown for an original of another kind, such as a video, and for the requested part."""
     DAMAGED = "damaged"
     """An original of which no pyramid can be made. It is shown as far as it goes, if at all."""
 
