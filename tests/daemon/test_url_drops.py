@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.mounts import tiny_disk
 from tests.support.origin import Origin, Reply, Request
-from tests.support.servers import wait_until
+from tests.support.servers import stat_fields, wait_until
 from tests.support.stores import Keys
 from tests.support.url_lists import OPEN, drop_list, failed_list, read_report, report_path, wait_for_report
 
@@ -433,11 +434,15 @@ def test_a_list_whose_failure_no_disk_has_room_for_waits_and_is_reported(site: S
         spool = Path(f"/proc/{daemon.process.pid}/root{disk}/spool")
         hidden = spool / "incoming" / ".x"
         hidden.write_bytes(b"x\n" * 10)
+        # Otherwise it may refill the reserve first.
+        daemon.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: stat_fields(daemon.process.pid)[0] == "T", "stopped")
         for spare in (spool / ".reserve" / "reports").iterdir():
             spare.unlink()
         with pytest.raises(OSError, match="No space left"):
             (spool / "filler").write_bytes(b"x" * 2**23)
         hidden.rename(spool / "incoming" / "x.urls")
+        daemon.process.send_signal(signal.SIGCONT)
 
         wait_until(lambda: names_in(spool / "deferred") == ["x.urls"], "deferred")
         health = requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10)
