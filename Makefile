@@ -28,7 +28,7 @@ fresh: ## try `make run` and `make test` on a bare machine, as root; SUITE=bookw
 
 acceptance: setup ## try `make run` on a bare machine, then build the image in a guest and test it against faults, as root
 	@tools/fresh --run-only $(RELEASE)
-	@$(PYTHON_IN_VENV) -m pytest --quiet tests/release tests/monitoring
+	@$(PYTEST) --numprocesses 2 --dist loadfile --quiet tests/release tests/monitoring
 	@tools/acceptance $(if $(RELEASE),--release=$(RELEASE))
 
 acceptance-sabotage: setup ## check that each acceptance test can fail; more than an hour; ONLY="ports reload" selects some
