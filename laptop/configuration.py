@@ -15,8 +15,21 @@ from laptop.place import ADDRESS, BUCKET, REPOSITORY, Place
 
 TEMPLATE = Path(__file__).with_name("supervisord.conf.template")
 
-# The user's own profile, session or endpoint would send the laptop's objects to their account.
-_FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE")
+# The user's own profile, session or endpoint would send the laptop's objects to their account. A long name of a setting
+# wins over the short one, which is the laptop's.
+_FOREIGN = (
+    "AWS_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_CA_BUNDLE",
+    "MD5S3STASH_STASH_BUCKET_BASE",
+    "MD5S3STASH_STASH_BUCKET_SCHEME",
+    "MD5S3STASH_S3_ENDPOINT",
+    "MD5S3STASH_REDIS_URL",
+    "MD5S3STASH_REDIS_PREFIX",
+    "MD5S3STASH_SPOOL_DIR",
+)
 
 # With these in a shell's environment the commands use the laptop's servers.
 _FOR_A_SHELL = (
@@ -36,6 +49,11 @@ _FOR_A_SHELL = (
     "NO_PROXY",
     "no_proxy",
 )
+
+# Settings that the user may add. The password is not a setting: it is for an origin.
+_SETTINGS = ("KEY_TEMPLATE", "DERIVATIVE_PREFIXES")
+_SETTINGS_PREFIX = "MD5S3STASH_"
+_NO_SETTINGS = ("MD5S3STASH_PASSWORD",)
 
 
 def supervisor_configuration(place: Place) -> str:
@@ -96,7 +114,12 @@ def environment_of_programs(place: Place, keys: KeyPair, ours: Mapping[str, str]
 
 def shell_environment(environment: Mapping[str, str]) -> str:
     """Lines for a shell that uses the laptop: the commands on its path, and their settings."""
-    ours = {name: environment[name] for name in _FOR_A_SHELL if name in environment}
+    added = sorted(
+        name
+        for name in environment
+        if name in _SETTINGS or (name.startswith(_SETTINGS_PREFIX) and name not in (*_NO_SETTINGS, *_FOR_A_SHELL))
+    )
+    ours = {name: environment[name] for name in (*_FOR_A_SHELL, *added) if name in environment}
     return "".join(
         [
             f"unset {' '.join(_FOREIGN)}\n",

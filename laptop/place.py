@@ -88,9 +88,9 @@ class Place:
     def status_url(self) -> str:
         return f"http://{ADDRESS}:{self.metrics.number}/"
 
-    def thumbnail_url(self, md5: str) -> str:
-        """A thumbnail that shows the whole picture."""
-        return f"{self.thumbnailer_url}/clip/480x480/{md5}"
+    def thumbnail_url(self, content: str) -> str:
+        """A thumbnail that shows the whole picture of `{collection}/{md5}` or `{md5}`."""
+        return f"{self.thumbnailer_url}/clip/480x480/{content}"
 
     def log_of(self, program: str) -> Path:
         return self.logs / f"{program}.log"

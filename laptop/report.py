@@ -55,7 +55,7 @@ def how_to_go_on(
     if pictures:
         # Rather a photograph than a page or a waveform.
         first = min(pictures, key=lambda picture: picture.mime_type != "image/jpeg")
-        facts.append(("Open this one", place.thumbnail_url(first.md5)))
+        facts.append(("Open this one", place.thumbnail_url(first.content)))
     facts += [
         ("Commands", f". {shlex.quote(str(place.shell_environment))}; then, for example, md5s3stashctl status"),
         ("Logs", str(place.logs)),
@@ -70,7 +70,7 @@ def outcome_line(place: Place, outcome: Outcome, colours: Colours) -> str:
     name = printable(outcome.name)
     if not outcome.stashed:
         return f"{colours.bad}failed{colours.plain}   {name}  {printable(outcome.reason)}"
-    thumbnail = f"  {place.thumbnail_url(outcome.md5)}" if outcome.is_picture else ""
+    thumbnail = f"  {place.thumbnail_url(outcome.content)}" if outcome.is_picture else ""
     return f"{colours.good}stashed{colours.plain}  {name}  {outcome.md5}  {outcome.mime_type}{thumbnail}"
 
 
@@ -92,7 +92,7 @@ def _sample_row(place: Place, sample: Sample, outcome: Outcome) -> tuple[str, ..
     name = printable(sample.name)
     if not outcome.stashed:
         return (name, "failed", "", human_size(sample.size_bytes), printable(outcome.reason))
-    thumbnail = place.thumbnail_url(outcome.md5) if outcome.is_picture else "not a picture"
+    thumbnail = place.thumbnail_url(outcome.content) if outcome.is_picture else "not a picture"
     return (name, outcome.md5, outcome.mime_type, human_size(sample.size_bytes), thumbnail)
 
 

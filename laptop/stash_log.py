@@ -21,6 +21,12 @@ class Outcome:
     md5: str
     mime_type: str
     reason: str
+    collection: str = ""
+
+    @property
+    def content(self) -> str:
+        """How a URL of the thumbnail server names the content: `{collection}/{md5}` or `{md5}`."""
+        return f"{self.collection}/{self.md5}" if self.collection else self.md5
 
     @property
     def is_picture(self) -> bool:
@@ -46,7 +52,9 @@ class StashLog:
         for _, entries in self._redis.xread({LOG_KEY: self._position}, count=1000, block=milliseconds) or ():
             for position, fields in entries:
                 self._position = position
-                yield _outcome(fields)
+                # The log also has the results of audits.
+                if fields.get("outcome") in ("stashed", "failed"):
+                    yield _outcome(fields)
 
 
 def _outcome(fields: Mapping[str, str]) -> Outcome:
@@ -56,4 +64,5 @@ def _outcome(fields: Mapping[str, str]) -> Outcome:
         md5=fields.get("md5", ""),
         mime_type=fields.get("mime_type", ""),
         reason=fields.get("reason", ""),
+        collection=fields.get("collection", ""),
     )

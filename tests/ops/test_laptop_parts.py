@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,8 @@ from laptop.report import Colours, how_to_go_on, human_size, outcome_line, sampl
 from laptop.sample_files import Sample, drop, samples
 from laptop.stash_log import Outcome
 from laptop.supervisor import Restarts
+from md5s3stash.settings import variables_of
+from md5s3stash_daemon.config.settings import SECTIONS
 from tests.support.servers import free_port
 
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
@@ -157,6 +162,49 @@ def test_a_shell_gets_the_settings_and_the_commands_of_what_runs(place: Place, t
     )
     assert "AWS_PROFILE=work" not in shown
     assert shown[-1] == str(Path(sys.executable).parent / "md5s3stashctl")
+
+
+def test_a_shell_gets_every_setting_that_was_added_and_no_password(place: Place) -> None:
+    added = {
+        "KEY_TEMPLATE": "{collection}/{md5}",
+        "DERIVATIVE_PREFIXES": "thumbnails/",
+        "MD5S3STASH_SPOOL_COLLECTIONS": "true",
+        "MD5S3STASH_PROVENANCE_INDEX": "/data/index.sqlite",
+    }
+    others = {"MD5S3STASH_PASSWORD": "of an origin", "EDITOR": "vi"}
+
+    text = shell_environment(environment_of_programs(place, KeyPair("AK", "SK"), added | others))
+
+    assert [name for name, value in added.items() if f"export {name}={shlex.quote(value)}\n" not in text] == []
+    assert "export MD5S3STASH_PASSWORD" not in text
+    assert "EDITOR" not in text
+
+
+def test_long_name_of_a_setting_does_not_lead_elsewhere(place: Place) -> None:
+    """It would win over the short name, which is the laptop's."""
+    laptops = environment_of_programs(place, KeyPair("AK", "SK"), {})
+    short = {"BUCKET_BASE", "BUCKET_SCHEME", "S3_ENDPOINT", "REDIS_URL", "SPOOL_DIR"}
+    long = [
+        variables_of(section, field)[0]
+        for section, kind in SECTIONS.items()
+        for field in dataclasses.fields(kind)
+        if field.metadata["variable"] in short
+    ]
+
+    environment = environment_of_programs(place, KeyPair("AK", "SK"), dict.fromkeys(long, "elsewhere"))
+
+    assert len(long) == len(short)
+    assert environment == laptops
+
+
+def test_thumbnail_of_a_content_in_a_collection_has_the_collection_in_its_url(place: Place) -> None:
+    stashed = replace(outcome("26094/a.png"), collection="26094")
+
+    assert outcome_line(place, stashed, Colours()).endswith(f"/clip/480x480/26094/{MD5}")
+    assert any(
+        line.endswith(f"/clip/480x480/26094/{MD5}")
+        for line in how_to_go_on(place, [Sample(Path("a.png"), "a", 1)], {"a": stashed}, Colours())
+    )
 
 
 def test_sample_is_dropped_under_its_own_name_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -11,9 +12,10 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 
 import boto3
 import pytest
@@ -33,8 +35,9 @@ _THUMBNAIL_URL = re.compile(r"http://127\.0\.0\.1:\d+/\S+")
 class Appliance:
     """One `make run` and its output."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         self.data = data
+        self.settings = settings
         self.incoming = data / "spool" / "incoming"
         self.ports = {name: free_port() for name in ("THUMBNAILER_PORT", "S3_PORT", "REDIS_PORT", "METRICS_PORT")}
         self.lines: list[str] = []
@@ -59,7 +62,8 @@ class Appliance:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "laptop.run"],
             cwd=REPOSITORY,
-            env=os.environ | {"DATA_DIR": str(self.data)} | {name: str(port) for name, port in self.ports.items()},
+            env={**os.environ, **self.settings, "DATA_DIR": str(self.data)}
+            | {name: str(port) for name, port in self.ports.items()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -99,6 +103,12 @@ class Appliance:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.wait_for_end()
+
+    def in_a_shell(self, command: str) -> str:
+        """What a command prints in a shell that has loaded env.sh, and nothing else of ours."""
+        shell = ["sh", "-c", f'. "$0"; {command}', str(self.data / "run" / "env.sh")]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.data)}
+        return subprocess.run(shell, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
 
     def drop(self, name: str, data: bytes) -> None:
         """Drops a file as a careful producer does: written under a hidden name, then renamed."""
@@ -183,8 +193,14 @@ def appliance(tmp_path: Path) -> Iterator[Appliance]:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    """A running one, for tests that only read from it and drop files."""
-    appliance = Appliance(tmp_path_factory.mktemp("up") / "data")
+    """A running one with collections and an index of provenance, for tests that only read from it and drop files."""
+    data = tmp_path_factory.mktemp("up") / "data"
+    settings = {
+        "KEY_TEMPLATE": "{collection}/{md5}",
+        "MD5S3STASH_SPOOL_COLLECTIONS": "true",
+        "MD5S3STASH_PROVENANCE_INDEX": str(data / "provenance" / "index.sqlite"),
+    }
+    appliance = Appliance(data, settings)
     appliance.start_and_wait()
     yield appliance
     appliance.stop()
@@ -225,6 +241,26 @@ def test_what_was_said_tells_where_to_drop_what_to_open_and_how_to_stop(up: Appl
     assert str(up.incoming) in up.wait_for_line("Drop files here")
     assert thumbnail(url_in(up.wait_for_line("Open this one"))).format in ("JPEG", "PNG")
     assert "Ctrl-C" in up.wait_for_line("Stop ")
+
+
+def test_commands_in_a_shell_have_the_settings_that_make_run_was_given(up: Appliance) -> None:
+    up.drop("26094/plum.jpg", picture("plum"))
+    up.wait_for_line("26094/plum.jpg")
+
+    found = json.loads(up.in_a_shell("md5s3stashctl lookup --json 26094/plum.jpg"))
+    shown = up.in_a_shell("md5s3stashctl export --format csv").splitlines()[0]
+
+    assert found["s3_urls"] == [f"s3://md5s3stash-laptop/26094/{found['md5']}"]
+    assert "sha256" in shown, "a column of the index of provenance"
+
+
+def test_audit_is_not_shown_as_a_file(up: Appliance) -> None:
+    up.in_a_shell("md5s3stashctl verify")
+    up.drop("afterwards.txt", b"dropped after the audit\n")
+
+    up.wait_for_line("afterwards.txt")
+
+    assert not [line for line in up.lines if "s3://md5s3stash-laptop/  " in line or line.startswith("failed")]
 
 
 def test_status_page_is_named_and_shows_the_samples_by_their_thumbnails(up: Appliance) -> None:
