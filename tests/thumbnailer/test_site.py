@@ -299,7 +299,14 @@ def test_presets_alone_and_a_ledger_that_is_down(s3_server: str, site: Site, tmp
 
         assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
         assert alone.get(f"/p/card/26094/{MD5}").image.size == (50, 25)
-        assert [alone.get(path).status for path in others] == [404, 404, 404]
+        refused = [alone.get(path) for path in others]
+        assert {(answer.status, answer.json["error_code"]) for answer in refused} == {(404, 404)}
+        # The client sees that the address is not wrong in itself, and what to ask for instead.
+        assert {answer.json["error"].partition(": ")[2] for answer in refused} == {
+            "this server shows pictures in its presets only, at /p/{preset}/{md5}: card"
+        }
+        other = alone.get(f"/p/tile/26094/{MD5}")
+        assert (other.status, other.json["error"]) == (404, "No such preset: the presets are card")
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,14 @@ from md5s3stash_thumbnailer.request import CONTENT, CONTENT_IN_COLLECTIONS
 from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity, Services
 from md5s3stash_thumbnailer.server.handlers import (
+    PATHS,
     HealthHandler,
     MetricsHandler,
     ThumbnailHandler,
     UnknownPathHandler,
     log_request,
 )
-from md5s3stash_thumbnailer.server.presets import preset_routes
+from md5s3stash_thumbnailer.server.presets import paths_of, preset_routes
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
 from md5s3stash_thumbnailer.stills.containers import SOUND, VIDEO
@@ -45,11 +46,13 @@ _OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
 class ThumbnailApplication(PilboxApplication):
     """pilbox's application with our handlers instead of its handler at `/`."""
 
-    def __init__(self, services: Services, routes: Sequence[Any]) -> None:
+    def __init__(self, services: Services, routes: Sequence[Any], paths: str) -> None:
+        """`paths` tells the client of an unknown path which paths there are."""
         self._routes = routes
         super().__init__(
             services=services,
             default_handler_class=UnknownPathHandler,
+            default_handler_args={"paths": paths},
             log_function=log_request,
             # tornado's --debug restarts the program when a file changes, which would lose workers and requests.
             autoreload=False,
@@ -118,7 +121,7 @@ async def _run(
     )
     watching = asyncio.create_task(readiness.watch())
     try:
-        application = ThumbnailApplication(services, _routes(settings, services.metrics))
+        application = ThumbnailApplication(services, _routes(settings, services.metrics), _paths(settings))
         await serve(application, services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
@@ -144,6 +147,10 @@ def _routes(settings: Settings, metrics: Metrics) -> list[Any]:
     if settings.site.only_presets:
         return routes
     return [*routes, (rf"/([^/]+)/([^/x]*)x([^/x]*)/{content}", ThumbnailHandler), *_iiif_routes(settings, metrics)]
+
+
+def _paths(settings: Settings) -> str:
+    return paths_of(settings.site.presets) if settings.site.only_presets else PATHS
 
 
 def _lookup_routes(settings: Settings) -> list[Any]:

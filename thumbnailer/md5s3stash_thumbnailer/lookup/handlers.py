@@ -15,7 +15,7 @@ from md5s3stash.errors import RedisUnavailable
 from md5s3stash_thumbnailer.errors import OriginalNotFound, Overloaded
 from md5s3stash_thumbnailer.lookup.known import Known
 from md5s3stash_thumbnailer.server.handlers import BaseThumbnailHandler
-from md5s3stash_thumbnailer.server.presets import Preset
+from md5s3stash_thumbnailer.server.presets import Preset, unknown_preset
 
 # The URL may have another content tomorrow; its picture may be stashed in a minute.
 _REDIRECT_CACHE_CONTROL = "public, max-age=300"
@@ -75,7 +75,7 @@ class LookupHandler(BaseThumbnailHandler):
     def _preset(self) -> Preset | None:
         name = self.get_query_argument("preset", "") or (next(iter(self._presets)) if self._only_presets else "")
         if name and name not in self._presets:
-            raise tornado.web.HTTPError(404, "No such preset")
+            raise unknown_preset(self._presets)
         return self._presets[name] if name else None
 
     def _address(self, content: str) -> str:

@@ -24,9 +24,11 @@ from md5s3stash_thumbnailer.signed_url import SignatureRefused, check, is_signed
 
 log = logging.getLogger(__name__)
 
-# A missing original may be stashed a minute later.
+PATHS = "the paths are /{mode}/{width}x{height}/{md5}"
+
 # What the templates of a site write into the URL for a record without a picture.
 _NOTHING = frozenset({"None", "nil", "null", "undefined"})
+# A missing original may be stashed a minute later.
 _PLACEHOLDER_CACHE_CONTROL = "public, max-age=60"
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")
 
@@ -170,15 +172,18 @@ def _is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
 
 
 class UnknownPathHandler(JsonErrors):
-    """Every other path."""
+    """Every other path; `paths` says which there are."""
+
+    def initialize(self, paths: str) -> None:
+        self._paths = paths
 
     def prepare(self) -> None:
-        raise unknown_path()
+        raise unknown_path(self._paths)
 
 
-def unknown_path() -> tornado.web.HTTPError:
+def unknown_path(paths: str = PATHS) -> tornado.web.HTTPError:
     """The error for every path that is not ours."""
-    return tornado.web.HTTPError(404, "No such page: the paths are /{mode}/{width}x{height}/{md5}")
+    return tornado.web.HTTPError(404, f"No such page: {paths}")
 
 
 def log_request(handler: tornado.web.RequestHandler) -> None:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
+import tornado.web
+
 from md5s3stash.errors import SettingsError
 from md5s3stash_thumbnailer._pilbox import Image, PilboxError
 from md5s3stash_thumbnailer.errors import RequestRefused
 from md5s3stash_thumbnailer.part import QUERY_NAMES
 from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME, Bounds, parse_request
 from md5s3stash_thumbnailer.server.answers import message_of
-from md5s3stash_thumbnailer.server.handlers import BaseThumbnailHandler, unknown_path
+from md5s3stash_thumbnailer.server.handlers import BaseThumbnailHandler
 
 _PRESET = re.compile(r"(?P<name>[a-z0-9][a-z0-9_-]{0,30})=(?P<mode>\w+)/(?P<w>\d+)x(?P<h>\d+)(?:\?(?P<query>.*))?")
 
@@ -71,7 +73,7 @@ class PresetHandler(BaseThumbnailHandler):
 
     async def get(self, name: str, md5: str) -> None:
         if name not in self._presets:
-            raise unknown_path()
+            raise unknown_preset(self._presets)
         self._preset = self._presets[name]
         await self.answer(self._answer(self._preset.mode, self._preset.width, self._preset.height, md5))
 
@@ -80,6 +82,16 @@ class PresetHandler(BaseThumbnailHandler):
     def query(self) -> Mapping[str, str]:
         part = {name: self.get_query_argument(name, "") for name in QUERY_NAMES}
         return {**part, **self._preset.query}
+
+
+def unknown_preset(presets: Mapping[str, Preset]) -> tornado.web.HTTPError:
+    """The error for a preset that there is not."""
+    return tornado.web.HTTPError(404, f"No such preset: the presets are {', '.join(presets)}")
+
+
+def paths_of(presets: Mapping[str, Preset]) -> str:
+    """The paths of a server that serves nothing else, in words."""
+    return f"this server shows pictures in its presets only, at /p/{{preset}}/{{md5}}: {', '.join(presets)}"
 
 
 def preset_routes(presets: Mapping[str, Preset], content: str) -> list[Any]:
