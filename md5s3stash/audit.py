@@ -8,6 +8,7 @@ show what such objects hold; `inspection` checks them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,8 +51,7 @@ def fault_of(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None
 
     name = base.name_at(found.key)
     if name is None:
-        after = " after a collection" if base.keys is KeyTemplate.COLLECTION else ""
-        return fault(FaultKind.FOREIGN_KEY, f"its key is not an md5 in lower-case hex{after}")
+        return fault(FaultKind.FOREIGN_KEY, f"its key is not an md5 in lower-case hex{_after(base, found.key)}")
     _, md5 = split_name(name)
     if base.is_derivative(found.key):
         return _wrong_shard(base, bucket, found)
@@ -64,6 +64,13 @@ def fault_of(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None
     if not is_of_parts(found.etag) and found.etag != md5:
         return fault(FaultKind.WRONG_ETAG, f"its ETag is {found.etag or 'missing'}")
     return _wrong_shard(base, bucket, found)
+
+
+def _after(base: BucketBase, key: str) -> str:
+    if base.keys is KeyTemplate.COLLECTION:
+        return " after a collection"
+    name = replace(base, keys=KeyTemplate.COLLECTION).name_at(key)
+    return f", but one after {split_name(name)[0]}/: a collection, or another bucket base" if name else ""
 
 
 def _wrong_shard(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None:

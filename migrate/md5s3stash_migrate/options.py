@@ -26,7 +26,8 @@ examples:
   md5s3stash-migrate --from multibucket:my-base --to simple:my-bucket/originals --dry-run
   md5s3stash-migrate --from multibucket:my-base --to simple:my-bucket/originals --report report.jsonl
 
-Copies inside S3, never deletes and never overwrites. Running it again resumes after an interruption.
+Copies inside S3, never deletes and never overwrites. Running it again resumes after an interruption. Objects in a
+collection are reported and not copied: a collection is copied as the base simple:BUCKET/PREFIX/COLLECTION.
 
 exit status: 0 every object of the source is in the target, verified, and there were no faults; 1 there were faults,
 which are listed; 2 the arguments or settings are wrong; 130 interrupted. With --dry-run or --batch-manifest, 0 means

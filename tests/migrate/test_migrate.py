@@ -87,6 +87,21 @@ def test_type_cache_control_and_metadata_are_kept_and_the_conditions_are_sent(se
     }
 
 
+def test_a_collection_is_named_and_can_be_copied_as_a_base_of_its_own(server: DigestS3, tmp_path: Path) -> None:
+    server.buckets |= {"one", "two"}
+    plain, inside = md5_of(b"plain"), md5_of(b"inside")
+    server.put("one", f"pre/{plain}", b"plain")
+    server.put("one", f"pre/26094/{inside}", b"inside")
+
+    whole = run(server.endpoint, tmp_path, "--from", "simple:one/pre", "--to", "simple:two/new")
+    alone = run(server.endpoint, tmp_path, "--from", "simple:one/pre/26094", "--to", "simple:two/new/26094")
+
+    assert (whole.status, alone.status) == (1, 0)
+    assert f"pre/26094/{inside}" in whole.stderr
+    assert "not an md5 in lower-case hex, but one after 26094/: a collection, or another bucket base" in whole.stderr
+    assert server.keys("two") == [f"new/26094/{inside}", f"new/{plain}"]
+
+
 def test_each_fault_of_the_source_is_in_the_report_by_name_and_the_rest_is_copied(
     server: DigestS3, tmp_path: Path
 ) -> None:
