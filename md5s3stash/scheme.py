@@ -103,7 +103,7 @@ class BucketBase:
 
     def address(self, md5: str) -> ObjectAddress:
         """The place of a digest."""
-        name = f"{self.collection}/{md5}" if self.collection else md5
+        name = name_in(self.collection, md5)
         if self.scheme is BucketScheme.MULTIBUCKET:
             return ObjectAddress(f"{md5_to_bucket_shard(md5)}.{self.base}", name)
         bucket, slash, prefix = self.base.partition("/")
@@ -136,6 +136,13 @@ class BucketBase:
         is_here = name is not None and self.address_of(name).bucket == bucket
         return name if is_here else None
 
+    def moved(self, s3_url: str, name: str) -> str:
+        """The s3 URL of `{collection}/{md5}` or `{md5}`, by that of the same content in any collection of this base. A
+        URL outside of the base stays as it is.
+        """
+        known = self.name_of(s3_url)
+        return s3_url if known is None else s3_url.removesuffix(known) + name
+
     def is_derivative(self, key: str) -> bool:
         """Whether an object with this key need not have the md5 that its key says."""
         return bool(self.derivatives) and key.startswith(self.derivatives)
@@ -152,6 +159,11 @@ class BucketBase:
         return (self.base.partition("/")[0],)
 
 
+def name_in(collection: str, md5: str) -> str:
+    """`{collection}/{md5}`, or `{md5}` for a content in none."""
+    return f"{collection}/{md5}" if collection else md5
+
+
 def split_name(name: str) -> tuple[str, str]:
     """(collection, md5) of `{collection}/{md5}` or `{md5}`; neither is checked."""
     collection, _, md5 = name.rpartition("/")
@@ -163,7 +175,7 @@ def parse_name(text: str) -> str | None:
     collection, md5 = split_name(text)
     if not is_md5(md5) or ("/" in text and not is_collection(collection)):
         return None
-    return f"{collection}/{md5.lower()}" if collection else md5.lower()
+    return name_in(collection, md5.lower())
 
 
 def is_collection(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -9,7 +10,20 @@ from pathlib import Path
 import pytest
 
 from md5s3stash.errors import SettingsError
+from md5s3stash.s3.listing import Lister
+from md5s3stash.scheme import BucketBase, KeyTemplate, name_in
+from md5s3stash.settings import RISKS
+from md5s3stash.stash import StashReport
 from md5s3stash_daemon.config.load import read_settings
+from md5s3stash_daemon.ctl.main import main
+from md5s3stash_daemon.ledger import rebuild as rebuild_module
+from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
+from md5s3stash_daemon.ledger.reader import LedgerReader
+from md5s3stash_daemon.provenance import index as index_module
+from md5s3stash_daemon.provenance.event import event_of
+from md5s3stash_daemon.provenance.index import Index
+from md5s3stash_daemon.spool.spool import Spool
+from md5s3stash_daemon.web.search import search
 from tests.daemon.test_ctl import run
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
@@ -78,8 +92,117 @@ def test_files_lists_and_messages_go_to_their_collections(site: Site, s3_server:
         queued: "26094",
     }
     assert site.redis.hgetall(f"{site.prefix}:ids") == {b"ark:/13030/kt1": f"26094/{md5(b'queued')}".encode()}
-    found = json.loads(run(site, "lookup", "--json", "ark:/13030/kt1", **TEMPLATE).stdout)
-    assert found["s3_urls"] == [place(site, f"26094/{md5(b'queued')}")]
+    places = {name: place(site, key) for name, key in site.names().items()}
+    assert places == {
+        "26094/deep/a.txt": place(site, f"26094/{MD5}"),
+        "exhibitions/b.txt": place(site, f"exhibitions/{MD5}"),
+        "c.txt": place(site, MD5),
+        listed: place(site, f"4891/{MD5}"),
+        queued: place(site, f"26094/{md5(b'queued')}"),
+    }
+    places["ark:/13030/kt1"] = places[queued]
+    assert {name: shown_places(site, name) for name in places} == {name: [at] for name, at in places.items()}
+    assert set(shown_places(site, MD5)) == {at for at in places.values() if at.endswith(MD5)}
+    assert exported_places(site) == places
+
+
+def shown_places(site: Site, word: str) -> list[str]:
+    found = json.loads(run(site, "lookup", "--json", word, **TEMPLATE).stdout)
+    return list(found["s3_urls"])
+
+
+def exported_places(site: Site) -> dict[str, str]:
+    """By name, or by the id of a record."""
+    records = [json.loads(line) for line in run(site, "export", **TEMPLATE).stdout.splitlines()]
+    return {record["name"] or record["record"]: record["s3_url"] for record in records}
+
+
+def record_outcomes(site: Site) -> None:
+    """One content in three places, of which that in 9 is the last, and another content; two records."""
+    ledger = RedisLedger(site.redis, site.prefix, "spool", accepted_risks=RISKS, provenance=True)
+    drops = [("4891/a", DATA, "ark:/1"), ("b", DATA, ""), ("1/d", b"other", ""), ("9/c", DATA, "2")]
+    for number, (name, data, record_id) in enumerate(drops):
+        collection = name.rpartition("/")[0]
+        key = name_in(collection, md5(data))
+        site.client.put_object(Bucket=site.bucket, Key=key, Body=data)
+        report = StashReport(name, md5(data), place(site, key), "text/plain", (0, 0))
+        ledger.record([Outcome(f"drop {number}", name, (report,), collection=collection, record_id=record_id)])
+
+
+def all_recorded(site: Site) -> dict[str, dict[bytes, bytes]]:
+    return {name: site._hash(name) for name in ("names", "ids", "hash_cache")}
+
+
+def rebuilt(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, int]:
+    """In this process, so that its batches can be small."""
+    assert main(["rebuild", "--json", *arguments]) == 0
+    counts: dict[str, int] = json.loads(capsys.readouterr().out)
+    return counts
+
+
+FORMS = ["LIST", "export", "provenance"]
+PAGES = Lister.pages
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_dry_run_counts_as_the_run_does_and_that_gives_back_what_was_lost(
+    site: Site, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Spool(site.spool).create()
+    record_outcomes(site)
+    before, places = all_recorded(site), exported_places(site)
+    export, index = site.directory / "export.jsonl", site.directory / "index.sqlite"
+    export.write_text(run(site, "export", **TEMPLATE).stdout)
+    with contextlib.closing(Index.create(index)) as made:
+        made.add([event for entry in LedgerReader(site.redis, site.prefix).last(9) if (event := event_of(entry))])
+    arguments = {"LIST": [], "export": ["--from-export", str(export)], "provenance": ["--from-provenance"]}[form]
+    for name, value in {**site.environment(), **TEMPLATE, "MD5S3STASH_PROVENANCE_INDEX": str(index)}.items():
+        monkeypatch.setenv(name, value)
+    for key in site.redis.keys(f"{site.prefix}:*"):
+        site.redis.delete(key)
+
+    # What comes again is in another batch.
+    monkeypatch.setattr(rebuild_module, "LINES_AT_ONCE", 1)
+    monkeypatch.setattr(index_module, "PAGE", 1)
+    monkeypatch.setattr(Lister, "pages", lambda *arguments: ([found] for page in PAGES(*arguments) for found in page))
+
+    drafted = rebuilt(capsys, *arguments, "--dry-run")
+    empty = all_recorded(site)
+    written = rebuilt(capsys, *arguments)
+    again = rebuilt(capsys, *arguments)
+
+    assert empty == {"names": {}, "ids": {}, "hash_cache": {}}
+    assert drafted == written
+    assert (written["contents"], written["names"], written["ids"]) == ((2, 0, 0) if form == "LIST" else (2, 4, 2))
+    assert (again["contents"], again["names"], again["ids"]) == (0, 0, 0)
+    if form == "LIST":
+        return
+    after = all_recorded(site)
+    assert (after["names"], after["ids"]) == (before["names"], before["ids"])
+    assert exported_places(site) == places
+    if form == "provenance":
+        # An export does not say which place was the last one; the index does.
+        assert after["hash_cache"] == before["hash_cache"]
+        assert recorded_place(site, MD5) == place(site, f"9/{MD5}")
+
+
+def test_a_search_shows_each_name_with_the_place_of_its_collection(site: Site, tmp_path: Path) -> None:
+    record_outcomes(site)
+    base = BucketBase.parse(site.bucket, keys=KeyTemplate.COLLECTION)
+    ledger = LedgerReader(site.redis, site.prefix, base)
+    index = tmp_path / "index.sqlite"
+    with contextlib.closing(Index.create(index)) as made:
+        made.add([event for entry in ledger.last(9) if (event := event_of(entry))], filled="yes")
+    expected = {"4891/a": f"4891/{MD5}", "b": MD5, "9/c": f"9/{MD5}"}
+
+    for at in (None, index):
+        found = [search(ledger, word, index=at).contents for word in (*expected, MD5)]
+
+        assert [[(each.name, each.content) for each in contents] for contents in found[:-1]] == [
+            [pair] for pair in expected.items()
+        ]
+        assert {each.name: each.content for each in found[-1]} == expected
+        assert {each.s3_url for each in found[-1]} == {place(site, name) for name in expected.values()}
 
 
 def test_a_confirmation_of_one_collection_says_nothing_about_another(tmp_path: Path, redis_server: str) -> None:

@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 from md5s3stash.console import columns_of
+from md5s3stash_daemon.ledger.fixity_log import FixityLog
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support import servers, warm
@@ -543,6 +544,23 @@ def test_log_prints_the_newest_entries_in_order_of_time(stashed: Site) -> None:
     assert run(stashed, "log").stdout.replace("\n", "").isprintable()
 
 
+def test_log_shows_audits_as_audits(site: Site) -> None:
+    audit = FixityLog(site.redis, site.prefix, reads=False)
+    audit.begun("s3://b/")
+    audit.fault("s3://b/x", "", "foreign-key", "its key is not an md5")
+    audit.fault(f"s3://b/{md5(b'x')}", md5(b"x"), "wrong-etag", "its ETag is another")
+    audit.checked("s3://b/", "3 objects, 2 faults", 2, 0)
+
+    shown = [line.split("  ", 1)[1] for line in run(site, "log").stdout.splitlines()]
+
+    assert shown == [
+        "audit     s3://b/  begun",
+        "fault     s3://b/x  foreign-key: its key is not an md5",
+        f"fault     s3://b/{md5(b'x')}  wrong-etag: its ETag is another",
+        "audit     s3://b/  ended: 3 objects, 2 faults",
+    ]
+
+
 def test_log_follow_shows_each_outcome_once_through_a_restart_of_redis(
     tmp_path: Path, s3_server: str, redis_server: str
 ) -> None:
@@ -605,8 +623,10 @@ def test_export_has_each_mapping_once_in_both_forms(stashed: Site) -> None:
         "mime_type": "image/png",
         "width": 3,
         "height": 2,
+        "collection": None,
+        "record": None,
     }
-    assert list(records[0]) == ["name", "md5", "s3_url", "mime_type", "width", "height"]
+    assert list(records[0]) == ["name", "md5", "s3_url", "mime_type", "width", "height", "collection", "record"]
 
 
 def test_export_of_many_names_comes_in_batches_and_misses_none(site: Site) -> None:

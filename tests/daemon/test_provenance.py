@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from lxml import etree  # type: ignore[import-untyped]
 
+from md5s3stash_daemon.ctl.lookup import CSV_COLUMNS
 from md5s3stash_daemon.provenance.database import IndexUnusable
 from md5s3stash_daemon.provenance.event import Event
 from md5s3stash_daemon.provenance.index import age_seconds, reading
@@ -165,6 +166,8 @@ def test_each_outcome_says_when_who_how_and_what_and_so_does_an_export(
         "mime_type": "text/plain",
         "width": 0,
         "height": 0,
+        "collection": None,
+        "record": None,
         "time": record["time"],
         "size_bytes": 5,
         "sha256": hashlib.sha256(b"hello").hexdigest(),
@@ -174,7 +177,7 @@ def test_each_outcome_says_when_who_how_and_what_and_so_does_an_export(
         "last_modified": "yesterday",
     }
     assert rows[0] == list(record)
-    assert [str(value) for value in record.values()] in rows
+    assert ["" if value is None else str(value) for value in record.values()] in rows
 
 
 def test_buckets_and_snapshots_give_back_all_that_redis_and_the_disk_have_lost(
@@ -241,7 +244,7 @@ def test_names_of_before_the_index_are_found_though_their_time_is_not(tmp_path: 
         found = run(site, "find", "--json", "letter_1")
 
     assert (event.name, event.md5, event.seconds) == ("early/LETTER_1.txt", md5(b"early"), None)
-    assert json.loads(found.stdout) == {"name": "early/LETTER_1.txt", "md5": md5(b"early")}
+    assert json.loads(found.stdout) == {"name": "early/LETTER_1.txt", "md5": md5(b"early"), "collection": None}
     assert run(site, "find", "no such name").returncode == 1
 
 
@@ -270,7 +273,7 @@ def test_without_an_index_the_log_and_the_export_are_as_before(
 
         [entry] = site.log()
         assert set(entry) == {"name", "outcome", "md5", "mime_type", "size_bytes"}
-        assert list(exported(site)["file"]) == ["name", "md5", "s3_url", "mime_type", "width", "height"]
+        assert list(exported(site)["file"]) == [*CSV_COLUMNS]
         assert daemon.terminate() == 0
     assert run(site, "premis").returncode == 2
     assert run(site, "rebuild", "--from-provenance").returncode == 2

@@ -92,7 +92,7 @@ def test_events_come_back_as_they_were_each_once(index: Index, path: Path) -> No
     assert index.latest_of(HOSTILE_NAMES) == {event.name: event for event in events[: len(HOSTILE_NAMES)]}
     with reading(path) as other:
         assert other.state("position") == "1-1"
-        assert other.names_of(md5(HOSTILE_NAMES[0]), 5) == [HOSTILE_NAMES[0]]
+        assert other.names_of(md5(HOSTILE_NAMES[0]), 5) == [(HOSTILE_NAMES[0], md5(HOSTILE_NAMES[0]))]
         for name in HOSTILE_NAMES:
             assert [event.name for page in other.events(name=name) for event in page] == [name, name]
 

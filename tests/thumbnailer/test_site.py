@@ -56,6 +56,12 @@ class Site:
         self.record("url_cache", URL, json.dumps({"md5": MD5}))
         self.record("names", "https://museum.example.org/named", MD5)
         self.record("names", "file.jpg", MD5)
+        for place in ("url_cache", "names"):
+            # Stashed in a collection; its content was stashed in another one later.
+            value = json.dumps({"md5": MD5}) if place == "url_cache" else f"exhibitions/{MD5}"
+            self.record(place, "https://museum.example.org/shown", value)
+        self.record("url_cache", "https://museum.example.org/changed", json.dumps({"md5": MD5}))
+        self.record("names", "https://museum.example.org/changed", f"exhibitions/{'0' * 32}")
         self.record("ids", "ark:/13030/kt 1", f"26094/{MD5}")
         self.record("ids", "odd", "no md5")
         self.environment = {
@@ -230,6 +236,17 @@ def test_a_url_that_was_stashed_leads_to_its_picture(site_server: Thumbnailer, m
 
 def test_a_url_that_only_the_names_have_is_found_too(site_server: Thumbnailer) -> None:
     assert by_url(site_server, "https://museum.example.org/named").status == 302
+
+
+def test_a_url_leads_to_the_collection_that_it_was_stashed_in_though_its_content_came_elsewhere_since(
+    site_server: Thumbnailer,
+) -> None:
+    shown = by_url(site_server, "https://museum.example.org/shown")
+    # The command or the library has stashed another content from it: where that is, only the hash_cache says.
+    changed = by_url(site_server, "https://museum.example.org/changed")
+
+    assert shown.headers["Location"] == f"clip/500x500/exhibitions/{MD5}"
+    assert changed.headers["Location"] == f"clip/500x500/26094/{MD5}"
 
 
 def test_a_record_leads_to_its_picture_from_any_depth(site_server: Thumbnailer) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from md5s3stash.errors import SettingsError, StashError
-from md5s3stash.settings import RedisSettings, Settings
+from md5s3stash.settings import RedisSettings, Settings, StashSettings
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.ignored import Ignored
@@ -34,9 +34,11 @@ def spool_of(settings: Settings) -> Spool:
 
 
 def ledger_of(settings: Settings) -> LedgerReader:
+    """The ledger; without a bucket base it knows only the recorded places."""
     from md5s3stash_daemon.ledger.reader import LedgerReader
 
-    return LedgerReader(*redis_of(settings))
+    stash = settings[StashSettings]
+    return LedgerReader(*redis_of(settings), stash.bases()[0] if stash.bucket_base else None)
 
 
 def probe_of(settings: Settings) -> Callable[[], object]:

@@ -8,7 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from md5s3stash import console
@@ -21,16 +21,16 @@ from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped, dige
 FOLLOW_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 
-CSV_COLUMNS = ("name", "md5", "s3_url", "mime_type", "width", "height")
+CSV_COLUMNS = tuple(each.name for each in fields(Mapped))
 
 
 def lookup(ledger: LedgerReader, word: str, bases: Sequence[BucketBase], limit: int, as_json: bool) -> bool:
     """Prints the record of a name, a URL, or a digest (alone, or at the end of an S3 or thumbnail URL); False if there
     is none.
     """
-    md5 = ledger.md5_of(word)
-    if md5 is not None:
-        _print_found(ledger, md5, [word], False, bases, as_json)
+    found = ledger.find(word)
+    if found is not None:
+        _print_found([found], [word], False, bases, as_json)
         return True
     md5 = digest_in(word)
     if md5 is None:
@@ -39,15 +39,18 @@ def lookup(ledger: LedgerReader, word: str, bases: Sequence[BucketBase], limit: 
     names = list(itertools.islice(_each_once(ledger.names_of(md5)), limit + 1))
     if not names and not ledger.knows(md5):
         return False
-    _print_found(ledger, md5, names[:limit], len(names) > limit, bases, as_json)
+    recorded, placed = ledger.recorded([("", md5)]), ledger.placed(names[:limit])
+    contents = [*recorded, *placed] if recorded[0].s3_url or not placed else placed
+    _print_found(contents, [name for name, _ in names[:limit]], len(names) > limit, bases, as_json)
     return True
 
 
 def _print_found(
-    ledger: LedgerReader, md5: str, names: Sequence[str], more: bool, bases: Sequence[BucketBase], as_json: bool
+    contents: Sequence[Mapped], names: Sequence[str], more: bool, bases: Sequence[BucketBase], as_json: bool
 ) -> None:
-    [content] = ledger.with_content([("", md5)])
-    urls = _s3_urls(content, bases)
+    """Prints one content, with the places of all its collections."""
+    content, md5 = contents[0], contents[0].md5
+    urls = list(dict.fromkeys(url for each in contents for url in _s3_urls(each, bases)))
     if as_json:
         found: dict[str, Any] = {"md5": md5, "s3_urls": urls, "mime_type": content.mime_type or None}
         found |= {"width": content.width, "height": content.height, "names": list(names), "more_names": more}
@@ -67,19 +70,18 @@ def _s3_urls(content: Mapped, bases: Sequence[BucketBase]) -> list[str]:
 
     Only the recorded one if the settings have changed since; if nothing is recorded, where the content would be.
     """
-    name = bases[0].name_of(content.s3_url) if bases else None
-    configured = [base.address_of(name or content.md5).s3_url for base in bases]
+    configured = [base.moved(base.address(content.md5).s3_url, content.content) for base in bases]
     if not content.s3_url:
         return configured
     return [content.s3_url, *configured[1:]] if content.s3_url in configured[:1] else [content.s3_url]
 
 
-def _each_once(names: Iterator[str]) -> Iterator[str]:
+def _each_once(names: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
-    for name in names:
+    for name, content in names:
         if name not in seen:
             seen.add(name)
-            yield name
+            yield name, content
 
 
 def print_log(ledger: LedgerReader, count: int, as_json: bool) -> str:
@@ -121,10 +123,17 @@ def _print_entry(entry: LogEntry, as_json: bool) -> None:
     if as_json:
         console.write(json.dumps({"id": entry.id, "time": _utc(entry.seconds), **entry.fields}))
         return
-    fields = entry.fields
-    detail = fields.get("md5") or f"{fields.get('error', '')}: {fields.get('reason', '')}"
-    line = f"{_utc(entry.seconds)}  {fields.get('outcome', ''):<8}  {fields.get('name', '')}  {detail}"
-    console.write(console.printable(line))
+    outcome, name = entry.fields.get("outcome", ""), entry.fields.get("name", "")
+    md5, error, reason = (entry.fields.get(key, "") for key in ("md5", "error", "reason"))
+    detail = md5 or f"{error}: {reason}"
+    # Audits are in the log too. They are not outcomes of a file.
+    if outcome == "begun":
+        outcome, detail = "audit", "begun"
+    elif outcome == "checked":
+        outcome, detail = "audit", f"ended: {reason}"
+    elif outcome == "fault":
+        detail = f"{error}: {reason}"
+    console.write(console.printable(f"{_utc(entry.seconds)}  {outcome:<8}  {name}  {detail}"))
 
 
 def _utc(seconds: float) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash.progress import ProgressState, state_display
+from md5s3stash.scheme import split_name
 from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, any_case, digest_in
 from md5s3stash_daemon.ledger.rebuild import RebuildCounts
 from md5s3stash_daemon.ledger.restore import Restorer
@@ -36,8 +37,10 @@ def find(ledger: LedgerReader, index: Path | None, word: str, limit: int, as_jso
     pairs = names_with(index, word, limit, lambda: False)
     if pairs is None:
         pairs = _scanned(ledger, word, limit)
-    for name, md5 in pairs:
-        console.write(json.dumps({"name": name, "md5": md5}) if as_json else f"{md5}  {console.printable(name)}")
+    for name, content in pairs:
+        collection, md5 = split_name(content)
+        record = {"name": name, "md5": md5, "collection": collection or None}
+        console.write(json.dumps(record) if as_json else f"{content}  {console.printable(name)}")
     return bool(pairs)
 
 
@@ -174,13 +177,15 @@ def rebuild_from_provenance(path: Path, snapshots: Snapshots | None, restorer: R
 
         with state_display(state, sys.stderr):
             for page in index.latest():
-                restored = restorer.add([_mapped(event) for event in page])
+                names = restorer.add([Mapped(each.name, each.md5, collection=each.collection) for each in page]).names
                 restorer.add_validators([(each.name, each.md5, each.etag, each.last_modified) for each in page])
-                counts.add(RebuildCounts(len(page), restored.contents, restored.names, len(page) - restored.names))
-            # A name that was dropped again has another content now. Its earlier ones are still in the bucket.
-            for page in index.events():
-                contents = [_mapped(event, name="") for event in page if event.md5 and not event.error]
-                counts.contents += restorer.add(contents).contents
+                counts.add(RebuildCounts(len(page), names=names, known=len(page) - names))
+            # Also contents whose names have others now: they are still in the bucket.
+            for page in index.latest_of_contents():
+                counts.contents += restorer.add([_described(event) for event in page]).contents
+            for page in index.latest_of_records():
+                ids = [Mapped("", each.md5, collection=each.collection, record=each.record) for each in page]
+                counts.ids += restorer.add(ids).ids
     return counts
 
 
@@ -200,7 +205,7 @@ def _index_or_snapshots(path: Path, snapshots: Snapshots | None) -> Iterator[Ind
         yield made
 
 
-def _mapped(event: Event, name: str | None = None) -> Mapped:
+def _described(event: Event) -> Mapped:
+    """The content of an event."""
     width, height = (event.width, event.height) if event.mime_type else (None, None)
-    shown = event.name if name is None else name
-    return Mapped(shown, event.md5, event.s3_url, event.mime_type, width, height)
+    return Mapped("", event.md5, event.s3_url, event.mime_type, width, height)

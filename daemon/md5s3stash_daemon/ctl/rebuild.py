@@ -106,6 +106,7 @@ def sum_up(counts: RebuildCounts, what: str, dry_run: bool, as_json: bool, unrea
     verb = "to be recorded" if dry_run else "recorded"
     parts = [f"{counts.met} {what}", f"{counts.contents} contents {verb}"]
     parts += [f"{counts.names} names {verb}"] if what != "objects" else []
+    parts += [f"{counts.ids} ids {verb}"] if counts.ids else []
     parts += [f"{counts.known} known already", f"{counts.faults} left out"]
     parts += [f"{unread} buckets not read"] if unread else []
     console.write(", ".join(parts))

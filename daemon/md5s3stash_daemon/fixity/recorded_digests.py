@@ -136,7 +136,7 @@ def recorded_digests(ledger: LedgerReader, base: BucketBase | None = None) -> It
             for page in ledger.digests():
                 md5s = [md5 for md5 in page if is_md5(md5)]
                 if base is not None and base.keys is KeyTemplate.COLLECTION:
-                    for content in ledger.with_content([("", md5) for md5 in md5s]):
+                    for content in ledger.recorded([("", md5) for md5 in md5s]):
                         name = base.name_of(content.s3_url) or content.md5
                         files[int(content.md5[:2], 16)].write(f"{name}\n".encode())
                     continue

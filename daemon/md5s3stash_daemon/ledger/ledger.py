@@ -2,7 +2,7 @@
 
     {prefix}:hash_cache   md5 -> [s3_url, mime_type, [width, height]]; null for values unknown to `restore`
     {prefix}:url_cache    url -> {md5, If-None-Match, If-Modified-Since}
-    {prefix}:names        dropped path or URL -> md5
+    {prefix}:names        dropped path or URL -> md5, or {collection}/{md5}
     {prefix}:ids          record id of a message -> md5, or {collection}/{md5}
     {prefix}:log          stream, one entry for each outcome, for XREAD
     {prefix}:confirmed:…  md5 -> when the store last confirmed the content, see `confirmations`
@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import redis
 
 from md5s3stash.cache import as_json
+from md5s3stash.scheme import name_in
 from md5s3stash.stash import StashReport
 from md5s3stash_daemon.ledger.confirmations import Confirmation
 from md5s3stash_daemon.ledger.durability import DurableScript, LedgerProbe, answering, ledger_keys
@@ -37,8 +38,8 @@ LOG_MAX_UNCOLLECTED = 10_000_000
 
 # KEYS: names, hash_cache, log, open, ids, and the hashes of confirmations. ARGV: the log's limit, when each of those
 # hashes expires; then for each outcome: drop id, name, md5 (empty for a failure), the hash_cache's JSON, the record id
-# (empty for none) and what it stands for; the number of further fields and values for the log, then these; the number
-# of confirmations, and for each the number of its key, its field and its value.
+# (empty for none) and what it and the name stand for; the number of further fields and values for the log, then these;
+# the number of confirmations, and for each the number of its key, its field and its value.
 #
 # If Redis breaks off a script, its writes stay. So the mark in `open` comes after the log entry, and a retry completes
 # the rest. A confirmation that cannot be written only costs a request to the store.
@@ -48,7 +49,7 @@ while at <= #ARGV do
   local id, name, md5, known = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local record_id, content, count = ARGV[at + 4], ARGV[at + 5], tonumber(ARGV[at + 6])
   if md5 ~= '' then
-    redis.call('HSET', KEYS[1], name, md5)
+    redis.call('HSET', KEYS[1], name, content)
     redis.call('HSET', KEYS[2], md5, known)
     if record_id ~= '' then
       redis.call('HSET', KEYS[5], record_id, content)
@@ -164,7 +165,7 @@ class RedisLedger:
         for outcome in outcomes:
             more = _more_fields(outcome, self._provenance)
             md5 = outcome.reports[0].md5 if outcome.reports else ""
-            content = f"{outcome.collection}/{md5}" if outcome.collection else md5
+            content = name_in(outcome.collection, md5)
             texts = (outcome.drop_id, outcome.name, md5, _known(outcome), outcome.record_id, content)
             arguments += map(_bytes, (*texts, str(len(more)), *more))
             arguments.append(len(outcome.confirmed))

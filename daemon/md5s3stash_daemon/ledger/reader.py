@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import RedisUnavailable, StashError
-from md5s3stash.scheme import split_name
+from md5s3stash.scheme import BucketBase, name_in, parse_name, split_name
 from md5s3stash_daemon.ledger.durability import answering
 
 # Fields per request: Redis serves no other client while it collects them.
@@ -34,7 +34,10 @@ class LedgerRefused(StashError):
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A dropped name or URL, the md5 of its content, and the record of that content; None and empty if unknown."""
+    """A dropped name or URL, the md5 of its content, and the record of that content; None and empty if unknown.
+
+    `collection` is that in which it was stashed under this name. Instead of a name there may be a `record`: its id.
+    """
 
     name: str
     md5: str
@@ -42,6 +45,13 @@ class Mapped:
     mime_type: str = ""
     width: int | None = None
     height: int | None = None
+    collection: str = ""
+    record: str = ""
+
+    @property
+    def content(self) -> str:
+        """`{collection}/{md5}` or `{md5}`."""
+        return name_in(self.collection, self.md5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +70,15 @@ class LogEntry:
 class LedgerReader:
     """The reading side of `ledger.RedisLedger`. Raises RedisUnavailable if Redis is unavailable, LedgerRefused if it
     refuses. An entry of another program is never an error: values that cannot be parsed count as unknown.
+
+    The hash_cache has one place of each content, under the first bucket base. Other places of this `base` follow from
+    it and the collection of a name; without a base, each name has the place that is recorded.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
+    def __init__(self, client: redis.Redis, prefix: str, base: BucketBase | None = None) -> None:
         self._client: Any = client
         self._prefix = prefix
+        self._base = base
 
     def sizes(self) -> dict[str, int]:
         """The number of names, contents and log entries."""
@@ -75,28 +89,47 @@ class LedgerReader:
         with translating("log"):
             return {"names": names, "contents": contents, "log": int(self._client.xlen(self._key("log")))}
 
-    def md5_of(self, name: str) -> str | None:
-        """The md5 of a dropped name, a URL or a record id."""
+    def find(self, name: str) -> Mapped | None:
+        """The record of a dropped name, a URL or a record id."""
         with translating("names"):
-            found = self._client.hget(self._key("names"), _bytes(name))
-        if found is not None and is_md5(_text(found)):
-            return _text(found)
-        with translating("url_cache"):
-            validators = self._client.hget(self._key("url_cache"), _bytes(name))
-        if validators is not None:
-            return _md5_in(validators)
-        with translating("ids"):
-            content = self._client.hget(self._key("ids"), _bytes(name))
-        md5 = "" if content is None else split_name(_text(content))[1]
-        return md5 if is_md5(md5) else None
+            content = _name_in(self._client.hget(self._key("names"), _bytes(name)))
+        if content is None:
+            with translating("url_cache"):
+                validators = self._client.hget(self._key("url_cache"), _bytes(name))
+            if validators is not None:
+                md5 = _md5_in(validators)
+                return None if md5 is None else self.recorded([(name, md5)])[0]
+            with translating("ids"):
+                content = _name_in(self._client.hget(self._key("ids"), _bytes(name)))
+        return None if content is None else self.placed([(name, content)])[0]
 
-    def with_content(self, pairs: Sequence[tuple[str, str]]) -> list[Mapped]:
-        """Names and digests, completed with the records of their contents."""
+    def recorded(self, pairs: Sequence[tuple[str, str]]) -> list[Mapped]:
+        """Names and digests, completed with the records of their contents: the place is that of the collection in which
+        a content was stashed last.
+        """
         if not pairs:
             return []
         with translating("hash_cache"):
             known = self._client.hmget(self._key("hash_cache"), [_bytes(md5) for _, md5 in pairs])
-            return [mapped(name, md5, content) for (name, md5), content in zip(pairs, known, strict=True)]
+        found = [mapped(name, md5, entry) for (name, md5), entry in zip(pairs, known, strict=True)]
+        if self._base is None:
+            return found
+        names = [self._base.name_of(each.s3_url) for each in found]
+        return [replace(each, collection=split_name(name or "")[0]) for each, name in zip(found, names, strict=True)]
+
+    def placed(self, pairs: Sequence[tuple[str, str]]) -> list[Mapped]:
+        """Names and what the ledger has of each, `{collection}/{md5}` or `{md5}`, completed with the records of their
+        contents.
+        """
+        parts = [split_name(content) for _, content in pairs]
+        found = self.recorded([(name, md5) for (name, _), (_, md5) in zip(pairs, parts, strict=True)])
+        return [
+            replace(each, collection=collection, s3_url=self._moved(each.s3_url, name_in(collection, each.md5)))
+            for each, (collection, _) in zip(found, parts, strict=True)
+        ]
+
+    def _moved(self, s3_url: str, content: str) -> str:
+        return s3_url if self._base is None else self._base.moved(s3_url, content)
 
     def knows(self, md5: str) -> bool:
         """Whether a content with this digest is recorded."""
@@ -108,30 +141,32 @@ class LedgerReader:
         for found in self._scan("hash_cache"):
             yield [_text(md5) for md5 in found]
 
-    def names_of(self, md5: str) -> Iterator[str]:
-        """The names of a content. This scans all names, because there is no index by digest; one may come twice."""
+    def names_of(self, md5: str) -> Iterator[tuple[str, str]]:
+        """The names of a content, as `names_like` has them. This scans all names, because there is no index by digest;
+        one may come twice.
+        """
         for pairs in self.names_like():
-            yield from (name for name, its_md5 in pairs if its_md5 == md5)
+            yield from (pair for pair in pairs if split_name(pair[1])[1] == md5)
 
     def names_like(self, pattern: str | None = None) -> Iterator[list[tuple[str, str]]]:
-        """The names that match a SCAN pattern, with their digests: a list for each thousand names scanned, mostly
-        empty, so that the caller can stop. Names without a digest are left out.
+        """The names that match a SCAN pattern, each with `{collection}/{md5}` or `{md5}`: a list for each thousand
+        names scanned, mostly empty, so that the caller can stop. Names without a digest are left out.
         """
-        for found in self._scan("names", pattern):
-            pairs = [(_text(name), _text(md5)) for name, md5 in found.items()]
-            yield [(name, md5) for name, md5 in pairs if is_md5(md5)]
+        yield from self._contents("names", pattern)
 
     def mappings(self) -> Iterator[list[Mapped]]:
         """Everything, about a thousand at a time and in any order: the names, then the URLs that the command or the
-        library has stashed and that are not names.
+        library has stashed and that are not names, then the ids of records.
 
         Records made during the scan may be missing. Redis may return a name twice while it resizes its table (see
         SCAN), but never in one batch.
         """
-        for pairs in self.names_like():
-            yield self.with_content(pairs)
+        for pairs in self._contents("names"):
+            yield self.placed(pairs)
         for found in self._scan("url_cache"):
-            yield self.with_content(self._unnamed(found))
+            yield self.recorded(self._unnamed(found))
+        for pairs in self._contents("ids"):
+            yield [replace(each, name="", record=each.name) for each in self.placed(pairs)]
 
     def last(self, count: int) -> list[LogEntry]:
         """The newest `count` entries of the log, in order of time."""
@@ -153,8 +188,8 @@ class LedgerReader:
         """The md5 of each dropped name; None if it is not recorded."""
         with translating("names"):
             found = self._client.hmget(self._key("names"), [_bytes(name) for name in names])
-        texts = ["" if md5 is None else _text(md5) for md5 in found]
-        return [md5 if is_md5(md5) else None for md5 in texts]
+        contents = map(_name_in, found)
+        return [None if content is None else split_name(content)[1] for content in contents]
 
     def after(self, entry_id: str, wait_seconds: float) -> list[LogEntry]:
         """The entries after this one; waits up to `wait_seconds` if there are none yet."""
@@ -174,6 +209,11 @@ class LedgerReader:
         with translating("names"):
             named = self._client.hmget(self._key("names"), list(digests))
         return [(_text(url), md5) for (url, md5), name in zip(digests.items(), named, strict=True) if name is None]
+
+    def _contents(self, name: str, pattern: str | None = None) -> Iterator[list[tuple[str, str]]]:
+        for found in self._scan(name, pattern):
+            pairs = [(_text(field), _name_in(value)) for field, value in found.items()]
+            yield [(field, content) for field, content in pairs if content is not None]
 
     def _scan(self, name: str, pattern: str | None = None) -> Iterator[dict[bytes, bytes]]:
         cursor = 0
@@ -249,6 +289,11 @@ def mapped(name: str, md5: str, content: bytes | None) -> Mapped:
 def is_size(value: Any) -> bool:
     """Whether it can be the width or height of an image; 0 if the content is not an image."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_SIZE
+
+
+def _name_in(value: bytes | None) -> str | None:
+    """`{collection}/{md5}` or `{md5}`; None for anything else."""
+    return parse_name(_text(value or b""))
 
 
 def _md5_in(validators: bytes) -> str | None:

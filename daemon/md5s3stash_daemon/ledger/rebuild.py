@@ -21,7 +21,7 @@ from md5s3stash.media import NO_DIMENSIONS
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3.listing import ListedObject, Lister
 from md5s3stash.s3.store import S3ObjectStore
-from md5s3stash.scheme import BucketBase, ObjectAddress, split_name
+from md5s3stash.scheme import BucketBase, ObjectAddress, is_collection, split_name
 from md5s3stash_daemon.ledger.reader import Mapped, is_size
 from md5s3stash_daemon.ledger.restore import Restorer
 
@@ -37,8 +37,8 @@ _POLICY = RetryPolicy(attempts=4)
 
 @dataclass(slots=True)
 class RebuildCounts:
-    """The counts so far: `met` objects or lines read, `contents` and `names` entries written, `known` objects or lines
-    without news, `faults` those left out.
+    """The counts so far: `met` objects or lines read, `contents`, `names` and `ids` entries written, `known` objects or
+    lines without news, `faults` those left out.
     """
 
     met: int = 0
@@ -46,6 +46,7 @@ class RebuildCounts:
     names: int = 0
     known: int = 0
     faults: int = 0
+    ids: int = 0
 
     def add(self, other: RebuildCounts) -> None:
         for each in fields(self):
@@ -160,7 +161,8 @@ def _import_batch(batch: list[Mapped], restorer: Restorer, counts: RebuildCounts
     restored = restorer.add(batch)
     counts.contents += restored.contents
     counts.names += restored.names
-    counts.known += len(batch) - restored.names
+    counts.ids += restored.ids
+    counts.known += len(batch) - restored.names - restored.ids
 
 
 def _parsed(line: bytes) -> Mapped:
@@ -173,9 +175,14 @@ def _parsed(line: bytes) -> Mapped:
         raise ValueError(f"not valid JSON{cut}") from None
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
-    name, md5 = record.get("name"), record.get("md5")
-    if not isinstance(name, str) or not name or not _is_encodable(name):
+    name, md5, record_id = record.get("name"), record.get("md5"), _text_or_empty(record.get("record"))
+    if record_id and name is None:
+        name = ""
+    elif not isinstance(name, str) or not name or not _is_encodable(name):
         raise ValueError("the name is not a file name or URL")
+    collection = _text_or_empty(record.get("collection"))
+    if collection and not is_collection(collection):
+        raise ValueError("the collection is not a collection")
     if not isinstance(md5, str) or not is_md5(md5):
         raise ValueError("the md5 is not an md5")
     width, height = record.get("width"), record.get("height")
@@ -187,6 +194,8 @@ def _parsed(line: bytes) -> Mapped:
         _text_or_empty(record.get("mime_type")),
         width if sized else None,
         height if sized else None,
+        collection,
+        record_id,
     )
 
 

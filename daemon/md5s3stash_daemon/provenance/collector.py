@@ -19,6 +19,7 @@ from typing import Any
 import redis
 
 from md5s3stash.errors import RedisUnavailable, StoreError
+from md5s3stash.scheme import BucketBase
 from md5s3stash_daemon.ledger.ledger import LOG_MAX_ENTRIES
 from md5s3stash_daemon.ledger.reader import LedgerReader, LedgerRefused, LogEntry, Mapped, translating
 from md5s3stash_daemon.provenance.event import Event, event_of
@@ -50,13 +51,21 @@ _START = "0-0"
 
 
 class Collector:
-    """For one daemon and its index. `box` identifies the daemon among those that share the ledger."""
+    """For one daemon and its index. `box` identifies the daemon among those that share the ledger, `base` is its first
+    bucket base.
+    """
 
     def __init__(
-        self, client: redis.Redis, prefix: str, index: Index, box: str, snapshots: Snapshots | None = None
+        self,
+        client: redis.Redis,
+        prefix: str,
+        index: Index,
+        box: str,
+        snapshots: Snapshots | None = None,
+        base: BucketBase | None = None,
     ) -> None:
         self._client: Any = client
-        self._reader = LedgerReader(client, prefix)
+        self._reader = LedgerReader(client, prefix, base)
         self._log = f"{prefix}:log"
         self._positions = f"{prefix}:provenance"
         self._index = index
@@ -111,7 +120,7 @@ class Collector:
             if stopping.is_set():
                 return
             # The index leaves out names that it has.
-            self._index.add([_untimed(each) for each in batch])
+            self._index.add([_untimed(each) for each in batch if each.name])
         self._index.add([], filled="yes")
         log.info("provenance begins names=%d", self._index.count())
 
@@ -168,6 +177,7 @@ def _untimed(known: Mapped) -> Event:
         width=known.width,
         height=known.height,
         s3_urls=known.s3_url,
+        collection=known.collection,
     )
 
 

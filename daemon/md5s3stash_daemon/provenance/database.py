@@ -11,7 +11,7 @@ from pathlib import Path
 from md5s3stash.errors import StashError
 
 # Changed with the tables: an index of another version is made again.
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL, hash INTEGER NOT NULL, event INTEGER NOT NULL);
@@ -19,10 +19,11 @@ CREATE INDEX names_by_hash ON names (hash);
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, name INTEGER NOT NULL, md5 BLOB, sha256 BLOB, size_bytes INTEGER, width INTEGER,
     height INTEGER, mime_type INTEGER, places INTEGER, via INTEGER, owner INTEGER, error INTEGER, etag TEXT,
-    last_modified TEXT, reason TEXT
+    last_modified TEXT, reason TEXT, collection INTEGER, record TEXT
 );
 CREATE INDEX events_by_name ON events (name);
 CREATE INDEX events_by_md5 ON events (md5) WHERE md5 IS NOT NULL;
+CREATE INDEX events_by_record ON events (record) WHERE record IS NOT NULL;
 CREATE TABLE words (id INTEGER PRIMARY KEY, word TEXT NOT NULL UNIQUE);
 CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE gaps (after TEXT PRIMARY KEY, before TEXT NOT NULL);

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from md5s3stash.digest import is_md5
+from md5s3stash.scheme import is_collection, name_in
 from md5s3stash_daemon.ledger.fixity_log import BEGUN, FIXITY, INCOMPLETE
 from md5s3stash_daemon.ledger.reader import LogEntry, is_size
 
@@ -26,9 +27,10 @@ _MAX_BYTES = 2**62
 class Event:
     """An outcome; a failure has an error. Other values are empty or None if they are not recorded.
 
-    `via` is how it came ("drop", "list NAME" or "queue NAME"), `owner` the account that owned the file or list, and
-    `etag` and `last_modified` are what the origin of a URL sent. If `via` begins with "fixity", it is a result of an
-    audit: a fault of the object whose URL is `name`, or a check of all objects whose URLs begin with it.
+    `via` is how it came ("drop", "list NAME" or "queue NAME"), `owner` the account that owned the file or list, `etag`
+    and `last_modified` are what the origin of a URL sent, and `record` is the id that a message gave. If `via` begins
+    with "fixity", it is a result of an audit: a fault of the object whose URL is `name`, or a check of all objects
+    whose URLs begin with it.
     """
 
     id: int
@@ -46,6 +48,13 @@ class Event:
     last_modified: str = ""
     error: str = ""
     reason: str = ""
+    collection: str = ""
+    record: str = ""
+
+    @property
+    def content(self) -> str:
+        """`{collection}/{md5}` or `{md5}`."""
+        return name_in(self.collection, self.md5)
 
     @property
     def seconds(self) -> float | None:
@@ -114,7 +123,8 @@ def _parsed(event_id: int, fields: dict[str, Any]) -> Event | None:
     width, height, size_bytes = fields.get("width"), fields.get("height"), fields.get("size_bytes")
     sized = is_size(width) and is_size(height)
     sha256 = _text(fields, "sha256")
-    others = ("mime_type", "s3_urls", "via", "owner", "etag", "last_modified", "error", "reason")
+    others = ("mime_type", "s3_urls", "via", "owner", "etag", "last_modified", "error", "reason", "record")
+    collection = _text(fields, "collection")
     return Event(
         event_id,
         name,
@@ -123,6 +133,7 @@ def _parsed(event_id: int, fields: dict[str, Any]) -> Event | None:
         size_bytes if isinstance(size_bytes, int) and 0 <= size_bytes < _MAX_BYTES else None,
         width=width if sized else None,
         height=height if sized else None,
+        collection=collection if is_collection(collection) else "",
         **{key: _text(fields, key) for key in others},
     )
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from md5s3stash.scheme import name_in
 from md5s3stash_daemon.provenance.database import (
     TABLES,
     VERSION,
@@ -28,16 +29,16 @@ from md5s3stash_daemon.provenance.event import FIRST_TIMED_ID, Event
 
 _COLUMNS = """
 SELECT e.id, n.name, e.md5, e.sha256, e.size_bytes, mime.word, e.width, e.height, place.word, via.word, owner.word,
-       e.etag, e.last_modified, error.word, e.reason
+       e.etag, e.last_modified, error.word, e.reason, collection.word, e.record
 FROM events e JOIN names n ON n.id = e.name
 LEFT JOIN words mime ON mime.id = e.mime_type LEFT JOIN words place ON place.id = e.places
 LEFT JOIN words via ON via.id = e.via LEFT JOIN words owner ON owner.id = e.owner
-LEFT JOIN words error ON error.id = e.error
+LEFT JOIN words error ON error.id = e.error LEFT JOIN words collection ON collection.id = e.collection
 """
 
 _ADD = """
 INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-                                     CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT))
+                                     CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT))
 """
 
 # The statistics of trigrams count one name in this many.
@@ -214,14 +215,40 @@ class Index:
         marks = ",".join(str(each) for each in ids if each is not None)
         return {event.md5: event for event in self._read(f"{_COLUMNS} WHERE e.id IN ({marks})")}
 
-    def names_of(self, md5: str, limit: int) -> list[str]:
-        """Names whose latest content this is, in the order of time, at most `limit`."""
+    def latest_of_contents(self) -> Iterator[list[Event]]:
+        """The latest stashed event of each content, a page at a time: where it was stashed last."""
+        return self._latest_by("md5", "?")
+
+    def latest_of_records(self) -> Iterator[list[Event]]:
+        """The latest stashed event of each record, a page at a time."""
+        return self._latest_by("record", "CAST(? AS TEXT)")
+
+    def _latest_by(self, column: str, mark: str) -> Iterator[list[Event]]:
+        query = f"""
+            SELECT {column}, max(id) FROM events WHERE {column} > {mark} AND md5 IS NOT NULL AND error IS NULL
+            GROUP BY {column} ORDER BY {column} LIMIT {PAGE}
+        """
+        after = b""
+        while True:
+            with translated(self.path):
+                found = self.database.execute(query, (after,)).fetchall()
+            if not found:
+                return
+            last = found[-1][0]
+            after = as_bytes(last) if isinstance(last, str) else last
+            yield self._read(f"{_COLUMNS} WHERE e.id IN ({','.join(str(event) for _, event in found)})")
+
+    def names_of(self, md5: str, limit: int) -> list[tuple[str, str]]:
+        """Names whose latest content this is, in the order of time, at most `limit`, each with `{collection}/{md5}` or
+        `{md5}`.
+        """
         with translated(self.path):
             rows = self.database.execute(
-                "SELECT n.name FROM events e JOIN names n ON n.event = e.id WHERE e.md5 = ? ORDER BY e.id LIMIT ?",
+                "SELECT n.name, c.word FROM events e JOIN names n ON n.event = e.id "
+                "LEFT JOIN words c ON c.id = e.collection WHERE e.md5 = ? ORDER BY e.id LIMIT ?",
                 (bytes.fromhex(md5), limit),
             )
-            return [row[0] for row in rows]
+            return [(name, name_in(collection or "", md5)) for name, collection in rows]
 
     def _add(self, events: Sequence[Event]) -> int:
         first = self.count() + 1
@@ -255,6 +282,8 @@ class Index:
                 event.height,
                 *map(self._word, (event.mime_type, places, event.via, event.owner, event.error)),
                 *(as_bytes(text) or None for text in (event.etag, event.last_modified, event.reason)),
+                self._word(event.collection),
+                as_bytes(event.record) or None,
             ),
         ).rowcount
         if added and self._tracks:

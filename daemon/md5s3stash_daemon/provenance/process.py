@@ -18,7 +18,7 @@ from pathlib import Path
 
 from md5s3stash import console
 from md5s3stash.logs import set_up_logging
-from md5s3stash.settings import RedisSettings
+from md5s3stash.settings import RedisSettings, StashSettings
 from md5s3stash_daemon.config.load import read_settings, redis_client
 from md5s3stash_daemon.config.settings import LogSettings, ProvenanceSettings
 from md5s3stash_daemon.provenance.collector import Collector
@@ -81,7 +81,8 @@ def _run(box: str, daemon: int, config: Path | None) -> int:
     with closing(Index.create(index)) as opened:
         snapshots = snapshots_of(settings)
         opened.track_copies(snapshots is not None)
-        collector = Collector(redis_client(settings), settings[RedisSettings].prefix, opened, box, snapshots)
+        base = settings[StashSettings].bases()[0]
+        collector = Collector(redis_client(settings), settings[RedisSettings].prefix, opened, box, snapshots, base)
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)
         collector.run(stopping)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from md5s3stash.scheme import name_in
 from md5s3stash_daemon.provenance.database import IndexUnusable, as_bytes, translated
 from md5s3stash_daemon.provenance.index import Index, reading
 
@@ -27,16 +28,16 @@ class SearchIsLate(Exception):
 
 
 def names_with(path: Path | None, word: str, limit: int, is_late: Callable[[], bool]) -> Pairs | None:
-    """Names that contain the word, ASCII letters in either case, with the md5s of their latest contents, at most
-    `limit`. None if only a scan can tell: without an index, while it is being filled, or for a word of less than three
-    letters. Raises SearchIsLate if it is late.
+    """Names that contain the word, ASCII letters in either case, at most `limit`, with their latest contents:
+    `{collection}/{md5}` or `{md5}`. None if only a scan can tell: without an index, while it is being filled, or for a
+    word of less than three letters. Raises SearchIsLate if it is late.
     """
     return _asked(path, lambda index: _names_with(index.database, word, limit, is_late))
 
 
 def names_of(path: Path | None, md5: str, limit: int) -> Pairs | None:
     """The names of a content; None as above."""
-    return _asked(path, lambda index: [(name, md5) for name in index.names_of(md5, limit)])
+    return _asked(path, lambda index: index.names_of(md5, limit))
 
 
 def _asked(path: Path | None, question: Callable[[Index], Pairs | None]) -> Pairs | None:
@@ -57,7 +58,8 @@ def _names_with(database: sqlite3.Connection, word: str, limit: int, is_late: Ca
     match = " AND ".join('"' + trigram.replace('"', '""') + '"' for trigram in trigrams)
     like = "".join(f"\\{char}" if char in "\\%_" else char for char in word)
     query = """
-        SELECT n.name, e.md5 FROM search s JOIN names n ON n.id = s.rowid JOIN events e ON e.id = n.event
+        SELECT n.name, e.md5, c.word FROM search s JOIN names n ON n.id = s.rowid JOIN events e ON e.id = n.event
+        LEFT JOIN words c ON c.id = e.collection
         WHERE s.search MATCH ? AND n.name LIKE CAST(? AS TEXT) ESCAPE '\\' LIMIT ?
     """
     database.set_progress_handler(is_late, _STEPS)
@@ -68,7 +70,7 @@ def _names_with(database: sqlite3.Connection, word: str, limit: int, is_late: Ca
         if is_late():
             raise SearchIsLate from error
         raise
-    return [(name, md5.hex()) for name, md5 in rows]
+    return [(name, name_in(collection or "", md5.hex())) for name, md5, collection in rows]
 
 
 def _rarest(database: sqlite3.Connection, trigrams: Iterable[str]) -> list[str]:

@@ -93,11 +93,11 @@ class StatusPage:
         spool = Spool(settings[SpoolSettings].dir, Ignored(settings[SpoolSettings].ignore))
         assert redis.url is not None, "checked when the settings were read"
         client = connect_redis(redis.url, min(redis.timeout_seconds, _REDIS_SECONDS))
-        self._ledger = LedgerReader(client, redis.prefix)
+        self._ledger = LedgerReader(client, redis.prefix, settings[StashSettings].bases()[0])
         self._index = settings[ProvenanceSettings].index
         self._gatherer = Gatherer(spool, self._ledger, health, metrics)
         self._hosts = frozenset({"localhost", *http.hosts})
-        self._page = _environment(http.thumbnails_url, settings[StashSettings].bases()[0]).get_template("page.html")
+        self._page = _environment(http.thumbnails_url).get_template("page.html")
         self._static = {
             path: Answer(HTTPStatus.OK, content_type, files(__package__).joinpath("assets", path[1:]).read_bytes())
             for path, content_type in _STATIC.items()
@@ -176,7 +176,7 @@ def _place(base: BucketBase) -> str:
 
 
 @functools.cache
-def _environment(thumbnails_url: str | None, base: BucketBase | None = None) -> Environment:
+def _environment(thumbnails_url: str | None) -> Environment:
     environment = Environment(
         loader=PackageLoader("md5s3stash_daemon.web", "assets"),
         autoescape=True,
@@ -197,7 +197,6 @@ def _environment(thumbnails_url: str | None, base: BucketBase | None = None) -> 
         "short": lambda text: cut_middle(printable(text), 72),
         "key": lambda path: hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest(),
         "query": lambda text: "/?" + urlencode({"q": text}, errors="surrogateescape"),
-        "place": lambda known: (base and base.name_of(known.s3_url)) or known.md5,
         "thumbnail": lambda place, size: f"{thumbnails_url}/clip/{size}/{place}",
         "viewer": lambda place, name: f"{thumbnails_url}/view/{place}#{_name_query(name)}",
     }

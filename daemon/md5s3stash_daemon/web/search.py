@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from md5s3stash.errors import StashError
+from md5s3stash.scheme import split_name
 from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, any_case, digest_in
 from md5s3stash_daemon.provenance.search import SearchIsLate, names_of, names_with
 
@@ -42,18 +43,22 @@ def search(
 
 
 def _search(ledger: LedgerReader, word: str, deadline: _Deadline, index: Path | None) -> Found:
-    exact = ledger.md5_of(word)
+    exact = ledger.find(word)
     if exact is not None:
-        return Found(word, tuple(ledger.with_content([(word, exact)])))
+        return Found(word, (exact,))
     md5 = digest_in(word)
     if md5 is not None:
         named = names_of(index, md5, MAX_FOUND)
         if named is None:
-            named = _first((pair for pair in names if pair[1] == md5) for names in deadline.within(ledger.names_like()))
-        pairs = named or ([("", md5)] if ledger.knows(md5) else [])
+            named = _first(
+                (pair for pair in names if split_name(pair[1])[1] == md5)
+                for names in deadline.within(ledger.names_like())
+            )
+        if not named and ledger.knows(md5):
+            return Found(word, tuple(ledger.recorded([("", md5)])), _remark(named, deadline))
     else:
-        pairs = _with_part(ledger, word, deadline, index)
-    return Found(word, tuple(ledger.with_content(pairs)), _remark(pairs, deadline))
+        named = _with_part(ledger, word, deadline, index)
+    return Found(word, tuple(ledger.placed(named)), _remark(named, deadline))
 
 
 def _with_part(ledger: LedgerReader, word: str, deadline: _Deadline, index: Path | None) -> list[tuple[str, str]]:

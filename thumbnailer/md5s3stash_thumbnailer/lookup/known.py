@@ -1,8 +1,8 @@
 """What the ledger knows of a URL or of the id of a record; and a queue for URLs that it does not know.
 
-    {prefix}:url_cache    URL -> {"md5": ...}
-    {prefix}:names        URL -> md5, where the url_cache has no entry
-    {prefix}:hash_cache   md5 -> [s3_url, ...], which says in which collection the content is
+    {prefix}:names        URL -> `{collection}/{md5}` or `{md5}`, for what the daemon has stashed
+    {prefix}:url_cache    URL -> {"md5": ...}, also for the command and the library
+    {prefix}:hash_cache   md5 -> [s3_url, ...], which says in which collection the content was stashed last
     {prefix}:ids          record id -> `{collection}/{md5}` or `{md5}`
     {prefix}:asked:…      set for a day when a URL was put into the queue
 
@@ -29,7 +29,7 @@ from md5s3stash.digest import is_md5
 from md5s3stash.errors import RedisUnavailable, SettingsError
 from md5s3stash.netguard import printable_url
 from md5s3stash.s3.client import new_session
-from md5s3stash.scheme import BucketBase, parse_name
+from md5s3stash.scheme import BucketBase, parse_name, split_name
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +94,12 @@ class Known:
 
     def by_url(self, url: str) -> str | None:
         """`{collection}/{md5}` or `{md5}` of the content that was stashed last from the URL."""
+        named = parse_name(self._text("names", url))
         match self._url_cache.get(url):
-            case {"md5": str(md5)} if is_md5(md5):
+            # Another md5 is that of a later stash, by the command or the library.
+            case {"md5": str(md5)} if is_md5(md5) and (named is None or split_name(named)[1] != md5.lower()):
                 return self._placed(md5)
-        md5 = self._text("names", url)
-        return self._placed(md5) if is_md5(md5) else None
+        return named
 
     def by_id(self, record_id: str) -> str | None:
         """The same of the content that was stashed last for the record."""
