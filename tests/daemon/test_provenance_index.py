@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import random
+import re
 import threading
 import time
 import uuid
@@ -435,8 +436,33 @@ def test_premis_validates_against_the_schema_of_the_library_of_congress() -> Non
     outcomes = texts("p:event/p:eventOutcomeInformation/p:eventOutcome")
     assert outcomes == ["success" if event.md5 else "failure" for event in events]
     assert texts("p:agent/p:agentName") == ["md5s3stash", "1003", "alice"]
-    assert texts("p:object/p:originalName")[0] == "\\udcff\\udcfe.txt"
+    assert texts("p:object/p:originalName")[0] == "\\xff\\xfe.txt"
     assert texts("p:event/p:eventDateTime")[0] == "2026-09-21T14:13:20Z"
+
+
+def _unescaped(text: str) -> str:
+    """A name as a reader of the document gets it back."""
+
+    def char(found: re.Match[str]) -> str:
+        escape = found.group()
+        if escape.startswith("\\x") and int(escape[2:], 16) >= 0x80:
+            return chr(0xDC00 + int(escape[2:], 16))
+        return escape.encode("ascii").decode("unicode_escape")
+
+    return re.sub(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|.)", char, text)
+
+
+def test_names_in_premis_can_be_told_apart_and_read_back() -> None:
+    names = [*HOSTILE_NAMES, "a\\x1b", "a\x1b", "a\\n", "a\n", "a\t", "\udc85", "\x85", "\\x85", "\\", "\\\\", "\ud800"]
+    events = [failed(number, name) for number, name in enumerate(names)]
+
+    document = etree.fromstring("\n".join(premis(lambda: events)).encode())
+
+    space = {"p": "http://www.loc.gov/premis/v3"}
+    path = "p:object/p:objectIdentifier/p:objectIdentifierValue"
+    written = [str(found.text) for found in document.findall(path, space)]
+    assert [_unescaped(text) for text in written] == names
+    assert not [text for text in written if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text)]
 
 
 def test_the_status_page_searches_the_index_and_without_one_the_ledger(log: Site, index: Index, path: Path) -> None:

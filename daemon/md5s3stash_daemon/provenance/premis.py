@@ -161,11 +161,20 @@ def _element(name: str, text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Text for XML, which has no control characters and no bytes that are not UTF-8: they are escaped (`\\x1b`)."""
-    return escape("".join(char if _is_allowed(char) else ascii(char)[1:-1] for char in text))
+    """Text for XML, which has no control characters and no bytes that are not UTF-8. Two names never become one."""
+    return escape("".join(char if _is_plain(char) else _escaped(char) for char in text))
 
 
-def _is_allowed(char: str) -> bool:
-    # XML 1.0, section 2.2. A parser turns a carriage return into a newline, so it is escaped too.
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":
+        # A byte of a name that is not UTF-8.
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    # As a byte is `\x85`, this control character is `\u0085`.
+    return f"\\u{ord(char):04x}" if 0x80 <= ord(char) < 0xA0 else repr(char)[1:-1]
+
+
+def _is_plain(char: str) -> bool:
+    # XML 1.0, section 2.2, without control characters. The backslash is that of the escapes.
     code = ord(char)
-    return char in "\t\n" or 0x20 <= code < 0xD800 or 0xE000 <= code < 0xFFFE or code > 0xFFFF
+    is_control = code < 0x20 or 0x7F <= code < 0xA0
+    return not is_control and char != "\\" and (code < 0xD800 or 0xE000 <= code < 0xFFFE or code > 0xFFFF)
