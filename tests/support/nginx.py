@@ -27,6 +27,7 @@ http {{
     proxy_cache_path {directory}/cache keys_zone=pictures:1m;
     server {{
         listen 127.0.0.1:{port};
+        {locations}
         location / {{
             # Without a path here, nginx passes on the one of the request, %2F included.
             proxy_pass http://127.0.0.1:{origin};
@@ -44,8 +45,8 @@ http {{
 
 
 @contextmanager
-def nginx_before(origin: int, directory: Path) -> Iterator[int]:
-    """The port of an nginx in front of the port `origin`."""
+def nginx_before(origin: int, directory: Path, locations: str = "") -> Iterator[int]:
+    """The port of an nginx in front of the port `origin`, with further locations."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program is not None, "tools/bootstrap --tests installs nginx"
     directory.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,9 @@ def nginx_before(origin: int, directory: Path) -> Iterator[int]:
     # As root, its worker would otherwise be another user, who cannot read the directory of the test.
     user = "user root;" if os.geteuid() == 0 else ""
     configuration = directory / "nginx.conf"
-    configuration.write_text(_CONFIGURATION.format(user=user, directory=directory, port=port, origin=origin))
+    configuration.write_text(
+        _CONFIGURATION.format(user=user, directory=directory, port=port, origin=origin, locations=locations)
+    )
     arguments = [program, "-p", str(directory), "-e", "stderr", "-c", str(configuration)]
     with servers.running(arguments, port, directory / "nginx.log"):
         yield port

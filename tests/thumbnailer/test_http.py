@@ -8,11 +8,14 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from md5s3stash.version import running_version
 from tests.support import servers
+from tests.support.nginx import nginx_before
+from tests.support.servers import REPOSITORY
 from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.test_server import refused_in_one_line, start
 
@@ -39,6 +42,34 @@ def test_date_of_the_object_is_told_and_head_answers_as_get(server: Thumbnailer,
     assert asked.body == b""
     for name in ("Last-Modified", "ETag", "Content-Length", "Content-Type", "Cache-Control"):
         assert asked.headers[name] == got.headers[name]
+
+
+OF_PILBOX = {
+    "w=30&h=20&mode=crop": ((30, 20), "JPEG"),
+    "w=30&h=30": ((30, 15), "JPEG"),
+    "w=50": ((50, 25), "JPEG"),
+    "h=20&mode=clip": ((40, 20), "JPEG"),
+    "h=20&w=20&fmt=png&mode=fill&bg=ff0000": ((20, 20), "PNG"),
+}
+
+
+def test_addresses_of_pilbox_are_answered_behind_the_documented_rewrite(
+    server: Thumbnailer, put: Put, tmp_path: Path
+) -> None:
+    page = (REPOSITORY / "docs" / "coming-from.md").read_text()
+    [shown] = re.findall(r"```text\n(location = / \{.*?^\})\n```", page, re.M | re.S)
+    url = f"https://origin.example.org/originals/{put(picture((200, 100)))}"
+    with nginx_before(server.port, tmp_path / "nginx", shown.replace(":8888;", f":{server.port};")) as port:
+        behind = Thumbnailer(port, server.process, server.log_path)
+        answers = {
+            (query, at): behind.get(f"/?url={at}&{query}") for query in OF_PILBOX for at in (url, quote(url, safe=""))
+        }
+        missing = behind.get("/?url=https://origin.example.org/1.jpg&w=5&h=5")
+
+    assert {asked: answer.status for asked, answer in answers.items()} == dict.fromkeys(answers, 200)
+    for (query, _), answer in answers.items():
+        assert (answer.image.size, answer.image.format) == OF_PILBOX[query], query
+    assert missing.status == 404
 
 
 def test_webp_goes_to_who_asks_for_it(special: Thumbnailer, put: Put) -> None:
