@@ -36,6 +36,7 @@ from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
 from md5s3stash_thumbnailer.stills.containers import SOUND, VIDEO
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg
+from md5s3stash_thumbnailer.workers.contents import Contents
 from md5s3stash_thumbnailer.workers.pool import RenderPool
 
 # What of pilbox's defaults says how pictures are encoded.
@@ -99,11 +100,13 @@ async def _run(
         max_waiting=settings.pool_limits.max_waiting,
     )
     stills = originals.stills
-    metrics = Metrics(originals, pyramids, pool)
+    contents = Contents(settings.pool_limits.max_waiting, settings.pool_limits.wait_seconds)
+    metrics = Metrics(originals, pyramids, pool, contents)
     services = Services(
         originals=originals,
         pyramids=pyramids,
         pool=pool,
+        contents=contents,
         metrics=metrics,
         activity=Activity(),
         readiness=readiness,

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -176,13 +176,13 @@ class RenderPool:
             self._idle.put(worker)
 
     def _render(self, worker: _Worker, answer: Future[Thumbnail], source: Source, request: Request) -> None:
-        modified = os.fstat(source.file.fileno()).st_mtime
+        modified, begun = os.fstat(source.file.fileno()).st_mtime, time.monotonic()
         try:
             thumbnail, reduced_bytes = worker.render(source, request, self._limits.timeout_seconds)
         except ReducedDamaged:
             self._cache.drop_reduced(request.derived_name)
             raise
-        answer.set_result(thumbnail)
+        answer.set_result(replace(thumbnail, seconds=time.monotonic() - begun))
         if reduced_bytes:
             self._cache.keep_reduced(request.derived_name, modified, worker.write_reduced)
 
