@@ -41,7 +41,7 @@ class Worker:
         self._error = error
 
     async def ask(self, contents: Contents, name: str = NAME, kind: Kind = Kind.ORIGINAL) -> Thumbnail:
-        source = Source(open(self._path, "rb"), kind)
+        source = Source(open(self._path, "rb"), kind)  # noqa: SIM115 - who draws closes it
         self.sources.append(source)
         return await contents.drawn(name, source, lambda: self._draw(source))
 
@@ -59,7 +59,9 @@ class Worker:
         return self._thumbnail
 
 
-async def asked_at_once(worker: Worker, contents: Contents, names: list[str], kind: Kind = Kind.ORIGINAL) -> list[object]:
+async def asked_at_once(
+    worker: Worker, contents: Contents, names: list[str], kind: Kind = Kind.ORIGINAL
+) -> list[object]:
     asking = asyncio.gather(*(worker.ask(contents, name, kind) for name in names), return_exceptions=True)
     for _ in range(10):
         await asyncio.sleep(0)
