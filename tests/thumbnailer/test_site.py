@@ -300,6 +300,8 @@ def test_presets_alone_and_a_ledger_that_is_down(s3_server: str, site: Site, tmp
         assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
         assert alone.get(f"/p/card/26094/{MD5}").image.size == (50, 25)
         assert [alone.get(path).status for path in others] == [404, 404, 404]
+        # A picture has no frame at a time, and no client can ask for each millisecond of a video.
+        assert [alone.get(f"/p/card/26094/{MD5}?t={time}").status for time in ("1", "1.5", "x")] == [404, 400, 400]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.errors import Overloaded, RenderTimedOut, ThumbnailError
 from md5s3stash_thumbnailer.render.pipeline import Thumbnail
@@ -71,7 +72,7 @@ async def asked_at_once(
 
 def test_content_that_is_new_has_one_worker_and_others_have_theirs(tmp_path: Path) -> None:
     async def ask() -> int:
-        worker, contents = Worker(tmp_path / "file", seconds=5.0), Contents(8, 60.0)
+        worker, contents = Worker(tmp_path / "file", seconds=5.0), Contents(Lines(8, 60.0))
         await asked_at_once(worker, contents, [NAME] * 4 + ["1" * 32])
         assert worker.drawn == 5
         return worker.most_busy
@@ -84,7 +85,7 @@ def test_content_that_is_drawn_in_a_short_time_and_what_we_made_have_every_worke
     tmp_path: Path, seconds: float, kind: Kind
 ) -> None:
     async def ask() -> int:
-        worker, contents = Worker(tmp_path / "file", seconds), Contents(8, 60.0)
+        worker, contents = Worker(tmp_path / "file", seconds), Contents(Lines(8, 60.0))
         await asked_at_once(worker, contents, [NAME], kind)
         worker.finish.clear()
         await asked_at_once(worker, contents, [NAME] * 4, kind)
@@ -95,10 +96,10 @@ def test_content_that_is_drawn_in_a_short_time_and_what_we_made_have_every_worke
 
 def test_those_who_wait_go_on_together_once_the_content_was_drawn_in_a_short_time(tmp_path: Path) -> None:
     async def ask() -> list[object]:
-        worker, contents = Worker(tmp_path / "file", 0.1), Contents(200, 60.0)
+        worker, contents = Worker(tmp_path / "file", 0.1), Contents(Lines(200, 60.0))
         answers = await asked_at_once(worker, contents, [NAME] * 100)
         assert contents.waiting == 0
-        assert not contents._lines
+        assert not len(contents._lines)
         return answers
 
     assert all(isinstance(answer, Thumbnail) for answer in asyncio.run(ask()))
@@ -106,7 +107,10 @@ def test_those_who_wait_go_on_together_once_the_content_was_drawn_in_a_short_tim
 
 def test_content_that_took_all_the_time_is_drawn_once_whatever_is_asked_of_it(tmp_path: Path) -> None:
     async def ask() -> None:
-        worker, contents = Worker(tmp_path / "file", error=RenderTimedOut("more than 30 seconds")), Contents(8, 60.0)
+        worker, contents = (
+            Worker(tmp_path / "file", error=RenderTimedOut("more than 30 seconds")),
+            Contents(Lines(8, 60.0)),
+        )
         answers = await asked_at_once(worker, contents, [NAME] * 4)
         answers += await asked_at_once(worker, contents, [NAME])
         assert [str(answer) for answer in answers] == ["more than 30 seconds"] * 5
@@ -118,7 +122,7 @@ def test_content_that_took_all_the_time_is_drawn_once_whatever_is_asked_of_it(tm
 
 def test_what_is_not_the_fault_of_the_content_is_tried_again(tmp_path: Path) -> None:
     async def ask() -> int:
-        worker, contents = Worker(tmp_path / "file", error=Overloaded("no CPU")), Contents(8, 60.0)
+        worker, contents = Worker(tmp_path / "file", error=Overloaded("no CPU")), Contents(Lines(8, 60.0))
         await asked_at_once(worker, contents, [NAME] * 3)
         return worker.drawn
 
@@ -128,7 +132,7 @@ def test_what_is_not_the_fault_of_the_content_is_tried_again(tmp_path: Path) -> 
 @pytest.mark.parametrize(("max_waiting", "wait_seconds"), [(1, 60.0), (8, 0.0)])
 def test_no_more_wait_than_may_and_none_for_longer(tmp_path: Path, max_waiting: int, wait_seconds: float) -> None:
     async def ask() -> None:
-        worker, contents = Worker(tmp_path / "file", 0.1), Contents(max_waiting, wait_seconds)
+        worker, contents = Worker(tmp_path / "file", 0.1), Contents(Lines(max_waiting, wait_seconds))
         first = asyncio.create_task(worker.ask(contents))
         second = asyncio.create_task(worker.ask(contents))
         await asyncio.sleep(0)
@@ -144,7 +148,7 @@ def test_no_more_wait_than_may_and_none_for_longer(tmp_path: Path, max_waiting: 
 
 def test_client_that_goes_leaves_the_line(tmp_path: Path) -> None:
     async def ask() -> None:
-        worker, contents = Worker(tmp_path / "file", 0.1), Contents(8, 60.0)
+        worker, contents = Worker(tmp_path / "file", 0.1), Contents(Lines(8, 60.0))
         asking = [asyncio.create_task(worker.ask(contents)) for _ in range(3)]
         for _ in range(3):
             await asyncio.sleep(0)
@@ -153,7 +157,7 @@ def test_client_that_goes_leaves_the_line(tmp_path: Path) -> None:
         worker.finish.set()
         await asyncio.gather(*asking, return_exceptions=True)
         assert [task.cancelled() for task in asking] == [True, True, False]
-        assert (contents.waiting, contents._lines) == (0, {})
+        assert (contents.waiting, len(contents._lines)) == (0, 0)
         assert all(source.file.closed for source in worker.sources)
 
     asyncio.run(ask())

@@ -10,25 +10,28 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from md5s3stash.objectstore import ObjectPart, StoredObject
 from md5s3stash.scheme import BucketBase, ObjectAddress
-from md5s3stash_thumbnailer.cache.disk import DiskCache
+from md5s3stash_thumbnailer.cache import stills as stills_module
+from md5s3stash_thumbnailer.cache.disk import DiskCache, Incoming
 from md5s3stash_thumbnailer.cache.large import LargeOriginals
+from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.cache.stills import Stills, StillSettings
-from md5s3stash_thumbnailer.errors import FetchTimedOut, Overloaded, RenderTimedOut
+from md5s3stash_thumbnailer.errors import FetchTimedOut, Overloaded, RenderTimedOut, ThumbnailError
 from md5s3stash_thumbnailer.render.region_request import SizeRequest
 from md5s3stash_thumbnailer.stills import ffmpeg
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg, Run
 from md5s3stash_thumbnailer.stills.parts import still_of_parts
+from md5s3stash_thumbnailer.stills.still import Still
 from tests.support.clips import Clips
 from tests.support.servers import wait_until
 
@@ -131,9 +134,16 @@ def test_video_whose_ffmpeg_is_killed_is_tried_again_now_and_later(
     is_shown: bool,
 ) -> None:
     left = [name] * kills
-    each_started(monkeypatch, lambda process: left and os.kill(process.pid, left.pop()))
+
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        if left:
+            os.kill(process.pid, left.pop())
+
+    each_started(monkeypatch, kill)
     large = LargeOriginals(Parts(video, lambda: None), BucketBase.parse("bucket", "simple"), 60)
-    stills = Stills(DiskCache(tmp_path, 100_000_000), StillSettings(programs, {"video"}, PATIENT, 1, 8), large)
+    stills = Stills(
+        DiskCache(tmp_path, 100_000_000), StillSettings(programs, {"video"}, PATIENT, 1, 8), large, Lines(8, 60)
+    )
 
     async def ask() -> Kind:
         with open(video, "rb") as original:
@@ -146,6 +156,68 @@ def test_video_whose_ffmpeg_is_killed_is_tried_again_now_and_later(
             asyncio.run(ask())
     assert asyncio.run(ask()) is Kind.STILL
     stills.close()
+
+
+class OnTime(Stills):
+    """Makes stills in no time, and counts them."""
+
+    error: ThumbnailError | None = None
+    tries = busy = most_busy = 0
+
+    def _make(self, original: BinaryIO, name: str, seconds: float | None) -> tuple[Incoming, str]:
+        self.tries += 1
+        self.busy += 1
+        self.most_busy = max(self.busy, self.most_busy)
+        try:
+            if self.error is not None:
+                raise self.error
+            return self._stored(Still("video", b"picture"), name, 0.0)
+        finally:
+            self.busy -= 1
+
+
+def asked_of(stills: OnTime, video: Path, times: Iterable[float]) -> list[BaseException]:
+    """What went wrong, of the frames at these times, which are asked for at once."""
+
+    async def ask(seconds: float) -> None:
+        with open(video, "rb") as original:
+            source = await stills.picture_of(Source(original), SizeRequest("0" * 32, f"t={seconds:g}"))
+        source.file.close()
+
+    async def ask_all() -> list[BaseException]:
+        answers = await asyncio.gather(*map(ask, times), return_exceptions=True)
+        return [answer for answer in answers if answer is not None]
+
+    return asyncio.run(ask_all())
+
+
+@pytest.fixture
+def on_time(programs: Ffmpeg, video: Path, tmp_path: Path) -> Iterator[OnTime]:
+    large = LargeOriginals(Parts(video, lambda: None), BucketBase.parse("bucket", "simple"), 60)
+    settings = StillSettings(programs, {"video"}, PATIENT, 4, 500)
+    stills = OnTime(DiskCache(tmp_path, 100_000_000), settings, large, Lines(500, 60))
+    yield stills
+    stills.close()
+
+
+def test_frames_of_one_video_are_made_one_after_the_other_and_so_many_in_ten_minutes(
+    on_time: OnTime, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(stills_module, "time", SimpleNamespace(monotonic=lambda: now))
+
+    refused = asked_of(on_time, video, range(150))
+    assert [type(error) for error in refused] == [Overloaded] * 30
+    assert (on_time.tries, on_time.most_busy) == (120, 1)
+    now += 601
+    assert asked_of(on_time, video, range(120, 150)) == []
+
+
+def test_video_that_takes_all_the_time_is_tried_once_whatever_time_is_asked_for(on_time: OnTime, video: Path) -> None:
+    on_time.error = RenderTimedOut("ffmpeg took more than 30 seconds")
+
+    assert [type(error) for error in asked_of(on_time, video, range(5))] == [RenderTimedOut] * 5
+    assert on_time.tries == 1
 
 
 def test_time_that_s3_takes_is_not_ffmpegs(programs: Ffmpeg, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
