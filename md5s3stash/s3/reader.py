@@ -115,9 +115,17 @@ class S3Reader:
         with translating(address):
             return stored_object(address, {**answer, "ContentLength": size_bytes})
 
-    def read_part(self, address: ObjectAddress, first: int, last: int, etag: str = "") -> ObjectPart | None:
+    def read_part(
+        self,
+        address: ObjectAddress,
+        first: int,
+        last: int,
+        etag: str = "",
+        check: Callable[[], None] = lambda: None,
+    ) -> ObjectPart | None:
         """The bytes from `first` to `last`, or to the end, of the object that has this ETag, if one is given; None if
-        no object is there. Raises StoreUnavailable if another object is there by now, or the answer is not that part.
+        no object is there. Raises StoreUnavailable if another object is there by now, or the answer is not that part,
+        and what `check` raises, which is called as the bytes arrive.
         """
         condition = {"IfMatch": f'"{etag}"'} if etag else {}
         with translating(address):
@@ -134,7 +142,11 @@ class S3Reader:
             size_bytes = int(found[3]) if found else 0
             if not found or int(found[1]) != first or int(found[2]) != min(last, size_bytes - 1):
                 raise StoreUnavailable(f"{address.s3_url}: the store does not give the part that is asked for")
-            data = b"".join(_pieces(address, body))
+            pieces = []
+            for piece in _pieces(address, body):
+                pieces.append(piece)
+                check()
+        data = b"".join(pieces)
         if len(data) != int(found[2]) - first + 1 or (etag and etag_of(answer) != etag):
             raise StoreUnavailable(f"{address.s3_url}: the store gives another part than is asked for")
         with translating(address):

@@ -15,9 +15,9 @@ LAYERS = {
     "cache": {"errors", "part", "request", "render", "stills"},
     "iiif": {"_pilbox", "cache", "errors", "part", "render", "server"},
     "server": {"_pilbox", "errors", "metrics", "part", "request", "signed_url", "render", "cache", "workers"},
-    "stills": {"errors"},
+    "stills": {"cpu", "errors"},
     "viewer": {"iiif", "server"},
-    "workers": {"_pilbox", "cache", "errors", "render", "request"},
+    "workers": {"_pilbox", "cache", "cpu", "errors", "render", "request"},
     "lookup": {"errors", "server"},
     "config": {"lookup", "request", "server"},
 }

@@ -14,6 +14,7 @@ import pytest
 from md5s3stash.errors import SettingsError
 from md5s3stash_thumbnailer.render import kinds
 from md5s3stash_thumbnailer.signed_url import sign
+from tests.support.clips import Clips
 from tests.thumbnailer import corpus, kind_files
 from tests.thumbnailer.conftest import ROOT, Thumbnailer, environment, thumbnailer
 
@@ -193,6 +194,28 @@ def test_kinds_that_are_off_are_refused_with_the_reason(s3_server: str, put: PUT
         )
         assert server.log.count("event=kind_off kind=heic reason='the package pi-heif is not installed'") == 1
         assert "kind=svg" not in server.log
+
+
+def test_kind_that_is_switched_off_is_not_shown_from_the_cache(
+    server: Thumbnailer, s3_server: str, put: PUT, tmp_path: Path
+) -> None:
+    cache = server.log_path.parent / f"cache-{server.port}"
+    drawing = put(kind_files.svg(inner='<circle r="9"/>'))
+    video = put(Clips(tmp_path).video("mp4").read_bytes())
+    paths = [f"/iiif/3/{drawing}/full/90,/0/default.jpg", f"/clip/90x90/{video}"]
+    assert [server.get(path).status for path in paths] == [200, 200]
+    assert (cache / f"{drawing}.pyramid").exists()
+    assert (cache / f"{video}.still").exists()
+
+    with thumbnailer(
+        tmp_path, s3_server, "--kinds=pdf,sound", "--pyramid_pixels=1000", f"--cache_dir={cache}"
+    ) as other:
+        assert [other.get(path).status for path in paths] == [415, 415]
+        page = f"/iiif/3/{put(kind_files.pdf())}/full/90,/0/default.jpg"
+        assert [other.get(page).status for _ in range(2)] == [200, 200]
+        kept = [path.name for path in cache.glob("*-without-*.pyramid")]
+    assert len(kept) == 1
+    assert [server.get(path).status for path in paths] == [200, 200]
 
 
 @pytest.mark.parametrize(("setting", "shown"), [("all", KIND_NAMES), ("none", []), ("svg,pdf", ["svg", "pdf"])])

@@ -324,6 +324,8 @@ def test_presets_alone_and_a_ledger_that_is_down(s3_server: str, site: Site, tmp
         }
         other = alone.get(f"/p/tile/26094/{MD5}")
         assert (other.status, other.json["error"]) == (404, "No such preset: the presets are card")
+        # A picture has no frame at a time, and no client can ask for each millisecond of a video.
+        assert [alone.get(f"/p/card/26094/{MD5}?t={time}").status for time in ("1", "1.5", "x")] == [404, 400, 400]
 
 
 @pytest.fixture(scope="module")

@@ -256,11 +256,6 @@ def test_frame_of_a_milliard_pixels_is_refused_before_it_is_decoded(made: Clips,
     assert time.monotonic() - begun < BOUNDS.seconds / 2
 
 
-def test_work_without_end_is_ended(made: Clips) -> None:
-    with pytest.raises(RenderTimedOut, match=r"more than 0\.01 seconds"):
-        still(made.video("mp4"), bounds=replace(BOUNDS, seconds=0.01))
-
-
 def test_output_is_bounded(made: Clips) -> None:
     with pytest.raises(ThumbnailError):
         still(made.video("mp4"), bounds=replace(BOUNDS, file_bytes=64 * 1024))

@@ -16,11 +16,13 @@ from md5s3stash.scheme import KeyTemplate
 from md5s3stash_thumbnailer._pilbox import PilboxApplication
 from md5s3stash_thumbnailer.cache.disk import DiskCache, open_cache
 from md5s3stash_thumbnailer.cache.large import LargeOriginals
+from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.stills import Stills, StillSettings
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
+from md5s3stash_thumbnailer.render import kinds
 from md5s3stash_thumbnailer.request import CONTENT, CONTENT_IN_COLLECTIONS
 from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity, Services
@@ -37,7 +39,8 @@ from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.server.serving import listening_sockets, serve
 from md5s3stash_thumbnailer.stills.containers import SOUND, VIDEO
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg
-from md5s3stash_thumbnailer.workers.pool import RenderPool
+from md5s3stash_thumbnailer.workers.contents import Contents
+from md5s3stash_thumbnailer.workers.pool import PoolLimits, RenderPool
 
 # What of pilbox's defaults says how pictures are encoded.
 _OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
@@ -65,7 +68,8 @@ class ThumbnailApplication(PilboxApplication):
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT, and returns 0. Raises StashError, for example if the port is in use."""
     try:
-        cache = open_cache(settings.cache_directory, settings.cache_bytes)
+        without = kinds.every().keys() - settings.render_limits.kinds
+        cache = open_cache(settings.cache_directory, settings.cache_bytes, without)
         sockets = listening_sockets(settings.port, settings.address, os.environ)
         seconds = settings.fetch_limits.timeout_seconds
         # A thread that hangs in S3 cannot fetch other originals, and no request waits longer than `seconds` for it.
@@ -102,11 +106,13 @@ async def _run(
         max_waiting=settings.pool_limits.max_waiting,
     )
     stills = originals.stills
-    metrics = Metrics(originals, pyramids, pool)
+    contents = Contents(_lines(settings.pool_limits))
+    metrics = Metrics(originals, pyramids, pool, contents)
     services = Services(
         originals=originals,
         pyramids=pyramids,
         pool=pool,
+        contents=contents,
         metrics=metrics,
         activity=Activity(),
         readiness=readiness,
@@ -138,12 +144,20 @@ def _stills(settings: Settings, store: S3ObjectStore, cache: DiskCache) -> Still
         return None
     bounds = Bounds(limits.timeout_seconds, limits.memory_bytes)
     large = LargeOriginals(store, settings.stash.base, limits.timeout_seconds)
-    return Stills(cache, StillSettings(programs, shown, bounds, settings.workers, limits.max_waiting), large)
+    chosen = StillSettings(programs, shown, bounds, settings.workers, limits.max_waiting)
+    return Stills(cache, chosen, large, _lines(limits))
+
+
+def _lines(limits: PoolLimits) -> Lines:
+    return Lines(limits.max_waiting, limits.wait_seconds)
 
 
 def _routes(settings: Settings, metrics: Metrics) -> list[Any]:
     content = _content_in_paths(settings)
-    routes = [*_lookup_routes(settings), *preset_routes(settings.site.presets, content)]
+    routes = [
+        *_lookup_routes(settings),
+        *preset_routes(settings.site.presets, content, only_presets=settings.site.only_presets),
+    ]
     if settings.site.only_presets:
         return routes
     return [*routes, (rf"/([^/]+)/([^/x]*)x([^/x]*)/{content}", ThumbnailHandler), *_iiif_routes(settings, metrics)]

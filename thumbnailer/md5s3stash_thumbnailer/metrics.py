@@ -14,6 +14,7 @@ from md5s3stash.version import build_info
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.stills.still import KINDS
+from md5s3stash_thumbnailer.workers.contents import Contents
 from md5s3stash_thumbnailer.workers.pool import REPLACEMENTS, RenderPool
 
 _PREFIX = "md5s3stash_thumbnailer_"
@@ -24,10 +25,11 @@ _LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 class Metrics:
     """Belongs to the event loop."""
 
-    def __init__(self, originals: Originals, pyramids: Pyramids, pool: RenderPool) -> None:
+    def __init__(self, originals: Originals, pyramids: Pyramids, pool: RenderPool, contents: Contents) -> None:
         self._originals = originals
         self._pyramids = pyramids
         self._pool = pool
+        self._contents = contents
         # What waits before the pool is not counted there.
         self.waiting_turns: Callable[[], int] = lambda: 0
         # A registry of our own: any library may register metrics in the global one.
@@ -96,7 +98,7 @@ class Metrics:
         stills = self._originals.stills
         if stills is not None:
             waiting.add_metric(["still"], stills.waiting)
-        waiting.add_metric(["worker"], self._pool.waiting + self.waiting_turns())
+        waiting.add_metric(["worker"], self._pool.waiting + self._contents.waiting + self.waiting_turns())
         yield waiting
         yield GaugeMetricFamily(f"{_PREFIX}workers_busy", "Workers that render", value=self._pool.busy)
         sealed = "Whether this kernel has all that seals workers"

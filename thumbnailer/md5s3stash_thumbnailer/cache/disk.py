@@ -17,7 +17,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -62,10 +62,14 @@ class CacheCounts:
 class DiskCache:
     """At most about `max_bytes` in `directory`; safe to share between threads and between processes."""
 
-    def __init__(self, directory: Path, max_bytes: int) -> None:
+    def __init__(self, directory: Path, max_bytes: int, without: Collection[str] = ()) -> None:
+        """`without` names the kinds of originals that are not shown. What was made while others were shown has another
+        name, so that it is not shown either.
+        """
         self.counts = CacheCounts()
         self.directory = directory
         self.max_bytes = max_bytes
+        self._mark = "".join(f"-{kind}" for kind in ("without", *sorted(without))) if without else ""
         self._lock = threading.Lock()
         self._on_disk = _Room(max_bytes)
         self._in_memory = _Room(MEMORY_BYTES)
@@ -83,24 +87,27 @@ class DiskCache:
 
     def open_reduced(self, md5: str) -> BinaryIO | None:
         """The reduced copy of an original, likewise; the caller checks its content."""
-        return self._open(_file_name(md5) + _REDUCED_SUFFIX)
+        return self._open(self._derived(md5, _REDUCED_SUFFIX))
 
     def open_pyramid(self, md5: str) -> BinaryIO | None:
         """The pyramid of an original, likewise."""
-        return self._open(_file_name(md5) + _PYRAMID_SUFFIX)
+        return self._open(self._derived(md5, _PYRAMID_SUFFIX))
 
     def open_still(self, name: str) -> BinaryIO | None:
         """The still of an original that is not a picture, likewise. It was synced, and is not checked."""
-        return self._open(_file_name(name) + _STILL_SUFFIX)
+        return self._open(self._derived(name, _STILL_SUFFIX))
 
     def keep_still(self, incoming: Incoming, name: str, modified: float) -> None:
         """Gives a still its name, as `keep` does."""
-        self.keep(incoming, _file_name(name) + _STILL_SUFFIX, modified)
+        self.keep(incoming, self._derived(name, _STILL_SUFFIX), modified)
 
     def kept_pyramid(self, md5: str) -> Incoming | None:
         """The same, as what is made where there is none."""
         file = self.open_pyramid(md5)
         return None if file is None else Incoming(file, self._in_memory)
+
+    def _derived(self, name: str, suffix: str) -> str:
+        return f"{_file_name(name)}{self._mark}{suffix}"
 
     def _open(self, name: str) -> BinaryIO | None:
         try:
@@ -150,7 +157,7 @@ class DiskCache:
                 try:
                     write(file)
                     _stamp(file.fileno(), modified)
-                    os.rename(path, self.directory / f"{_file_name(md5)}{_REDUCED_SUFFIX}")
+                    os.rename(path, self.directory / self._derived(md5, _REDUCED_SUFFIX))
                     self.added(os.fstat(file.fileno()).st_size)
                 except BaseException:
                     with contextlib.suppress(OSError):
@@ -160,7 +167,7 @@ class DiskCache:
     def drop_reduced(self, md5: str) -> None:
         """Removes a reduced copy that turned out to be damaged."""
         with contextlib.suppress(OSError):
-            os.unlink(self.directory / f"{_file_name(md5)}{_REDUCED_SUFFIX}")
+            os.unlink(self.directory / self._derived(md5, _REDUCED_SUFFIX))
 
     def keep_pyramid(self, incoming: Incoming, md5: str, size_bytes: int, modified: float) -> None:
         """Gives a pyramid its name. It is not synced: who reads it compares its checksums."""
@@ -168,7 +175,7 @@ class DiskCache:
             return
         try:
             _stamp(incoming.file.fileno(), modified)
-            os.rename(incoming.path, self.directory / f"{_file_name(md5)}{_PYRAMID_SUFFIX}")
+            os.rename(incoming.path, self.directory / self._derived(md5, _PYRAMID_SUFFIX))
         except OSError as error:
             self.fault(str(error))
             return
@@ -177,7 +184,7 @@ class DiskCache:
     def drop_pyramid(self, md5: str) -> None:
         """Removes one that turned out to be damaged."""
         with contextlib.suppress(OSError):
-            os.unlink(self.directory / f"{_file_name(md5)}{_PYRAMID_SUFFIX}")
+            os.unlink(self.directory / self._derived(md5, _PYRAMID_SUFFIX))
 
     def added(self, size_bytes: int) -> None:
         """Counts bytes that were added to the directory, and evicts if they are too many."""
@@ -290,7 +297,7 @@ class _Entry:
     used_ns: int
 
 
-def open_cache(directory: Path, max_bytes: int) -> DiskCache:
+def open_cache(directory: Path, max_bytes: int, without: Collection[str] = ()) -> DiskCache:
     """The cache in a directory, which is created if needed. Raises SettingsError if other users could put files into
     it: a cached original is not hashed again.
     """
@@ -299,7 +306,7 @@ def open_cache(directory: Path, max_bytes: int) -> DiskCache:
         status = directory.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise SettingsError(f"cache_dir {directory} must be a directory that only this user can write to")
-        return DiskCache(directory, max_bytes)
+        return DiskCache(directory, max_bytes, without)
     except OSError as error:
         raise SettingsError(f"cache_dir {directory} cannot be used: {error.strerror}") from error
 

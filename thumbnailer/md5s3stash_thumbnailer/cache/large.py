@@ -9,7 +9,7 @@ Each part is asked for with `If-Match`, so that all are of one object.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +24,9 @@ from md5s3stash_thumbnailer.stills.parts import Parts
 class PartReader(Protocol):
     """What is needed of a store (`s3/reader.py`)."""
 
-    def read_part(self, address: ObjectAddress, first: int, last: int, etag: str = "") -> ObjectPart | None: ...
+    def read_part(
+        self, address: ObjectAddress, first: int, last: int, etag: str = "", check: Callable[[], None] = ...
+    ) -> ObjectPart | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +46,26 @@ class LargeOriginals:
         """The parts, of which none has been read, and the date of the original. Raises OriginalNotFound, DigestMismatch
         if the object is another one, SourceTooLarge if nothing says that it is this one, or a StoreError.
         """
-        address, deadline = self.base.address_of(md5), time.monotonic() + self.seconds
+        address = self.base.address_of(md5)
         head = self.store.read_part(address, 0, HEAD_BYTES - 1)
         if head is None:
             raise OriginalNotFound(f"Nothing is stashed under {md5}")
         if not self.base.is_derivative(address.key):
             _require(split_name(md5)[1], head, address)
 
+        left = self.seconds
+
         def read(first: int, last: int) -> bytes:
-            if time.monotonic() > deadline:
-                raise FetchTimedOut("S3 sent the parts of the original too slowly")
-            part = self.store.read_part(address, first, last, head.etag)
+            nonlocal left
+            # What ffmpeg takes between two parts does not count.
+            deadline = time.monotonic() + left
+
+            def check() -> None:
+                if time.monotonic() > deadline:
+                    raise FetchTimedOut("S3 sent the parts of the original too slowly")
+
+            part = self.store.read_part(address, first, last, head.etag, check)
+            left = deadline - time.monotonic()
             if part is None:
                 raise OriginalNotFound(f"Nothing is stashed under {md5}")
             return part.data

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
+import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,6 +19,7 @@ from typing import BinaryIO
 from md5s3stash_thumbnailer.cache.disk import DiskCache, Incoming
 from md5s3stash_thumbnailer.cache.flights import Flights
 from md5s3stash_thumbnailer.cache.large import LargeOriginals
+from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.refusals import Refusals
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.errors import (
@@ -35,6 +37,9 @@ from md5s3stash_thumbnailer.stills.parts import still_of_parts
 from md5s3stash_thumbnailer.stills.still import VIDEO, Still, make_still
 
 _READERS = 2
+# Frames at a time that are made of one content, in so many seconds.
+_MOST_TIMES, _TIMES_SECONDS = 120, 600.0
+_MAX_NAMES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +58,17 @@ class StillSettings:
 class Stills:
     """The stills of one stash. Belongs to the event loop."""
 
-    def __init__(self, cache: DiskCache, settings: StillSettings, large: LargeOriginals) -> None:
+    def __init__(self, cache: DiskCache, settings: StillSettings, large: LargeOriginals, lines: Lines) -> None:
+        """One content has a place in a line, and so one ffmpeg at a time, whichever times are asked for."""
         self.made: Counter[str] = Counter()
         self._cache = cache
         self._settings = settings
         self._large = large
         self._flights = Flights(settings.max_waiting, "Too many requests wait for stills")
+        self._lines = lines
         self._refusals = Refusals()
+        # Contents, and when frames at a time were made of them.
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
         self._readers = ThreadPoolExecutor(_READERS, "container")
         # A thread for each ffmpeg, to wait for it.
         self._threads = ThreadPoolExecutor(settings.max_at_once, "still")
@@ -81,7 +90,7 @@ class Stills:
 
         def make(name: str) -> Awaitable[Incoming]:
             # The flight may be longer than this request.
-            return self._made(name, lambda file: self._make(file, name, seconds), os.dup(original.fileno()))
+            return self._made(asked, lambda file: self._make(file, name, seconds), os.dup(original.fileno()))
 
         still = await self._flights.file(asked.derived_name, make)
         original.close()
@@ -96,7 +105,7 @@ class Stills:
         seconds = _seconds(asked)
 
         def make(name: str) -> Awaitable[Incoming]:
-            return self._made(name, lambda _: self._make_of_parts(asked.md5, name, seconds))
+            return self._made(asked, lambda _: self._make_of_parts(asked.md5, name, seconds))
 
         return Source(await self._flights.file(asked.derived_name, make), Kind.STILL)
 
@@ -106,19 +115,35 @@ class Stills:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _made(
-        self, name: str, make: Callable[[BinaryIO], tuple[Incoming, str]], descriptor: int | None = None
+        self, asked: OfPart, make: Callable[[BinaryIO], tuple[Incoming, str]], descriptor: int | None = None
     ) -> Incoming:
         # What cannot be made of parts may be made of the whole.
-        tried = f"{name} in parts" if descriptor is None else name
+        way = " in parts" if descriptor is None else ""
+        tried, content = f"{asked.derived_name}{way}", f"{asked.md5}{way}, every time"
         with open(os.devnull if descriptor is None else descriptor, "rb") as original:
-            self._refusals.check(tried)
-            try:
-                incoming, kind = await asyncio.get_running_loop().run_in_executor(self._threads, make, original)
-            except (NotAnImage, PartNotFound, RenderTimedOut, TooManyBytes, TooManyPixels) as error:
-                self._refusals.add(tried, error)
-                raise
+            async with self._lines.turn(asked.md5):
+                for name in (tried, content):
+                    self._refusals.check(name)
+                if asked.part:
+                    self._count_time(asked.md5)
+                try:
+                    incoming, kind = await asyncio.get_running_loop().run_in_executor(self._threads, make, original)
+                except (NotAnImage, PartNotFound, RenderTimedOut, TooManyBytes, TooManyPixels) as error:
+                    # What has taken all the time that there is would do so again for another frame.
+                    self._refusals.add(content if isinstance(error, RenderTimedOut) else tried, error)
+                    raise
         self.made[kind] += 1
         return incoming
+
+    def _count_time(self, md5: str) -> None:
+        """Raises Overloaded if too many frames of the content were made: there are millions in an hour."""
+        now, made = time.monotonic(), self._times.pop(md5, deque(maxlen=_MOST_TIMES))
+        self._times[md5] = made
+        if len(self._times) > _MAX_NAMES:
+            self._times.popitem(last=False)
+        if len(made) == _MOST_TIMES and now < made[0] + _TIMES_SECONDS:
+            raise Overloaded(f"More than {_MOST_TIMES} times of one video were asked for in a short while")
+        made.append(now)
 
     def _make(self, original: BinaryIO, name: str, seconds: float | None) -> tuple[Incoming, str]:
         still = make_still(self._settings.programs, original, seconds, self._settings.bounds)

@@ -76,6 +76,8 @@ class Thumbnail:
     """Width and height of the upright original. Only what IIIF asks for has it."""
     kind: str = ""
     """Which of `render/kinds/` the original is, for the metrics. Not set if a copy of it was used."""
+    seconds: float = 0.0
+    """For how long it had a worker."""
 
 
 Request = ThumbnailRequest | RegionRequest | SizeRequest

@@ -34,6 +34,7 @@ from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, Thumbn
 from md5s3stash_thumbnailer.request import Bounds, exists_is_enough, is_fresh
 from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.readiness import Readiness
+from md5s3stash_thumbnailer.workers.contents import Contents
 from md5s3stash_thumbnailer.workers.pool import RenderPool
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Services:
     originals: Originals
     pyramids: Pyramids
     pool: RenderPool
+    contents: Contents
     metrics: Metrics
     activity: Activity
     readiness: Readiness
@@ -253,7 +255,9 @@ class PictureHandler(JsonErrors):
         if source.answer is not None:
             source.file.close()
             return source.answer, modified
-        picture = await self.rendered(source, request)
+        picture = await self.services.contents.drawn(
+            request.derived_name, source, lambda: self.rendered(source, request)
+        )
         self.services.metrics.drawn(picture.kind)
         return picture, modified
 

@@ -22,6 +22,8 @@ from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME, Bounds, parse_r
 from md5s3stash_thumbnailer.server.answers import message_of
 from md5s3stash_thumbnailer.server.handlers import BaseThumbnailHandler
 
+# pilbox's code for an invalid part of the URL.
+_URL = 5
 _PRESET = re.compile(r"(?P<name>[a-z0-9][a-z0-9_-]{0,30})=(?P<mode>\w+)/(?P<w>\d+)x(?P<h>\d+)(?:\?(?P<query>.*))?")
 
 
@@ -67,8 +69,9 @@ def _require_sound(preset: Preset, text: str, defaults: Mapping[str, str], bound
 class PresetHandler(BaseThumbnailHandler):
     """`GET|HEAD /p/{name}/{md5}`. The query can only have a part and a signature; anything else has no effect."""
 
-    def initialize(self, presets: Mapping[str, Preset]) -> None:  # type: ignore[override]
+    def initialize(self, presets: Mapping[str, Preset], only_presets: bool) -> None:  # type: ignore[override]
         super().initialize()
+        self._only_presets = only_presets
         self._presets = presets
 
     async def get(self, name: str, md5: str) -> None:
@@ -81,6 +84,8 @@ class PresetHandler(BaseThumbnailHandler):
 
     def query(self) -> Mapping[str, str]:
         part = {name: self.get_query_argument(name, "") for name in QUERY_NAMES}
+        if self._only_presets and not part["t"].isdecimal() and part["t"]:
+            raise RequestRefused("Invalid t: whole seconds from the beginning", _URL)
         return {**part, **self._preset.query}
 
 
@@ -94,6 +99,7 @@ def paths_of(presets: Mapping[str, Preset]) -> str:
     return f"this server shows pictures in its presets only, at /p/{{preset}}/{{md5}}: {', '.join(presets)}"
 
 
-def preset_routes(presets: Mapping[str, Preset], content: str) -> list[Any]:
+def preset_routes(presets: Mapping[str, Preset], content: str, *, only_presets: bool) -> list[Any]:
     """For tornado; `content` is the pattern of what names a content in a path."""
-    return [(rf"/p/([^/]+)/{content}", PresetHandler, {"presets": presets})] if presets else []
+    arguments = {"presets": presets, "only_presets": only_presets}
+    return [(rf"/p/([^/]+)/{content}", PresetHandler, arguments)] if presets else []

@@ -12,17 +12,26 @@ import functools
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import md5s3stash
-from md5s3stash_thumbnailer.errors import NotAnImage, RenderFailed, RenderTimedOut, TooManyPixels
+from md5s3stash_thumbnailer.cpu import cpu_seconds, had_the_cpu
+from md5s3stash_thumbnailer.errors import (
+    NotAnImage,
+    Overloaded,
+    RenderFailed,
+    RenderTimedOut,
+    ThumbnailError,
+    TooManyPixels,
+)
 
 _LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 # Where the launcher finds `md5s3stash.sealed`.
@@ -49,6 +58,8 @@ _MAX_FACTS = 1024 * 1024
 # Of address space, mostly libraries.
 _START_BYTES = 512 * 1024 * 1024
 _CANNOT_START = 127
+# The launcher blocks them, except the last one.
+_FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +97,31 @@ class Ffmpeg:
         return cls(programs[0], programs[1], release[1].decode() if release else "unknown")
 
 
-class Run:
-    """The work of ffmpeg on one file, until a deadline that holds for all of it."""
+@dataclass(slots=True)
+class _Used:
+    """What all processes together have used: seconds of the clock and of the processor."""
 
-    def __init__(self, programs: Ffmpeg, file: BinaryIO, demuxer: str, bounds: Bounds) -> None:
-        self._programs = programs
-        self._file = file
-        self._demuxer = demuxer
-        self._bounds = bounds
-        self._deadline = time.monotonic() + bounds.seconds
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+class _Killed(Exception):
+    """A process ended by a signal that is not due to its bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The work of ffmpeg on one file. The bounds hold for all of it; time between two processes does not count."""
+
+    programs: Ffmpeg
+    file: BinaryIO
+    demuxer: str
+    bounds: Bounds
+    _used: _Used = field(default_factory=_Used)
+
+    def on(self, file: BinaryIO) -> Self:
+        """The same work, on another file."""
+        return replace(self, file=file)
 
     def facts(self) -> dict[str, Any]:
         """What ffprobe says of the file: `format` and `streams`. Raises what `ffmpeg` raises."""
@@ -102,7 +129,7 @@ class Run:
             "format=duration:stream=index,codec_type,codec_name,duration,width,height,color_transfer"
             ":stream_disposition=attached_pic"
         )
-        command = [self._programs.ffprobe, *self._input(), "-of", "json", "-show_entries", entries]
+        command = [self.programs.ffprobe, *self._input(), "-of", "json", "-show_entries", entries]
         output, _ = self._run(command, _MAX_FACTS)
         try:
             facts = json.loads(output)
@@ -115,7 +142,7 @@ class Run:
     def packets(self, stream: dict[str, Any], interval: str) -> list[tuple[int, int]]:
         """The place and the bytes of each packet of a stream in an interval, as ffprobe writes intervals. Likewise."""
         chosen = ("-select_streams", str(stream["index"]), "-read_intervals", interval)
-        command = [self._programs.ffprobe, *self._input(), *chosen, "-of", "json", "-show_entries", "packet=pos,size"]
+        command = [self.programs.ffprobe, *self._input(), *chosen, "-of", "json", "-show_entries", "packet=pos,size"]
         output, _ = self._run(command, _MAX_FACTS)
         try:
             return [(int(packet["pos"]), int(packet["size"])) for packet in json.loads(output)["packets"]]
@@ -124,58 +151,85 @@ class Run:
 
     def ffmpeg(self, *output: str, before: tuple[str, ...] = ()) -> tuple[bytes, str]:
         """What ffmpeg writes to `pipe:1`, and its messages. `before` are options of the input, `output` those of the
-        output. Raises NotAnImage, TooManyPixels or RenderTimedOut.
+        output. Raises NotAnImage, TooManyPixels or RenderTimedOut; Overloaded if others had the CPU, or the process was
+        killed twice.
         """
-        command = [self._programs.ffmpeg, "-nostdin", "-filter_threads", "1", "-filter_complex_threads", "1"]
-        return self._run([*command, *before, *self._input(), *output], self._bounds.file_bytes)
+        command = [self.programs.ffmpeg, "-nostdin", "-filter_threads", "1", "-filter_complex_threads", "1"]
+        return self._run([*command, *before, *self._input(), *output], self.bounds.file_bytes)
 
     def _input(self) -> list[str]:
-        bounds = ["-threads", "1", "-max_pixels", str(self._bounds.max_pixels)]
-        allowed = ["-protocol_whitelist", _PROTOCOLS, "-format_whitelist", self._demuxer, "-codec_whitelist", _DECODERS]
-        return ["-v", "error", *bounds, *allowed, "-f", self._demuxer, "-i", _INPUT]
+        bounds = ["-threads", "1", "-max_pixels", str(self.bounds.max_pixels)]
+        allowed = ["-protocol_whitelist", _PROTOCOLS, "-format_whitelist", self.demuxer, "-codec_whitelist", _DECODERS]
+        return ["-v", "error", *bounds, *allowed, "-f", self.demuxer, "-i", _INPUT]
 
     def _run(self, command: list[str], file_bytes: int) -> tuple[bytes, str]:
-        seconds = self._deadline - time.monotonic()
-        if seconds <= 0:
+        try:
+            return self._run_once(command, file_bytes)
+        except _Killed:
+            try:
+                return self._run_once(command, file_bytes)
+            except _Killed as error:
+                raise Overloaded("ffmpeg was killed twice") from error
+
+    def _run_once(self, command: list[str], file_bytes: int) -> tuple[bytes, str]:
+        if self._used.seconds >= self.bounds.seconds:
             raise self._timed_out()
-        limits = (int(self._bounds.seconds) + 1, _START_BYTES + self._bounds.memory_bytes, file_bytes)
+        limits = (int(self.bounds.seconds) + 1, _START_BYTES + self.bounds.memory_bytes, file_bytes)
         launcher = [sys.executable, "-I", "-S", _LAUNCHER, _CORE, *map(str, limits)]
         with _in_memory("output") as output, _in_memory("messages") as messages:
-            self._file.seek(0)
+            self.file.seek(0)
             try:
-                done = subprocess.run(
-                    [*launcher, *command],
-                    stdin=self._file,
-                    stdout=output,
-                    stderr=messages,
-                    env={},
-                    cwd="/",
-                    timeout=seconds,
-                    check=False,
+                process = subprocess.Popen(
+                    [*launcher, *command], stdin=self.file, stdout=output, stderr=messages, env={}, cwd="/"
                 )
-            except subprocess.TimeoutExpired as error:
-                raise self._timed_out() from error
             except OSError as error:
                 raise RenderFailed(f"cannot start ffmpeg: {error}") from error
+            status = self._ended(process)
+            if status is None:
+                raise self._timed_out()
             messages.seek(0)
             said = messages.read(_MAX_MESSAGE).decode(errors="replace")
-            self._check(done.returncode, said)
+            self._check(status, said)
             output.seek(0)
             return output.read(), said
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> int | None:
+        """The status of the process; None if the time was over first. Counts what it has used."""
+        begun = time.monotonic()
+        ended = os.pidfd_open(process.pid)
+        try:
+            # select() refuses large descriptors.
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            in_time = poll.poll(1000 * (self.bounds.seconds - self._used.seconds))
+            # Before it is reaped.
+            self._used.cpu_seconds += cpu_seconds(process.pid)
+        finally:
+            os.close(ended)
+            self._used.seconds += time.monotonic() - begun
+            process.kill()
+            status = process.wait()
+        return status if in_time else None
 
     def _check(self, status: int, said: str) -> None:
         if status == 0:
             return
         if status == _CANNOT_START:
             raise RenderFailed(f"cannot start ffmpeg: {said}")
-        if status == -signal.SIGXCPU:
+        if self._used.cpu_seconds >= self.bounds.seconds:
+            # However ffmpeg reports that it reached its limit.
             raise self._timed_out()
-        if _OUT_OF_MEMORY in said or status == -signal.SIGKILL:
+        if -status in _FROM_OUTSIDE:
+            raise _Killed
+        if _OUT_OF_MEMORY in said:
             raise TooManyPixels("Too many pixels: a frame does not fit in the memory that ffmpeg may use")
         raise NotAnImage(f"ffmpeg cannot read the file: {_last_line(said)}")
 
-    def _timed_out(self) -> RenderTimedOut:
-        return RenderTimedOut(f"ffmpeg took more than {self._bounds.seconds:g} seconds")
+    def _timed_out(self) -> ThumbnailError:
+        used, seconds = self._used.cpu_seconds, self.bounds.seconds
+        if had_the_cpu(used, seconds):
+            return RenderTimedOut(f"ffmpeg took more than {seconds:g} seconds")
+        return Overloaded(f"ffmpeg had the CPU for only {used:.1f} of {seconds:g} seconds")
 
 
 def _in_memory(name: str) -> BinaryIO:

@@ -23,6 +23,8 @@ def main(arguments: list[str]) -> None:
     path, *limits = arguments[:4]
     cpu_seconds, memory_bytes, file_bytes = map(int, limits)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # ffmpeg would end as if the file were damaged. It has its own limits, and SIGKILL ends it with the server.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
     os.nice(_NICENESS)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write(_OOM_SCORE)

@@ -155,18 +155,15 @@ def _of_windows(programs: Ffmpeg, parts: Parts, demuxer: str, bounds: Bounds) ->
 
     with ExitStack() as files:
 
-        def run_on(data: bytes) -> Run:
-            return Run(programs, files.enter_context(_in_memory(data)), demuxer, bounds)
-
         def look(share: float) -> video.Look:
             window = parts.at(int(parts.size_bytes * share), _WINDOW)
             if demuxer == "matroska":
                 cluster = _CLUSTER.search(window)
                 window = window[cluster.start() :] if cluster else b""
             # It may begin with frames that need others.
-            return video.Look(run_on(before + window), 0.0, ("-skip_frame", "nokey"))
+            return video.Look(run.on(files.enter_context(_in_memory(before + window))), 0.0, ("-skip_frame", "nokey"))
 
-        run = run_on(head)
+        run = Run(programs, files.enter_context(_in_memory(head)), demuxer, bounds)
         facts = run.facts()
         return video.still(run, facts, moving_stream(facts), None, look)
 

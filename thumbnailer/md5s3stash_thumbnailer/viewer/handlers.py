@@ -67,7 +67,8 @@ class ViewHandler(IiifHandler):
         # Shown without JavaScript.
         thumbnail = f"{asked.md5}?{asked.part}" if asked.part else asked.md5
         texts = {"md5": split_name(asked.md5)[1], "identifier": identifier(asked), "thumbnail": thumbnail}
-        page = self._page("view.html", **texts, width=f"{width:,}", height=f"{height:,}")
+        shows_damaged = self.services.render_limits.truncated
+        page = self._page("view.html", **texts, shows_damaged=shows_damaged, width=f"{width:,}", height=f"{height:,}")
         await self.send_document(page, _PAGE_TYPE, _PAGE_CACHE_CONTROL)
 
     def error_body(self, status: int, code: int, message: str) -> bytes:

@@ -20,14 +20,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
 from md5s3stash.sealed.channel import Channel, Message
 from md5s3stash.sealed.process import missing, small_environment
 from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache
 from md5s3stash_thumbnailer.cache.source import Source
+from md5s3stash_thumbnailer.cpu import cpu_seconds, had_the_cpu
 from md5s3stash_thumbnailer.errors import (
     NotAnImage,
     Overloaded,
@@ -45,9 +45,6 @@ REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "time
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
-# Of the time that a picture has: a worker that computed for less of it was kept from it by others.
-_OWN_SHARE = 0.5
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 # To write a reduced copy of a few megabytes.
 _KEEP_SECONDS = 30.0
 # No format that is written takes more for a pixel, and a turned picture has up to twice the pixels.
@@ -176,13 +173,13 @@ class RenderPool:
             self._idle.put(worker)
 
     def _render(self, worker: _Worker, answer: Future[Thumbnail], source: Source, request: Request) -> None:
-        modified = os.fstat(source.file.fileno()).st_mtime
+        modified, begun = os.fstat(source.file.fileno()).st_mtime, time.monotonic()
         try:
             thumbnail, reduced_bytes = worker.render(source, request, self._limits.timeout_seconds)
         except ReducedDamaged:
             self._cache.drop_reduced(request.derived_name)
             raise
-        answer.set_result(thumbnail)
+        answer.set_result(replace(thumbnail, seconds=time.monotonic() - begun))
         if reduced_bytes:
             self._cache.keep_reduced(request.derived_name, modified, worker.write_reduced)
 
@@ -264,7 +261,7 @@ class _Worker:
         except TimeoutError as late:
             used = self._cpu_seconds() - begun
             self._replace(REPLACED_TIMEOUT)
-            if used < seconds * _OWN_SHARE:
+            if not had_the_cpu(used, seconds):
                 raise Overloaded(f"The worker had the CPU for only {used:.1f} of {seconds:g} seconds") from late
             raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render") from late
         except (EOFError, OSError, KeyError, TypeError, ValueError) as broken:
@@ -280,8 +277,7 @@ class _Worker:
 
     def _cpu_seconds(self) -> float:
         """What the process has used since its start. Raises OSError if it has ended and is gone."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+        return cpu_seconds(self._process.pid)
 
     def close(self) -> None:
         """Makes the process end after its current request."""

@@ -78,7 +78,7 @@
   // With --truncated the server shows what is left of a damaged picture, and says so in a header of each answer. The tiles come
   // as images, whose headers a page does not see.
   async function tellDamage({ sizes: [smallest] = [] }) {
-    if (!smallest) return;
+    if (!smallest || !("showsDamaged" in place.dataset)) return;
     const answer = await fetch(`${service}/full/${smallest.width},${smallest.height}/0/default.jpg`);
     if (answer.headers.get("X-Truncated") !== "true") return;
     document.getElementById("damage").textContent = "The picture is damaged: parts of it may be missing.";

@@ -1,0 +1,183 @@
+"""A content that takes long, or all the time of a worker, never holds every worker, and is drawn once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from md5s3stash_thumbnailer.cache.lines import Lines
+from md5s3stash_thumbnailer.cache.source import Kind, Source
+from md5s3stash_thumbnailer.errors import Overloaded, RenderTimedOut, ThumbnailError
+from md5s3stash_thumbnailer.render.pipeline import Thumbnail
+from md5s3stash_thumbnailer.workers.contents import Contents
+from tests.support.servers import wait_until
+from tests.thumbnailer.conftest import TWO_WORKERS, Thumbnailer, picture, thumbnailer
+
+Put = Callable[[bytes], str]
+
+NAME = "0" * 32
+PATIENT = ("--queue_timeout=300", "--render_timeout=300")
+# resvg computes for minutes.
+ENDLESS = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100"><filter id="f"><feTurbulence baseFrequency=".01" '
+    b'numOctaves="100000"/><feGaussianBlur stdDeviation="5000"/></filter><rect width="100" height="100" '
+    b'filter="url(#f)"/></svg>'
+)
+
+
+class Worker:
+    """Draws in no time, says how long it took, and counts. Each drawing goes on until `finish` is set."""
+
+    def __init__(self, path: Path, seconds: float = 0.0, error: ThumbnailError | None = None) -> None:
+        path.touch()
+        self.sources: list[Source] = []
+        self.drawn = self.busy = self.most_busy = 0
+        self.finish = asyncio.Event()
+        self._path = path
+        self._thumbnail = Thumbnail("image/png", b"", seconds=seconds)
+        self._error = error
+
+    async def ask(self, contents: Contents, name: str = NAME, kind: Kind = Kind.ORIGINAL) -> Thumbnail:
+        source = Source(open(self._path, "rb"), kind)  # noqa: SIM115 - who draws closes it
+        self.sources.append(source)
+        return await contents.drawn(name, source, lambda: self._draw(source))
+
+    async def _draw(self, source: Source) -> Thumbnail:
+        self.drawn += 1
+        self.busy += 1
+        self.most_busy = max(self.busy, self.most_busy)
+        try:
+            await self.finish.wait()
+        finally:
+            self.busy -= 1
+            source.file.close()
+        if self._error is not None:
+            raise self._error
+        return self._thumbnail
+
+
+async def asked_at_once(
+    worker: Worker, contents: Contents, names: list[str], kind: Kind = Kind.ORIGINAL
+) -> list[object]:
+    asking = asyncio.gather(*(worker.ask(contents, name, kind) for name in names), return_exceptions=True)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    worker.finish.set()
+    return list(await asking)
+
+
+def test_content_that_is_new_has_one_worker_and_others_have_theirs(tmp_path: Path) -> None:
+    async def ask() -> int:
+        worker, contents = Worker(tmp_path / "file", seconds=5.0), Contents(Lines(8, 60.0))
+        await asked_at_once(worker, contents, [NAME] * 4 + ["1" * 32])
+        assert worker.drawn == 5
+        return worker.most_busy
+
+    assert asyncio.run(ask()) == 2
+
+
+@pytest.mark.parametrize(("seconds", "kind"), [(0.1, Kind.ORIGINAL), (5.0, Kind.REDUCED), (5.0, Kind.PYRAMID)])
+def test_content_that_is_drawn_in_a_short_time_and_what_we_made_have_every_worker(
+    tmp_path: Path, seconds: float, kind: Kind
+) -> None:
+    async def ask() -> int:
+        worker, contents = Worker(tmp_path / "file", seconds), Contents(Lines(8, 60.0))
+        await asked_at_once(worker, contents, [NAME], kind)
+        worker.finish.clear()
+        await asked_at_once(worker, contents, [NAME] * 4, kind)
+        return worker.most_busy
+
+    assert asyncio.run(ask()) == 4
+
+
+def test_those_who_wait_go_on_together_once_the_content_was_drawn_in_a_short_time(tmp_path: Path) -> None:
+    async def ask() -> list[object]:
+        worker, contents = Worker(tmp_path / "file", 0.1), Contents(Lines(200, 60.0))
+        answers = await asked_at_once(worker, contents, [NAME] * 100)
+        assert contents.waiting == 0
+        assert not len(contents._lines)
+        return answers
+
+    assert all(isinstance(answer, Thumbnail) for answer in asyncio.run(ask()))
+
+
+def test_content_that_took_all_the_time_is_drawn_once_whatever_is_asked_of_it(tmp_path: Path) -> None:
+    async def ask() -> None:
+        worker, contents = (
+            Worker(tmp_path / "file", error=RenderTimedOut("more than 30 seconds")),
+            Contents(Lines(8, 60.0)),
+        )
+        answers = await asked_at_once(worker, contents, [NAME] * 4)
+        answers += await asked_at_once(worker, contents, [NAME])
+        assert [str(answer) for answer in answers] == ["more than 30 seconds"] * 5
+        assert worker.drawn == 1
+        assert all(source.file.closed for source in worker.sources)
+
+    asyncio.run(ask())
+
+
+def test_what_is_not_the_fault_of_the_content_is_tried_again(tmp_path: Path) -> None:
+    async def ask() -> int:
+        worker, contents = Worker(tmp_path / "file", error=Overloaded("no CPU")), Contents(Lines(8, 60.0))
+        await asked_at_once(worker, contents, [NAME] * 3)
+        return worker.drawn
+
+    assert asyncio.run(ask()) == 3
+
+
+@pytest.mark.parametrize(("max_waiting", "wait_seconds"), [(1, 60.0), (8, 0.0)])
+def test_no_more_wait_than_may_and_none_for_longer(tmp_path: Path, max_waiting: int, wait_seconds: float) -> None:
+    async def ask() -> None:
+        worker, contents = Worker(tmp_path / "file", 0.1), Contents(Lines(max_waiting, wait_seconds))
+        first = asyncio.create_task(worker.ask(contents))
+        second = asyncio.create_task(worker.ask(contents))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await worker.ask(contents)
+        worker.finish.set()
+        await asyncio.gather(first, second, return_exceptions=True)
+        assert contents.waiting == 0
+        assert all(source.file.closed for source in worker.sources)
+
+    asyncio.run(ask())
+
+
+def test_client_that_goes_leaves_the_line(tmp_path: Path) -> None:
+    async def ask() -> None:
+        worker, contents = Worker(tmp_path / "file", 0.1), Contents(Lines(8, 60.0))
+        asking = [asyncio.create_task(worker.ask(contents)) for _ in range(3)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for task in asking[:2]:
+            task.cancel()
+        worker.finish.set()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert [task.cancelled() for task in asking] == [True, True, False]
+        assert (contents.waiting, len(contents._lines)) == (0, 0)
+        assert all(source.file.closed for source in worker.sources)
+
+    asyncio.run(ask())
+
+
+def metrics(server: Thumbnailer) -> tuple[float, float]:
+    """Workers that are busy, and requests that wait for one."""
+    lines = dict(line.rsplit(" ", 1) for line in server.get("/metrics").body.decode().splitlines())
+    start = "md5s3stash_thumbnailer_"
+    return float(lines[f"{start}workers_busy"]), float(lines[f'{start}waiting{{stage="worker"}}'])
+
+
+def test_drawing_without_end_leaves_a_worker_to_others(s3_server: str, put: Put, tmp_path: Path) -> None:
+    endless, other = put(ENDLESS), put(picture())
+    with (
+        ThreadPoolExecutor(3) as threads,
+        thumbnailer(tmp_path, s3_server, TWO_WORKERS, *PATIENT, "--stop_timeout=0.1") as server,
+    ):
+        asking = [threads.submit(server.get, f"/clip/{side}x{side}/{endless}") for side in (100, 101, 102)]
+        wait_until(lambda: metrics(server) == (1, 2), "one worker draws, and two requests wait")
+        assert server.get(f"/clip/50x50/{other}").status == 200
+        assert metrics(server) == (1, 2)
+        assert not any(request.done() for request in asking)
