@@ -40,5 +40,16 @@ def test_what_was_noted_is_handed_on_once() -> None:
     breaker.note("s3", "403 AccessDenied")
     breaker.note("s3", "")
 
-    assert breaker.take_noted() == {"s3": ""}
+    assert breaker.take_noted()["s3"].refusal == ""
     assert breaker.take_noted() == {}
+
+
+def test_a_refusal_that_another_process_reports_late_does_not_replace_a_later_success() -> None:
+    of_worker, of_daemon = (CircuitBreaker({}, lambda: DELAYS) for _ in range(2))
+    of_worker.note("s3", "403 AccessDenied")
+    of_daemon.note("s3", "")
+
+    reported = of_worker.take_noted()["s3"]
+    of_daemon.note("s3", reported.refusal, reported.at_seconds)
+
+    assert of_daemon.faults() == {}

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from md5s3stash.errors import StashError
 from md5s3stash.retry import RetryPolicy
@@ -26,6 +26,13 @@ class HasFaults(Protocol):
     """Reports what work has to wait for, such as an unavailable service, each with its last error."""
 
     def faults(self) -> dict[str, str]: ...
+
+
+class Noted(NamedTuple):
+    """How a service took its last work. `refusal`: empty if the work succeeded."""
+
+    at_seconds: float
+    refusal: str
 
 
 class AllFaults:
@@ -53,30 +60,33 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
         self._refusing: Counter[str] = Counter()
-        # The last refusal of each service; empty if its last work succeeded.
-        self._noted: dict[str, str] = {}
+        self._noted: dict[str, Noted] = {}
         self._failures = 0
         self._next_probe_at = 0.0
 
     def faults(self) -> dict[str, str]:
         """The services that are unavailable or refused their last work, each with its last error."""
         with self._lock:
-            return {service: said for service, said in self._noted.items() if said} | self._faults
+            refusals = {service: noted.refusal for service, noted in self._noted.items() if noted.refusal}
+            return refusals | self._faults
 
     def down(self) -> dict[str, str]:
         """The unavailable services, each with its last error."""
         with self._lock:
             return dict(self._faults)
 
-    def note(self, service: str, refusal: str) -> None:
+    def note(self, service: str, refusal: str, at_seconds: float | None = None) -> None:
         """Notes why an available service refused work; empty if the work succeeded. A service that denies writes, or
         whose quota is used up, still answers its probe. Nothing waits for it, but the operator sees the error until
-        work succeeds.
+        work succeeds. `at_seconds`, on the monotonic clock, is for news from another process: it may be older than
+        what is known.
         """
+        at_seconds = self._clock() if at_seconds is None else at_seconds
         with self._lock:
-            self._noted[service] = refusal
+            if service not in self._noted or self._noted[service].at_seconds <= at_seconds:
+                self._noted[service] = Noted(at_seconds, refusal)
 
-    def take_noted(self) -> dict[str, str]:
+    def take_noted(self) -> dict[str, Noted]:
         """What was noted since the last call."""
         with self._lock:
             noted, self._noted = self._noted, {}

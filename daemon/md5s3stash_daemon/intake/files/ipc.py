@@ -8,6 +8,7 @@ from typing import Any
 
 from md5s3stash.settings import Settings
 from md5s3stash_daemon.monitoring.counters import Counts
+from md5s3stash_daemon.runtime.circuit_breaker import Noted
 from md5s3stash_daemon.spool.entry import Entry
 
 
@@ -51,7 +52,7 @@ class Report:
     ended: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     faults: Mapping[str, str] = field(default_factory=dict)
-    noted: Mapping[str, str] = field(default_factory=dict)
+    noted: Mapping[str, Noted] = field(default_factory=dict)
     seconds_silent: Mapping[str, float] = field(default_factory=dict)
     weaker: Sequence[str] = ()
     complete: bool = False

@@ -215,8 +215,8 @@ class WorkerSupervisor:
         assert isinstance(report, Report)
         self._metrics.add(report.counts)
         self._metrics.weaker(report.weaker)
-        for service, refusal in report.noted.items():
-            self._runtime.breaker.note(service, refusal)
+        for service, noted in report.noted.items():
+            self._runtime.breaker.note(service, noted.refusal, noted.at_seconds)
         self._update_liveness(worker, report)
         with self._changed:
             for drop_id in report.ended:
