@@ -52,10 +52,10 @@ def test_a_message_comes_again_when_its_visibility_is_over_or_given_up(queue: Qu
 
 def test_a_heartbeat_keeps_a_message_hidden(queue: Queue) -> None:
     queue.send(["a"])
-    [message] = queue.receive(10, 0, 1)
+    [message] = queue.receive(10, 0, 2)
     queue.set_visibility([(message.receipt, 60)])
 
-    assert queue.receive(10, 2, 60) == []
+    assert queue.receive(10, 3, 60) == []
 
 
 def test_a_receipt_that_is_no_longer_good_is_no_error(queue: Queue) -> None:

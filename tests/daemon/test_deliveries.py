@@ -269,7 +269,7 @@ def test_each_of_many_mutated_bags_has_the_verdict_of_bagit(
         outside.rename(site.incoming / name)
     with Daemon(site, ON) as daemon:
         close_all(site)
-        wait_until(lambda: len(list((site.spool / "done").glob("*.receipt.json"))) >= len(bags), "receipts")
+        wait_until(lambda: len(list((site.spool / "done").glob("*.receipt.json"))) >= len(bags), "receipts", 180)
         assert daemon.terminate() == 0
 
     found = {name: [receipt["verdict"] == "complete" for receipt in receipts(site, name)] for name in bags}

@@ -223,8 +223,8 @@ def test_what_came_after_the_boot_and_before_the_daemon_is_stashed_as_ever(spool
     ids=["cut before the first sync", "cut later", "the clock stands before both"],
 )
 def test_a_clock_that_cannot_be_right_clears_no_file(spool: Spool, served_after: int, synced_after: int | None) -> None:
-    put(spool, "incoming/empty", b"")
     now_ns = time.time_ns()
+    put(spool, "incoming/empty", b"")
     record = earlier_boot(spool, now_ns + served_after, 0 if synced_after is None else now_ns + synced_after)
 
     # By the clock, this boot began long before the last one ended.

@@ -170,8 +170,11 @@ def test_heartbeats_keep_a_message_in_hand_while_a_long_download_runs(
         wait_until(lambda: len(origin.requests) == 1, "asked")
         threading.Timer(7.0, release.set).start()
         # Three times its visibility: no other daemon got it.
-        while not release.is_set():
-            assert queue.counts() == (0, 1)
+        while True:
+            counts = queue.counts()
+            if release.is_set():
+                break
+            assert counts == (0, 1)
         wait_until(queue.is_empty, "queue empty")
         assert daemon.terminate() == 0
     assert len(origin.requests) == 1

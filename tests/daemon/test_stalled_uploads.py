@@ -32,6 +32,8 @@ pytestmark = pytest.mark.needs_namespaces(users=True)
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 # Larger than the daemon hashes in memory.
 SIZE = 12_000_000
+# Slow enough that a busy machine sees the upload before its end.
+RATE_KBIT = "24000"
 # Much longer than the settle time (tests.support.daemon.QUICK).
 STALL_SECONDS = 2.0
 
@@ -47,11 +49,11 @@ def site(redis_server: str, s3_server: str) -> Iterator[Site]:
 def sftp(site: Site, original: Path, target: Path) -> list[str]:
     batch = site.directory / "batch"
     batch.write_text(f"put {original} {target}\n")
-    return as_producer(site, "sftp", "-q", "-l", "60000", "-D", f"{SFTP_SERVER} -u 0002", "-b", batch)
+    return as_producer(site, "sftp", "-q", "-l", RATE_KBIT, "-D", f"{SFTP_SERVER} -u 0002", "-b", batch)
 
 
 def scp(site: Site, original: Path, target: Path) -> list[str]:
-    return as_producer(site, "scp", "-q", "-l", "60000", "-s", "-D", SFTP_SERVER, original, f"box:{target}")
+    return as_producer(site, "scp", "-q", "-l", RATE_KBIT, "-s", "-D", SFTP_SERVER, original, f"box:{target}")
 
 
 def scp_of_old(site: Site, original: Path, target: Path) -> list[str]:
@@ -59,11 +61,11 @@ def scp_of_old(site: Site, original: Path, target: Path) -> list[str]:
     ssh = site.directory / "ssh"
     ssh.write_text('#!/bin/sh\nfor command; do :; done\nexec sh -c "$command"\n')
     ssh.chmod(0o755)
-    return as_producer(site, "scp", "-q", "-l", "60000", "-O", "-S", ssh, original, f"box:{target}")
+    return as_producer(site, "scp", "-q", "-l", RATE_KBIT, "-O", "-S", ssh, original, f"box:{target}")
 
 
 def rsync_in_place(site: Site, original: Path, target: Path) -> list[str]:
-    return as_producer(site, "rsync", "--inplace", "--times", "--bwlimit=6000", original, target)
+    return as_producer(site, "rsync", "--inplace", "--times", "--bwlimit=3000", original, target)
 
 
 @pytest.mark.parametrize("watch", ["inotify", "poll"])

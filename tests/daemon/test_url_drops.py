@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,13 +234,22 @@ def test_a_list_that_waits_for_its_origin_holds_up_no_file_and_no_other_list(sit
 
 
 def test_sigterm_keeps_what_is_done_and_the_next_daemon_goes_on(site: Site, origin: Origin) -> None:
-    urls = [origin.answer(f"/{number}", Reply(body=b"%d" % (number % 5))) for number in range(300)]
+    release = threading.Event()
+
+    def held(_: Request) -> Reply:
+        release.wait(30)
+        return Reply(body=b"late")
+
+    urls = [origin.answer(f"/{number}", Reply(body=b"%d" % (number % 5))) for number in range(50)]
+    urls += [origin.answer(f"/{number}", held) for number in range(50, 300)]
     environment = {**OPEN, "MD5S3STASH_URLS_PER_HOST": "8"}
     with Daemon(site, environment) as daemon:
         drop_list(site, "x.urls", urls)
-        wait_until(lambda: len(site.names()) > 20, "well under way")
+        wait_until(lambda: len(site.names()) == 50 and len(origin.requests) == 58, "well under way")
+        # The downloads that are under way end after the daemon has begun to stop.
+        threading.Timer(1.0, release.set).start()
         assert daemon.terminate() == 0
-    assert len(site.names()) < 300, "too fast to measure"
+    assert 50 < len(site.names()) < 300
     assert site.files("done") == []
 
     with Daemon(site, environment):
