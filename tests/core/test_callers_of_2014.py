@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, MutableMapping
@@ -22,6 +21,7 @@ import redis
 import md5s3stash
 from md5s3stash.errors import SettingsError, SourceError, SourceNotFound, SourceRefused, SourceUnavailable, StashError
 from md5s3stash.fetch import Fetcher
+from tests.support import warm
 from tests.support.digest_s3 import DigestS3
 from tests.support.origin import Origin, Reply, Request
 from tests.support.servers import REPOSITORY, free_port, running, wait_until
@@ -137,13 +137,11 @@ def test_command_takes_its_options_and_exits_as_it_did(
 ) -> None:
     filled = [argument.format(picture=picture, dead=dead_url()) for argument in arguments]
     environment = os.environ | {"S3_ENDPOINT": server.endpoint, "PYTHONPATH": str(REPOSITORY), "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "md5s3stash", *filled], env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = warm.run(["md5s3stash", *filled], environment)
 
-    assert done.returncode == status, done.stderr
+    assert done.returncode == status, done.stderr.decode()
     if status == 0:
-        url, md5, s3_url, mime_type = done.stdout.rstrip("\n").split("\t")
+        url, md5, s3_url, mime_type = done.stdout.decode().rstrip("\n").split("\t")
         assert (url, mime_type) == (str(picture), "image/gif")
         assert s3_url == md5s3stash.md5_to_s3_url(md5, "first", "multibucket" if "multivalue" in filled else "simple")
 

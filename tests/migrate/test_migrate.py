@@ -19,7 +19,7 @@ from tests.support.origin import RawReply
 from tests.support.servers import RcloneS3, wait_until
 from tests.support.stores import Keys, new_bucket, plain_client
 
-OBJECTS = 6_000
+OBJECTS = 3_000
 FROM_36 = ("--from", "multibucket:base", "--to", "simple:one/pre")
 
 
@@ -60,7 +60,7 @@ def test_thousands_of_objects_of_36_buckets_arrive_though_the_run_is_killed_twic
     assert all(server.objects[f"one/pre/{md5}"].etag == md5 for md5 in md5s)
     assert done.summary["verified"]["objects"] == done.summary["source"]["objects"] == OBJECTS
     assert done.report == []
-    assert needed <= asked <= needed * 1.05
+    assert needed <= asked <= needed + 300
 
     server.requests.clear()
     again = run(server.endpoint, tmp_path, *FROM_36)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.support import warm
-from tests.support.daemon import IMPORT_PATH
 from tests.support.servers import REPOSITORY, is_alive, wait_until
 
 SECONDS = 60
@@ -26,12 +25,13 @@ SERVER = ["http.server", "0", "--bind", "127.0.0.1"]
         ("md5s3stash_daemon --check-config", "NO BUCKET"),
         ("md5s3stash_daemon.ctl.main status", "bucket/originals"),
         ("md5s3stash not-there", "bucket/originals"),
+        ("md5s3stash_thumbnailer --no-such-option", "bucket/originals"),
     ],
 )
 def test_fork_ends_and_prints_as_the_command_does(tmp_path: Path, line: str, bucket_base: str) -> None:
     arguments = line.split()
     settings = {"BUCKET_BASE": bucket_base, "REDIS_URL": "redis://127.0.0.1:1/0", "SPOOL_DIR": str(tmp_path / "spool")}
-    environment = {**os.environ, **settings, "PYTHONPATH": IMPORT_PATH}
+    environment = {**os.environ, **settings, "PYTHONPATH": warm.IMPORT_PATH}
 
     fork = warm.run(arguments, environment, tmp_path)
 

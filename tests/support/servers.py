@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -87,6 +88,18 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_
         asked = time.monotonic()
 
 
+class Process(Protocol):
+    """A child of this process (`subprocess.Popen`), or a fork of the warm one (`warm.Fork`)."""
+
+    pid: int
+    returncode: Any
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
 @contextlib.contextmanager
 def running(
     command: Sequence[str | Path],
@@ -104,9 +117,16 @@ def running(
             stderr=subprocess.STDOUT,
             env=None if environment is None else {**os.environ, **environment},
         )
+    with listening(process, port, log_path, address):
+        yield process
+
+
+@contextlib.contextmanager
+def listening(process: Process, port: int, log_path: Path, address: str = "127.0.0.1") -> Iterator[None]:
+    """Waits until the process accepts connections on the port; stops it at the end, and kills it if necessary."""
     try:
         _wait_for_port(process, port, address, log_path)
-        yield process
+        yield
     finally:
         stop(process)
 
@@ -182,7 +202,7 @@ def moto_s3() -> Iterator[str]:
         server.stop()
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: Process) -> None:
     """Terminates the process, and kills it if it does not end."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
@@ -207,7 +227,7 @@ def stat_fields(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _wait_for_port(process: subprocess.Popen[bytes], port: int, address: str, log_path: Path) -> None:
+def _wait_for_port(process: Process, port: int, address: str, log_path: Path) -> None:
     def ended_or_listening() -> bool:
         return process.poll() is not None or accepts_connections(port, address)
 
@@ -216,7 +236,7 @@ def _wait_for_port(process: subprocess.Popen[bytes], port: int, address: str, lo
     except TimeoutError as error:
         raise ServerDidNotStart(f"{error}\n{_tail(log_path)}") from error
     if process.poll() is not None:
-        raise ServerDidNotStart(f"{process.args!r} ended with {process.returncode}\n{_tail(log_path)}")
+        raise ServerDidNotStart(f"the process ended with {process.returncode}\n{_tail(log_path)}")
 
 
 def _tail(log_path: Path) -> str:

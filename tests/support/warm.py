@@ -31,7 +31,7 @@ from typing import Any
 
 from tests.support.servers import REPOSITORY
 
-_IMPORT_PATH = ":".join(str(REPOSITORY / folder) for folder in ("", "daemon", "migrate"))
+IMPORT_PATH = ":".join(str(REPOSITORY / folder) for folder in ("", "daemon", "migrate", "thumbnailer"))
 
 # What the programs import, without the modules that `-m` runs.
 _IMPORTED = (
@@ -40,6 +40,8 @@ _IMPORTED = (
     "md5s3stash_daemon.app",
     *(f"md5s3stash_daemon.ctl.{name}" for name in ("delivery", "lookup", "moves", "rebuild", "status", "verify")),
 )
+# What is imported when a program is first asked for: few processes of pytest ask for this one.
+_IMPORTED_LATER = {"md5s3stash_thumbnailer": "md5s3stash_thumbnailer.app"}
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.005
@@ -120,7 +122,7 @@ class _WarmProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.warm"],
             cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": _IMPORT_PATH},
+            env={**os.environ, "PYTHONPATH": IMPORT_PATH},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -155,6 +157,7 @@ def _serve() -> dict[str, Any] | None:
             ended, status = os.waitpid(request["poll"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if ended else None
         else:
+            _warm_up_for(request["arguments"][0])
             warm = os.getpid()
             answer = os.fork()
             if answer == 0:
@@ -195,6 +198,16 @@ def _warm_up() -> None:
     # What each program would do again: read botocore's description of S3, compile the status page.
     connect("http://127.0.0.1:9")
     page._environment(None).get_template("page.html")
+    _freeze()
+
+
+def _warm_up_for(program: str) -> None:
+    if (module := _IMPORTED_LATER.get(program)) and module not in sys.modules:
+        importlib.import_module(module)
+        _freeze()
+
+
+def _freeze() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "a fork would inherit the locks of other threads"
     # Collections in the forks would write to all of it, and so copy it.
     gc.collect()

@@ -7,7 +7,6 @@ import http.client
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +18,12 @@ import boto3
 import PIL.Image
 import pytest
 
-from tests.support import servers
+from tests.support import servers, warm
 
 ROOT = Path(__file__).parents[2]
 BUCKET_BASE = "pictures/originals"
 TWO_WORKERS = "--workers=2"
+MODULE = "md5s3stash_thumbnailer"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -54,7 +54,7 @@ class Thumbnailer:
     """A running server: its address, its process, its log."""
 
     port: int
-    process: subprocess.Popen[bytes]
+    process: servers.Process
     log_path: Path
 
     def request(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
@@ -75,7 +75,7 @@ class Thumbnailer:
 
 
 def command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "md5s3stash_thumbnailer", *options]
+    return [sys.executable, "-m", MODULE, *options]
 
 
 def environment(endpoint: str | None, **more: str) -> dict[str, str]:
@@ -88,17 +88,22 @@ def environment(endpoint: str | None, **more: str) -> dict[str, str]:
 
 @contextmanager
 def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> Iterator[Thumbnailer]:
-    """A separate server for a test that needs other options or stops it.
+    """A separate server for a test that needs other options or stops it: a fork of the warm process, which only
+    PYTHONPATH reaches too late.
 
     It has one render worker unless the options say otherwise: each imports numpy and Pillow when it starts.
     """
     port = servers.free_port()
     log_path = directory / f"thumbnailer-{port}.log"
-    arguments = command(
-        "--address=127.0.0.1", f"--port={port}", "--workers=1", f"--cache_dir={directory / f'cache-{port}'}", *options
-    )
-    with servers.running(arguments, port, log_path, environment(endpoint, **more)) as process:
-        yield Thumbnailer(port, process, log_path)
+    arguments = ["--address=127.0.0.1", f"--port={port}", "--workers=1", f"--cache_dir={directory / f'cache-{port}'}"]
+    told = environment(endpoint, **more)
+    if "PYTHONPATH" in more:
+        with servers.running(command(*arguments, *options), port, log_path, told) as process:
+            yield Thumbnailer(port, process, log_path)
+        return
+    fork = warm.start([MODULE, *arguments, *options], told, log_path)
+    with servers.listening(fork, port, log_path):
+        yield Thumbnailer(port, fork, log_path)
 
 
 def s3_client(endpoint: str) -> Any:
@@ -119,9 +124,14 @@ def put(s3_server: str) -> Callable[[bytes], str]:
     bucket, _, prefix = BUCKET_BASE.partition("/")
     client.create_bucket(Bucket=bucket)
 
+    stashed: set[str] = set()
+
     def put_original(data: bytes) -> str:
         md5 = hashlib.md5(data).hexdigest()
-        client.put_object(Bucket=bucket, Key=f"{prefix}/{md5}", Body=data)
+        # Many tests put the same pictures.
+        if md5 not in stashed:
+            client.put_object(Bucket=bucket, Key=f"{prefix}/{md5}", Body=data)
+            stashed.add(md5)
         return md5
 
     return put_original

@@ -169,8 +169,9 @@ def test_no_original_whole_or_damaged_is_an_error_of_the_server(
     data = others[kind] if kind in others else corpus.samples()[kind].data
     zeros = data[: len(data) // 2] + bytes(64) + data[len(data) // 2 + 64 :]
     for original in (data, data[: len(data) // 2], zeros):
+        md5 = put(original)
         for path in PATHS:
-            target = f"/iiif/3/{put(original)}/{path}".encode()
+            target = f"/iiif/3/{md5}/{path}".encode()
             statuses = {status(server, target) for server in servers}
             assert statuses <= {200, 400, 415, 422}, path
             assert kind in others or original is not data or statuses == {200}, path

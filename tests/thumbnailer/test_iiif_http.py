@@ -391,10 +391,12 @@ def test_percent_encoded_paths_are_read(server: Thumbnailer, md5: str, form: str
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-def test_server_options_of_encoding_hold_for_iiif(s3_server: str, put: Put, md5: str, tmp_path: Path) -> None:
+def test_server_options_of_encoding_hold_for_iiif(
+    s3_server: str, server: Thumbnailer, md5: str, tmp_path: Path
+) -> None:
     path = f"/iiif/3/{md5}/full/400,/0/default.jpg"
-    with thumbnailer(tmp_path, s3_server, "--quality=30") as coarse, thumbnailer(tmp_path, s3_server) as usual:
-        small, large = coarse.get(path), usual.get(path)
+    with thumbnailer(tmp_path, s3_server, "--quality=30") as coarse:
+        small, large = coarse.get(path), server.get(path)
 
     assert len(small.body) < len(large.body) * 0.8
     assert small.headers["Etag"] != large.headers["Etag"]

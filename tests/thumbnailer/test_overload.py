@@ -19,7 +19,7 @@ from tests.thumbnailer.load import health_watched
 Put = Callable[[bytes], str]
 
 # `OVERLOAD_SECONDS=600 pytest tests/thumbnailer/test_overload.py` for longer.
-SECONDS = float(os.environ.get("OVERLOAD_SECONDS", "10"))
+SECONDS = float(os.environ.get("OVERLOAD_SECONDS", "3"))
 MAX_QUEUE = 4
 WORKERS = 2
 # Clients wait this long after a 503; otherwise they would use all of the machine.

@@ -22,8 +22,8 @@ import pytest
 from pilbox.signature import sign
 
 from md5s3stash_thumbnailer._pilbox import PILBOX
-from tests.support import servers
-from tests.thumbnailer.conftest import ROOT, TWO_WORKERS, Thumbnailer, command, environment, picture, thumbnailer
+from tests.support import servers, warm
+from tests.thumbnailer.conftest import MODULE, ROOT, TWO_WORKERS, Thumbnailer, environment, picture, thumbnailer
 
 MD5 = "0123456789abcdef0123456789abcdef"
 
@@ -38,9 +38,8 @@ Put = Callable[[bytes], str]
 
 def start(*options: str, endpoint: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     """Runs a server that should fail to start."""
-    return subprocess.run(
-        command(*options), env=environment(endpoint, **more), capture_output=True, text=True, timeout=30, check=False
-    )
+    done = warm.run([MODULE, *options], environment(endpoint, **more))
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def refused_in_one_line(result: subprocess.CompletedProcess[str], code: int, words: str) -> None:
