@@ -17,10 +17,10 @@ import pytest
 import redis
 
 from md5s3stash.stash import StashReport
-from md5s3stash_daemon.deliveries import receipt as receipts
 from md5s3stash_daemon.deliveries.follower import DeliveryFollower
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
+from md5s3stash_daemon.deliveries.receipts import receipt as receipts
 from md5s3stash_daemon.disk import beneath, reserve
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.ledger.reader import LedgerReader

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
-from md5s3stash_daemon.deliveries.receipt import as_json, bad_files, counts_of, utc
-from md5s3stash_daemon.deliveries.receipt_page import visible
+from md5s3stash_daemon.deliveries.receipts.page import visible
+from md5s3stash_daemon.deliveries.receipts.receipt import as_json, bad_files, counts_of, utc
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
-from md5s3stash_daemon.deliveries.verdict import problems_of
 from md5s3stash_daemon.deliveries.waiting import waiting
 from md5s3stash_daemon.spool.spool import Spool
 

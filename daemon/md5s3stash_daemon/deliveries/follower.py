@@ -31,9 +31,9 @@ from md5s3stash_daemon.deliveries.intake import DeliveryIntake, folders_above
 from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
 from md5s3stash_daemon.deliveries.judge import FETCHED, Listed, after, judged
 from md5s3stash_daemon.deliveries.late_checks import Contents, LateChecks
-from md5s3stash_daemon.deliveries.receipt import publish
+from md5s3stash_daemon.deliveries.receipts.receipt import publish
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import ALL_HERE, ASKED, BAD, STILL, Delivery
-from md5s3stash_daemon.deliveries.verdict import problems_of
 from md5s3stash_daemon.deliveries.waiting import waiting
 from md5s3stash_daemon.disk.beneath import is_name
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry

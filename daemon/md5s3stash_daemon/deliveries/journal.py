@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, Manifest, State
-from md5s3stash_daemon.deliveries.schema import SCHEMA
 
 FOLDER = "deliveries"
 FILE = "journal.sqlite"
@@ -34,6 +33,36 @@ _LISTED_DIGESTS = 32
 _NAMES_AT_ONCE = 500
 _ROWS_AT_ONCE = 4096
 
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS delivery (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, folder BLOB NOT NULL, sender TEXT NOT NULL,
+    opened REAL NOT NULL, touched REAL NOT NULL, position TEXT NOT NULL DEFAULT '',
+    is_asked INTEGER NOT NULL DEFAULT 0, ended REAL, ended_by TEXT NOT NULL DEFAULT '',
+    is_published INTEGER NOT NULL DEFAULT 0, verdict TEXT NOT NULL DEFAULT '', counts TEXT NOT NULL DEFAULT '{}',
+    receipt BLOB NOT NULL DEFAULT '', bag TEXT NOT NULL DEFAULT '',
+    fetching TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE IF NOT EXISTS manifest (
+    drop_id BLOB PRIMARY KEY, number INTEGER NOT NULL, name BLOB NOT NULL, algorithm TEXT NOT NULL,
+    lines INTEGER NOT NULL, malformed INTEGER NOT NULL, md5 TEXT NOT NULL DEFAULT '',
+    problem TEXT NOT NULL DEFAULT '', is_sidecar INTEGER NOT NULL DEFAULT 0, is_replaced INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS manifest_number ON manifest (number);
+CREATE TABLE IF NOT EXISTS listed (
+    number INTEGER NOT NULL, name BLOB NOT NULL, algorithm TEXT NOT NULL, digest TEXT NOT NULL,
+    manifest BLOB NOT NULL, times INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (number, name, algorithm, digest, manifest)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS file (
+    number INTEGER NOT NULL, name BLOB NOT NULL, state TEXT NOT NULL, md5 TEXT NOT NULL DEFAULT '', size_bytes INTEGER,
+    at REAL, reason TEXT NOT NULL DEFAULT '', drops INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (number, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fetched (
+    number INTEGER NOT NULL, url TEXT NOT NULL, name BLOB NOT NULL, PRIMARY KEY (number, url, name)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS file_state ON file (number, state);
+"""
 
 # The columns that `Delivery` has, in order.
 _COLUMNS = (
@@ -56,7 +85,7 @@ class Journal:
     def __init__(self, path: str) -> None:
         self._connection = sqlite3.connect(path, _BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # Not WAL: the spool may be on a network file system, and other processes read.
-        self._connection.executescript(f"PRAGMA synchronous=FULL;{SCHEMA}")
+        self._connection.executescript(f"PRAGMA synchronous=FULL;{_SCHEMA}")
         self._lock = threading.RLock()
 
     @contextlib.contextmanager

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
-from md5s3stash_daemon.deliveries.receipt import counts_of
-from md5s3stash_daemon.deliveries.receipt_page import visible
+from md5s3stash_daemon.deliveries.receipts.page import visible
+from md5s3stash_daemon.deliveries.receipts.receipt import counts_of
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import BAD, Delivery, State
-from md5s3stash_daemon.deliveries.verdict import problems_of
 from md5s3stash_daemon.spool.spool import Spool
 
 _SHOWN = 6

@@ -10,8 +10,8 @@ from typing import TextIO
 from md5s3stash.console import printable
 from md5s3stash.digest import is_md5
 from md5s3stash_daemon.deliveries.journal import Journal
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import ALL_HERE, ASKED, STILL, Delivery, FileRow, Manifest, State
-from md5s3stash_daemon.deliveries.verdict import problems_of
 
 # Names of each state. The JSON has them all.
 _SHOWN = 2000

@@ -17,9 +17,9 @@ from typing import Any, TextIO
 
 from md5s3stash.digest import is_md5
 from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
-from md5s3stash_daemon.deliveries.receipt_page import write_page
+from md5s3stash_daemon.deliveries.receipts.page import write_page
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
-from md5s3stash_daemon.deliveries.verdict import problems_of
 from md5s3stash_daemon.disk.beneath import Place, folder_of, move, sync_folders
 from md5s3stash_daemon.spool.entry import INCOMING
 from md5s3stash_daemon.spool.spool import Spool
