@@ -19,7 +19,17 @@ from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.web.deliveries import newest_deliveries
-from tests.daemon.test_deliveries import ctl, drop_folder, ended, md5, md5sums, receipts, states, wait_for_receipt
+from tests.daemon.test_deliveries import (
+    ctl,
+    drop_folder,
+    ended,
+    md5,
+    md5sums,
+    open_folders,
+    receipts,
+    states,
+    wait_for_receipt,
+)
 from tests.support.daemon import Daemon, Site
 from tests.support.mutated_bags import MutatedBag
 from tests.support.mutated_deliveries import ON
@@ -187,16 +197,18 @@ def test_listed_files_that_came_and_are_not_stashed_have_the_reason(site: Site, 
 
 
 def test_what_failed_before_its_manifest_came_has_failed(site: Site, daemon: Daemon) -> None:
-    (site.incoming / "links").mkdir()
-    (site.incoming / "links" / "a").symlink_to("nowhere")
-    (site.incoming / "links" / "b").symlink_to("nowhere")
-    wait_until(lambda: sum(entry["name"].startswith("links/") for entry in site.log()) == 2, "failed")
-    site.drop("links/x.md5", md5sums({"a": b"a"}))
-    wait_until(lambda: "links/x.md5" in site.names(), "manifest stashed")
+    site.drop("links/x.md5", md5sums({"other": b"other"}))
+    wait_until(lambda: "links" in open_folders(site), "manifest read")
+    for name in ("a", "b"):
+        (site.directory / name).symlink_to("nowhere")
+        (site.directory / name).rename(site.incoming / "links" / name)
+    wait_until(lambda: "2 unlisted" in ctl(site, "show", "links"), "failed, and not listed yet")
+    site.drop("links/y.md5", md5sums({"a": b"a"}))
+    wait_until(lambda: "links/y.md5" in site.names(), "manifest stashed")
 
     receipt = ended(site, "links")
 
-    assert states(receipt) == {"a": "failed", "b": "unlisted"}
+    assert states(receipt) == {"a": "failed", "b": "unlisted", "other": "missing"}
     assert "a symbolic link" in reasons(receipt)["a"]
     assert "a symbolic link" in reasons(receipt)["b"]
 
@@ -265,7 +277,7 @@ def test_names_with_backslashes_are_those_of_windows(site: Site, daemon: Daemon)
     site.drop("windows/Dir/sub/b.tif", b"not b")
     # What md5sum --check on Linux would take.
     site.drop(r"windows/back\slash", b"c")
-    wait_until(lambda: site.files("incoming", "active") == [], "settled")
+    wait_until(lambda: sum(entry["name"].startswith("windows/") for entry in site.log()) == 4, "settled")
 
     receipt = ended(site, "windows")
 

@@ -67,4 +67,7 @@ def compared(row: FileRow, listed: Listed, known: Mapping[str, str], stored: str
             reason = f"its {algorithm} is {known[algorithm]}, but {digest} is listed; {stored}"
             return replace(row, state=State.WRONG, reason=reason)
     is_known = all(algorithm in known for algorithm, _, _ in listed)
-    return replace(row, state=State.RIGHT if is_known else State.UNCHECKED, reason="")
+    # What is to be read again keeps how it came to be stored.
+    return (
+        replace(row, state=State.RIGHT, reason="") if is_known else replace(row, state=State.UNCHECKED, reason=stored)
+    )

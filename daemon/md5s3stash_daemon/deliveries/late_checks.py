@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake
 from md5s3stash_daemon.deliveries.journal import WRITTEN, Journal
-from md5s3stash_daemon.deliveries.judge import BEFORE_MANIFEST, OTHER_FORM, compared
+from md5s3stash_daemon.deliveries.judge import BEFORE_MANIFEST, FETCHED, OTHER_FORM, compared
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
 from md5s3stash_daemon.deliveries.waiting import left_out
 from md5s3stash_daemon.ledger.reader import LedgerReader
@@ -53,7 +53,8 @@ class LateChecks:
             for row in rows:
                 if is_stopping():
                     return
-                checked.append(self._checked(row, State.FAILED, BEFORE_MANIFEST))
+                stored = FETCHED if row.reason == FETCHED else BEFORE_MANIFEST
+                checked.append(self._checked(row, State.FAILED, stored))
             self._put(checked)
 
     def find_earlier(self, ledger: LedgerReader) -> None:
