@@ -199,6 +199,7 @@ def test_listed_files_that_came_and_are_not_stashed_have_the_reason(site: Site, 
 def test_what_failed_before_its_manifest_came_has_failed(site: Site, daemon: Daemon) -> None:
     site.drop("links/x.md5", md5sums({"other": b"other"}))
     wait_until(lambda: "links" in open_folders(site), "manifest read")
+    (site.incoming / "links").mkdir(exist_ok=True)
     for name in ("a", "b"):
         (site.directory / name).symlink_to("nowhere")
         (site.directory / name).rename(site.incoming / "links" / name)

@@ -68,6 +68,5 @@ def compared(row: FileRow, listed: Listed, known: Mapping[str, str], stored: str
             return replace(row, state=State.WRONG, reason=reason)
     is_known = all(algorithm in known for algorithm, _, _ in listed)
     # What is to be read again keeps how it came to be stored.
-    return (
-        replace(row, state=State.RIGHT, reason="") if is_known else replace(row, state=State.UNCHECKED, reason=stored)
-    )
+    state, reason = (State.RIGHT, "") if is_known else (State.UNCHECKED, stored)
+    return replace(row, state=state, reason=reason)
