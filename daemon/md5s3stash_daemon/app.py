@@ -36,6 +36,7 @@ from md5s3stash_daemon.config.settings import (
 from md5s3stash_daemon.disk.filesystem import filesystem_type, is_network
 from md5s3stash_daemon.downloads.cache import UrlCaches
 from md5s3stash_daemon.downloads.shared_politeness import politeness_of
+from md5s3stash_daemon.downloads.url_lines import is_url_list
 from md5s3stash_daemon.intake.files import worker
 from md5s3stash_daemon.intake.files.dependencies import Dependencies, dependencies_of, set_log_level
 from md5s3stash_daemon.intake.files.fork_server import ForkServer
@@ -57,6 +58,7 @@ from md5s3stash_daemon.runtime.runtime import LiveSettings, Runtime
 from md5s3stash_daemon.runtime.shutdown import Shutdown
 from md5s3stash_daemon.runtime.signals import handled
 from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.ownership import identity
 from md5s3stash_daemon.spool.spool import Spool
 
@@ -250,8 +252,11 @@ def build(settings: Settings) -> Daemon:
         queue = build_queue_intake(settings, lists.pool, client, dependencies.session, dependencies.store, metrics)
     metrics.watch_store(dependencies.store.weaker_promises)
     deliveries = _deliveries(runtime, dependencies, client)
-    with_listed = {} if deliveries is None else {"with_listed": deliveries.intake.with_listed}
-    main_loop = MainLoop(runtime, dependencies.spool, workers, lists.take, ledger, **with_listed)
+    take_list, with_listed = lists.take, {}
+    if deliveries is not None:
+        take_list = functools.partial(_take_list, lists, deliveries)
+        with_listed = {"with_listed": deliveries.intake.with_listed}
+    main_loop = MainLoop(runtime, dependencies.spool, workers, take_list, ledger, **with_listed)
     metrics.watch_waiting(main_loop.waiting.counts)
     waited_for = AllFaults(workers, lists.pool.disk, main_loop.disk, *([queue] if queue is not None else []))
     metrics.watch_spool(dependencies.spool, waited_for)
@@ -259,6 +264,10 @@ def build(settings: Settings) -> Daemon:
         runtime.liveness, waited_for, metrics, lambda: live.current[SpoolSettings].stuck_seconds, main_loop.waiting
     )
     return Daemon(runtime, dependencies.spool, main_loop, workers, lists, queue, metrics, health, deliveries)
+
+
+def _take_list(lists: ListScheduler, deliveries: Deliveries, entry: Entry) -> bool:
+    return is_url_list(entry.name) and not deliveries.intake.keeps(entry) and lists.take(entry)
 
 
 def _deliveries(runtime: Runtime, dependencies: Dependencies, client: Redis) -> Deliveries | None:

@@ -25,12 +25,15 @@ from md5s3stash_daemon.provenance.index import Index
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.web.search import search
 from tests.daemon.test_ctl import run
+from tests.daemon.test_deliveries import drop_folder, ended, states, wait_for_receipt
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
+from tests.support.mutated_bags import MutatedBag
+from tests.support.mutated_deliveries import ON
 from tests.support.origin import Origin, Reply
 from tests.support.queues import TestQueue
 from tests.support.servers import wait_until
-from tests.support.url_lists import drop_list, wait_for_report
+from tests.support.url_lists import OPEN, drop_list, wait_for_report
 
 TEMPLATE = {"KEY_TEMPLATE": "{collection}/{md5}"}
 BY_FOLDER = {**TEMPLATE, "MD5S3STASH_SPOOL_COLLECTIONS": "true"}
@@ -273,10 +276,42 @@ def test_folders_are_no_collections_where_keys_have_none() -> None:
         read_settings({**GOOD, "MD5S3STASH_SPOOL_COLLECTIONS": "true"}, None)
 
 
-def test_deliveries_are_refused_where_keys_have_collections() -> None:
-    settings = {**GOOD, "KEY_TEMPLATE": "{collection}/{md5}", "MD5S3STASH_DELIVERIES_STILL_SECONDS": "3600"}
-    with pytest.raises(SettingsError, match="deliveries cannot look into collections; set it to 0"):
-        read_settings(settings, None)
+def test_deliveries_are_compared_and_stashed_in_their_collections(site: Site, origin: Origin) -> None:
+    far = origin.answer("/far", Reply(body=b"far"))
+    bag = MutatedBag(algorithms=("sha512",), payload={"data/a": b"a", "data/far": b"far"})
+    bag.change("fetch.txt", f"{far} - data/far\n".encode())
+    files = {"early": b"early", "late": b"late"}
+    manifest = "".join(f"{hashlib.sha512(data).hexdigest()}  {name}\n" for name, data in files.items()).encode()
+    with Daemon(site, {**BY_FOLDER, **OPEN, **ON}) as daemon:
+        daemon.wait_until_started()
+        # To be read again from its collection: only that has it.
+        site.drop("4891/early", files["early"])
+        wait_until(lambda: "4891/early" in site.names(), "stashed before its manifest")
+        drop_folder(site, "26094/bag", {name: data for name, data in bag.files.items() if name != "data/far"})
+        drop_folder(site, "4891", {"late": files["late"], "list.sha512": manifest})
+        drop_folder(site, "Box 7", {"late": files["late"], "list.sha512": manifest})
+        of_folder = wait_for_receipt(site, "4891")
+        wait_until(lambda: far in site.names(), "fetched")
+        in_collection, in_none = ended(site, "26094/bag"), ended(site, "Box 7")
+        wait_until(lambda: sum("/receipts/" in name for name in site.names()) == 4, "receipts stashed")
+        assert daemon.terminate() == 0
+
+    assert in_collection["problems"] == []
+    assert {file["state"] for file in in_collection["files"]} == {"right"}
+    assert (in_collection["verdict"], of_folder["verdict"], in_none["verdict"]) == (
+        "complete",
+        "complete",
+        "incomplete",
+    )
+    assert states(of_folder) == {"early": "right", "late": "right"}
+    assert states(in_none) == {"early": "missing", "late": "failed"}
+    digest = md5(b"far")
+    assert [file["s3_url"] for file in in_collection["files"] if file["name"] == "data/far"] == [
+        place(site, f"26094/{digest}")
+    ]
+    assert f"26094/{digest}" in site.objects()
+    names = sorted(name.partition(".")[0] for name in site.names() if "/receipts/" in name)
+    assert names == ["26094/receipts/bag", "26094/receipts/bag", "4891/receipts/4891", "4891/receipts/4891"]
 
 
 @pytest.mark.parametrize("prefixes", ["thumbnails", "/thumbnails/", "a b/"])

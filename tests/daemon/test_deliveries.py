@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -66,6 +67,20 @@ def wait_for_receipt(site: Site, folder: str) -> dict[str, Any]:
     return receipt
 
 
+def open_folders(site: Site) -> list[str]:
+    if not os.path.exists(journal_path(site.spool)):
+        return []
+    with contextlib.closing(Journal(journal_path(site.spool))) as journal:
+        return [delivery.folder for delivery in journal.unpublished()]
+
+
+def ended(site: Site, folder: str) -> dict[str, Any]:
+    """The receipt of a delivery that an operator closes, once its manifest was read."""
+    wait_until(lambda: folder in open_folders(site), f"delivery of {folder}")
+    ctl(site, "close", folder)
+    return wait_for_receipt(site, folder)
+
+
 def close(site: Site, folder: str) -> dict[str, Any]:
     """Ends the delivery once everything that was dropped is settled."""
     close_all(site)
@@ -100,7 +115,7 @@ def test_a_folder_with_its_manifest_ends_in_a_receipt_that_is_stashed_too(site: 
     one = receipt["files"][0]
     assert (one["md5"], one["size_bytes"], one["s3_url"]) == (md5(b"one"), 3, f"s3://{site.bucket}/{md5(b'one')}")
     # The manifest is stashed as any file, and so are both forms of the receipt.
-    wait_until(lambda: sum(name.startswith("receipts/batch.") for name in site.names()) == 2, "receipts stashed")
+    wait_until(lambda: sum(name.startswith("receipts/vendor/batch.") for name in site.names()) == 2, "receipts stashed")
     assert "vendor/batch/checksums.md5" in site.names()
     [path] = (site.spool / "done").glob("vendor/batch.*.receipt.json")
     assert path.read_bytes() in site.objects().values()
@@ -281,7 +296,10 @@ def test_each_of_many_mutated_bags_has_the_verdict_of_bagit(
         "problems": [],
     }
     [receipt] = receipts(site, "extra")
-    assert receipt["bag"]["problems"] == ["'data/extra' is in the payload, but in no manifest"]
+    assert receipt["bag"]["problems"] == [
+        "'data/extra' is in the payload, but in no manifest",
+        "Payload-Oxum is 2.3, but 4 files with 7 bytes are here and not wrong",
+    ]
 
 
 def test_what_a_bag_has_in_fetch_txt_is_fetched_and_judged(site: Site) -> None:
@@ -301,7 +319,9 @@ def test_what_a_bag_has_in_fetch_txt_is_fetched_and_judged(site: Site) -> None:
 
     payload_states = {name: state for name, state in states(receipt).items() if name.startswith("data/")}
     assert payload_states == {"data/here": "right", "data/far": "right", "data/changed": "wrong", "data/gone": "failed"}
-    assert receipt["bag"]["problems"] == ["Payload-Oxum is 38.4, but 2 files with 17 bytes came"]
+    assert receipt["bag"]["problems"] == ["Payload-Oxum is 38.4, but 2 files with 17 bytes are here and not wrong"]
+    [changed_file] = [file for file in receipt["files"] if file["name"] == "data/changed"]
+    assert changed_file["reason"].endswith("is listed; it was fetched, and is stored under its own md5")
 
 
 def test_a_fetch_txt_does_not_lead_into_this_network(site: Site) -> None:
@@ -332,7 +352,8 @@ def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, daemon: Daemo
     receipt = wait_for_receipt(site, "batch")
     assert (receipt["verdict"], receipt["ended_by"]) == ("incomplete", "asked")
     wait_until(lambda: "receipt /" in ctl(site, "show", receipt["delivery"]), "published")
-    shown = json.loads(ctl(site, "show", "batch", "--json"))
+    shown = json.loads(ctl(site, "show", "--json", "batch"))
+    assert [(file["name"], file["state"]) for file in shown["files"]] == [("b", "missing")]
     assert (shown["verdict"], shown["counts"]["missing"]) == ("incomplete", 1)
     assert Path(shown["receipt"]).exists()
     ctl(site, "close", "batch", status=1)
@@ -340,10 +361,12 @@ def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, daemon: Daemo
     ctl(site, "show", status=2)
 
 
-def ctl(site: Site, *arguments: str, status: int = 0) -> str:
-    done = warm.run(["md5s3stash_daemon.ctl.main", "delivery", *arguments], {**os.environ, **site.environment()})
+def ctl(site: Site, *arguments: str, status: int = 0, command: str = "delivery") -> str:
+    """What the command prints, its errors included."""
+    environment = {**os.environ, **site.environment(), **ON}
+    done = warm.run(["md5s3stash_daemon.ctl.main", command, *arguments], environment)
     assert done.returncode == status, done.stderr
-    return os.fsdecode(done.stdout)
+    return os.fsdecode(done.stdout + done.stderr)
 
 
 def test_a_page_of_the_receipt_shows_hostile_names_as_text(site: Site, daemon: Daemon) -> None:

@@ -11,16 +11,16 @@ import os
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import redis
 
 from md5s3stash.stash import StashReport
-from md5s3stash_daemon.deliveries import receipt as receipts
 from md5s3stash_daemon.deliveries.follower import DeliveryFollower
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
+from md5s3stash_daemon.deliveries.receipts import receipt as receipts
 from md5s3stash_daemon.disk import beneath, reserve
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.ledger.reader import LedgerReader
@@ -124,6 +124,9 @@ class NoContents:
     def read(self, md5: str, max_bytes: int) -> bytes | None:
         return None
 
+    def in_collection(self, collection: str) -> Self:
+        return self
+
     def place(self, md5: str) -> str:
         return f"s3://b/{md5}"
 
@@ -137,8 +140,9 @@ class Box:
         self.client = redis.Redis.from_url(redis_url)
         self.prefix = f"test-{uuid.uuid4().hex[:8]}"
         self.manifest = b"".join(f"{md5(name.encode())}  {name}\n".encode() for name in ("a", "b", "c"))
-        (directory / "active" / "1.0" / "batch").mkdir(parents=True)
-        path = directory / "active" / "1.0" / "batch" / "x.md5"
+        # Not in active/: a delivery does not end while a file of it is there.
+        (directory / "claimed" / "1.0" / "batch").mkdir(parents=True)
+        path = directory / "claimed" / "1.0" / "batch" / "x.md5"
         path.write_bytes(self.manifest)
         self.entry = Entry("batch/x.md5", str(path), "1")
 

@@ -14,7 +14,8 @@ from md5s3stash_daemon.deliveries.manifest import (
     Line,
     algorithm_of,
     inside,
-    looks_like_manifest,
+    is_only_digest,
+    problem_of,
     read_manifest,
 )
 from tests.support.mutated_deliveries import MUTATIONS, Delivery, mutated, verdict_of_coreutils
@@ -93,10 +94,55 @@ def test_a_zero_byte_or_a_line_without_end_is_not_a_proper_line() -> None:
 
 
 def test_a_file_with_only_a_digest_is_not_a_manifest() -> None:
-    assert not looks_like_manifest(io.BytesIO(f"{MD5}\n".encode()))
-    assert not looks_like_manifest(io.BytesIO(os.urandom(100_000)))
-    assert looks_like_manifest(io.BytesIO(f"# a comment\n{MD5}  a\n".encode()))
-    assert looks_like_manifest(io.BytesIO(f"\\SHA256 (a\\nb) = {hashlib.sha256().hexdigest()}\n".encode()))
+    assert is_only_digest(f"{MD5}\n".encode())
+    assert is_only_digest(b"\xef\xbb\xbf" + hashlib.sha512().hexdigest().encode() + b"\r\n")
+    assert not is_only_digest(b"")
+    assert not is_only_digest(os.urandom(4096))
+    assert not is_only_digest(f"{MD5}  a\n".encode())
+    assert not is_only_digest(f"{MD5}\n{MD5}\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "it lists no file"),
+        (b"# only a comment\n\n", "it lists no file"),
+        (f"\ufeff{MD5}  a\r\n".encode("utf-16-le"), "it is not plain text, such as UTF-16"),
+        (f"{MD5}  a\n".encode("utf-16-be"), "it is not plain text, such as UTF-16"),
+        (b"\xff\xfe", "it is not plain text, such as UTF-16"),
+        (f"name,md5\na.tif,{MD5}\n".encode(), "the first is name,md5"),
+        (
+            f"{hashlib.sha256().hexdigest()}  a\n".encode(),
+            "no line of it has a digest and a name as md5sum writes them",
+        ),
+        (f"{MD5}  a\nnot a line\n".encode(), "1 of its 2 lines cannot be read"),
+        (f"{MD5}  a\n".encode(), ""),
+    ],
+)
+def test_what_cannot_be_read_of_a_manifest_is_said_in_words(data: bytes, words: str) -> None:
+    found = lines(data)
+
+    problem = problem_of(data[:4096], "md5", len(found), sum(not line.name for line in found))
+
+    assert words in problem
+    assert bool(problem) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        (rf"{MD5} *Dir\sub\a.tif", Line(1, "Dir/sub/a.tif", MD5, written=r"Dir\sub\a.tif")),
+        (rf"{MD5}  .\a.tif", Line(1, "a.tif", MD5, written=r".\a.tif")),
+        (rf"MD5 (Dir\a.tif) = {MD5}", Line(1, "Dir/a.tif", MD5, written=r"Dir\a.tif")),
+        (rf"{MD5}  ..\a.tif", Line(1, "../a.tif", MD5, leads_out=True, written=r"..\a.tif")),
+        (rf"{MD5}  C:\scans\a.tif", Line(1, "C:/scans/a.tif", MD5, leads_out=True, written=r"C:\scans\a.tif")),
+        (rf"{MD5}  \\server\a.tif", Line(1, "//server/a.tif", MD5, leads_out=True, written=r"\\server\a.tif")),
+        # As md5sum on Linux writes it: the backslash is part of the name.
+        (rf"\{MD5}  back\\slash", Line(1, r"back\slash", MD5)),
+    ],
+)
+def test_backslashes_without_escapes_separate_folders(line: str, wanted: Line) -> None:
+    assert lines(line.encode() + b"\r\n") == [wanted]
 
 
 def test_dots_within_the_folder_are_resolved() -> None:

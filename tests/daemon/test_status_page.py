@@ -23,7 +23,8 @@ import requests
 
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.retry import RetryPolicy
-from md5s3stash_daemon.deliveries.journal import FileRow, Journal, State, journal_path
+from md5s3stash_daemon.deliveries.journal import Journal, journal_path
+from md5s3stash_daemon.deliveries.records import FileRow, State
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker, HasFaults
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.spool.spool import Spool

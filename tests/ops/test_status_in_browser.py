@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, expect
 
-from md5s3stash_daemon.deliveries.journal import FileRow, Journal, State, journal_path
-from md5s3stash_daemon.deliveries.receipt import publish
+from md5s3stash_daemon.deliveries.journal import Journal, journal_path
+from md5s3stash_daemon.deliveries.receipts.receipt import publish
+from md5s3stash_daemon.deliveries.records import FileRow, State
 from md5s3stash_daemon.spool.spool import Spool
 from tests.ops.test_make_run import Appliance, picture
 from tests.support.browser import DESK, PHONE, SECONDS, Visit, axe_violations, chromium

@@ -18,7 +18,7 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.store import connect
 from md5s3stash.scheme import KeyTemplate
 from md5s3stash.settings import Faults, FetchSettings, RedisSettings, S3Settings, Settings, StashSettings, load
-from md5s3stash_daemon.config.settings import SECTIONS, DeliverySettings, SpoolSettings
+from md5s3stash_daemon.config.settings import SECTIONS, SpoolSettings
 
 # The spool does the retries.
 NO_RETRY = RetryPolicy(attempts=1)
@@ -51,13 +51,11 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 
 def _require_template(settings: Settings) -> None:
-    """Raises SettingsError if folders are collections and keys have none, or if deliveries would meet collections."""
+    """Raises SettingsError if folders are collections and keys have none."""
     if settings[SpoolSettings].collections and settings[StashSettings].key_template != KeyTemplate.COLLECTION:
         raise SettingsError(
             f"spool.collections is true: set stash.key_template (KEY_TEMPLATE) to {KeyTemplate.COLLECTION.value!r} too"
         )
-    if settings[DeliverySettings].still_seconds and settings[StashSettings].key_template == KeyTemplate.COLLECTION:
-        raise SettingsError("deliveries.still_seconds is set: deliveries cannot look into collections; set it to 0")
 
 
 _CHECKS: Mapping[str, Callable[[Settings], object]] = {

@@ -6,12 +6,17 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 from md5s3stash import console
 from md5s3stash.errors import StashError
-from md5s3stash_daemon.deliveries.journal import Delivery, Journal, State, journal_path
-from md5s3stash_daemon.deliveries.receipt import as_json, counts_of, problems, utc
+from md5s3stash_daemon.deliveries.journal import Journal, journal_path
+from md5s3stash_daemon.deliveries.receipts.page import visible
+from md5s3stash_daemon.deliveries.receipts.receipt import as_json, bad_files, counts_of, utc
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
+from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
+from md5s3stash_daemon.deliveries.waiting import waiting
 from md5s3stash_daemon.spool.spool import Spool
 
 
@@ -47,31 +52,56 @@ def print_list(journal: Journal | None, limit: int, as_lines_of_json: bool) -> b
     return True
 
 
-def print_one(journal: Journal | None, name: str, limit: int, as_one_json: bool) -> bool:
+def print_one(
+    journal: Journal | None, name: str, limit: int, as_one_json: bool, spool: Spool, still_seconds: float
+) -> bool:
     """Prints the newest delivery of this name: numbers, and its first files that are not right."""
     with _reported():
         found = _found(journal, name)
         if journal is None or found is None:
             return False
         record = as_json(journal, found)
-        rows = [] if found.receipt else list(problems(journal, found, limit))
+        rows = _bad_files(journal, found, limit)
+        waits = [] if found.ended is not None else list(waiting(spool, found.folder, still_seconds, time.time()))
         if as_one_json:
             files = [{"name": row.name, "state": row.state.value, "reason": row.reason} for row in rows]
-            console.write(json.dumps({**record, "files": files, "receipt": found.receipt or None}))
+            record |= {"files": files, "waiting": len(waits), "receipt": found.receipt or None}
+            console.write(json.dumps(record))
             return True
         console.write(console.printable(_line(journal, found)))
+        if found.is_asked and found.ended is None:
+            console.write("  it is to end as soon as no file of it waits in the spool")
+        if waits:
+            console.write(console.printable(f"  {_waiting(waits)}"))
+        for problem in record["problems"][:limit]:
+            console.write(console.printable(f"  problem   {problem}"))
         for manifest in record["manifests"]:
             words = f"manifest {manifest['name']}: {manifest['lines']} lines, {manifest['malformed']} malformed"
             console.write(console.printable(f"  {words}"))
+            if manifest.get("problem"):
+                console.write(console.printable(f"    {manifest['problem']}"))
         for row in rows:
-            console.write(console.printable(f"  {row.state.value:<9} {row.name}  {row.reason}".rstrip()))
+            console.write(console.printable(f"  {row.state.value:<9} {visible(row.name)}  {row.reason}".rstrip()))
         if found.receipt:
             console.write(console.printable(f"  receipt {found.receipt}"))
     return True
 
 
-def close(journal: Journal | None, name: str) -> bool:
-    """Asks the daemon to end an open delivery now, with what has come."""
+def _bad_files(journal: Journal, delivery: Delivery, limit: int) -> list[FileRow]:
+    try:
+        return list(bad_files(journal, delivery, limit))
+    except OSError as error:
+        console.complain(f"{delivery.receipt}: cannot be read, so its files are not shown: {error.strerror}")
+        return []
+
+
+def _waiting(names: Sequence[str]) -> str:
+    count = len(names)
+    return f"{count} {'file' if count == 1 else 'files'} of it still in the spool, such as {names[0]}"
+
+
+def close(journal: Journal | None, name: str, spool: Spool, still_seconds: float) -> bool:
+    """Asks the daemon to end an open delivery with what has come, as soon as that is stashed."""
     with _reported():
         found = _found(journal, name)
         if journal is None or found is None:
@@ -80,7 +110,9 @@ def close(journal: Journal | None, name: str) -> bool:
             console.complain(f"{name}: ended already at {utc(found.ended)}")
             return False
         journal.ask_to_end(found.number)
-    console.write(f"{found.id}: the daemon ends it within seconds, and writes its receipt")
+    waits = list(waiting(spool, found.folder, still_seconds, time.time()))
+    when = f"when it has stashed what waits: {_waiting(waits)}" if waits else "within seconds"
+    console.write(console.printable(f"{found.id}: the daemon ends it and writes its receipt {when}"))
     return True
 
 
@@ -95,4 +127,7 @@ def _found(journal: Journal | None, name: str) -> Delivery | None:
 def _line(journal: Journal, delivery: Delivery) -> str:
     counts = counts_of(journal, delivery)
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == State.RIGHT)
-    return f"{delivery.id}  {delivery.verdict or 'open':<10}  {delivery.folder}  {words}"
+    if delivery.ended is not None:
+        problems = len(problems_of(journal.manifests(delivery.number, unreadable=True), counts, delivery.bag))
+        words += f", {problems} {'problem' if problems == 1 else 'problems'}" if problems else ""
+    return f"{delivery.id}  {delivery.verdict or 'open':<10}  {visible(delivery.folder)}  {words}"

@@ -16,7 +16,13 @@ from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
-from md5s3stash_daemon.config.settings import SECTIONS, HttpSettings, ProvenanceSettings, SpoolSettings
+from md5s3stash_daemon.config.settings import (
+    SECTIONS,
+    DeliverySettings,
+    HttpSettings,
+    ProvenanceSettings,
+    SpoolSettings,
+)
 from md5s3stash_daemon.ctl import moves, status
 from md5s3stash_daemon.ctl.argument_types import count, day, jobs
 from md5s3stash_daemon.ctl.connections import ledger_of, probe_of, redis_of, spool_of
@@ -47,7 +53,18 @@ Run = Callable[[argparse.Namespace, Settings], bool]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status."""
-    return console.run(PROGRAM, lambda: _run(build_parser().parse_args(argv)))
+    return console.run(PROGRAM, lambda: _run(_parsed(argv)))
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse gives up an optional name if an option stands before it: `delivery show --json NAME`.
+    if rest and not rest[0].startswith("-") and getattr(arguments, "name", "") is None:
+        arguments.name = rest.pop(0)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -211,7 +228,8 @@ def _list(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 
 def _retry(arguments: argparse.Namespace, settings: Settings) -> bool:
-    return _move(arguments, settings, moves.retry)
+    compares = settings[DeliverySettings].still_seconds > 0
+    return _move(arguments, settings, lambda spool: moves.retry(spool, compares=compares))
 
 
 def _hold(arguments: argparse.Namespace, settings: Settings) -> bool:
@@ -239,12 +257,13 @@ def _delivery(arguments: argparse.Namespace, settings: Settings) -> bool:
 
     if (arguments.action == "list") != (arguments.name is None):
         raise SettingsError("give the name of a delivery to show or close, and none to list")
-    journal = delivery.opened(spool_of(settings))
+    spool, still_seconds = spool_of(settings), settings[DeliverySettings].still_seconds
+    journal = delivery.opened(spool)
     if arguments.action == "list":
         return delivery.print_list(journal, arguments.limit, arguments.json)
     if arguments.action == "show":
-        return delivery.print_one(journal, arguments.name, arguments.limit, arguments.json)
-    return delivery.close(journal, arguments.name)
+        return delivery.print_one(journal, arguments.name, arguments.limit, arguments.json, spool, still_seconds)
+    return delivery.close(journal, arguments.name, spool, still_seconds)
 
 
 def _lookup(arguments: argparse.Namespace, settings: Settings) -> bool:

@@ -6,14 +6,16 @@ Each move is one rename, so no lock is needed: the second of two gets the error 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from md5s3stash import console
-from md5s3stash.errors import SourceChanged
+from md5s3stash.errors import ListedDigestDiffers, SourceChanged
 from md5s3stash_daemon.config.settings import SpoolSettings
 from md5s3stash_daemon.disk.beneath import Place, folder_of, is_name, prune, status_of
 from md5s3stash_daemon.disk.filesystem import POLL
@@ -21,8 +23,11 @@ from md5s3stash_daemon.spool.completeness import is_still_by_its_stamp
 from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, FAILED, HOLD, INCOMING, Entry, is_partial, refusal
 from md5s3stash_daemon.spool.failures import Failure, NameTaken, drop_again, failures, failures_of
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.reports import report_beside
+from md5s3stash_daemon.spool.reports import read_report, report_beside
 from md5s3stash_daemon.spool.spool import Spool, log_refused
+
+if TYPE_CHECKING:
+    from md5s3stash_daemon.deliveries.journal import Journal
 
 
 class NotMoved(Exception):
@@ -46,16 +51,19 @@ class Command:
     every: Callable[[], Iterable[Move]]
 
 
-def retry(spool: Spool) -> Command:
-    """Drops failed files again, and makes deferred ones due now."""
+def retry(spool: Spool, *, compares: bool = False) -> Command:
+    """Drops failed files again, and makes deferred ones due now. `compares`: the daemon compares files with the
+    manifest of their delivery.
+    """
+    drop_again = _DropAgain(spool, compares)
 
     def named(name: str) -> Iterator[Move]:
-        yield from [_drop_again(spool, failure) for failure in failures_of(spool, name)]
+        yield from [drop_again.move(failure) for failure in failures_of(spool, name)]
         yield from [_make_due(spool, entry, DEFERRED) for entry in spool.find(DEFERRED, name)]
 
     def every() -> Iterator[Move]:
         # As a list: otherwise a file that fails again at once would come up again without end.
-        yield from [_drop_again(spool, failure) for failure in failures(spool)]
+        yield from [drop_again.move(failure) for failure in failures(spool)]
         now = time.time()
         yield from (_make_due(spool, entry, DEFERRED) for entry in spool.entries(DEFERRED) if entry.due > now)
 
@@ -145,19 +153,55 @@ def _wake_daemon(spool: Spool) -> None:
         os.unlink(path)
 
 
-def _drop_again(spool: Spool, failure: Failure) -> Move:
-    def carry_out() -> str:
+class _DropAgain:
+    """Drops failed files again. One that differs from the manifest of its delivery only while that can refuse it again:
+    otherwise it would be stashed, and its name would lead to the wrong content.
+    """
+
+    def __init__(self, spool: Spool, compares: bool) -> None:
+        self._spool = spool
+        self._compares = compares
+
+    def move(self, failure: Failure) -> Move:
+        return Move(failure.name, functools.partial(self._carry_out, failure))
+
+    def _carry_out(self, failure: Failure) -> str:
+        report = report_beside(failure.place)
         if failure.removed:
-            report = report_beside(failure.place)
             raise NotMoved(f"{failure.reason}. It was removed: remove its report {report.base}/{report.name} too")
         try:
-            if not drop_again(spool, failure):
-                raise NotMoved("it is no longer there")
+            with self._refusing_what_differs(failure.name, read_report(report).get("error")):
+                if not drop_again(self._spool, failure):
+                    raise NotMoved("it is no longer there")
         except NameTaken:
             raise NotMoved("another file of this name is in incoming/: retry when it is stashed") from None
         return "dropped again"
 
-    return Move(failure.name, carry_out)
+    @contextlib.contextmanager
+    def _refusing_what_differs(self, name: str, error: object) -> Iterator[None]:
+        if error != ListedDigestDiffers.__name__:
+            yield
+            return
+        journal = self._journal if self._compares else None
+        # In a transaction: the daemon does not end the delivery between this look and the move.
+        with contextlib.nullcontext() if journal is None else journal.transaction():
+            if journal is None or not any(
+                journal.listed(number, name[len(folder) + 1 :])
+                for folder, number in journal.open_folders()
+                if name.startswith(f"{folder}/")
+            ):
+                raise NotMoved(
+                    "it is not what the manifest of its delivery lists, and no open delivery lists it: have the right "
+                    "file sent; to stash this one all the same, move it to incoming/ under another name"
+                )
+            yield
+
+    @functools.cached_property
+    def _journal(self) -> Journal | None:
+        # Late: few failed files are of a delivery.
+        from md5s3stash_daemon.ctl.delivery import opened
+
+        return opened(self._spool)
 
 
 def _make_due(spool: Spool, entry: Entry, state: str) -> Move:

@@ -8,20 +8,26 @@ for one thing: tag manifests count in every version.
 from __future__ import annotations
 
 import codecs
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, BinaryIO, Protocol
 
-from md5s3stash_daemon.deliveries.fetch import FETCH, read_fetch
-from md5s3stash_daemon.deliveries.journal import Journal, State
+from md5s3stash_daemon.deliveries.fetch import FETCH, MAX_FETCH_BYTES, read_fetch
+from md5s3stash_daemon.deliveries.journal import Journal
 from md5s3stash_daemon.deliveries.manifest import Line, inside, raw_lines
+from md5s3stash_daemon.deliveries.records import State
 
 DECLARATION = "bagit.txt"
+_INFO = ("bag-info.txt", "package-info.txt")
 
 # Tag files are short texts.
 MAX_TAG_BYTES = 1024 * 1024
+
+# Problems of one kind.
+_SHOWN = 1000
 
 _MANIFEST = re.compile(r"(tag)?manifest-[a-z0-9]+\.txt")
 _PAYLOAD = "data/"
@@ -66,12 +72,41 @@ class Bag:
         return asdict(self)
 
 
-def parse_tags(data: bytes) -> tuple[dict[str, str], str]:
+class _Contents(Protocol):
+    def read(self, md5: str, max_bytes: int) -> bytes | None: ...
+
+
+def bag_of(journal: Journal, number: int, contents: _Contents) -> Bag | None:
+    """The delivery as a bag; None if it has no `bagit.txt`. Raises StoreError."""
+    if journal.file(number, DECLARATION) is None:
+        return None
+    tag_files, problems = {}, []
+    for name in (DECLARATION, *_INFO, FETCH):
+        row = journal.file(number, name)
+        if row is None or row.state is State.MISSING:
+            continue
+        max_bytes = MAX_FETCH_BYTES if name == FETCH else MAX_TAG_BYTES
+        data = None
+        if not row.md5:
+            problems.append(f"{name} is not stored, so it was not read")
+        elif (row.size_bytes or 0) > max_bytes:
+            problems.append(f"{name} has {row.size_bytes:,} bytes, more than {max_bytes:,}, so it was not read")
+        elif (data := contents.read(row.md5, max_bytes)) is None:
+            problems.append(f"{name} is gone from S3, so it was not read")
+        if data is not None:
+            tag_files[name] = data
+    if DECLARATION not in tag_files:
+        return Bag(problems=tuple(problems or [f"{DECLARATION} did not come"]))
+    bag = judged_bag(journal, number, tag_files)
+    return replace(bag, problems=(*problems, *bag.problems))
+
+
+def parse_tags(data: bytes) -> tuple[dict[str, str], list[str]]:
     """`Name: value` lines, of which an indented one continues the value; of several with one name, the first. And the
-    first line that is not of this form.
+    lines that are not of this form.
     """
     found: list[tuple[str, str]] = []
-    wrong = ""
+    wrong = []
     for line in data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").splitlines():
         name, colon, value = line.partition(":")
         if line[:1].isspace() and line.strip() and found:
@@ -79,7 +114,7 @@ def parse_tags(data: bytes) -> tuple[dict[str, str], str]:
         elif colon:
             found.append((name.strip(), value.strip()))
         elif line.strip():
-            wrong = wrong or line.strip()
+            wrong.append(line.strip())
     return dict(reversed(found)), wrong
 
 
@@ -89,7 +124,7 @@ def judged_bag(journal: Journal, number: int, tag_files: Mapping[str, bytes]) ->
     tags, wrong = parse_tags(declaration)
     version = tags.get("BagIt-Version", "")
     encoding = tags.get("Tag-File-Character-Encoding", "")
-    problems = [f"bagit.txt has the line {wrong!r}"] if wrong else []
+    problems = [f"bagit.txt has the line {line!r}" for line in wrong]
     if declaration.startswith(codecs.BOM_UTF8):
         problems.append("bagit.txt begins with a byte order mark")
     matched = _VERSION.fullmatch(version)
@@ -101,16 +136,21 @@ def judged_bag(journal: Journal, number: int, tag_files: Mapping[str, bytes]) ->
     manifests = journal.manifests(number)
     if not any(manifest.name.startswith("manifest-") for manifest in manifests):
         problems.append("it has no payload manifest")
-    info_name = "package-info.txt" if numbers < (0, 96) else "bag-info.txt"
+    info_name = _INFO[numbers < (0, 96)]
     info, wrong = parse_tags(tag_files.get(info_name, b""))
-    if wrong:
-        problems.append(f"{info_name} has the line {wrong!r}")
+    problems += _some(f"{info_name} has the line {line!r}" for line in wrong)
     problems += _payload_problems(journal, number, info.get("Payload-Oxum"))
-    problems += [line for line in read_fetch(tag_files.get(FETCH, b"")) if isinstance(line, str)]
-    twice = journal.listed_twice(number)
-    if twice and numbers >= (1, 0):
-        problems.append(f"a manifest lists {twice!r} more than once")
+    problems += _some(line for line in read_fetch(tag_files.get(FETCH, b"")) if isinstance(line, str))
+    if numbers >= (1, 0):
+        problems += _some(f"a manifest lists {name!r} more than once" for name in journal.listed_twice(number))
     return Bag(version, info, tuple(problems))
+
+
+def _some(problems: Iterator[str]) -> list[str]:
+    """The first of one kind, and how many more there are."""
+    shown = list(itertools.islice(problems, _SHOWN))
+    more = sum(1 for _ in problems)
+    return [*shown, f"and {more:,} more like this"] if more else shown
 
 
 def _is_known(encoding: str) -> bool:
@@ -120,23 +160,21 @@ def _is_known(encoding: str) -> bool:
         return False
 
 
-def _payload_problems(journal: Journal, number: int, oxum: str | None) -> Iterator[str]:
+def _payload_problems(journal: Journal, number: int, oxum: str | None) -> list[str]:
+    unlisted = (row.name for row in journal.files(number, (State.UNLISTED,)) if row.name.startswith(_PAYLOAD))
+    problems = _some(f"{name!r} is in the payload, but in no manifest" for name in unlisted)
+    if oxum is None:
+        return problems
+    matched = _OXUM.fullmatch(oxum)
+    if matched is None:
+        return [*problems, f"Payload-Oxum is {oxum!r}, not BYTES.FILES"]
     count = size_bytes = 0
     sizes_known = True
     for row in journal.files(number, (State.RIGHT, State.EARLIER, State.UNLISTED)):
-        if not row.name.startswith(_PAYLOAD):
-            continue
-        if row.state is State.UNLISTED:
-            yield f"{row.name!r} is in the payload, but in no manifest"
-            break
-        count += 1
-        sizes_known &= row.size_bytes is not None
-        size_bytes += row.size_bytes or 0
-    else:
-        if oxum is None:
-            return
-        matched = _OXUM.fullmatch(oxum)
-        if matched is None:
-            yield f"Payload-Oxum is {oxum!r}, not BYTES.FILES"
-        elif sizes_known and (int(matched[1]), int(matched[2])) != (size_bytes, count):
-            yield f"Payload-Oxum is {oxum}, but {count} files with {size_bytes} bytes came"
+        if row.name.startswith(_PAYLOAD):
+            count += 1
+            sizes_known &= row.size_bytes is not None
+            size_bytes += row.size_bytes or 0
+    if sizes_known and (int(matched[1]), int(matched[2])) != (size_bytes, count):
+        problems.append(f"Payload-Oxum is {oxum}, but {count} files with {size_bytes} bytes are here and not wrong")
+    return problems

@@ -7,13 +7,15 @@ addresses only, and each outcome is in the ledger log under its URL.
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from md5s3stash_daemon.deliveries.manifest import inside
 from md5s3stash_daemon.disk.beneath import Place, move
-from md5s3stash_daemon.spool.entry import INCOMING
+from md5s3stash_daemon.spool.entry import ACTIVE, DEFERRED, INCOMING
 from md5s3stash_daemon.spool.spool import Spool
 
 FETCH = "fetch.txt"
@@ -21,8 +23,9 @@ FETCH = "fetch.txt"
 # About a hundred thousand lines.
 MAX_FETCH_BYTES = 16 * 1024 * 1024
 
-# Below incoming/: where the lists are dropped.
+# Below incoming/, or below the folder of a collection there: where the lists are dropped.
 LISTS = "fetch"
+_OWN_LIST = re.compile(rf"(?:[^/]+/)?{LISTS}/[0-9]{{8}}T[0-9]{{6}}Z-[0-9a-f]{{6}}\.urls")
 
 
 class Fetched(NamedTuple):
@@ -56,16 +59,30 @@ def _scheme(url: str) -> str:
     return parts.scheme if parts.netloc or parts.scheme == "file" else ""
 
 
-def drop_list(spool: Spool, folder: str, delivery_id: str, urls: list[str]) -> None:
-    """Drops the list. May be repeated. Raises OSError."""
-    name = f"{delivery_id}.urls"
-    temporary = f"{folder}/{name}"
-    with open(temporary, "w", encoding="utf-8") as file:
+def list_name(delivery_id: str, collection: str) -> str:
+    """The name under which the list of a delivery is dropped."""
+    return f"{collection}/{LISTS}/{delivery_id}.urls".removeprefix("/")
+
+
+def is_own_list(name: str) -> bool:
+    """Whether this is such a name."""
+    return _OWN_LIST.fullmatch(name) is not None
+
+
+def list_waits(spool: Spool, name: str) -> bool:
+    """Whether the list is still in the spool."""
+    return any(spool.find(state, name) for state in (INCOMING, ACTIVE, DEFERRED))
+
+
+def drop_list(spool: Spool, folder: str, name: str, urls: list[str]) -> None:
+    """Drops the list under its name. May be repeated. Raises OSError."""
+    source = Place(folder, posixpath.basename(name))
+    with open(f"{source.base}/{source.name}", "w", encoding="utf-8") as file:
         file.writelines(f"{url}\n" for url in urls)
         file.flush()
         os.fsync(file.fileno())
     try:
-        move(Place(folder, name), Place(spool.path_of(INCOMING), f"{LISTS}/{name}"))
+        move(source, Place(spool.path_of(INCOMING), name))
     except FileExistsError:
         # Dropped by an earlier attempt, and not claimed yet.
-        os.unlink(temporary)
+        os.unlink(f"{source.base}/{source.name}")

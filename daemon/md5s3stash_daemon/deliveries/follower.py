@@ -12,25 +12,35 @@ import logging
 import sqlite3
 import threading
 import time
-import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from md5s3stash.errors import StashError
-from md5s3stash_daemon.config.settings import DeliverySettings
-from md5s3stash_daemon.deliveries.bag import DECLARATION, MAX_TAG_BYTES, Bag, is_bag_manifest, judged_bag
-from md5s3stash_daemon.deliveries.fetch import FETCH, LISTS, MAX_FETCH_BYTES, Fetched, drop_list, read_fetch
+from md5s3stash.errors import SourceRefused, StashError
+from md5s3stash_daemon.config.settings import DeliverySettings, SpoolSettings
+from md5s3stash_daemon.deliveries.bag import DECLARATION, Bag, bag_of, is_bag_manifest
+from md5s3stash_daemon.deliveries.fetch import (
+    FETCH,
+    MAX_FETCH_BYTES,
+    Fetched,
+    drop_list,
+    list_name,
+    list_waits,
+    read_fetch,
+)
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake, folders_above
-from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, BAD, FOLDER, STILL, Delivery, FileRow, Journal, State
-from md5s3stash_daemon.deliveries.judge import Listed, compared, judged
-from md5s3stash_daemon.deliveries.receipt import publish
-from md5s3stash_daemon.deliveries.waiting import has_waiting
+from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
+from md5s3stash_daemon.deliveries.judge import FETCHED, Listed, after, judged
+from md5s3stash_daemon.deliveries.late_checks import Contents, LateChecks
+from md5s3stash_daemon.deliveries.receipts.receipt import publish
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
+from md5s3stash_daemon.deliveries.records import ALL_HERE, ASKED, BAD, STILL, Delivery
+from md5s3stash_daemon.deliveries.waiting import waiting
 from md5s3stash_daemon.disk.beneath import is_name
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
+from md5s3stash_daemon.spool.entry import collection_of
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -39,22 +49,8 @@ THREAD = "deliveries"
 
 _TICK_SECONDS = 1.0
 
-# Names per request to Redis, and objects read between two looks at the log.
-_NAMES_AT_ONCE = 1000
-_OBJECTS_AT_ONCE = 20
-
 # The files of a bag come by themselves, in any order: its end has to wait for the last of its manifests.
 _BAG_SECONDS = 30.0
-
-
-class Contents(Protocol):
-    """Stored contents by md5; None for one that is gone. Raise StashError."""
-
-    def digests(self, md5: str, algorithms: Collection[str]) -> Mapping[str, str] | None: ...
-
-    def read(self, md5: str, max_bytes: int) -> bytes | None: ...
-
-    def place(self, md5: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +111,27 @@ class DeliveryFollower:
         """Does what can be done for a delivery now. Raises StashError, OSError, sqlite3.Error."""
         if delivery.ended is None:
             # Before the log is read: what has left the spool by now is in the log.
-            is_waiting = has_waiting(self._spool, delivery.folder, self._still_seconds, time.time())
-            is_waiting |= bool(delivery.fetching) and has_waiting(self._spool, LISTS, self._still_seconds, time.time())
+            is_waiting = self._is_waiting(delivery)
             delivery = self._catch_up(delivery)
-            if self._fetch(delivery):
+            contents = self._contents.in_collection(self._collection(delivery))
+            checks = LateChecks(self._intake, self._journal, contents, delivery)
+            if self._fetch(delivery, contents):
                 return
-            self._check_objects(delivery)
+            checks.check_objects(self._runtime.stopping.is_set)
             ending = self._ending(delivery, is_waiting)
-            if ending is None:
+            if ending is None or self._runtime.stopping.is_set():
                 return
             if ending.by != ALL_HERE:
-                self._find_earlier(delivery)
-            ended = self._end(delivery, ending, self._bag(delivery))
+                checks.find_earlier(self._ledger)
+                checks.match_other_forms(is_bag=self._journal.file(delivery.number, DECLARATION) is not None)
+                checks.explain_missing(self._spool)
+            ended = self._end(delivery, ending, bag_of(self._journal, delivery.number, contents))
             if ended is None:
                 return
             delivery = ended
-        path = publish(self._spool, self._journal, delivery, self._contents.place)
+        collection = self._collection(delivery)
+        place_of = self._contents.in_collection(collection).place
+        path = publish(self._spool, self._journal, delivery, place_of, collection)
         with self._journal.transaction():
             self._journal.update(delivery.number, is_published=1, receipt=path.encode("utf-8", "surrogateescape"))
             self._journal.drop_files_of(delivery.number)
@@ -142,6 +143,19 @@ class DeliveryFollower:
             delivery.ended_by,
             delivery.counts,
         )
+
+    def _is_waiting(self, delivery: Delivery) -> bool:
+        files = waiting(self._spool, delivery.folder, self._still_seconds, time.time())
+        own_list = list_name(delivery.id, self._collection(delivery))
+        return any(True for _ in files) or (bool(delivery.fetching) and list_waits(self._spool, own_list))
+
+    def _collection(self, delivery: Delivery) -> str:
+        """The collection that its files go to; empty if folders are not collections, or this one cannot be one."""
+        by_folder = self._runtime.live.current[SpoolSettings].collections
+        try:
+            return collection_of(f"{delivery.folder}/", by_folder=by_folder)
+        except SourceRefused:
+            return ""
 
     # Outcomes.
 
@@ -176,7 +190,8 @@ class DeliveryFollower:
         ):
             return
         if listed or name not in manifests:
-            self._journal.put_file(delivery.number, judged(name, entry, listed))
+            known = self._journal.file(delivery.number, name)
+            self._journal.put_file(delivery.number, after(known, judged(name, entry, listed)))
 
     def _fetched(self, delivery: Delivery, entries: Sequence[LogEntry]) -> list[LogEntry]:
         """Those that are outcomes of URLs in its `fetch.txt`."""
@@ -186,9 +201,10 @@ class DeliveryFollower:
     def _learn_fetched(self, delivery: Delivery, entry: LogEntry) -> None:
         for name in self._journal.names_of_url(delivery.number, entry.fields["name"]):
             listed = self._journal.listed(delivery.number, name)
-            self._journal.put_file(delivery.number, judged(name, entry, listed))
+            known = self._journal.file(delivery.number, name)
+            self._journal.put_file(delivery.number, after(known, judged(name, entry, listed, FETCHED)))
 
-    def _fetch(self, delivery: Delivery) -> bool:
+    def _fetch(self, delivery: Delivery, contents: Contents) -> bool:
         """Drops what the `fetch.txt` of a bag lists and has not come as a list of URLs; False if it did so before."""
         row = self._journal.file(delivery.number, FETCH)
         manifests = self._journal.manifests(delivery.number)
@@ -196,12 +212,15 @@ class DeliveryFollower:
         is_bag = has_manifest and self._journal.file(delivery.number, DECLARATION) is not None
         if row is None or not row.md5 or row.md5 == delivery.fetching or not is_bag:
             return False
-        lines = read_fetch(self._contents.read(row.md5, MAX_FETCH_BYTES) or b"")
+        # One that is too large is a problem of the bag.
+        is_small = (row.size_bytes or 0) <= MAX_FETCH_BYTES
+        lines = read_fetch((contents.read(row.md5, MAX_FETCH_BYTES) if is_small else None) or b"")
         with self._journal.transaction():
             self._journal.fetch(delivery.number, [line for line in lines if isinstance(line, Fetched)])
         urls = self._journal.urls_to_fetch(delivery.number)
         if urls:
-            drop_list(self._spool, self._spool.path_of(FOLDER), delivery.id, urls)
+            name = list_name(delivery.id, self._collection(delivery))
+            drop_list(self._spool, self._spool.path_of(FOLDER), name, urls)
             log.info("delivery fetches id=%s urls=%d", delivery.id, len(urls))
         with self._journal.transaction():
             # From now on, the position in the log is before any outcome of the list that is not considered yet.
@@ -223,110 +242,39 @@ class DeliveryFollower:
                 first, edge = entry.id, min(edge, entry.seconds - self._still_seconds)
         return _before(first) if first else newest or "0-0"
 
-    def _check_objects(self, delivery: Delivery) -> None:
-        """Reads objects that were stored before their manifest came. All of them, before the delivery can end."""
-        while rows := list(self._journal.files(delivery.number, (State.UNCHECKED,), _OBJECTS_AT_ONCE)):
-            checked = []
-            for row in rows:
-                if self._runtime.stopping.is_set():
-                    return
-                checked.append(self._checked(delivery, row, State.FAILED))
-            with self._intake.lock, self._journal.transaction():
-                for row in checked:
-                    self._journal.put_file(delivery.number, row)
-
-    def _checked(self, delivery: Delivery, row: FileRow, if_gone: State) -> FileRow:
-        """The row, judged by the digests of its object."""
-        listed = self._journal.listed(delivery.number, row.name)
-        known: Mapping[str, str] | None = {"md5": row.md5}
-        further = {algorithm for algorithm, _, _ in listed} - {"md5"}
-        if further:
-            known = self._contents.digests(row.md5, further)
-            if known is None:
-                return replace(row, state=if_gone, reason="its object in S3 is gone", drops=0)
-        return replace(compared(row, listed, {"md5": row.md5, **(known or {})}), drops=0)
-
     # The end.
 
     def _ending(self, delivery: Delivery, is_waiting: bool) -> _Ending | None:
         manifests = self._journal.manifests(delivery.number)
+        # While a service is down, files that are here wait.
+        if is_waiting or self._runtime.breaker.faults():
+            return None
         if delivery.is_asked:
             return _Ending(ASKED, len(manifests))
-        # While a service is down, files that are here wait.
-        if is_waiting or self._runtime.breaker.faults() or not all(manifest.md5 for manifest in manifests):
+        current = [manifest for manifest in manifests if not manifest.is_replaced]
+        if not all(manifest.md5 for manifest in current):
             return None
         # Not if each file has a manifest of its own beside it: more pairs may come.
-        lists_several = any(manifest.lines - manifest.malformed > 1 for manifest in manifests)
+        has_list = any(not manifest.is_unreadable and not manifest.is_sidecar for manifest in current)
         is_bag = any(is_bag_manifest(manifest.name) for manifest in manifests)
         quiet_seconds = time.time() - max(delivery.touched, self._started)
         is_quiet = not is_bag or quiet_seconds >= min(_BAG_SECONDS, self._still_seconds)
-        if lists_several and is_quiet and not self._journal.has_any(delivery.number, BAD):
+        if has_list and is_quiet and not self._journal.has_any(delivery.number, BAD):
             return _Ending(ALL_HERE, len(manifests))
         if quiet_seconds >= self._still_seconds:
             return _Ending(STILL, len(manifests))
         return None
 
-    def _find_earlier(self, delivery: Delivery) -> None:
-        """Looks for missing names in the ledger: it may have them of an earlier drop, with the listed digest."""
-        batch: list[FileRow] = []
-        for row in self._journal.files(delivery.number, (State.MISSING,)):
-            batch.append(row)
-            if len(batch) == _NAMES_AT_ONCE:
-                self._note_earlier(delivery, batch)
-                batch = []
-        if batch:
-            self._note_earlier(delivery, batch)
-
-    def _note_earlier(self, delivery: Delivery, rows: Sequence[FileRow]) -> None:
-        md5s = self._ledger.md5s_of([f"{delivery.folder}/{row.name}" for row in rows])
-        found = {row.name: md5 for row, md5 in zip(rows, md5s, strict=True) if md5 is not None}
-        right = []
-        for row in rows:
-            if (md5 := found.get(row.name)) is not None:
-                checked = self._checked(delivery, replace(row, md5=md5), State.MISSING)
-                if checked.state is State.RIGHT:
-                    right.append(replace(checked, state=State.EARLIER))
-        with self._intake.lock, self._journal.transaction():
-            for row in right:
-                self._journal.put_file(delivery.number, row)
-
-    def _bag(self, delivery: Delivery) -> Bag | None:
-        """What makes it a bag, and whether it is a valid one; None if it has no `bagit.txt`."""
-        tag_files = {}
-        for name in (DECLARATION, "bag-info.txt", "package-info.txt", FETCH):
-            row = self._journal.file(delivery.number, name)
-            if row is not None and row.md5 and (row.size_bytes or 0) <= MAX_TAG_BYTES:
-                data = self._contents.read(row.md5, MAX_TAG_BYTES)
-                if data is not None:
-                    tag_files[name] = data
-        if DECLARATION not in tag_files:
-            return None
-        self._match_unicode_forms(delivery)
-        return judged_bag(self._journal, delivery.number, tag_files)
-
-    def _match_unicode_forms(self, delivery: Delivery) -> None:
-        """In a bag, a name may come in another Unicode form than it is listed: macOS and archivers change it."""
-        for row in self._journal.files(delivery.number, (State.MISSING,)):
-            for form in ("NFC", "NFD"):
-                came = self._journal.file(delivery.number, unicodedata.normalize(form, row.name))
-                if came is not None and came.state is State.UNLISTED:
-                    checked = self._checked(delivery, replace(came, name=row.name), State.FAILED)
-                    with self._intake.lock, self._journal.transaction():
-                        self._journal.put_file(delivery.number, checked)
-                        self._journal.drop_file(delivery.number, came.name)
-                    break
-
     def _end(self, delivery: Delivery, ending: _Ending, bag: Bag | None) -> Delivery | None:
         """The delivery, ended; None if another manifest has come since the decision."""
         with self._intake.lock:
-            if ending.by != ASKED and len(self._journal.manifests(delivery.number)) != ending.manifests:
+            manifests = self._journal.manifests(delivery.number)
+            if ending.by != ASKED and len(manifests) != ending.manifests:
                 return None
             counts = self._journal.counts(delivery.number)
-            verdict = "incomplete" if any(counts.get(state) for state in BAD) else "complete"
-            nothing_listed = not sum(count for state, count in counts.items() if state != State.UNLISTED)
-            if bag.problems if bag is not None else nothing_listed:
-                verdict = "incomplete"
             bag_json = "" if bag is None else json.dumps(bag.as_dict())
+            is_bad = any(counts.get(state) for state in BAD) or problems_of(manifests, counts, bag_json)
+            verdict = "incomplete" if is_bad else "complete"
             ended = replace(
                 delivery,
                 ended=time.time(),
@@ -336,6 +284,9 @@ class DeliveryFollower:
                 bag=bag_json,
             )
             with self._journal.transaction():
+                # A file that md5s3stashctl has dropped again since: see `ctl/moves.py`.
+                if self._is_waiting(delivery):
+                    return None
                 self._journal.update(
                     delivery.number,
                     ended=ended.ended,

@@ -14,11 +14,23 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from md5s3stash.errors import SourceChanged
 from md5s3stash_daemon.deliveries.bag import is_bag_manifest, read_bag_manifest
-from md5s3stash_daemon.deliveries.journal import FileRow, Journal, Manifest, State
-from md5s3stash_daemon.deliveries.manifest import Line, algorithm_of, looks_like_manifest, read_manifest
+from md5s3stash_daemon.deliveries.fetch import is_own_list
+from md5s3stash_daemon.deliveries.journal import Journal
+from md5s3stash_daemon.deliveries.judge import with_replaced
+from md5s3stash_daemon.deliveries.manifest import (
+    HEAD_BYTES,
+    Line,
+    algorithm_of,
+    is_only_digest,
+    problem_of,
+    read_manifest,
+)
+from md5s3stash_daemon.deliveries.records import FileRow, Manifest, State
+from md5s3stash_daemon.deliveries.waiting import manifest_waits
 from md5s3stash_daemon.disk.accounts import account_name
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.pin import Pin
@@ -41,12 +53,28 @@ class DeliveryIntake:
         self._journal = journal
         self.lock = threading.RLock()
         # Folder -> number of its delivery.
-        self.open = {delivery.folder: delivery.number for delivery in journal.unpublished() if delivery.ended is None}
+        self.open = dict(journal.open_folders())
+        # Folder -> whether a manifest waits in it, in this batch.
+        self._with_manifest: dict[str, bool] = {}
+
+    def keeps(self, entry: Entry) -> bool:
+        """Whether a list of URLs is part of a delivery, which has files alone: also if its manifest still waits in the
+        spool. The lists that fetch what a bag lacks are ours.
+        """
+        return not is_own_list(entry.name) and any(
+            folder in self.open or self._has_manifest(folder) for folder in folders_above(entry.name)
+        )
+
+    def _has_manifest(self, folder: str) -> bool:
+        if folder not in self._with_manifest:
+            self._with_manifest[folder] = manifest_waits(self._spool, folder)
+        return self._with_manifest[folder]
 
     def with_listed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The files, with `listed` set. If the journal cannot be used, they are deferred, and the result is empty."""
         # A manifest directly in incoming/ is a file as any other: there is no folder that it speaks for.
         manifests = [entry for entry in entries if "/" in entry.name and algorithm_of(entry.name)]
+        self._with_manifest.clear()
         if not manifests and not self.open:
             return entries
         try:
@@ -94,19 +122,20 @@ class DeliveryIntake:
             return
         try:
             with open(os.dup(pin.descriptor), "rb") as file:
+                head = file.read(HEAD_BYTES)
+                file.seek(0)
                 if pin.status.st_size > MAX_MANIFEST_BYTES:
-                    log.error("manifest too large: its files are not checked name=%r; split it", entry.name)
+                    self._read(entry, iter(()), pin.status, b"")
                 elif is_bag_manifest(entry.name):
-                    self._read(entry, read_bag_manifest(file), pin.status)
-                elif looks_like_manifest(file):
-                    file.seek(0)
-                    self._read(entry, read_manifest(file, algorithm_of(entry.name) or "md5"), pin.status)
+                    self._read(entry, read_bag_manifest(file), pin.status, head)
+                elif not is_only_digest(head):
+                    self._read(entry, read_manifest(file, algorithm_of(entry.name) or "md5"), pin.status, head)
         except OSError as error:
             log.error("manifest cannot be read name=%r error=%r", entry.name, str(error))
         finally:
             pin.release()
 
-    def _read(self, entry: Entry, lines: Iterator[Line], status: os.stat_result) -> None:
+    def _read(self, entry: Entry, lines: Iterator[Line], status: os.stat_result, head: bytes) -> None:
         folder, _, name = entry.name.rpartition("/")
         algorithm = algorithm_of(name) or "md5"
         with self.lock:
@@ -114,23 +143,47 @@ class DeliveryIntake:
                 number = self.open.get(folder)
                 if number is None:
                     number = self._journal.open(new_id(), folder, account_name(status.st_uid), time.time())
+                is_new = not self._journal.replace_manifest(number, name)
                 count = malformed = 0
+                first = ""
                 while chunk := list(itertools.islice(lines, _LINES_AT_ONCE)):
                     count += len(chunk)
                     malformed += sum(not line.name for line in chunk)
-                    proper = [line for line in chunk if line.name and not line.leads_out]
-                    self._journal.list_names(number, algorithm, [(line.name, line.digest) for line in proper])
+                    pairs = [(line.name, line.digest) for line in chunk if line.name]
+                    first = first or (pairs[0][0] if pairs else "")
+                    self._journal.list_names(number, algorithm, pairs, name)
+                    self._journal.note_written(number, [(line.name, line.written) for line in chunk if line.written])
                     for line in chunk:
                         if line.leads_out:
-                            self._journal.put_file(number, _refused(line))
-                self._journal.add_manifest(number, Manifest(entry.drop_id, name, algorithm, count, malformed))
+                            self._journal.put_file(number, _refused(line, name))
+                if not is_new:
+                    self._note_replaced(number)
+                problem = problem_of(head, algorithm, count, malformed)
+                if status.st_size > MAX_MANIFEST_BYTES:
+                    problem = f"it has {status.st_size:,} bytes, more than {MAX_MANIFEST_BYTES:,}: split it"
+                is_sidecar = count - malformed == 1 and _is_beside(name, first)
+                self._journal.add_manifest(
+                    number,
+                    Manifest(entry.drop_id, name, algorithm, count, malformed, problem=problem, is_sidecar=is_sidecar),
+                )
                 self._journal.update(number, touched=time.time())
             self.open[folder] = number
-        log.info("manifest read name=%r lines=%d malformed=%d", entry.name, count, malformed)
+        log.info("manifest read name=%r lines=%d malformed=%d replaces=%s", entry.name, count, malformed, not is_new)
+        if problem:
+            log.error("manifest has lines that cannot be read name=%r: %s", entry.name, problem)
+
+    def _note_replaced(self, number: int) -> None:
+        for row in self._journal.files(number, (State.WRONG,)):
+            self._journal.put_file(number, replace(with_replaced(row, self._journal.listed(number, row.name)), drops=0))
 
 
-def _refused(line: Line) -> FileRow:
-    reason = f"line {line.number} of the manifest leads out of the folder of the delivery"
+def _is_beside(manifest: str, name: str) -> bool:
+    """Whether this is a manifest as producers make one for each file: `a.tif.md5` or `a.md5` for `a.tif`."""
+    return manifest.startswith(f"{os.path.splitext(name)[0]}.")
+
+
+def _refused(line: Line, manifest: str) -> FileRow:
+    reason = f"line {line.number} of {manifest} leads out of the folder of the delivery"
     return FileRow(line.name, State.REFUSED, reason=reason)
 
 

@@ -12,12 +12,16 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
+
+from md5s3stash_daemon.deliveries.records import Delivery, FileRow, Manifest, State
 
 FOLDER = "deliveries"
 FILE = "journal.sqlite"
+
+# Begins the reason of a missing name that its manifest has with backslashes.
+WRITTEN = "the manifest has it as "
 
 # Another program may be reading.
 _BUSY_SECONDS = 30.0
@@ -40,12 +44,14 @@ CREATE TABLE IF NOT EXISTS delivery (
 );
 CREATE TABLE IF NOT EXISTS manifest (
     drop_id BLOB PRIMARY KEY, number INTEGER NOT NULL, name BLOB NOT NULL, algorithm TEXT NOT NULL,
-    lines INTEGER NOT NULL, malformed INTEGER NOT NULL, md5 TEXT NOT NULL DEFAULT ''
+    lines INTEGER NOT NULL, malformed INTEGER NOT NULL, md5 TEXT NOT NULL DEFAULT '',
+    problem TEXT NOT NULL DEFAULT '', is_sidecar INTEGER NOT NULL DEFAULT 0, is_replaced INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS manifest_number ON manifest (number);
 CREATE TABLE IF NOT EXISTS listed (
     number INTEGER NOT NULL, name BLOB NOT NULL, algorithm TEXT NOT NULL, digest TEXT NOT NULL,
-    times INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (number, name, algorithm, digest)
+    manifest BLOB NOT NULL, times INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (number, name, algorithm, digest, manifest)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file (
     number INTEGER NOT NULL, name BLOB NOT NULL, state TEXT NOT NULL, md5 TEXT NOT NULL DEFAULT '', size_bytes INTEGER,
@@ -58,25 +64,6 @@ CREATE TABLE IF NOT EXISTS fetched (
 CREATE INDEX IF NOT EXISTS file_state ON file (number, state);
 """
 
-
-class State(StrEnum):
-    """What became of a name of a delivery."""
-
-    MISSING = "missing"  # listed, and did not come
-    RIGHT = "right"
-    WRONG = "wrong"  # its digest differs
-    FAILED = "failed"  # for another reason, such as its size
-    EARLIER = "earlier"  # did not come with the delivery; an earlier drop of this name has the listed digest
-    UNLISTED = "unlisted"  # came, but is not listed
-    REFUSED = "refused"  # listed, but the name leads out of the folder
-    UNCHECKED = "unchecked"  # stored before its manifest came: the object has to be read
-
-
-# States that make a delivery incomplete.
-BAD = (State.MISSING, State.WRONG, State.FAILED, State.REFUSED, State.UNCHECKED)
-
-STILL, ALL_HERE, ASKED = "still", "all here", "asked"
-
 # The columns that `Delivery` has, in order.
 _COLUMNS = (
     "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag, "
@@ -85,55 +72,6 @@ _COLUMNS = (
 
 
 _FILE_COLUMNS = "name, state, md5, size_bytes, at, reason, drops"
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A delivery: times are in seconds since the epoch, `ended` is None while it is open. `position` is the id of the
-    last entry of the ledger log that was considered, `receipt` the path of the published JSON receipt. `bag` is the
-    JSON of a `Bag`, if it is one and has ended, `fetching` the md5 of its `fetch.txt` once that was read.
-    """
-
-    number: int
-    id: str
-    folder: str
-    sender: str
-    opened: float
-    touched: float
-    position: str
-    is_asked: bool
-    ended: float | None
-    ended_by: str
-    verdict: str
-    counts: str
-    receipt: str
-    bag: str = ""
-    fetching: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A manifest of a delivery; `md5` is empty until the file itself is stashed."""
-
-    drop_id: str
-    name: str
-    algorithm: str
-    lines: int
-    malformed: int
-    md5: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class FileRow:
-    """A name of a delivery, below its folder, and what became of it."""
-
-    name: str
-    state: State
-    md5: str = ""
-    size_bytes: int | None = None
-    at: float | None = None
-    reason: str = ""
-    drops: int = 0
 
 
 def journal_path(spool: Path | str) -> str:
@@ -174,6 +112,10 @@ class Journal:
     def unpublished(self) -> list[Delivery]:
         """Those that are open, or whose receipt is not published."""
         return [_delivery(row) for row in self._rows(f"SELECT {_COLUMNS} FROM delivery WHERE NOT is_published")]
+
+    def open_folders(self) -> list[tuple[str, int]]:
+        """(folder, number) of each open delivery."""
+        return [(delivery.folder, delivery.number) for delivery in self.unpublished() if delivery.ended is None]
 
     def newest(self, count: int) -> list[Delivery]:
         return [
@@ -224,41 +166,72 @@ class Journal:
         return bool(self._rows("SELECT 1 FROM manifest WHERE drop_id = ?", os.fsencode(drop_id)))
 
     def add_manifest(self, number: int, manifest: Manifest) -> None:
-        values = (manifest.name, manifest.algorithm, manifest.lines, manifest.malformed)
+        values = (manifest.algorithm, manifest.lines, manifest.malformed, manifest.problem, manifest.is_sidecar)
         self._connection.execute(
-            "INSERT INTO manifest (drop_id, number, name, algorithm, lines, malformed) VALUES (?, ?, ?, ?, ?, ?)",
-            (os.fsencode(manifest.drop_id), number, os.fsencode(values[0]), *values[1:]),
+            "INSERT INTO manifest (drop_id, number, name, algorithm, lines, malformed, problem, is_sidecar) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (os.fsencode(manifest.drop_id), number, os.fsencode(manifest.name), *values),
         )
 
-    def manifests(self, number: int) -> list[Manifest]:
+    def replace_manifest(self, number: int, name: str) -> bool:
+        """Forgets what an earlier manifest of this name lists; False if there is none."""
+        found = self._connection.execute(
+            "UPDATE manifest SET is_replaced = 1 WHERE number = ? AND name = ? AND NOT is_replaced",
+            (number, os.fsencode(name)),
+        )
+        if found.rowcount == 0:
+            return False
+        self._connection.execute("DELETE FROM listed WHERE number = ? AND manifest = ?", (number, os.fsencode(name)))
+        not_listed = "NOT EXISTS (SELECT 1 FROM listed WHERE listed.number = file.number AND listed.name = file.name)"
+        self._connection.execute(
+            f"DELETE FROM file WHERE number = ? AND state IN ('missing', 'refused') AND {not_listed}", (number,)
+        )
+        self._connection.execute(f"UPDATE file SET state = 'unlisted' WHERE number = ? AND {not_listed}", (number,))
+        return True
+
+    def manifests(self, number: int, *, unreadable: bool = False) -> list[Manifest]:
+        """All of a delivery, or those that are unreadable."""
+        only = "AND lines = malformed AND NOT is_replaced" if unreadable else ""
         rows = self._rows(
-            "SELECT drop_id, name, algorithm, lines, malformed, md5 FROM manifest WHERE number = ? ORDER BY name",
+            "SELECT drop_id, name, algorithm, lines, malformed, md5, problem, is_sidecar, is_replaced FROM manifest "
+            f"WHERE number = ? {only} ORDER BY name, drop_id",
             number,
         )
-        return [Manifest(_text(row[0]), _text(row[1]), *row[2:]) for row in rows]  # type: ignore[arg-type]
+        return [_manifest(row) for row in rows]
 
     def note_manifest(self, number: int, name: str, md5: str) -> None:
         """The manifest of this name is stashed, or empty, failed."""
         self._connection.execute(
-            "UPDATE manifest SET md5 = ? WHERE number = ? AND name = ?", (md5, number, os.fsencode(name))
+            "UPDATE manifest SET md5 = ? WHERE number = ? AND name = ? AND NOT is_replaced",
+            (md5, number, os.fsencode(name)),
         )
 
-    def list_names(self, number: int, algorithm: str, lines: Iterable[tuple[str, str]]) -> None:
-        """Adds (name, digest) pairs."""
-        pairs = [(number, os.fsencode(name), algorithm, digest) for name, digest in lines]
+    def list_names(self, number: int, algorithm: str, lines: Iterable[tuple[str, str]], manifest: str = "") -> None:
+        """Adds (name, digest) pairs of a manifest."""
+        pairs = [(number, os.fsencode(name), algorithm, digest, os.fsencode(manifest)) for name, digest in lines]
         self._connection.executemany(
-            "INSERT INTO listed VALUES (?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1", pairs
+            "INSERT INTO listed VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1", pairs
         )
         # A file that came before is judged again: it may be listed now.
         self._connection.executemany(
             "INSERT INTO file (number, name, state) VALUES (?, ?, 'missing') ON CONFLICT DO UPDATE SET state = "
-            "CASE WHEN state IN ('right', 'unlisted', 'earlier') THEN 'unchecked' ELSE state END",
+            "CASE WHEN md5 != '' THEN 'unchecked' WHEN state = 'unlisted' THEN 'failed' ELSE state END",
             [pair[:2] for pair in pairs],
+        )
+
+    def note_written(self, number: int, lines: Iterable[tuple[str, str]]) -> None:
+        """Adds (name, as the manifest has it) pairs, of names that have not come."""
+        self._connection.executemany(
+            "UPDATE file SET reason = ? WHERE number = ? AND name = ? AND state = 'missing'",
+            [(f"{WRITTEN}{_plain(written)}", number, os.fsencode(name)) for name, written in lines],
         )
 
     def listed(self, number: int, name: str) -> list[tuple[str, str, int]]:
         """(algorithm, digest, times) of a name; not all of them if there are so many that no file can be right."""
-        statement = "SELECT algorithm, digest, times FROM listed WHERE number = ? AND name = ? LIMIT ?"
+        statement = (
+            "SELECT algorithm, digest, sum(times) FROM listed WHERE number = ? AND name = ? "
+            "GROUP BY algorithm, digest LIMIT ?"
+        )
         return self._rows(statement, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
 
     def listed_of(self, number: int, names: Sequence[str]) -> dict[str, list[tuple[str, str, int]]]:
@@ -268,7 +241,8 @@ class Journal:
             piece = names[start : start + _NAMES_AT_ONCE]
             marks = ", ".join("?" * len(piece))
             rows = self._rows(
-                f"SELECT name, algorithm, digest, times FROM listed WHERE number = ? AND name IN ({marks}) LIMIT ?",
+                f"SELECT name, algorithm, digest, sum(times) FROM listed WHERE number = ? AND name IN ({marks}) "
+                "GROUP BY name, algorithm, digest LIMIT ?",
                 number,
                 *map(os.fsencode, piece),
                 _ROWS_AT_ONCE,
@@ -281,11 +255,14 @@ class Journal:
                 found.setdefault(_text(name), []).append(tuple(rest))  # type: ignore[arg-type]
         return found
 
-    def listed_twice(self, number: int) -> str | None:
-        """A name that one algorithm lists more than once."""
-        statement = "SELECT name FROM listed WHERE number = ? GROUP BY name, algorithm HAVING sum(times) > 1 LIMIT 1"
-        found = self._rows(statement, number)
-        return _text(found[0][0]) if found else None
+    def listed_twice(self, number: int) -> Iterator[str]:
+        """The names that a manifest lists more than once."""
+        rows = self._rows(
+            "SELECT DISTINCT name FROM (SELECT name FROM listed WHERE number = ? GROUP BY name, manifest "
+            "HAVING sum(times) > 1)",
+            number,
+        )
+        return (_text(row[0]) for row in rows)
 
     def fetch(self, number: int, lines: Iterable[tuple[str, str]]) -> None:
         """Adds (URL, name) pairs."""
@@ -323,7 +300,8 @@ class Journal:
             "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
             "md5 = excluded.md5, size_bytes = excluded.size_bytes, at = excluded.at, "
             "reason = excluded.reason, drops = drops + excluded.drops",
-            (number, os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, row.reason, row.drops),
+            # A reason may have a name in it, with bytes that are not text.
+            (number, os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, _plain(row.reason), row.drops),
         )
 
     def counts(self, number: int) -> dict[str, int]:
@@ -363,10 +341,19 @@ class Journal:
         return {str(state): int(str(size)) for state, size in rows}
 
 
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _delivery(row: Sequence[object]) -> Delivery:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
     values |= {"folder": _text(values["folder"]), "receipt": _text(values["receipt"])}
     return Delivery(**values | {"is_asked": bool(values["is_asked"])})  # type: ignore[arg-type]
+
+
+def _manifest(row: Sequence[object]) -> Manifest:
+    found = Manifest(_text(row[0]), _text(row[1]), *row[2:7])  # type: ignore[arg-type]
+    return replace(found, is_sidecar=bool(row[7]), is_replaced=bool(row[8]))
 
 
 def _file_row(row: Sequence[object]) -> FileRow:

@@ -7,16 +7,24 @@ from dataclasses import replace
 
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import ListedDigestDiffers
-from md5s3stash_daemon.deliveries.journal import FileRow, State
 from md5s3stash_daemon.deliveries.manifest import HEX_DIGITS
+from md5s3stash_daemon.deliveries.records import FileRow, State
 from md5s3stash_daemon.ledger.reader import LogEntry
 
 # (algorithm, digest, times)
 Listed = Sequence[tuple[str, str, int]]
 
 
-def judged(name: str, entry: LogEntry, listed: Listed) -> FileRow:
-    """What the outcome says about the name, which is relative to the delivery's folder."""
+# Where a wrong content is that could not be compared before it was stored.
+BEFORE_MANIFEST = "it was stored before its manifest came"
+FETCHED = "it was fetched, and is stored under its own md5"
+OTHER_FORM = "its name came in another form than it is listed, so it was stored before it could be compared"
+
+
+def judged(name: str, entry: LogEntry, listed: Listed, stored: str = BEFORE_MANIFEST) -> FileRow:
+    """What the outcome says about the name, which is relative to the delivery's folder. `stored` says how a wrong
+    content came to be stored.
+    """
     fields = entry.fields
     size = fields.get("size_bytes", "")
     row = FileRow(
@@ -30,16 +38,35 @@ def judged(name: str, entry: LogEntry, listed: Listed) -> FileRow:
     if fields.get("outcome") != "stashed" or not is_md5(row.md5):
         differs = fields.get("error") == ListedDigestDiffers.__name__
         state = State.UNLISTED if not listed else State.WRONG if differs else State.FAILED
-        return replace(row, state=state, md5="", reason=fields.get("reason", ""))
+        return with_replaced(replace(row, state=state, md5="", reason=fields.get("reason", "")), listed)
     known = {algorithm: fields[algorithm] for algorithm in HEX_DIGITS if fields.get(algorithm)}
-    return compared(row, listed, known) if listed else row
+    return compared(row, listed, known, stored) if listed else row
 
 
-def compared(row: FileRow, listed: Listed, known: Mapping[str, str]) -> FileRow:
+def with_replaced(row: FileRow, listed: Listed) -> FileRow:
+    """Adds to the reason of a refused file that its manifest was replaced since, if it names another digest."""
+    if row.state is not State.WRONG or row.md5 or any(f"lists {digest}" in row.reason for _, digest, _ in listed):
+        return row
+    return replace(row, reason=f"{row.reason}; the manifest was replaced since: md5s3stashctl retry compares it again")
+
+
+def after(row: FileRow | None, later: FileRow) -> FileRow:
+    """What is known of a name after a further outcome. If that stored nothing, the name still leads to what was stored
+    under it before.
+    """
+    if row is None or not row.md5 or later.md5:
+        return later
+    reason = f"a later file of this name was not stored: {later.reason}"
+    return replace(row, drops=later.drops, reason=row.reason or reason)
+
+
+def compared(row: FileRow, listed: Listed, known: Mapping[str, str], stored: str) -> FileRow:
     """The row of a stashed file, judged by the digests that are known of it."""
     for algorithm, digest, _ in listed:
         if algorithm in known and known[algorithm] != digest:
-            reason = f"its {algorithm} is {known[algorithm]}, but {digest} is listed; it was stored before its manifest"
-            return replace(row, state=State.WRONG, reason=f"{reason} came")
+            reason = f"its {algorithm} is {known[algorithm]}, but {digest} is listed; {stored}"
+            return replace(row, state=State.WRONG, reason=reason)
     is_known = all(algorithm in known for algorithm, _, _ in listed)
-    return replace(row, state=State.RIGHT if is_known else State.UNCHECKED, reason="")
+    # What is to be read again keeps how it came to be stored.
+    state, reason = (State.RIGHT, "") if is_known else (State.UNCHECKED, stored)
+    return replace(row, state=state, reason=reason)

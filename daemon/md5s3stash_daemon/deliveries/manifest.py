@@ -2,16 +2,19 @@
 
 Two forms, as in GNU coreutils: `HEX  NAME`, with `*` before the name of a file read in binary mode, and `MD5 (NAME) =
 HEX`. A backslash before the line says that the name has escapes. Beyond coreutils: a byte order mark and Windows line
-ends are removed, and a name may not lead out of the folder of the manifest.
+ends are removed, backslashes without escapes separate folders, and a name may not lead out of the folder of the
+manifest.
 """
 
 from __future__ import annotations
 
-import itertools
+import codecs
 import os
 import re
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
+
+from md5s3stash.console import printable
 
 # Algorithm -> hex digits of a digest.
 HEX_DIGITS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
@@ -27,22 +30,32 @@ _NAME = re.compile(
 # A name has at most 4095 bytes, which escapes double; the rest is for digest, tag and blanks.
 MAX_LINE_BYTES = 16 * 1024
 
-_BOM = b"\xef\xbb\xbf"
+# Enough to see what a manifest is.
+HEAD_BYTES = 4096
+
+_BOM = codecs.BOM_UTF8
 _WHITE = b" \t"
 _ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
 _ESCAPED = {b"n": b"\n", b"r": b"\r", b"\\": b"\\"}
-_ANY_DIGEST = re.compile(rb"[\s\\]*(?:[0-9a-fA-F]{32,128}[ \t]+\S|[A-Z0-9-]+ ?\(.*\)\s*=\s*[0-9a-fA-F]{32,128}\s*$)")
+_ONLY_DIGEST = re.compile(rb"\s*[0-9a-fA-F]{32,128}\s*")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+# What a problem shows of a line.
+_SHOWN_CHARACTERS = 80
 
 
 class Line(NamedTuple):
     """A line of a manifest. `name` is empty if the line is not well-formed. If it leads out of the folder, it is as the
-    line has it, else without `./`, `//` and `..`.
+    line has it, else without `./`, `//` and `..`. `written` is what the line has, if its folders are separated by
+    backslashes, as on Windows: `md5sum` on Linux writes a backslash in a name as an escape.
     """
 
     number: int
     name: str
     digest: str = ""
     leads_out: bool = False
+    written: str = ""
 
 
 def algorithm_of(name: str) -> str | None:
@@ -53,11 +66,24 @@ def algorithm_of(name: str) -> str | None:
     return next(group for group in matched.groups() if group).lower().replace("-", "")
 
 
-def looks_like_manifest(file: BinaryIO) -> bool:
-    """Whether any of the first lines has a digest, of any algorithm, and a name. A file `NAME.md5` that holds only a
-    digest is not a manifest, to md5sum neither.
-    """
-    return any(_ANY_DIGEST.match(raw.removeprefix(_BOM)) for _, raw in itertools.islice(raw_lines(file), 1000))
+def is_only_digest(head: bytes) -> bool:
+    """Whether a file that begins like this holds a digest and no name. It is not a manifest, to md5sum neither."""
+    return len(head) < HEAD_BYTES and _ONLY_DIGEST.fullmatch(head.removeprefix(_BOM)) is not None
+
+
+def problem_of(head: bytes, algorithm: str, lines: int, malformed: int) -> str:
+    """In words, which lines of a manifest cannot be read; empty if there are none. `head` is how it begins."""
+    if lines == 0:
+        return "it lists no file"
+    if malformed == 0:
+        return ""
+    if malformed < lines:
+        return f"{malformed:,} of its {lines:,} lines cannot be read"
+    if head.startswith(_UTF_16) or b"\0" in head:
+        return "it is not plain text, such as UTF-16 (which PowerShell writes): save it as UTF-8"
+    first = next((line for line in head.removeprefix(_BOM).splitlines() if line and not line.startswith(b"#")), b"")
+    shown = printable(os.fsdecode(first))[:_SHOWN_CHARACTERS]
+    return f"no line of it has a digest and a name as {algorithm}sum writes them: the first is {shown}"
 
 
 def read_manifest(file: BinaryIO, algorithm: str) -> Iterator[Line]:
@@ -96,11 +122,14 @@ class _Reader:
         split = None if b"\0" in raw else self._split(raw)
         if split is None:
             return Line(number, "")
-        name, digest = os.fsdecode(split[0]), split[1].decode("ascii").lower()
-        clean = inside(name)
-        return Line(number, name if clean is None else clean, digest, leads_out=clean is None)
+        name, digest, written = os.fsdecode(split[0]), split[1].decode("ascii").lower(), ""
+        if "\\" in name and not split[2]:
+            name, written = name.replace("\\", "/"), name
+        clean = None if written and _DRIVE.match(name) else inside(name)
+        return Line(number, name if clean is None else clean, digest, leads_out=clean is None, written=written)
 
-    def _split(self, raw: bytes) -> tuple[bytes, bytes] | None:
+    def _split(self, raw: bytes) -> tuple[bytes, bytes, bool] | None:
+        """Name, digest, and whether the name had escapes."""
         raw = raw.lstrip(_WHITE)
         escaped = raw.startswith(b"\\")
         raw = raw[escaped:]
@@ -108,7 +137,7 @@ class _Reader:
         if split is None or not _is_hex(split[1], self._digits):
             return None
         name = _unescaped(split[0]) if escaped else split[0]
-        return (name, split[1]) if name else None
+        return (name, split[1], escaped) if name else None
 
     def _tagged(self, raw: bytes) -> tuple[bytes, bytes] | None:
         opening, _, rest = raw[len(self._tag) :].partition(b"(")

@@ -31,6 +31,10 @@ class StoredContents:
         hashers = _Hashers(algorithms)
         return None if self._store.download(address, hashers, sys.maxsize) is None else hashers.digests()
 
+    def in_collection(self, collection: str) -> StoredContents:
+        """The contents of one collection; empty for those in none."""
+        return StoredContents(self._store, [base.in_collection(collection) for base in self._bases])
+
     def place(self, md5: str) -> str:
         """The s3 URL of the content, in the first bucket base."""
         return self._bases[0].address(md5).s3_url

@@ -8,8 +8,11 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from md5s3stash_daemon.deliveries.journal import BAD, Delivery, Journal, State, journal_path
-from md5s3stash_daemon.deliveries.receipt import counts_of
+from md5s3stash_daemon.deliveries.journal import Journal, journal_path
+from md5s3stash_daemon.deliveries.receipts.page import visible
+from md5s3stash_daemon.deliveries.receipts.receipt import counts_of
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
+from md5s3stash_daemon.deliveries.records import BAD, Delivery, State
 from md5s3stash_daemon.spool.spool import Spool
 
 _SHOWN = 6
@@ -50,22 +53,29 @@ def newest_deliveries(spool: Spool) -> tuple[ShownDelivery, ...]:
     if not os.path.exists(path):
         return ()
     with contextlib.suppress(sqlite3.Error), contextlib.closing(Journal(path)) as journal:
-        return tuple(_shown(delivery, counts_of(journal, delivery)) for delivery in journal.newest(_SHOWN))
+        return tuple(_shown(journal, delivery, counts_of(journal, delivery)) for delivery in journal.newest(_SHOWN))
     return ()
 
 
-def _shown(delivery: Delivery, counts: Mapping[str, int]) -> ShownDelivery:
+def _shown(journal: Journal, delivery: Delivery, counts: Mapping[str, int]) -> ShownDelivery:
     good = counts[State.RIGHT] + counts[State.EARLIER]
     # While it is open, a missing file is one that may still come.
     named = [state for state in _WORDS if delivery.verdict or state is not State.MISSING]
+    others = [f"{counts[state]:,} {_WORDS[state]}" for state in named if counts.get(state)]
+    manifests = journal.manifests(delivery.number, unreadable=True)
+    if delivery.verdict and (problems := problems_of(manifests, counts, delivery.bag)):
+        others.append(f"{len(problems):,} {'problem' if len(problems) == 1 else 'problems'}")
+    # One that cannot be read is never right: say so at once.
+    elif manifests:
+        others.append(f"{len(manifests):,} {'manifest' if len(manifests) == 1 else 'manifests'} cannot be read")
     return ShownDelivery(
         delivery.id,
-        delivery.folder,
+        visible(delivery.folder),
         delivery.sender,
         delivery.ended or delivery.touched,
         delivery.verdict,
         good,
         good + sum(counts.get(state, 0) for state in BAD),
-        ", ".join(f"{counts[state]:,} {_WORDS[state]}" for state in named if counts.get(state)),
+        ", ".join(others),
         delivery.receipt,
     )

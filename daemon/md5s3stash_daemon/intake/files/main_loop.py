@@ -35,9 +35,9 @@ PASSED_OVER_A_SECOND = 2000
 
 
 class MainLoop:
-    """Runs until `stopping` is set; then finishes what is in progress within `stop_seconds`. `take_list` gets each
-    claimed file first, and returns whether it took it, as a list of URLs. `with_listed` gets the others of a batch, and
-    returns them with the digests that manifests list for them.
+    """Runs until `stopping` is set; then finishes what is in progress within `stop_seconds`. `with_listed` gets a
+    claimed batch first, and returns its files with the digests that manifests list for them. `take_list` gets each of
+    these, and returns whether it took it, as a list of URLs.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class MainLoop:
                 return
             # Idle: taking a list waits while the disk fails, and a long manifest is read here.
             with self._runtime.liveness.idle(LOOP):
-                files = self._with_listed([entry for entry in batch if not self._take_list(entry)])
+                files = [entry for entry in self._with_listed(batch) if not self._take_list(entry)]
             if files:
                 self._workers.hand_out(files)
 

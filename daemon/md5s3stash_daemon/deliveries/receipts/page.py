@@ -8,7 +8,10 @@ import time
 from typing import TextIO
 
 from md5s3stash.console import printable
-from md5s3stash_daemon.deliveries.journal import ALL_HERE, ASKED, STILL, Delivery, FileRow, Journal, State
+from md5s3stash.digest import is_md5
+from md5s3stash_daemon.deliveries.journal import Journal
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
+from md5s3stash_daemon.deliveries.records import ALL_HERE, ASKED, STILL, Delivery, FileRow, Manifest, State
 
 # Names of each state. The JSON has them all.
 _SHOWN = 2000
@@ -19,7 +22,7 @@ _HEADINGS = {
     State.FAILED: ("Failed", "Came, but could not be stored."),
     State.REFUSED: ("Refused lines", "The manifest lists a name outside of the delivery."),
     State.UNCHECKED: ("Not checked", "Stored before the manifest came, and not read again yet."),
-    State.UNLISTED: ("Not listed", "Came and was stored, but no manifest lists it: nothing shows whether it is right."),
+    State.UNLISTED: ("Not listed", "Came, but no manifest lists it: nothing shows whether it is right."),
     State.EARLIER: ("Here since an earlier drop", "Did not come now; the content is stored under this name."),
     State.RIGHT: ("Right", "Stored, with every digest that is listed."),
 }
@@ -40,6 +43,7 @@ table { border-collapse: collapse; table-layout: fixed; width: 100%; font-size: 
 th:first-child { width: 40% } th.number { width: 20% }
 th, td { text-align: left; vertical-align: top; padding: .25rem .5rem; border-bottom: 1px solid #d0d0d0;
   overflow-wrap: anywhere }
+td:first-child { white-space: pre-wrap }
 .number { text-align: right; white-space: nowrap } code { font-size: .8rem }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem } dt { color: #555 } dd { margin: 0 }
 @media print { body { margin: 0; max-width: none; font-size: 11px }
@@ -53,29 +57,39 @@ def write_page(file: TextIO, journal: Journal, delivery: Delivery) -> None:
     listed = sum(count for state, count in counts.items() if state != State.UNLISTED)
     good = counts.get(State.RIGHT, 0) + counts.get(State.EARLIER, 0)
     title = f"Delivery {delivery.folder}"
+    manifests = journal.manifests(delivery.number)
+    problems = problems_of(manifests, counts, delivery.bag)
     words = "Complete" if delivery.verdict == "complete" else "Not complete"
+    but = (
+        f", but there {'is a problem' if len(problems) == 1 else f'are {len(problems):,} problems'}:"
+        if problems
+        else "."
+    )
     file.write(
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>{_shown(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{_shown(title)}</h1>\n"
         f'<p class="verdict {html.escape(delivery.verdict)}"><strong>{words}:</strong> '
-        f"{good:,} of {listed:,} listed files are here and right.</p>\n<dl>\n"
+        f"{good:,} of {listed:,} listed files are here and right{but}</p>\n"
     )
+    if problems:
+        file.write("<ul>\n")
+        file.writelines(f"<li>{_shown(problem)}</li>\n" for problem in problems)
+        file.write("</ul>\n")
+    file.write("<dl>\n")
     facts = [
         ("Number", delivery.id),
         ("Sent by", delivery.sender),
         ("From", _clock(delivery.opened)),
         ("To", f"{_clock(delivery.ended or delivery.opened)}, when {_ENDINGS.get(delivery.ended_by, '')}"),
     ]
-    for manifest in journal.manifests(delivery.number):
-        malformed = f", of which {manifest.malformed:,} cannot be read as such" if manifest.malformed else ""
-        words = f"{manifest.name} ({manifest.algorithm}, {manifest.lines:,} lines{malformed}), md5 {manifest.md5}"
-        facts.append(("Manifest", words))
-    bag = json.loads(delivery.bag) if delivery.bag else {"problems": []}
+    facts += [("Manifest", _of_manifest(manifest)) for manifest in manifests[:_SHOWN]]
+    if len(manifests) > _SHOWN:
+        facts.append(("Manifest", f"and {len(manifests) - _SHOWN:,} more: the JSON of this receipt has all"))
     if delivery.bag:
+        bag = json.loads(delivery.bag)
         facts.append(("Bag", f"BagIt {bag['version']}"))
-    facts += [("Problem", problem) for problem in bag["problems"]]
-    facts += [(name, value) for name, value in bag.get("info", {}).items()][:_SHOWN]
+        facts += [(name, value) for name, value in bag["info"].items()][:_SHOWN]
     for name, value in facts:
         file.write(f"<dt>{_shown(name)}</dt><dd>{_shown(value)}</dd>\n")
     file.write("</dl>\n")
@@ -83,6 +97,14 @@ def write_page(file: TextIO, journal: Journal, delivery: Delivery) -> None:
         if counts.get(state):
             _write_state(file, journal, delivery, state, f"{heading}: {counts[state]:,}", meaning)
     file.write("</main>\n</body>\n</html>\n")
+
+
+def _of_manifest(manifest: Manifest) -> str:
+    malformed = f", of which {manifest.malformed:,} cannot be read" if manifest.malformed else ""
+    md5 = f"md5 {manifest.md5}" if is_md5(manifest.md5) else "not stored"
+    replaced = "; replaced by a later one of this name" if manifest.is_replaced else ""
+    name = visible(manifest.name)
+    return f"{name} ({manifest.algorithm}, {manifest.lines:,} lines{malformed}), {md5}{replaced}"
 
 
 def _write_state(file: TextIO, journal: Journal, delivery: Delivery, state: State, heading: str, meaning: str) -> None:
@@ -93,7 +115,8 @@ def _write_state(file: TextIO, journal: Journal, delivery: Delivery, state: Stat
     shown = 0
     for row in journal.files(delivery.number, (state,), _SHOWN):
         shown += 1
-        file.write(f'<tr><td>{_shown(row.name)}</td><td class="number">{_size(row)}</td><td>{_detail(row)}</td></tr>\n')
+        name = _shown(visible(row.name))
+        file.write(f'<tr><td>{name}</td><td class="number">{_size(row)}</td><td>{_detail(row)}</td></tr>\n')
     file.write("</tbody>\n</table>\n")
     if shown == _SHOWN:
         file.write(f"<p>This page shows the first {_SHOWN:,} at most. The JSON of this receipt has all.</p>\n")
@@ -111,6 +134,11 @@ def _size(row: FileRow) -> str:
 def _shown(text: str) -> str:
     """On one line, with every character visible: names are hostile input."""
     return html.escape(printable(text)).encode("utf-8", "replace").decode()
+
+
+def visible(name: str) -> str:
+    """The name, in quotes if it begins or ends with a blank, or has several together: a page does not show them."""
+    return name if name == " ".join(name.split()) else f'"{name}"'
 
 
 def _clock(seconds: float) -> str:

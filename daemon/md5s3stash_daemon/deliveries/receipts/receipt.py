@@ -8,30 +8,38 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from md5s3stash_daemon.deliveries.journal import FOLDER, Delivery, FileRow, Journal, State
-from md5s3stash_daemon.deliveries.receipt_page import write_page
+from md5s3stash.digest import is_md5
+from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
+from md5s3stash_daemon.deliveries.receipts.page import write_page
+from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
+from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
 from md5s3stash_daemon.disk.beneath import Place, folder_of, move, sync_folders
 from md5s3stash_daemon.spool.entry import INCOMING
 from md5s3stash_daemon.spool.spool import Spool
 
 DONE = "done"
 
-# Below incoming/: where receipts are dropped.
+# Below incoming/, or below the folder of a collection there: where receipts are dropped.
 RECEIPTS = "receipts"
+
+_NOT_RIGHT = tuple(state for state in State if state not in (State.RIGHT, State.EARLIER))
 
 # Of the 255 bytes of a file name, what id, suffix and a number leave.
 _MAX_STEM_BYTES = 180
 
 
-def publish(spool: Spool, journal: Journal, delivery: Delivery, place_of: Callable[[str], str]) -> str:
-    """Writes the receipt; `place_of` gives the s3 URL of an md5. Returns the path of the JSON in done/. May be
-    repeated. Raises OSError.
+def publish(
+    spool: Spool, journal: Journal, delivery: Delivery, place_of: Callable[[str], str], collection: str = ""
+) -> str:
+    """Writes the receipt; `place_of` gives the s3 URL of an md5, `collection` is the one that the receipt is stashed
+    in. Returns the path of the JSON in done/. May be repeated. Raises OSError.
     """
     os.makedirs(spool.path_of(DONE), exist_ok=True)
     for suffix, write in ((".html", write_page), (".json", functools.partial(_write_json, place_of=place_of))):
@@ -46,7 +54,9 @@ def publish(spool: Spool, journal: Journal, delivery: Delivery, place_of: Callab
             # A file has the folder's name.
             flat = _stem(delivery.folder.replace("/", "_"))
             place = _link(temporary, spool.path_of(DONE), f"{flat}.{delivery.id}.receipt{suffix}")
-        _drop(spool, Place(spool.path_of(FOLDER), f"{delivery.id}{suffix}"), os.path.basename(place.name))
+        name = place.name.removeprefix(f"{collection}/") if collection else place.name
+        target = f"{collection}/{RECEIPTS}/{name}".removeprefix("/")
+        _drop(spool, Place(spool.path_of(FOLDER), f"{delivery.id}{suffix}"), target)
     return f"{place.base}/{place.name}"
 
 
@@ -67,7 +77,7 @@ def _link(temporary: str, root: str, name: str) -> Place:
 
 
 def _drop(spool: Spool, source: Place, name: str) -> None:
-    target = Place(spool.path_of(INCOMING), f"{RECEIPTS}/{name}")
+    target = Place(spool.path_of(INCOMING), name)
     try:
         move(source, target)
         sync_folders(target)
@@ -78,6 +88,9 @@ def _drop(spool: Spool, source: Place, name: str) -> None:
 
 def as_json(journal: Journal, delivery: Delivery) -> dict[str, Any]:
     """Everything but the files."""
+    manifests, counts = journal.manifests(delivery.number), counts_of(journal, delivery)
+    # While it is open, files and manifests may still come.
+    problems = [] if delivery.ended is None else problems_of(manifests, counts, delivery.bag)
     return {
         "delivery": delivery.id,
         "folder": delivery.folder,
@@ -87,17 +100,21 @@ def as_json(journal: Journal, delivery: Delivery) -> dict[str, Any]:
         "opened": utc(delivery.opened),
         "ended": None if delivery.ended is None else utc(delivery.ended),
         **({"bag": json.loads(delivery.bag)} if delivery.bag else {}),
-        "counts": counts_of(journal, delivery),
+        "problems": problems,
+        "counts": counts,
         "bytes": dict(journal.sums(delivery.number)),
         "manifests": [
             {
                 "name": manifest.name,
-                "md5": manifest.md5,
+                # Not if it could not be stored.
+                "md5": manifest.md5 if is_md5(manifest.md5) else None,
                 "algorithm": manifest.algorithm,
                 "lines": manifest.lines,
                 "malformed": manifest.malformed,
+                **({"problem": manifest.problem} if manifest.problem else {}),
+                **({"replaced": True} if manifest.is_replaced else {}),
             }
-            for manifest in journal.manifests(delivery.number)
+            for manifest in manifests
         ],
     }
 
@@ -146,7 +163,20 @@ def utc(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def problems(journal: Journal, delivery: Delivery, count: int) -> Iterator[FileRow]:
-    """The first names that are not right."""
-    states = tuple(state for state in State if state not in (State.RIGHT, State.EARLIER))
-    return journal.files(delivery.number, states, count)
+def bad_files(journal: Journal, delivery: Delivery, count: int) -> Iterator[FileRow]:
+    """The first names that are not right: from the journal, or once the delivery has ended, from its receipt. Raises
+    OSError if that was removed.
+    """
+    if not delivery.receipt:
+        return journal.files(delivery.number, _NOT_RIGHT, count)
+    return itertools.islice(_published(delivery.receipt), count)
+
+
+def _published(path: str) -> Iterator[FileRow]:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            # As `_write_json` writes it: a file on each line.
+            if line.startswith('  {"name": '):
+                found = json.loads(line.rstrip().removesuffix(","))
+                if found["state"] in _NOT_RIGHT:
+                    yield FileRow(found["name"], State(found["state"]), reason=found.get("reason", ""))

@@ -1,0 +1,84 @@
+"""What the journal has of a delivery: its row, its manifests and its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """What became of a name of a delivery."""
+
+    MISSING = "missing"  # listed, and did not come
+    RIGHT = "right"
+    WRONG = "wrong"  # its digest differs
+    FAILED = "failed"  # for another reason, such as its size
+    EARLIER = "earlier"  # did not come with the delivery; an earlier drop of this name has the listed digest
+    UNLISTED = "unlisted"  # came, but is not listed
+    REFUSED = "refused"  # listed, but the name leads out of the folder
+    UNCHECKED = "unchecked"  # stored before its manifest came: the object has to be read
+
+
+# States that make a delivery incomplete.
+BAD = (State.MISSING, State.WRONG, State.FAILED, State.REFUSED, State.UNCHECKED)
+
+STILL, ALL_HERE, ASKED = "still", "all here", "asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A delivery: times are in seconds since the epoch, `ended` is None while it is open. `position` is the id of the
+    last entry of the ledger log that was considered, `receipt` the path of the published JSON receipt. `bag` is the
+    JSON of a `Bag`, if it is one and has ended, `fetching` the md5 of its `fetch.txt` once that was read.
+    """
+
+    number: int
+    id: str
+    folder: str
+    sender: str
+    opened: float
+    touched: float
+    position: str
+    is_asked: bool
+    ended: float | None
+    ended_by: str
+    verdict: str
+    counts: str
+    receipt: str
+    bag: str = ""
+    fetching: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest of a delivery; `md5` is empty until the file itself is stashed. `problem` says which lines cannot be
+    read. `is_sidecar`: it lists the file beside it alone. `is_replaced`: another manifest of this name came later.
+    """
+
+    drop_id: str
+    name: str
+    algorithm: str
+    lines: int
+    malformed: int
+    md5: str = ""
+    problem: str = ""
+    is_sidecar: bool = False
+    is_replaced: bool = False
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether it lists nothing, or nothing that can be read."""
+        return self.lines == self.malformed and not self.is_replaced
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A name of a delivery, below its folder, and what became of it."""
+
+    name: str
+    state: State
+    md5: str = ""
+    size_bytes: int | None = None
+    at: float | None = None
+    reason: str = ""
+    drops: int = 0
