@@ -3,13 +3,13 @@
 PYTHON_IN_VENV := .venv/bin/python
 # Tests spend half their time waiting for servers and signals: run two processes per core; an idle one steals work.
 PYTEST := $(PYTHON_IN_VENV) -m pytest --numprocesses $(shell echo $$(($$(nproc) * 2))) --dist worksteal
-SOURCES := md5s3stash ansible daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py thumbnail.py
+SOURCES := md5s3stash ansible containers daemon thumbnailer migrate laptop samples manual aws packer tests bench docs setup.py thumbnail.py
 
 # Some containers set it. Each of the thousands of processes that the tests start would then recompile its modules.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick fresh acceptance acceptance-sabotage check soak zoo million lint lint-ops types bench bench-full bench-thumbnails docs manual release audit lock clean clean-data setup setup-tests
+.PHONY: help run test test-quick fresh acceptance acceptance-sabotage container container-test check soak zoo million lint lint-ops types bench bench-full bench-thumbnails docs manual release audit lock clean clean-data setup setup-tests
 
 help: ## list the tasks
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +34,13 @@ acceptance: setup ## try `make run` on a bare machine, then build the image in a
 acceptance-sabotage: setup ## check that each acceptance test can fail; more than an hour; ONLY="ports reload" selects some
 	@tools/acceptance --sabotages $(ONLY)
 
+container: ## build the container images, with Docker, Podman or Buildah, otherwise as directories, as root
+	@tools/container
+
+container-test: setup-tests ## build the images without an engine and run them, as root; takes ten minutes the first time
+	@tools/container --without-engine thumbnailer thumbnailer-video daemon redis s3
+	@$(PYTHON_IN_VENV) -m pytest -n0 --quiet tests/containers
+
 check: lint types test-quick ## lint, types and quick tests; run it before each commit
 
 soak: setup ## long versions of tests: a thousand kills, long lists, large bursts; takes most of an hour
@@ -51,10 +58,13 @@ lint: setup ## check rules and format with ruff
 	@$(PYTHON_IN_VENV) -m ruff check $(SOURCES)
 	@$(PYTHON_IN_VENV) -m ruff format --check $(SOURCES)
 
-lint-ops: ## check the CloudFormation and Packer templates, the playbook, alerts, and the forge's workflows
+lint-ops: ## check the CloudFormation and Packer templates, the playbook, alerts, containers, and the forge's workflows
 	@tools/ops-venv
 	@build/ops-venv/bin/cfn-lint
 	@tools/lint-forge
+	@build/ops-venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec containers/compose.yaml
+	@# Debian removes old versions, so none can be pinned; what is left in a stage that only builds does not count.
+	@build/ops-venv/bin/hadolint --ignore DL3008 --ignore DL3009 containers/Containerfile
 	@tools/prometheus
 	@build/prometheus/usr/bin/promtool check rules monitoring/alerts.yml >/dev/null
 	@build/prometheus/usr/bin/promtool test rules monitoring/alerts.test.yml >/dev/null
