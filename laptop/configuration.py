@@ -93,6 +93,8 @@ def environment_of_programs(place: Place, keys: KeyPair, ours: Mapping[str, str]
         "MD5S3STASH_HTTP_ADDRESS": ADDRESS,
         "MD5S3STASH_HTTP_PORT": str(place.metrics.number),
         "MD5S3STASH_HTTP_THUMBNAILS_URL": place.thumbnailer_url,
+        # The default is one for all stashes of a user, and would show what this one does not have.
+        "CACHE_DIRECTORY": str(place.cache),
         "AWS_ACCESS_KEY_ID": keys.access_key_id,
         "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -65,6 +65,10 @@ class Place:
         return self.data / "redis"
 
     @property
+    def cache(self) -> Path:
+        return self.data / "cache"
+
+    @property
     def control_socket(self) -> Path:
         return self.run / "supervisor.sock"
 

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from lxml import etree  # type: ignore[import-untyped]
 
 from md5s3stash.errors import SettingsError
 from md5s3stash.s3.listing import Lister
@@ -17,6 +18,7 @@ from md5s3stash.stash import StashReport
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.ctl.main import main
 from md5s3stash_daemon.ledger import rebuild as rebuild_module
+from md5s3stash_daemon.ledger.fixity_log import FixityLog
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.provenance import index as index_module
@@ -187,6 +189,35 @@ def test_a_dry_run_counts_as_the_run_does_and_that_gives_back_what_was_lost(
         # An export does not say which place was the last one; the index does.
         assert after["hash_cache"] == before["hash_cache"]
         assert recorded_place(site, MD5) == place(site, f"9/{MD5}")
+
+
+def premis_of(site: Site, index: Path, word: str) -> tuple[list[str], list[str]]:
+    """Outcomes of the events, and places of the objects."""
+    done = run(site, "premis", word, MD5S3STASH_PROVENANCE_INDEX=str(index))
+    assert done.returncode == 0, done.stderr
+    document = etree.fromstring(done.stdout.encode())
+    outcomes, places = (
+        [str(found.text) for found in document.iter(f"{{http://www.loc.gov/premis/v3}}{name}")]
+        for name in ("eventOutcome", "contentLocationValue")
+    )
+    return outcomes, places
+
+
+def test_premis_has_every_place_of_a_content_and_the_audits_of_its_collections(site: Site, tmp_path: Path) -> None:
+    record_outcomes(site)
+    audit, bucket, index = FixityLog(site.redis, site.prefix, reads=False), place(site, ""), tmp_path / "index.sqlite"
+    audit.begun(bucket)
+    audit.fault(place(site, f"9/{MD5}"), MD5, "wrong-etag", "its ETag is another")
+    audit.checked(bucket, "4 objects, 1 faults", 1, 0)
+    with contextlib.closing(Index.create(index)) as made:
+        made.add([event for entry in LedgerReader(site.redis, site.prefix).last(9) if (event := event_of(entry))])
+    places = [place(site, name) for name in (f"4891/{MD5}", MD5, f"9/{MD5}")]
+
+    assert premis_of(site, index, "4891/a") == (["success", "success"], places)
+    assert premis_of(site, index, "b") == (["success", "success"], places)
+    assert premis_of(site, index, "9/c") == (["success", "failure"], places)
+    # Three ingestions, the fault of one place, and the audit that found none in the others.
+    assert premis_of(site, index, MD5) == (["success", "success", "success", "failure", "success"], places)
 
 
 def test_a_search_shows_each_name_with_the_place_of_its_collection(site: Site, tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ def test_programs_are_kept_from_a_persons_own_account_and_proxy(place: Place) ->
     assert environment["RCLONE_AUTH_KEY"] == '"AK,SK"'
     assert "127.0.0.1" in environment["no_proxy"]
     assert environment["BUCKET_BASE"] == "md5s3stash-laptop"
+    assert environment["CACHE_DIRECTORY"] == str(place.data / "cache")
 
 
 def test_a_shell_gets_the_settings_and_the_commands_of_what_runs(place: Place, tmp_path: Path) -> None:

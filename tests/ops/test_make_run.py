@@ -245,13 +245,14 @@ def test_what_was_said_tells_where_to_drop_what_to_open_and_how_to_stop(up: Appl
 
 def test_commands_in_a_shell_have_the_settings_that_make_run_was_given(up: Appliance) -> None:
     up.drop("26094/plum.jpg", picture("plum"))
-    up.wait_for_line("26094/plum.jpg")
+    line = up.wait_for_line("26094/plum.jpg")
 
     found = json.loads(up.in_a_shell("md5s3stashctl lookup --json 26094/plum.jpg"))
-    shown = up.in_a_shell("md5s3stashctl export --format csv").splitlines()[0]
 
     assert found["s3_urls"] == [f"s3://md5s3stash-laptop/26094/{found['md5']}"]
-    assert "sha256" in shown, "a column of the index of provenance"
+    assert url_in(line).endswith(f"/26094/{found['md5']}")
+    for name, value in up.settings.items():
+        assert up.in_a_shell(f"printenv {name}") == f"{value}\n"
 
 
 def test_audit_is_not_shown_as_a_file(up: Appliance) -> None:

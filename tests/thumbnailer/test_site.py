@@ -12,9 +12,11 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from lxml import etree  # type: ignore[import-untyped]
 
 from md5s3stash.errors import RedisUnavailable, SettingsError
 from md5s3stash.scheme import BucketBase
+from md5s3stash_thumbnailer.lookup.icons import icon
 from md5s3stash_thumbnailer.lookup.known import Known, lookup_settings
 from md5s3stash_thumbnailer.request import Bounds
 from md5s3stash_thumbnailer.server.presets import parse_presets
@@ -308,10 +310,38 @@ def test_without_a_template_and_a_ledger_none_of_these_paths_is_served(
     assert server.get(f"/clip/5x5/{md5}").status == 200
 
 
-def test_presets_alone_and_a_ledger_that_is_down(s3_server: str, site: Site, tmp_path: Path) -> None:
-    nowhere = {**site.environment, "REDIS_URL": f"redis://127.0.0.1:{servers.free_port()}/0"}
+ENDINGS = {
+    "image": ["https://a.example.org/1.jpg?size=large", "https://a.example.org/1.TIF", "x.png"],
+    "video": ["https://a.example.org/film.mp4"],
+    "audio": ["https://a.example.org/talk.mp3"],
+    "text": ["https://a.example.org/letter.pdf", "https://a.example.org/letter.txt"],
+    "": [
+        "https://a.example.org/1",
+        "https://a.example.org/?f=1.jpg",
+        "https://[",
+        "",
+        'https://a.example.org/1.x\0"><',
+    ],
+}
+
+
+def test_an_icon_shows_the_kind_that_a_url_seems_to_name() -> None:
+    drawn = {kind: {icon(url, 30, 0) for url in urls} for kind, urls in ENDINGS.items()}
+
+    assert [len(icons) for icons in drawn.values()] == [1] * len(ENDINGS)
+    assert len(set().union(*drawn.values())) == len(ENDINGS)
+    for [data] in drawn.values():
+        root = etree.fromstring(data)
+        assert (root.tag, root.get("width"), root.get("height")) == ("{http://www.w3.org/2000/svg}svg", "30", "30")
+        assert len(data) < 600
+
+
+def test_presets_alone_and_a_ledger_that_is_down_and_comes_up(s3_server: str, site: Site, tmp_path: Path) -> None:
+    port = servers.free_port()
+    nowhere = {**site.environment, "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    alone_options = ["--presets=card=clip/50x40", "--presets_only", "--unknown_icons"]
     others = [f"/clip/50x50/26094/{MD5}", f"/iiif/3/26094/{MD5}/info.json", f"/view/26094/{MD5}"]
-    with thumbnailer(tmp_path, s3_server, "--presets=card=clip/50x50", "--presets_only", **nowhere) as alone:
+    with thumbnailer(tmp_path, s3_server, *alone_options, **nowhere) as alone:
         answer = by_url(alone, URL)
 
         assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
@@ -326,6 +356,13 @@ def test_presets_alone_and_a_ledger_that_is_down(s3_server: str, site: Site, tmp
         assert (other.status, other.json["error"]) == (404, "No such preset: the presets are card")
         # A picture has no frame at a time, and no client can ask for each millisecond of a video.
         assert [alone.get(f"/p/card/26094/{MD5}?t={time}").status for time in ("1", "1.5", "x")] == [404, 400, 400]
+        with servers.redis_server(tmp_path, port):
+            wait_until(lambda: by_url(alone, URL).status == 404, "an answer of the ledger")
+            unknown = by_url(alone, URL)
+            assert (unknown.headers["Content-Type"], unknown.body) == ("image/svg+xml", icon("1.jpg", 50, 40))
+            assert unknown.headers["Cache-Control"] == "public, max-age=60"
+            assert alone.get("/thumb/unknown").body == icon("", 50, 40)
+            assert alone.request("/thumb/unknown", "HEAD").headers["Content-Type"] == "image/svg+xml"
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,9 @@ def _lookup_routes(settings: Settings) -> list[Any]:
     from md5s3stash_thumbnailer.lookup.known import open_known
 
     known = open_known(settings.site.lookup, settings.stash.base)
-    return lookup_routes(known, settings.site.presets, only_presets=settings.site.only_presets)
+    return lookup_routes(
+        known, settings.site.presets, only_presets=settings.site.only_presets, icons=settings.site.icons
+    )
 
 
 def _content_in_paths(settings: Settings) -> str:

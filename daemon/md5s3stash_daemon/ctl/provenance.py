@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import heapq
 import io
+import itertools
 import json
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -98,17 +99,22 @@ def print_premis(path: Path, word: str | None, since: float | None, until: float
             own = _each(index.events(after, before, name=name, md5=md5))
             audits = [] if name is md5 is None else _audits(index, name, md5)
             merged = heapq.merge(own, *audits, key=lambda event: event.id)
-            return (event for event in merged if after < event.id < before and not event.is_begin)
+            shown = (event for event in merged if after < event.id < before and not event.is_begin)
+            # One audit has read all places of a content.
+            return (next(same) for _, same in itertools.groupby(shown, key=lambda event: event.id))
 
-        def first_of(event: Event) -> Event:
-            return index.first_of([event.md5]).get(event.md5, event) if event.md5 and event.is_fixity else event
+        def described(event: Event) -> Event:
+            firsts = index.firsts_of(event.md5) if event.md5 else []
+            urls = dict.fromkeys(url for first in firsts for url in first.s3_urls.split())
+            best = firsts[0] if event.is_fixity and firsts else event
+            return replace(best, s3_urls=" ".join(urls)) if urls else best
 
         if next(events(), None) is None:
             return False
         for after_id, before_id in index.gaps():
             console.complain(f"the log lacks outcomes between {after_id} and {before_id}")
         if form == "xml":
-            for element in premis(events, first_of):
+            for element in premis(events, described):
                 console.write(element)
         else:
             _print_csv(events())
@@ -120,21 +126,24 @@ def _each(pages: Iterator[list[Event]]) -> Iterator[Event]:
         yield from page
 
 
-def _audits(index: Index, name: str | None, md5: str | None) -> Iterator[Iterator[Event]]:
+def _audits(index: Index, name: str | None, md5: str | None) -> Iterator[Iterable[Event]]:
     """The events of audits of an object, from when it came, for each of its places."""
-    known = index.latest_of([name]) if name is not None else index.first_of([md5 or ""])
-    for stashed in known.values():
+    known = list(index.latest_of([name]).values()) if name is not None else index.firsts_of(md5 or "")
+    for stashed in known:
+        urls = stashed.s3_urls.split()
         if name is not None:
             # Those of an md5 are among its own events.
-            yield (event for event in _each(index.events(stashed.id, md5=stashed.md5)) if event.is_fixity)
-        for url in stashed.s3_urls.split():
+            faults = _each(index.events(stashed.id, md5=stashed.md5))
+            yield [event for event in faults if event.is_fixity and event.name in urls]
+        for url in urls:
             yield _passed(index, stashed, url)
 
 
 def _passed(index: Index, stashed: Event, url: str) -> Iterator[Event]:
     """The audits that have found no fault in the object at this URL, and began after it came."""
     begun, faults = 0, {event.id for event in _each(index.events(stashed.id, name=url)) if event.error}
-    for event in _each(index.events(stashed.id, name=url.removesuffix(stashed.md5))):
+    # An audit is of a whole base, with all of its collections.
+    for event in _each(index.events(stashed.id, name=url.removesuffix(stashed.content))):
         if event.is_begin:
             # Of two audits at once, the earlier one counts.
             begun = begun or event.id

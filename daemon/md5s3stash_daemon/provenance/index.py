@@ -207,13 +207,10 @@ class Index:
                 found[event.name] = event
         return found
 
-    def first_of(self, md5s: Sequence[str]) -> dict[str, Event]:
-        """The first stashed event of each of these contents that has one."""
-        with translated(self.path):
-            query = "SELECT min(id) FROM events WHERE md5 = ? AND error IS NULL"
-            ids = [self.database.execute(query, (bytes.fromhex(md5),)).fetchone()[0] for md5 in md5s]
-        marks = ",".join(str(each) for each in ids if each is not None)
-        return {event.md5: event for event in self._read(f"{_COLUMNS} WHERE e.id IN ({marks})")}
+    def firsts_of(self, md5: str) -> list[Event]:
+        """The first stashed event of a content, and the first in each further place, in the order of time."""
+        first = "SELECT min(id) FROM events WHERE md5 = ? AND error IS NULL GROUP BY places"
+        return self._read(f"{_COLUMNS} WHERE e.id IN ({first}) ORDER BY e.id", (bytes.fromhex(md5),))
 
     def latest_of_contents(self) -> Iterator[list[Event]]:
         """The latest stashed event of each content, a page at a time: where it was stashed last."""

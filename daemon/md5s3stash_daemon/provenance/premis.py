@@ -48,9 +48,9 @@ def csv_row(event: Event) -> list[str]:
     return [utc(event), _kind(event), _outcome(event), event.name, *content, *origin, _note(event)]
 
 
-def premis(events: Events, first_of: Callable[[Event], Event] = lambda event: event) -> Iterator[str]:
-    """The document, an element at a time. There must be an event, because the schema requires an object. `first_of`
-    gives the event that describes the object of an event best.
+def premis(events: Events, described: Callable[[Event], Event] = lambda event: event) -> Iterator[str]:
+    """The document, an element at a time. There must be an event, because the schema requires an object. `described`
+    gives the event that describes the object of an event best, with all of its places.
     """
     yield _HEAD
     seen: set[bytes] = set()
@@ -58,7 +58,7 @@ def premis(events: Events, first_of: Callable[[Event], Event] = lambda event: ev
         key = bytes.fromhex(event.md5) or event.name.encode("utf-8", "surrogatepass")
         if key not in seen:
             seen.add(key)
-            yield _object(first_of(event))
+            yield _object(described(event))
     owners: set[str] = set()
     for event in events():
         owners.add(event.owner)

@@ -30,6 +30,12 @@ define(
     help="hosts whose URLs /by-url puts into the queue if nothing is stashed for them, separated by commas",
 )
 define("queue_url", default="", help="URL of the SQS queue for unknown URLs of queue_hosts; default: none")
+define(
+    "unknown_icons",
+    type=bool,
+    default=False,
+    help="answer look-ups of what is not stashed with an icon of the kind of file, instead of the placeholder",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class SiteSettings:
     presets: Mapping[str, Preset]
     only_presets: bool
     lookup: LookupSettings | None
+    icons: bool
 
 
 def site_settings(
@@ -53,7 +60,7 @@ def site_settings(
     if options.presets_only and not options.presets:
         raise SettingsError("presets_only needs presets")
     presets = parse_presets(options.presets, defaults, bounds)
-    return SiteSettings(presets, options.presets_only, _lookup(environment, secret))
+    return SiteSettings(presets, options.presets_only, _lookup(environment, secret), options.unknown_icons)
 
 
 def _lookup(environment: Mapping[str, str], secret: str | None) -> LookupSettings | None:

@@ -13,6 +13,7 @@ import tornado.web
 
 from md5s3stash.errors import RedisUnavailable
 from md5s3stash_thumbnailer.errors import OriginalNotFound, Overloaded
+from md5s3stash_thumbnailer.lookup.icons import MIME_TYPE, icon
 from md5s3stash_thumbnailer.lookup.known import Known
 from md5s3stash_thumbnailer.server.handlers import BaseThumbnailHandler
 from md5s3stash_thumbnailer.server.presets import Preset, unknown_preset
@@ -24,12 +25,13 @@ _DEFAULT_SIZE = {"mode": "clip", "w": "500", "h": "500"}
 _THREADS = 4
 
 
-def lookup_routes(known: Known, presets: Mapping[str, Preset], *, only_presets: bool) -> list[Any]:
-    """For tornado; before the thumbnails, because an id may look like a size."""
+def lookup_routes(known: Known, presets: Mapping[str, Preset], *, only_presets: bool, icons: bool) -> list[Any]:
+    """For tornado; before the thumbnails, because an id may look like a size. With `icons` unknown ones get an icon."""
     arguments = {
         "known": known,
         "presets": presets,
         "only_presets": only_presets,
+        "icons": icons,
         "threads": ThreadPoolExecutor(_THREADS, "lookup"),
     }
     return [(r"/by-url", ByUrlHandler, arguments), (r"/thumb/(.+)", ByIdHandler, arguments)]
@@ -39,16 +41,17 @@ class LookupHandler(BaseThumbnailHandler):
     """The size is `preset`, or pilbox's `mode`, `w` and `h`, and its other options; all are in the address."""
 
     def initialize(  # type: ignore[override]
-        self, known: Known, presets: Mapping[str, Preset], only_presets: bool, threads: ThreadPoolExecutor
+        self, known: Known, presets: Mapping[str, Preset], only_presets: bool, icons: bool, threads: ThreadPoolExecutor
     ) -> None:
         super().initialize()
         self._known = known
         self._presets = presets
         self._only_presets = only_presets
+        self._icons = icons
         self._threads = threads
 
-    async def redirect_to(self, find: Callable[[], str | None]) -> None:
-        """Finds in a thread, since Redis may be slow."""
+    async def redirect_to(self, find: Callable[[], str | None], url: str = "") -> None:
+        """Finds in a thread, since Redis may be slow. `url` is what is looked up, if it is one."""
         # Before Redis is asked: a wrong size is 400 whatever the URL.
         self._address("0" * 32)
         try:
@@ -56,7 +59,7 @@ class LookupHandler(BaseThumbnailHandler):
         except RedisUnavailable as error:
             raise Overloaded("The ledger cannot be read at the moment") from error
         if content is None:
-            await self._answer_unknown()
+            await self._answer_unknown(url)
             return
         self.set_status(http.HTTPStatus.FOUND)
         # Relative, so that it is right behind every proxy.
@@ -64,13 +67,25 @@ class LookupHandler(BaseThumbnailHandler):
         self.set_header("Cache-Control", _REDIRECT_CACHE_CONTROL)
         await self.send()
 
-    async def _answer_unknown(self) -> None:
-        if not self.services.placeholder:
+    async def _answer_unknown(self, url: str) -> None:
+        if not self.services.placeholder and not self._icons:
             raise OriginalNotFound("Nothing is stashed for this URL or record")
-        size = {name: self.get_query_argument(name, "") or value for name, value in _DEFAULT_SIZE.items()}
+        mode, width, height = self._size()
+        if not self._icons:
+            await self._answer_with_placeholder(self._parse(mode, width, height, self.services.placeholder))
+            return
+        # Browsers show the body of a 404 too.
+        self.set_status(http.HTTPStatus.NOT_FOUND)
+        self.set_header("Cache-Control", _UNKNOWN_CACHE_CONTROL)
+        self.set_header("Content-Type", MIME_TYPE)
+        await self.send(icon(url, int(width), int(height)))
+
+    def _size(self) -> tuple[str, str, str]:
         preset = self._preset()
-        mode, width, height = (preset.mode, preset.width, preset.height) if preset else tuple(size.values())
-        await self._answer_with_placeholder(self._parse(mode, width, height, self.services.placeholder))
+        if preset is not None:
+            return preset.mode, preset.width, preset.height
+        mode, width, height = (self.get_query_argument(name, "") or value for name, value in _DEFAULT_SIZE.items())
+        return mode, width, height
 
     def _preset(self) -> Preset | None:
         name = self.get_query_argument("preset", "") or (next(iter(self._presets)) if self._only_presets else "")
@@ -82,7 +97,7 @@ class LookupHandler(BaseThumbnailHandler):
         preset = self._preset()
         if preset is not None:
             return f"p/{preset.name}/{content}"
-        mode, width, height = (self.get_query_argument(name, "") or value for name, value in _DEFAULT_SIZE.items())
+        mode, width, height = self._size()
         self._parse(mode, width, height, content)
         query = urlencode({name: value for name, value in self.query().items() if value})
         return f"{mode}/{width}x{height}/{content}{'?' if query else ''}{query}"
@@ -95,7 +110,7 @@ class ByUrlHandler(LookupHandler):
         url = self.get_query_argument("url", "")
         if not url:
             raise tornado.web.HTTPError(400, "No URL: /by-url?url=https%3A%2F%2F...")
-        await self.answer(self.redirect_to(lambda: self._found(url)))
+        await self.answer(self.redirect_to(lambda: self._found(url), url))
 
     head = get
 
