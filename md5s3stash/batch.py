@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from md5s3stash.content import Progress
 from md5s3stash.errors import RedisUnavailable, SourceError, StashError
 from md5s3stash.fetch import Fetcher, FetchLimits
+from md5s3stash.look.room import LookRoom
 from md5s3stash.origins import OriginRules, read_headers
 from md5s3stash.passwords import Passwords
 from md5s3stash.progress import Display
@@ -60,8 +61,15 @@ class SourceResult:
 class Stash:
     """The bucket bases of the settings, with what they share."""
 
-    def __init__(self, stashers: tuple[Stasher, ...], fetcher: Fetcher, components: RedisDict | None = None) -> None:
+    def __init__(
+        self,
+        stashers: tuple[Stasher, ...],
+        fetcher: Fetcher,
+        components: RedisDict | None = None,
+        look: LookRoom | None = None,
+    ) -> None:
         self.components = components
+        self._look = look
         self._stashers = stashers
         self._fetcher = fetcher
 
@@ -79,6 +87,8 @@ class Stash:
 
     def close(self) -> None:
         self._fetcher.close()
+        if self._look is not None:
+            self._look.close()
 
 
 def open_stash(settings: Settings, collection: str = "") -> Stash:
@@ -99,7 +109,9 @@ def open_stash(settings: Settings, collection: str = "") -> Stash:
         rules = origin_rules(settings[FetchSettings])
     faults.raise_any()
     fetcher = Fetcher(fetch_limits(settings[FetchSettings]), rules=rules)
-    return Stash(tuple(Stasher(base, store, fetcher, caches) for base in bases), fetcher, components)
+    look = LookRoom()
+    stashers = tuple(Stasher(base, store, fetcher, caches, look=look) for base in bases)
+    return Stash(stashers, fetcher, components, look)
 
 
 def _caches(settings: RedisSettings) -> tuple[Caches, RedisDict | None]:

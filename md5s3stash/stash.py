@@ -16,7 +16,7 @@ from md5s3stash.digest import is_md5
 from md5s3stash.errors import DigestMismatch, RedisUnavailable, SourceUnreadable, StoreRefused, StoreUnavailable
 from md5s3stash.fetch import Fetched, Fetcher
 from md5s3stash.headers import Validators
-from md5s3stash.media import Kind, describe
+from md5s3stash.media import Kind, Look, describe, look_here
 from md5s3stash.netguard import printable_url
 from md5s3stash.objectstore import ObjectStore, PutOutcome, require_same_content
 from md5s3stash.retry import RetryPolicy, retrying
@@ -89,7 +89,7 @@ class Stasher:
     """Stashes one source after the other, or several at once from threads, under one bucket base.
 
     `accept` is called with the MIME type of each content before it is stored, and raises SourceRefused for an unwanted
-    type.
+    type. `look` finds the type: in this process, or in a sealed one (`look/room.py`).
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Stasher:
         caches: Caches | None = None,
         retry: RetryPolicy | None = None,
         accept: Callable[[str], None] | None = None,
+        look: Look = look_here,
     ) -> None:
         self._base = base
         self._store = store
@@ -107,13 +108,14 @@ class Stasher:
         self._caches = caches or Caches()
         self._retry = retry or RetryPolicy()
         self._accept = accept
+        self._look = look
 
     def in_collection(self, collection: str) -> Stasher:
         """The same for a collection of the bucket base; empty for none. Raises SettingsError."""
         base = self._base.in_collection(collection)
         if base is self._base:
             return self
-        return Stasher(base, self._store, self._fetcher, self._caches, self._retry, self._accept)
+        return Stasher(base, self._store, self._fetcher, self._caches, self._retry, self._accept, self._look)
 
     def stash(self, url: str, auth: Auth | None = None, progress: Progress | None = None) -> StashResult:
         """Stashes a path or URL. Raises StashError; nothing is recorded then.
@@ -162,7 +164,7 @@ class Stasher:
             return StashResult(known, StashOutcome.KNOWN, size_bytes, sha256, declared_type=content.declared_type)
         address = self._base.address(md5)
         try:
-            mime_type, dimensions = kind or describe(content)
+            mime_type, dimensions = kind or describe(content, self._look)
             self._check_type(mime_type)
             if presence is Presence.CONFIRMED:
                 report = StashReport(url, md5, address.s3_url, mime_type, dimensions)

@@ -22,6 +22,7 @@ from md5s3stash.errors import StashError
 from md5s3stash.fetch import Fetcher
 from md5s3stash.netguard import NetGuard
 from md5s3stash.notify import Notifier, watchdog_seconds
+from md5s3stash.sealed.process import missing
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, read_settings
 from md5s3stash_daemon.config.reload import Reload
@@ -251,6 +252,9 @@ def build(settings: Settings) -> Daemon:
 
         queue = build_queue_intake(settings, lists.pool, client, dependencies.session, dependencies.store, metrics)
     metrics.watch_store(dependencies.store.weaker_promises)
+    if unsealed := missing():
+        log.warning("look_not_sealed missing=%r", ", ".join(unsealed))
+    metrics.watch_look(unsealed)
     deliveries = _deliveries(runtime, dependencies, client)
     take_list, with_listed = lists.take, {}
     if deliveries is not None:

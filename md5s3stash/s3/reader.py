@@ -116,12 +116,7 @@ class S3Reader:
             return stored_object(address, {**answer, "ContentLength": size_bytes})
 
     def read_part(
-        self,
-        address: ObjectAddress,
-        first: int,
-        last: int,
-        etag: str = "",
-        check: Callable[[], None] = lambda: None,
+        self, address: ObjectAddress, first: int, last: int, etag: str = "", check: Callable[[], None] = lambda: None
     ) -> ObjectPart | None:
         """The bytes from `first` to `last`, or to the end, of the object that has this ETag, if one is given; None if
         no object is there. Raises StoreUnavailable if another object is there by now, or the answer is not that part,

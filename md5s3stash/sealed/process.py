@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+import signal
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from md5s3stash.sealed import landlock, seccomp
 
@@ -32,6 +33,20 @@ def small_environment() -> dict[str, str]:
     # Each thread of OpenBLAS reserves memory, and a sealed process must have one thread.
     kept = {name: value for name, value in os.environ.items() if name.startswith(_HARMLESS)}
     return {**kept, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """A process that is started inherits blocked signals. A signal to the whole group or unit must stop only the
+    program that has started it, which lets it finish and then closes its channel. A handler in the child would not
+    cover the time of its imports.
+    """
+    stopping = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def seal(keep: Collection[int]) -> None:

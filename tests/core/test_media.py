@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from md5s3stash import media
+from md5s3stash.look import here
 from md5s3stash.media import describe
 from tests.support import odd_metadata
 from tests.support.stores import content_of
@@ -87,7 +87,7 @@ def test_damaged_headers_are_described_without_an_error() -> None:
 
 
 def test_without_libmagic_pictures_are_still_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "_libmagic", lambda: None)
+    monkeypatch.setattr(here, "_libmagic", lambda: None)
 
     assert describe(content_of(picture("PNG")))[0] == "image/png"
     assert describe(content_of(PDF))[0] == "application/octet-stream"

@@ -31,6 +31,8 @@ from typing import Any
 
 import redis
 
+from md5s3stash.look import here
+from md5s3stash.look.room import LookRoom
 from md5s3stash.s3.store import connect
 from md5s3stash.s3.writer import S3Writer
 from md5s3stash_daemon import main as daemon_main
@@ -134,6 +136,10 @@ def serve() -> None:
     # Do once what each daemon would repeat: read botocore's description of S3, compile the status page.
     connect("http://127.0.0.1:9")
     daemon_status_page._environment(None).get_template("page.html")
+    # A look changes nothing. In the fork itself it needs no process.
+    look_room: Any = LookRoom
+    look_room.__call__ = staticmethod(here.look)
+    here.prepare()
     reserve: Any = daemon_reserve
     reserve._MAX_SPARES = int(os.environ.get("CRASH_SPARES", "2"))
     # Garbage collection in the forks would write to all objects, and so copy their memory.

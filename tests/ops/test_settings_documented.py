@@ -64,6 +64,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     metrics = Metrics()
     metrics.watch_spool(spool, CircuitBreaker({}, RetryPolicy))
     metrics.watch_redis(frozenset)
+    metrics.watch_look(())
     metrics.watch_provenance(lambda: 0.0)
     metrics.watch_waiting(WaitingFiles().counts)
     told = set(re.findall(r"^# TYPE (md5s3stash_\w+) ", metrics.exposition().decode(), re.MULTILINE))

@@ -1,7 +1,8 @@
 """What an attacker who controls a sealed process would try, as a program that says how each attempt ended.
 
-It also runs as a thumbnailer whose workers try all this instead of drawing. It is never installed: `python
-sealed_attempts.py alone|open|serve ...`; SEALED_ATTEMPTS names what there is to reach, as JSON.
+It also runs as a thumbnailer whose workers try all this instead of drawing, and as the process that looks at contents.
+It is never installed: `python sealed_attempts.py alone|open|serve|look ...`; SEALED_ATTEMPTS names what there is to
+reach, as JSON.
 """
 
 from __future__ import annotations
@@ -227,12 +228,28 @@ def _work() -> None:
     worker.main()
 
 
+def _look() -> None:
+    from md5s3stash.look import here, process
+
+    reach, prepared = json.loads(sys.argv[2]), here.look
+
+    def look(reader: Any) -> Any:
+        # It is called once before the seal.
+        return prepared(reader) if reader.read() == b"prepare" else (json.dumps(attempts(reach)), (0, 0))
+
+    here.look = look
+    sys.argv[1:] = sys.argv[3:]
+    process.main()
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if sys.argv[1] == "alone":
         _alone()
     elif sys.argv[1] == "open":
         print(json.dumps(in_the_open(json.loads(os.environ["SEALED_ATTEMPTS"]))))
+    elif sys.argv[1] == "look":
+        _look()
     elif sys.argv[1] == "work":
         _work()
     else:

@@ -3,7 +3,8 @@
 For tests that look at what a program does, not at how its process begins. `start` and `run` ask the warm process, of
 which each process of pytest has one, to fork. The fork takes the arguments, the environment, the directory and the
 standard streams that it is given, and from then on does what `python -m MODULE` does, up to the interpreter's own end.
-It is not in another namespace and has the user of the tests; PYTHON... variables come too late for it.
+It is not in another namespace and has the user of the tests; PYTHON... variables come too late for it. It looks at
+contents itself: a sealed process for each process that stashes would cost what the fork saves.
 
 Started as a program, this module is the warm process. A request is a line of JSON, and so is its answer. It has no
 threads, and ends when its standard input does; the kernel then kills its forks.
@@ -190,11 +191,16 @@ def _become(request: Mapping[str, Any]) -> None:
 
 
 def _warm_up() -> None:
+    from md5s3stash.look import here
+    from md5s3stash.look.room import LookRoom
     from md5s3stash.s3.store import connect
     from md5s3stash_daemon.web import page
 
     for module in _IMPORTED:
         importlib.import_module(module)
+    look_room: Any = LookRoom
+    look_room.__call__ = staticmethod(here.look)
+    here.prepare()
     # What each program would do again: read botocore's description of S3, compile the status page.
     connect("http://127.0.0.1:9")
     page._environment(None).get_template("page.html")

@@ -60,7 +60,7 @@ class Health:
 
     def notices(self) -> list[str]:
         """Which promises are weaker than usual, even if the daemon is healthy."""
-        return self._metrics.weaker_promises()
+        return self._metrics.notices()
 
     def status_line(self) -> str:
         """One line for STATUS= of systemd; the counts are since the start."""

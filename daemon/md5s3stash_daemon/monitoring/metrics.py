@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -52,6 +52,7 @@ class Metrics(Counters):
         self._queue_held: Callable[[], int] = lambda: 0
         self._weaker: set[str] = set()
         self._weaker_here: Callable[[], list[str]] = list
+        self._unsealed = ""
         # Our own registry: any library may add metrics to the global one.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -112,6 +113,17 @@ class Metrics(Counters):
         """The guards that the stores lack, in words."""
         with self._lock:
             return sorted(self._weaker | set(self._weaker_here()))
+
+    def watch_look(self, missing: Collection[str]) -> None:
+        """Adds the metric of what the kernel or the unit lacks to seal the look at contents. Call it once."""
+        self._unsealed = ", ".join(missing)
+        words = "Whether this kernel has all that seals the look at contents"
+        Gauge("md5s3stash_look_sealed", words, registry=self._registry).set(not missing)
+
+    def notices(self) -> list[str]:
+        """Which promises are weaker than usual, in words."""
+        sealed = f"the process that finds MIME types is not sealed: the kernel or the unit lacks {self._unsealed}"
+        return [*self.weaker_promises(), *([sealed] if self._unsealed else [])]
 
     def watch_waiting(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Adds the metric of files in incoming/ that are not claimed, by reason. Call it once."""

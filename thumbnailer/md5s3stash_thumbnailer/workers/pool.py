@@ -17,14 +17,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
 from md5s3stash.sealed.channel import Channel, Message
-from md5s3stash.sealed.process import missing, small_environment
+from md5s3stash.sealed.process import missing, small_environment, stop_signals_blocked
 from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.cpu import cpu_seconds, had_the_cpu
@@ -302,7 +301,7 @@ class _Worker:
         self._channel = Channel(ours)
         # It is read after the imports.
         self._channel.send(self._settings)
-        with workers, _signals_blocked():
+        with workers, stop_signals_blocked():
             # Only the worker may hold its end, or we would never see it close.
             self._process = subprocess.Popen(
                 [*WORKER, str(workers.fileno())],
@@ -333,16 +332,3 @@ class _Worker:
         self._process.wait()
         self._channel.close()
         self._start()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A child inherits blocked signals. A signal to the whole group or unit must stop only the server, which lets its
-    workers finish and then closes their pipes. A handler in the child would not cover the time of its imports.
-    """
-    stopping = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

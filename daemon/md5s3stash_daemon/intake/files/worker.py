@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 from md5s3stash.fetch import Fetcher
+from md5s3stash.look.room import LookRoom
 from md5s3stash.stash import Stasher
 from md5s3stash_daemon.config.load import NO_RETRY, probe_delays_of
 from md5s3stash_daemon.config.settings import SpoolSettings
@@ -64,11 +65,11 @@ class WorkerProcess:
             live,
         )
         # Dropped files need no retries but the spool's, and no caches but the confirmations.
-        fetcher = Fetcher(dependencies.fetch_limits, retry=NO_RETRY)
+        fetcher, look = Fetcher(dependencies.fetch_limits, retry=NO_RETRY), LookRoom()
         self._stasher = FileStasher(
             runtime,
             dependencies.spool,
-            [Stasher(base, dependencies.store, fetcher, retry=NO_RETRY) for base in dependencies.bases],
+            [Stasher(base, dependencies.store, fetcher, retry=NO_RETRY, look=look) for base in dependencies.bases],
             dependencies.confirmations(client),
             LargeFiles(dependencies.large_of_a_process, dependencies.fetch_limits.max_bytes, runtime.stopping),
             dependencies.fetch_limits.max_bytes,

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from md5s3stash.errors import SourceChanged, SourceRefused, SourceTooLarge, SourceUnreadable, StashError
 from md5s3stash.fetch import Fetcher
+from md5s3stash.look.room import LookRoom
 from md5s3stash.objectstore import ObjectStore
 from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Stasher
@@ -231,9 +232,9 @@ def url_stashers(
     bases: Sequence[BucketBase], store: ObjectStore, fetcher: Fetcher, caches: UrlCaches, images_only: bool
 ) -> list[Stasher]:
     """Stashers for URLs, with caches: an origin that answers 304 need not send the content again."""
-    accept = refuse_all_but_images if images_only else None
+    accept, look = refuse_all_but_images if images_only else None, LookRoom()
     return [
-        Stasher(base, store, fetcher, base_caches, retry=NO_RETRY, accept=accept)
+        Stasher(base, store, fetcher, base_caches, retry=NO_RETRY, accept=accept, look=look)
         for base, base_caches in zip(bases, caches, strict=True)
     ]
 
