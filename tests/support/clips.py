@@ -48,6 +48,27 @@ class Clips:
         source = f"{_CARD.rpartition(':')[0]}:duration=12,noise=alls=90:allf=t"
         return self._made("noise.ts", "-f", "lavfi", "-i", source, "-c:v", "mpeg2video", "-g", "10", "-q:v", "2")
 
+    def with_one_key_frame(self, ending: str, *filters: str) -> Path:
+        """The test card with these filters, of whose frames the first one alone stands for itself."""
+        name = f"one-{'-'.join(filters).partition('=')[0]}.{ending}"
+        # No new key frame where the picture changes: each encoder has its own number for that.
+        h264 = ("-c:v", "libx264", "-preset", "ultrafast", "-sc_threshold", "0")
+        codec = h264 if ending == "mp4" else ("-c:v", "mpeg2video", "-r", "25", "-sc_threshold", "1000000000")
+        graph = ",".join((_CARD, *filters))
+        return self._made(name, "-f", "lavfi", "-i", graph, *codec, "-g", "600")
+
+    def cut(self) -> Path:
+        """Noise from a moment on, as editors cut: the frames before it are in the file, and are not shown."""
+        whole = self.with_one_key_frame("mp4", "noise=alls=90:allf=t")
+        return self._made("cut.mp4", "-ss", "3.05", "-i", str(whole), "-c", "copy")
+
+    def dvd(self) -> Path:
+        """Six seconds that do not compress, with sound that comes first."""
+        source = f"{_CARD.rpartition(':')[0]}:duration=6,noise=alls=90:allf=t"
+        video = ("-f", "lavfi", "-i", source, "-c:v", "mpeg2video", "-r", "25", "-g", "5", "-q:v", "2")
+        sound = ("-f", "lavfi", "-i", _TONE, "-c:a", "ac3", "-map", "1", "-map", "0", "-muxrate", "30000000")
+        return self._made("dvd.vob", *video[:4], *sound[:4], *video[4:], *sound[4:], "-f", "vob")
+
     def sound(self, ending: str) -> Path:
         """A tone, in the second half of the time much louder."""
         louder = f"volume='if(lt(t,{SECONDS / 2}),0.1,4)':eval=frame"

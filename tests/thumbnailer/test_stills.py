@@ -29,6 +29,7 @@ from md5s3stash_thumbnailer.errors import (
     TooManyBytes,
     TooManyPixels,
 )
+from md5s3stash_thumbnailer.stills import parts as parts_module
 from md5s3stash_thumbnailer.stills import sound
 from md5s3stash_thumbnailer.stills.containers import demuxer_of
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg, Run
@@ -110,6 +111,18 @@ def test_frames_that_show_nothing_are_passed_over(made: Clips, before: str) -> N
     path = made.after(before)
 
     assert ssim(shown(path), clips.frame_at(path, 2.0)) > ALIKE
+
+
+def test_fade_does_not_hide_a_short_video(made: Clips) -> None:
+    path = made.with_one_key_frame("mp4", "fade=t=in:d=2")
+
+    assert ssim(shown(path), clips.frame_at(path, SECONDS / 2)) > ALIKE
+
+
+def test_time_long_after_the_last_key_frame_is_found_without_an_index(made: Clips) -> None:
+    path = made.with_one_key_frame("ts")
+
+    assert max(ssim(shown(path, 4.5), clips.frame_at(made.video("mp4"), second)) for second in (4.3, 4.4, 4.5)) > 0.9
 
 
 def test_phone_video_is_upright(made: Clips) -> None:
@@ -322,6 +335,29 @@ def test_of_a_large_file_without_an_index_a_window_is_read(made: Clips, tmp_path
 
     assert max(ssim(image, clips.frame_at(path, second)) for second in (0, 1, 2)) > ALIKE
     assert read_bytes < path.stat().st_size * 0.9
+
+
+def test_window_without_a_key_frame_is_passed_over(made: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "_WINDOW", 300_000)
+    path = made.with_one_key_frame("ts", "noise=alls=90:allf=t")
+    image, _ = in_parts(path)
+
+    assert ssim(image, clips.frame_at(path, 0)) > ALIKE
+
+
+def test_stream_is_found_in_a_window_where_it_comes_first(made: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "_WINDOW", 1_000_000)
+    image, _ = in_parts(made.dvd())
+
+    assert image.size == SIZE
+
+
+def test_frames_that_were_cut_off_are_read_where_others_need_them(made: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "_BEGINNING", 1000)
+    monkeypatch.setattr(parts_module, "_GAP_BLOCKS", 0)
+    image, _ = in_parts(made.cut())
+
+    assert ssim(image, shown(made.cut())) == pytest.approx(1)
 
 
 def test_sound_and_frame_at_a_time_need_the_whole_file_where_there_is_no_index(made: Clips) -> None:
