@@ -93,6 +93,18 @@ class Clips:
         encoded = ("-c:v", "libx265", *_FAST, "-x265-params", _PQ, "-pix_fmt", "yuv420p10le", *tagged)
         return self._made("hdr.mp4", "-f", "lavfi", "-i", _CARD, *encoded)
 
+    def transparent(self, ending: str) -> Path:
+        """A red square on nothing."""
+        square = "geq=lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='255*lt(X,180)'"
+        graph = f"color=red:size={SIZE[0]}x{SIZE[1]}:rate=1:duration=1,format=yuva420p,{square}"
+        codec = {"webm": ("libvpx-vp9", "-cpu-used", "8"), "mov": ("prores_ks", "-profile:v", "4444")}[ending]
+        return self._made(f"transparent.{ending}", "-f", "lavfi", "-i", graph, "-c:v", *codec)
+
+    def flat(self, *, is_tall: bool) -> Path:
+        """A stripe of the test card."""
+        graph = f"testsrc2=size=8192x16:rate=1:duration=1{',transpose' if is_tall else ''}"
+        return self._made(f"flat-{is_tall}.avi", "-f", "lavfi", "-i", graph, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p")
+
     def after(self, before: str) -> Path:
         """The first two seconds are not the test card but what this filter makes of it."""
         graph = f"{_CARD},split[a][b];[a]trim=0:2,{before}[c];[b]trim=2,setpts=PTS-STARTPTS[d];[c][d]concat"

@@ -31,7 +31,7 @@ from md5s3stash_thumbnailer.errors import (
 )
 from md5s3stash_thumbnailer.stills import parts as parts_module
 from md5s3stash_thumbnailer.stills import sound
-from md5s3stash_thumbnailer.stills.containers import demuxer_of
+from md5s3stash_thumbnailer.stills.containers import demuxer_of, demuxer_of_file
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg, Run
 from md5s3stash_thumbnailer.stills.parts import MAX_BYTES, Parts, still_of_parts
 from md5s3stash_thumbnailer.stills.still import COVER, VIDEO, WAVEFORM, Still, make_still
@@ -135,6 +135,32 @@ def test_phone_video_is_upright(made: Clips) -> None:
 
 def test_pixels_become_square(made: Clips) -> None:
     assert shown(made.with_wide_pixels()).size == (2 * SIZE[0], SIZE[1])
+
+
+@pytest.mark.parametrize("ending", ["webm", "mov"])
+def test_transparent_video_stays_transparent(made: Clips, ending: str) -> None:
+    image = shown(made.transparent(ending))
+
+    assert (image.format, image.size, image.mode) == ("PNG", SIZE, "RGBA")
+    assert image.getpixel((10, 90)) == pytest.approx((254, 0, 0, 255), abs=4)
+    assert image.getpixel((310, 90))[3] == pytest.approx(0, abs=2)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_stripe_is_shown(made: Clips, is_tall: bool) -> None:
+    assert sorted(shown(made.flat(is_tall=is_tall)).size) == [16, 8192]
+
+
+@pytest.mark.parametrize(("ending", "tags"), [("aac", 1), ("flac", 1), ("flac", 2), ("mp3", 2)])
+def test_sound_behind_tags_is_drawn(made: Clips, tmp_path: Path, ending: str, tags: int) -> None:
+    path = tmp_path / f"tagged.{ending}"
+    # 700 bytes, in seven bits each: longer than what is looked at first.
+    tag = b"ID3\4\0\0\0\0\5\x3c" + bytes(700)
+    path.write_bytes(tag * tags + made.sound(ending).read_bytes())
+    with open(path, "rb") as file:
+        assert demuxer_of_file(file) == ending
+    if tags == 1:
+        assert still(path).kind == WAVEFORM
 
 
 def test_hdr_is_shown_in_eight_bits(made: Clips) -> None:

@@ -73,7 +73,7 @@ class Bounds:
     seconds: float
     memory_bytes: int
     max_pixels: int = 8192 * 8192
-    file_bytes: int = 64 * 1024 * 1024
+    file_bytes: int = 80 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,8 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What ffprobe says of the file: `format` and `streams`. Raises what `ffmpeg` raises."""
         entries = (
-            "format=duration:stream=index,id,codec_type,codec_name,duration,width,height,color_transfer"
-            ":stream_disposition=attached_pic"
+            "format=duration:stream=index,id,codec_type,codec_name,duration,width,height,color_transfer,pix_fmt"
+            ":stream_disposition=attached_pic:stream_tags=alpha_mode"
         )
         command = [self.programs.ffprobe, *self._input(), "-of", "json", "-show_entries", entries]
         output, _ = self._run(command, _MAX_FACTS)
