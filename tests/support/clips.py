@@ -74,6 +74,11 @@ class Clips:
         louder = f"volume='if(lt(t,{SECONDS / 2}),0.1,4)':eval=frame"
         return self._made(f"tone.{ending}", "-f", "lavfi", "-i", _TONE, "-af", louder)
 
+    def of_samples(self, name: str, expression: str) -> Path:
+        """A sound of two channels, each by its formula."""
+        source = f"aevalsrc={expression}:duration={SECONDS}:sample_rate=44100"
+        return self._made(f"{name}.wav", "-f", "lavfi", "-i", source, "-c:a", "pcm_s16le")
+
     def with_cover(self, ending: str, cover: Path) -> Path:
         """The same sound, with a picture in the file."""
         streams = ("-map", "0", "-map", "1", "-c", "copy", "-disposition:v", "attached_pic")

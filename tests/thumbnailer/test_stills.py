@@ -190,6 +190,23 @@ def test_sound_without_a_cover_is_drawn(made: Clips, ending: str) -> None:
     assert loud > sound.HEIGHT / 2
 
 
+@pytest.mark.parametrize(
+    ("name", "expression"),
+    [
+        ("quiet", "0.001*sin(2000*t)|0.001*sin(2000*t)"),
+        ("antiphase", "0.5*sin(2000*t)|-0.5*sin(2000*t)"),
+        ("high", "0.5*sin(60000*t)|0.5*sin(60000*t)"),
+    ],
+)
+def test_sound_fills_both_halves_however_it_is_made(made: Clips, name: str, expression: str) -> None:
+    image = PIL.Image.open(io.BytesIO(still(made.of_samples(name, expression)).picture)).convert("L")
+    column = image.crop((600, 0, 601, image.height)).tobytes()
+    dark = [y for y, grey in enumerate(column) if grey < 128]
+
+    assert dark[0] < 15
+    assert dark[-1] > sound.HEIGHT - 15
+
+
 def _height_of_wave(image: PIL.Image.Image, share: float) -> int:
     x = int(image.width * share)
     column = image.convert("L").crop((x, 0, x + 8, image.height)).resize((1, image.height))

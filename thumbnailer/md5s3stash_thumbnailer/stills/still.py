@@ -38,5 +38,5 @@ def make_still(programs: Ffmpeg, file: BinaryIO, seconds: float | None, bounds: 
     for stream in covers(facts):
         return Still(COVER, sound.cover(run, stream))
     for stream in sounds(facts):
-        return Still(WAVEFORM, sound.waveform(run, stream))
+        return Still(WAVEFORM, sound.waveform(run, stream, video.duration(facts, stream)))
     raise NotAnImage("ffmpeg finds neither pictures nor sound in the file")
