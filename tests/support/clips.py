@@ -48,10 +48,36 @@ class Clips:
         source = f"{_CARD.rpartition(':')[0]}:duration=12,noise=alls=90:allf=t"
         return self._made("noise.ts", "-f", "lavfi", "-i", source, "-c:v", "mpeg2video", "-g", "10", "-q:v", "2")
 
+    def with_one_key_frame(self, ending: str, *filters: str) -> Path:
+        """The test card with these filters, of whose frames the first one alone stands for itself."""
+        name = f"one-{'-'.join(filters).partition('=')[0]}.{ending}"
+        # No new key frame where the picture changes: each encoder has its own number for that.
+        h264 = ("-c:v", "libx264", "-preset", "ultrafast", "-sc_threshold", "0")
+        codec = h264 if ending == "mp4" else ("-c:v", "mpeg2video", "-r", "25", "-sc_threshold", "1000000000")
+        graph = ",".join((_CARD, *filters))
+        return self._made(name, "-f", "lavfi", "-i", graph, *codec, "-g", "600")
+
+    def cut(self) -> Path:
+        """Noise from a moment on, as editors cut: the frames before it are in the file, and are not shown."""
+        whole = self.with_one_key_frame("mp4", "noise=alls=90:allf=t")
+        return self._made("cut.mp4", "-ss", "3.05", "-i", str(whole), "-c", "copy")
+
+    def dvd(self) -> Path:
+        """Six seconds that do not compress, with sound that comes first."""
+        source = f"{_CARD.rpartition(':')[0]}:duration=6,noise=alls=90:allf=t"
+        video = ("-f", "lavfi", "-i", source, "-c:v", "mpeg2video", "-r", "25", "-g", "5", "-q:v", "2")
+        sound = ("-f", "lavfi", "-i", _TONE, "-c:a", "ac3", "-map", "1", "-map", "0", "-muxrate", "30000000")
+        return self._made("dvd.vob", *video[:4], *sound[:4], *video[4:], *sound[4:], "-f", "vob")
+
     def sound(self, ending: str) -> Path:
         """A tone, in the second half of the time much louder."""
         louder = f"volume='if(lt(t,{SECONDS / 2}),0.1,4)':eval=frame"
         return self._made(f"tone.{ending}", "-f", "lavfi", "-i", _TONE, "-af", louder)
+
+    def of_samples(self, name: str, expression: str) -> Path:
+        """A sound of two channels, each by its formula."""
+        source = f"aevalsrc={expression}:duration={SECONDS}:sample_rate=44100"
+        return self._made(f"{name}.wav", "-f", "lavfi", "-i", source, "-c:a", "pcm_s16le")
 
     def with_cover(self, ending: str, cover: Path) -> Path:
         """The same sound, with a picture in the file."""
@@ -71,6 +97,18 @@ class Clips:
         tagged = ("-color_trc", "smpte2084", "-color_primaries", "bt2020", "-colorspace", "bt2020nc")
         encoded = ("-c:v", "libx265", *_FAST, "-x265-params", _PQ, "-pix_fmt", "yuv420p10le", *tagged)
         return self._made("hdr.mp4", "-f", "lavfi", "-i", _CARD, *encoded)
+
+    def transparent(self, ending: str) -> Path:
+        """A red square on nothing."""
+        square = "geq=lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='255*lt(X,180)'"
+        graph = f"color=red:size={SIZE[0]}x{SIZE[1]}:rate=1:duration=1,format=yuva420p,{square}"
+        codec = {"webm": ("libvpx-vp9", "-cpu-used", "8"), "mov": ("prores_ks", "-profile:v", "4444")}[ending]
+        return self._made(f"transparent.{ending}", "-f", "lavfi", "-i", graph, "-c:v", *codec)
+
+    def flat(self, *, is_tall: bool) -> Path:
+        """A stripe of the test card."""
+        graph = f"testsrc2=size=8192x16:rate=1:duration=1{',transpose' if is_tall else ''}"
+        return self._made(f"flat-{is_tall}.avi", "-f", "lavfi", "-i", graph, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p")
 
     def after(self, before: str) -> Path:
         """The first two seconds are not the test card but what this filter makes of it."""

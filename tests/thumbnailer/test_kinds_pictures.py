@@ -132,6 +132,34 @@ def test_a_drawing_may_be_gzipped_and_begin_in_many_ways() -> None:
         assert_corners(drawn(data, 120))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
+def test_a_drawing_may_begin_with_much_and_be_in_utf_16(encoding: str) -> None:
+    # As Illustrator writes it.
+    declared = """<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd" [
+        <!-- don't look for ] here -->
+        <!ENTITY ns_svg "http://www.w3.org/2000/svg">
+        <!ENTITY ns_x "x[y]">
+    ]>"""
+    drawing = kind_files.svg().decode().partition("?>")[2] or kind_files.svg().decode()
+    text = f"<?xml version='1.0' encoding='{encoding[:6]}'?><!-- {'licence ' * 1000} -->{declared}{drawing}"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+
+    assert_corners(drawn((mark + text).encode(encoding)))
+
+
+@pytest.mark.parametrize("junk", [b"junk\r\n" * 100, b"HTTP/1.1 200 OK\r\n\r\n", b"\xef\xbb\xbf\r\n"])
+def test_a_pdf_may_have_junk_before_its_header(junk: bytes) -> None:
+    assert_corners(drawn(junk + kind_files.pdf()))
+
+
+def test_a_picture_or_a_drawing_that_speaks_of_pdf_is_none() -> None:
+    comment = PIL.Image.new("RGB", (30, 20), "red")
+    file = io.BytesIO()
+    comment.save(file, "JPEG", comment=b"%PDF-1.4")
+    for data in (file.getvalue(), b"<!-- %PDF-1.4 -->" + kind_files.svg()):
+        assert not kinds.every()["pdf"].is_begun_by(data)
+
+
 @pytest.mark.parametrize(
     "text", [b"<html><svg></svg></html>", b"<sv", b"\x1f\x8b\x08rest", b"<?xml version='1.0'?><s:svgg/>"]
 )

@@ -29,8 +29,9 @@ from md5s3stash_thumbnailer.errors import (
     TooManyBytes,
     TooManyPixels,
 )
+from md5s3stash_thumbnailer.stills import parts as parts_module
 from md5s3stash_thumbnailer.stills import sound
-from md5s3stash_thumbnailer.stills.containers import demuxer_of
+from md5s3stash_thumbnailer.stills.containers import demuxer_of, demuxer_of_file
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg, Run
 from md5s3stash_thumbnailer.stills.parts import MAX_BYTES, Parts, still_of_parts
 from md5s3stash_thumbnailer.stills.still import COVER, VIDEO, WAVEFORM, Still, make_still
@@ -112,6 +113,18 @@ def test_frames_that_show_nothing_are_passed_over(made: Clips, before: str) -> N
     assert ssim(shown(path), clips.frame_at(path, 2.0)) > ALIKE
 
 
+def test_fade_does_not_hide_a_short_video(made: Clips) -> None:
+    path = made.with_one_key_frame("mp4", "fade=t=in:d=2")
+
+    assert ssim(shown(path), clips.frame_at(path, SECONDS / 2)) > ALIKE
+
+
+def test_time_long_after_the_last_key_frame_is_found_without_an_index(made: Clips) -> None:
+    path = made.with_one_key_frame("ts")
+
+    assert max(ssim(shown(path, 4.5), clips.frame_at(made.video("mp4"), second)) for second in (4.3, 4.4, 4.5)) > 0.9
+
+
 def test_phone_video_is_upright(made: Clips) -> None:
     image = shown(made.turned())
 
@@ -122,6 +135,32 @@ def test_phone_video_is_upright(made: Clips) -> None:
 
 def test_pixels_become_square(made: Clips) -> None:
     assert shown(made.with_wide_pixels()).size == (2 * SIZE[0], SIZE[1])
+
+
+@pytest.mark.parametrize("ending", ["webm", "mov"])
+def test_transparent_video_stays_transparent(made: Clips, ending: str) -> None:
+    image = shown(made.transparent(ending))
+
+    assert (image.format, image.size, image.mode) == ("PNG", SIZE, "RGBA")
+    assert image.getpixel((10, 90)) == pytest.approx((254, 0, 0, 255), abs=4)
+    assert image.getpixel((310, 90))[3] == pytest.approx(0, abs=2)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_stripe_is_shown(made: Clips, is_tall: bool) -> None:
+    assert sorted(shown(made.flat(is_tall=is_tall)).size) == [16, 8192]
+
+
+@pytest.mark.parametrize(("ending", "tags"), [("aac", 1), ("flac", 1), ("flac", 2), ("mp3", 2)])
+def test_sound_behind_tags_is_drawn(made: Clips, tmp_path: Path, ending: str, tags: int) -> None:
+    path = tmp_path / f"tagged.{ending}"
+    # 700 bytes, in seven bits each: longer than what is looked at first.
+    tag = b"ID3\4\0\0\0\0\5\x3c" + bytes(700)
+    path.write_bytes(tag * tags + made.sound(ending).read_bytes())
+    with open(path, "rb") as file:
+        assert demuxer_of_file(file) == ending
+    if tags == 1:
+        assert still(path).kind == WAVEFORM
 
 
 def test_hdr_is_shown_in_eight_bits(made: Clips) -> None:
@@ -149,6 +188,23 @@ def test_sound_without_a_cover_is_drawn(made: Clips, ending: str) -> None:
     quiet, loud = (_height_of_wave(image, share) for share in (0.25, 0.75))
     assert quiet < loud / 5
     assert loud > sound.HEIGHT / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expression"),
+    [
+        ("quiet", "0.001*sin(2000*t)|0.001*sin(2000*t)"),
+        ("antiphase", "0.5*sin(2000*t)|-0.5*sin(2000*t)"),
+        ("high", "0.5*sin(60000*t)|0.5*sin(60000*t)"),
+    ],
+)
+def test_sound_fills_both_halves_however_it_is_made(made: Clips, name: str, expression: str) -> None:
+    image = PIL.Image.open(io.BytesIO(still(made.of_samples(name, expression)).picture)).convert("L")
+    column = image.crop((600, 0, 601, image.height)).tobytes()
+    dark = [y for y, grey in enumerate(column) if grey < 128]
+
+    assert dark[0] < 15
+    assert dark[-1] > sound.HEIGHT - 15
 
 
 def _height_of_wave(image: PIL.Image.Image, share: float) -> int:
@@ -322,6 +378,29 @@ def test_of_a_large_file_without_an_index_a_window_is_read(made: Clips, tmp_path
 
     assert max(ssim(image, clips.frame_at(path, second)) for second in (0, 1, 2)) > ALIKE
     assert read_bytes < path.stat().st_size * 0.9
+
+
+def test_window_without_a_key_frame_is_passed_over(made: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "_WINDOW", 300_000)
+    path = made.with_one_key_frame("ts", "noise=alls=90:allf=t")
+    image, _ = in_parts(path)
+
+    assert ssim(image, clips.frame_at(path, 0)) > ALIKE
+
+
+def test_stream_is_found_in_a_window_where_it_comes_first(made: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "_WINDOW", 1_000_000)
+    image, _ = in_parts(made.dvd())
+
+    assert image.size == SIZE
+
+
+def test_frames_that_were_cut_off_are_read_where_others_need_them(made: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "_BEGINNING", 1000)
+    monkeypatch.setattr(parts_module, "_GAP_BLOCKS", 0)
+    image, _ = in_parts(made.cut())
+
+    assert ssim(image, shown(made.cut())) == pytest.approx(1)
 
 
 def test_sound_and_frame_at_a_time_need_the_whole_file_where_there_is_no_index(made: Clips) -> None:

@@ -4,6 +4,7 @@ playlists, which name other files.
 
 from __future__ import annotations
 
+import functools
 from typing import BinaryIO
 
 HEAD_BYTES = 512
@@ -30,6 +31,8 @@ _BY_START = (
     (b"fLaC", "flac"),
     (b"ID3", "mp3"),
 )
+_TAG, _TAG_HEAD_BYTES, _MOST_TAGS = b"ID3", 10, 4
+_BEHIND_TAGS = ("aac", "flac")
 _RIFF = {b"AVI ": "avi", b"WAVE": "wav"}
 _TS_PACKET, _M2TS_PACKET, _TS_SYNC = 188, 192, 0x47
 # MPEG audio (ISO 11172-3, 2.4.2.3): layer III or II, and no value that is reserved.
@@ -69,6 +72,21 @@ def head_of(file: BinaryIO) -> bytes:
     """As many bytes as the others look at."""
     file.seek(0)
     return file.read(HEAD_BYTES)
+
+
+def demuxer_of_file(file: BinaryIO) -> str | None:
+    """As `demuxer_of`. Tags may be before any sound: what is behind them counts."""
+    place = 0
+    for _ in range(_MOST_TAGS):
+        file.seek(place)
+        head = file.read(HEAD_BYTES)
+        if not head.startswith(_TAG) or len(head) < _TAG_HEAD_BYTES:
+            break
+        # Seven bits of each byte (ID3v2.4, 3.1).
+        size_bytes = functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:10], 0)
+        place += _TAG_HEAD_BYTES + size_bytes
+    behind = demuxer_of(head)
+    return behind if behind in _BEHIND_TAGS else demuxer_of(head_of(file))
 
 
 def _has_ts_packets(head: bytes, first: int, packet_bytes: int) -> bool:

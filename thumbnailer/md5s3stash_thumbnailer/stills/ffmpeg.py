@@ -58,6 +58,8 @@ _MAX_FACTS = 1024 * 1024
 # Of address space, mostly libraries.
 _START_BYTES = 512 * 1024 * 1024
 _CANNOT_START = 127
+# Among the flags of a packet.
+_NOT_SHOWN = "D"
 # The launcher blocks them, except the last one.
 _FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -71,7 +73,7 @@ class Bounds:
     seconds: float
     memory_bytes: int
     max_pixels: int = 8192 * 8192
-    file_bytes: int = 64 * 1024 * 1024
+    file_bytes: int = 80 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,8 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What ffprobe says of the file: `format` and `streams`. Raises what `ffmpeg` raises."""
         entries = (
-            "format=duration:stream=index,codec_type,codec_name,duration,width,height,color_transfer"
-            ":stream_disposition=attached_pic"
+            "format=duration:stream=index,id,codec_type,codec_name,duration,width,height,color_transfer,pix_fmt"
+            ":stream_disposition=attached_pic:stream_tags=alpha_mode"
         )
         command = [self.programs.ffprobe, *self._input(), "-of", "json", "-show_entries", entries]
         output, _ = self._run(command, _MAX_FACTS)
@@ -139,13 +141,25 @@ class Run:
             raise NotAnImage("ffmpeg finds neither pictures nor sound in the file")
         return facts
 
-    def packets(self, stream: dict[str, Any], interval: str) -> list[tuple[int, int]]:
-        """The place and the bytes of each packet of a stream in an interval, as ffprobe writes intervals. Likewise."""
+    def packets(self, stream: dict[str, Any], interval: str) -> tuple[list[tuple[int, int]], bool]:
+        """The place and the bytes of each packet of a stream in an interval, as ffprobe writes intervals; and whether
+        all are shown, which those before the beginning of a video that was cut are not. Likewise.
+        """
         chosen = ("-select_streams", str(stream["index"]), "-read_intervals", interval)
-        command = [self.programs.ffprobe, *self._input(), *chosen, "-of", "json", "-show_entries", "packet=pos,size"]
+        command = [
+            self.programs.ffprobe,
+            *self._input(),
+            *chosen,
+            "-of",
+            "json",
+            "-show_entries",
+            "packet=pos,size,flags",
+        ]
         output, _ = self._run(command, _MAX_FACTS)
         try:
-            return [(int(packet["pos"]), int(packet["size"])) for packet in json.loads(output)["packets"]]
+            packets = json.loads(output)["packets"]
+            spans = [(int(packet["pos"]), int(packet["size"])) for packet in packets]
+            return spans, not any(_NOT_SHOWN in packet["flags"] for packet in packets)
         except (ValueError, LookupError, TypeError) as error:
             raise NotAnImage("ffmpeg does not find the frames of the video") from error
 

@@ -105,13 +105,20 @@ def _of_indexed(run: Run, parts: Parts, seconds: float | None) -> bytes:
     facts = run.facts()
     stream = moving_stream(facts)
     length = video.duration(facts, stream)
+
+    def fetch_to_the_frame(seconds: float) -> None:
+        parts.fetch(run.packets(stream, f"{seconds:.3f}%{seconds + 1:.3f}")[0])
+
     if seconds is not None:
         # From the key frame before to the frame itself.
-        parts.fetch(run.packets(stream, f"{seconds:.3f}%{seconds + 1:.3f}"))
+        fetch_to_the_frame(seconds)
         return video.still(run, facts, stream, seconds)
 
     def look(share: float) -> video.Look:
-        parts.fetch(run.packets(stream, f"{length * share:.3f}%+#{_PACKETS}"))
+        spans, are_shown = run.packets(stream, f"{length * share:.3f}%+#{_PACKETS}")
+        parts.fetch(spans)
+        if not are_shown:
+            fetch_to_the_frame(length * share)
         return video.Look(run, length * share)
 
     return video.still(run, facts, stream, None, look)
@@ -165,7 +172,11 @@ def _of_windows(programs: Ffmpeg, parts: Parts, demuxer: str, bounds: Bounds) ->
 
         run = Run(programs, files.enter_context(_in_memory(head)), demuxer, bounds)
         facts = run.facts()
-        return video.still(run, facts, moving_stream(facts), None, look)
+        stream = moving_stream(facts)
+        if "id" in stream:
+            # MPEG numbers its streams as they come, and in a window they may come in another order.
+            stream = {**stream, video.SPECIFIER: f"i:{stream['id']}"}
+        return video.still(run, facts, stream, None, look)
 
 
 def _in_memory(data: bytes) -> BinaryIO:

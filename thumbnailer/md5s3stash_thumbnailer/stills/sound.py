@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any
 
 import PIL.Image
@@ -13,8 +14,10 @@ from md5s3stash_thumbnailer.stills.ffmpeg import Run
 
 WIDTH, HEIGHT = 1200, 300
 _BACKGROUND, _WAVE = (255, 255, 255), (31, 78, 121)
-# Unsigned bytes: the highest and lowest of them are found without a library. Enough to draw loudness.
-_SAMPLES_PER_SECOND, _SILENCE = 8000, 128
+# Two channels, since one in antiphase to the other would silence both. Their 16 bits show quiet sound, too.
+_CHANNELS, _SAMPLE_BYTES = 2, 2
+# As many samples a second as there is room for, so that high tones of a short sound are there.
+_ROOM_BYTES, _MOST_PER_SECOND = 60_000_000, 48_000
 # Thousands of a column show its loudness as well as all of an hour.
 _SAMPLES_OF_COLUMN = 4096
 _MAX_SECONDS = 2 * 3600
@@ -30,16 +33,32 @@ def cover(run: Run, stream: dict[str, Any]) -> bytes:
     return picture
 
 
-def waveform(run: Run, stream: dict[str, Any]) -> bytes:
-    """A drawing of the sound, as PNG; of no more than its first two hours. Raises what `Run.ffmpeg` raises."""
-    sound = ("-ac", "1", "-ar", str(_SAMPLES_PER_SECOND), "-c:a", "pcm_u8", "-f", "u8")
-    samples, _ = run.ffmpeg("-map", f"0:{stream['index']}", "-t", str(_MAX_SECONDS), *sound, "pipe:1")
+def waveform(run: Run, stream: dict[str, Any], seconds: float) -> bytes:
+    """A drawing of the sound, as PNG; of no more than its first two hours. `seconds` is its length, as far as it is
+    known. Raises what `Run.ffmpeg` raises.
+    """
+    length = min(seconds or _MAX_SECONDS, _MAX_SECONDS)
+    rate = min(_MOST_PER_SECOND, int(_ROOM_BYTES / (_CHANNELS * _SAMPLE_BYTES * length)))
+    sound = (
+        "-ac",
+        str(_CHANNELS),
+        "-ar",
+        str(rate),
+        "-c:a",
+        f"pcm_s16{sys.byteorder[0]}e",
+        "-f",
+        f"s16{sys.byteorder[0]}e",
+    )
+    # The length may be a lie.
+    bounds = ("-t", str(_MAX_SECONDS), "-fs", str(_ROOM_BYTES))
+    data, _ = run.ffmpeg("-map", f"0:{stream['index']}", *bounds, *sound, "pipe:1")
+    samples = memoryview(data)[: len(data) // _SAMPLE_BYTES * _SAMPLE_BYTES].cast("h")
     if not samples:
         raise NotAnImage("ffmpeg finds no sound in the file")
     return _drawn(samples)
 
 
-def _drawn(samples: bytes) -> bytes:
+def _drawn(samples: memoryview[int]) -> bytes:
     # Column by column, since max() of them all would keep the other threads of the server from running.
     columns = [_highest_and_lowest(samples, x) for x in range(WIDTH)]
     loudest = max(1, *(abs(level) for column in columns for level in column))
@@ -54,8 +73,9 @@ def _drawn(samples: bytes) -> bytes:
     return file.getvalue()
 
 
-def _highest_and_lowest(samples: bytes, x: int) -> tuple[int, int]:
+def _highest_and_lowest(samples: memoryview[int], x: int) -> tuple[int, int]:
     """Of what is drawn in this column."""
     begin, end = x * len(samples) // WIDTH, (x + 1) * len(samples) // WIDTH
-    column = samples[begin : max(begin + 1, end) : max(1, (end - begin) // _SAMPLES_OF_COLUMN)]
-    return max(column) - _SILENCE, min(column) - _SILENCE
+    # An odd step, so that both channels are looked at.
+    column = samples[begin : max(begin + 1, end) : (end - begin) // _SAMPLES_OF_COLUMN | 1]
+    return max(column), min(column)

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from md5s3stash_thumbnailer.errors import NotAnImage, PartNotFound
 from md5s3stash_thumbnailer.stills import sound, video
-from md5s3stash_thumbnailer.stills.containers import demuxer_of, head_of
+from md5s3stash_thumbnailer.stills.containers import demuxer_of_file
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg, Run
 from md5s3stash_thumbnailer.stills.streams import covers, moving_streams, sounds
 
@@ -26,7 +26,7 @@ def make_still(programs: Ffmpeg, file: BinaryIO, seconds: float | None, bounds: 
     """A frame of a video; the cover or the waveform of a sound. `seconds` says which frame. Raises NotAnImage,
     PartNotFound, TooManyPixels, RenderTimedOut, or RenderFailed if ffmpeg does not start.
     """
-    demuxer = demuxer_of(head_of(file))
+    demuxer = demuxer_of_file(file)
     if demuxer is None:
         raise NotAnImage("The file is neither a video nor a sound")
     run = Run(programs, file, demuxer, bounds)
@@ -38,5 +38,5 @@ def make_still(programs: Ffmpeg, file: BinaryIO, seconds: float | None, bounds: 
     for stream in covers(facts):
         return Still(COVER, sound.cover(run, stream))
     for stream in sounds(facts):
-        return Still(WAVEFORM, sound.waveform(run, stream))
+        return Still(WAVEFORM, sound.waveform(run, stream, video.duration(facts, stream)))
     raise NotAnImage("ffmpeg finds neither pictures nor sound in the file")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from md5s3stash_thumbnailer.errors import NotAnImage, PartNotFound
+from md5s3stash_thumbnailer.errors import NotAnImage, PartNotFound, RenderTimedOut
 from md5s3stash_thumbnailer.stills.ffmpeg import Run
 
+SPECIFIER = "specifier"
+"""In a stream: how ffmpeg calls it, where that is not its index."""
 MAX_STILL_PIXELS = 4096 * 4096
 """Frames with more pixels are reduced to this."""
 
@@ -17,12 +20,20 @@ MAX_STILL_PIXELS = 4096 * 4096
 _TRIES = (0.1, 0.2, 0.35, 0.5)
 # Of 8-bit brightness: the tenth of the pixels that is brightest is darker than this, or all are about the same.
 _BLACK_BELOW, _EMPTY_BELOW = 40, 12
-# Of ffmpeg's blurdetect (the mean width of edges) in a picture that is as wide as `_JUDGED_WIDTH`.
-_BLURRED_FROM, _JUDGED_WIDTH = 8.0, 640
+# Of ffmpeg's blurdetect (the mean width of edges) in a picture that is as wide as `_JUDGED_WIDTH`, and not higher.
+_BLURRED_FROM, _JUDGED_WIDTH, _LEAST_SIDE = 8.0, 640, 64
+# A fade may hide all key frames of a short video. In one that is no longer than this, another frame costs little.
+_SHORT_SECONDS = 30.0
 # ffmpeg shows the first frame at or after a time, and there is none after the last one has begun. In MPEG it seeks only
-# roughly, and may miss the last key frame.
-_EARLIER = (0.0, 0.2, 2.0)
-_WRITTEN = ("-frames:v", "1", "-c:v", "bmp", "-f", "image2pipe", "pipe:1")
+# roughly, and may miss the last key frame. So: how much earlier the frame may be, and how much earlier ffmpeg begins to
+# look for it.
+_EARLIER = ((0.0, 0.0), (0.2, 0.2), (2.0, 2.0), (0.2, 15.0), (2.0, 15.0))
+_PIPED = ("-f", "image2pipe", "pipe:1")
+_OPAQUE = ("-frames:v", "1", "-c:v", "bmp", *_PIPED)
+_TRANSPARENT = ("-frames:v", "1", "-c:v", "png", "-compression_level", "1", "-pix_fmt", "rgba", *_PIPED)
+# The formats of pixels with transparency, and the decoders that give it, where others do not.
+_WITH_ALPHA = re.compile("yuva|rgba|argb|bgra|abgr|gbrap|ya[0-9]")
+_DECODERS_OF_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # blurdetect then gives no number.
 _NO_EDGE = 500.0
 _HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
@@ -49,9 +60,9 @@ def still(
     seconds: float | None,
     look: Callable[[float], Look] | None = None,
 ) -> bytes:
-    """A frame of the stream as BMP: upright, with square pixels, in eight bits. `seconds` is its time; None leaves the
-    choice to us, and `look` says how to look at what is at a share of the length. Raises PartNotFound for a time after
-    the end, and what `Run.ffmpeg` raises.
+    """A frame of the stream as BMP, or as PNG where it is transparent: upright, with square pixels, in eight bits.
+    `seconds` is its time; None leaves the choice to us, and `look` says how to look at what is at a share of the
+    length. Raises PartNotFound for a time after the end, and what `Run.ffmpeg` raises.
     """
     length = duration(facts, stream)
     if seconds is not None:
@@ -60,17 +71,34 @@ def still(
     look = look or (lambda share: Look(run, length * share))
     best: tuple[float, bytes] | None = None
     for share in _TRIES if length or not is_whole else (0.0,):
-        frame, score = _judged(look(share), stream)
+        try:
+            frame, score = _judged(look(share), stream)
+        except NotAnImage:
+            # A window on the file may have no key frame.
+            if is_whole:
+                raise
+            continue
         if frame and (best is None or score > best[0]):
             best = score, frame
         if best and best[0] >= 0:
             return best[1]
+    if is_whole and best and 0 < length <= _SHORT_SECONDS:
+        best = max(best, _exact(run, stream, length * _TRIES[-1]))
     if best is None:
         # The length may be a lie.
         best = 0.0, _judged(look(0.0), stream)[0]
     if not best[1]:
         raise NotAnImage("ffmpeg finds no frame in the video")
     return best[1]
+
+
+def _exact(run: Run, stream: dict[str, Any], seconds: float) -> tuple[float, bytes]:
+    """How good the frame at this time is, whether or not it is a key frame, and the frame; or that there is none."""
+    try:
+        frame, score = _judged(Look(run, seconds, ("-accurate_seek",)), stream)
+    except RenderTimedOut:
+        return -math.inf, b""
+    return (score, frame) if frame else (-math.inf, b"")
 
 
 def duration(facts: dict[str, Any], stream: dict[str, Any]) -> float:
@@ -86,12 +114,11 @@ def duration(facts: dict[str, Any], stream: dict[str, Any]) -> float:
 
 
 def _at(run: Run, stream: dict[str, Any], seconds: float, length: float) -> bytes:
-    for earlier in _EARLIER if not length or seconds < length else ():
-        frame, _ = run.ffmpeg(
-            *("-filter_complex", _graph(stream, judged=False), "-map", "[shown]"),
-            *_WRITTEN,
-            before=_from(max(0.0, seconds - earlier)),
-        )
+    decoder, written = _encoding(stream)
+    for earlier, begun_earlier in _EARLIER if not length or seconds < length else ():
+        begin = max(0.0, seconds - begun_earlier)
+        graph = _graph(stream, judged=False, after_seconds=max(0.0, seconds - earlier - begin))
+        frame, _ = run.ffmpeg("-filter_complex", graph, "-map", "[shown]", *written, before=(*decoder, *_from(begin)))
         if frame:
             return frame
     end = f": it is {length:.3f} seconds long" if length else ""
@@ -100,11 +127,12 @@ def _at(run: Run, stream: dict[str, Any], seconds: float, length: float) -> byte
 
 def _judged(look: Look, stream: dict[str, Any]) -> tuple[bytes, float]:
     """The key frame, and how good it is: 0 or more if it is shown at once."""
+    decoder, written = _encoding(stream)
     frame, said = look.run.ffmpeg(
         *("-filter_complex", _graph(stream, judged=True), "-map", "[shown]"),
-        *_WRITTEN,
+        *written,
         *("-map", "[judged]", "-frames:v", "1", "-f", "null", "-"),
-        before=(*look.options, "-noaccurate_seek", *_from(look.seconds)),
+        before=("-noaccurate_seek", *decoder, *look.options, *_from(look.seconds)),
     )
     found = {name: float(value) for name, value in _STATISTIC.findall(said)}
     low, high = found.get("signalstats.YLOW", 0.0), found.get("signalstats.YHIGH", 0.0)
@@ -113,17 +141,32 @@ def _judged(look: Look, stream: dict[str, Any]) -> tuple[bytes, float]:
     return frame, min(0.0, _BLURRED_FROM - found.get("blur", _NO_EDGE))
 
 
+def _encoding(stream: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Options of ffmpeg for the decoder of the stream, and for the frame that is written."""
+    decoder = _DECODERS_OF_ALPHA.get(stream.get("codec_name", ""))
+    if decoder and stream.get("tags", {}).get("alpha_mode") == "1":
+        return ("-c:v", decoder), _TRANSPARENT
+    return (), _TRANSPARENT if _WITH_ALPHA.match(stream.get("pix_fmt", "")) else _OPAQUE
+
+
 def _from(seconds: float) -> tuple[str, ...]:
     return ("-ss", f"{seconds:.3f}") if seconds else ()
 
 
-def _graph(stream: dict[str, Any], *, judged: bool) -> str:
+def _graph(stream: dict[str, Any], *, judged: bool, after_seconds: float = 0.0) -> str:
     to_sdr = _TO_SDR if stream.get("color_transfer") in _HDR_TRANSFERS else ""
     factor = f"min(1,sqrt({MAX_STILL_PIXELS}/(iw*sar*ih)))"
     square = f"scale=w='max(1,trunc(iw*sar*{factor}))':h='max(1,trunc(ih*{factor}))',setsar=1"
+    first = f"trim=start={after_seconds:.3f},trim=end_frame=1" if after_seconds else "trim=end_frame=1"
     # Frames before the time that was sought have negative times, and ffmpeg would leave them out.
-    shown = f"[0:{stream['index']}]trim=end_frame=1,setpts=PTS-STARTPTS,{to_sdr}{square}"
+    shown = f"[0:{stream.get(SPECIFIER, stream['index'])}]{first},setpts=PTS-STARTPTS,{to_sdr}{square}"
     if not judged:
         return f"{shown}[shown]"
-    judge = f"scale=w='min({_JUDGED_WIDTH},iw)':h=-2,format=gray,signalstats,blurdetect,metadata=print:file=pipe\\\\:2"
+    # blurdetect damages memory where a side has only a few pixels.
+    width, height = (
+        f"clip(iw,{_LEAST_SIDE},{_JUDGED_WIDTH})",
+        f"clip(2*round(ow*ih/iw/2),{_LEAST_SIDE},{_JUDGED_WIDTH})",
+    )
+    size = f"w='{width}':h='{height}'"
+    judge = f"scale={size},format=gray,signalstats,blurdetect,metadata=print:file=pipe\\\\:2"
     return f"{shown},split[shown][raw];[raw]{judge}[judged]"

@@ -21,7 +21,8 @@ from md5s3stash.errors import SettingsError
 from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError
 from md5s3stash_thumbnailer.render.decoders.raster import Original
 
-_PREFIX_BYTES = 4096
+PREFIX_BYTES = 32 * 1024
+"""As many bytes as a kind looks at: a drawing may begin with a licence."""
 _MAX_REASON = 200
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ class Kind(Protocol):
     """How an error calls such files."""
 
     def is_begun_by(self, prefix: bytes) -> bool:
-        """Whether a file that begins with these bytes, its first 4,096, is of this kind. Pictures are asked later."""
+        """Whether a file that begins with these bytes, its first `PREFIX_BYTES`, is of this kind. Pictures are asked
+        later.
+        """
 
     def missing(self) -> str:
         """What is not installed that it needs, or empty. Imports nothing."""
@@ -73,7 +76,7 @@ def chosen(setting: str) -> tuple[tuple[str, ...], dict[str, str]]:
 def kind_of(file: BinaryIO) -> str | None:
     """The name of the kind of a file; None: a picture, or something that is not shown."""
     file.seek(0)
-    prefix = file.read(_PREFIX_BYTES)
+    prefix = file.read(PREFIX_BYTES)
     file.seek(0)
     return next((name for name, kind in every().items() if kind.is_begun_by(prefix)), None)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import io
 import mmap
+import re
 from typing import Any, BinaryIO
 
 import PIL.Image
@@ -25,13 +26,14 @@ TITLE = "PDF files"
 _PIXELS_A_POINT = 200 / 72
 # A drawing of a building has metres. A page that is larger than this is said to have fewer pixels an inch.
 _MAX_SIDE = 6000
-# What other readers skip before the header.
-_BLANK = b"\xef\xbb\xbf\0\t\n\f\r "
+# What other readers skip before the header, which is in the first 1,024 bytes: nothing that begins a picture, or a
+# drawing.
+_HEADER = re.compile(rb"(?:\xef\xbb\xbf)?[\0\t\n\f\r ]*+(?!<)[\0\t\n\f\r -~]{0,1019}?%PDF-")
 _NOT_A_PAGE = 1.0
 
 
 def is_begun_by(prefix: bytes) -> bool:
-    return prefix.lstrip(_BLANK).startswith(b"%PDF-")
+    return bool(_HEADER.match(prefix[:1024]))
 
 
 def missing() -> str:

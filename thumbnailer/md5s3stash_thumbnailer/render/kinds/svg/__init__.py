@@ -33,21 +33,26 @@ _LONGEST_SIDE = 2048
 _MAX_BYTES = 16 * 1024 * 1024
 _MAX_DEPTH = 500
 _GZIP, _GZIP_WINDOW = b"\x1f\x8b", 31
-_PREFIX_BYTES = 4096
 # What may be before the first element. Possessive: a file may be written to make this slow.
-_BEFORE = re.compile(rb"(?:\s++|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*+(?:\[[^\]]*+\]\s*+)?+>)*+", re.DOTALL)
+_QUOTED = rb"\"[^\"]*+\"|'[^']*+'"
+_DECLARED_IN = rb"\[(?:[^\]\"'<]++|" + _QUOTED + rb"|<!--.*?-->|<(?!!--))*+\]\s*+"
+_DOCTYPE = rb"<!DOCTYPE(?:[^\[>\"']++|" + _QUOTED + rb")*+(?:" + _DECLARED_IN + rb")?+>"
+_BEFORE = re.compile(rb"(?:\s++|<\?.*?\?>|<!--.*?-->|" + _DOCTYPE + rb")*+", re.DOTALL)
 _FIRST_ELEMENT = re.compile(rb"<(?:[\w.-]{1,40}:)?svg[\s/>]")
 _DECLARED = re.compile(rb"<\?xml[^>]{1,100}?encoding\s*=\s*[\"']([\w.-]{1,40})")
-_ENCODINGS = ("ascii", "cp1252", "iso8859-1", "iso8859-15", "utf-8")
+_ENCODINGS = ("ascii", "cp1252", "iso8859-1", "iso8859-15", "utf-8", "utf-16-le", "utf-16-be")
+_UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _NUMBER = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:px)?\s*")
 
 
 def is_begun_by(prefix: bytes) -> bool:
     if prefix.startswith(_GZIP):
         try:
-            prefix = zlib.decompressobj(_GZIP_WINDOW).decompress(prefix, _PREFIX_BYTES)
+            prefix = zlib.decompressobj(_GZIP_WINDOW).decompress(prefix, kinds.PREFIX_BYTES)
         except zlib.error:
             return False
+    if prefix[:2] in _UTF_16:
+        prefix = prefix[2:].decode(_UTF_16[prefix[:2]], "replace").encode()
     prefix = prefix.removeprefix(codecs.BOM_UTF8)
     before = _BEFORE.match(prefix)
     return bool(_FIRST_ELEMENT.match(prefix, before.end() if before else 0))
@@ -104,6 +109,8 @@ def _plain(file: BinaryIO) -> bytes:
 
 
 def _text(data: bytes) -> str:
+    if data[:2] in _UTF_16:
+        return data[2:].decode(_UTF_16[data[:2]])
     declared = _DECLARED.match(data)
     name = codecs.lookup(declared[1].decode()).name if declared else "utf-8"
     if name not in _ENCODINGS:
