@@ -1,13 +1,8 @@
-# Functions for scripts that make a bare Debian or Ubuntu: tools/fresh and tools/container source this file. They expect
-# `suite` (trixie, noble) and `kept`, a directory for downloads and logs.
+# Functions for scripts that make a bare Debian or Ubuntu: tools/fresh and containers/debian-slim source this file. They expect
+# `suite` (trixie, noble), `kept`, a directory for downloads and logs, and `fail`, which prints an error and exits.
 
 # What a bare system and its files need.
 readonly room_kilobytes=$((6 * 1024 * 1024))
-
-fail() {
-    echo "$1" >&2
-    exit 1
-}
 
 # The settings with which this machine's apt reaches a mirror.
 apt_settings() {
