@@ -7,6 +7,7 @@ A stage is kept in build/container/ under the digest of all that it is made from
 
 from __future__ import annotations
 
+import fcntl
 import fnmatch
 import hashlib
 import os
@@ -48,8 +49,12 @@ def stages() -> dict[str, Stage]:
 
 
 def build(name: str) -> Image:
-    """Builds the stage and those that it needs, except what is there already."""
-    return _Builder(stages()).image(name)
+    """Builds the stage and those that it needs, except what is there already; one process at a time."""
+    os.umask(0o022)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with open(KEPT / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _Builder(stages()).image(name)
 
 
 class _Builder:
@@ -180,8 +185,6 @@ def main() -> int:
     if os.geteuid() != 0:
         print("Only root can build images without an engine: sudo make container", file=sys.stderr)
         return 1
-    os.umask(0o022)
-    KEPT.mkdir(parents=True, exist_ok=True)
     for name in sys.argv[1:]:
         image = build(name)
         print(f"{name}\t{image.megabytes:.0f} MB\t{image.root}", flush=True)
