@@ -184,6 +184,7 @@ def test_the_task_of_ecs_fits_the_image_and_may_only_read() -> None:
     configuration = STAGES["thumbnailer"].configuration
     (container,) = template["Thumbnailer"]["Properties"]["ContainerDefinitions"]
 
+    assert container["Command"][0] == configuration.command[0]
     assert container["HealthCheck"]["Command"] == ["CMD", *configuration.health_check]
     assert [mount["ContainerPort"] for mount in container["PortMappings"]] == list(configuration.ports)
     assert [mount["ContainerPath"] for mount in container["MountPoints"]] == list(configuration.volumes)
