@@ -67,18 +67,21 @@ def wait_for_receipt(site: Site, folder: str) -> dict[str, Any]:
     return receipt
 
 
-def open_folders(site: Site) -> list[str]:
-    if not os.path.exists(journal_path(site.spool)):
-        return []
-    with contextlib.closing(Journal(journal_path(site.spool))) as journal:
-        return [delivery.folder for delivery in journal.unpublished()]
-
-
 def ended(site: Site, folder: str) -> dict[str, Any]:
     """The receipt of a delivery that an operator closes, once its manifest was read."""
-    wait_until(lambda: folder in open_folders(site), f"delivery of {folder}")
-    ctl(site, "close", folder)
+    wait_until(lambda: counts(site, folder) is not None, f"delivery of {folder}")
+    with contextlib.closing(Journal(journal_path(site.spool))) as journal:
+        journal.ask_to_end(dict(journal.open_folders())[folder])
     return wait_for_receipt(site, folder)
+
+
+def counts(site: Site, folder: str) -> dict[str, int] | None:
+    """State -> number of names of an open delivery; None if the folder does not have one."""
+    if not os.path.exists(journal_path(site.spool)):
+        return None
+    with contextlib.closing(Journal(journal_path(site.spool))) as journal:
+        number = dict(journal.open_folders()).get(folder)
+        return None if number is None else journal.counts(number)
 
 
 def close(site: Site, folder: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.web.deliveries import newest_deliveries
 from tests.daemon.test_deliveries import (
+    counts,
     ctl,
     drop_folder,
     ended,
     md5,
     md5sums,
-    open_folders,
     receipts,
     states,
     wait_for_receipt,
@@ -98,6 +99,24 @@ def test_a_list_is_a_file_while_a_manifest_of_its_folder_waits(tmp_path: Path, s
     assert intake.keeps(entry)
     assert not intake.keeps(entry._replace(name="elsewhere/a.urls"))
     assert not intake.keeps(entry._replace(name="a.urls"))
+
+
+def test_a_manifest_that_is_being_written_is_read_before_it_is_stashed(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.create()
+    (tmp_path / "deliveries").mkdir()
+    intake = DeliveryIntake(spool, Journal(journal_path(tmp_path)))
+    path = tmp_path / "active" / "1.0" / "batch" / "x.md5"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(md5sums({"a": b"a"}))
+    with path.open("r+b"):
+        assert intake.with_listed([Entry("batch/x.md5", str(path), "1")]) == []
+
+    [entry] = spool.entries("deferred")
+
+    assert entry.name == "batch/x.md5"
+    assert intake.with_listed([entry]) == [entry]
+    assert list(intake.open) == ["batch"]
 
 
 def test_a_retried_wrong_file_never_replaces_the_right_one(site: Site, daemon: Daemon) -> None:
@@ -198,12 +217,12 @@ def test_listed_files_that_came_and_are_not_stashed_have_the_reason(site: Site, 
 
 def test_what_failed_before_its_manifest_came_has_failed(site: Site, daemon: Daemon) -> None:
     site.drop("links/x.md5", md5sums({"other": b"other"}))
-    wait_until(lambda: "links" in open_folders(site), "manifest read")
+    wait_until(lambda: counts(site, "links") is not None, "manifest read")
     (site.incoming / "links").mkdir(exist_ok=True)
     for name in ("a", "b"):
         (site.directory / name).symlink_to("nowhere")
         (site.directory / name).rename(site.incoming / "links" / name)
-    wait_until(lambda: "2 unlisted" in ctl(site, "show", "links"), "failed, and not listed yet")
+    wait_until(lambda: (counts(site, "links") or {}).get("unlisted") == 2, "failed, and not listed yet")
     site.drop("links/y.md5", md5sums({"a": b"a"}))
     wait_until(lambda: "links/y.md5" in site.names(), "manifest stashed")
 
@@ -259,7 +278,8 @@ def test_a_corrected_manifest_under_the_same_name_replaces_the_first(site: Site,
     wait_until((site.spool / "failed" / "corrected" / "a").exists, "failed")
 
     site.drop("corrected/x.md5", md5sums({"a": b"a", "b": b"b"}))
-    wait_until(lambda: "the manifest was replaced since" in ctl(site, "show", "corrected"), "replaced")
+    wait_until(lambda: counts(site, "corrected") == {"wrong": 1, "right": 1}, "replaced")
+    assert "the manifest was replaced since: md5s3stashctl retry" in ctl(site, "show", "corrected")
     ctl(site, "corrected/a", command="retry")
     receipt = wait_for_receipt(site, "corrected")
 
@@ -295,3 +315,15 @@ def test_names_that_are_not_text_do_not_stop_a_delivery(site: Site, daemon: Daem
 
     assert states(receipt) == {os.fsdecode(b"latin-\xe9/a"): "missing"}
     assert json.dumps(reasons(receipt)) != "{}"
+
+
+def test_a_name_that_only_looks_the_same_is_missing_with_the_reason(site: Site, daemon: Daemon) -> None:
+    composed, decomposed = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
+    drop_folder(site, "looks", {"A.TIF": b"a", composed: b"e", "x.md5": md5sums({"a.tif": b"a", decomposed: b"e"})})
+
+    receipt = ended(site, "looks")
+
+    assert states(receipt) == {"A.TIF": "unlisted", composed: "unlisted", "a.tif": "missing", decomposed: "missing"}
+    why = reasons(receipt)
+    assert why["a.tif"].startswith("A.TIF came, which differs in upper and lower case")
+    assert why[decomposed].startswith(f"{composed} came")

@@ -6,6 +6,7 @@ that is claimed with it or later; `follower` finds out about the files before.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -32,9 +33,9 @@ from md5s3stash_daemon.deliveries.manifest import (
 from md5s3stash_daemon.deliveries.records import FileRow, Manifest, State
 from md5s3stash_daemon.deliveries.waiting import manifest_waits
 from md5s3stash_daemon.disk.accounts import account_name
-from md5s3stash_daemon.spool.entry import Entry
+from md5s3stash_daemon.spool.entry import DISK_ERRORS, Entry
 from md5s3stash_daemon.spool.pin import Pin
-from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS
+from md5s3stash_daemon.spool.retry import DISK_RETRY_SECONDS, PUT_BACK_SECONDS
 from md5s3stash_daemon.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -78,8 +79,8 @@ class DeliveryIntake:
         if not manifests and not self.open:
             return entries
         try:
-            for entry in manifests:
-                self._take_manifest(entry)
+            put_back = {entry.drop_id for entry in manifests if not self._take_manifest(entry)}
+            entries = [entry for entry in entries if entry.drop_id not in put_back] if put_back else entries
             return self._all_with_listed(entries)
         except sqlite3.Error as error:
             log.error("the journal of deliveries does not work error=%r; deferred files=%d", str(error), len(entries))
@@ -111,15 +112,20 @@ class DeliveryIntake:
             for entry in entries
         ]
 
-    def _take_manifest(self, entry: Entry) -> None:
+    def _take_manifest(self, entry: Entry) -> bool:
+        """Reads a manifest; False if it was put back. A manifest that could not be read now must not be stashed: then
+        it would be no manifest.
+        """
         # A file that is tried again, or that a crash left after its delivery has ended.
         if self._journal.has_manifest(entry.drop_id):
-            return
+            return True
         try:
             pin = self._spool.opening.opened(entry.place, lambda: Pin.of(entry.place))
-        except (OSError, SourceChanged):
-            # It is being written, or cannot be read: the worker finds this out too, and it comes again or fails.
-            return
+        except SourceChanged as error:
+            return self._put_back(entry, PUT_BACK_SECONDS, str(error))
+        except OSError as error:
+            # Any other error lasts: the worker finds it too, and the file fails with a reason.
+            return error.errno not in DISK_ERRORS or self._put_back(entry, DISK_RETRY_SECONDS, str(error))
         try:
             with open(os.dup(pin.descriptor), "rb") as file:
                 head = file.read(HEAD_BYTES)
@@ -130,10 +136,18 @@ class DeliveryIntake:
                     self._read(entry, read_bag_manifest(file), pin.status, head)
                 elif not is_only_digest(head):
                     self._read(entry, read_manifest(file, algorithm_of(entry.name) or "md5"), pin.status, head)
+            return True
         except OSError as error:
-            log.error("manifest cannot be read name=%r error=%r", entry.name, str(error))
+            return self._put_back(entry, DISK_RETRY_SECONDS, str(error))
         finally:
             pin.release()
+
+    def _put_back(self, entry: Entry, seconds: float, reason: str) -> bool:
+        log.warning("manifest cannot be read now: put back name=%r reason=%r", entry.name, reason)
+        # It stays claimed if this fails, and the next start finds it.
+        with contextlib.suppress(OSError):
+            self._spool.put_back(entry, time.time() + seconds)
+        return False
 
     def _read(self, entry: Entry, lines: Iterator[Line], status: os.stat_result, head: bytes) -> None:
         folder, _, name = entry.name.rpartition("/")

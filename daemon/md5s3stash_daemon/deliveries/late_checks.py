@@ -21,6 +21,9 @@ from md5s3stash_daemon.spool.spool import Spool
 _NAMES_AT_ONCE = 1000
 _OBJECTS_AT_ONCE = 20
 
+# Unlisted names that a missing one is compared with, at most.
+_COMPARED = 10_000
+
 
 class Contents(Protocol):
     """Stored contents by md5; None for one that is gone. Raise StashError."""
@@ -96,7 +99,12 @@ class LateChecks:
         return self._checked(row, State.FAILED, OTHER_FORM) if row.md5 else replace(row, state=State.FAILED)
 
     def explain_missing(self, spool: Spool) -> None:
-        """Notes why listed files that came are not stashed."""
+        """Notes why listed files that came are not stashed, or came under a name that looks the same."""
+        came = {_folded(row.name): row.name for row in self._journal.files(self._number, (State.UNLISTED,), _COMPARED)}
+        for missing in self._journal.files(self._number, (State.MISSING,)) if came else ():
+            if not missing.reason and (other := came.get(_folded(missing.name))) is not None:
+                reason = f"{other} came, which differs in upper and lower case, or in Unicode form"
+                self._put([replace(missing, reason=reason)])
         for name, reason in left_out(spool, self._folder):
             row = self._journal.file(self._number, name)
             if row is not None and row.state is State.MISSING:
@@ -118,3 +126,7 @@ class LateChecks:
         with self._intake.lock, self._journal.transaction():
             for row in judged:
                 self._journal.put_file(self._number, row)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
