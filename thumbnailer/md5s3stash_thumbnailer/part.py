@@ -62,13 +62,13 @@ def require_first(part: str) -> None:
 
 
 class OfPart:
-    """What every request has: the original, and the part of it that is asked for."""
+    """What every request has: the original (`{md5}` or `{collection}/{md5}`) and the part of it that is asked for."""
 
     __slots__ = ()
-    md5: str
+    content: str
     part: str
 
     @property
     def derived_name(self) -> str:
         """How the cache calls what is derived from this part of the original."""
-        return f"{self.md5}-{self.part}" if self.part else self.md5
+        return f"{self.content}-{self.part}" if self.part else self.content

@@ -72,13 +72,13 @@ class ThumbnailRequest(OfPart):
     """The thumbnail to draw.
 
     Sizes are in pixels, 0 means 'derived from the other side'; `options` are pilbox's, as sorted pairs of name and
-    value. `md5` is that of the original, after its collection and a slash if it is in one: `26094/3e25...`.
+    value. `content` is the md5 of the original, after its collection and a slash if it is in one: `26094/3e25...`.
     """
 
     mode: str
     width: int
     height: int
-    md5: str
+    content: str
     options: tuple[tuple[str, str], ...] = ()
     part: str = FIRST
 

@@ -93,13 +93,13 @@ class Originals:
     async def _original(self, asked: OfPart) -> Source:
         """Fetched; or the still, if it is a large video of which parts are enough."""
         try:
-            return Source(await self._flights.file(asked.md5, self._fetch))
+            return Source(await self._flights.file(asked.content, self._fetch))
         except ShownInParts:
             assert self.stills is not None, "it has raised this"
         try:
             return await self.stills.picture_of_parts(asked)
         except TooManyBytes:
-            return Source(await self._flights.file(asked.md5, lambda md5: self._fetch(md5, is_whole=True)))
+            return Source(await self._flights.file(asked.content, lambda md5: self._fetch(md5, is_whole=True)))
 
     async def _as_picture(self, source: Source, asked: OfPart) -> Source:
         """The source; the still, if it is a video or a sound."""
@@ -124,7 +124,7 @@ class Originals:
         still = self.cache.open_still(asked.derived_name) if self.stills else None
         if still is not None:
             return Source(still, Kind.STILL)
-        original = self.cache.open(asked.md5)
+        original = self.cache.open(asked.content)
         return None if original is None else Source(original)
 
     def _cached_copy(self, request: ThumbnailRequest) -> Source | None:

@@ -110,7 +110,7 @@ class Pyramids:
         # From here on: S3 may be slow, and the client cannot help that.
         begun = time.monotonic()
         try:
-            asked = PyramidRequest(request.md5, int(max_bytes), request.part)
+            asked = PyramidRequest(request.content, int(max_bytes), request.part)
             size_bytes = await self._make(source, asked, incoming.file)
             loop = asyncio.get_running_loop()
             name = request.derived_name

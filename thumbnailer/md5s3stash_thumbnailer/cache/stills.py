@@ -105,7 +105,7 @@ class Stills:
         seconds = _seconds(asked)
 
         def make(name: str) -> Awaitable[Incoming]:
-            return self._made(asked, lambda _: self._make_of_parts(asked.md5, name, seconds))
+            return self._made(asked, lambda _: self._make_of_parts(asked.content, name, seconds))
 
         return Source(await self._flights.file(asked.derived_name, make), Kind.STILL)
 
@@ -119,13 +119,13 @@ class Stills:
     ) -> Incoming:
         # What cannot be made of parts may be made of the whole.
         way = " in parts" if descriptor is None else ""
-        tried, content = f"{asked.derived_name}{way}", f"{asked.md5}{way}, every time"
+        tried, content = f"{asked.derived_name}{way}", f"{asked.content}{way}, every time"
         with open(os.devnull if descriptor is None else descriptor, "rb") as original:
-            async with self._lines.turn(asked.md5):
+            async with self._lines.turn(asked.content):
                 for name in (tried, content):
                     self._refusals.check(name)
                 if asked.part:
-                    self._count_time(asked.md5)
+                    self._count_time(asked.content)
                 try:
                     incoming, kind = await asyncio.get_running_loop().run_in_executor(self._threads, make, original)
                 except (NotAnImage, PartNotFound, RenderTimedOut, TooManyBytes, TooManyPixels) as error:

@@ -72,7 +72,7 @@ def parse_identifier(text: str) -> SizeRequest:
 
 def identifier(asked: OfPart) -> str:
     """The one that `parse_identifier` reads."""
-    return f"{asked.md5};{asked.part}" if asked.part else asked.md5
+    return f"{asked.content};{asked.part}" if asked.part else asked.content
 
 
 def parse_request(version: Version, name: str, parts: Sequence[str], offer: Offer) -> RegionRequest:
@@ -82,7 +82,7 @@ def parse_request(version: Version, name: str, parts: Sequence[str], offer: Offe
     region, size, rotation, file_name = parts
     original = parse_identifier(name)
     return RegionRequest(
-        original.md5,
+        original.content,
         parse_region(region),
         parse_size(version, size),
         parse_rotation(rotation),

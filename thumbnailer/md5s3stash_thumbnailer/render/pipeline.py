@@ -87,7 +87,7 @@ Request = ThumbnailRequest | RegionRequest | SizeRequest
 class PyramidRequest(OfPart):
     """The pyramid of an original is asked for, of no more bytes than that."""
 
-    md5: str
+    content: str
     max_bytes: int
     part: str = FIRST
 

@@ -145,7 +145,7 @@ class Plan(NamedTuple):
 class RegionRequest(OfPart):
     """What is to be drawn of an original. `most` is the largest width and height; a turned picture has that area."""
 
-    md5: str
+    content: str
     region: AskedRegion
     size: AskedSize
     rotation: Rotation
@@ -172,7 +172,7 @@ class RegionRequest(OfPart):
 class SizeRequest(OfPart):
     """Only the original's size is asked for."""
 
-    md5: str
+    content: str
     part: str = FIRST
 
 

@@ -224,7 +224,7 @@ class PictureHandler(JsonErrors):
         except errors.PyramidNeeded:
             pass
         except errors.PyramidDamaged:
-            log.warning("event=pyramid_damaged md5=%s", request.md5)
+            log.warning("event=pyramid_damaged md5=%s", request.content)
             self.services.originals.cache.drop_pyramid(request.derived_name)
         try:
             return await self._drawn_from(

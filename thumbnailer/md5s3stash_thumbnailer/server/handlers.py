@@ -70,7 +70,7 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
         await self.send_picture(picture, etag, modified)
 
     async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
-        picture, _ = await self._drawn(replace(thumbnail, md5=self.services.placeholder, part=FIRST))
+        picture, _ = await self._drawn(replace(thumbnail, content=self.services.placeholder, part=FIRST))
         # Browsers show the body of a 404 too, and no client mistakes it for the requested picture.
         self.set_status(http.HTTPStatus.NOT_FOUND)
         self.set_header("Cache-Control", _PLACEHOLDER_CACHE_CONTROL)
@@ -83,7 +83,7 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
         try:
             return await self.draw(originals.open(thumbnail), thumbnail)
         except errors.ReducedDamaged:
-            log.warning("event=reduced_copy_damaged md5=%s", thumbnail.md5)
+            log.warning("event=reduced_copy_damaged md5=%s", thumbnail.content)
         return await self.draw(originals.open_whole(thumbnail), thumbnail)
 
     def query(self) -> Mapping[str, str]:
@@ -114,7 +114,7 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
         thumbnail = self._thumbnail
         assert thumbnail is not None, "the request is parsed first"
         if name == "url":
-            return self.services.url_of(thumbnail.md5)
+            return self.services.url_of(thumbnail.content)
         if name in ("w", "h"):
             return str({"w": thumbnail.width, "h": thumbnail.height}[name])
         if name == "mode":

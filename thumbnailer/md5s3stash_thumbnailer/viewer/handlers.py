@@ -65,8 +65,8 @@ class ViewHandler(IiifHandler):
         asked = parse_identifier(name)
         width, height = await self.size_of(asked)
         # Shown without JavaScript.
-        thumbnail = f"{asked.md5}?{asked.part}" if asked.part else asked.md5
-        texts = {"md5": split_name(asked.md5)[1], "identifier": identifier(asked), "thumbnail": thumbnail}
+        thumbnail = f"{asked.content}?{asked.part}" if asked.part else asked.content
+        texts = {"md5": split_name(asked.content)[1], "identifier": identifier(asked), "thumbnail": thumbnail}
         shows_damaged = self.services.render_limits.truncated
         page = self._page("view.html", **texts, shows_damaged=shows_damaged, width=f"{width:,}", height=f"{height:,}")
         await self.send_document(page, _PAGE_TYPE, _PAGE_CACHE_CONTROL)

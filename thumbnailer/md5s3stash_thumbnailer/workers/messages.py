@@ -52,7 +52,7 @@ _MAX_SIDE = 2**31
 
 def written_request(request: Request | PyramidRequest) -> Message:
     """As JSON."""
-    original = {"md5": request.md5, "part": request.part}
+    original = {"content": request.content, "part": request.part}
     if isinstance(request, ThumbnailRequest):
         sizes = {"mode": request.mode, "width": request.width, "height": request.height}
         return {"kind": "thumbnail", **original, **sizes, "options": request.options}
@@ -65,13 +65,13 @@ def written_request(request: Request | PyramidRequest) -> Message:
 
 def read_request(message: Message) -> Request | PyramidRequest:
     """What the server has written."""
-    kind, md5, part = message["kind"], message["md5"], message["part"]
+    kind, content, part = message["kind"], message["content"], message["part"]
     if kind == "thumbnail":
         sizes = message["width"], message["height"]
-        return ThumbnailRequest(message["mode"], *sizes, md5, _pairs(message["options"]), part)
+        return ThumbnailRequest(message["mode"], *sizes, content, _pairs(message["options"]), part)
     if kind == "region":
         return RegionRequest(
-            md5,
+            content,
             AskedRegion(message["region"], _fractions(message["region_numbers"])),
             AskedSize(message["size"], _fractions(message["size_numbers"]), *message["enlarges"]),
             Rotation(message["is_mirrored"], Fraction(message["degrees"])),
@@ -79,7 +79,7 @@ def read_request(message: Message) -> Request | PyramidRequest:
             (message["most"][0], message["most"][1]),
             part,
         )
-    return PyramidRequest(md5, message["max_bytes"], part) if kind == "pyramid" else SizeRequest(md5, part)
+    return PyramidRequest(content, message["max_bytes"], part) if kind == "pyramid" else SizeRequest(content, part)
 
 
 def written_thumbnail(thumbnail: Thumbnail, reduced_bytes: int) -> Message:
