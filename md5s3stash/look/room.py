@@ -1,10 +1,10 @@
 """Has contents looked at in a sealed process (`process`), which is started at the first one and kept.
 
-A content that ends the process, or takes too long, has no known type: it is stashed all the same. The process is then
-replaced. A process that cannot be started is an error of this machine, so that the content is tried again.
+A content that ends the process, or takes too long, has no known type (LookFailed): it is stashed all the same. The
+process is then replaced. A process that cannot be started is an error of this machine: the content is tried again.
 
 The process is a new program, since a fork of this one would have its credentials in memory. It is handed bytes and no
-descriptor: one of a file would keep its lease, and a position that others use.
+descriptor, which would keep the lease of a dropped file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from md5s3stash.errors import SourceOutOfReach
 from md5s3stash.look.process import HEAD, LIFE_SECONDS, PIECE_BYTES
-from md5s3stash.media import NO_DIMENSIONS, NO_LIBMAGIC, UNKNOWN_TYPE, Kind
+from md5s3stash.media import NO_LIBMAGIC, Kind, LookFailed
 from md5s3stash.sealed.process import small_environment, stop_signals_blocked
 
 log = logging.getLogger(__name__)
@@ -48,9 +48,7 @@ _MIME_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[A-Za-z0-9][\w.+-]{0,120}", re.ASCII
 _MOST_PIXELS_A_SIDE = 2**64
 
 
-class _Ended(Exception):
-    """The process has ended, or was ended since it took too long or said what it may not say."""
-
+class _Ended(LookFailed):
     def __init__(self, reason: str, is_killed: bool = False) -> None:
         super().__init__(reason)
         self.is_killed = is_killed
@@ -64,13 +62,9 @@ class LookRoom:
         self._looker: _Looker | None = None
 
     def __call__(self, reader: BinaryIO) -> Kind:
-        """What the content is. Raises SourceOutOfReach, and OSError of the reader."""
+        """What the content is. Raises LookFailed, SourceOutOfReach, and OSError of the reader."""
         with self._lock:
-            try:
-                return self._looked(reader)
-            except _Ended as ended:
-                log.warning("look_failed reason=%r", str(ended))
-                return UNKNOWN_TYPE, NO_DIMENSIONS
+            return self._looked(reader)
 
     def close(self) -> None:
         """Ends the process. The next look starts another."""

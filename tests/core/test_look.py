@@ -22,14 +22,13 @@ import pytest
 from md5s3stash.errors import SourceOutOfReach
 from md5s3stash.look import here, room
 from md5s3stash.look.room import LookRoom
-from md5s3stash.media import UNKNOWN_TYPE, describe
+from md5s3stash.media import LookFailed, describe
 from tests.support import damaged_pictures, odd_metadata, sealed_attempts
 from tests.support.reachable import SECRET, reachable, unrefused
 from tests.support.servers import wait_until
 from tests.support.stores import content_of
 
 PDF = b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\ntrailer\n<<>>\n%%EOF\n"
-UNKNOWN = (UNKNOWN_TYPE, (0, 0))
 _RULES = ("/usr/lib/file/magic.mgc", "/usr/share/misc/magic.mgc", "/usr/share/file/magic.mgc")
 _DICE = random.Random(11)
 
@@ -219,7 +218,7 @@ def test_a_content_that_ends_or_takes_over_the_process_has_no_known_type(
     content = content_of(PDF * 3000, "application/x-declared")
     assert describe(content, fresh) == ("application/x-declared", (0, 0))
     assert reason in caplog.text
-    assert caplog.text.count("look_failed") == 1
+    assert caplog.text.count(f"look_failed md5={content.digest.md5} ") == 1
     assert fresh._looker is None
 
 
@@ -228,7 +227,8 @@ def test_after_a_content_that_has_ended_it_the_next_one_is_looked_at(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(room, "LOOKER", [sys.executable, "-I", "-S", "-c", LIAR, "os._exit(1)"])
-        assert fresh(io.BytesIO(PDF)) == UNKNOWN
+        with pytest.raises(LookFailed, match="status 1"):
+            fresh(io.BytesIO(PDF))
     assert fresh(io.BytesIO(PDF)) == ("application/pdf", (0, 0))
 
 
