@@ -39,6 +39,8 @@ CPU_SECONDS = 10.0
 _WAIT_SECONDS = 60.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 2.0
+# So often a wait for the process looks how long it has been.
+_SLICE_SECONDS = 0.9
 # A program that asks for bytes for ever takes our time more than its own.
 _MOST_REQUESTS = 10_000
 
@@ -114,7 +116,7 @@ class _Looker:
         for end in (self._channel, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * PIECE_BYTES)
         for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._channel.setsockopt(socket.SOL_SOCKET, limit, struct.pack("ll", 1, 0))
+            self._channel.setsockopt(socket.SOL_SOCKET, limit, struct.pack("ll", 0, round(1e6 * _SLICE_SECONDS)))
         path = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
         with theirs, stop_signals_blocked():
             # Only the process may hold its end, or we would never see it close.
