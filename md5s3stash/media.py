@@ -9,12 +9,15 @@ Pillow and libmagic (`look/`). Programs let them look in a sealed process, since
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
 from md5s3stash.content import Content
+
+log = logging.getLogger(__name__)
 
 # The MIME type, and (width, height); (0, 0) if it is not a picture, as the original program reported it.
 Kind = tuple[str, tuple[int, int]]
@@ -46,6 +49,10 @@ _JPEG_OTHERS = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _MOST_SEGMENTS = 500
 
 
+class LookFailed(Exception):
+    """The content has ended the process that looked at it, or has taken too long, or has taken it over."""
+
+
 def look_here(reader: BinaryIO) -> Kind:
     """Looks in this process."""
     # Importing Pillow takes a tenth of a second.
@@ -61,7 +68,12 @@ def describe(content: Content, look: Look = look_here) -> Kind:
         if ordinary is not None:
             return ordinary
         reader.seek(0)
-        mime_type, dimensions = look(reader)
+        try:
+            mime_type, dimensions = look(reader)
+        except LookFailed as failed:
+            # Stashing does not depend on it.
+            log.warning("look_failed md5=%s reason=%r", content.digest.md5, str(failed))
+            mime_type, dimensions = UNKNOWN_TYPE, NO_DIMENSIONS
     if mime_type in _VAGUE_TYPES:
         return content.declared_type or (UNKNOWN_TYPE if mime_type in EMPTY_TYPES else mime_type), dimensions
     return mime_type, dimensions

@@ -1,10 +1,10 @@
 """Has contents looked at in a sealed process (`process`), which is started at the first one and kept.
 
-A content that ends the process, or takes too long, has no known type: it is stashed all the same. The process is then
-replaced. A process that cannot be started is an error of this machine, so that the content is tried again.
+A content that ends the process, or takes too long, has no known type (LookFailed): it is stashed all the same. The
+process is then replaced. A process that cannot be started is an error of this machine: the content is tried again.
 
 The process is a new program, since a fork of this one would have its credentials in memory. It is handed bytes and no
-descriptor: one of a file would keep its lease, and a position that others use.
+descriptor, which would keep the lease of a dropped file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from md5s3stash.errors import SourceOutOfReach
 from md5s3stash.look.process import HEAD, LIFE_SECONDS, PIECE_BYTES
-from md5s3stash.media import NO_DIMENSIONS, NO_LIBMAGIC, UNKNOWN_TYPE, Kind
+from md5s3stash.media import NO_LIBMAGIC, Kind, LookFailed
 from md5s3stash.sealed.process import small_environment, stop_signals_blocked
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ CPU_SECONDS = 10.0
 _WAIT_SECONDS = 60.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 2.0
+# So often a wait for the process looks how long it has been.
+_SLICE_SECONDS = 0.9
 # A program that asks for bytes for ever takes our time more than its own.
 _MOST_REQUESTS = 10_000
 
@@ -48,9 +50,7 @@ _MIME_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[A-Za-z0-9][\w.+-]{0,120}", re.ASCII
 _MOST_PIXELS_A_SIDE = 2**64
 
 
-class _Ended(Exception):
-    """The process has ended, or was ended since it took too long or said what it may not say."""
-
+class _Ended(LookFailed):
     def __init__(self, reason: str, is_killed: bool = False) -> None:
         super().__init__(reason)
         self.is_killed = is_killed
@@ -64,13 +64,9 @@ class LookRoom:
         self._looker: _Looker | None = None
 
     def __call__(self, reader: BinaryIO) -> Kind:
-        """What the content is. Raises SourceOutOfReach, and OSError of the reader."""
+        """What the content is. Raises LookFailed, SourceOutOfReach, and OSError of the reader."""
         with self._lock:
-            try:
-                return self._looked(reader)
-            except _Ended as ended:
-                log.warning("look_failed reason=%r", str(ended))
-                return UNKNOWN_TYPE, NO_DIMENSIONS
+            return self._looked(reader)
 
     def close(self) -> None:
         """Ends the process. The next look starts another."""
@@ -120,7 +116,7 @@ class _Looker:
         for end in (self._channel, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * PIECE_BYTES)
         for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._channel.setsockopt(socket.SOL_SOCKET, limit, struct.pack("ll", 1, 0))
+            self._channel.setsockopt(socket.SOL_SOCKET, limit, struct.pack("ll", 0, round(1e6 * _SLICE_SECONDS)))
         path = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
         with theirs, stop_signals_blocked():
             # Only the process may hold its end, or we would never see it close.
