@@ -74,10 +74,10 @@ class Clips:
         louder = f"volume='if(lt(t,{SECONDS / 2}),0.1,4)':eval=frame"
         return self._made(f"tone.{ending}", "-f", "lavfi", "-i", _TONE, "-af", louder)
 
-    def of_samples(self, name: str, expression: str) -> Path:
+    def of_samples(self, expression: str) -> Path:
         """A sound of two channels, each by its formula."""
         source = f"aevalsrc={expression}:duration={SECONDS}:sample_rate=44100"
-        return self._made(f"{name}.wav", "-f", "lavfi", "-i", source, "-c:a", "pcm_s16le")
+        return self._made("samples.wav", "-f", "lavfi", "-i", source, "-c:a", "pcm_s16le")
 
     def with_cover(self, ending: str, cover: Path) -> Path:
         """The same sound, with a picture in the file."""
@@ -98,17 +98,16 @@ class Clips:
         encoded = ("-c:v", "libx265", *_FAST, "-x265-params", _PQ, "-pix_fmt", "yuv420p10le", *tagged)
         return self._made("hdr.mp4", "-f", "lavfi", "-i", _CARD, *encoded)
 
-    def transparent(self, ending: str) -> Path:
-        """A red square on nothing."""
-        square = "geq=lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='255*lt(X,180)'"
-        graph = f"color=red:size={SIZE[0]}x{SIZE[1]}:rate=1:duration=1,format=yuva420p,{square}"
-        codec = {"webm": ("libvpx-vp9", "-cpu-used", "8"), "mov": ("prores_ks", "-profile:v", "4444")}[ending]
-        return self._made(f"transparent.{ending}", "-f", "lavfi", "-i", graph, "-c:v", *codec)
+    def transparent(self) -> Path:
+        """Red in the left half, and nothing in the right one."""
+        half = "geq=lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='255*lt(X,160)'"
+        graph = f"color=red:size={SIZE[0]}x{SIZE[1]}:rate=1:duration=1,format=yuva420p,{half}"
+        return self._made("half.webm", "-f", "lavfi", "-i", graph, "-c:v", "libvpx-vp9", "-cpu-used", "8")
 
-    def flat(self, *, is_tall: bool) -> Path:
+    def flat(self) -> Path:
         """A stripe of the test card."""
-        graph = f"testsrc2=size=8192x16:rate=1:duration=1{',transpose' if is_tall else ''}"
-        return self._made(f"flat-{is_tall}.avi", "-f", "lavfi", "-i", graph, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p")
+        graph = "testsrc2=size=8192x16:rate=1:duration=1"
+        return self._made("flat.avi", "-f", "lavfi", "-i", graph, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p")
 
     def after(self, before: str) -> Path:
         """The first two seconds are not the test card but what this filter makes of it."""

@@ -173,14 +173,29 @@ def test_a_file_that_crashes_its_decoder_costs_one_worker_and_is_no_fault_of_the
     assert server.get(f"/clip/90x90/{put(kind_files.svg())}").status == 200
 
 
-def test_kinds_that_are_off_are_refused_with_the_reason(s3_server: str, put: PUT, tmp_path: Path) -> None:
+def test_kinds_that_are_off_are_refused_with_the_reason_and_not_shown_from_the_cache(
+    server: Thumbnailer, s3_server: str, put: PUT, tmp_path: Path
+) -> None:
+    cache = server.log_path.parent / f"cache-{server.port}"
+    drawing = put(kind_files.svg(inner='<circle r="9"/>'))
+    video = put(Clips(tmp_path).video("mp4").read_bytes())
+    cached = [f"/iiif/3/{drawing}/full/90,/0/default.jpg", f"/clip/90x90/{video}"]
+    assert [server.get(path).status for path in cached] == [200, 200]
+    assert (cache / f"{drawing}.pyramid").exists()
+    assert (cache / f"{video}.still").exists()
     # As if a package was not installed.
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pi_heif'] = None")
     path = f"{tmp_path}:{environment(None)['PYTHONPATH']}"
     files = {"svg": kind_files.svg(), "heic": kind_files.heic(corpus.card(), tmp_path), "pdf": kind_files.pdf()}
-    with thumbnailer(tmp_path, s3_server, "--kinds=pdf,heic", PYTHONPATH=path) as server:
-        answers = {name: server.get(f"/clip/90x90/{put(data)}") for name, data in files.items()}
-        health = server.get("/healthz")
+    options = ("--kinds=pdf,heic,sound", "--pyramid_pixels=1000", f"--cache_dir={cache}")
+    with thumbnailer(tmp_path, s3_server, *options, PYTHONPATH=path) as other:
+        answers = {name: other.get(f"/clip/90x90/{put(data)}") for name, data in files.items()}
+        health = other.get("/healthz")
+        assert [other.get(path).status for path in cached] == [415, 415]
+        page = f"/iiif/3/{put(files['pdf'])}/full/90,/0/default.jpg"
+        # Drawn for the first one, and from what was kept under a name of its own for the second one.
+        assert [other.get(page).status for _ in range(2)] == [200, 200]
+        assert len(list(cache.glob("*-without-*.pyramid"))) == 1
 
         reasons = {name: answer.json["error"] for name, answer in answers.items() if answer.status == 415}
         assert answers["pdf"].status == 200
@@ -192,30 +207,8 @@ def test_kinds_that_are_off_are_refused_with_the_reason(s3_server: str, put: PUT
             200,
             {"status": "ok", "missing": {"heic": "the package pi-heif is not installed"}},
         )
-        assert server.log.count("event=kind_off kind=heic reason='the package pi-heif is not installed'") == 1
-        assert "kind=svg" not in server.log
-
-
-def test_kind_that_is_switched_off_is_not_shown_from_the_cache(
-    server: Thumbnailer, s3_server: str, put: PUT, tmp_path: Path
-) -> None:
-    cache = server.log_path.parent / f"cache-{server.port}"
-    drawing = put(kind_files.svg(inner='<circle r="9"/>'))
-    video = put(Clips(tmp_path).video("mp4").read_bytes())
-    paths = [f"/iiif/3/{drawing}/full/90,/0/default.jpg", f"/clip/90x90/{video}"]
-    assert [server.get(path).status for path in paths] == [200, 200]
-    assert (cache / f"{drawing}.pyramid").exists()
-    assert (cache / f"{video}.still").exists()
-
-    with thumbnailer(
-        tmp_path, s3_server, "--kinds=pdf,sound", "--pyramid_pixels=1000", f"--cache_dir={cache}"
-    ) as other:
-        assert [other.get(path).status for path in paths] == [415, 415]
-        page = f"/iiif/3/{put(kind_files.pdf())}/full/90,/0/default.jpg"
-        assert [other.get(page).status for _ in range(2)] == [200, 200]
-        kept = [path.name for path in cache.glob("*-without-*.pyramid")]
-    assert len(kept) == 1
-    assert [server.get(path).status for path in paths] == [200, 200]
+        assert other.log.count("event=kind_off kind=heic reason='the package pi-heif is not installed'") == 1
+        assert "kind=svg" not in other.log
 
 
 @pytest.mark.parametrize(("setting", "shown"), [("all", KIND_NAMES), ("none", []), ("svg,pdf", ["svg", "pdf"])])

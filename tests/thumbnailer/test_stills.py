@@ -120,9 +120,9 @@ def test_fade_does_not_hide_a_short_video(made: Clips) -> None:
 
 
 def test_time_long_after_the_last_key_frame_is_found_without_an_index(made: Clips) -> None:
-    path = made.with_one_key_frame("ts")
+    image = shown(made.with_one_key_frame("ts"), 4.5)
 
-    assert max(ssim(shown(path, 4.5), clips.frame_at(made.video("mp4"), second)) for second in (4.3, 4.4, 4.5)) > 0.9
+    assert max(ssim(image, clips.frame_at(made.video("mp4"), second)) for second in (4.3, 4.4, 4.5)) > 0.9
 
 
 def test_phone_video_is_upright(made: Clips) -> None:
@@ -137,18 +137,16 @@ def test_pixels_become_square(made: Clips) -> None:
     assert shown(made.with_wide_pixels()).size == (2 * SIZE[0], SIZE[1])
 
 
-@pytest.mark.parametrize("ending", ["webm", "mov"])
-def test_transparent_video_stays_transparent(made: Clips, ending: str) -> None:
-    image = shown(made.transparent(ending))
+def test_transparent_video_stays_transparent(made: Clips) -> None:
+    image = shown(made.transparent())
 
     assert (image.format, image.size, image.mode) == ("PNG", SIZE, "RGBA")
     assert image.getpixel((10, 90)) == pytest.approx((254, 0, 0, 255), abs=4)
     assert image.getpixel((310, 90))[3] == pytest.approx(0, abs=2)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("is_tall", [False, True])
-def test_stripe_is_shown(made: Clips, is_tall: bool) -> None:
-    assert sorted(shown(made.flat(is_tall=is_tall)).size) == [16, 8192]
+def test_stripe_is_shown(made: Clips) -> None:
+    assert shown(made.flat()).size == (8192, 16)
 
 
 @pytest.mark.parametrize(("ending", "tags"), [("aac", 1), ("flac", 1), ("flac", 2), ("mp3", 2)])
@@ -159,7 +157,7 @@ def test_sound_behind_tags_is_drawn(made: Clips, tmp_path: Path, ending: str, ta
     path.write_bytes(tag * tags + made.sound(ending).read_bytes())
     with open(path, "rb") as file:
         assert demuxer_of_file(file) == ending
-    if tags == 1:
+    if ending == "aac":
         assert still(path).kind == WAVEFORM
 
 
@@ -190,16 +188,9 @@ def test_sound_without_a_cover_is_drawn(made: Clips, ending: str) -> None:
     assert loud > sound.HEIGHT / 2
 
 
-@pytest.mark.parametrize(
-    ("name", "expression"),
-    [
-        ("quiet", "0.001*sin(2000*t)|0.001*sin(2000*t)"),
-        ("antiphase", "0.5*sin(2000*t)|-0.5*sin(2000*t)"),
-        ("high", "0.5*sin(60000*t)|0.5*sin(60000*t)"),
-    ],
-)
-def test_sound_fills_both_halves_however_it_is_made(made: Clips, name: str, expression: str) -> None:
-    image = PIL.Image.open(io.BytesIO(still(made.of_samples(name, expression)).picture)).convert("L")
+def test_sound_that_is_quiet_high_and_in_antiphase_fills_both_halves(made: Clips) -> None:
+    path = made.of_samples("0.001*sin(60000*t)|-0.001*sin(60000*t)")
+    image = PIL.Image.open(io.BytesIO(still(path).picture)).convert("L")
     column = image.crop((600, 0, 601, image.height)).tobytes()
     dark = [y for y, grey in enumerate(column) if grey < 128]
 
