@@ -41,8 +41,8 @@ _IMPORTED = (
     "md5s3stash_daemon.app",
     *(f"md5s3stash_daemon.ctl.{name}" for name in ("delivery", "lookup", "moves", "rebuild", "status", "verify")),
 )
-# What is imported when a program is first asked for: few processes of pytest ask for this one.
-_IMPORTED_LATER = {"md5s3stash_thumbnailer": "md5s3stash_thumbnailer.app"}
+# What is imported when a program is first asked for: few processes of pytest ask for these.
+_IMPORTED_LATER = dict.fromkeys(("md5s3stash_thumbnailer", "tests.thumbnailer.impatient"), "md5s3stash_thumbnailer.app")
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.005

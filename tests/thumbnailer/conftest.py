@@ -87,7 +87,9 @@ def environment(endpoint: str | None, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> Iterator[Thumbnailer]:
+def thumbnailer(
+    directory: Path, endpoint: str, *options: str, program: str = MODULE, **more: str
+) -> Iterator[Thumbnailer]:
     """A separate server for a test that needs other options or stops it: a fork of the warm process, which only
     PYTHONPATH reaches too late.
 
@@ -101,7 +103,7 @@ def thumbnailer(directory: Path, endpoint: str, *options: str, **more: str) -> I
         with servers.running(command(*arguments, *options), port, log_path, told) as process:
             yield Thumbnailer(port, process, log_path)
         return
-    fork = warm.start([MODULE, *arguments, *options], told, log_path)
+    fork = warm.start([program, *arguments, *options], told, log_path)
     with servers.listening(fork, port, log_path):
         yield Thumbnailer(port, fork, log_path)
 

@@ -49,6 +49,20 @@ def s3() -> Iterator[DigestS3]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def server(s3: DigestS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
+    """For tests that end no worker."""
+    with thumbnailer(tmp_path_factory.mktemp("whole"), s3.endpoint, PIXELS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def by_rows(s3: DigestS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
+    """One to which the pictures are too large to be decoded whole; likewise."""
+    with thumbnailer(tmp_path_factory.mktemp("rows"), s3.endpoint, *LARGE) as running:
+        yield running
+
+
 def new_picture(image_format: str = "JPEG", **parameters: object) -> bytes:
     """Bytes after the end change its md5 and nothing else."""
     return corpus.encoded(corpus.card(SIZE), image_format, **parameters) + os.urandom(8)
@@ -78,6 +92,9 @@ def is_answered(server: Thumbnailer, path: str) -> bool:
     return server.get(path).status == 200
 
 
+PYRAMID_HITS = 'cache_lookups_total{result="pyramid"}'
+
+
 def metric(server: Thumbnailer, name: str) -> int:
     found = re.search(rf"^md5s3stash_thumbnailer_{re.escape(name)} (\d+)", server.get("/metrics").body.decode(), re.M)
     assert found
@@ -89,83 +106,85 @@ def made(server: Thumbnailer) -> int:
 
 
 @pytest.mark.parametrize("region", TILES)
-def test_tile_is_the_same_from_a_new_pyramid_and_from_a_cached_one(s3: DigestS3, tmp_path: Path, region: str) -> None:
-    with thumbnailer(tmp_path, s3.endpoint, PIXELS) as server:
-        md5 = stash(s3, new_picture())
-        first = ask(server, md5, region)
-        assert_right(first, region)
-        pyramid = pyramid_of(server, md5)
-        assert pyramid.stat().st_mtime == (cache_of(server) / md5).stat().st_mtime
-        (cache_of(server) / md5).unlink()
-        before, workers = gets(s3), _render_workers(server)
+def test_tile_is_the_same_from_a_new_pyramid_and_from_a_cached_one(
+    s3: DigestS3, server: Thumbnailer, region: str
+) -> None:
+    md5 = stash(s3, new_picture())
+    pyramids, hits = made(server), metric(server, PYRAMID_HITS)
+    first = ask(server, md5, region)
+    assert_right(first, region)
+    pyramid = pyramid_of(server, md5)
+    assert pyramid.stat().st_mtime == (cache_of(server) / md5).stat().st_mtime
+    (cache_of(server) / md5).unlink()
+    before, workers = gets(s3), _render_workers(server)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        # Without a worker, and without the original.
+        again = ask(server, md5, region)
+    finally:
         for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            # Without a worker, and without the original.
-            again = ask(server, md5, region)
-        finally:
-            for pid in workers:
-                os.kill(pid, signal.SIGCONT)
-        assert again.body == first.body
-        for name in ("ETag", "Last-Modified", "Content-Type", "Link"):
-            assert again.headers[name] == first.headers[name]
-        assert (gets(s3), made(server)) == (before, 1)
-        assert metric(server, 'cache_lookups_total{result="pyramid"}') == 1
+            os.kill(pid, signal.SIGCONT)
+    assert again.body == first.body
+    for name in ("ETag", "Last-Modified", "Content-Type", "Link"):
+        assert again.headers[name] == first.headers[name]
+    assert (gets(s3), made(server)) == (before, pyramids + 1)
+    assert metric(server, PYRAMID_HITS) == hits + 1
 
 
-def test_what_is_not_a_tile_is_cut_from_the_pyramid(s3: DigestS3, tmp_path: Path) -> None:
-    with thumbnailer(tmp_path, s3.endpoint, PIXELS) as server:
-        md5 = stash(s3, new_picture())
-        for region in ("100,200,700,500/350,250", "100,200,70,50/140,100", "0,0,1601,1203/900,676"):
-            assert_right(ask(server, md5, region.replace("/", "/^")), region)
-        assert ask(server, md5, TILES[0], "90/default.jpg").image.size == (512, 512)
-        assert ask(server, md5, TILES[0], "0/gray.jpg").image.mode == "L"
-        assert ask(server, md5, TILES[0], "0/default.png").image.format == "PNG"
-        assert made(server) == 1
+def test_what_is_not_a_tile_is_cut_from_the_pyramid(s3: DigestS3, server: Thumbnailer) -> None:
+    md5 = stash(s3, new_picture())
+    before = made(server)
+    for region in ("100,200,700,500/350,250", "100,200,70,50/140,100", "0,0,1601,1203/900,676"):
+        assert_right(ask(server, md5, region.replace("/", "/^")), region)
+    assert ask(server, md5, TILES[0], "90/default.jpg").image.size == (512, 512)
+    assert ask(server, md5, TILES[0], "0/gray.jpg").image.mode == "L"
+    assert ask(server, md5, TILES[0], "0/default.png").image.format == "PNG"
+    assert made(server) == before + 1
 
 
-def test_many_who_ask_at_once_wait_for_one_pyramid(s3: DigestS3, tmp_path: Path) -> None:
-    with thumbnailer(tmp_path, s3.endpoint, PIXELS) as server, ThreadPoolExecutor(16) as threads:
-        md5 = stash(s3, new_picture())
+def test_many_who_ask_at_once_wait_for_one_pyramid(s3: DigestS3, server: Thumbnailer) -> None:
+    md5, before = stash(s3, new_picture()), made(server)
+    with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda _: ask(server, md5, TILES[0]).body, range(16)))
         assert len(set(answers)) == 1
-        assert made(server) == 1
+        assert made(server) == before + 1
 
 
-def test_only_a_region_that_the_picture_has_makes_a_pyramid(s3: DigestS3, tmp_path: Path) -> None:
-    with thumbnailer(tmp_path, s3.endpoint, PIXELS) as server:
-        md5 = stash(s3, new_picture())
-        assert server.get(f"/iiif/3/{md5}/info.json").json["width"] == SIZE[0]
-        assert server.get(f"/iiif/3/{md5}/9000,0,10,10/max/0/default.jpg").status == 400
-        assert server.get(f"/iiif/3/{md5}/full/9000,9000/0/default.jpg").status == 400
-        assert server.get(f"/clip/300x300/{md5}").status == 200
-        small = stash(s3, corpus.encoded(corpus.card((900, 900)), "JPEG"))
-        assert ask(server, small, "0,0,512,512/512,512").image.size == (512, 512)
-        assert made(server) == 0
+def test_only_a_region_that_the_picture_has_makes_a_pyramid(s3: DigestS3, server: Thumbnailer) -> None:
+    md5 = stash(s3, new_picture())
+    before = made(server)
+    assert server.get(f"/iiif/3/{md5}/info.json").json["width"] == SIZE[0]
+    assert server.get(f"/iiif/3/{md5}/9000,0,10,10/max/0/default.jpg").status == 400
+    assert server.get(f"/iiif/3/{md5}/full/9000,9000/0/default.jpg").status == 400
+    assert server.get(f"/clip/300x300/{md5}").status == 200
+    small = stash(s3, corpus.encoded(corpus.card((900, 900)), "JPEG"))
+    assert ask(server, small, "0,0,512,512/512,512").image.size == (512, 512)
+    assert made(server) == before
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "zeroed", "tiles zeroed", "head"])
 @pytest.mark.parametrize("end", ["0/default.jpg", "90/default.jpg"])
 def test_damaged_pyramid_spoils_no_answer_and_is_made_again(
-    s3: DigestS3, tmp_path: Path, damage: str, end: str
+    s3: DigestS3, server: Thumbnailer, damage: str, end: str
 ) -> None:
-    with thumbnailer(tmp_path, s3.endpoint, PIXELS) as server:
-        md5 = stash(s3, new_picture())
-        first = ask(server, md5, TILES[0], end)
-        pyramid = pyramid_of(server, md5)
-        whole = pyramid.read_bytes()
-        damaged = {
-            "cut": whole[:5000],
-            "emptied": b"",
-            "zeroed": bytes(len(whole)),
-            "tiles zeroed": whole[:2000] + bytes(len(whole) - 2000),
-            "head": b"\0" * 300 + whole[300:],
-        }[damage]
-        pyramid.write_bytes(damaged)
-        assert ask(server, md5, TILES[0], end).body == first.body
-        assert pyramid.read_bytes() == whole
-        assert made(server) == 2
-        assert "worker_replaced" not in server.log
+    md5 = stash(s3, new_picture())
+    before = made(server)
+    first = ask(server, md5, TILES[0], end)
+    pyramid = pyramid_of(server, md5)
+    whole = pyramid.read_bytes()
+    damaged = {
+        "cut": whole[:5000],
+        "emptied": b"",
+        "zeroed": bytes(len(whole)),
+        "tiles zeroed": whole[:2000] + bytes(len(whole) - 2000),
+        "head": b"\0" * 300 + whole[300:],
+    }[damage]
+    pyramid.write_bytes(damaged)
+    assert ask(server, md5, TILES[0], end).body == first.body
+    assert pyramid.read_bytes() == whole
+    assert made(server) == before + 2
+    assert "worker_replaced" not in server.log
 
 
 def test_workers_that_are_killed_leave_no_wrong_pyramid(s3: DigestS3, tmp_path: Path) -> None:
@@ -214,21 +233,20 @@ def test_full_disk_costs_no_request(s3: DigestS3, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
 def test_picture_that_is_not_decoded_whole_is_shown_all_the_same(
-    s3: DigestS3, tmp_path: Path, image_format: str
+    s3: DigestS3, by_rows: Thumbnailer, image_format: str
 ) -> None:
-    with thumbnailer(tmp_path, s3.endpoint, *LARGE) as server:
-        md5 = stash(s3, new_picture(image_format))
-        assert server.get(f"/iiif/3/{md5}/info.json").json["height"] == SIZE[1]
-        for region in (*TILES, "100,200,700,500/350,250"):
-            assert_right(ask(server, md5, region), region)
-        for path, size in (("clip/300x300", (300, 225)), ("crop/200x100", (200, 100)), ("scale/90x80", (90, 80))):
-            answer = server.get(f"/{path}/{md5}")
-            assert (answer.status, answer.image.size) == (200, size)
-        (cache_of(server) / md5).unlink()
-        assert server.get(f"/clip/400x400/{md5}").status == 200
-        assert server.get(f"/clip/4000x4000/{md5}").status == 422
-        assert server.get(f"/clip/400x400/{md5}?op=noop").status == 422
-        assert made(server) == 1
+    md5, before = stash(s3, new_picture(image_format)), made(by_rows)
+    assert by_rows.get(f"/iiif/3/{md5}/info.json").json["height"] == SIZE[1]
+    for region in (*TILES, "100,200,700,500/350,250"):
+        assert_right(ask(by_rows, md5, region), region)
+    for path, size in (("clip/300x300", (300, 225)), ("crop/200x100", (200, 100)), ("scale/90x80", (90, 80))):
+        answer = by_rows.get(f"/{path}/{md5}")
+        assert (answer.status, answer.image.size) == (200, size)
+    (cache_of(by_rows) / md5).unlink()
+    assert by_rows.get(f"/clip/400x400/{md5}").status == 200
+    assert by_rows.get(f"/clip/4000x4000/{md5}").status == 422
+    assert by_rows.get(f"/clip/400x400/{md5}?op=noop").status == 422
+    assert made(by_rows) == before + 1
 
 
 def _interlaced() -> bytes:
@@ -238,21 +256,20 @@ def _interlaced() -> bytes:
     return bytes(pixels.pngsave_buffer(interlace=True))
 
 
-def test_what_cannot_be_decoded_by_rows_is_refused_in_words(s3: DigestS3, tmp_path: Path) -> None:
+def test_what_cannot_be_decoded_by_rows_is_refused_in_words(s3: DigestS3, by_rows: Thumbnailer) -> None:
     originals = {
         "is progressive": new_picture("JPEG", progressive=True),
         "is interlaced": _interlaced(),
         "is of a format that is decoded as a whole": new_picture("WEBP"),
         "is neither grey nor in three colours": corpus.encoded(corpus.card(SIZE).convert("CMYK"), "JPEG"),
     }
-    with thumbnailer(tmp_path, s3.endpoint, *LARGE) as server:
-        for words, data in originals.items():
-            md5 = stash(s3, data)
-            for path in (f"/iiif/3/{md5}/{TILES[0]}/0/default.jpg", f"/clip/300x300/{md5}"):
-                answer = server.get(path)
-                assert answer.status == 422
-                assert f"1601x1203 and {words}" in answer.json["error"]
-        assert "worker_replaced" not in server.log
+    for words, data in originals.items():
+        md5 = stash(s3, data)
+        for path in (f"/iiif/3/{md5}/{TILES[0]}/0/default.jpg", f"/clip/300x300/{md5}"):
+            answer = by_rows.get(path)
+            assert answer.status == 422
+            assert f"1601x1203 and {words}" in answer.json["error"]
+    assert "worker_replaced" not in by_rows.log
 
 
 def test_what_is_too_large_to_be_shown_is_refused(s3: DigestS3, tmp_path: Path) -> None:
@@ -262,15 +279,23 @@ def test_what_is_too_large_to_be_shown_is_refused(s3: DigestS3, tmp_path: Path) 
             assert server.get(path).status == 422
 
 
+@pytest.fixture(scope="module", params=[(PIXELS,), LARGE], ids=["whole", "rows"])
+def refusing(
+    s3: DigestS3, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Thumbnailer]:
+    """For damaged originals alone: of others a copy may be written after the answer, into the cache that is listed."""
+    with thumbnailer(tmp_path_factory.mktemp("refusing"), s3.endpoint, *request.param) as running:
+        yield running
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF"])
-@pytest.mark.parametrize("options", [(PIXELS,), LARGE], ids=["whole", "rows"])
-def test_damaged_original_is_refused(s3: DigestS3, tmp_path: Path, image_format: str, options: tuple[str, ...]) -> None:
+def test_damaged_original_is_refused(s3: DigestS3, refusing: Thumbnailer, image_format: str) -> None:
     data = corpus.encoded(corpus.card(SIZE), image_format)
-    with thumbnailer(tmp_path, s3.endpoint, *options) as server:
-        md5 = stash(s3, data[: len(data) * 2 // 3])
-        assert server.get(f"/iiif/3/{md5}/{TILES[0]}/0/default.jpg").status == 415
-        assert made(server) == 0
-        assert sorted(path.name for path in cache_of(server).iterdir()) == [md5]
+    before = set(cache_of(refusing).iterdir())
+    md5 = stash(s3, data[: len(data) * 2 // 3])
+    assert refusing.get(f"/iiif/3/{md5}/{TILES[0]}/0/default.jpg").status == 415
+    assert made(refusing) == 0
+    assert set(cache_of(refusing).iterdir()) - before == {cache_of(refusing) / md5}
 
 
 def test_damaged_original_is_shown_as_far_as_it_goes_where_that_is_set(s3: DigestS3, tmp_path: Path) -> None:
@@ -404,14 +429,13 @@ def test_request_that_comes_just_too_late_gets_the_pyramid_that_is_there(tmp_pat
     assert tries == 1
 
 
-def test_alpha_is_kept(s3: DigestS3, tmp_path: Path) -> None:
+def test_alpha_is_kept(s3: DigestS3, server: Thumbnailer) -> None:
     picture = corpus.card(SIZE).convert("RGBA")
     picture.paste((0, 0, 0, 0), (0, 0, 700, 700))
     out = io.BytesIO()
     picture.save(out, "PNG")
-    with thumbnailer(tmp_path, s3.endpoint, PIXELS) as server:
-        md5 = stash(s3, out.getvalue())
-        for name in ("png", "webp"):
-            tile = ask(server, md5, TILES[0], f"0/default.{name}").image
-            assert tile.convert("RGBA").getpixel((10, 10))[3] == 0  # type: ignore[index]
-        assert ask(server, md5, TILES[0]).image.getpixel((10, 10)) == (255, 255, 255)
+    md5 = stash(s3, out.getvalue())
+    for name in ("png", "webp"):
+        tile = ask(server, md5, TILES[0], f"0/default.{name}").image
+        assert tile.convert("RGBA").getpixel((10, 10))[3] == 0  # type: ignore[index]
+    assert ask(server, md5, TILES[0]).image.getpixel((10, 10)) == (255, 255, 255)

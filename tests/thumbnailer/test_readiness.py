@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ from tests.support.digest_s3 import DigestS3, Silence, error_reply
 from tests.support.late_credentials import Imds, write_keys
 from tests.support.origin import Reply
 from tests.support.servers import wait_until
-from tests.thumbnailer.conftest import BUCKET_BASE, Thumbnailer, picture, thumbnailer
+from tests.thumbnailer import conftest
+from tests.thumbnailer.conftest import BUCKET_BASE, Thumbnailer, picture
 
 BUCKET, _, PREFIX = BUCKET_BASE.partition("/")
 # The maximum time after a box gets its role.
 BACK_SECONDS = 60
+
+thumbnailer = functools.partial(conftest.thumbnailer, program="tests.thumbnailer.impatient")
 
 
 def denied(action: str) -> Reply:
