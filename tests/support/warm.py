@@ -17,7 +17,9 @@ import ctypes
 import functools
 import gc
 import importlib
+import importlib.metadata
 import json
+import mimetypes
 import os
 import runpy
 import signal
@@ -40,6 +42,9 @@ _IMPORTED = (
     "md5s3stash_migrate.main",
     "md5s3stash_daemon.app",
     *(f"md5s3stash_daemon.ctl.{name}" for name in ("delivery", "lookup", "moves", "rebuild", "status", "verify")),
+    # Of sockets and of time zones.
+    "encodings.idna",
+    "encodings.ascii",
 )
 # What is imported when a program is first asked for: few processes of pytest ask for this one.
 _IMPORTED_LATER = {"md5s3stash_thumbnailer": "md5s3stash_thumbnailer.app"}
@@ -190,7 +195,8 @@ def _become(request: Mapping[str, Any]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
+    """Does what each fork would do again: imports, and the first use of what keeps something."""
     from md5s3stash.look import here
     from md5s3stash.look.room import LookRoom
     from md5s3stash.s3.store import connect
@@ -201,9 +207,13 @@ def _warm_up() -> None:
     look_room: Any = LookRoom
     look_room.__call__ = staticmethod(here.look)
     here.prepare()
-    # What each program would do again: read botocore's description of S3, compile the status page.
+    mimetypes.init()
+    # Reads botocore's description of S3, compiles the status page.
     connect("http://127.0.0.1:9")
     page._environment(None).get_template("page.html")
+    # A client of Redis reads its package's metadata each time.
+    anything: Any = importlib.metadata
+    anything.version = functools.cache(anything.version)
     _freeze()
 
 
@@ -223,6 +233,6 @@ def _freeze() -> None:
 if __name__ == "__main__":
     # Ctrl-C is for pytest, and reaches every process of the terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _warm_up()
+    warm_up()
     if (wanted := _serve()) is not None:
         _become(wanted)
