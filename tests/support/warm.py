@@ -4,7 +4,8 @@ For tests that look at what a program does, not at how its process begins. `star
 which each process of pytest has one, to fork. The fork takes the arguments, the environment, the directory and the
 standard streams that it is given, and from then on does what `python -m MODULE` does, up to the interpreter's own end.
 It is not in another namespace and has the user of the tests; PYTHON... variables come too late for it. It looks at
-contents itself: a sealed process for each process that stashes would cost what the fork saves.
+contents itself: a sealed process for each process that stashes would cost what the fork saves. In its environment,
+`md5s3stash.MODULE.NAME` is a constant of that module, a number, which has this value in the fork alone.
 
 Started as a program, this module is the warm process. A request is a line of JSON, and so is its answer. It has no
 threads, and ends when its standard input does; the kernel then kills its forks.
@@ -180,8 +181,10 @@ def _tie_to(parent: int) -> None:
 
 
 def _become(request: Mapping[str, Any]) -> None:
+    environment: dict[str, str] = request["environment"]
     os.environ.clear()
-    os.environ.update(request["environment"])
+    constants = {name for name in environment if name.startswith("md5s3stash") and "." in name}
+    os.environ.update({name: value for name, value in environment.items() if name not in constants})
     time.tzset()
     os.chdir(request["directory"])
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -191,8 +194,17 @@ def _become(request: Mapping[str, Any]) -> None:
         os.dup2(descriptor, standard)
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in constants:
+        _set_constant(name, float(environment[name]))
     module, *sys.argv[1:] = request["arguments"]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _set_constant(path: str, value: float) -> None:
+    module, _, name = path.rpartition(".")
+    constants = vars(importlib.import_module(module))
+    assert isinstance(constants[name], float), path
+    constants[name] = value
 
 
 def warm_up() -> None:
