@@ -181,8 +181,8 @@ def test_a_kill_sends_a_few_again_and_skips_none(queue: TestQueue, tmp_path: Pat
     assert not cursor.exists()
     bodies = queue.bodies()
     assert set(bodies) == set(urls(1000))
-    # The batches since the cursor, and the two that were being sent.
-    assert len(bodies) < 1500
+    # The few batches that were sent since the cursor; from the first line, they would be 20 more.
+    assert len(bodies) <= 1000 + 10 * 10
 
 
 def test_an_interrupt_keeps_the_cursor(queue: TestQueue, tmp_path: Path) -> None:
