@@ -17,7 +17,6 @@ import builtins
 import contextlib
 import ctypes
 import fcntl
-import gc
 import json
 import os
 import signal
@@ -31,15 +30,12 @@ from typing import Any
 
 import redis
 
-from md5s3stash.look import here
-from md5s3stash.look.room import LookRoom
-from md5s3stash.s3.store import connect
 from md5s3stash.s3.writer import S3Writer
 from md5s3stash_daemon import main as daemon_main
 from md5s3stash_daemon.disk import beneath as daemon_beneath
 from md5s3stash_daemon.disk import reserve as daemon_reserve
 from md5s3stash_daemon.intake.lists import report as daemon_url_report
-from md5s3stash_daemon.web import page as daemon_status_page
+from tests.support import warm
 
 _PR_SET_PDEATHSIG = 1
 
@@ -133,18 +129,9 @@ def run_daemon(request: dict[str, Any], count_file: str) -> None:
 
 
 def serve() -> None:
-    # Do once what each daemon would repeat: read botocore's description of S3, compile the status page.
-    connect("http://127.0.0.1:9")
-    daemon_status_page._environment(None).get_template("page.html")
-    # A look changes nothing. In the fork itself it needs no process.
-    look_room: Any = LookRoom
-    look_room.__call__ = staticmethod(here.look)
-    here.prepare()
     reserve: Any = daemon_reserve
     reserve._MAX_SPARES = int(os.environ.get("CRASH_SPARES", "2"))
-    # Garbage collection in the forks would write to all objects, and so copy their memory.
-    gc.collect()
-    gc.freeze()
+    warm.warm_up()
     # SIGTERM and SIGINT must reach only the daemon's own handlers.
     for line in sys.stdin:
         request = json.loads(line)

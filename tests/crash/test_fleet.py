@@ -15,7 +15,7 @@ from tests.support.fleet import fleet
 from tests.support.servers import wait_until
 
 # MD5S3STASH_TEST_FLEET_URLS=20000 is the acceptance test; regular runs are smaller.
-URLS = int(os.environ.get("MD5S3STASH_TEST_FLEET_URLS", "1500"))
+URLS = int(os.environ.get("MD5S3STASH_TEST_FLEET_URLS", "600"))
 POISON = ["not a url", '{"url": "https://a.example/", "password": "x"}', "{"]
 SECONDS = 60 + URLS / 20
 

@@ -24,7 +24,7 @@ from tests.support.stores import Keys
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CRASH_KILLS", "20"))
+KILLS = int(os.environ.get("CRASH_KILLS", "10"))
 
 
 class Producer(threading.Thread):

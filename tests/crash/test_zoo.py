@@ -26,7 +26,7 @@ from tests.support.stores import Keys
 from tests.support.strangers import PRODUCER, appliance_site, producers, unit_daemon
 from tests.support.zoo import keep_animals
 
-SECONDS = float(os.environ.get("ZOO_SECONDS", "20"))
+SECONDS = float(os.environ.get("ZOO_SECONDS", "12"))
 SEED = int(os.environ.get("ZOO_SEED", "0")) or random.randrange(1, 2**32)
 PRODUCERS = 16
 # Without any change for this long, nothing will change: a writer may wait 45 seconds for a lease
@@ -45,6 +45,7 @@ class Box:
         self.site = site
         self._store = store
         self.kills: list[str] = []
+        self._next: list[tuple[str, Callable[[Box], None]]] = []
         self._dice = dice
         self._redis_directory, self._port = redis_directory, port
         self._redis = contextlib.ExitStack()
@@ -53,7 +54,9 @@ class Box:
 
     def kill_something(self) -> None:
         self.demand_that_the_daemon_lives()
-        kind, kill = self._dice.choice(self._victims)
+        # Each kind once, in random order, before any comes again.
+        self._next = self._next or self._dice.sample(self._victims, len(self._victims))
+        kind, kill = self._next.pop()
         self.kills.append(f"{time.strftime('%H:%M:%S')} {kind}")
         kill(self)
 

@@ -28,7 +28,7 @@ from tests.support.queues import TestQueue
 from tests.support.servers import REPOSITORY, wait_until
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
 
-LOOKS = 8
+LOOKS = 4
 
 
 @contextlib.contextmanager

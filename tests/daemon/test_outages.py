@@ -73,6 +73,14 @@ def test_a_store_that_answers_with_faults_for_a_while_gets_every_file_in_the_end
         assert site.files("failed") == []
 
 
+# The daemon, which retries a failure that the disk had no room for after 5 seconds; production waits a minute.
+RETRYING_SOON = (
+    "-c",
+    "from md5s3stash_daemon.spool import retry; retry.FAIL_AGAIN_SECONDS = 5.0; "
+    "from md5s3stash_daemon.main import main; raise SystemExit(main([]))",
+)
+
+
 @pytest.mark.slow
 @pytest.mark.needs_namespaces
 @pytest.mark.parametrize(
@@ -88,7 +96,7 @@ def test_a_full_spool_disk_frees_itself_by_stashing(
     # The bucket does not exist: everything waits, and the disk fills up.
     missing = f"{site.bucket}-later"
     environment = {"SPOOL_DIR": str(mount_point / "spool"), "BUCKET_BASE": missing}
-    with Daemon(site, environment, mounts=[tiny_disk(mount_point, disk)]) as daemon:
+    with Daemon(site, environment, RETRYING_SOON, mounts=[tiny_disk(mount_point, disk)]) as daemon:
         daemon.wait_until_started()
         spool = Path(f"/proc/{daemon.process.pid}/root{mount_point}/spool")
         (spool / "incoming" / "first").write_bytes(b"first")

@@ -26,8 +26,8 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def site(tmp_path: Path, redis_server: str, s3_server: str) -> Site:
-    return Site(tmp_path, redis_server, s3_server)
+def site(tmp_path: Path, redis_server: str, sink: str) -> Site:
+    return Site(tmp_path, redis_server, sink)
 
 
 def workers(daemon: Daemon) -> list[int]:
@@ -109,9 +109,8 @@ def test_without_the_process_that_starts_workers_the_daemon_ends(site: Site) -> 
     assert "cannot start worker processes: restart the daemon" in daemon.output()
 
 
-def test_a_signal_to_all_processes_stops_the_daemon_in_order(tmp_path: Path, redis_server: str, sink: str) -> None:
+def test_a_signal_to_all_processes_stops_the_daemon_in_order(site: Site) -> None:
     # As systemd and terminals do.
-    site = Site(tmp_path, redis_server, sink, bucket="bucket")
     with Daemon(site) as daemon:
         daemon.wait_until_started()
         wait_until(lambda: bool(workers(daemon)), "a worker")

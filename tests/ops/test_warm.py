@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from md5s3stash.s3.store import _REFUSED_SECONDS
 from tests.support import warm
 from tests.support.servers import REPOSITORY, is_alive, wait_until
 
@@ -52,6 +53,18 @@ def test_fork_is_waited_for_and_ended_as_any_process(tmp_path: Path) -> None:
     assert not is_alive(fork.pid)
     # Its number may be another process's by now.
     fork.kill()
+
+
+def test_constant_has_its_value_in_the_fork_alone(tmp_path: Path) -> None:
+    asked = ["timeit", "-n1", "-r1", "from md5s3stash.s3 import store; print('value', store._REFUSED_SECONDS)"]
+    path = "md5s3stash.s3.store._REFUSED_SECONDS"
+
+    changed = warm.run(asked, {**os.environ, path: "0.5"}, tmp_path)
+    next_one = warm.run(asked, os.environ, tmp_path)
+
+    assert b"value 0.5\n" in changed.stdout
+    assert f"value {_REFUSED_SECONDS}\n".encode() in next_one.stdout
+    assert warm.run(asked, {**os.environ, "md5s3stash.s3.store.NOT_THERE": "1"}, tmp_path).returncode == 1
 
 
 def test_no_fork_outlives_the_tests_that_started_it(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ QUICK = {
     "MD5S3STASH_SPOOL_RESCAN_SECONDS": "0.3",
     "MD5S3STASH_SPOOL_SETTLE_SECONDS": "0.5",
     "MD5S3STASH_HTTP_PORT": "0",
+    # Of a fork of the warm process: see there.
+    "md5s3stash.s3.store._REFUSED_SECONDS": "3",
 }
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.daemon import IMPORT_PATH, Site
+from tests.support import warm
+from tests.support.daemon import Site
 from tests.support.servers import REPOSITORY, tied_to_this_process
 
 STATUS_KILLED = -9
@@ -31,7 +32,7 @@ class ForkRunner:
         self._process = subprocess.Popen(
             tied_to_this_process([sys.executable, "-m", "tests.crash.fork_runner"]),
             cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": IMPORT_PATH},
+            env={**os.environ, "PYTHONPATH": warm.IMPORT_PATH},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -4,7 +4,8 @@ For tests that look at what a program does, not at how its process begins. `star
 which each process of pytest has one, to fork. The fork takes the arguments, the environment, the directory and the
 standard streams that it is given, and from then on does what `python -m MODULE` does, up to the interpreter's own end.
 It is not in another namespace and has the user of the tests; PYTHON... variables come too late for it. It looks at
-contents itself: a sealed process for each process that stashes would cost what the fork saves.
+contents itself: a sealed process for each process that stashes would cost what the fork saves. In its environment,
+`md5s3stash.MODULE.NAME` is a constant of that module, a number, which has this value in the fork alone.
 
 Started as a program, this module is the warm process. A request is a line of JSON, and so is its answer. It has no
 threads, and ends when its standard input does; the kernel then kills its forks.
@@ -17,7 +18,9 @@ import ctypes
 import functools
 import gc
 import importlib
+import importlib.metadata
 import json
+import mimetypes
 import os
 import runpy
 import signal
@@ -40,6 +43,9 @@ _IMPORTED = (
     "md5s3stash_migrate.main",
     "md5s3stash_daemon.app",
     *(f"md5s3stash_daemon.ctl.{name}" for name in ("delivery", "lookup", "moves", "rebuild", "status", "verify")),
+    # Of sockets and of time zones.
+    "encodings.idna",
+    "encodings.ascii",
 )
 # What is imported when a program is first asked for: few processes of pytest ask for these.
 _IMPORTED_LATER = dict.fromkeys(("md5s3stash_thumbnailer", "tests.thumbnailer.impatient"), "md5s3stash_thumbnailer.app")
@@ -175,8 +181,10 @@ def _tie_to(parent: int) -> None:
 
 
 def _become(request: Mapping[str, Any]) -> None:
+    environment: dict[str, str] = request["environment"]
     os.environ.clear()
-    os.environ.update(request["environment"])
+    constants = {name for name in environment if name.startswith("md5s3stash") and "." in name}
+    os.environ.update({name: value for name, value in environment.items() if name not in constants})
     time.tzset()
     os.chdir(request["directory"])
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -186,11 +194,21 @@ def _become(request: Mapping[str, Any]) -> None:
         os.dup2(descriptor, standard)
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in constants:
+        _set_constant(name, float(environment[name]))
     module, *sys.argv[1:] = request["arguments"]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _warm_up() -> None:
+def _set_constant(path: str, value: float) -> None:
+    module, _, name = path.rpartition(".")
+    constants = vars(importlib.import_module(module))
+    assert isinstance(constants[name], float), path
+    constants[name] = value
+
+
+def warm_up() -> None:
+    """Does what each fork would do again: imports, and the first use of what keeps something."""
     from md5s3stash.look import here
     from md5s3stash.look.room import LookRoom
     from md5s3stash.s3.store import connect
@@ -201,9 +219,13 @@ def _warm_up() -> None:
     look_room: Any = LookRoom
     look_room.__call__ = staticmethod(here.look)
     here.prepare()
-    # What each program would do again: read botocore's description of S3, compile the status page.
+    mimetypes.init()
+    # Reads botocore's description of S3, compiles the status page.
     connect("http://127.0.0.1:9")
     page._environment(None).get_template("page.html")
+    # A client of Redis reads its package's metadata each time.
+    anything: Any = importlib.metadata
+    anything.version = functools.cache(anything.version)
     _freeze()
 
 
@@ -223,6 +245,6 @@ def _freeze() -> None:
 if __name__ == "__main__":
     # Ctrl-C is for pytest, and reaches every process of the terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _warm_up()
+    warm_up()
     if (wanted := _serve()) is not None:
         _become(wanted)
