@@ -275,6 +275,10 @@ def test_a_corrected_manifest_under_the_same_name_replaces_the_first(site: Site,
     wait_until(lambda: "corrected/x.md5" in site.names(), "manifest stashed")
     site.drop("corrected/a", b"a")
     site.drop("corrected/b", b"b")
+    wait_until(
+        lambda: counts(site, "corrected") == {"wrong": 1, "right": 1, "missing": 1, "refused": 1},
+        "compared with the first",
+    )
     wait_until((site.spool / "failed" / "corrected" / "a").exists, "failed")
 
     site.drop("corrected/x.md5", md5sums({"a": b"a", "b": b"b"}))

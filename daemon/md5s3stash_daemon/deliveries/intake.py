@@ -187,6 +187,7 @@ class DeliveryIntake:
             log.error("manifest has lines that cannot be read name=%r: %s", entry.name, problem)
 
     def _note_replaced(self, number: int) -> None:
+        self._journal.note_unlisted(number)
         for row in self._journal.files(number, (State.WRONG,)):
             self._journal.put_file(number, replace(with_replaced(row, self._journal.listed(number, row.name)), drops=0))
 

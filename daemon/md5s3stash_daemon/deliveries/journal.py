@@ -182,12 +182,17 @@ class Journal:
         if found.rowcount == 0:
             return False
         self._connection.execute("DELETE FROM listed WHERE number = ? AND manifest = ?", (number, os.fsencode(name)))
+        return True
+
+    def note_unlisted(self, number: int) -> None:
+        """After a manifest was replaced, and read: names that no manifest lists any more are missing no more, or are
+        not listed.
+        """
         not_listed = "NOT EXISTS (SELECT 1 FROM listed WHERE listed.number = file.number AND listed.name = file.name)"
         self._connection.execute(
             f"DELETE FROM file WHERE number = ? AND state IN ('missing', 'refused') AND {not_listed}", (number,)
         )
         self._connection.execute(f"UPDATE file SET state = 'unlisted' WHERE number = ? AND {not_listed}", (number,))
-        return True
 
     def manifests(self, number: int, *, unreadable: bool = False) -> list[Manifest]:
         """All of a delivery, or those that are unreadable."""
