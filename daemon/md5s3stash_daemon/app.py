@@ -28,6 +28,7 @@ from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, re
 from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import (
     DeliverySettings,
+    FixitySettings,
     HttpSettings,
     ProvenanceSettings,
     QueueSettings,
@@ -168,6 +169,8 @@ def _run(
     )
     if (index := settings[ProvenanceSettings].index) is not None:
         _collect_provenance(daemon, index, config)
+    if settings[FixitySettings].period_days:
+        _check_fixity(daemon, settings[FixitySettings].period_days, config)
     with _serving(settings, daemon), handled(actions, daemon.runtime.liveness), reporting(reporter):
         if daemon.queue is not None:
             daemon.queue.start()
@@ -188,6 +191,16 @@ def _collect_provenance(daemon: Daemon, index: Path, config: Path | None) -> Non
     daemon.metrics.watch_provenance(lambda: age_seconds(index))
     runtime, box = daemon.runtime, identity(daemon.spool.directory)
     spawn("provenance", lambda: keep_collecting(config, box, runtime.stopping), runtime.liveness)
+
+
+def _check_fixity(daemon: Daemon, period_days: float, config: Path | None) -> None:
+    # Late: only needed with a period.
+    from md5s3stash_daemon.fixity.process import keep_checking
+    from md5s3stash_daemon.fixity.summary import summary_of
+
+    runtime, directory = daemon.runtime, daemon.spool.directory
+    daemon.metrics.watch_fixity(lambda: summary_of(directory, period_days).numbers())
+    spawn("fixity", lambda: keep_checking(config, runtime.stopping), runtime.liveness)
 
 
 def _serving(settings: Settings, daemon: Daemon) -> contextlib.AbstractContextManager[object]:

@@ -40,14 +40,15 @@ class Lister:
     def __init__(self, endpoint: str | None = None) -> None:
         self._client: Any = new_client(endpoint, new_session(_without_dates()), attempts=_ATTEMPTS)
 
-    def pages(self, bucket: str, prefix: str = "") -> Iterator[Page]:
-        """The objects whose keys begin with the prefix, in the order of their keys as UTF-8, a page at a time.
+    def pages(self, bucket: str, prefix: str = "", after: str = "") -> Iterator[Page]:
+        """The objects whose keys begin with the prefix and are beyond `after`, in the order of their keys as UTF-8, a
+        page at a time.
 
         Raises StoreUnavailable and StoreRefused, the latter also for a store that lists in another order.
         """
-        last = b""
+        last, beyond = after.encode(), {"StartAfter": after} if after else {}
         try:
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **beyond):
                 found = [
                     ListedObject(each["Key"], each["Size"], each.get("ETag", "").strip('"').lower())
                     for each in page.get("Contents", [])

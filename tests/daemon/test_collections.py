@@ -18,7 +18,7 @@ from md5s3stash.stash import StashReport
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.ctl.main import main
 from md5s3stash_daemon.ledger import rebuild as rebuild_module
-from md5s3stash_daemon.ledger.fixity_log import FixityLog
+from md5s3stash_daemon.ledger.fixity_log import BY_LIST, FixityLog
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.provenance import index as index_module
@@ -205,7 +205,7 @@ def premis_of(site: Site, index: Path, word: str) -> tuple[list[str], list[str]]
 
 def test_premis_has_every_place_of_a_content_and_the_audits_of_its_collections(site: Site, tmp_path: Path) -> None:
     record_outcomes(site)
-    audit, bucket, index = FixityLog(site.redis, site.prefix, reads=False), place(site, ""), tmp_path / "index.sqlite"
+    audit, bucket, index = FixityLog(site.redis, site.prefix, BY_LIST), place(site, ""), tmp_path / "index.sqlite"
     audit.begun(bucket)
     audit.fault(place(site, f"9/{MD5}"), MD5, "wrong-etag", "its ETag is another")
     audit.checked(bucket, "4 objects, 1 faults", 1, 0)

@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from md5s3stash.console import columns_of
-from md5s3stash_daemon.ledger.fixity_log import FixityLog
+from md5s3stash_daemon.ledger.fixity_log import BY_LIST, FixityLog
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support import servers, warm
@@ -556,7 +556,7 @@ def test_log_prints_the_newest_entries_in_order_of_time(stashed: Site) -> None:
 
 
 def test_log_shows_audits_as_audits(site: Site) -> None:
-    audit = FixityLog(site.redis, site.prefix, reads=False)
+    audit = FixityLog(site.redis, site.prefix, BY_LIST)
     audit.begun("s3://b/")
     audit.fault("s3://b/x", "", "foreign-key", "its key is not an md5")
     audit.fault(f"s3://b/{md5(b'x')}", md5(b"x"), "wrong-etag", "its ETag is another")

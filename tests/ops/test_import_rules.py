@@ -88,7 +88,7 @@ LAYERS = {
     "spool": {"disk"},
     "power_cut": {"runtime", "disk", "spool"},
     "ledger": {"runtime"},
-    "fixity": {"ledger"},
+    "fixity": {"config", "runtime", "disk", "spool", "ledger"},
     "provenance": {"config", "runtime", "ledger"},
     "monitoring": {"runtime", "spool", "power_cut", "ledger"},
     "downloads": {"config", "runtime", "ledger"},
@@ -98,7 +98,7 @@ LAYERS = {
     "deliveries": {"config", "runtime", "disk", "spool", "ledger"},
     "enqueue": {"config", "downloads", "intake.sqs"},
     "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "provenance", "deliveries"},
-    "web": {"config", "runtime", "spool", "ledger", "provenance", "monitoring", "deliveries"},
+    "web": {"config", "runtime", "spool", "ledger", "fixity", "provenance", "monitoring", "deliveries"},
 }
 
 

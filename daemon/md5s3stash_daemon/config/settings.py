@@ -280,6 +280,30 @@ class ProvenanceSettings:
         return () if self.snapshots is None else (BucketBase.parse(self.snapshots),)
 
 
+def days(value: Any) -> float:
+    """A number of days, at most ten years."""
+    try:
+        number: float = seconds(0, 3660)(value)
+        return number
+    except ValueError:
+        raise ValueError("a number of days from 0 to 3660 is needed") from None
+
+
+@dataclass(frozen=True, slots=True)
+class FixitySettings:
+    """`[fixity]`: the standing check of the buckets."""
+
+    period_days: float = setting(
+        0.0, days, "within how many days every object is read and hashed, such as 90; 0: no standing check"
+    )
+    max_requests_per_day: int = setting(
+        0, whole_number(0, 10**9), "requests that the standing check may send in 24 hours; 0: no limit"
+    )
+    max_bytes_per_day: int = setting(
+        0, whole_number(0, 2**60), "bytes that the standing check may read in 24 hours; 0: no limit"
+    )
+
+
 SECTIONS: Mapping[str, type] = {
     **CORE_SECTIONS,
     "spool": SpoolSettings,
@@ -289,4 +313,5 @@ SECTIONS: Mapping[str, type] = {
     "queue": QueueSettings,
     "deliveries": DeliverySettings,
     "provenance": ProvenanceSettings,
+    "fixity": FixitySettings,
 }

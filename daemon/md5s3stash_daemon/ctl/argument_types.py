@@ -1,4 +1,4 @@
-"""Types of arguments of `md5s3stashctl`."""
+"""Arguments of `md5s3stashctl`, and their types."""
 
 from __future__ import annotations
 
@@ -28,3 +28,34 @@ def jobs(text: str) -> int:
     if not 1 <= number <= 36:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 36")
     return number
+
+
+def add_fixity_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `md5s3stashctl fixity`."""
+    actions = ["plan", "status", "report", "acknowledge"]
+    parser.add_argument("action", choices=actions, metavar="ACTION", help="plan, status, report or acknowledge")
+    parser.add_argument("s3_urls", nargs="*", metavar="S3_URL", help="an object to acknowledge")
+    parser.add_argument("--period-days", type=count, metavar="N", help="plan for this period (fixity.period_days)")
+    parser.add_argument("--objects", type=count, metavar="N", help="plan for N objects, without a LIST of the buckets")
+    parser.add_argument(
+        "--mean-bytes", type=count, default=1_000_000, metavar="N", help="the mean size of these objects (1000000)"
+    )
+    parser.add_argument("--csv", action="store_true", help="print the report as CSV")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """For a command that can print JSON."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """For a command that works on files."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a name as it was dropped")
+    parser.add_argument("--all", action="store_true", help="every file to which the command applies")
+
+
+def add_delivery_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `md5s3stashctl delivery`."""
+    parser.add_argument("action", choices=["list", "show", "close"], metavar="ACTION", help="list, show or close")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the folder of the delivery, or its number")
+    parser.add_argument("--limit", type=count, default=20, metavar="N", help="show at most N deliveries or files (20)")

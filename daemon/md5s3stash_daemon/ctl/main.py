@@ -15,7 +15,7 @@ from md5s3stash import console
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import SettingsError
 from md5s3stash.scheme import BucketBase
-from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings, load
+from md5s3stash.settings import S3Settings, Settings, StashSettings, load
 from md5s3stash_daemon.config.settings import (
     SECTIONS,
     DeliverySettings,
@@ -24,7 +24,15 @@ from md5s3stash_daemon.config.settings import (
     SpoolSettings,
 )
 from md5s3stash_daemon.ctl import moves, status
-from md5s3stash_daemon.ctl.argument_types import count, day, jobs
+from md5s3stash_daemon.ctl.argument_types import (
+    add_delivery_arguments,
+    add_fixity_arguments,
+    add_json,
+    add_names,
+    count,
+    day,
+    jobs,
+)
 from md5s3stash_daemon.ctl.connections import ledger_of, probe_of, redis_of, spool_of
 from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.spool import Spool
@@ -99,19 +107,19 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     status = command("status", _status, "show the state of the daemon, the spool and Redis", "--json")
-    _add_json(status)
+    add_json(status)
 
     # `queue` is its old name: remove it with the next release.
     files = command("list", _list, "list the files in the spool", "--state failed --limit 20", aliases=["queue"])
     files.add_argument("--state", choices=STATES, action="append", help="show only this state; may be repeated")
     files.add_argument("--limit", type=count, metavar="N", help="show at most N files")
-    _add_json(files)
+    add_json(files)
 
-    _add_names(command("retry", _retry, "drop failed files again, and retry deferred ones now", "album/1.tif", "--all"))
-    _add_names(command("hold", _hold, "hold files that are in incoming/ or deferred/", "album/1.tif"))
-    _add_names(command("release", _release, "retry held files now", "--all"))
+    add_names(command("retry", _retry, "drop failed files again, and retry deferred ones now", "album/1.tif", "--all"))
+    add_names(command("hold", _hold, "hold files that are in incoming/ or deferred/", "album/1.tif"))
+    add_names(command("release", _release, "retry held files now", "--all"))
 
-    _add_names(command("remove-ignored", _remove_ignored, "delete files in incoming/ that spool.ignore lists", "--all"))
+    add_names(command("remove-ignored", _remove_ignored, "delete files in incoming/ that spool.ignore lists", "--all"))
 
     delivery = command(
         "delivery",
@@ -121,12 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
         "show vendor/batch7",
         "close 20261129T122000Z-a1b2c3",
     )
-    delivery.add_argument("action", choices=["list", "show", "close"], metavar="ACTION", help="list, show or close")
-    delivery.add_argument("name", nargs="?", metavar="NAME", help="the folder of the delivery, or its number")
-    delivery.add_argument(
-        "--limit", type=count, default=20, metavar="N", help="show at most N deliveries or files (20)"
-    )
-    _add_json(delivery)
+    add_delivery_arguments(delivery)
+    add_json(delivery)
 
     lookup = command(
         "lookup",
@@ -137,12 +141,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     lookup.add_argument("word", metavar="WORD", help="the name, URL or md5; also an S3 or thumbnail URL")
     lookup.add_argument("--limit", type=count, default=20, metavar="N", help="show at most N names of an md5 (20)")
-    _add_json(lookup)
+    add_json(lookup)
 
     log = command("log", _log, "print the newest outcomes", "--follow")
     log.add_argument("--follow", action="store_true", help="then print each new outcome")
     log.add_argument("--count", type=count, default=20, metavar="N", help="number of outcomes to begin with (20)")
-    _add_json(log)
+    add_json(log)
 
     export = command("export", _export, "print every recorded mapping", "--format csv >mappings.csv")
     export.add_argument("--format", choices=["csv", "jsonl"], default="jsonl", help="output format (jsonl)")
@@ -150,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     find = command("find", _find, "list the names that contain a word", "letter_0042")
     find.add_argument("word", metavar="WORD", help="a part of a name; ASCII letters match in either case")
     find.add_argument("--limit", type=count, default=50, metavar="N", help="show at most N names (50)")
-    _add_json(find)
+    add_json(find)
 
     premis = command(
         "premis",
@@ -189,23 +193,25 @@ def build_parser() -> argparse.ArgumentParser:
     rebuild.add_argument("--head", action="store_true", help="get the type of each object with a HEAD request each")
     rebuild.add_argument("--jobs", type=jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
     rebuild.add_argument("--dry-run", action="store_true", help="only print what would be recorded")
-    _add_json(rebuild)
+    add_json(rebuild)
 
     verify = command("verify", _verify, "audit the buckets by LIST: is the md5 of each object its key", "--ledger")
     verify.add_argument("--deep", action="store_true", help="read objects whose ETag proves nothing")
     verify.add_argument("--ledger", action="store_true", help="compare the buckets with the ledger")
     verify.add_argument("--jobs", type=jobs, default=8, metavar="N", help="buckets read at once, 1 to 36 (8)")
-    _add_json(verify)
+    add_json(verify)
+
+    fixity = command(
+        "fixity",
+        _fixity,
+        "plan the standing check, show how far it is, report wrong objects, or acknowledge some",
+        "plan",
+        "report --csv >wrong.csv",
+        "acknowledge s3://my-bucket/3e25960a79dbc69b674cd4ec67a72c62",
+    )
+    add_fixity_arguments(fixity)
+    add_json(fixity)
     return parser
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-
-
-def _add_names(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a name as it was dropped")
-    parser.add_argument("--all", action="store_true", help="every file to which the command applies")
 
 
 def _status(arguments: argparse.Namespace, settings: Settings) -> bool:
@@ -373,24 +379,15 @@ def _index(settings: Settings) -> Path:
 
 
 def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:
-    from md5s3stash.s3.listing import Lister
-    from md5s3stash.s3.store import connect
-    from md5s3stash_daemon.ctl.verify import AuditRecord, verify
-    from md5s3stash_daemon.fixity.bucket_audit import Auditor
-    from md5s3stash_daemon.fixity.recorded_digests import recorded_digests
-    from md5s3stash_daemon.ledger.fixity_log import FixityLog
+    from md5s3stash_daemon.ctl import verify
 
-    bases = settings[StashSettings].bases()
-    endpoint = settings[S3Settings].endpoint
-    ledger = ledger_of(settings) if arguments.ledger else None
-    beside, record = settings[ProvenanceSettings].snapshot_bases(), None
-    if settings[RedisSettings].url:
-        log = FixityLog(*redis_of(settings), arguments.deep) if settings[ProvenanceSettings].index else None
-        record = AuditRecord(*redis_of(settings), log)
-    # The ledger first: everything in it now is stored already.
-    with recorded_digests(ledger, bases[0]) if ledger else contextlib.nullcontext() as recorded:
-        auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
-        return verify(auditor, bases, arguments.jobs, arguments.json, record, beside)
+    return verify.run(arguments, settings)
+
+
+def _fixity(arguments: argparse.Namespace, settings: Settings) -> bool:
+    from md5s3stash_daemon.ctl import fixity
+
+    return fixity.run(arguments, settings)
 
 
 if __name__ == "__main__":

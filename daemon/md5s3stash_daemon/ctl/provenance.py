@@ -20,6 +20,7 @@ from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash.progress import ProgressState, state_display
 from md5s3stash.scheme import split_name
+from md5s3stash_daemon.ledger.fixity_log import BEGUN, INCOMPLETE
 from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, any_case, digest_in
 from md5s3stash_daemon.ledger.rebuild import RebuildCounts
 from md5s3stash_daemon.ledger.restore import Restorer
@@ -136,22 +137,23 @@ def _audits(index: Index, name: str | None, md5: str | None) -> Iterator[Iterabl
             faults = _each(index.events(stashed.id, md5=stashed.md5))
             yield [event for event in faults if event.is_fixity and event.name in urls]
         for url in urls:
-            yield _passed(index, stashed, url)
+            yield passed_audits(index, stashed, url)
 
 
-def _passed(index: Index, stashed: Event, url: str) -> Iterator[Event]:
+def passed_audits(index: Index, stashed: Event, url: str) -> Iterator[Event]:
     """The audits that have found no fault in the object at this URL, and began after it came."""
-    begun, faults = 0, {event.id for event in _each(index.events(stashed.id, name=url)) if event.error}
+    begun: dict[str, int] = {}
+    faults = {event.id for event in _each(index.events(stashed.id, name=url)) if event.error}
     # An audit is of a whole base, with all of its collections.
     for event in _each(index.events(stashed.id, name=url.removesuffix(stashed.content))):
         if event.is_begin:
-            # Of two audits at once, the earlier one counts.
-            begun = begun or event.id
+            # Of two audits of a kind at once, the earlier one counts.
+            begun.setdefault(event.via.removesuffix(BEGUN), event.id)
         else:
-            is_right = not any(begun < fault < event.id for fault in faults)
-            if begun and event.proves_each and is_right:
+            start = begun.pop(event.via.removesuffix(INCOMPLETE), 0)
+            is_right = not any(start < fault < event.id for fault in faults)
+            if start and event.proves_each and is_right:
                 yield replace(event, md5=stashed.md5, error="")
-            begun = 0
 
 
 def _named(index: Index, word: str | None) -> tuple[str | None, str | None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,16 @@ from md5s3stash import console
 from md5s3stash.audit import Fault, nested_prefixes
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError, StoreError
+from md5s3stash.s3.listing import Lister
+from md5s3stash.s3.store import connect
 from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettings
+from md5s3stash_daemon.config.settings import ProvenanceSettings
+from md5s3stash_daemon.ctl.connections import ledger_of, redis_of
 from md5s3stash_daemon.fixity.bucket_audit import AuditCounts, Auditor
+from md5s3stash_daemon.fixity.recorded_digests import recorded_digests
 from md5s3stash_daemon.ledger.confirmations import drop_confirmations
-from md5s3stash_daemon.ledger.fixity_log import FixityLog
+from md5s3stash_daemon.ledger.fixity_log import BY_LIST, BY_READING, FixityLog
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -58,6 +65,22 @@ def _complaining(about: str) -> Iterator[None]:
         yield
     except StashError as error:
         console.complain(f"{about}: the cached confirmation could not be removed, or the result not logged: {error}")
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> bool:
+    """Runs `md5s3stashctl verify`; False if something is wrong. Raises StashError."""
+    bases = settings[StashSettings].bases()
+    endpoint = settings[S3Settings].endpoint
+    ledger = ledger_of(settings) if arguments.ledger else None
+    beside, record = settings[ProvenanceSettings].snapshot_bases(), None
+    if settings[RedisSettings].url:
+        how = BY_READING if arguments.deep else BY_LIST
+        log = FixityLog(*redis_of(settings), how) if settings[ProvenanceSettings].index else None
+        record = AuditRecord(*redis_of(settings), log)
+    # The ledger first: everything in it now is stored already.
+    with recorded_digests(ledger, bases[0]) if ledger else nullcontext() as recorded:
+        auditor = Auditor(Lister(endpoint), connect(endpoint), arguments.deep, recorded)
+        return verify(auditor, bases, arguments.jobs, arguments.json, record, beside)
 
 
 def verify(

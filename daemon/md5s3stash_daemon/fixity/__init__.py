@@ -1,1 +1,1 @@
-"""Do the buckets still have what the ledger says? Imports ledger."""
+"""Do the buckets still have what the ledger says? Imports config, runtime, disk, spool, ledger."""

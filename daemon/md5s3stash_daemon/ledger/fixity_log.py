@@ -12,6 +12,11 @@ from md5s3stash_daemon.ledger.reader import translating
 # How `via` begins in these entries.
 FIXITY = "fixity"
 
+# How an audit checks: by LIST, or by reading what LIST cannot prove; or the standing one, which reads everything.
+BY_LIST = "LIST"
+BY_READING = "read"
+STANDING = "standing"
+
 # How it ends when an audit begins.
 BEGUN = ", begun"
 
@@ -20,12 +25,14 @@ INCOMPLETE = ", incomplete"
 
 
 class FixityLog:
-    """Of one audit: by LIST, or by reading what LIST cannot prove. Raises RedisUnavailable, LedgerRefused."""
+    """Of one audit: `BY_LIST`, `BY_READING` what LIST cannot prove, or the `STANDING` one. Raises RedisUnavailable,
+    LedgerRefused.
+    """
 
-    def __init__(self, client: redis.Redis, prefix: str, reads: bool) -> None:
+    def __init__(self, client: redis.Redis, prefix: str, how: str) -> None:
         self._client: Any = client
         self._log = f"{prefix}:log"
-        self._via = f"{FIXITY} {'read' if reads else 'LIST'}"
+        self._via = f"{FIXITY} {how}"
 
     def begun(self, place: str) -> None:
         """From now on the objects whose URLs begin with `place` are checked."""

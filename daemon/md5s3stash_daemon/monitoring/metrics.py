@@ -33,6 +33,19 @@ QUEUE_EVENTS = ("received", "deleted", "given_back", "unreadable")
 # Small files take milliseconds, a group commit waits for an fsync, and a file of many gigabytes takes an hour.
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
+FIXITY_COUNTERS = {
+    "read_objects": "Objects that the standing check has read",
+    "read_bytes": "Bytes that the standing check has read",
+    "requests": "Requests that the standing check has sent",
+}
+FIXITY_GAUGES = {
+    "objects": "Objects in the buckets, as far as the standing check knows",
+    "in_period_objects": "Of these, objects that were read within the period",
+    "oldest_seconds": "Age of the oldest check of an object",
+    "period_seconds": "The period of the standing check",
+    "paused": "1 while the standing check waits for S3",
+}
+
 # Counting stops at this number of files: the exact number would make no difference to an operator.
 MAX_COUNTED = 100_000
 
@@ -99,6 +112,10 @@ class Metrics(Counters):
                 )
             )
         )
+
+    def watch_fixity(self, numbers: Callable[[], Mapping[str, float]]) -> None:
+        """Adds the metrics of the standing check. Call it once."""
+        self._registry.register(_Collected(lambda: _fixity(numbers())))
 
     def weaker(self, promises: Iterable[str]) -> None:
         """Adds guards that another process has found missing in the stores."""
@@ -291,6 +308,19 @@ def _risks(found: Collection[str]) -> Iterator[Metric]:
     for risk in RISKS:
         risks.add_metric([risk], float(risk in found))
     yield risks
+
+
+def _fixity(numbers: Mapping[str, float]) -> Iterator[Metric]:
+    for key, words in FIXITY_COUNTERS.items():
+        yield CounterMetricFamily(f"md5s3stash_fixity_{key}", words, value=numbers[key])
+    wrong = GaugeMetricFamily(
+        "md5s3stash_fixity_wrong", "Objects that are not what their key says, or not readable", labels=["kind"]
+    )
+    for kind in ("wrong-bytes", "unreadable"):
+        wrong.add_metric([kind], numbers[kind])
+    yield wrong
+    for key, words in FIXITY_GAUGES.items():
+        yield GaugeMetricFamily(f"md5s3stash_fixity_{key}", words, value=numbers[key])
 
 
 def _waiting(counts: Mapping[str, int]) -> Iterator[Metric]:

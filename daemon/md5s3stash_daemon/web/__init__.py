@@ -1,1 +1,1 @@
-"""Health, metrics, status page. Imports config, runtime, spool, ledger, provenance, monitoring, deliveries."""
+"""Health, metrics, status page. Imports config, runtime, spool, ledger, fixity, provenance, monitoring, deliveries."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError
 from md5s3stash.scheme import is_collection
+from md5s3stash_daemon.fixity.summary import Summary, summary_of
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
 from md5s3stash_daemon.monitoring.health import Health, Problem
 from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, QUEUE, Metrics, QueueDepth, StateDepth
@@ -90,6 +91,8 @@ class View:
     waiting: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     deliveries: tuple[ShownDelivery, ...] = ()
+    # None without a standing check.
+    fixity: Summary | None = None
 
     @property
     def waits(self) -> str:
@@ -111,12 +114,19 @@ class Gatherer:
     """Makes views; thread-safe. Counts and history need the context `watching`."""
 
     def __init__(
-        self, spool: Spool, ledger: LedgerReader, health: Health, metrics: Metrics, now: Callable[[], float] = time.time
+        self,
+        spool: Spool,
+        ledger: LedgerReader,
+        health: Health,
+        metrics: Metrics,
+        fixity_days: float = 0.0,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._spool = spool
         self._ledger = ledger
         self._health = health
         self._metrics = metrics
+        self._fixity_days = fixity_days
         self._now = now
         self._queue = QueueDepth(spool, MAX_COUNTED, count_seconds=_WATCHED_SECONDS / 2)
         self._history = History()
@@ -198,6 +208,7 @@ class Gatherer:
             self._health.waiting.counts(),
             tuple(self._health.waiting.warnings()),
             newest_deliveries(self._spool),
+            summary_of(self._spool.directory, self._fixity_days) if self._fixity_days else None,
         )
 
     def _recorded(self) -> Recorded:

@@ -1,0 +1,174 @@
+"""`md5s3stashctl fixity`: what the standing check will cost, how far it is, and which objects are wrong."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from md5s3stash import console
+from md5s3stash.errors import SettingsError, StashError
+from md5s3stash.s3.listing import Lister
+from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash.settings import S3Settings, Settings, StashSettings
+from md5s3stash_daemon.config.settings import FixitySettings, ProvenanceSettings
+from md5s3stash_daemon.ctl.connections import spool_of
+from md5s3stash_daemon.fixity.costs import Plan
+from md5s3stash_daemon.fixity.ports import Place, limits_of, places_of
+from md5s3stash_daemon.fixity.progress import NEVER
+from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
+from md5s3stash_daemon.fixity.summary import Summary, summary_of
+
+_CSV_COLUMNS = ("s3_url", "kind", "reason", "found_md5", "size_bytes", "first_seen", "last_seen")
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> bool:
+    """Runs the action; False if something is wrong. Raises StashError."""
+    if (arguments.action == "acknowledge") != bool(arguments.s3_urls):
+        raise SettingsError("give the S3 URLs of objects to acknowledge, and none to the other actions")
+    period_days = arguments.period_days or settings[FixitySettings].period_days
+    if not period_days and arguments.action in ("plan", "status"):
+        raise SettingsError("fixity.period_days is 0, so there is no standing check: set it; plan has --period-days")
+    if arguments.action == "plan":
+        return _plan(arguments, settings, period_days)
+    spool = spool_of(settings).directory
+    if arguments.action == "status":
+        return print_status(summary_of(spool, period_days), arguments.json)
+    if arguments.action == "report":
+        return print_report(StateFolder(spool), settings[StashSettings].bases(), arguments.csv)
+    return acknowledge(StateFolder(spool), arguments.s3_urls)
+
+
+def _plan(arguments: argparse.Namespace, settings: Settings, period_days: float) -> bool:
+    places = places_of(settings[StashSettings].bases(), settings[ProvenanceSettings].snapshot_bases())
+    if arguments.objects:
+        objects, size_bytes = arguments.objects, arguments.objects * arguments.mean_bytes
+    else:
+        objects, size_bytes = counted(Lister(settings[S3Settings].endpoint), places)
+    limits = limits_of(settings[FixitySettings], period_days)
+    return print_plan(Plan(objects, size_bytes, len(places), limits), arguments.json)
+
+
+def counted(lister: Lister, places: Sequence[Place]) -> tuple[int, int]:
+    """The objects in the buckets and their size, by LIST. Raises StoreError."""
+    objects = size_bytes = 0
+    for place in places:
+        for page in lister.pages(place.bucket, place.base.prefix):
+            sizes = [found.size_bytes for found in page if place.has_content(found.key)]
+            objects += len(sizes)
+            size_bytes += sum(sizes)
+    return objects, size_bytes
+
+
+def print_plan(plan: Plan, as_json: bool) -> bool:
+    """Prints what a pass costs; False if the period cannot be kept."""
+    if as_json:
+        names = ("pass_days", "lists", "requests_per_day", "bytes_per_day", "dollars", "dollars_per_year")
+        values = {name: getattr(plan, name) for name in (*names, "shortest_days", "fits")}
+        console.write(json.dumps({"objects": plan.objects, "size_bytes": plan.size_bytes, **values}))
+        return plan.fits
+    days = plan.limits.period / 86400
+    console.write(f"{plan.objects:,} objects, {console.size(plan.size_bytes)} bytes, in {plan.places} buckets")
+    console.write(f"period {days:g} days: a pass is to take {plan.pass_days:g} days, the rest is for outages and drops")
+    console.write(f"each day {plan.requests_per_day:,.0f} requests and {console.size(round(plan.bytes_per_day))} bytes")
+    console.write(
+        f"a pass costs ${plan.dollars:,.2f}, a year ${plan.dollars_per_year:,.2f}, for requests to S3 Standard"
+    )
+    console.write(
+        "nothing else is charged from EC2 in the same region; see docs/fixity.md for other classes and places"
+    )
+    if not plan.fits:
+        console.complain(f"this cannot be done in {days:g} days: set a period of {plan.shortest_days:.1f} days or more")
+    return plan.fits
+
+
+def print_status(summary: Summary, as_json: bool) -> bool:
+    """Prints how far the check is; False if something is wrong or it cannot read."""
+    numbers, state, waits = summary.numbers(), summary.state, summary.waits
+    is_fine = not waits and not any(summary.wrong.values())
+    if as_json:
+        console.write(json.dumps({**numbers, "waits": waits}))
+        return is_fine
+    console.write(f"objects {summary.words()}")
+    if state is not None:
+        console.write(f"this pass: {state.progress.fraction:.1%}, {console.duration(summary.late_seconds)} late")
+        totals = state.totals
+        console.write(f"read: {totals.objects:,} objects, {console.size(totals.size_bytes)} bytes")
+    console.write(f"wrong: {numbers['wrong-bytes']:g}, not readable: {numbers['unreadable']:g}")
+    if waits:
+        console.complain(f"waits: {waits}")
+    return is_fine
+
+
+def print_report(folder: StateFolder, bases: Sequence[BucketBase], as_csv: bool) -> bool:
+    """Prints the wrong objects, and what to do; False if there are any."""
+    found = sorted(folder.wrong.all(), key=lambda wrong: (wrong.first_seen, wrong.s3_url))
+    if as_csv:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\r\n")
+        writer.writerow(_CSV_COLUMNS)
+        for wrong in found:
+            times = {"first_seen": _utc(wrong.first_seen), "last_seen": _utc(wrong.last_seen)}
+            fields = asdict(wrong) | times
+            writer.writerow([fields[column] for column in _CSV_COLUMNS])
+        console.write(text.getvalue(), end="")
+        return not found
+    for wrong in found:
+        console.write(console.printable(f"{wrong.s3_url}: {wrong.kind.value} since {_utc(wrong.first_seen)}"))
+        for line in _advice(wrong, folder, bases):
+            console.write(console.printable(f"    {line}"))
+    if not found:
+        console.write("no object is wrong")
+    return not found
+
+
+def _advice(wrong: WrongObject, folder: StateFolder, bases: Sequence[BucketBase]) -> list[str]:
+    bucket, _, key = wrong.s3_url.removeprefix("s3://").partition("/")
+    lines = [wrong.reason, f"last read {_utc(wrong.last_seen)}"]
+    lines += [f"another copy: {line}" for line in _other_copies(wrong, folder, bases)] or [
+        "no other bucket base has it"
+    ]
+    return [
+        *lines,
+        f"earlier versions: aws s3api list-object-versions --bucket {bucket} --prefix {key}",
+        "a right copy has the md5 of the key: put it back under this key; the daemon itself overwrites nothing",
+        f"then wait until it is read again, or: md5s3stashctl fixity acknowledge {wrong.s3_url}",
+    ]
+
+
+def _other_copies(wrong: WrongObject, folder: StateFolder, bases: Sequence[BucketBase]) -> list[str]:
+    """Where the other bases keep this content, and when it was read there."""
+    state, known = folder.read(), {each.s3_url for each in folder.wrong.all()}
+    name = next((name for base in bases if (name := base.name_of(wrong.s3_url))), None)
+    lines: list[str] = []
+    if name is None:
+        return lines
+    for base in bases:
+        address = base.address_of(name)
+        if address.s3_url == wrong.s3_url:
+            continue
+        place, read = ObjectAddress(address.bucket, base.prefix).s3_url, NEVER
+        if state is not None and place in state.progress.places:
+            read = state.progress.last_read(list(state.progress.places).index(place), address.key)
+        said = "is wrong too" if address.s3_url in known else "not read yet" if read == NEVER else f"read {_utc(read)}"
+        lines.append(f"{address.s3_url} ({said})")
+    return lines
+
+
+def acknowledge(folder: StateFolder, s3_urls: Sequence[str]) -> bool:
+    """Forgets these wrong objects; False if one is not known."""
+    try:
+        unknown = [s3_url for s3_url in s3_urls if not folder.wrong.remove(s3_url)]
+    except OSError as error:
+        raise StashError(f"{error}: run this as the user of the daemon") from error
+    for s3_url in unknown:
+        console.complain(f"{s3_url}: is not among the wrong objects; see md5s3stashctl fixity report")
+    return not unknown
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,421 @@
+"""The standing check: its pace in a simulated year, and a real daemon beside a real S3 server."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import itertools
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from md5s3stash.audit import FaultKind
+from md5s3stash.errors import StoreError, StoreRefused, StoreUnavailable
+from md5s3stash.s3.listing import ListedObject, Page
+from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash_daemon.ctl.provenance import passed_audits
+from md5s3stash_daemon.fixity.costs import Plan
+from md5s3stash_daemon.fixity.findings import Findings, LedgerRecord
+from md5s3stash_daemon.fixity.ports import Limits, Place, places_of
+from md5s3stash_daemon.fixity.process import is_stashing
+from md5s3stash_daemon.fixity.progress import Interval, Progress
+from md5s3stash_daemon.fixity.reading import Read
+from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
+from md5s3stash_daemon.fixity.walk import Walk
+from md5s3stash_daemon.ledger.fixity_log import STANDING, FixityLog
+from md5s3stash_daemon.provenance.event import FIRST_TIMED_ID, Event
+from md5s3stash_daemon.provenance.index import Index
+from tests.daemon.test_ctl import run
+from tests.support.daemon import Daemon, Site
+from tests.support.fixity_year import DAY, LARGEST_BYTES, PERIOD, simulate
+from tests.support.servers import free_port, wait_until
+
+# The check has the lowest priority: beside busy processors it takes long.
+SECONDS = 180.0
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_in_a_year_of_outages_and_kills_each_object_is_read_within_the_period(seed: int, tmp_path: Path) -> None:
+    year = simulate(800, seed, tmp_path)
+
+    assert year.longest_gap <= PERIOD, f"{year.longest_gap / DAY} days"
+    # Nothing is read in debt, but the last object may lead there, and a kill forgets one.
+    assert year.most_in_a_day(year.requests) <= year.budget.requests_per_day + 2
+    assert year.most_in_a_day(year.size_bytes) <= year.budget.bytes_per_day + 2 * LARGEST_BYTES
+    assert set(year.found) == set(year.rotten)
+
+
+class Ended(Exception):
+    """The last read that a test wants."""
+
+
+@dataclass
+class Bucket:
+    """A store in memory that a test can break, beside a clock that jumps."""
+
+    contents: dict[str, bytes] = field(default_factory=dict)
+    broken: dict[str, StoreError] = field(default_factory=dict)
+    down: StoreError | None = None
+    reads: list[str] = field(default_factory=list)
+    time: float = 1_800_000_000.0
+    ends_at: float = 0.0
+    busy: bool = False
+    recorded: int = 0
+
+    def page(self, place: Place, after: str) -> Page:
+        if self.down is not None:
+            raise self.down
+        keys = [key for key in sorted(self.contents) if key > after and key.startswith(place.base.prefix)]
+        return [ListedObject(key, len(self.contents[key]), "") for key in keys[:1000]]
+
+    def read(self, address: ObjectAddress) -> Read | None:
+        error = self.down or self.broken.get(address.key)
+        if error is not None:
+            raise error
+        self.reads.append(address.key)
+        data = self.contents[address.key]
+        found = md5(data)
+        return Read(len(data), found, "" if found == address.key.rpartition("/")[2] else f"its md5 is {found}")
+
+    def need(self, bytes_per_second: float) -> None:
+        pass
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, seconds: float) -> bool:
+        self.time += seconds
+        return self.time >= self.ends_at
+
+    def is_busy(self) -> bool:
+        self.time += 600 * self.busy
+        return self.busy
+
+    def contents_in_ledger(self) -> int:
+        return self.recorded
+
+
+class Machine:
+    """The `Box` of a Bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.now, self.wait, self.is_busy = bucket.now, bucket.wait, bucket.is_busy
+        self.contents = bucket.contents_in_ledger
+
+
+def walk(bucket: Bucket, folder: StateFolder, days: float, bases: Sequence[str] = ("bucket",)) -> None:
+    """Lets the check run for some days, with a period of 90."""
+    bucket.ends_at = bucket.time + days * DAY
+    parsed = [BucketBase.parse(base) for base in bases]
+    Walk(places_of(parsed), bucket, folder, Limits(PERIOD), Findings(folder.wrong, None), Machine(bucket)).run()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    return StateFolder(tmp_path)
+
+
+@pytest.fixture
+def bucket() -> Bucket:
+    return Bucket({md5(data): data for data in (b"content %d" % number for number in range(40))})
+
+
+def test_a_wrong_object_is_kept_until_it_is_read_right_again(bucket: Bucket, folder: StateFolder) -> None:
+    key = sorted(bucket.contents)[7]
+    right, bucket.contents[key] = bucket.contents[key], b"rotten"
+
+    walk(bucket, folder, 71)
+    [wrong] = folder.wrong.all()
+    bucket.contents[key] = right
+    walk(bucket, folder, 2)
+
+    assert (wrong.s3_url, wrong.kind, wrong.found_md5) == (f"s3://bucket/{key}", FaultKind.WRONG_BYTES, md5(b"rotten"))
+    assert list(folder.wrong.all()) == []
+
+
+def test_an_object_that_differs_only_once_is_not_wrong(bucket: Bucket, folder: StateFolder) -> None:
+    reads, read = [], bucket.read
+
+    def once(address: ObjectAddress) -> Read | None:
+        reads.append(address.key)
+        return Read(1, "0" * 32, "bits fell over") if len(reads) == 5 else read(address)
+
+    bucket.read = once  # type: ignore[method-assign]
+    walk(bucket, folder, 71)
+
+    assert list(folder.wrong.all()) == []
+    assert reads[4] == reads[5]
+
+
+@pytest.mark.parametrize("error", [StoreRefused("archived", 403, "InvalidObjectState"), StoreUnavailable("500")])
+def test_an_object_that_alone_is_not_readable_is_told_and_the_others_are_read(
+    error: StoreError, bucket: Bucket, folder: StateFolder
+) -> None:
+    first, *others = sorted(bucket.contents)
+    bucket.broken[first] = error
+
+    walk(bucket, folder, 71)
+
+    assert [(wrong.s3_url, wrong.kind) for wrong in folder.wrong.all()] == [
+        (f"s3://bucket/{first}", FaultKind.UNREADABLE)
+    ]
+    assert set(bucket.reads) == set(others)
+
+
+@pytest.mark.parametrize("error", [StoreRefused("forbidden", 403, "AccessDenied"), StoreUnavailable("no answer")])
+def test_an_outage_is_no_rot_and_delays_only(error: StoreError, bucket: Bucket, folder: StateFolder) -> None:
+    walk(bucket, folder, 20)
+    bucket.down = error
+    walk(bucket, folder, 10)
+    state = folder.read()
+    bucket.down = None
+    walk(bucket, folder, 45)
+
+    assert state is not None
+    assert state.waits == str(error)
+    assert list(folder.wrong.all()) == []
+    assert set(bucket.reads) == set(bucket.contents)
+
+
+def test_reads_that_all_fail_while_lists_work_are_an_outage(bucket: Bucket, folder: StateFolder) -> None:
+    bucket.broken = dict.fromkeys(bucket.contents, StoreRefused("forbidden", 403, "AccessDenied"))
+
+    walk(bucket, folder, 1)
+
+    assert list(folder.wrong.all()) == []
+
+
+def test_objects_are_read_evenly(bucket: Bucket, folder: StateFolder) -> None:
+    counts = []
+    for _ in range(9):
+        walk(bucket, folder, 8)
+        counts.append(len(bucket.reads))
+
+    assert counts[-1] in (40, 41)
+    assert {later - earlier for earlier, later in itertools.pairwise(counts)} <= {4, 5}
+
+
+def test_a_restart_reads_nothing_twice_and_keeps_the_pace(bucket: Bucket, folder: StateFolder) -> None:
+    for _ in range(14):
+        walk(bucket, folder, 5)
+
+    assert sorted(bucket.reads) == sorted(set(bucket.reads))
+    assert len(bucket.reads) in (38, 39)
+
+
+def test_a_lost_or_damaged_state_starts_over(bucket: Bucket, folder: StateFolder) -> None:
+    walk(bucket, folder, 40)
+    before = len(bucket.reads)
+    (folder.directory / "state.json").write_text('{"version": 1}')
+
+    walk(bucket, folder, 71)
+
+    assert set(bucket.reads[before:]) == set(bucket.contents)
+
+
+def test_while_drops_are_stashed_nothing_is_read_until_the_pass_is_late(bucket: Bucket, folder: StateFolder) -> None:
+    bucket.busy = True
+    walk(bucket, folder, 4)
+    early = len(bucket.reads)
+    walk(bucket, folder, 6)
+
+    assert early == 0
+    assert bucket.reads
+
+
+def test_much_growth_makes_a_new_count_and_a_new_pace(bucket: Bucket, folder: StateFolder) -> None:
+    bucket.recorded = len(bucket.contents)
+    walk(bucket, folder, 36)
+    bucket.contents |= {md5(data): data for data in (b"more %d" % number for number in range(400))}
+    bucket.recorded = len(bucket.contents)
+    walk(bucket, folder, 36)
+    state = folder.read()
+
+    assert state is not None
+    assert sum(interval.objects for interval in state.progress.known) == 440
+    assert 180 < len(bucket.reads) < 300
+
+
+def test_objects_of_other_bases_and_foreign_keys_are_left_out(folder: StateFolder) -> None:
+    mine, nested = b"mine", b"nested"
+    bucket = Bucket({md5(mine): mine, f"other/{md5(nested)}": nested, "notes.txt": b"notes", md5(b"x").upper(): b"x"})
+
+    walk(bucket, folder, 71, ["bucket", "bucket/other"])
+
+    assert sorted(bucket.reads) == sorted([md5(mine), f"other/{md5(nested)}"])
+
+
+def test_each_bucket_of_multibucket_and_each_collection_is_a_place_with_contents() -> None:
+    many = places_of([BucketBase.parse("base", "multibucket")])
+    [place] = places_of([BucketBase.parse("base/prefix", keys=BucketBase.parse("x").keys)])
+
+    assert len(many) == 36
+    assert place.has_content(f"prefix/{md5(b'')}")
+    assert not place.has_content(f"prefix/a/{md5(b'')}")
+
+
+def test_when_an_object_was_last_read_is_known_without_memory_for_each() -> None:
+    progress = Progress(["s3://a/"], 0.0, 0.0)
+    for number in range(5_000_000 // 1000):
+        progress.advance(f"{number:08d}", 10, float(number + 1))
+        progress.end_page()
+    progress.end_place()
+
+    assert len(progress.passed) <= 1024
+    for number in (0, 1234, 4999):
+        assert number + 1 - 5000 / 512 <= progress.last_read(0, f"{number:08d}") <= number + 1
+
+
+def test_an_interval_in_the_past_counts_as_out_of_the_period() -> None:
+    known = [Interval(0, "5", 90, 0, 10.0), Interval(0, "9", 10, 0, 5.0)]
+    progress = Progress(["s3://a/"], 0.0, 0.0, known)
+
+    assert progress.coverage(20.0, 10.0) == (100, 90, 5.0)
+
+
+def test_a_plan_says_what_it_costs_and_whether_it_fits() -> None:
+    plan = Plan(1_000_000, 10**12, 1, Limits(PERIOD))
+
+    assert round(plan.dollars, 2) == 0.41
+    assert plan.fits
+    assert not Plan(1_000_000_000, 10**15, 1, Limits(PERIOD)).fits
+    assert not Plan(1_000_000, 10**12, 1, Limits(PERIOD, requests_per_day=10_000)).fits
+
+
+def test_an_acknowledged_object_is_forgotten_and_one_that_is_found_again_keeps_its_first_time(
+    folder: StateFolder,
+) -> None:
+    folder.directory.mkdir()
+    wrong = WrongObject("s3://a/b", FaultKind.WRONG_BYTES, "reason", "", 1, 10.0, 10.0)
+    folder.wrong.add(wrong)
+    folder.wrong.note_read(wrong.s3_url, 20.0)
+    [kept] = folder.wrong.all()
+
+    assert (kept.first_seen, kept.last_seen) == (10.0, 20.0)
+    assert folder.wrong.remove(wrong.s3_url)
+    folder.wrong.note_read(wrong.s3_url, 30.0)
+    assert list(folder.wrong.all()) == []
+
+
+def test_a_pass_and_a_wrong_object_are_in_the_ledger_log(tmp_path: Path, redis_server: str, s3_server: str) -> None:
+    site = Site(tmp_path, redis_server, s3_server)
+    key = md5(b"x")
+    record = LedgerRecord(site.redis, site.prefix, FixityLog(site.redis, site.prefix, STANDING))
+
+    record.begun("s3://a/")
+    record.fault(ObjectAddress("a", key), FaultKind.WRONG_BYTES, "rotten")
+    record.checked("s3://a/", 1)
+
+    begun, fault, checked = site.log()
+    assert (begun["name"], begun["via"]) == ("s3://a/", "fixity standing, begun")
+    assert (fault["name"], fault["md5"], fault["error"]) == (f"s3://a/{key}", key, "wrong-bytes")
+    assert (checked["name"], checked["via"], checked["error"]) == ("s3://a/", "fixity standing", "faults")
+
+
+def test_a_verify_during_a_pass_does_not_hide_the_event_of_the_pass(tmp_path: Path) -> None:
+    at = FIRST_TIMED_ID
+    stashed = Event(at, "name", md5(b"x"), s3_urls=f"s3://a/{md5(b'x')}")
+    vias = ["fixity standing, begun", "fixity LIST, begun", "fixity LIST", "fixity standing"]
+    with contextlib.closing(Index.create(tmp_path / "index.sqlite")) as index:
+        index.add([stashed, *(Event(at + 1 + each, "s3://a/", via=via) for each, via in enumerate(vias))])
+
+        found = [event.via for event in passed_audits(index, stashed, stashed.s3_url)]
+
+    assert found == ["fixity LIST", "fixity standing"]
+
+
+def test_drops_are_being_stashed_while_a_box_has_a_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.0").mkdir()
+    before = is_stashing(tmp_path)
+    (tmp_path / "full.0").mkdir()
+    (tmp_path / "full.0" / "name").touch()
+
+    assert (before, is_stashing(tmp_path)) == (False, True)
+
+
+class CheckedSite(Site):
+    """A site whose objects are all read within some seconds, with a status page."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.port = free_port()
+
+    def environment(self) -> dict[str, str]:
+        fast = {"MD5S3STASH_FIXITY_PERIOD_DAYS": "0.0001", "MD5S3STASH_HTTP_PORT": str(self.port)}
+        return {**super().environment(), **fast}
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return str(answer.read().decode())
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_server: str, s3_server: str) -> CheckedSite:
+    return CheckedSite(tmp_path, redis_server, s3_server)
+
+
+@pytest.fixture
+def daemon(site: CheckedSite) -> Iterator[Daemon]:
+    with Daemon(site) as running:
+        running.wait_until_started()
+        yield running
+
+
+def test_a_daemon_reads_what_it_stashed_tells_rot_and_sees_it_healed(site: CheckedSite, daemon: Daemon) -> None:
+    contents = [b"content %d" % number for number in range(5)]
+    key = md5(contents[2])
+    for number, data in enumerate(contents):
+        site.drop(f"{number}.bin", data)
+    wait_until(lambda: len(site.digests()) == 5, "all files stashed", SECONDS)
+    # Otherwise the check would wait for drops that are done.
+    wait_until(lambda: not is_stashing(site.spool / "active"), "no file in active/", SECONDS)
+    wrong = StateFolder(site.spool).wrong
+
+    site.client.put_object(Bucket=site.bucket, Key=key, Body=b"rotten")
+    wait_until(lambda: any(wrong.all()), "the wrong object found", SECONDS)
+    page, metrics = site.get("/"), site.get("/metrics")
+    done = run(site, "fixity", "report", "--csv")
+    report = run(site, "fixity", "report")
+    site.client.put_object(Bucket=site.bucket, Key=key, Body=contents[2])
+    wait_until(lambda: not any(wrong.all()), "the object read right again", SECONDS)
+
+    [row] = csv.DictReader(io.StringIO(done.stdout))
+    assert done.returncode == report.returncode == 1
+    assert (row["s3_url"], row["kind"], row["found_md5"]) == (
+        f"s3://{site.bucket}/{key}",
+        "wrong-bytes",
+        md5(b"rotten"),
+    )
+    assert "list-object-versions" in report.stdout
+    assert "1 objects are wrong or not readable" in page
+    assert "checked within the period" in page
+    assert 'md5s3stash_fixity_wrong{kind="wrong-bytes"} 1.0' in metrics
+    assert f"fixity wrong-bytes s3_url=s3://{site.bucket}/{key}" in daemon.output()
+    assert daemon.terminate() == 0
+    status = run(site, "fixity", "status")
+    assert "checked within the period" in status.stdout
+    assert run(site, "fixity", "report").stdout == "no object is wrong\n"
+    assert run(site, "fixity", "acknowledge", row["s3_url"]).returncode == 1
+
+
+def test_a_plan_is_printed_before_anything_is_read(site: CheckedSite) -> None:
+    with contextlib.suppress(FileExistsError):
+        (site.spool / "incoming").mkdir(parents=True)
+    site.client.put_object(Bucket=site.bucket, Key=md5(b"one"), Body=b"one")
+
+    done = run(site, "fixity", "plan", "--period-days", "90")
+    large = run(site, "fixity", "plan", "--period-days", "90", "--objects", "1000000000")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 objects, 3 bytes, in 1 buckets\n")
+    assert large.returncode == 1
+    assert "set a period of" in large.stderr
