@@ -152,7 +152,7 @@ def test_a_pdf_may_have_junk_before_its_header(junk: bytes) -> None:
     assert_corners(drawn(junk + kind_files.pdf()))
 
 
-def test_a_picture_or_a_drawing_that_speaks_of_pdf_is_none() -> None:
+def test_a_picture_or_a_drawing_that_mentions_pdf_is_not_a_pdf() -> None:
     comment = PIL.Image.new("RGB", (30, 20), "red")
     file = io.BytesIO()
     comment.save(file, "JPEG", comment=b"%PDF-1.4")

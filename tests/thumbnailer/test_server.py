@@ -304,11 +304,12 @@ def test_render_that_takes_too_long_is_ended(s3_server: str, put: Put, tmp_path:
 
 
 def test_health_is_answered_while_every_worker_hangs(s3_server: str, put: Put, tmp_path: Path) -> None:
-    path = f"/scale/50x50/{put(picture())}"
+    # One content alone would have one worker.
+    paths = [f"/scale/50x50/{put(picture((400, height)))}" for height in (300, 301, 302)]
     patient = ("--render_timeout=60", "--queue_timeout=60")
     with thumbnailer(tmp_path, s3_server, TWO_WORKERS, *patient) as server, ThreadPoolExecutor(3) as threads:
         hung = _stop_workers(server)
-        waiting = [threads.submit(server.get, path) for _ in range(3)]
+        waiting = [threads.submit(server.get, path) for path in paths]
         servers.wait_until(
             lambda: b"\nmd5s3stash_thumbnailer_workers_busy 2.0\n" in server.get("/metrics").body, "busy"
         )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from md5s3stash_thumbnailer.cache.disk import DiskCache
 from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.errors import Overloaded, RenderTimedOut, ThumbnailError
-from md5s3stash_thumbnailer.render.pipeline import Thumbnail
+from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, Thumbnail
+from md5s3stash_thumbnailer.render.region_request import SizeRequest
 from md5s3stash_thumbnailer.workers.contents import Contents
+from md5s3stash_thumbnailer.workers.pool import PoolLimits, RenderPool
 from tests.support.servers import wait_until
 from tests.thumbnailer.conftest import TWO_WORKERS, Thumbnailer, picture, thumbnailer
 
@@ -161,6 +166,46 @@ def test_client_that_goes_leaves_the_line(tmp_path: Path) -> None:
         assert all(source.file.closed for source in worker.sources)
 
     asyncio.run(ask())
+
+
+def test_client_that_goes_frees_no_worker_for_the_same_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    begun: queue.SimpleQueue[None] = queue.SimpleQueue()
+    end = threading.Event()
+
+    def render(source: Source, request: Request, seconds: float) -> tuple[Thumbnail, int]:
+        begun.put(None)
+        end.wait()
+        raise RenderTimedOut("more than 30 seconds")
+
+    limits = PoolLimits(30.0, 30.0, 2**30, 8, 60.0)
+    pool, contents = RenderPool(2, RenderLimits(), limits, DiskCache(tmp_path, 100_000)), Contents(Lines(8, 60.0))
+    for worker in pool._workers:
+        monkeypatch.setattr(worker, "render", render)
+
+    async def ask() -> Thumbnail:
+        source, request = Source(open(tmp_path / "file", "rb")), SizeRequest(NAME)  # noqa: SIM115 - the pool closes it
+        return await contents.drawn(NAME, source, lambda: pool.render(source, request))
+
+    async def ask_twice() -> None:
+        first = asyncio.create_task(ask())
+        await asyncio.to_thread(begun.get)
+        first.cancel()
+        second = asyncio.create_task(ask())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert contents.waiting == 1
+        end.set()
+        for asking in (first, second):
+            with pytest.raises(RenderTimedOut):
+                await asking
+
+    try:
+        asyncio.run(ask_twice())
+        assert begun.empty()
+    finally:
+        end.set()
+        pool.close()
 
 
 def metrics(server: Thumbnailer) -> tuple[float, float]:

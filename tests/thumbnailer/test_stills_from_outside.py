@@ -200,7 +200,7 @@ def on_time(programs: Ffmpeg, video: Path, tmp_path: Path) -> Iterator[OnTime]:
     stills.close()
 
 
-def test_frames_of_one_video_are_made_one_after_the_other_and_so_many_in_ten_minutes(
+def test_frames_of_one_video_are_made_one_after_the_other_and_120_in_ten_minutes(
     on_time: OnTime, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0

@@ -115,7 +115,8 @@ class RenderPool:
     async def render(self, source: Source, request: Request) -> Thumbnail:
         """What the request asks for; closes the source. Raises Overloaded, ThumbnailError or PilboxError.
 
-        A cancelled caller leaves the queue. A worker finishes the request that it has begun.
+        A cancelled caller leaves the queue. A worker finishes the request that it has begun, and the caller waits for
+        that. It gets RenderTimedOut all the same, so that this is known of the content.
         """
         return await self._called(source, lambda worker, answer: self._render(worker, answer, source, request))
 
@@ -140,7 +141,13 @@ class RenderPool:
         try:
             return await asyncio.wrap_future(answer)
         except asyncio.CancelledError:
-            if not answer.cancelled() or patience.when() > asyncio.get_running_loop().time():
+            if not answer.cancelled():
+                # A client that goes frees no worker that has begun. What waits for this one to end waits until then.
+                await asyncio.gather(asyncio.wrap_future(answer), return_exceptions=True)
+                if isinstance(late := answer.exception(), RenderTimedOut):
+                    raise late from None
+                raise
+            if patience.when() > asyncio.get_running_loop().time():
                 raise
             raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
         finally:
