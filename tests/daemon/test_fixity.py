@@ -9,7 +9,7 @@ import io
 import itertools
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -18,18 +18,20 @@ from md5s3stash.audit import FaultKind
 from md5s3stash.errors import StoreError, StoreRefused, StoreUnavailable
 from md5s3stash.s3.listing import ListedObject, Page
 from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash_daemon.ctl.fixity import print_status
 from md5s3stash_daemon.ctl.provenance import passed_audits
 from md5s3stash_daemon.fixity.costs import Plan
 from md5s3stash_daemon.fixity.findings import Findings, LedgerRecord
-from md5s3stash_daemon.fixity.ports import Limits, Place, places_of
-from md5s3stash_daemon.fixity.process import is_stashing
+from md5s3stash_daemon.fixity.ports import Limits, Place, drops_in, is_stashing, places_of
 from md5s3stash_daemon.fixity.progress import Interval, Progress
 from md5s3stash_daemon.fixity.reading import Read
 from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
+from md5s3stash_daemon.fixity.summary import summary_of
 from md5s3stash_daemon.fixity.walk import Walk
 from md5s3stash_daemon.ledger.fixity_log import STANDING, FixityLog
 from md5s3stash_daemon.provenance.event import FIRST_TIMED_ID, Event
 from md5s3stash_daemon.provenance.index import Index
+from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import run
 from tests.support.daemon import Daemon, Site
 from tests.support.fixity_year import DAY, LARGEST_BYTES, PERIOD, simulate
@@ -82,7 +84,9 @@ class Bucket:
         if error is not None:
             raise error
         self.reads.append(address.key)
-        data = self.contents[address.key]
+        data = self.contents.get(address.key)
+        if data is None:
+            return None
         found = md5(data)
         return Read(len(data), found, "" if found == address.key.rpartition("/")[2] else f"its md5 is {found}")
 
@@ -186,12 +190,148 @@ def test_an_outage_is_no_rot_and_delays_only(error: StoreError, bucket: Bucket, 
     assert set(bucket.reads) == set(bucket.contents)
 
 
-def test_reads_that_all_fail_while_lists_work_are_an_outage(bucket: Bucket, folder: StateFolder) -> None:
+@pytest.mark.parametrize("days", [20, 71])
+def test_the_first_answer_after_an_outage_ends_the_wait(
+    days: float, bucket: Bucket, folder: StateFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    # After 71 days the outage meets the LIST at the end of a pass.
+    caplog.set_level("INFO")
+    walk(bucket, folder, days)
+    bucket.down = StoreUnavailable("no answer")
+    walk(bucket, folder, 3)
+    during = folder.read()
+    bucket.down = None
+    # Long enough for one object, and much shorter than the rest of the page.
+    walk(bucket, folder, 0.2)
+    after = folder.read()
+
+    assert during is not None
+    assert after is not None
+    assert (during.waits, after.waits) == ("no answer", "")
+    assert caplog.text.count("fixity resumes") == 1
+
+
+def test_reads_that_all_fail_while_lists_work_are_one_outage(
+    bucket: Bucket, folder: StateFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     bucket.broken = dict.fromkeys(bucket.contents, StoreRefused("forbidden", 403, "AccessDenied"))
 
     walk(bucket, folder, 1)
 
     assert list(folder.wrong.all()) == []
+    assert caplog.text.count("fixity waits") == 1
+
+
+def test_while_the_check_gives_way_to_drops_it_sees_that_s3_does_not_answer(
+    bucket: Bucket, folder: StateFolder
+) -> None:
+    bucket.busy = True
+    waits = []
+    for down in (None, StoreUnavailable("no answer"), None):
+        bucket.down = down
+        walk(bucket, folder, 0.5)
+        state = folder.read()
+        waits.append(state.waits if state is not None else None)
+
+    assert waits == ["", "no answer", ""]
+    assert bucket.reads == []
+
+
+def test_the_status_says_that_the_check_gives_way_to_drops(
+    bucket: Bucket, folder: StateFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    walk(bucket, folder, 20)
+    for box, names in {"a.0": ["1", "2"], "b.0": ["3"], "empty.0": []}.items():
+        (tmp_path / "active" / box).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "active" / box / name).touch()
+    summary = replace(summary_of(tmp_path, 90), now=bucket.time + 2 * DAY)
+
+    assert print_status(summary, as_json=False)
+    assert "gives way to 3 drops" in capsys.readouterr().out
+    assert replace(summary, now=bucket.time - 2 * DAY).gives_way_to == 0
+    assert replace(summary, now=bucket.time + 20 * DAY).gives_way_to == 0
+
+
+def test_a_wrong_object_that_was_removed_is_told_and_then_leaves_the_report(
+    bucket: Bucket, folder: StateFolder
+) -> None:
+    key = sorted(bucket.contents)[7]
+    bucket.contents[key] = b"rotten"
+    walk(bucket, folder, 71)
+    [before] = folder.wrong.all()
+    del bucket.contents[key]
+    walk(bucket, folder, 0.5)
+    [told] = folder.wrong.all()
+    walk(bucket, folder, 0.5)
+
+    assert told.reason == f"it is no longer there; before: {before.reason}"
+    assert told.last_seen == before.last_seen
+    assert list(folder.wrong.all()) == []
+
+
+def test_only_a_read_moves_the_time_of_the_last_read(bucket: Bucket, folder: StateFolder) -> None:
+    key = sorted(bucket.contents)[7]
+    bucket.contents[key] = b"rotten"
+    walk(bucket, folder, 71)
+    times = []
+    for error in (None, StoreRefused("archived", 403, "InvalidObjectState"), StoreUnavailable("500")):
+        bucket.broken = {key: error} if error is not None else {}
+        walk(bucket, folder, 0.5)
+        [wrong] = folder.wrong.all()
+        times.append(wrong.last_seen)
+
+    assert times[0] == times[1] == times[2] > bucket.time - 2 * DAY
+
+
+def test_an_object_that_is_never_given_does_not_keep_others_from_being_read_again(
+    bucket: Bucket, folder: StateFolder
+) -> None:
+    first, second, *_ = sorted(bucket.contents)
+    right, bucket.contents[second] = bucket.contents[second], b"rotten"
+    bucket.broken[first] = StoreUnavailable("500")
+    walk(bucket, folder, 60)
+    found = len(list(folder.wrong.all()))
+    bucket.contents[second] = right
+    # Two times to read them again.
+    walk(bucket, folder, 1.5)
+
+    assert found == 2
+    assert [wrong.s3_url for wrong in folder.wrong.all()] == [f"s3://bucket/{first}"]
+
+
+def test_an_unreadable_object_that_is_given_again_with_wrong_bytes_is_told_as_such(
+    bucket: Bucket, folder: StateFolder
+) -> None:
+    first = min(bucket.contents)
+    bucket.broken[first] = StoreRefused("archived", 403, "InvalidObjectState")
+    walk(bucket, folder, 71)
+    bucket.broken, bucket.contents[first] = {}, b"rotten"
+    walk(bucket, folder, 0.5)
+    [wrong] = folder.wrong.all()
+
+    assert (wrong.kind, wrong.found_md5) == (FaultKind.WRONG_BYTES, md5(b"rotten"))
+
+
+def test_before_the_first_pass_ends_the_status_says_when_objects_count(
+    bucket: Bucket, folder: StateFolder, tmp_path: Path
+) -> None:
+    walk(bucket, folder, 1)
+    summary = replace(summary_of(tmp_path, 90), now=bucket.time)
+
+    # The clock of the test begins on 2027-01-15.
+    assert summary.words() == (
+        "checked within the period 2.5 %, oldest not yet: an object counts when it is read, all by 2027-03-28"
+    )
+
+
+def test_an_outage_before_the_first_count_is_not_an_empty_bucket(
+    bucket: Bucket, folder: StateFolder, tmp_path: Path
+) -> None:
+    bucket.down = StoreUnavailable("no answer")
+    walk(bucket, folder, 1)
+
+    assert summary_of(tmp_path, 90).words().startswith("being counted")
 
 
 def test_objects_are_read_evenly(bucket: Bucket, folder: StateFolder) -> None:
@@ -297,12 +437,12 @@ def test_an_acknowledged_object_is_forgotten_and_one_that_is_found_again_keeps_i
     folder.directory.mkdir()
     wrong = WrongObject("s3://a/b", FaultKind.WRONG_BYTES, "reason", "", 1, 10.0, 10.0)
     folder.wrong.add(wrong)
-    folder.wrong.note_read(wrong.s3_url, 20.0)
+    folder.wrong.note(replace(wrong, last_seen=20.0))
     [kept] = folder.wrong.all()
 
     assert (kept.first_seen, kept.last_seen) == (10.0, 20.0)
     assert folder.wrong.remove(wrong.s3_url)
-    folder.wrong.note_read(wrong.s3_url, 30.0)
+    folder.wrong.note(replace(wrong, last_seen=30.0))
     assert list(folder.wrong.all()) == []
 
 
@@ -314,11 +454,29 @@ def test_a_pass_and_a_wrong_object_are_in_the_ledger_log(tmp_path: Path, redis_s
     record.begun("s3://a/")
     record.fault(ObjectAddress("a", key), FaultKind.WRONG_BYTES, "rotten")
     record.checked("s3://a/", 1)
+    record.right_again(f"s3://a/{key}")
 
-    begun, fault, checked = site.log()
+    begun, fault, checked, right = site.log()
     assert (begun["name"], begun["via"]) == ("s3://a/", "fixity standing, begun")
     assert (fault["name"], fault["md5"], fault["error"]) == (f"s3://a/{key}", key, "wrong-bytes")
     assert (checked["name"], checked["via"], checked["error"]) == ("s3://a/", "fixity standing", "faults")
+    assert (right["name"], right["via"], right["reason"]) == (f"s3://a/{key}", "fixity standing", "read right again")
+
+
+def test_who_acknowledges_a_wrong_object_leaves_an_event(tmp_path: Path, redis_server: str, s3_server: str) -> None:
+    site = Site(tmp_path, redis_server, s3_server)
+    Spool(site.spool).create()
+    folder, key = StateFolder(site.spool), md5(b"x")
+    folder.directory.mkdir()
+    folder.wrong.add(WrongObject(f"s3://a/{key}", FaultKind.WRONG_BYTES, "rotten", "", 1, 10.0, 10.0))
+    index = {"MD5S3STASH_PROVENANCE_INDEX": str(tmp_path / "index.sqlite")}
+
+    done = run(site, "fixity", "acknowledge", f"s3://a/{key}", "s3://a/other", **index)
+
+    [event] = site.log()
+    assert (done.returncode, list(folder.wrong.all())) == (1, [])
+    assert (event["name"], event["md5"], event["error"]) == (f"s3://a/{key}", key, "acknowledged")
+    assert event["reason"] == "an operator has acknowledged it as wrong-bytes: rotten"
 
 
 def test_a_verify_during_a_pass_does_not_hide_the_event_of_the_pass(tmp_path: Path) -> None:
@@ -333,13 +491,36 @@ def test_a_verify_during_a_pass_does_not_hide_the_event_of_the_pass(tmp_path: Pa
     assert found == ["fixity LIST", "fixity standing"]
 
 
+def test_an_object_that_is_right_again_has_an_event_of_its_own(tmp_path: Path) -> None:
+    at, url = FIRST_TIMED_ID, f"s3://a/{md5(b'x')}"
+    stashed = Event(at, "name", md5(b"x"), s3_urls=url)
+    fault = Event(at + 2, url, md5(b"x"), via="fixity standing", error="wrong-bytes")
+    with contextlib.closing(Index.create(tmp_path / "index.sqlite")) as index:
+        index.add(
+            [
+                stashed,
+                Event(at + 1, "s3://a/", via="fixity standing, begun"),
+                fault,
+                Event(at + 3, url, via="fixity standing", reason="read right again"),
+                Event(at + 4, "s3://a/", via="fixity standing", error="faults"),
+                Event(at + 5, "s3://a/", via="fixity standing, begun"),
+                Event(at + 6, "s3://a/", via="fixity standing"),
+            ]
+        )
+
+        found = list(passed_audits(index, stashed, url))
+
+        assert [(event.id - at, event.md5, event.error) for event in found] == [(3, md5(b"x"), ""), (6, md5(b"x"), "")]
+        assert index.firsts_of(md5(b"x")) == [stashed]
+
+
 def test_drops_are_being_stashed_while_a_box_has_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty.0").mkdir()
     before = is_stashing(tmp_path)
     (tmp_path / "full.0").mkdir()
     (tmp_path / "full.0" / "name").touch()
 
-    assert (before, is_stashing(tmp_path)) == (False, True)
+    assert (before, is_stashing(tmp_path), drops_in(tmp_path)) == (False, True, 1)
 
 
 class CheckedSite(Site):
@@ -396,7 +577,7 @@ def test_a_daemon_reads_what_it_stashed_tells_rot_and_sees_it_healed(site: Check
         md5(b"rotten"),
     )
     assert "list-object-versions" in report.stdout
-    assert "1 objects are wrong or not readable" in page
+    assert "1 object is wrong or not readable" in page
     assert "checked within the period" in page
     assert 'md5s3stash_fixity_wrong{kind="wrong-bytes"} 1.0' in metrics
     assert f"fixity wrong-bytes s3_url=s3://{site.bucket}/{key}" in daemon.output()
@@ -416,6 +597,8 @@ def test_a_plan_is_printed_before_anything_is_read(site: CheckedSite) -> None:
     large = run(site, "fixity", "plan", "--period-days", "90", "--objects", "1000000000")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("1 objects, 3 bytes, in 1 buckets\n")
+    assert done.stdout.startswith("1 object, 3 bytes, in 1 bucket\n")
+    assert "1 PB" in large.stdout
+    assert run(site, "fixity", "plan", "--period-days", "0").returncode == 2
     assert large.returncode == 1
     assert "set a period of" in large.stderr

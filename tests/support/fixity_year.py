@@ -184,8 +184,8 @@ class _WrongInMemory(WrongObjects):
         self._wrong[wrong.s3_url] = wrong
         return True
 
-    def note_read(self, s3_url: str, now: float) -> None:
-        self._wrong[s3_url] = replace(self._wrong[s3_url], last_seen=now)
+    def note(self, wrong: WrongObject) -> None:
+        self._wrong[wrong.s3_url] = wrong
 
     def all(self) -> Iterator[WrongObject]:
         return iter(list(self._wrong.values()))

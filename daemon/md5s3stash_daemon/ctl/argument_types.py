@@ -14,6 +14,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if number := count(text):
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+
+
 def day(text: str) -> float:
     """The beginning of a day in UTC, in seconds since the epoch."""
     try:
@@ -35,7 +42,7 @@ def add_fixity_arguments(parser: argparse.ArgumentParser) -> None:
     actions = ["plan", "status", "report", "acknowledge"]
     parser.add_argument("action", choices=actions, metavar="ACTION", help="plan, status, report or acknowledge")
     parser.add_argument("s3_urls", nargs="*", metavar="S3_URL", help="an object to acknowledge")
-    parser.add_argument("--period-days", type=count, metavar="N", help="plan for this period (fixity.period_days)")
+    parser.add_argument("--period-days", type=positive, metavar="N", help="plan for this period (fixity.period_days)")
     parser.add_argument("--objects", type=count, metavar="N", help="plan for N objects, without a LIST of the buckets")
     parser.add_argument(
         "--mean-bytes", type=count, default=1_000_000, metavar="N", help="the mean size of these objects (1000000)"

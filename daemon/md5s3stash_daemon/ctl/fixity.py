@@ -9,19 +9,24 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from md5s3stash import console
+from md5s3stash.audit import FaultKind
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.s3.listing import Lister
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash.settings import S3Settings, Settings, StashSettings
 from md5s3stash_daemon.config.settings import FixitySettings, ProvenanceSettings
-from md5s3stash_daemon.ctl.connections import spool_of
+from md5s3stash_daemon.ctl.connections import redis_of, spool_of
 from md5s3stash_daemon.fixity.costs import Plan
 from md5s3stash_daemon.fixity.ports import Place, limits_of, places_of
 from md5s3stash_daemon.fixity.progress import NEVER
 from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
-from md5s3stash_daemon.fixity.summary import Summary, summary_of
+from md5s3stash_daemon.fixity.summary import Summary, number_of, summary_of
+
+if TYPE_CHECKING:
+    from md5s3stash_daemon.fixity.findings import LedgerRecord
 
 _CSV_COLUMNS = ("s3_url", "kind", "reason", "found_md5", "size_bytes", "first_seen", "last_seen")
 
@@ -40,7 +45,19 @@ def run(arguments: argparse.Namespace, settings: Settings) -> bool:
         return print_status(summary_of(spool, period_days), arguments.json)
     if arguments.action == "report":
         return print_report(StateFolder(spool), settings[StashSettings].bases(), arguments.csv)
-    return acknowledge(StateFolder(spool), arguments.s3_urls)
+    return acknowledge(StateFolder(spool), arguments.s3_urls, _record_of(settings))
+
+
+def _record_of(settings: Settings) -> LedgerRecord | None:
+    """Where acknowledgements are recorded, with an index of provenance."""
+    if settings[ProvenanceSettings].index is None:
+        return None
+    # Redis takes half a second to import.
+    from md5s3stash_daemon.fixity.findings import LedgerRecord
+    from md5s3stash_daemon.ledger.fixity_log import STANDING, FixityLog
+
+    client, prefix = redis_of(settings)
+    return LedgerRecord(client, prefix, FixityLog(client, prefix, STANDING))
 
 
 def _plan(arguments: argparse.Namespace, settings: Settings, period_days: float) -> bool:
@@ -71,10 +88,12 @@ def print_plan(plan: Plan, as_json: bool) -> bool:
         values = {name: getattr(plan, name) for name in (*names, "shortest_days", "fits")}
         console.write(json.dumps({"objects": plan.objects, "size_bytes": plan.size_bytes, **values}))
         return plan.fits
-    days = plan.limits.period / 86400
-    console.write(f"{plan.objects:,} objects, {console.size(plan.size_bytes)} bytes, in {plan.places} buckets")
-    console.write(f"period {days:g} days: a pass is to take {plan.pass_days:g} days, the rest is for outages and drops")
-    console.write(f"each day {plan.requests_per_day:,.0f} requests and {console.size(round(plan.bytes_per_day))} bytes")
+    days = number_of(plan.limits.period / 86400, "day")
+    objects, places = number_of(plan.objects, "object"), number_of(plan.places, "bucket")
+    console.write(f"{objects}, {_size(plan.size_bytes)}, in {places}")
+    pass_days = number_of(round(plan.pass_days, 6), "day")
+    console.write(f"period {days}: a pass is to take {pass_days}, the rest is for outages and drops")
+    console.write(f"each day {number_of(round(plan.requests_per_day), 'request')} and {_size(plan.bytes_per_day)}")
     console.write(
         f"a pass costs ${plan.dollars:,.2f}, a year ${plan.dollars_per_year:,.2f}, for requests to S3 Standard"
     )
@@ -82,7 +101,7 @@ def print_plan(plan: Plan, as_json: bool) -> bool:
         "nothing else is charged from EC2 in the same region; see docs/fixity.md for other classes and places"
     )
     if not plan.fits:
-        console.complain(f"this cannot be done in {days:g} days: set a period of {plan.shortest_days:.1f} days or more")
+        console.complain(f"this cannot be done in {days}: set a period of {plan.shortest_days:.1f} days or more")
     return plan.fits
 
 
@@ -91,16 +110,18 @@ def print_status(summary: Summary, as_json: bool) -> bool:
     numbers, state, waits = summary.numbers(), summary.state, summary.waits
     is_fine = not waits and not any(summary.wrong.values())
     if as_json:
-        console.write(json.dumps({**numbers, "waits": waits}))
+        console.write(json.dumps({**numbers, "waits": waits, "gives_way_to": summary.gives_way_to}))
         return is_fine
     console.write(f"objects {summary.words()}")
     if state is not None:
         console.write(f"this pass: {state.progress.fraction:.1%}, {console.duration(summary.late_seconds)} late")
         totals = state.totals
-        console.write(f"read: {totals.objects:,} objects, {console.size(totals.size_bytes)} bytes")
+        console.write(f"read: {number_of(totals.objects, 'object')}, {_size(totals.size_bytes)}")
     console.write(f"wrong: {numbers['wrong-bytes']:g}, not readable: {numbers['unreadable']:g}")
+    if summary.gives_way_to:
+        console.write(f"gives way to {number_of(summary.gives_way_to, 'drop')}")
     if waits:
-        console.complain(f"waits: {waits}")
+        console.complain(f"waits for S3: {waits}")
     return is_fine
 
 
@@ -128,7 +149,7 @@ def print_report(folder: StateFolder, bases: Sequence[BucketBase], as_csv: bool)
 
 def _advice(wrong: WrongObject, folder: StateFolder, bases: Sequence[BucketBase]) -> list[str]:
     bucket, _, key = wrong.s3_url.removeprefix("s3://").partition("/")
-    lines = [wrong.reason, f"last read {_utc(wrong.last_seen)}"]
+    lines = [wrong.reason, *_times(wrong)]
     lines += [f"another copy: {line}" for line in _other_copies(wrong, folder, bases)] or [
         "no other bucket base has it"
     ]
@@ -138,6 +159,12 @@ def _advice(wrong: WrongObject, folder: StateFolder, bases: Sequence[BucketBase]
         "a right copy has the md5 of the key: put it back under this key; the daemon itself overwrites nothing",
         f"then wait until it is read again, or: md5s3stashctl fixity acknowledge {wrong.s3_url}",
     ]
+
+
+def _times(wrong: WrongObject) -> list[str]:
+    read = [] if wrong.kind is FaultKind.UNREADABLE else [f"last read {_utc(wrong.last_seen)}"]
+    tried = max(wrong.last_seen, wrong.last_tried)
+    return read if read and tried == wrong.last_seen else [*read, f"last tried {_utc(tried)}, without a read"]
 
 
 def _other_copies(wrong: WrongObject, folder: StateFolder, bases: Sequence[BucketBase]) -> list[str]:
@@ -159,15 +186,28 @@ def _other_copies(wrong: WrongObject, folder: StateFolder, bases: Sequence[Bucke
     return lines
 
 
-def acknowledge(folder: StateFolder, s3_urls: Sequence[str]) -> bool:
+def acknowledge(folder: StateFolder, s3_urls: Sequence[str], record: LedgerRecord | None) -> bool:
     """Forgets these wrong objects; False if one is not known."""
-    try:
-        unknown = [s3_url for s3_url in s3_urls if not folder.wrong.remove(s3_url)]
-    except OSError as error:
-        raise StashError(f"{error}: run this as the user of the daemon") from error
-    for s3_url in unknown:
-        console.complain(f"{s3_url}: is not among the wrong objects; see md5s3stashctl fixity report")
-    return not unknown
+    all_known = True
+    for s3_url in s3_urls:
+        try:
+            wrong = folder.wrong.remove(s3_url)
+        except OSError as error:
+            raise StashError(f"{error}: run this as the user of the daemon") from error
+        if wrong is None:
+            console.complain(f"{s3_url}: is not among the wrong objects; see md5s3stashctl fixity report")
+            all_known = False
+        elif record is not None:
+            record.acknowledged(wrong)
+    return all_known
+
+
+def _size(size_bytes: float) -> str:
+    """In decimal units, as S3 is sold and `max_bytes_per_day` is set."""
+    for unit, bytes_each in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= bytes_each:
+            return f"{size_bytes / bytes_each:,.3g} {unit}"
+    return number_of(round(size_bytes), "byte")
 
 
 def _utc(seconds: float) -> str:

@@ -141,9 +141,17 @@ def _audits(index: Index, name: str | None, md5: str | None) -> Iterator[Iterabl
 
 
 def passed_audits(index: Index, stashed: Event, url: str) -> Iterator[Event]:
-    """The audits that have found no fault in the object at this URL, and began after it came."""
+    """The audits that have found no fault in the object at this URL, or no longer, and began after it came."""
+    of_object = [event for event in _each(index.events(stashed.id, name=url)) if event.is_fixity]
+    faults = {event.id for event in of_object if event.error}
+    # It was right again.
+    healed = (replace(event, md5=stashed.md5) for event in of_object if not event.error and not event.md5)
+    yield from heapq.merge(healed, _passed(index, stashed, url, faults), key=lambda event: event.id)
+
+
+def _passed(index: Index, stashed: Event, url: str, faults: set[int]) -> Iterator[Event]:
+    """The audits of the whole base that have found no fault in it."""
     begun: dict[str, int] = {}
-    faults = {event.id for event in _each(index.events(stashed.id, name=url)) if event.error}
     # An audit is of a whole base, with all of its collections.
     for event in _each(index.events(stashed.id, name=url.removesuffix(stashed.content))):
         if event.is_begin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from md5s3stash.audit import FaultKind
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from redis import Redis
 
 log = logging.getLogger(__name__)
+
+# How the reason of a wrong object begins that was removed from the bucket.
+GONE = "it is no longer there; before: "
 
 
 class LedgerRecord:
@@ -38,12 +42,24 @@ class LedgerRecord:
                 self._log.begun(place)
 
     def fault(self, address: ObjectAddress, kind: FaultKind, reason: str) -> None:
-        md5 = split_name(address.key)[1]
+        md5 = _md5_of(address.s3_url)
         with _surviving(address.s3_url):
-            if is_md5(md5):
+            if md5:
                 drop_confirmations(self._client, self._prefix, [md5])
             if self._log is not None:
                 self._log.fault(address.s3_url, md5, kind.value, reason)
+
+    def acknowledged(self, wrong: WrongObject) -> None:
+        """An operator has acknowledged it."""
+        if self._log is not None:
+            reason = f"an operator has acknowledged it as {wrong.kind.value}: {wrong.reason}"
+            with _surviving(wrong.s3_url):
+                self._log.fault(wrong.s3_url, _md5_of(wrong.s3_url), "acknowledged", reason)
+
+    def right_again(self, s3_url: str) -> None:
+        if self._log is not None:
+            with _surviving(s3_url):
+                self._log.right(s3_url, "read right again")
 
     def checked(self, place: str, faults: int) -> None:
         if self._log is not None:
@@ -75,21 +91,47 @@ class Findings:
 
     def kept(self) -> Iterator[WrongObject]:
         """Those that are neither acknowledged nor right again, the one that was read longest ago first."""
-        return iter(sorted(self._wrong.all(), key=lambda wrong: wrong.last_seen))
+        return iter(sorted(self._wrong.all(), key=lambda wrong: max(wrong.last_seen, wrong.last_tried)))
 
-    def still_wrong(self, s3_url: str, now: float) -> None:
-        """It was read again, and is not right."""
-        self._wrong.note_read(s3_url, now)
+    def not_read(self, wrong: WrongObject, now: float, *, is_refused: bool) -> None:
+        """A wrong object could not be read again. If that `is_refused`, it is seen to be unreadable still."""
+        is_seen = is_refused and wrong.kind is FaultKind.UNREADABLE
+        self._wrong.note(replace(wrong, last_tried=now, last_seen=now if is_seen else wrong.last_seen))
 
-    def right_again(self, s3_url: str) -> None:
-        """An object was wrong, and is not any more."""
-        self._wrong.remove(s3_url)
-        log.warning("fixity right again s3_url=%s", s3_url)
+    def read_again(self, wrong: WrongObject, address: ObjectAddress, read: Read | None, now: float) -> None:
+        """A wrong object was read again; `read` is None if it is gone."""
+        if read is None:
+            self._gone(wrong, address, now)
+        elif not read.reason:
+            self._wrong.remove(wrong.s3_url)
+            log.warning("fixity right again s3_url=%s", wrong.s3_url)
+            if self._record is not None:
+                self._record.right_again(wrong.s3_url)
+        elif (wrong.kind, wrong.reason) != (FaultKind.WRONG_BYTES, read.reason):
+            self.found(address, read, read.reason, now)
+        else:
+            self._wrong.note(replace(wrong, last_seen=now))
+
+    def _gone(self, wrong: WrongObject, address: ObjectAddress, now: float) -> None:
+        """The report says once that it is gone, and then forgets it."""
+        if wrong.reason.startswith(GONE):
+            self._wrong.remove(wrong.s3_url)
+            return
+        log.warning("fixity no longer there s3_url=%s", wrong.s3_url)
+        if self._record is not None:
+            self._record.fault(address, FaultKind.NOT_STORED, "the wrong object is no longer there")
+        self._wrong.note(replace(wrong, reason=f"{GONE}{wrong.reason}", last_tried=now))
 
     def checked(self, place: str, faults: int) -> None:
         """Every object there was read."""
         if self._record is not None:
             self._record.checked(place, faults)
+
+
+def _md5_of(s3_url: str) -> str:
+    """The md5 that the key says, empty if it says none."""
+    md5 = split_name(s3_url)[1]
+    return md5 if is_md5(md5) else ""
 
 
 @contextmanager

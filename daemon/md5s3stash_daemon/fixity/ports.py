@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from md5s3stash.audit import nested_prefixes
@@ -87,3 +90,21 @@ class Box(Protocol):
     def contents(self) -> int | None:
         """The number of contents in the ledger; None if it is not known now."""
         ...
+
+
+def is_stashing(active: Path) -> bool:
+    """Whether there is a file in active/. The daemon keeps an empty box there for the next batch."""
+    return any(True for _ in _files(active))
+
+
+def drops_in(active: Path) -> int:
+    """How many files there are in active/."""
+    return sum(1 for _ in _files(active))
+
+
+def _files(active: Path) -> Iterator[os.DirEntry[str]]:
+    with contextlib.suppress(OSError), os.scandir(active) as boxes:
+        for box in boxes:
+            # A box may go at any time.
+            with contextlib.suppress(OSError), os.scandir(box) as found:
+                yield from found

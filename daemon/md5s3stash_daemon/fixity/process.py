@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -22,7 +21,7 @@ from md5s3stash.settings import RedisSettings, S3Settings, Settings, StashSettin
 from md5s3stash_daemon.config.load import read_settings, redis_client
 from md5s3stash_daemon.config.settings import FixitySettings, LogSettings, ProvenanceSettings, SpoolSettings
 from md5s3stash_daemon.fixity.findings import Findings, LedgerRecord
-from md5s3stash_daemon.fixity.ports import Place, limits_of, places_of
+from md5s3stash_daemon.fixity.ports import Place, is_stashing, limits_of, places_of
 from md5s3stash_daemon.fixity.reading import ObjectReader, Read
 from md5s3stash_daemon.fixity.state import StateFolder
 from md5s3stash_daemon.fixity.walk import Walk
@@ -71,17 +70,6 @@ def _walk(settings: Settings, stopping: threading.Event) -> Walk:
     places = places_of(settings[StashSettings].bases(), settings[ProvenanceSettings].snapshot_bases())
     limits = limits_of(settings[FixitySettings], settings[FixitySettings].period_days)
     return Walk(places, source, folder, limits, findings, box)
-
-
-def is_stashing(active: Path) -> bool:
-    """Whether there is a file in active/. The daemon keeps an empty box there for the next batch."""
-    with contextlib.suppress(OSError), os.scandir(active) as boxes:
-        for box in boxes:
-            # A box may go at any time.
-            with contextlib.suppress(OSError), os.scandir(box) as found:
-                if next(found, None) is not None:
-                    return True
-    return False
 
 
 class _Buckets:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class WrongObject:
     """An object whose bytes are not what its key says (WRONG_BYTES), or that could not be read (UNREADABLE).
 
     `found_md5` is that of its bytes, empty if unknown; times are in seconds since the epoch.
+    `last_seen` is when it was last read, or last refused if it is unreadable; `last_tried`, when that last failed.
     """
 
     s3_url: str
@@ -73,6 +74,7 @@ class WrongObject:
     size_bytes: int
     first_seen: float
     last_seen: float
+    last_tried: float = 0.0
 
 
 class WrongObjects:
@@ -95,19 +97,17 @@ class WrongObjects:
             os.close(descriptor)
         return True
 
-    def note_read(self, s3_url: str, now: float) -> None:
-        """Sets the last time of an object that is still wrong, unless it is acknowledged."""
-        before = self._read(self._path(s3_url))
-        if before is not None:
-            self.add(replace(before, last_seen=now))
+    def note(self, wrong: WrongObject) -> None:
+        """Keeps what is known now of an object that is still wrong, unless it is acknowledged."""
+        if self._path(wrong.s3_url).exists():
+            self.add(wrong)
 
-    def remove(self, s3_url: str) -> bool:
-        """Forgets it; False if it was not there."""
-        try:
-            self._path(s3_url).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+    def remove(self, s3_url: str) -> WrongObject | None:
+        """Forgets it; None if it was not there."""
+        path = self._path(s3_url)
+        before = self._read(path)
+        path.unlink(missing_ok=True)
+        return before
 
     def all(self) -> Iterator[WrongObject]:
         """In the order of their names, which is none."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from md5s3stash.audit import FaultKind
-from md5s3stash_daemon.fixity.progress import NEVER, Coverage
+from md5s3stash_daemon.fixity.ports import drops_in
+from md5s3stash_daemon.fixity.progress import NEVER, PASS_SHARE, PATIENT_SHARE, Coverage
 from md5s3stash_daemon.fixity.state import State, StateFolder
+from md5s3stash_daemon.spool.entry import ACTIVE
 
 _DAY = 86400.0
 
@@ -24,6 +26,8 @@ class Summary:
     period_days: float
     state: State | None
     wrong: Mapping[FaultKind, int]
+    # Files in active/.
+    drops: int = 0
 
     @property
     def coverage(self) -> Coverage:
@@ -50,6 +54,11 @@ class Summary:
             return 0.0
         return max(0.0, self.now - self.state.progress.due(self.period_days * _DAY))
 
+    @property
+    def gives_way_to(self) -> int:
+        """For how many drops the check stands still now."""
+        return self.drops if 0 < self.late_seconds < self.period_days * _DAY * PATIENT_SHARE else 0
+
     def numbers(self) -> Mapping[str, float]:
         """For the metrics."""
         state, coverage = self.state, self.coverage
@@ -68,18 +77,30 @@ class Summary:
     def words(self) -> str:
         """In one line, after the word objects."""
         objects, in_period, oldest = self.coverage
-        if self.state is None:
-            return "being counted"
+        if self.state is None or (self.waits and not objects):
+            return "being counted by LIST: how fast depends on fixity.max_requests_per_day"
         if not objects:
             return "not found yet: the buckets are empty"
         # Rounded down: 100 % is all.
         share = f"checked within the period {in_period * 1000 // objects / 10:g} %"
-        return f"{share}, oldest {'not yet' if oldest == NEVER else age_words(self.oldest_seconds)}"
+        if oldest != NEVER:
+            return f"{share}, oldest {age_words(self.oldest_seconds)}"
+        end = self.state.progress.started + self.period_days * _DAY * PASS_SHARE + self.late_seconds
+        return f"{share}, oldest not yet: an object counts when it is read, all by {_date(end)}"
 
 
 def age_words(seconds: float) -> str:
     """An age in days, or in hours below two days."""
-    return f"{seconds / _DAY:.0f} days" if seconds >= 2 * _DAY else f"{seconds / 3600:.0f} hours"
+    return f"{seconds / _DAY:.0f} days" if seconds >= 2 * _DAY else number_of(round(seconds / 3600), "hour")
+
+
+def number_of(amount: float, noun: str) -> str:
+    """An amount with its noun, which has a plural in -s."""
+    return f"{amount:,.15g} {noun}{'' if amount == 1 else 's'}"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def summary_of(spool: Path, period_days: float) -> Summary:
@@ -88,4 +109,4 @@ def summary_of(spool: Path, period_days: float) -> Summary:
     with contextlib.suppress(OSError):
         wrong.update(each.kind for each in folder.wrong.all())
         state = folder.read()
-    return Summary(time.time(), period_days, state, wrong)
+    return Summary(time.time(), period_days, state, wrong, drops_in(spool / ACTIVE))

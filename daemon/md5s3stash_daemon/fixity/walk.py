@@ -36,6 +36,11 @@ _LONGEST_WAIT_SECONDS = 600.0
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 60.0
 
+# While drops are in the way, a LIST finds out whether the store answers: not more often than this, and with at most
+# this share of the requests of a day.
+_PROBE_SECONDS = 60.0
+_PROBE_SHARE = 0.1
+
 # Shares of the period: how old a page of a LIST may be, how often wrong objects are read again, and how often the walk
 # looks whether that is due, and whether the buckets have grown.
 _STALE_SHARE = 0.01
@@ -69,6 +74,11 @@ class Walk:
         self._bytes = Budget(limits.bytes_per_day, now, size_bytes)
         self._pace = Budget(0, now)
         self._good: ObjectAddress | None = None
+        # The last outage was one of reads, so that a LIST does not end it.
+        self._reads_fail = False
+        probes = limits.requests_per_day * _PROBE_SHARE
+        self._probe_seconds = max(_PROBE_SECONDS, _DAY / probes if probes else 0.0)
+        self._next_probe = now
         self._is_changed = True
         self._next_look = self._next_recheck = now
         self._set_pace()
@@ -83,7 +93,7 @@ class Walk:
                 try:
                     self._step()
                     retry_seconds = _FIRST_RETRY_SECONDS
-                    self._waits_for("")
+                    self._answered()
                 except _Grown:
                     self._count()
                 except StoreError as error:
@@ -142,7 +152,7 @@ class Walk:
                 self._wait(retry_seconds)
                 retry_seconds = min(2 * retry_seconds, _LONGEST_RETRY_SECONDS)
             else:
-                self._waits_for("")
+                self._answered()
                 return page
             finally:
                 self._spend(0)
@@ -154,8 +164,9 @@ class Walk:
             self._end_pass()
         place = self._places[progress.place]
         self._turn(progress.due(self._limits.period), watching=True)
-        self._spend(0)
-        page, listed = self._source.page(place, progress.key), self._box.now()
+        page, listed = self._list(place), self._box.now()
+        if not self._reads_fail:
+            self._answered()
         if not progress.key:
             self._good = None
             self._findings.begun(place.s3_url)
@@ -178,9 +189,18 @@ class Walk:
             self._is_changed = True
         progress.end_page()
 
+    def _list(self, place: Place) -> Page:
+        """The next objects of the pass."""
+        self._spend(0)
+        try:
+            return self._source.page(place, self._state.progress.key)
+        except StoreError:
+            self._reads_fail = False
+            raise
+
     def _turn(self, due: float, *, watching: bool = False) -> None:
-        """Waits until the next request is due, may be sent, and no drop is in its way. Raises Stopped, and _Grown if it
-        is `watching`.
+        """Waits until the next request is due, may be sent, and no drop is in its way. Raises Stopped; and
+        if it is `watching`, _Grown, and StoreError if the store does not answer while something is in the way.
         """
         while True:
             now = self._box.now()
@@ -192,7 +212,18 @@ class Walk:
                 if not is_patient or not self._box.is_busy():
                     return
                 delay = _BUSY_SECONDS
+                if watching:
+                    self._probe(now)
+            elif watching and self._state.waits:
+                self._probe(now)
             self._wait(min(max(delay, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
+
+    def _probe(self, now: float) -> None:
+        """Finds out whether the store answers, if that is not known."""
+        if now >= self._next_probe and not self._requests.delay(now):
+            self._next_probe = now + self._probe_seconds
+            self._list(self._places[self._state.progress.place])
+            self._answered()
 
     def _check(self, place: Place, found: ListedObject, others: Page) -> None:
         address = ObjectAddress(place.bucket, found.key)
@@ -201,16 +232,20 @@ class Walk:
         except _Unreadable as error:
             self._tell(address, place, None, str(error))
             return
-        if read is not None and read.reason:
-            # The error may be one of this machine's memory.
-            again = self._read(address)
-            if again is not None and not again.reason:
-                log.warning("fixity differed once, not again s3_url=%s reason=%r", address.s3_url, read.reason)
-            read = again
+        read = self._confirmed(address, read)
         if read is not None and read.reason:
             self._tell(address, place, read, read.reason)
         elif read is not None and read.size_bytes <= _SMALL_BYTES:
             self._good = address
+
+    def _confirmed(self, address: ObjectAddress, read: Read | None) -> Read | None:
+        """What another reading finds, if this one is wrong: the error may be one of this machine's memory."""
+        if read is None or not read.reason:
+            return read
+        again = self._read(address)
+        if again is not None and not again.reason:
+            log.warning("fixity differed once, not again s3_url=%s reason=%r", address.s3_url, read.reason)
+        return again
 
     def _read_patiently(self, address: ObjectAddress, place: Place, others: Page) -> Read | None:
         """Raises _Unreadable if the store gives other objects, but not this one."""
@@ -250,7 +285,9 @@ class Walk:
             read = self._source.read(address)
         except StoreError:
             self._spend(0)
+            self._reads_fail = True
             raise
+        self._answered()
         self._spend(read.size_bytes if read is not None else 0)
         if read is not None:
             self._pace.spend(weight_of(1, read.size_bytes))
@@ -290,16 +327,16 @@ class Walk:
             if self._requests.delay(now) or self._bytes.delay(now):
                 return
             bucket, _, key = wrong.s3_url.removeprefix("s3://").partition("/")
+            address = ObjectAddress(bucket, key)
             try:
-                read = self._read(ObjectAddress(bucket, key))
-            except StoreRefused:
-                read = None
-            except StoreError:
+                read = self._confirmed(address, self._read(address))
+            except StoreError as error:
+                is_refused = isinstance(error, StoreRefused)
+                self._findings.not_read(wrong, now, is_refused=is_refused)
+                if is_refused:
+                    continue
                 return
-            if read is not None and not read.reason:
-                self._findings.right_again(wrong.s3_url)
-            else:
-                self._findings.still_wrong(wrong.s3_url, now)
+            self._findings.read_again(wrong, address, read, now)
 
     def _end_place(self, place: Place) -> None:
         self._state.progress.end_place()
@@ -322,6 +359,12 @@ class Walk:
         per_second = self._state.progress.total_weight / (self._limits.period * PASS_SHARE)
         self._pace = Budget(_CATCH_UP * per_second * _DAY, self._box.now())
         self._source.need(_CATCH_UP * _CATCH_UP * per_second)
+
+    def _answered(self) -> None:
+        """The store has answered: it is available."""
+        self._reads_fail = False
+        self._next_probe = self._box.now() + self._probe_seconds
+        self._waits_for("")
 
     def _waits_for(self, reason: str) -> None:
         if bool(reason) != bool(self._state.waits):

@@ -43,6 +43,12 @@ class FixityLog:
         fields = {"name": s3_url, "outcome": "fault", "md5": md5, "error": kind, "reason": reason}
         self._add({**fields, "via": self._via})
 
+    def right(self, s3_url: str, reason: str) -> None:
+        """An object that had a fault is what its key says. Without the md5: an event that has one and no error is an
+        ingestion for the index.
+        """
+        self._add({"name": s3_url, "outcome": "right", "reason": reason, "via": self._via})
+
     def checked(self, place: str, summary: str, faults: int, not_checkable: int) -> None:
         """All objects whose URLs begin with `place` were checked, but for some if `not_checkable`."""
         via = f"{self._via}{INCOMPLETE}" if not_checkable else self._via
