@@ -29,7 +29,7 @@ HEAD = struct.Struct(">Q")
 # A packet may have as many by the defaults of the kernel. Most contents that are not pictures are smaller.
 PIECE_BYTES = 96 * 1024
 # After that much CPU time the process is replaced. It ends by itself if the program cannot do that.
-LIFE_SECONDS, MOST_SECONDS = 60, 120
+LIFE_SECONDS, MOST_SECONDS = 60, 65
 
 # Enough for a header whose fields are in several places.
 _BUFFER_BYTES = 16 * 1024
@@ -52,10 +52,13 @@ def main() -> None:
     prepare()
     # What is imported stays: no collection has to go through it.
     gc.freeze()
-    _bound_process()
+    try:
+        _bound_process()
+        seal({*_STANDARD, descriptor})
+    except OSError as error:
+        sys.exit(f"cannot seal the process that finds MIME types: {error}")
     # What it says from here on, strangers may have written.
     os.dup2(0, 2)
-    seal({*_STANDARD, descriptor})
     # The other end closes when the program stops or dies.
     with suppress(ConnectionError):
         channel.send(json.dumps({"has_libmagic": has_libmagic()}).encode())
@@ -126,11 +129,17 @@ def _bound_process() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     # Only address space can be limited, and libraries have reserved much more of it than they use.
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    bound = pages * resource.getpagesize() + _MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-    resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
+    _bound(resource.RLIMIT_AS, pages * resource.getpagesize() + _MEMORY_BYTES)
+    _bound(resource.RLIMIT_CPU, MOST_SECONDS)
     # It has no file to write to.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _bound(resource.RLIMIT_FSIZE, 0)
+
+
+def _bound(limit: int, most: int) -> None:
+    # A hard limit cannot be raised.
+    _, hard = resource.getrlimit(limit)
+    bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(limit, (bound, bound))
 
 
 if __name__ == "__main__":

@@ -35,15 +35,17 @@ LOOKER = [sys.executable, "-P", "-S", "-m", "md5s3stash.look.process"]
 """The command of the process. The descriptor of its channel follows."""
 
 # A look takes milliseconds. It may wait for a CPU, so its own CPU time decides.
-CPU_SECONDS = 10.0
+CPU_SECONDS = 1.0
 _WAIT_SECONDS = 60.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 2.0
 # So often a wait for the process looks how long it has been.
-_SLICE_SECONDS = 0.9
+_SLICE_SECONDS = 0.25
 # A program that asks for bytes for ever takes our time more than its own.
 _MOST_REQUESTS = 10_000
 
+# The second one at a limit of CPU time, which is above that of a look.
+_KILLED = (-signal.SIGKILL, -signal.SIGXCPU)
 _ANSWER_BYTES = 500
 _MIME_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[A-Za-z0-9][\w.+-]{0,120}", re.ASCII)
 # Of BigTIFF.
@@ -82,12 +84,14 @@ class LookRoom:
             return looker.look(reader)
         except _Ended as ended:
             self._end()
-            # From outside: by the kernel, which needed memory, or by an operator. The content may be the cause, too.
-            if not ended.is_killed or is_again:
+            # From outside: by the kernel, which needed memory or has a limit of CPU time, or by an operator.
+            if not ended.is_killed:
                 raise
+            if is_again:
+                raise SourceOutOfReach(f"the process that finds MIME types was killed twice: {ended}") from ended
             return self._looked(reader, is_again=True)
-        except OSError:
-            # The process still waits for bytes.
+        except (OSError, SourceOutOfReach):
+            # The process still waits for bytes, or for a CPU.
             self._end()
             raise
 
@@ -134,7 +138,7 @@ class _Looker:
         self._left_seconds, self._most_cpu_seconds = _START_SECONDS, _START_SECONDS
         try:
             ready = self._receive()
-        except _Ended as ended:
+        except (_Ended, SourceOutOfReach) as ended:
             self.end()
             raise OSError(str(ended)) from ended
         if not ready.get("has_libmagic"):
@@ -156,6 +160,7 @@ class _Looker:
             try:
                 if "type" in answer:
                     return _kind(answer)
+                self._check_cpu()
                 offset, count = _number(answer["from"], size_bytes), _number(answer["bytes"], PIECE_BYTES)
             except (KeyError, TypeError, ValueError) as error:
                 raise _Ended("the process said what it may not say") from error
@@ -185,24 +190,28 @@ class _Looker:
                 packet = self._channel.recv(_ANSWER_BYTES)
             except ConnectionError as error:
                 raise self._has_ended() from error
-            except BlockingIOError as error:
-                if self._cpu_seconds() > self._most_cpu_seconds:
-                    raise _Ended(f"it took more than {CPU_SECONDS:g} seconds of CPU time") from error
+            except BlockingIOError:
+                self._check_cpu()
                 packet = None
             self._left_seconds -= time.monotonic() - begun
             if self._left_seconds < 0:
-                raise _Ended("the process did not answer in time")
+                # Not by the content: it would have used up its CPU time long before.
+                raise SourceOutOfReach("the process that finds MIME types did not answer in time: it had no CPU")
             if packet == b"":
                 raise self._has_ended()
             if packet:
                 return _message(packet)
+
+    def _check_cpu(self) -> None:
+        if self._cpu_seconds() > self._most_cpu_seconds:
+            raise _Ended(f"it took more than {CPU_SECONDS:g} seconds of CPU time")
 
     def _has_ended(self) -> _Ended:
         try:
             status = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             return _Ended("the process closed its channel")
-        return _Ended(f"the process ended with status {status}", is_killed=status == -signal.SIGKILL)
+        return _Ended(f"the process ended with status {status}", is_killed=status in _KILLED)
 
     def _cpu_seconds(self) -> float:
         # clock_getcpuclockid(3), which Python lacks.
