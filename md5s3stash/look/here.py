@@ -57,9 +57,11 @@ _LATE = (
 )
 
 
-def look(reader: BinaryIO) -> Kind:
-    """The MIME type that the bytes have, which may be a vague one, and the dimensions."""
-    picture_type, dimensions = _picture(reader)
+def look(reader: BinaryIO, *, only_type: bool = False) -> Kind:
+    """The MIME type that the bytes have, which may be a vague one, and the dimensions. Pillow is not asked for the
+    type alone.
+    """
+    picture_type, dimensions = (None, NO_DIMENSIONS) if only_type else _picture(reader)
     if picture_type is not None:
         return picture_type, dimensions
     reader.seek(0)

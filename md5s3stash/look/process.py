@@ -1,7 +1,8 @@
 """A sealed process that looks at contents, one after the other, until its channel closes: see `room`.
 
-A message is one packet. It gets the number of bytes of a content and the first of them, and may ask for others, as JSON
-`{"from": offset, "bytes": count}`. Its answer is `{"type": MIME type, "size": [width, height]}`.
+A message is one packet. It gets the number of bytes of a content, whether only the type is asked for, and the first of
+the bytes. It may ask for others, as JSON `{"from": offset, "bytes": count}`. Its answer is
+`{"type": MIME type, "size": [width, height]}`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from md5s3stash.sealed.process import seal
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-HEAD = struct.Struct(">Q")
+HEAD = struct.Struct(">Q?")
 # A packet may have as many by the defaults of the kernel. Most contents that are not pictures are smaller.
 PIECE_BYTES = 96 * 1024
 # After that much CPU time the process is replaced. It ends by itself if the program cannot do that.
@@ -63,14 +64,14 @@ def main() -> None:
     with suppress(ConnectionError):
         channel.send(json.dumps({"has_libmagic": has_libmagic()}).encode())
         while packet := channel.recv(HEAD.size + PIECE_BYTES):
-            mime_type, (width, height) = look(opened(channel, packet))
+            size_bytes, only_type = HEAD.unpack_from(packet)
+            content = opened(channel, size_bytes, packet[HEAD.size :])
+            mime_type, (width, height) = look(content, only_type=only_type)
             channel.send(json.dumps({"type": mime_type, "size": [int(width), int(height)]}).encode())
 
 
-def opened(channel: socket.socket, packet: bytes) -> BinaryIO:
-    """The content of which the packet has the first bytes."""
-    (size_bytes,) = HEAD.unpack_from(packet)
-    head = packet[HEAD.size :]
+def opened(channel: socket.socket, size_bytes: int, head: bytes) -> BinaryIO:
+    """The content of which these are the first bytes."""
     if size_bytes <= len(head):
         return io.BytesIO(head)
     return io.BufferedReader(_Distant(channel, size_bytes, head), _BUFFER_BYTES)

@@ -58,6 +58,10 @@ class _Ended(LookFailed):
         self.is_killed = is_killed
 
 
+class _TooSlow(_Ended):
+    pass
+
+
 class LookRoom:
     """A `Look` for the threads of one process, one after the other."""
 
@@ -68,7 +72,11 @@ class LookRoom:
     def __call__(self, reader: BinaryIO) -> Kind:
         """What the content is. Raises LookFailed, SourceOutOfReach, and OSError of the reader."""
         with self._lock:
-            return self._looked(reader)
+            try:
+                return self._looked(reader)
+            except _TooSlow:
+                # As a rule Pillow takes the time. A picture without a size is still a picture.
+                return self._looked(reader, only_type=True)
 
     def close(self) -> None:
         """Ends the process. The next look starts another."""
@@ -78,10 +86,10 @@ class LookRoom:
     def __del__(self) -> None:
         self._end()
 
-    def _looked(self, reader: BinaryIO, *, is_again: bool = False) -> Kind:
+    def _looked(self, reader: BinaryIO, *, only_type: bool = False, is_again: bool = False) -> Kind:
         looker = self._started()
         try:
-            return looker.look(reader)
+            return looker.look(reader, only_type)
         except _Ended as ended:
             self._end()
             # From outside: by the kernel, which needed memory or has a limit of CPU time, or by an operator.
@@ -89,7 +97,7 @@ class LookRoom:
                 raise
             if is_again:
                 raise SourceOutOfReach(f"the process that finds MIME types was killed twice: {ended}") from ended
-            return self._looked(reader, is_again=True)
+            return self._looked(reader, only_type=only_type, is_again=True)
         except (OSError, SourceOutOfReach):
             # The process still waits for bytes, or for a CPU.
             self._end()
@@ -148,13 +156,13 @@ class _Looker:
         """Whether it lives, and has not computed for so long that it is to be replaced."""
         return self._process.poll() is None and self._cpu_seconds() < LIFE_SECONDS
 
-    def look(self, reader: BinaryIO) -> Kind:
+    def look(self, reader: BinaryIO, only_type: bool) -> Kind:
         """What the process says. Raises _Ended, and OSError of the reader."""
         size_bytes = reader.seek(0, os.SEEK_END)
         reader.seek(0)
         self._left_seconds = _WAIT_SECONDS
         self._most_cpu_seconds = self._cpu_seconds() + CPU_SECONDS
-        self._send(HEAD.pack(size_bytes), reader.read(PIECE_BYTES))
+        self._send(HEAD.pack(size_bytes, only_type), reader.read(PIECE_BYTES))
         for _ in range(_MOST_REQUESTS):
             answer = self._receive()
             try:
@@ -204,7 +212,7 @@ class _Looker:
 
     def _check_cpu(self) -> None:
         if self._cpu_seconds() > self._most_cpu_seconds:
-            raise _Ended(f"it took more than {CPU_SECONDS:g} seconds of CPU time")
+            raise _TooSlow(f"it took more than {CPU_SECONDS:g} seconds of CPU time")
 
     def _has_ended(self) -> _Ended:
         try:

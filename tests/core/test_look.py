@@ -283,6 +283,20 @@ def test_a_content_that_ends_or_takes_over_the_process_has_no_known_type(
     assert fresh._looker is None
 
 
+def test_a_picture_whose_size_takes_too_long_keeps_its_type(fresh: LookRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh(io.BytesIO(PDF))
+    monkeypatch.setattr(room, "CPU_SECONDS", 0.05)
+    monkeypatch.setattr(room, "_SLICE_SECONDS", 0.02)
+    # Pillow takes a second or two for the places of so many strips.
+    strips = 2_000_000
+    tags = {256: (4, 1, 31), 257: (4, 1, strips), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, strips, 8), 278: (3, 1, 1)}
+    entries = b"".join(struct.pack("<HHII", tag, *value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    data = struct.pack("<2sHI", b"II", 42, 8 + 4 * strips) + bytes(4 * strips) + directory
+    assert fresh(io.BytesIO(data)) == ("image/tiff", (0, 0))
+    assert fresh(io.BytesIO(PDF)) == ("application/pdf", (0, 0))
+
+
 def test_after_a_content_that_has_ended_it_the_next_one_is_looked_at(
     fresh: LookRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
