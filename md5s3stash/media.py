@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from md5s3stash.content import Content
@@ -42,11 +42,16 @@ _PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_SEGMENT_BYTES = 9
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
 # Tables, restart interval, applications' data, comment.
 _JPEG_OTHERS = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
-_MOST_SEGMENTS = 500
+# Metadata of 128 MiB. Programs write few fill bytes, if any.
+_MOST_SEGMENTS, _MOST_FILL_BYTES = 2000, 64 * 1024
+
+
+class OverlongHeader(Exception):
+    """More segments or fill bytes than an honest JPEG has: reading on may take minutes of CPU time."""
 
 
 class LookFailed(Exception):
@@ -92,29 +97,49 @@ def _png(reader: BinaryIO) -> Kind | None:
 
 def _jpeg(reader: BinaryIO) -> Kind | None:
     """What the frame header of a JPEG says, if up to the first scan there is one, and every segment is where the one
-    before it ends: then no reader can find another size.
+    before it ends: then no reader can find another size. Where the header is overlong, it has no size.
     """
     size = None
     reader.seek(0)
     if reader.read(len(_JPEG_START)) != _JPEG_START:
         return None
-    position = 2
+    try:
+        for segment in jpeg_segments(reader):
+            marker, length = segment[1], int.from_bytes(segment[2:4])
+            if marker == _JPEG_SCAN:
+                return None if size is None else ("image/jpeg", size)
+            if marker in JPEG_FRAMES and size is None:
+                height, width = struct.unpack_from(">HH", segment, 5)
+                if not width or not height:
+                    return None
+                size = width, height
+            elif marker not in _JPEG_OTHERS:
+                return None
+            if length < 2:
+                return None
+    except OverlongHeader:
+        return "image/jpeg", NO_DIMENSIONS
+    return None
+
+
+def jpeg_segments(reader: BinaryIO) -> Iterator[bytes]:
+    """The marker, the length and five more bytes of each segment, up to where there is none. Raises OverlongHeader."""
+    position, fill_left = 2, _MOST_FILL_BYTES
     for _ in range(_MOST_SEGMENTS):
         reader.seek(position)
         segment = reader.read(_JPEG_SEGMENT_BYTES)
+        if segment.startswith(b"\xff\xff"):
+            reader.seek(position)
+            run = reader.read(fill_left + 2)
+            # The last byte of 0xFF begins the marker.
+            fill = len(run) - len(run.lstrip(b"\xff")) - 1
+            if fill > fill_left:
+                raise OverlongHeader
+            position, fill_left = position + fill, fill_left - fill
+            reader.seek(position)
+            segment = reader.read(_JPEG_SEGMENT_BYTES)
         if len(segment) < _JPEG_SEGMENT_BYTES or segment[0] != 0xFF:
-            return None
-        marker, length = segment[1], int.from_bytes(segment[2:4])
-        if marker == _JPEG_SCAN:
-            return None if size is None else ("image/jpeg", size)
-        if marker in _JPEG_FRAMES and size is None:
-            height, width = struct.unpack_from(">HH", segment, 5)
-            if not width or not height:
-                return None
-            size = width, height
-        elif marker not in _JPEG_OTHERS:
-            return None
-        if length < 2:
-            return None
-        position += 2 + length
-    return None
+            return
+        yield segment
+        position += 2 + int.from_bytes(segment[2:4])
+    raise OverlongHeader

@@ -11,18 +11,18 @@ import io
 import logging
 import struct
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from PIL import Image
 
 from md5s3stash import avif_exif, tiff_header
-from md5s3stash.media import NO_DIMENSIONS, NO_LIBMAGIC, UNKNOWN_TYPE, Kind
+from md5s3stash.media import JPEG_FRAMES, NO_DIMENSIONS, NO_LIBMAGIC, UNKNOWN_TYPE, Kind, OverlongHeader, jpeg_segments
 
 log = logging.getLogger(__name__)
 
 _PREFIX_BYTES = 16  # what Pillow shows its plugins
-_JPEG_FRAME_BYTES = 9
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Pillow reads some headers byte by byte, or without end. An honest one takes it a few hundred reads.
+_MOST_READS = 50_000
 
 _WEBP_HEADER_BYTES = 30
 _VP8L_SIGNATURE, _VP8_START = 0x2F, b"\x9d\x01\x2a"
@@ -57,9 +57,11 @@ _LATE = (
 )
 
 
-def look(reader: BinaryIO) -> Kind:
-    """The MIME type that the bytes have, which may be a vague one, and the dimensions."""
-    picture_type, dimensions = _picture(reader)
+def look(reader: BinaryIO, *, only_type: bool = False) -> Kind:
+    """The MIME type that the bytes have, which may be a vague one, and the dimensions. Pillow is not asked for the
+    type alone.
+    """
+    picture_type, dimensions = (None, NO_DIMENSIONS) if only_type else _picture(reader)
     if picture_type is not None:
         return picture_type, dimensions
     reader.seek(0)
@@ -75,6 +77,23 @@ def prepare() -> None:
     look(io.BytesIO(b"prepare"))
 
 
+class _FewReads:
+    """A content that fails where a header takes Pillow too many reads."""
+
+    def __init__(self, reader: BinaryIO) -> None:
+        self._reader = reader
+        self._left = _MOST_READS
+
+    def read(self, most_bytes: int = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError(f"more than {_MOST_READS} reads")
+        return self._reader.read(most_bytes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+
 def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
     prefix = reader.read(_PREFIX_BYTES)
     for name in _PICTURE_TYPES:
@@ -86,7 +105,7 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
             continue
         reader.seek(0)
         try:
-            with factory(reader, b"") as picture:
+            with factory(cast("BinaryIO", _FewReads(reader)), b"") as picture:
                 return _PICTURE_TYPES[picture.format or name], _size(picture)
         except Exception as error:
             # Pillow's parsers raise nearly anything on damaged headers. Such a file is stored like any other.
@@ -105,19 +124,12 @@ def _picture(reader: BinaryIO) -> tuple[str | None, tuple[int, int]]:
 
 def _jpeg_size(reader: BinaryIO) -> tuple[int, int] | None:
     """The size in the frame header of a JPEG, whatever the metadata before it contains."""
-    position = 2
-    while True:
-        reader.seek(position)
-        head = reader.read(_JPEG_FRAME_BYTES)
-        if len(head) < _JPEG_FRAME_BYTES or head[0] != 0xFF:
-            return None
-        if head[1] == 0xFF:
-            position += 1
-        elif head[1] in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", head, 5)
-            return (width, height) if width and height else None
-        else:
-            position += 2 + int.from_bytes(head[2:4])
+    with suppress(OverlongHeader):
+        for segment in jpeg_segments(reader):
+            if segment[1] in JPEG_FRAMES:
+                height, width = struct.unpack_from(">HH", segment, 5)
+                return (width, height) if width and height else None
+    return None
 
 
 def _webp_size(reader: BinaryIO) -> tuple[int, int] | None:

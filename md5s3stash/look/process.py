@@ -1,7 +1,8 @@
 """A sealed process that looks at contents, one after the other, until its channel closes: see `room`.
 
-A message is one packet. It gets the number of bytes of a content and the first of them, and may ask for others, as JSON
-`{"from": offset, "bytes": count}`. Its answer is `{"type": MIME type, "size": [width, height]}`.
+A message is one packet. It gets the number of bytes of a content, whether only the type is asked for, and the first of
+the bytes. It may ask for others, as JSON `{"from": offset, "bytes": count}`. Its answer is
+`{"type": MIME type, "size": [width, height]}`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from md5s3stash.sealed.process import seal
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-HEAD = struct.Struct(">Q")
+HEAD = struct.Struct(">Q?")
 # A packet may have as many by the defaults of the kernel. Most contents that are not pictures are smaller.
 PIECE_BYTES = 96 * 1024
 # After that much CPU time the process is replaced. It ends by itself if the program cannot do that.
-LIFE_SECONDS, MOST_SECONDS = 60, 120
+LIFE_SECONDS, MOST_SECONDS = 60, 65
 
 # Enough for a header whose fields are in several places.
 _BUFFER_BYTES = 16 * 1024
@@ -52,22 +53,25 @@ def main() -> None:
     prepare()
     # What is imported stays: no collection has to go through it.
     gc.freeze()
-    _bound_process()
+    try:
+        _bound_process()
+        seal({*_STANDARD, descriptor})
+    except OSError as error:
+        sys.exit(f"cannot seal the process that finds MIME types: {error}")
     # What it says from here on, strangers may have written.
     os.dup2(0, 2)
-    seal({*_STANDARD, descriptor})
     # The other end closes when the program stops or dies.
     with suppress(ConnectionError):
         channel.send(json.dumps({"has_libmagic": has_libmagic()}).encode())
         while packet := channel.recv(HEAD.size + PIECE_BYTES):
-            mime_type, (width, height) = look(opened(channel, packet))
+            size_bytes, only_type = HEAD.unpack_from(packet)
+            content = opened(channel, size_bytes, packet[HEAD.size :])
+            mime_type, (width, height) = look(content, only_type=only_type)
             channel.send(json.dumps({"type": mime_type, "size": [int(width), int(height)]}).encode())
 
 
-def opened(channel: socket.socket, packet: bytes) -> BinaryIO:
-    """The content of which the packet has the first bytes."""
-    (size_bytes,) = HEAD.unpack_from(packet)
-    head = packet[HEAD.size :]
+def opened(channel: socket.socket, size_bytes: int, head: bytes) -> BinaryIO:
+    """The content of which these are the first bytes."""
     if size_bytes <= len(head):
         return io.BytesIO(head)
     return io.BufferedReader(_Distant(channel, size_bytes, head), _BUFFER_BYTES)
@@ -126,11 +130,17 @@ def _bound_process() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     # Only address space can be limited, and libraries have reserved much more of it than they use.
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    bound = pages * resource.getpagesize() + _MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-    resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
+    _bound(resource.RLIMIT_AS, pages * resource.getpagesize() + _MEMORY_BYTES)
+    _bound(resource.RLIMIT_CPU, MOST_SECONDS)
     # It has no file to write to.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _bound(resource.RLIMIT_FSIZE, 0)
+
+
+def _bound(limit: int, most: int) -> None:
+    # A hard limit cannot be raised.
+    _, hard = resource.getrlimit(limit)
+    bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(limit, (bound, bound))
 
 
 if __name__ == "__main__":

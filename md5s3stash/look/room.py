@@ -35,15 +35,17 @@ LOOKER = [sys.executable, "-P", "-S", "-m", "md5s3stash.look.process"]
 """The command of the process. The descriptor of its channel follows."""
 
 # A look takes milliseconds. It may wait for a CPU, so its own CPU time decides.
-CPU_SECONDS = 10.0
+CPU_SECONDS = 1.0
 _WAIT_SECONDS = 60.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 2.0
 # So often a wait for the process looks how long it has been.
-_SLICE_SECONDS = 0.9
+_SLICE_SECONDS = 0.25
 # A program that asks for bytes for ever takes our time more than its own.
 _MOST_REQUESTS = 10_000
 
+# The second one at a limit of CPU time, which is above that of a look.
+_KILLED = (-signal.SIGKILL, -signal.SIGXCPU)
 _ANSWER_BYTES = 500
 _MIME_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[A-Za-z0-9][\w.+-]{0,120}", re.ASCII)
 # Of BigTIFF.
@@ -56,6 +58,10 @@ class _Ended(LookFailed):
         self.is_killed = is_killed
 
 
+class _TooSlow(_Ended):
+    pass
+
+
 class LookRoom:
     """A `Look` for the threads of one process, one after the other."""
 
@@ -66,7 +72,11 @@ class LookRoom:
     def __call__(self, reader: BinaryIO) -> Kind:
         """What the content is. Raises LookFailed, SourceOutOfReach, and OSError of the reader."""
         with self._lock:
-            return self._looked(reader)
+            try:
+                return self._looked(reader)
+            except _TooSlow:
+                # As a rule Pillow takes the time. A picture without a size is still a picture.
+                return self._looked(reader, only_type=True)
 
     def close(self) -> None:
         """Ends the process. The next look starts another."""
@@ -76,18 +86,20 @@ class LookRoom:
     def __del__(self) -> None:
         self._end()
 
-    def _looked(self, reader: BinaryIO, *, is_again: bool = False) -> Kind:
+    def _looked(self, reader: BinaryIO, *, only_type: bool = False, is_again: bool = False) -> Kind:
         looker = self._started()
         try:
-            return looker.look(reader)
+            return looker.look(reader, only_type)
         except _Ended as ended:
             self._end()
-            # From outside: by the kernel, which needed memory, or by an operator. The content may be the cause, too.
-            if not ended.is_killed or is_again:
+            # From outside: by the kernel, which needed memory or has a limit of CPU time, or by an operator.
+            if not ended.is_killed:
                 raise
-            return self._looked(reader, is_again=True)
-        except OSError:
-            # The process still waits for bytes.
+            if is_again:
+                raise SourceOutOfReach(f"the process that finds MIME types was killed twice: {ended}") from ended
+            return self._looked(reader, only_type=only_type, is_again=True)
+        except (OSError, SourceOutOfReach):
+            # The process still waits for bytes, or for a CPU.
             self._end()
             raise
 
@@ -134,7 +146,7 @@ class _Looker:
         self._left_seconds, self._most_cpu_seconds = _START_SECONDS, _START_SECONDS
         try:
             ready = self._receive()
-        except _Ended as ended:
+        except (_Ended, SourceOutOfReach) as ended:
             self.end()
             raise OSError(str(ended)) from ended
         if not ready.get("has_libmagic"):
@@ -144,18 +156,19 @@ class _Looker:
         """Whether it lives, and has not computed for so long that it is to be replaced."""
         return self._process.poll() is None and self._cpu_seconds() < LIFE_SECONDS
 
-    def look(self, reader: BinaryIO) -> Kind:
+    def look(self, reader: BinaryIO, only_type: bool) -> Kind:
         """What the process says. Raises _Ended, and OSError of the reader."""
         size_bytes = reader.seek(0, os.SEEK_END)
         reader.seek(0)
         self._left_seconds = _WAIT_SECONDS
         self._most_cpu_seconds = self._cpu_seconds() + CPU_SECONDS
-        self._send(HEAD.pack(size_bytes), reader.read(PIECE_BYTES))
+        self._send(HEAD.pack(size_bytes, only_type), reader.read(PIECE_BYTES))
         for _ in range(_MOST_REQUESTS):
             answer = self._receive()
             try:
                 if "type" in answer:
                     return _kind(answer)
+                self._check_cpu()
                 offset, count = _number(answer["from"], size_bytes), _number(answer["bytes"], PIECE_BYTES)
             except (KeyError, TypeError, ValueError) as error:
                 raise _Ended("the process said what it may not say") from error
@@ -185,24 +198,28 @@ class _Looker:
                 packet = self._channel.recv(_ANSWER_BYTES)
             except ConnectionError as error:
                 raise self._has_ended() from error
-            except BlockingIOError as error:
-                if self._cpu_seconds() > self._most_cpu_seconds:
-                    raise _Ended(f"it took more than {CPU_SECONDS:g} seconds of CPU time") from error
+            except BlockingIOError:
+                self._check_cpu()
                 packet = None
             self._left_seconds -= time.monotonic() - begun
             if self._left_seconds < 0:
-                raise _Ended("the process did not answer in time")
+                # Not by the content: it would have used up its CPU time long before.
+                raise SourceOutOfReach("the process that finds MIME types did not answer in time: it had no CPU")
             if packet == b"":
                 raise self._has_ended()
             if packet:
                 return _message(packet)
+
+    def _check_cpu(self) -> None:
+        if self._cpu_seconds() > self._most_cpu_seconds:
+            raise _TooSlow(f"it took more than {CPU_SECONDS:g} seconds of CPU time")
 
     def _has_ended(self) -> _Ended:
         try:
             status = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             return _Ended("the process closed its channel")
-        return _Ended(f"the process ended with status {status}", is_killed=status == -signal.SIGKILL)
+        return _Ended(f"the process ended with status {status}", is_killed=status in _KILLED)
 
     def _cpu_seconds(self) -> float:
         # clock_getcpuclockid(3), which Python lacks.

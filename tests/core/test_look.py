@@ -7,11 +7,13 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
+from md5s3stash import media
 from md5s3stash.errors import SourceOutOfReach
 from md5s3stash.look import here, room
 from md5s3stash.look.room import LookRoom
@@ -156,13 +159,67 @@ def test_a_jpeg_that_this_process_reads_itself_is_what_pillow_finds_in_it() -> N
     assert read > 100
 
 
+def refused(reader: object) -> Any:
+    raise AssertionError
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "MPO"])
 def test_an_ordinary_jpeg_or_png_needs_no_look(image_format: str) -> None:
-    def refused(reader: object) -> Any:
-        raise AssertionError
-
     data = of_two_pictures() if image_format == "MPO" else picture(image_format, (20, 10))
     assert describe(content_of(data), refused)[1] == (20, 10)
+
+
+def with_fill(count: int) -> bytes:
+    """A JPEG with so many fill bytes before its last segments."""
+    jpeg = picture("JPEG", (20, 10))
+    return jpeg[:20] + b"\xff" * count + jpeg[20:]
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000, media._MOST_FILL_BYTES])
+def test_fill_bytes_before_a_segment_of_a_jpeg_need_no_look(count: int) -> None:
+    data = with_fill(count)
+    assert describe(content_of(data), refused) == unsealed(data) == ("image/jpeg", (20, 10))
+
+
+OVERLONG = {
+    "fill bytes": with_fill(media._MOST_FILL_BYTES + 1),
+    "fill bytes in several places": b"\xff\xd8" + (b"\xff" * 40_000 + b"\xe0\0\2") * 5 + bytes(10),
+    "fill bytes alone": b"\xff\xd8" + b"\xff" * 9_000_000 + b"1234",
+    "segments": b"\xff\xd8" + b"\xff\xe0\0\2" * 3_000_000,
+}
+
+
+@pytest.mark.parametrize("data", OVERLONG.values(), ids=OVERLONG)
+def test_a_jpeg_with_an_overlong_header_is_a_jpeg_and_needs_no_look(data: bytes) -> None:
+    assert describe(content_of(data), refused) == ("image/jpeg", (0, 0))
+
+
+_EMPTY_CHUNK = b"\0\0\0\0tEXt" + zlib.crc32(b"tEXt").to_bytes(4)
+# Pillow alone reads each of them at least 100,000 times.
+SLOW = {
+    "JPEG with junk": b"\xff\xd8\xff\xe0\0\2" + b"x" * 200_000,
+    "JPEG with escaped bytes": b"\xff\xd8\xff\xe0\0\2" + b"\xff\0" * 200_000,
+    "JPEG with fill bytes": b"\xff\xd8" + b"\xff" * 200_000 + b"1234",
+    "JPEG with segments": b"\xff\xd8" + b"\xff\xe0\0\2" * 200_000,
+    "JPEG 2000 with boxes": b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * 200_000,
+    "PNG with chunks": b"\x89PNG\r\n\x1a\n" + _EMPTY_CHUNK * 200_000,
+    "GIF with comments": b"GIF89a\1\0\1\0\0\0\0!\xfe" + b"\1a" * 200_000,
+}
+
+
+class Counting(io.BytesIO):
+    reads = 0
+
+    def read(self, most_bytes: int | None = -1, /) -> bytes:
+        self.reads += 1
+        return super().read(most_bytes)
+
+
+@pytest.mark.parametrize("data", SLOW.values(), ids=SLOW)
+def test_a_header_that_takes_pillow_too_many_reads_is_given_up(data: bytes) -> None:
+    reader = Counting(data)
+    here.look(reader)
+    assert reader.reads < 100_000
 
 
 def test_every_type_that_libmagic_knows_may_be_answered() -> None:
@@ -185,10 +242,12 @@ while end.recv(200_000):
 ENDINGS = {
     "a crash": ("os.kill(os.getpid(), signal.SIGSEGV)", "status -11"),
     "an exit": ("os._exit(0)", "status 0"),
-    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", "status -9"),
     "a closed channel": ("end.close(); time.sleep(100)", "closed its channel"),
     "a loop": ("while True: pass", "seconds of CPU time"),
-    "silence": ("time.sleep(100)", "did not answer in time"),
+    "a loop that asks": (
+        'while True: end.send(b\'{"from": 0, "bytes": 1}\'); end.recv(1); sum(range(10**6))',
+        "seconds of CPU time",
+    ),
     "requests without end": ('while True: end.send(b\'{"from": 0, "bytes": 1}\'); end.recv(1)', "more than"),
     "requests unread": ('while True: end.send(b\'{"from": 0, "bytes": 90000}\')', "does not read"),
     "no JSON": ("end.send(b'{')", "may not say"),
@@ -213,14 +272,29 @@ def test_a_content_that_ends_or_takes_over_the_process_has_no_known_type(
     monkeypatch.setattr(room, "LOOKER", [sys.executable, "-I", "-S", "-c", LIAR, does])
     monkeypatch.setattr(room, "_STOP_SECONDS", 60.0 if "status" in reason else 0.1)
     monkeypatch.setattr(room, "CPU_SECONDS", 0.1 if "CPU" in reason else 60.0)
-    monkeypatch.setattr(room, "_WAIT_SECONDS", 0.5 if "in time" in reason else 600.0)
+    monkeypatch.setattr(room, "_WAIT_SECONDS", 600.0)
     monkeypatch.setattr(room, "_MOST_REQUESTS", 100)
-    monkeypatch.setattr(room, "_SLICE_SECONDS", 0.2)
+    # The one that asks is never silent for long.
+    monkeypatch.setattr(room, "_SLICE_SECONDS", 0.9 if "recv" in does else 0.2)
     content = content_of(PDF * 3000, "application/x-declared")
     assert describe(content, fresh) == ("application/x-declared", (0, 0))
     assert reason in caplog.text
     assert caplog.text.count(f"look_failed md5={content.digest.md5} ") == 1
     assert fresh._looker is None
+
+
+def test_a_picture_whose_size_takes_too_long_keeps_its_type(fresh: LookRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh(io.BytesIO(PDF))
+    monkeypatch.setattr(room, "CPU_SECONDS", 0.05)
+    monkeypatch.setattr(room, "_SLICE_SECONDS", 0.02)
+    # Pillow takes a second or two for the places of so many strips.
+    strips = 2_000_000
+    tags = {256: (4, 1, 31), 257: (4, 1, strips), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, strips, 8), 278: (3, 1, 1)}
+    entries = b"".join(struct.pack("<HHII", tag, *value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    data = struct.pack("<2sHI", b"II", 42, 8 + 4 * strips) + bytes(4 * strips) + directory
+    assert fresh(io.BytesIO(data)) == ("image/tiff", (0, 0))
+    assert fresh(io.BytesIO(PDF)) == ("application/pdf", (0, 0))
 
 
 def test_after_a_content_that_has_ended_it_the_next_one_is_looked_at(
@@ -260,6 +334,30 @@ def test_a_look_whose_process_is_killed_from_outside_is_repeated(look: LookRoom)
     assert content.kills == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGXCPU])
+def test_a_process_that_is_killed_twice_is_an_error_that_passes(
+    fresh: LookRoom, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(room, "_STOP_SECONDS", 60.0)
+    with monkeypatch.context() as patched:
+        does = f"os.kill(os.getpid(), {int(number)})"
+        patched.setattr(room, "LOOKER", [sys.executable, "-I", "-S", "-c", LIAR, does])
+        with pytest.raises(SourceOutOfReach, match=f"killed twice: .* status -{int(number)}"):
+            fresh(io.BytesIO(PDF))
+    assert fresh(io.BytesIO(PDF)) == ("application/pdf", (0, 0))
+
+
+def test_a_process_that_gets_no_cpu_is_an_error_that_passes(fresh: LookRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh(io.BytesIO(PDF))
+    assert fresh._looker is not None
+    fresh._looker._process.send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as patched:
+        patched.setattr(room, "_WAIT_SECONDS", 0.5)
+        with pytest.raises(SourceOutOfReach, match="did not answer in time"):
+            fresh(io.BytesIO(PDF))
+    assert fresh(io.BytesIO(PDF)) == ("application/pdf", (0, 0))
+
+
 def test_a_file_that_cannot_be_read_is_an_error_of_the_file(look: LookRoom) -> None:
     class Failing(io.BytesIO):
         def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -281,6 +379,37 @@ def test_a_process_that_does_not_start_is_an_error_that_passes(
         with pytest.raises(SourceOutOfReach, match="cannot start the process that finds MIME types") as raised:
             fresh(io.BytesIO(PDF))
         assert raised.value.retryable
+
+
+def test_without_proc_the_process_says_in_one_line_why_it_does_not_start(
+    fresh: LookRoom, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import pathlib\nfrom md5s3stash.look import process\n"
+        "process.Path = lambda name: pathlib.Path('/nonexistent' + name)\nprocess.main()\n"
+    )
+    monkeypatch.setattr(room, "LOOKER", [sys.executable, "-P", "-S", "-c", code])
+    with pytest.raises(SourceOutOfReach, match="cannot start the process that finds MIME types"):
+        fresh(io.BytesIO(PDF))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("cannot seal the process that finds MIME types: ")
+    assert "/proc/self/" in line
+
+
+def test_the_process_keeps_hard_limits_that_are_below_its_own() -> None:
+    code = (
+        "import io\nfrom md5s3stash.look.room import LookRoom\nlook = LookRoom()\n"
+        "print(look(io.BytesIO(b'%PDF-1.4')))\n"
+        "print(open(f'/proc/{look._looker._process.pid}/limits').read())"
+    )
+    limited = f"ulimit -t 50; ulimit -v 300000; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    result = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "application/pdf" in result.stdout
+    assert re.search(r"Max cpu time +50 +50 ", result.stdout)
+    address_space = re.search(r"Max address space +(\d+) ", result.stdout)
+    assert address_space is not None
+    assert int(address_space[1]) <= 300_000 * 1024
 
 
 def test_a_process_that_has_computed_for_long_is_replaced(fresh: LookRoom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +448,7 @@ def test_the_process_starts_without_the_credentials_of_the_program_and_bounded(
     process = Path("/proc", str(fresh._looker._process.pid))
     assert SECRET[1] not in (process / "cmdline").read_text() + (process / "environ").read_text()
     limits = (process / "limits").read_text()
-    assert re.search(r"Max cpu time +120 +120 ", limits)
+    assert re.search(r"Max cpu time +65 +65 ", limits)
     assert re.search(r"Max file size +0 +0 ", limits)
     assert (process / "oom_score_adj").read_text() == "1000\n"
     address_space = re.search(r"Max address space +(\d+) ", limits)

@@ -233,7 +233,7 @@ def _look() -> None:
 
     reach, prepared = json.loads(sys.argv[2]), here.look
 
-    def look(reader: Any) -> Any:
+    def look(reader: Any, **_: Any) -> Any:
         # It is called once before the seal.
         return prepared(reader) if reader.read() == b"prepare" else (json.dumps(attempts(reach)), (0, 0))
 
