@@ -1,21 +1,29 @@
-"""The newest deliveries, for the status page."""
+"""The deliveries of the status page: those to look after first, then the newest."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from md5s3stash.errors import ListedDigestDiffers
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.deliveries.receipts.page import visible
 from md5s3stash_daemon.deliveries.receipts.receipt import counts_of
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import BAD, Delivery, State
+from md5s3stash_daemon.deliveries.refused_files import advice
+from md5s3stash_daemon.spool.failures import Failure
 from md5s3stash_daemon.spool.spool import Spool
 
 _SHOWN = 6
+# However many others there are.
+_NEWEST = 2
+
+_NO_JOURNAL: contextlib.nullcontext[None] = contextlib.nullcontext()
 
 # In the order in which the page names them.
 _WORDS = {
@@ -47,14 +55,45 @@ class ShownDelivery:
         return self.verdict == "incomplete"
 
 
-def newest_deliveries(spool: Spool) -> tuple[ShownDelivery, ...]:
-    """The newest first; empty if there are none, or the journal cannot be read."""
+class ShownDeliveries(NamedTuple):
+    """Those on the page, and how many more there are, of which `more_open` are open."""
+
+    shown: tuple[ShownDelivery, ...] = ()
+    more: int = 0
+    more_open: int = 0
+
+
+def shown_deliveries(spool: Spool) -> ShownDeliveries:
+    """The open ones, the incomplete ones, then the newest; empty if there are none, or the journal cannot be read."""
     path = journal_path(spool.directory)
     if not os.path.exists(path):
-        return ()
+        return ShownDeliveries()
     with contextlib.suppress(sqlite3.Error), contextlib.closing(Journal(path)) as journal:
-        return tuple(_shown(journal, delivery, counts_of(journal, delivery)) for delivery in journal.newest(_SHOWN))
-    return ()
+        found = journal.unsettled(_SHOWN)
+        numbers = {delivery.number for delivery in found}
+        newest = [delivery for delivery in journal.newest(_SHOWN) if delivery.number not in numbers]
+        found += newest[: max(_NEWEST, _SHOWN - len(found))]
+        count, count_open = journal.sizes()
+        return ShownDeliveries(
+            tuple(_shown(journal, delivery, counts_of(journal, delivery)) for delivery in found),
+            max(0, count - len(found)),
+            max(0, count_open - sum(delivery.ended is None for delivery in found)),
+        )
+    return ShownDeliveries()
+
+
+def advised(spool: Spool, failures: Sequence[Failure], *, compares: bool) -> tuple[Failure, ...]:
+    """The failures, with advice for those that differ from their manifest. `compares`: deliveries are switched on."""
+    differ = [failure for failure in failures if failure.error == ListedDigestDiffers.__name__]
+    if not differ:
+        return tuple(failures)
+    path = journal_path(spool.directory)
+    try:
+        with contextlib.closing(Journal(path)) if compares and os.path.exists(path) else _NO_JOURNAL as journal:
+            words = {id(failure): advice(journal, failure.name, failure.since) for failure in differ}
+    except sqlite3.Error:
+        return tuple(failures)
+    return tuple(replace(failure, advice=words.get(id(failure), "")) for failure in failures)
 
 
 def _shown(journal: Journal, delivery: Delivery, counts: Mapping[str, int]) -> ShownDelivery:
