@@ -88,6 +88,8 @@ class Index:
     @classmethod
     def open(cls, path: Path) -> Index:
         """Opens an existing file for reading."""
+        if not path.exists():
+            raise IndexUnusable(f"{path}: does not exist: start the daemon, which fills a new one")
         with translated(path):
             database = connected(path, "ro")
             version = database.execute("PRAGMA user_version").fetchone()[0]
