@@ -283,6 +283,15 @@ class Journal:
         )
         return (_text(row[0]) for row in rows)
 
+    def listed_apart(self, number: int) -> Iterator[str]:
+        """The names that are listed with several digests of one algorithm."""
+        rows = self._rows(
+            "SELECT DISTINCT name FROM listed WHERE number = ? GROUP BY name, algorithm "
+            "HAVING count(DISTINCT digest) > 1",
+            number,
+        )
+        return (_text(row[0]) for row in rows)
+
     def fetch(self, number: int, lines: Iterable[tuple[str, str]]) -> None:
         """Adds (URL, name) pairs."""
         self._connection.executemany(
