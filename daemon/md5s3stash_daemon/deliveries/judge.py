@@ -10,7 +10,7 @@ from md5s3stash.errors import ListedDigestDiffers
 from md5s3stash_daemon.deliveries.manifest import HEX_DIGITS
 from md5s3stash_daemon.deliveries.records import FileRow, State
 from md5s3stash_daemon.ledger.reader import LogEntry
-from md5s3stash_daemon.spool.listed import DISAGREE, disagreement
+from md5s3stash_daemon.spool.entry import DISAGREE, disagreement
 
 # (algorithm, digest, times)
 Listed = Sequence[tuple[str, str, int]]

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from md5s3stash.content import Content
 from md5s3stash.errors import ListedDigestDiffers
-from md5s3stash_daemon.spool.entry import Entry
-from md5s3stash_daemon.spool.listed import disagreement
+from md5s3stash_daemon.spool.entry import Entry, disagreement
 
 # Those that are computed of every file.
 _OF_EVERY_FILE = frozenset({"md5", "sha256"})
