@@ -652,7 +652,7 @@ def test_export_without_its_index_of_provenance_has_what_redis_has(stashed: Site
     assert "start the daemon, which fills a new one" in line
     done = run(stashed, "premis", MD5S3STASH_PROVENANCE_INDEX=lost)
     assert done.returncode == 1
-    assert "does not exist: start the daemon" in done.stderr
+    assert "no index that this user can read: start the daemon" in done.stderr
 
 
 def test_export_of_many_names_comes_in_batches_and_misses_none(site: Site) -> None:

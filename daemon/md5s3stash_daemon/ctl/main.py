@@ -300,13 +300,13 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.provenance.index import reading
 
     path = settings[ProvenanceSettings].index
-    is_lost = path is not None and not path.exists()
+    is_lost = path is not None and not os.path.exists(path)
     with contextlib.nullcontext() if path is None or is_lost else reading(path) as index:
         lookup.export(ledger_of(settings), arguments.format, ExportedEvents(index))
     if is_lost:
         console.complain(
-            f"{path}: the index of provenance does not exist, so the export has only what Redis has: start the daemon, "
-            "which fills a new one, and export again"
+            f"{path}: no index of provenance that this user can read, so the export has only what Redis has: start the "
+            "daemon, which fills a new one, and export again"
         )
     return not is_lost
 
