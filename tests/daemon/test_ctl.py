@@ -640,6 +640,21 @@ def test_export_has_each_mapping_once_in_both_forms(stashed: Site) -> None:
     assert list(records[0]) == ["name", "md5", "s3_url", "mime_type", "width", "height", "collection", "record"]
 
 
+def test_export_without_its_index_of_provenance_has_what_redis_has(stashed: Site) -> None:
+    lost = f"{stashed.directory}/lost/index.sqlite"
+
+    done = run(stashed, "export", MD5S3STASH_PROVENANCE_INDEX=lost)
+
+    assert done.stdout == run(stashed, "export").stdout != ""
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert lost in line
+    assert "start the daemon, which fills a new one" in line
+    done = run(stashed, "premis", MD5S3STASH_PROVENANCE_INDEX=lost)
+    assert done.returncode == 1
+    assert "no index that this user can read: start the daemon" in done.stderr
+
+
 def test_export_of_many_names_comes_in_batches_and_misses_none(site: Site) -> None:
     names = {f"name{number}": md5(b"%d" % number) for number in range(5000)}
     site.redis.hset(f"{site.prefix}:names", mapping=names)  # type: ignore[arg-type]

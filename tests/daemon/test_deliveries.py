@@ -306,23 +306,32 @@ def test_each_of_many_mutated_bags_has_the_verdict_of_bagit(
 
 
 def test_what_a_bag_has_in_fetch_txt_is_fetched_and_judged(site: Site) -> None:
-    payload = {name: name.encode() for name in ("data/here", "data/far", "data/changed", "data/gone")}
+    payload = {name: name.encode() for name in ("data/here", "data/far", "data/changed", "data/gone", "data/pw")}
     with Origin() as origin, Daemon(site, ON | OPEN):
         far = origin.answer("/far", Reply(body=b"data/far"))
         changed = origin.answer("/changed", Reply(body=b"another content"))
         urls = {far: "data/far", changed: "data/changed", origin.url("/gone"): "data/gone", "ftp://h/x": "data/here"}
+        urls["file:///etc/passwd"] = "data/pw"
         bag = MutatedBag(algorithms=("sha512",), payload=payload)
         bag.change("fetch.txt", "".join(f"{url} - {name}\n" for url, name in urls.items()).encode())
-        for name in ("data/far", "data/changed", "data/gone"):
+        for name in ("data/far", "data/changed", "data/gone", "data/pw"):
             del bag.files[name]
         drop_folder(site, "bag", bag.files)
         wait_until(lambda: any((site.spool / "done" / "fetch").glob("*.urls.tsv")), "list of URLs finished")
 
         receipt = close(site, "bag")
 
-    payload_states = {name: state for name, state in states(receipt).items() if name.startswith("data/")}
-    assert payload_states == {"data/here": "right", "data/far": "right", "data/changed": "wrong", "data/gone": "failed"}
-    assert receipt["bag"]["problems"] == ["Payload-Oxum is 38.4, but 2 files with 17 bytes are here and not wrong"]
+    assert {name: state for name, state in states(receipt).items() if name.startswith("data/")} == {
+        "data/here": "right",
+        "data/far": "right",
+        "data/changed": "wrong",
+        "data/gone": "failed",
+        "data/pw": "missing",
+    }
+    assert receipt["bag"]["problems"] == [
+        "Payload-Oxum is 45.5, but 2 files with 17 bytes are here and not wrong",
+        "'data/pw' is missing: fetch.txt has it at 'file:///etc/passwd', and only http and https are fetched",
+    ]
     [changed_file] = [file for file in receipt["files"] if file["name"] == "data/changed"]
     assert changed_file["reason"].endswith("is listed; it was fetched, and is stored under its own md5")
 

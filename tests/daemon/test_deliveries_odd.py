@@ -19,7 +19,7 @@ from md5s3stash_daemon.deliveries.intake import DeliveryIntake
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.web.deliveries import newest_deliveries
+from md5s3stash_daemon.web.deliveries import shown_deliveries
 from tests.daemon.test_deliveries import (
     counts,
     ctl,
@@ -177,7 +177,7 @@ def test_a_manifest_that_cannot_be_read_makes_a_delivery_that_says_so(
 
     assert problem in daemon.output()
     assert problem in ctl(site, "show", folder)
-    [shown] = [shown for shown in newest_deliveries(Spool(site.spool)) if shown.folder == folder]
+    [shown] = [shown for shown in shown_deliveries(Spool(site.spool)).shown if shown.folder == folder]
     assert "1 manifest cannot be read" in shown.others
     receipt = ended(site, folder)
 
@@ -213,6 +213,19 @@ def test_listed_files_that_came_and_are_not_stashed_have_the_reason(site: Site, 
     # Blanks that a page does not show.
     assert "<td>&quot;  never &quot;</td>" in page_of(site, "left")
     assert 'missing   "  never "' in ctl(site, "show", "left")
+
+
+def test_an_unfinished_transfer_is_named_with_how_long_the_end_waits_for_it(site: Site, daemon: Daemon) -> None:
+    drop_folder(site, "part", {"x.tmp": b"x", "x.md5": md5sums({"x": b"x"})})
+    wait_until(lambda: "part/x.md5" in site.names(), "manifest stashed")
+    wait_until(lambda: "still in the spool" not in ctl(site, "show", "part"), "manifest no longer in the spool")
+    words = "1 file under the name of an unfinished transfer, such as part/x.tmp, until 3,600 seconds after"
+
+    assert words in ctl(site, "show", "part")
+    assert words in ctl(site, "close", "part")
+    os.utime(site.incoming / "part" / "x.tmp", (0, 0))
+
+    assert states(wait_for_receipt(site, "part")) == {"x": "missing"}
 
 
 def test_what_failed_before_its_manifest_came_has_failed(site: Site, daemon: Daemon) -> None:
@@ -291,6 +304,32 @@ def test_a_corrected_manifest_under_the_same_name_replaces_the_first(site: Site,
     assert states(receipt) == {"a": "right", "b": "right"}
     assert [manifest.get("replaced", False) for manifest in receipt["manifests"]] == [True, False]
     assert "replaced by a later one" in page_of(site, "corrected")
+
+
+def test_manifests_that_disagree_are_the_reason_and_not_the_file(site: Site, daemon: Daemon) -> None:
+    site.drop("apart/x.md5", md5sums({"a": b"a", "b": b"b", "never": b"1"}))
+    site.drop("apart/y.md5", md5sums({"a": b"other", "never": b"2"}))
+    site.drop("apart/z.sha1", b"0" * 40 + b"  b\n")
+    wait_until(lambda: {"apart/x.md5", "apart/y.md5", "apart/z.sha1"} <= set(site.names()), "manifests stashed")
+    for name in ("a", "b"):
+        site.drop(f"apart/{name}", name.encode())
+        wait_until((site.spool / "failed" / "apart" / name).exists, "failed")
+    wait_until(lambda: (counts(site, "apart") or {}).get("wrong") == 2, "both in the journal")
+
+    shown = ctl(site, "show", "apart")
+    assert shown.count("the manifests of its delivery disagree: they list the md5") == 2
+    assert "sent again" not in shown
+    assert "its md5 is as listed, so have a corrected manifest sent" in shown
+
+    # While one of the two wrong ones is corrected, what it says of the file is not the last word.
+    site.drop("apart/y.md5", md5sums({"a": b"a", "never": b"2"}))
+    wait_until(lambda: "md5s3stashctl retry compares it again" in ctl(site, "show", "apart"), "replaced")
+    ctl(site, "apart/a", command="retry")
+    wait_until(lambda: (counts(site, "apart") or {}).get("right") == 1, "right")
+    receipt = ended(site, "apart")
+
+    assert states(receipt) == {"a": "right", "b": "wrong", "never": "missing"}
+    assert "the manifests of its delivery disagree" in reasons(receipt)["never"]
 
 
 def test_names_with_backslashes_are_those_of_windows(site: Site, daemon: Daemon) -> None:

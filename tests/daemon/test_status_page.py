@@ -5,6 +5,7 @@ tests/ops/test_status_in_browser.py tests it in a browser.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -28,7 +29,8 @@ from md5s3stash_daemon.deliveries.records import FileRow, State
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker, HasFaults
 from md5s3stash_daemon.runtime.disk_space import DiskFloor
 from md5s3stash_daemon.spool.spool import Spool
-from tests.daemon.test_ctl import ODD_NAMES, deferred, failed
+from md5s3stash_daemon.web.deliveries import shown_deliveries
+from tests.daemon.test_ctl import ODD_NAMES, claimed, deferred, failed
 from tests.support.daemon import Daemon, Site
 from tests.support.servers import free_port, wait_until
 from tests.support.status import status_server
@@ -90,6 +92,75 @@ def test_deliveries_are_shown_while_they_arrive_and_at_their_end(site: Site) -> 
     assert "Complete: 2 of 2 right" in re.sub(r"\s+", " ", text)
     assert "Not complete: 1 of 2 right, 1 missing" in re.sub(r"\s+", " ", text)
     assert "<script>alert" not in text
+
+
+def test_open_and_incomplete_deliveries_are_shown_before_newer_complete_ones(site: Site) -> None:
+    (site.spool / "deliveries").mkdir()
+    # The folder `again` came a second time, complete.
+    verdicts = {"open": "", "wrong": "incomplete", "again": "incomplete"}
+    with contextlib.closing(Journal(journal_path(site.spool))) as journal, journal.transaction():
+        folders = [*verdicts, "again", *(f"right-{number}" for number in range(6))]
+        for number, folder in enumerate(folders, 1):
+            journal.open(f"id-{number}", folder, "vendor", time.time())
+            journal.list_names(number, "md5", [("a", MD5)])
+            verdict = verdicts.pop(folder, "complete")
+            if verdict:
+                counts = json.dumps({"right": 1} if verdict == "complete" else {"missing": 1})
+                journal.update(number, ended=time.time(), verdict=verdict, counts=counts, receipt=b"/done/x.json")
+
+    with page_of(site) as url:
+        text = text_of(url)
+
+    shown = re.findall(r'<bdi title="(.*?)">', text[text.index("Deliveries</h2>") :])
+    assert shown == ["open", "wrong", "right-5", "right-4", "right-3", "right-2"]
+    assert "4 more deliveries, 0 of them open: <code>md5s3stashctl delivery list</code>" in re.sub(r"\s+", " ", text)
+
+
+def test_many_incomplete_deliveries_do_not_hide_the_newest(site: Site) -> None:
+    (site.spool / "deliveries").mkdir()
+    with contextlib.closing(Journal(journal_path(site.spool))) as journal, journal.transaction():
+        for number in range(1, 12):
+            journal.open(f"id-{number}", f"folder-{number}", "vendor", time.time())
+            verdict = "complete" if number > 9 else "incomplete"
+            if number != 8:
+                journal.update(number, ended=time.time(), verdict=verdict, counts='{"right": 1}')
+    shown, more, more_open = shown_deliveries(Spool(site.spool))
+
+    assert [each.folder for each in shown] == [f"folder-{number}" for number in (8, 9, 7, 6, 5, 4, 11, 10)]
+    assert (more, more_open) == (3, 0)
+
+
+def test_a_wrong_file_of_a_delivery_is_shown_without_a_command_that_is_refused(site: Site) -> None:
+    spool = Spool(site.spool)
+    (site.spool / "deliveries").mkdir()
+    folders = ("complete", "incomplete", "came", "open")
+    with contextlib.closing(Journal(journal_path(site.spool))) as journal, journal.transaction():
+        for number, folder in enumerate(folders, 1):
+            journal.open(f"id-{number}", folder, "vendor", time.time())
+            journal.list_names(number, "md5", [("p2.tif", MD5)])
+            spool.fail(claimed(spool, f"{folder}/p2.tif"), "ListedDigestDiffers", "its md5 differs")
+            if folder == "came":
+                journal.put_file(number, FileRow("p2.tif", State.RIGHT, MD5))
+            if folder.endswith("complete"):
+                journal.update(number, ended=time.time(), verdict=folder)
+
+    with page_of(site, {"MD5S3STASH_DELIVERIES_STILL_SECONDS": "60"}) as url:
+        text = text_of(url)
+    with page_of(site) as url:
+        switched_off = text_of(url)
+
+    advice = "What to do: "
+    shown = dict(
+        re.findall(r'<bdi title="(\w+)/p2.tif">.*?(What to do: .*?<|md5s3stashctl retry .*?<)', text, re.DOTALL)
+    )
+    assert shown == {
+        "complete": f"{advice}its delivery id-1 is complete without this file, so it can be deleted<",
+        "incomplete": shown["incomplete"],
+        "came": f"{advice}the right file of this name came, so this one can be deleted<",
+        "open": "md5s3stashctl retry open/p2.tif<",
+    }
+    assert "no open delivery lists this file, so retry refuses it" in shown["incomplete"]
+    assert "md5s3stashctl retry" not in switched_off
 
 
 def log(site: Site, name: str, md5: str = MD5, **fields: str) -> None:

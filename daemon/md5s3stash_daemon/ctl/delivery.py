@@ -8,15 +8,18 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from md5s3stash import console
 from md5s3stash.errors import StashError
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
+from md5s3stash_daemon.deliveries.judge import disagreement_of
 from md5s3stash_daemon.deliveries.receipts.page import visible
 from md5s3stash_daemon.deliveries.receipts.receipt import as_json, bad_files, counts_of, utc
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
 from md5s3stash_daemon.deliveries.waiting import waiting
+from md5s3stash_daemon.spool.entry import is_partial
 from md5s3stash_daemon.spool.spool import Spool
 
 
@@ -72,7 +75,7 @@ def print_one(
         if found.is_asked and found.ended is None:
             console.write("  it is to end as soon as no file of it waits in the spool")
         if waits:
-            console.write(console.printable(f"  {_waiting(waits)}"))
+            console.write(console.printable(f"  {_waiting(waits, still_seconds)}"))
         for problem in record["problems"][:limit]:
             console.write(console.printable(f"  problem   {problem}"))
         for manifest in record["manifests"]:
@@ -89,15 +92,35 @@ def print_one(
 
 def _bad_files(journal: Journal, delivery: Delivery, limit: int) -> list[FileRow]:
     try:
-        return list(bad_files(journal, delivery, limit))
+        rows = list(bad_files(journal, delivery, limit))
     except OSError as error:
         console.complain(f"{delivery.receipt}: cannot be read, so its files are not shown: {error.strerror}")
         return []
+    return [_explained(journal, delivery, row) for row in rows]
 
 
-def _waiting(names: Sequence[str]) -> str:
-    count = len(names)
-    return f"{count} {'file' if count == 1 else 'files'} of it still in the spool, such as {names[0]}"
+def _explained(journal: Journal, delivery: Delivery, row: FileRow) -> FileRow:
+    """With the reason why a file that has not come cannot be right, before the end notes it."""
+    if row.state is not State.MISSING or row.reason:
+        return row
+    return replace(row, reason=disagreement_of(journal.listed(delivery.number, row.name)))
+
+
+def _waiting(names: Sequence[str], still_seconds: float) -> str:
+    """What the end waits for; `names` is not empty."""
+    partial = [name for name in names if is_partial(name)]
+    others = [name for name in names if not is_partial(name)]
+    words = [f"{_files(others)} of it still in the spool, such as {others[0]}"] if others else []
+    if partial:
+        words.append(
+            f"{_files(partial)} under the name of an unfinished transfer, such as {partial[0]}, "
+            f"until {still_seconds:,.0f} seconds after the last write"
+        )
+    return ", and ".join(words)
+
+
+def _files(names: Sequence[str]) -> str:
+    return f"{len(names)} {'file' if len(names) == 1 else 'files'}"
 
 
 def close(journal: Journal | None, name: str, spool: Spool, still_seconds: float) -> bool:
@@ -111,7 +134,7 @@ def close(journal: Journal | None, name: str, spool: Spool, still_seconds: float
             return False
         journal.ask_to_end(found.number)
     waits = list(waiting(spool, found.folder, still_seconds, time.time()))
-    when = f"when it has stashed what waits: {_waiting(waits)}" if waits else "within seconds"
+    when = f"when it has stashed what waits: {_waiting(waits, still_seconds)}" if waits else "within seconds"
     console.write(console.printable(f"{found.id}: the daemon ends it and writes its receipt {when}"))
     return True
 

@@ -300,9 +300,15 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
     from md5s3stash_daemon.provenance.index import reading
 
     path = settings[ProvenanceSettings].index
-    with reading(path) if path is not None else contextlib.nullcontext() as index:
+    is_lost = path is not None and not os.path.exists(path)
+    with contextlib.nullcontext() if path is None or is_lost else reading(path) as index:
         lookup.export(ledger_of(settings), arguments.format, ExportedEvents(index))
-    return True
+    if is_lost:
+        console.complain(
+            f"{path}: no index of provenance that this user can read, so the export has only what Redis has: start the "
+            "daemon, which fills a new one, and export again"
+        )
+    return not is_lost
 
 
 def _find(arguments: argparse.Namespace, settings: Settings) -> bool:

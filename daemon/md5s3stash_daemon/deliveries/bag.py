@@ -140,10 +140,19 @@ def judged_bag(journal: Journal, number: int, tag_files: Mapping[str, bytes]) ->
     info, wrong = parse_tags(tag_files.get(info_name, b""))
     problems += _some(f"{info_name} has the line {line!r}" for line in wrong)
     problems += _payload_problems(journal, number, info.get("Payload-Oxum"))
-    problems += _some(line for line in read_fetch(tag_files.get(FETCH, b"")) if isinstance(line, str))
+    problems += _some(_fetch_problems(journal, number, tag_files.get(FETCH, b"")))
     if numbers >= (1, 0):
         problems += _some(f"a manifest lists {name!r} more than once" for name in journal.listed_twice(number))
     return Bag(version, info, tuple(problems))
+
+
+def _fetch_problems(journal: Journal, number: int, data: bytes) -> Iterator[str]:
+    """What is wrong with lines of `fetch.txt`, and which files are missing because their URL is not fetched."""
+    for line in read_fetch(data):
+        if isinstance(line, str):
+            yield line
+        elif not line.is_fetched and (row := journal.file(number, line.name)) and row.state is State.MISSING:
+            yield f"{line.name!r} is missing: fetch.txt has it at {line.url!r}, and only http and https are fetched"
 
 
 def _some(problems: Iterator[str]) -> list[str]:

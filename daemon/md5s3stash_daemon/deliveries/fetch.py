@@ -34,6 +34,11 @@ class Fetched(NamedTuple):
     url: str
     name: str
 
+    @property
+    def is_fetched(self) -> bool:
+        """Others, such as ftp, are valid in a bag, but not fetched."""
+        return _scheme(self.url) in ("http", "https") and self.url.isprintable()
+
 
 def read_fetch(data: bytes) -> Iterator[Fetched | str]:
     """Each line of URL, length and name; or, as a text, what is wrong with it."""
@@ -42,11 +47,9 @@ def read_fetch(data: bytes) -> Iterator[Fetched | str]:
         if not parts:
             continue
         name = inside(os.path.normpath(parts[2].strip())) if len(parts) == 3 else None
-        scheme = _scheme(parts[0])
-        if name is None or not scheme:
+        if name is None or not _scheme(parts[0]):
             yield f"line {number} of fetch.txt is not a URL, a length and a name in the bag"
-        elif scheme in ("http", "https") and parts[0].isprintable():
-            # Others, such as ftp, are valid in a bag, but not fetched.
+        else:
             yield Fetched(parts[0], name)
 
 

@@ -216,7 +216,9 @@ class DeliveryFollower:
         is_small = (row.size_bytes or 0) <= MAX_FETCH_BYTES
         lines = read_fetch((contents.read(row.md5, MAX_FETCH_BYTES) if is_small else None) or b"")
         with self._journal.transaction():
-            self._journal.fetch(delivery.number, [line for line in lines if isinstance(line, Fetched)])
+            self._journal.fetch(
+                delivery.number, [line for line in lines if isinstance(line, Fetched) and line.is_fetched]
+            )
         urls = self._journal.urls_to_fetch(delivery.number)
         if urls:
             name = list_name(delivery.id, self._collection(delivery))

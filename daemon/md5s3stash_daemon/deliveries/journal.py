@@ -122,6 +122,20 @@ class Journal:
             _delivery(row) for row in self._rows(f"SELECT {_COLUMNS} FROM delivery ORDER BY number DESC LIMIT ?", count)
         ]
 
+    def unsettled(self, count: int) -> list[Delivery]:
+        """The open ones, then those that ended incomplete, unless their folder came again; the newest first."""
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM delivery WHERE ended IS NULL OR (verdict = 'incomplete' AND number IN "
+            "(SELECT max(number) FROM delivery GROUP BY folder)) ORDER BY ended IS NOT NULL, number DESC LIMIT ?",
+            count,
+        )
+        return [_delivery(row) for row in rows]
+
+    def sizes(self) -> tuple[int, int]:
+        """How many deliveries there are, and how many of them are open."""
+        [(count, ended)] = self._rows("SELECT count(*), count(ended) FROM delivery")
+        return int(str(count)), int(str(count)) - int(str(ended))
+
     def named(self, word: str) -> list[Delivery]:
         """The deliveries with this id or folder, the newest first."""
         rows = self._rows(
@@ -265,6 +279,15 @@ class Journal:
         rows = self._rows(
             "SELECT DISTINCT name FROM (SELECT name FROM listed WHERE number = ? GROUP BY name, manifest "
             "HAVING sum(times) > 1)",
+            number,
+        )
+        return (_text(row[0]) for row in rows)
+
+    def listed_apart(self, number: int) -> Iterator[str]:
+        """The names that are listed with several digests of one algorithm."""
+        rows = self._rows(
+            "SELECT DISTINCT name FROM listed WHERE number = ? GROUP BY name, algorithm "
+            "HAVING count(DISTINCT digest) > 1",
             number,
         )
         return (_text(row[0]) for row in rows)

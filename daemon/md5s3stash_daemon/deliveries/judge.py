@@ -10,6 +10,7 @@ from md5s3stash.errors import ListedDigestDiffers
 from md5s3stash_daemon.deliveries.manifest import HEX_DIGITS
 from md5s3stash_daemon.deliveries.records import FileRow, State
 from md5s3stash_daemon.ledger.reader import LogEntry
+from md5s3stash_daemon.spool.entry import DISAGREE, disagreement
 
 # (algorithm, digest, times)
 Listed = Sequence[tuple[str, str, int]]
@@ -45,7 +46,14 @@ def judged(name: str, entry: LogEntry, listed: Listed, stored: str = BEFORE_MANI
 
 def with_replaced(row: FileRow, listed: Listed) -> FileRow:
     """Adds to the reason of a refused file that its manifest was replaced since, if it names another digest."""
-    if row.state is not State.WRONG or row.md5 or any(f"lists {digest}" in row.reason for _, digest, _ in listed):
+    if row.state is not State.WRONG or row.md5:
+        return row
+    is_current = (
+        bool(disagreement_of(listed))
+        if row.reason.startswith(DISAGREE)
+        else any(f"lists {digest}" in row.reason for _, digest, _ in listed)
+    )
+    if is_current:
         return row
     return replace(row, reason=f"{row.reason}; the manifest was replaced since: md5s3stashctl retry compares it again")
 
@@ -60,11 +68,17 @@ def after(row: FileRow | None, later: FileRow) -> FileRow:
     return replace(row, drops=later.drops, reason=row.reason or reason)
 
 
+def disagreement_of(listed: Listed) -> str:
+    """In words, that no file can be right; empty if one can."""
+    return disagreement((algorithm, digest) for algorithm, digest, _ in listed)
+
+
 def compared(row: FileRow, listed: Listed, known: Mapping[str, str], stored: str) -> FileRow:
     """The row of a stashed file, judged by the digests that are known of it."""
     for algorithm, digest, _ in listed:
         if algorithm in known and known[algorithm] != digest:
-            reason = f"its {algorithm} is {known[algorithm]}, but {digest} is listed; {stored}"
+            problem = disagreement_of(listed)
+            reason = f"{problem or f'its {algorithm} is {known[algorithm]}, but {digest} is listed'}; {stored}"
             return replace(row, state=State.WRONG, reason=reason)
     is_known = all(algorithm in known for algorithm, _, _ in listed)
     # What is to be read again keeps how it came to be stored.

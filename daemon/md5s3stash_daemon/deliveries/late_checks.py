@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake
 from md5s3stash_daemon.deliveries.journal import WRITTEN, Journal
-from md5s3stash_daemon.deliveries.judge import BEFORE_MANIFEST, FETCHED, OTHER_FORM, compared
+from md5s3stash_daemon.deliveries.judge import BEFORE_MANIFEST, FETCHED, OTHER_FORM, compared, disagreement_of
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
 from md5s3stash_daemon.deliveries.waiting import left_out
 from md5s3stash_daemon.ledger.reader import LedgerReader
@@ -105,6 +105,11 @@ class LateChecks:
             if not missing.reason and (other := came.get(_folded(missing.name))) is not None:
                 reason = f"{other} came, which differs in upper and lower case, or in Unicode form"
                 self._put([replace(missing, reason=reason)])
+        for name in self._journal.listed_apart(self._number):
+            row = self._journal.file(self._number, name)
+            if row is not None and row.state is State.MISSING:
+                reason = disagreement_of(self._journal.listed(self._number, name))
+                self._put([replace(row, reason=reason, drops=0)])
         for name, reason in left_out(spool, self._folder):
             row = self._journal.file(self._number, name)
             if row is not None and row.state is State.MISSING:

@@ -8,6 +8,7 @@ trimmed after it.
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 import time
 from collections import Counter
@@ -88,6 +89,8 @@ class Index:
     @classmethod
     def open(cls, path: Path) -> Index:
         """Opens an existing file for reading."""
+        if not os.path.exists(path):
+            raise IndexUnusable(f"{path}: no index that this user can read: start the daemon, which fills a new one")
         with translated(path):
             database = connected(path, "ro")
             version = database.execute("PRAGMA user_version").fetchone()[0]

@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from md5s3stash.errors import SourceRefused
@@ -39,6 +40,9 @@ MAX_DELAY_SECONDS = 7 * 86400
 # In the boxes that we make, the batch has 25 characters and a number at most ten digits.
 _LONGEST_BATCH = 25
 _MAX_DIGITS = 10
+
+# Begins the reason of a file that no content can satisfy.
+DISAGREE = "the manifests of its delivery disagree"
 
 
 class Entry(NamedTuple):
@@ -124,6 +128,18 @@ def collection_of(name: str, *, by_folder: bool) -> str:
             "and _, such as 26094; move the file into one"
         )
     return folder
+
+
+def disagreement(listed: Iterable[tuple[str, str]]) -> str:
+    """In words, that (algorithm, digest) pairs have two digests of one algorithm; empty if they do not."""
+    found: dict[str, str] = {}
+    for algorithm, digest in listed:
+        if found.setdefault(algorithm, digest) != digest:
+            return (
+                f"{DISAGREE}: they list the {algorithm} {found[algorithm]} and the {algorithm} {digest}, so no file "
+                "can be right; have a corrected manifest sent, under the same name as the wrong one"
+            )
+    return ""
 
 
 def is_partial(name: str) -> bool:

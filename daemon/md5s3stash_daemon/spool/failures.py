@@ -24,7 +24,8 @@ class NameTaken(Exception):
 class Failure:
     """A failed file: `name` as it was dropped; `place` where it is now, perhaps with a number appended; `attempts` 0
     and `reason` empty if no report has them; `since` when it failed, set by `newest_failures` only. `removed`: it was
-    not a regular file (a link, a FIFO, a device), and only its report is left.
+    not a regular file (a link, a FIFO, a device), and only its report is left. `error` is the name of our exception,
+    `advice` what to do if it is not to be dropped again, set by the status page only.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Failure:
     reason: str = ""
     since: float = 0.0
     removed: bool = False
+    error: str = ""
+    advice: str = ""
 
     def status(self) -> os.stat_result | None:
         """Of the file, or of its report if the file was removed; None if that is gone."""
@@ -158,4 +161,12 @@ def _failure(place: Place) -> Failure | None:
         name = place.name
     # A number of thousands of digits is not ours, and Python refuses to print it.
     tried = attempts if isinstance(attempts, int) and 0 <= attempts < 1 << 31 else 0
-    return Failure(name, place, tried, reason if isinstance(reason, str) else "", removed=removed)
+    error = report.get("error")
+    return Failure(
+        name,
+        place,
+        tried,
+        reason if isinstance(reason, str) else "",
+        removed=removed,
+        error=error if isinstance(error, str) else "",
+    )

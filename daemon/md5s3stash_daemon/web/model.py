@@ -27,7 +27,7 @@ from md5s3stash_daemon.runtime.disk_space import DOWNLOADS
 from md5s3stash_daemon.spool.entry import STATES
 from md5s3stash_daemon.spool.failures import Failure, newest_failures
 from md5s3stash_daemon.spool.spool import Spool
-from md5s3stash_daemon.web.deliveries import ShownDelivery, newest_deliveries
+from md5s3stash_daemon.web.deliveries import ShownDeliveries, advised, shown_deliveries
 from md5s3stash_daemon.web.history import History, Minute
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class View:
     # Files in incoming/ by reason, and problems that an operator has to fix.
     waiting: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    deliveries: tuple[ShownDelivery, ...] = ()
+    deliveries: ShownDeliveries = field(default_factory=ShownDeliveries)
     # None without a standing check.
     fixity: Summary | None = None
 
@@ -120,6 +120,7 @@ class Gatherer:
         health: Health,
         metrics: Metrics,
         fixity_days: float = 0.0,
+        compares: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._spool = spool
@@ -127,6 +128,7 @@ class Gatherer:
         self._health = health
         self._metrics = metrics
         self._fixity_days = fixity_days
+        self._compares = compares
         self._now = now
         self._queue = QueueDepth(spool, MAX_COUNTED, count_seconds=_WATCHED_SECONDS / 2)
         self._history = History()
@@ -200,14 +202,16 @@ class Gatherer:
             tuple(problems),
             {state: self._depths[state] for state in STATES if state in self._depths},
             tuple(self._history.minutes(now)),
-            tuple(newest_failures(self._spool, SHOWN_FAILURES, _LOOKED_AT_FAILURES)),
+            advised(
+                self._spool, newest_failures(self._spool, SHOWN_FAILURES, _LOOKED_AT_FAILURES), compares=self._compares
+            ),
             recorded,
             free_bytes,
             self._queue.damaged(),
             tuple(self._health.notices()),
             self._health.waiting.counts(),
             tuple(self._health.waiting.warnings()),
-            newest_deliveries(self._spool),
+            shown_deliveries(self._spool),
             summary_of(self._spool.directory, self._fixity_days) if self._fixity_days else None,
         )
 

@@ -31,7 +31,13 @@ from md5s3stash.console import cut_middle, duration, printable
 from md5s3stash.scheme import BucketBase, BucketScheme
 from md5s3stash.settings import RedisSettings, Settings, StashSettings
 from md5s3stash.version import running_version
-from md5s3stash_daemon.config.settings import FixitySettings, HttpSettings, ProvenanceSettings, SpoolSettings
+from md5s3stash_daemon.config.settings import (
+    DeliverySettings,
+    FixitySettings,
+    HttpSettings,
+    ProvenanceSettings,
+    SpoolSettings,
+)
 from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.monitoring.health import Health
 from md5s3stash_daemon.monitoring.metrics import MAX_COUNTED, Metrics
@@ -95,7 +101,14 @@ class StatusPage:
         client = connect_redis(redis.url, min(redis.timeout_seconds, _REDIS_SECONDS))
         self._ledger = LedgerReader(client, redis.prefix, settings[StashSettings].bases()[0])
         self._index = settings[ProvenanceSettings].index
-        self._gatherer = Gatherer(spool, self._ledger, health, metrics, settings[FixitySettings].period_days)
+        self._gatherer = Gatherer(
+            spool,
+            self._ledger,
+            health,
+            metrics,
+            settings[FixitySettings].period_days,
+            compares=settings[DeliverySettings].still_seconds > 0,
+        )
         self._hosts = frozenset({"localhost", *http.hosts})
         self._page = _environment(http.thumbnails_url).get_template("page.html")
         self._static = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from md5s3stash.content import Content
 from md5s3stash.errors import ListedDigestDiffers
-from md5s3stash_daemon.spool.entry import Entry
+from md5s3stash_daemon.spool.entry import Entry, disagreement
 
 # Those that are computed of every file.
 _OF_EVERY_FILE = frozenset({"md5", "sha256"})
@@ -22,14 +22,24 @@ def further_algorithms(entry: Entry) -> tuple[str, ...]:
 def refuse_other_than_listed(entry: Entry, content: Content) -> None:
     """Raises ListedDigestDiffers, and closes the content, if it differs from any listed digest."""
     found = _digests(content)
-    for each in entry.listed:
-        algorithm, _, digest = each.partition(":")
-        if found[algorithm] != digest:
-            content.close()
-            raise ListedDigestDiffers(
-                f"its {algorithm} is {found[algorithm]}, but the manifest of its delivery lists {digest}: nothing was "
-                "stored; have the file sent again, under the same name"
-            )
+    listed = [(algorithm, digest) for algorithm, _, digest in (each.partition(":") for each in entry.listed)]
+    differs = [(algorithm, digest) for algorithm, digest in listed if found[algorithm] != digest]
+    if not differs:
+        return
+    content.close()
+    if problem := disagreement(listed):
+        raise ListedDigestDiffers(f"{problem}; nothing was stored")
+    algorithm, digest = differs[0]
+    right = next((each for each in listed if each not in differs), None)
+    what_to_do = (
+        "have the file sent again, under the same name"
+        if right is None
+        else f"its {right[0]} is as listed, so have a corrected manifest sent, under the same name"
+    )
+    raise ListedDigestDiffers(
+        f"its {algorithm} is {found[algorithm]}, but the manifest of its delivery lists {digest}: nothing was stored; "
+        f"{what_to_do}"
+    )
 
 
 def checked_digests(entry: Entry, content: Content) -> tuple[tuple[str, str], ...]:
