@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from md5s3stash.errors import StoreRefused
 from md5s3stash.s3.boto_errors import translated
 from md5s3stash.s3.client import ANSWER_ERRORS, CoreSession, core_session, new_client, new_session
+from md5s3stash.s3.curl import Timeouts
 
 # The most that a LIST answers with (AWS, "ListObjectsV2").
 LISTED_AT_ONCE = 1000
@@ -35,10 +36,13 @@ class Lister:
     """Lists buckets, with the credentials of the ordinary boto3 chain. Safe to share between threads.
 
     `endpoint` is what S3_ENDPOINT may be; see `s3.connect`. Raises SettingsError if it is neither a host nor a URL.
+    `attempts` counts for each request in all.
     """
 
-    def __init__(self, endpoint: str | None = None) -> None:
-        self._client: Any = new_client(endpoint, new_session(_without_dates()), attempts=_ATTEMPTS)
+    def __init__(
+        self, endpoint: str | None = None, timeouts: Timeouts | None = None, attempts: int = _ATTEMPTS
+    ) -> None:
+        self._client: Any = new_client(endpoint, new_session(_without_dates()), timeouts, attempts)
 
     def pages(self, bucket: str, prefix: str = "", after: str = "") -> Iterator[Page]:
         """The objects whose keys begin with the prefix and are beyond `after`, in the order of their keys as UTF-8, a

@@ -211,6 +211,22 @@ def test_the_first_answer_after_an_outage_ends_the_wait(
     assert caplog.text.count("fixity resumes") == 1
 
 
+def test_what_was_read_is_saved_soon_also_if_the_next_object_is_due_in_days(
+    bucket: Bucket, folder: StateFolder
+) -> None:
+    saved: list[int] = []
+    wait = bucket.wait
+
+    def looking(seconds: float) -> bool:
+        saved.extend(state.totals.objects for state in [folder.read()] if state is not None)
+        return wait(seconds)
+
+    bucket.wait = looking  # type: ignore[method-assign]
+    walk(bucket, folder, 60 / DAY)
+
+    assert (len(bucket.reads), saved[-1]) == (1, 1)
+
+
 def test_reads_that_all_fail_while_lists_work_are_one_outage(
     bucket: Bucket, folder: StateFolder, caplog: pytest.LogCaptureFixture
 ) -> None:

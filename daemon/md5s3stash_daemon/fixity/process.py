@@ -31,6 +31,8 @@ from md5s3stash_daemon.runtime.helper_process import end_with, keep_running, low
 from md5s3stash_daemon.runtime.log_format import set_line_format
 from md5s3stash_daemon.spool.entry import ACTIVE
 
+_LIST_ATTEMPTS = 2
+
 
 def keep_checking(config: Path | None, stopping: threading.Event) -> None:
     """Runs the check in a process of its own until `stopping` is set."""
@@ -63,7 +65,9 @@ def _walk(settings: Settings, stopping: threading.Event) -> Walk:
     box = _Box(settings[SpoolSettings].dir, LedgerReader(client, prefix), stopping)
     of_s3 = settings[S3Settings]
     store = connect(of_s3.endpoint, timeouts=s3_timeouts(of_s3))
-    source = _Buckets(Lister(of_s3.endpoint), ObjectReader(store, box.is_busy, stopping))
+    # The walk itself retries, and is to know of an outage soon.
+    lister = Lister(of_s3.endpoint, s3_timeouts(of_s3), _LIST_ATTEMPTS)
+    source = _Buckets(lister, ObjectReader(store, box.is_busy, stopping))
     folder = StateFolder(settings[SpoolSettings].dir)
     log = FixityLog(client, prefix, STANDING) if settings[ProvenanceSettings].index else None
     findings = Findings(folder.wrong, LedgerRecord(client, prefix, log))

@@ -216,7 +216,9 @@ class Walk:
                     self._probe(now)
             elif watching and self._state.waits:
                 self._probe(now)
-            self._wait(min(max(delay, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
+            # What was read is to be saved, also if the next object is due in days.
+            longest = _SAVE_SECONDS if self._is_changed else _LONGEST_WAIT_SECONDS
+            self._wait(min(max(delay, _SHORTEST_WAIT_SECONDS), longest))
 
     def _probe(self, now: float) -> None:
         """Finds out whether the store answers, if that is not known."""
