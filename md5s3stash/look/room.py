@@ -47,7 +47,8 @@ _MOST_REQUESTS = 10_000
 # The second one at a limit of CPU time, which is above that of a look.
 _KILLED = (-signal.SIGKILL, -signal.SIGXCPU)
 _ANSWER_BYTES = 500
-_MIME_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[A-Za-z0-9][\w.+-]{0,120}", re.ASCII)
+# libmagic has types with a parameter: application/grib;edition=2.
+_MIME_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[A-Za-z0-9][\w.+-]{0,120}(;[a-z]{1,30}=[\w.+-]{1,30})?", re.ASCII)
 # Of BigTIFF.
 _MOST_PIXELS_A_SIDE = 2**64
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 from pathlib import Path
 
@@ -19,6 +20,10 @@ _H264 = ("-c:v", "libx264", *_FAST)
 _CARD = f"testsrc2=size={SIZE[0]}x{SIZE[1]}:rate={_RATE}:duration={SECONDS}"
 _TONE = f"sine=frequency=330:duration={SECONDS}"
 _PQ = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:log-level=error"
+
+# Matrices of a track (ISO 14496-12, 8.3.2): as it is, and turned by a quarter.
+_UNTURNED = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+_TURNED = struct.pack(">9i", 0, -1 << 16, 0, 1 << 16, 0, 0, 0, 0, 1 << 30)
 
 VIDEOS: dict[str, tuple[str, ...]] = {
     "mp4": _H264,
@@ -86,7 +91,12 @@ class Clips:
 
     def turned(self) -> Path:
         """As a phone that is held upright writes it: on its side, with the rotation beside it."""
-        return self._made("turned.mp4", "-i", str(self.video("mp4")), "-c", "copy", "-metadata:s:v", "rotate=90")
+        path = self._directory / "turned.mp4"
+        if not path.exists():
+            data = self.video("mp4").read_bytes()
+            at = data.index(_UNTURNED, data.index(b"tkhd"))
+            path.write_bytes(data[:at] + _TURNED + data[at + len(_UNTURNED) :])
+        return path
 
     def with_wide_pixels(self) -> Path:
         """Each pixel is twice as wide as high."""

@@ -216,7 +216,7 @@ def test_status_page_has_a_thumbnail_of_what_libmagic_calls_them(made: Clips) ->
         with content_of_file(open(path, "rb")) as content:
             types.add(describe(content)[0])
 
-    # libmagic does not know transport streams.
+    # libmagic before 5.46 does not know transport streams.
     assert types - {"application/octet-stream"} <= STILLS
 
 

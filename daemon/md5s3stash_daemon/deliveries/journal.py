@@ -83,7 +83,7 @@ class Journal:
     """Safe to share between threads. Raises sqlite3.Error if the disk fails; nothing of a transaction is kept then."""
 
     def __init__(self, path: str) -> None:
-        self._connection = sqlite3.connect(path, _BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # Not WAL: the spool may be on a network file system, and other processes read.
         self._connection.executescript(f"PRAGMA synchronous=FULL;{_SCHEMA}")
         self._lock = threading.RLock()

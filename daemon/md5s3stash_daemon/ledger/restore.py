@@ -134,6 +134,9 @@ class Draft:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.execute("CREATE TABLE draft (field BLOB PRIMARY KEY, entry BLOB) WITHOUT ROWID")
 
+    def __del__(self) -> None:
+        self._database.close()
+
     def get(self, key: str, fields: Sequence[str]) -> dict[str, bytes]:
         """The entries of those fields of a hash that were put."""
         query = "SELECT entry FROM draft WHERE field = ?"

@@ -64,6 +64,8 @@ _PICTURES = frozenset(
 # What libmagic calls the videos and sounds that the thumbnail server makes a picture of.
 STILLS = frozenset(
     [f"video/{kind}" for kind in ("3gpp", "mp4", "mpeg", "quicktime", "webm", "x-m4v", "x-matroska", "x-msvideo")]
+    # From libmagic 5.46 on.
+    + ["video/MP2T"]
     + [f"audio/{kind}" for kind in ("flac", "mpeg", "ogg", "x-aiff", "x-hx-aac-adts", "x-m4a", "x-wav")]
 )
 
