@@ -5,6 +5,7 @@ All share one daemon; each has a folder of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -82,18 +83,30 @@ def test_a_list_that_came_before_its_manifest_is_missing_with_the_reason(site: S
     assert "taken as a list of URLs (report done/early/a.urls.tsv)" in reasons(receipt)["a.urls"]
 
 
-@pytest.mark.parametrize("state", ["incoming/batch", "deferred/1.1.9999999999/batch"])
-def test_a_list_is_a_file_while_a_manifest_of_its_folder_waits(tmp_path: Path, state: str) -> None:
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
     spool = Spool(tmp_path)
     spool.create()
+    return spool
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
     (tmp_path / "deliveries").mkdir()
-    intake = DeliveryIntake(spool, Journal(journal_path(tmp_path)))
+    with contextlib.closing(Journal(journal_path(tmp_path))) as journal:
+        yield journal
+
+
+@pytest.mark.parametrize("state", ["incoming/batch", "deferred/1.1.9999999999/batch"])
+def test_a_list_is_a_file_while_a_manifest_of_its_folder_waits(spool: Spool, journal: Journal, state: str) -> None:
+    directory = spool.directory
+    intake = DeliveryIntake(spool, journal)
     entry = Entry("batch/sub/a.urls", "/unused", "1")
-    (tmp_path / state).mkdir(parents=True)
-    (tmp_path / state / "a.urls.md5").write_text(md5(LIST))
+    (directory / state).mkdir(parents=True)
+    (directory / state / "a.urls.md5").write_text(md5(LIST))
     assert not intake.keeps(entry)
 
-    (tmp_path / state / "x.md5").write_bytes(md5sums({"sub/a.urls": LIST}))
+    (directory / state / "x.md5").write_bytes(md5sums({"sub/a.urls": LIST}))
 
     intake.with_listed([])
     assert intake.keeps(entry)
@@ -101,12 +114,10 @@ def test_a_list_is_a_file_while_a_manifest_of_its_folder_waits(tmp_path: Path, s
     assert not intake.keeps(entry._replace(name="a.urls"))
 
 
-def test_a_manifest_that_is_being_written_is_read_before_it_is_stashed(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.create()
-    (tmp_path / "deliveries").mkdir()
-    intake = DeliveryIntake(spool, Journal(journal_path(tmp_path)))
-    path = tmp_path / "active" / "1.0" / "batch" / "x.md5"
+def test_a_manifest_that_is_being_written_is_read_before_it_is_stashed(spool: Spool, journal: Journal) -> None:
+    directory = spool.directory
+    intake = DeliveryIntake(spool, journal)
+    path = directory / "active" / "1.0" / "batch" / "x.md5"
     path.parent.mkdir(parents=True)
     path.write_bytes(md5sums({"a": b"a"}))
     with path.open("r+b"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -41,8 +42,10 @@ def build_deliveries(
 def _opened(path: str) -> Journal:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
-        journal = Journal(path)
-        journal.unpublished()
+        with contextlib.ExitStack() as on_error:
+            journal = on_error.enter_context(contextlib.closing(Journal(path)))
+            journal.unpublished()
+            on_error.pop_all()
         return journal
     except sqlite3.OperationalError as error:
         raise OSError(f"{path} cannot be opened: {error}") from error

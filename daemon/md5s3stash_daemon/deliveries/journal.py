@@ -85,7 +85,11 @@ class Journal:
     def __init__(self, path: str) -> None:
         self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # Not WAL: the spool may be on a network file system, and other processes read.
-        self._connection.executescript(f"PRAGMA synchronous=FULL;{_SCHEMA}")
+        try:
+            self._connection.executescript(f"PRAGMA synchronous=FULL;{_SCHEMA}")
+        except BaseException:
+            self._connection.close()
+            raise
         self._lock = threading.RLock()
 
     @contextlib.contextmanager

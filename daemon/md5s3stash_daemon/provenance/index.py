@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from md5s3stash.scheme import name_in
@@ -75,15 +75,16 @@ class Index:
 
     @classmethod
     def _opened(cls, path: Path) -> Index:
-        database = connected(path, "rwc")
-        for pragma in ("page_size=8192", "journal_mode=WAL", "synchronous=FULL", "cache_size=-65536"):
-            database.execute(f"PRAGMA {pragma}")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            database.executescript(f"BEGIN; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
-        elif version != VERSION:
-            database.close()
-            raise IndexUnusable(f"{path}: is not an index of version {VERSION}")
+        with ExitStack() as on_error:
+            database = on_error.enter_context(closing(connected(path, "rwc")))
+            for pragma in ("page_size=8192", "journal_mode=WAL", "synchronous=FULL", "cache_size=-65536"):
+                database.execute(f"PRAGMA {pragma}")
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                database.executescript(f"BEGIN; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+            elif version != VERSION:
+                raise IndexUnusable(f"{path}: is not an index of version {VERSION}")
+            on_error.pop_all()
         return cls(path, database)
 
     @classmethod
@@ -91,12 +92,11 @@ class Index:
         """Opens an existing file for reading."""
         if not os.path.exists(path):
             raise IndexUnusable(f"{path}: no index that this user can read: start the daemon, which fills a new one")
-        with translated(path):
-            database = connected(path, "ro")
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version != VERSION:
-            database.close()
-            raise IndexUnusable(f"{path}: is not an index of this release: the daemon makes it when it starts")
+        with translated(path), ExitStack() as on_error:
+            database = on_error.enter_context(closing(connected(path, "ro")))
+            if database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                raise IndexUnusable(f"{path}: is not an index of this release: the daemon makes it when it starts")
+            on_error.pop_all()
         return cls(path, database)
 
     def note_current(self) -> None:
