@@ -56,6 +56,12 @@ class ObjectAddress:
     bucket: str
     key: str
 
+    @classmethod
+    def of(cls, s3_url: str) -> ObjectAddress:
+        """The place that an s3:// URL names."""
+        bucket, _, key = s3_url.removeprefix("s3://").partition("/")
+        return cls(bucket, key)
+
     @property
     def s3_url(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
@@ -131,9 +137,9 @@ class BucketBase:
 
     def name_of(self, s3_url: str) -> str | None:
         """`{collection}/{md5}` or `{md5}` of an object of this base, by its s3 URL; None for any other object."""
-        bucket, _, key = s3_url.removeprefix("s3://").partition("/")
-        name = self.name_at(key)
-        is_here = name is not None and self.address_of(name).bucket == bucket
+        address = ObjectAddress.of(s3_url)
+        name = self.name_at(address.key)
+        is_here = name is not None and self.address_of(name).bucket == address.bucket
         return name if is_here else None
 
     def moved(self, s3_url: str, name: str) -> str:

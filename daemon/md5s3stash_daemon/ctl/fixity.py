@@ -148,14 +148,14 @@ def print_report(folder: StateFolder, bases: Sequence[BucketBase], as_csv: bool)
 
 
 def _advice(wrong: WrongObject, folder: StateFolder, bases: Sequence[BucketBase]) -> list[str]:
-    bucket, _, key = wrong.s3_url.removeprefix("s3://").partition("/")
+    address = ObjectAddress.of(wrong.s3_url)
     lines = [wrong.reason, *_times(wrong)]
     lines += [f"another copy: {line}" for line in _other_copies(wrong, folder, bases)] or [
         "no other bucket base has it"
     ]
     return [
         *lines,
-        f"earlier versions: aws s3api list-object-versions --bucket {bucket} --prefix {key}",
+        f"earlier versions: aws s3api list-object-versions --bucket {address.bucket} --prefix {address.key}",
         "a right copy has the md5 of the key: put it back under this key; the daemon itself overwrites nothing",
         f"then wait until it is read again, or: md5s3stashctl fixity acknowledge {wrong.s3_url}",
     ]

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from md5s3stash.errors import StoreError, StoreRefused
+from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.listing import ListedObject, Page
 from md5s3stash.scheme import ObjectAddress
 from md5s3stash_daemon.fixity.budget import Budget
@@ -34,7 +35,7 @@ _BUSY_SECONDS = 0.25
 _SHORTEST_WAIT_SECONDS = 0.001
 _LONGEST_WAIT_SECONDS = 600.0
 _FIRST_RETRY_SECONDS = 1.0
-_LONGEST_RETRY_SECONDS = 60.0
+_RETRIES = RetryPolicy(first_delay_seconds=_FIRST_RETRY_SECONDS, max_delay_seconds=60.0, jitter=0.0)
 
 # While drops are in the way, a LIST finds out whether the store answers: not more often than this, and with at most
 # this share of the requests of a day.
@@ -85,21 +86,19 @@ class Walk:
 
     def run(self) -> None:
         """Walks until the daemon ends."""
-        retry_seconds = _FIRST_RETRY_SECONDS
+        failures = 0
         try:
             if not self._state.saved:
                 self._count()
             while True:
                 try:
                     self._step()
-                    retry_seconds = _FIRST_RETRY_SECONDS
+                    failures = 0
                     self._answered()
                 except _Grown:
                     self._count()
                 except StoreError as error:
-                    self._waits_for(str(error))
-                    self._wait(retry_seconds)
-                    retry_seconds = min(2 * retry_seconds, _LONGEST_RETRY_SECONDS)
+                    failures = self._outlast(error, failures)
         except Stopped:
             if self._state.saved:
                 self._save()
@@ -143,14 +142,12 @@ class Walk:
 
     def _patient_page(self, place: Place, after: str) -> Page:
         """A page of a count, which an outage must not begin again."""
-        retry_seconds = _FIRST_RETRY_SECONDS
+        failures = 0
         while True:
             try:
                 page = self._source.page(place, after)
             except StoreError as error:
-                self._waits_for(str(error))
-                self._wait(retry_seconds)
-                retry_seconds = min(2 * retry_seconds, _LONGEST_RETRY_SECONDS)
+                failures = self._outlast(error, failures)
             else:
                 self._answered()
                 return page
@@ -328,8 +325,7 @@ class Walk:
             now = self._box.now()
             if self._requests.delay(now) or self._bytes.delay(now):
                 return
-            bucket, _, key = wrong.s3_url.removeprefix("s3://").partition("/")
-            address = ObjectAddress(bucket, key)
+            address = ObjectAddress.of(wrong.s3_url)
             try:
                 read = self._confirmed(address, self._read(address))
             except StoreError as error:
@@ -361,6 +357,12 @@ class Walk:
         per_second = self._state.progress.total_weight / (self._limits.period * PASS_SHARE)
         self._pace = Budget(_CATCH_UP * per_second * _DAY, self._box.now())
         self._source.need(_CATCH_UP * _CATCH_UP * per_second)
+
+    def _outlast(self, error: StoreError, failures: int) -> int:
+        """Waits after an error of an outage, longer after each; returns the number of failures with this one."""
+        self._waits_for(str(error))
+        self._wait(_RETRIES.delay_seconds(failures + 1, 0.0))
+        return failures + 1
 
     def _answered(self) -> None:
         """The store has answered: it is available."""
