@@ -123,7 +123,7 @@ def _jpeg(reader: BinaryIO) -> Kind | None:
 
 
 def jpeg_segments(reader: BinaryIO) -> Iterator[bytes]:
-    """The marker, the length and five more bytes of each segment, up to where there is none. Raises OverlongHeader."""
+    """The marker, length and five more bytes of each segment, until something else follows. Raises OverlongHeader."""
     position, fill_left = 2, _MOST_FILL_BYTES
     for _ in range(_MOST_SEGMENTS):
         reader.seek(position)

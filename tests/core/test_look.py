@@ -287,7 +287,7 @@ def test_a_picture_whose_size_takes_too_long_keeps_its_type(fresh: LookRoom, mon
     fresh(io.BytesIO(PDF))
     monkeypatch.setattr(room, "CPU_SECONDS", 0.05)
     monkeypatch.setattr(room, "_SLICE_SECONDS", 0.02)
-    # Pillow takes a second or two for the places of so many strips.
+    # Pillow takes a second or two to read the offsets of two million strips.
     strips = 2_000_000
     tags = {256: (4, 1, 31), 257: (4, 1, strips), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, strips, 8), 278: (3, 1, 1)}
     entries = b"".join(struct.pack("<HHII", tag, *value) for tag, value in tags.items())

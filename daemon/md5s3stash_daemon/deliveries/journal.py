@@ -192,7 +192,7 @@ class Journal:
         )
 
     def replace_manifest(self, number: int, name: str) -> bool:
-        """Forgets what an earlier manifest of this name lists; False if there is none."""
+        """Forgets an earlier manifest of this name and what it lists; False if there was no such manifest."""
         found = self._connection.execute(
             "UPDATE manifest SET is_replaced = 1 WHERE number = ? AND name = ? AND NOT is_replaced",
             (number, os.fsencode(name)),

@@ -72,7 +72,7 @@ def is_only_digest(head: bytes) -> bool:
 
 
 def problem_of(head: bytes, algorithm: str, lines: int, malformed: int) -> str:
-    """In words, which lines of a manifest cannot be read; empty if there are none. `head` is how it begins."""
+    """Says which lines of a manifest cannot be read; empty if all can. `head` is the start of the manifest."""
     if lines == 0:
         return "it lists no file"
     if malformed == 0:

@@ -21,7 +21,7 @@ _DAY = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A pass over so many objects in so many buckets."""
+    """What one pass needs. `places` is the number of buckets."""
 
     objects: int
     size_bytes: int

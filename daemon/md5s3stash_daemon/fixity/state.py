@@ -110,7 +110,7 @@ class WrongObjects:
         return before
 
     def all(self) -> Iterator[WrongObject]:
-        """In the order of their names, which is none."""
+        """In no order that means anything."""
         for name in self._names():
             found = self._read(self._directory / name)
             if found is not None:

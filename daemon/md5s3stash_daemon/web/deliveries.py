@@ -72,7 +72,7 @@ class ShownDeliveries(NamedTuple):
 
 
 def shown_deliveries(spool: Spool) -> ShownDeliveries:
-    """The open ones, the incomplete ones, then the newest; empty if there are none, or the journal cannot be read."""
+    """The open deliveries, then the incomplete ones, then the newest. Empty if the journal cannot be read."""
     path = journal_path(spool.directory)
     if not os.path.exists(path):
         return ShownDeliveries()

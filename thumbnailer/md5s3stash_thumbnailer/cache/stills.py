@@ -37,7 +37,7 @@ from md5s3stash_thumbnailer.stills.parts import still_of_parts
 from md5s3stash_thumbnailer.stills.still import VIDEO, Still, make_still
 
 _READERS = 2
-# Frames at a time that are made of one content, in so many seconds.
+# At most 120 frames with `t=` of one content in ten minutes.
 _MOST_TIMES, _TIMES_SECONDS = 120, 600.0
 _MAX_NAMES = 1000
 

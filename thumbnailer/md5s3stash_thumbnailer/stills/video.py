@@ -93,7 +93,7 @@ def still(
 
 
 def _exact(run: Run, stream: dict[str, Any], seconds: float) -> tuple[float, bytes]:
-    """How good the frame at this time is, whether or not it is a key frame, and the frame; or that there is none."""
+    """How good the frame at this time is, key frame or not, and the frame; empty if there is no such frame."""
     try:
         frame, score = _judged(Look(run, seconds, ("-accurate_seek",)), stream)
     except RenderTimedOut:
