@@ -135,10 +135,10 @@ class Stills:
         self.made[kind] += 1
         return incoming
 
-    def _count_time(self, md5: str) -> None:
+    def _count_time(self, content: str) -> None:
         """Raises Overloaded if too many frames of the content were made: there are millions in an hour."""
-        now, made = time.monotonic(), self._times.pop(md5, deque(maxlen=_MOST_TIMES))
-        self._times[md5] = made
+        now, made = time.monotonic(), self._times.pop(content, deque(maxlen=_MOST_TIMES))
+        self._times[content] = made
         if len(self._times) > _MAX_NAMES:
             self._times.popitem(last=False)
         if len(made) == _MOST_TIMES and now < made[0] + _TIMES_SECONDS:
