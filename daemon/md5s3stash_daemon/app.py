@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -25,6 +25,7 @@ from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash.sealed.process import missing
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, read_settings
+from md5s3stash_daemon.config.notice_settings import NoticeSettings
 from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import (
     DeliverySettings,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
     from md5s3stash_daemon.deliveries.build import Deliveries
     from md5s3stash_daemon.intake.sqs.consumer import Consumer
+    from md5s3stash_daemon.notices.channel import Channel
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Daemon:
     metrics: Metrics
     health: Health
     deliveries: Deliveries | None = None
+    notices: Sequence[Channel] = ()
 
     def apply(self, settings: Settings) -> None:
         """Applies these settings, as far as they are `reload.LIVE`."""
@@ -176,6 +179,8 @@ def _run(
             daemon.queue.start()
         if daemon.deliveries is not None:
             daemon.deliveries.follower.start()
+        for channel in daemon.notices:
+            channel.start()
         with _outliving_power_cuts(daemon):
             complete = daemon.main_loop.run(ready)
             # Lists and the queue stop at the same time as the files, so this waits for the rest of the same deadline.
@@ -269,6 +274,7 @@ def build(settings: Settings) -> Daemon:
         log.warning("look_not_sealed missing=%r", ", ".join(unsealed))
     metrics.watch_look(unsealed)
     deliveries = _deliveries(runtime, dependencies, client)
+    notices = _notices(settings, runtime, dependencies, metrics)
     take_list, with_listed = lists.take, {}
     if deliveries is not None:
         take_list = functools.partial(_take_list, lists, deliveries)
@@ -280,7 +286,18 @@ def build(settings: Settings) -> Daemon:
     health = Health(
         runtime.liveness, waited_for, metrics, lambda: live.current[SpoolSettings].stuck_seconds, main_loop.waiting
     )
-    return Daemon(runtime, dependencies.spool, main_loop, workers, lists, queue, metrics, health, deliveries)
+    return Daemon(runtime, dependencies.spool, main_loop, workers, lists, queue, metrics, health, deliveries, notices)
+
+
+def _notices(settings: Settings, runtime: Runtime, dependencies: Dependencies, metrics: Metrics) -> Sequence[Channel]:
+    of_notices = settings[NoticeSettings]
+    if not (of_notices.webhook_url or of_notices.email_to or of_notices.sns_topic):
+        return ()
+    from md5s3stash_daemon.notices.build import build_channels
+
+    channels = build_channels(settings, runtime, dependencies.session)
+    metrics.watch_notices(lambda: [channel.notices() for channel in channels])
+    return channels
 
 
 def _take_list(lists: ListScheduler, deliveries: Deliveries, entry: Entry) -> bool:

@@ -71,10 +71,10 @@ def test_only_the_s3_adapter_of_the_core_imports_a_client_for_s3() -> None:
     assert all(name.startswith("s3/") for name in importers), importers
 
 
-def test_the_daemon_knows_boto3_where_it_speaks_to_sqs_and_nowhere_else() -> None:
+def test_the_daemon_knows_boto3_where_it_speaks_to_sqs_and_sns_and_nowhere_else() -> None:
     importers = {name for name, imported in imports_of("md5s3stash_daemon").items() if imported & {"boto3", "botocore"}}
 
-    assert importers == {"intake/sqs/client.py"}
+    assert importers == {"intake/sqs/client.py", "notices/sns.py"}
 
 
 # Places that docs/architecture.md names for planned features.
@@ -96,6 +96,7 @@ LAYERS = {
     "intake.lists": {"config", "runtime", "disk", "spool", "ledger", "downloads"},
     "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
     "deliveries": {"config", "runtime", "disk", "spool", "ledger"},
+    "notices": {"config", "runtime", "disk", "fixity", "deliveries", "monitoring"},
     "enqueue": {"config", "downloads", "intake.sqs"},
     "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "provenance", "deliveries"},
     "web": {"config", "runtime", "spool", "ledger", "fixity", "provenance", "monitoring", "deliveries"},

@@ -16,6 +16,7 @@ from md5s3stash_daemon.config.reload import LIVE
 from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_daemon.fixity.summary import summary_of
 from md5s3stash_daemon.monitoring.metrics import Metrics
+from md5s3stash_daemon.monitoring.undelivered import Notices
 from md5s3stash_daemon.runtime.circuit_breaker import CircuitBreaker
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import WaitingFiles
@@ -68,6 +69,7 @@ def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     metrics.watch_look(())
     metrics.watch_provenance(lambda: 0.0)
     metrics.watch_fixity(summary_of(tmp_path, 90).numbers)
+    metrics.watch_notices(lambda: [Notices("email", 0, 0.0, 0, "")])
     metrics.watch_waiting(WaitingFiles().counts)
     told = set(re.findall(r"^# TYPE (md5s3stash_\w+) ", metrics.exposition().decode(), re.MULTILINE))
     documented = set(re.findall(r"^\| `(md5s3stash_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))

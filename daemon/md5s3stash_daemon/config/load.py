@@ -18,6 +18,7 @@ from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.store import connect
 from md5s3stash.scheme import KeyTemplate
 from md5s3stash.settings import Faults, FetchSettings, RedisSettings, S3Settings, Settings, StashSettings, load
+from md5s3stash_daemon.config.notice_settings import NoticeSettings
 from md5s3stash_daemon.config.settings import SECTIONS, SpoolSettings
 
 # The spool does the retries.
@@ -63,6 +64,7 @@ _CHECKS: Mapping[str, Callable[[Settings], object]] = {
     "redis": redis_client,
     "fetch": lambda settings: origin_rules(settings[FetchSettings]),
     "s3": lambda settings: connect(settings[S3Settings].endpoint),
+    "notices": lambda settings: settings[NoticeSettings].check(),
 }
 
 

@@ -12,18 +12,12 @@ from typing import Any
 from md5s3stash.errors import StashError
 from md5s3stash.scheme import BucketBase
 from md5s3stash.settings import CORE_SECTIONS, one_of, optional_text, seconds, setting, text, texts, whole_number
+from md5s3stash_daemon.config.notice_settings import NoticeSettings
+from md5s3stash_daemon.config.values import directory, optional_file
 from md5s3stash_daemon.spool.ignored import DEFAULT_PATTERNS
 
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,252})", re.ASCII)
 _WEB_URL = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", re.ASCII)
-
-
-def directory(value: Any) -> Path:
-    """An absolute path."""
-    path = Path(text(value))
-    if not path.is_absolute():
-        raise ValueError("an absolute path is needed")
-    return path
 
 
 def socket_path(value: Any) -> str | None:
@@ -242,11 +236,6 @@ class QueueSettings:
     )
 
 
-def index_file(value: Any) -> Path | None:
-    """An absolute path; an empty text means not set."""
-    return directory(value) if text(value) else None
-
-
 def bucket_prefix(value: Any) -> str | None:
     """BUCKET/PREFIX; an empty text means not set."""
     place = optional_text(value)
@@ -266,7 +255,7 @@ class ProvenanceSettings:
     """`[provenance]`: the index of who sent what and when."""
 
     index: Path | None = setting(
-        None, index_file, "SQLite file that collects each outcome, on a local disk; not set: no index"
+        None, optional_file, "SQLite file that collects each outcome, on a local disk; not set: no index"
     )
     snapshots: str | None = setting(
         None, bucket_prefix, "where copies of the collected outcomes go, as BUCKET/PREFIX; not set: no copies"
@@ -314,4 +303,5 @@ SECTIONS: Mapping[str, type] = {
     "deliveries": DeliverySettings,
     "provenance": ProvenanceSettings,
     "fixity": FixitySettings,
+    "notices": NoticeSettings,
 }

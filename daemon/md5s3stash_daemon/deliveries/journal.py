@@ -69,7 +69,7 @@ _COLUMNS = (
     "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag, "
     "fetching"
 )
-
+_SELECT = f"SELECT {_COLUMNS} FROM delivery"
 
 _FILE_COLUMNS = "name, state, md5, size_bytes, at, reason, drops"
 
@@ -115,21 +115,23 @@ class Journal:
 
     def unpublished(self) -> list[Delivery]:
         """Those that are open, or whose receipt is not published."""
-        return [_delivery(row) for row in self._rows(f"SELECT {_COLUMNS} FROM delivery WHERE NOT is_published")]
+        return [_delivery(row) for row in self._rows(f"{_SELECT} WHERE NOT is_published")]
 
     def open_folders(self) -> list[tuple[str, int]]:
         """(folder, number) of each open delivery."""
         return [(delivery.folder, delivery.number) for delivery in self.unpublished() if delivery.ended is None]
 
     def newest(self, count: int) -> list[Delivery]:
-        return [
-            _delivery(row) for row in self._rows(f"SELECT {_COLUMNS} FROM delivery ORDER BY number DESC LIMIT ?", count)
-        ]
+        return [_delivery(row) for row in self._rows(f"{_SELECT} ORDER BY number DESC LIMIT ?", count)]
+
+    def since(self, number: int) -> list[Delivery]:
+        """This number and later ones, in their order; those that have a `receipt` are published."""
+        return [_delivery(row) for row in self._rows(f"{_SELECT} WHERE number >= ? ORDER BY number", number)]
 
     def unsettled(self, count: int) -> list[Delivery]:
         """The open ones, then those that ended incomplete, unless their folder came again; the newest first."""
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM delivery WHERE ended IS NULL OR (verdict = 'incomplete' AND number IN "
+            f"{_SELECT} WHERE ended IS NULL OR (verdict = 'incomplete' AND number IN "
             "(SELECT max(number) FROM delivery GROUP BY folder)) ORDER BY ended IS NOT NULL, number DESC LIMIT ?",
             count,
         )
@@ -143,7 +145,7 @@ class Journal:
     def named(self, word: str) -> list[Delivery]:
         """The deliveries with this id or folder, the newest first."""
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM delivery WHERE id = ? OR folder = ? ORDER BY number DESC",
+            f"{_SELECT} WHERE id = ? OR folder = ? ORDER BY number DESC",
             word.encode("utf-8", "replace").decode(),
             os.fsencode(word.strip("/")),
         )

@@ -59,7 +59,7 @@ class Health:
         return [problem.words for problem in self.problems()]
 
     def notices(self) -> list[str]:
-        """Which promises are weaker than usual, even if the daemon is healthy."""
+        """Which promises are weaker than usual, and what else to look after, even if the daemon is healthy."""
         return self._metrics.notices()
 
     def status_line(self) -> str:

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Info, ProcessCollector, generate_latest
@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from md5s3stash.settings import RISKS
 from md5s3stash.version import build_info
 from md5s3stash_daemon.monitoring.counters import OUTCOMES, Counters, Counts
+from md5s3stash_daemon.monitoring.undelivered import Notices, metrics_of
 from md5s3stash_daemon.power_cut.power_cut import damaged
 from md5s3stash_daemon.runtime.circuit_breaker import HasFaults
 from md5s3stash_daemon.runtime.disk_space import DOWNLOADS, SPOOL
@@ -66,6 +67,7 @@ class Metrics(Counters):
         self._weaker: set[str] = set()
         self._weaker_here: Callable[[], list[str]] = list
         self._unsealed = ""
+        self._words: list[Callable[[], Iterable[str]]] = []
         # Our own registry: any library may add metrics to the global one.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -138,9 +140,19 @@ class Metrics(Counters):
         Gauge("md5s3stash_look_sealed", words, registry=self._registry).set(not missing)
 
     def notices(self) -> list[str]:
-        """Which promises are weaker than usual, in words."""
+        """Which promises are weaker than usual, and what else an operator should know, in words."""
         sealed = f"the process that finds MIME types is not sealed: the kernel or the unit lacks {self._unsealed}"
-        return [*self.weaker_promises(), *([sealed] if self._unsealed else [])]
+        others = [words for watched in self._words for words in watched() if words]
+        return [*self.weaker_promises(), *([sealed] if self._unsealed else []), *others]
+
+    def watch_words(self, words: Callable[[], Iterable[str]]) -> None:
+        """Adds a function that returns more of `notices`. Empty ones are left out."""
+        self._words.append(words)
+
+    def watch_notices(self, channels: Callable[[], Sequence[Notices]]) -> None:
+        """Adds the metrics of notices. Call it once."""
+        self.watch_words(lambda: [each.words() for each in channels()])
+        self._registry.register(_Collected(lambda: metrics_of(channels())))
 
     def watch_waiting(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Adds the metric of files in incoming/ that are not claimed, by reason. Call it once."""

@@ -1,4 +1,4 @@
-"""An SQS client with the few calls that the daemon needs; the only importer of boto3 in the daemon.
+"""An SQS client with the few calls that the daemon needs; with notices/sns.py the only importer of boto3 in the daemon.
 
 SQS delivers at least once: a message may come twice, to two boxes, even after it was deleted. Callers must handle this.
 """

@@ -1,0 +1,1 @@
+"""Notices of ended deliveries and wrong objects. Imports config, runtime, disk, fixity, monitoring, deliveries."""
