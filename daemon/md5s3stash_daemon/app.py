@@ -277,6 +277,7 @@ def build(settings: Settings) -> Daemon:
     notices = _notices(settings, runtime, dependencies, metrics)
     take_list, with_listed = lists.take, {}
     if deliveries is not None:
+        metrics.watch_words(lambda: [deliveries.follower.fault])
         take_list = functools.partial(_take_list, lists, deliveries)
         with_listed = {"with_listed": deliveries.intake.with_listed}
     main_loop = MainLoop(runtime, dependencies.spool, workers, take_list, ledger, **with_listed)

@@ -179,6 +179,9 @@ class DeliverySettings:
         seconds(0, 30 * 86400),
         "how long after its last file an incomplete delivery ends, such as 3600; 0: manifests are files as any other",
     )
+    signing_key: Path | None = setting(
+        None, optional_file, "private key of OpenSSH, without a passphrase, that signs receipts; not set: no signature"
+    )
 
 
 def queue_url(value: Any) -> str | None:

@@ -32,6 +32,7 @@ from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
 from md5s3stash_daemon.deliveries.judge import FETCHED, Listed, after, judged
 from md5s3stash_daemon.deliveries.late_checks import Contents, LateChecks
 from md5s3stash_daemon.deliveries.receipts.receipt import publish
+from md5s3stash_daemon.deliveries.receipts.signing import ReceiptNotSigned
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import ALL_HERE, ASKED, BAD, STILL, Delivery
 from md5s3stash_daemon.deliveries.waiting import waiting
@@ -74,6 +75,8 @@ class DeliveryFollower:
         self._journal = journal
         self._ledger = ledger
         self._contents = contents
+        # Why receipts cannot be published, for the operator; empty if they can.
+        self.fault = ""
         # A delivery is not still because this machine was off.
         self._started = time.time()
 
@@ -92,6 +95,8 @@ class DeliveryFollower:
                 try:
                     with liveness.idle():  # S3, Redis and the disk may each take long
                         self.follow(delivery)
+                except ReceiptNotSigned as error:
+                    self._note_fault(str(error))
                 except StashError as error:
                     # Redis or S3 is unavailable: the next look continues from here.
                     log.debug("delivery waits id=%s error=%r", delivery.id, str(error))
@@ -99,6 +104,11 @@ class DeliveryFollower:
                     # The disk, or a bug here: it concerns this delivery alone. Its files are stashed all the same.
                     log.exception("delivery cannot go on: trying again id=%s", delivery.id)
             liveness.set_idle()
+
+    def _note_fault(self, fault: str) -> None:
+        if fault != self.fault:
+            log.error("%s", fault)
+        self.fault = fault
 
     def _unpublished(self) -> Sequence[Delivery]:
         try:
@@ -131,7 +141,9 @@ class DeliveryFollower:
             delivery = ended
         collection = self._collection(delivery)
         place_of = self._contents.in_collection(collection).place
-        path = publish(self._spool, self._journal, delivery, place_of, collection)
+        key = self._runtime.live.current[DeliverySettings].signing_key
+        path = publish(self._spool, self._journal, delivery, place_of, collection, key)
+        self.fault = ""
         with self._journal.transaction():
             self._journal.update(delivery.number, is_published=1, receipt=path.encode("utf-8", "surrogateescape"))
             self._journal.drop_files_of(delivery.number)

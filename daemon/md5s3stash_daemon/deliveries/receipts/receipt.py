@@ -13,11 +13,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from md5s3stash.digest import is_md5
 from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
 from md5s3stash_daemon.deliveries.receipts.page import write_page
+from md5s3stash_daemon.deliveries.receipts.signing import SUFFIX, signature_of
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
 from md5s3stash_daemon.disk.beneath import Place, folder_of, move, sync_folders
@@ -36,28 +38,53 @@ _MAX_STEM_BYTES = 180
 
 
 def publish(
-    spool: Spool, journal: Journal, delivery: Delivery, place_of: Callable[[str], str], collection: str = ""
+    spool: Spool,
+    journal: Journal,
+    delivery: Delivery,
+    place_of: Callable[[str], str],
+    collection: str = "",
+    signing_key: Path | None = None,
 ) -> str:
     """Writes the receipt; `place_of` gives the s3 URL of an md5, `collection` is the one that the receipt is stashed
-    in. Returns the path of the JSON in done/. May be repeated. Raises OSError.
+    in. Returns the path of the JSON in done/. May be repeated. Raises OSError, ReceiptNotSigned.
     """
     os.makedirs(spool.path_of(DONE), exist_ok=True)
+    written = []
     for suffix, write in ((".html", write_page), (".json", functools.partial(_write_json, place_of=place_of))):
         temporary = f"{spool.path_of(FOLDER)}/{delivery.id}{suffix}"
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with _synced(temporary) as file:
             write(file, journal, delivery)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            place = _link(temporary, spool.path_of(DONE), f"{_stem(delivery.folder)}.{delivery.id}.receipt{suffix}")
-        except (FileExistsError, NotADirectoryError):
-            # A file has the folder's name.
-            flat = _stem(delivery.folder.replace("/", "_"))
-            place = _link(temporary, spool.path_of(DONE), f"{flat}.{delivery.id}.receipt{suffix}")
-        name = place.name.removeprefix(f"{collection}/") if collection else place.name
-        target = f"{collection}/{RECEIPTS}/{name}".removeprefix("/")
-        _drop(spool, Place(spool.path_of(FOLDER), f"{delivery.id}{suffix}"), target)
+        if signing_key is not None:
+            with _synced(f"{temporary}{SUFFIX}") as file:
+                file.write(signature_of(temporary, signing_key).decode("ascii"))
+            # Before what it signs: a receipt that is there has its signature.
+            written.append(f"{suffix}{SUFFIX}")
+        written.append(suffix)
+    for suffix in written:
+        place = _publish_file(spool, delivery, suffix, collection)
     return f"{place.base}/{place.name}"
+
+
+@contextlib.contextmanager
+def _synced(path: str) -> Iterator[TextIO]:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish_file(spool: Spool, delivery: Delivery, suffix: str, collection: str) -> Place:
+    temporary = f"{spool.path_of(FOLDER)}/{delivery.id}{suffix}"
+    try:
+        place = _link(temporary, spool.path_of(DONE), f"{_stem(delivery.folder)}.{delivery.id}.receipt{suffix}")
+    except (FileExistsError, NotADirectoryError):
+        # A file has the folder's name.
+        flat = _stem(delivery.folder.replace("/", "_"))
+        place = _link(temporary, spool.path_of(DONE), f"{flat}.{delivery.id}.receipt{suffix}")
+    name = place.name.removeprefix(f"{collection}/") if collection else place.name
+    target = f"{collection}/{RECEIPTS}/{name}".removeprefix("/")
+    _drop(spool, Place(spool.path_of(FOLDER), f"{delivery.id}{suffix}"), target)
+    return place
 
 
 def _stem(folder: str) -> str:
