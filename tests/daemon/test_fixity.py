@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import itertools
+import json
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from md5s3stash_daemon.fixity.findings import Findings, LedgerRecord
 from md5s3stash_daemon.fixity.ports import Limits, Place, drops_in, is_stashing, places_of
 from md5s3stash_daemon.fixity.progress import Interval, Progress
 from md5s3stash_daemon.fixity.reading import Read
-from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
+from md5s3stash_daemon.fixity.state import State, StateFolder, WrongObject
 from md5s3stash_daemon.fixity.summary import summary_of
 from md5s3stash_daemon.fixity.walk import Walk
 from md5s3stash_daemon.ledger.fixity_log import STANDING, FixityLog
@@ -528,6 +529,60 @@ def test_an_object_that_is_right_again_has_an_event_of_its_own(tmp_path: Path) -
 
         assert [(event.id - at, event.md5, event.error) for event in found] == [(3, md5(b"x"), ""), (6, md5(b"x"), "")]
         assert index.firsts_of(md5(b"x")) == [stashed]
+
+
+def test_history_says_when_an_object_was_read_and_what_was_found(
+    tmp_path: Path, redis_server: str, s3_server: str
+) -> None:
+    site = Site(tmp_path, redis_server, s3_server)
+    Spool(site.spool).create()
+    early, late, place = "1" * 32, "e" * 32, f"s3://{site.bucket}/"
+    for name, content in (("early.tif", early), ("late.tif", late)):
+        site.redis.hset(f"{site.prefix}:names", name, content)
+    folder = StateFolder(site.spool)
+    folder.write(State(Progress([place], 0.0, 0.0, passed=[Interval(0, "8" * 32, 5, 5, 86400.0)], key="8" * 32)))
+
+    read, not_read = (run(site, "fixity", "history", name) for name in ("early.tif", late))
+
+    assert (read.returncode, not_read.returncode) == (0, 0)
+    not_known = "earlier checks are not known, because provenance.index is not set"
+    assert read.stdout.splitlines() == [
+        f"{place}{early}",
+        "    read at 1970-01-02T00:00:00Z or later: right",
+        not_known,
+    ]
+    assert not_read.stdout.splitlines()[1] == "    not read yet by the standing check"
+
+    folder.wrong.add(WrongObject(f"{place}{early}", FaultKind.WRONG_BYTES, "its md5 differs", "", 1, 90000.0, 90000.0))
+    at = FIRST_TIMED_ID
+    with contextlib.closing(Index.create(tmp_path / "index.sqlite")) as index:
+        index.add(
+            [
+                Event(at, "early.tif", early, s3_urls=f"{place}{early}"),
+                Event(at + 1, place, via="fixity standing, begun"),
+                Event(at + 2, place, via="fixity standing", reason="read every object, 0 faults"),
+                Event(at + 3, f"{place}{early}", early, via="fixity standing", error="wrong-bytes", reason="rotten"),
+            ]
+        )
+    environment = {"MD5S3STASH_PROVENANCE_INDEX": str(tmp_path / "index.sqlite")}
+
+    wrong = run(site, "fixity", "history", f"{place}{early}", "late.tif", **environment)
+    as_json = run(site, "fixity", "history", "early.tif", "--json", **environment)
+
+    assert (wrong.returncode, as_json.returncode) == (1, 1)
+    assert wrong.stdout.splitlines()[:5] == [
+        f"{place}{early}",
+        "    wrong-bytes since 1970-01-02T01:00:00Z: its md5 differs",
+        "    last read 1970-01-02T01:00:00Z",
+        f"2001-09-09T01:46:40Z  fixity standing  right  {place}  read every object, 0 faults",
+        f"2001-09-09T01:46:40Z  fixity standing  wrong-bytes  {place}{early}  rotten",
+    ]
+    assert wrong.stdout.splitlines()[5] == f"{place}{late}"
+    found = json.loads(as_json.stdout)
+    assert found["objects"][0]["wrong"]["kind"] == "wrong-bytes"
+    assert [check["error"] for check in found["checks"]] == ["", "wrong-bytes"]
+    assert run(site, "fixity", "history", "unknown.tif").returncode == 1
+    assert run(site, "fixity", "history").returncode == 2
 
 
 def test_drops_are_being_stashed_while_a_box_has_a_file(tmp_path: Path) -> None:

@@ -39,9 +39,11 @@ def jobs(text: str) -> int:
 
 def add_fixity_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `md5s3stashctl fixity`."""
-    actions = ["plan", "status", "report", "acknowledge"]
-    parser.add_argument("action", choices=actions, metavar="ACTION", help="plan, status, report or acknowledge")
-    parser.add_argument("s3_urls", nargs="*", metavar="S3_URL", help="an object to acknowledge")
+    actions = ["plan", "status", "history", "report", "acknowledge"]
+    parser.add_argument("action", choices=actions, metavar="ACTION", help=f"{', '.join(actions[:-1])} or {actions[-1]}")
+    parser.add_argument(
+        "s3_urls", nargs="*", metavar="NAME", help="history: a name, URL or md5; acknowledge: S3 URLs of objects"
+    )
     parser.add_argument("--period-days", type=positive, metavar="N", help="plan for this period (fixity.period_days)")
     parser.add_argument("--objects", type=count, metavar="N", help="plan for N objects, without a LIST of the buckets")
     parser.add_argument(

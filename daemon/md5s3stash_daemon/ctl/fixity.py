@@ -1,4 +1,4 @@
-"""`md5s3stashctl fixity`: what the standing check will cost, how far it is, and which objects are wrong."""
+"""`md5s3stashctl fixity`: what the standing check will cost, how far it is, when it read an object, what is wrong."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from md5s3stash.s3.listing import Lister
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash.settings import S3Settings, Settings, StashSettings
 from md5s3stash_daemon.config.settings import FixitySettings, ProvenanceSettings
-from md5s3stash_daemon.ctl.connections import redis_of, spool_of
+from md5s3stash_daemon.ctl.connections import ledger_of, redis_of, spool_of
 from md5s3stash_daemon.fixity.costs import Plan
 from md5s3stash_daemon.fixity.ports import Place, limits_of, places_of
 from md5s3stash_daemon.fixity.progress import NEVER
-from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
+from md5s3stash_daemon.fixity.state import State, StateFolder, WrongObject
 from md5s3stash_daemon.fixity.summary import Summary, number_of, summary_of
 
 if TYPE_CHECKING:
     from md5s3stash_daemon.fixity.findings import LedgerRecord
+    from md5s3stash_daemon.provenance.event import Event
 
 _CSV_COLUMNS = ("s3_url", "kind", "reason", "found_md5", "size_bytes", "first_seen", "last_seen")
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> bool:
     """Runs the action; False if something is wrong. Raises StashError."""
-    if (arguments.action == "acknowledge") != bool(arguments.s3_urls):
-        raise SettingsError("give the S3 URLs of objects to acknowledge, and none to the other actions")
+    if (arguments.action in ("acknowledge", "history")) != bool(arguments.s3_urls):
+        raise SettingsError("history needs a name, acknowledge the S3 URLs of objects, and the other actions neither")
     period_days = arguments.period_days or settings[FixitySettings].period_days
     if not period_days and arguments.action in ("plan", "status"):
         raise SettingsError("fixity.period_days is 0, so there is no standing check: set it; plan has --period-days")
@@ -45,7 +46,70 @@ def run(arguments: argparse.Namespace, settings: Settings) -> bool:
         return print_status(summary_of(spool, period_days), arguments.json)
     if arguments.action == "report":
         return print_report(StateFolder(spool), settings[StashSettings].bases(), arguments.csv)
+    if arguments.action == "history":
+        # Each is printed, also after one that is wrong.
+        known = [_history(StateFolder(spool), settings, word, arguments.json) for word in arguments.s3_urls]
+        return all(known)
     return acknowledge(StateFolder(spool), arguments.s3_urls, _record_of(settings))
+
+
+def _history(folder: StateFolder, settings: Settings, word: str, as_json: bool) -> bool:
+    """Prints when the objects of a name, a URL or an md5 were read; False if one is wrong, or nothing is known."""
+    # Redis takes half a second to import, and only those with an index need SQLite.
+    from md5s3stash_daemon.ctl.lookup import places_of_word
+
+    md5, s3_urls = places_of_word(ledger_of(settings), word, settings[StashSettings].bases())
+    if not md5:
+        console.complain(f"{console.printable(word)}: is not in the ledger")
+        return False
+    wrong = {each.s3_url: each for each in folder.wrong.all() if each.s3_url in s3_urls}
+    state = folder.read()
+    read = {s3_url: NEVER if state is None else _last_read(state, s3_url) for s3_url in s3_urls}
+    index = settings[ProvenanceSettings].index
+    checks: Sequence[Event] = []
+    if index is not None:
+        from md5s3stash_daemon.ctl.provenance import checks_of
+
+        checks = checks_of(index, md5)
+    if as_json:
+        objects = [
+            {"s3_url": s3_url, "read_since": None if seconds == NEVER else _utc(seconds)}
+            | ({"wrong": asdict(wrong[s3_url])} if s3_url in wrong else {})
+            for s3_url, seconds in read.items()
+        ]
+        console.write(json.dumps({"md5": md5, "objects": objects, "checks": list(map(_as_json, checks))}))
+        return not wrong
+    for s3_url, seconds in read.items():
+        for line in (s3_url, *(f"    {line}" for line in _found(wrong.get(s3_url), seconds))):
+            console.write(console.printable(line))
+    for check in checks:
+        when = "" if check.seconds is None else _utc(check.seconds)
+        line = f"{when}  {check.via}  {check.error or 'right'}  {check.name}  {check.reason}"
+        console.write(console.printable(line.rstrip()))
+    if index is None:
+        console.write("earlier checks are not known, because provenance.index is not set")
+    return not wrong
+
+
+def _as_json(check: Event) -> dict[str, str | None]:
+    at = None if check.seconds is None else _utc(check.seconds)
+    return {"at": at, "via": check.via, "s3_url": check.name, "error": check.error, "reason": check.reason}
+
+
+def _found(wrong: WrongObject | None, seconds: float) -> list[str]:
+    """What the standing check has found when it last read an object."""
+    if wrong is not None:
+        return [f"{wrong.kind.value} since {_utc(wrong.first_seen)}: {wrong.reason}", *_times(wrong)]
+    return ["not read yet by the standing check" if seconds == NEVER else f"read at {_utc(seconds)} or later: right"]
+
+
+def _last_read(state: State, s3_url: str) -> float:
+    """When the standing check has read the object, or up to some hours earlier; NEVER if it has not."""
+    found = [place for place in state.progress.places if s3_url.startswith(place)]
+    if not found:
+        return NEVER
+    place = max(found, key=len)
+    return state.progress.last_read(list(state.progress.places).index(place), ObjectAddress.of(s3_url).key)
 
 
 def _record_of(settings: Settings) -> LedgerRecord | None:

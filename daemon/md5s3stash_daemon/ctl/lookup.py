@@ -21,6 +21,9 @@ from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped, dige
 FOLLOW_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 
+# To find the collections of a content.
+_NAMES_LOOKED_AT = 1000
+
 CSV_COLUMNS = tuple(each.name for each in fields(Mapped))
 
 
@@ -39,10 +42,30 @@ def lookup(ledger: LedgerReader, word: str, bases: Sequence[BucketBase], limit: 
     names = list(itertools.islice(_each_once(ledger.names_of(md5)), limit + 1))
     if not names and not ledger.knows(md5):
         return False
-    recorded, placed = ledger.recorded([("", md5)]), ledger.placed(names[:limit])
-    contents = [*recorded, *placed] if recorded[0].s3_url or not placed else placed
+    contents = _contents(ledger, md5, names[:limit])
     _print_found(contents, [name for name, _ in names[:limit]], len(names) > limit, bases, as_json)
     return True
+
+
+def _contents(ledger: LedgerReader, md5: str, names: Sequence[tuple[str, str]]) -> Sequence[Mapped]:
+    """One content, in all collections that these names are in."""
+    recorded, placed = ledger.recorded([("", md5)]), ledger.placed(names)
+    return [*recorded, *placed] if recorded[0].s3_url or not placed else placed
+
+
+def places_of_word(ledger: LedgerReader, word: str, bases: Sequence[BucketBase]) -> tuple[str, list[str]]:
+    """The md5 of a name, a URL or a digest, and the S3 URLs of its objects; both are empty if nothing is known."""
+    found = ledger.find(word)
+    md5 = found.md5 if found is not None else digest_in(word)
+    if md5 is None:
+        return "", []
+    if word.startswith("s3://") and found is None:
+        return md5, [word]
+    names = list(itertools.islice(_each_once(ledger.names_of(md5)), _NAMES_LOOKED_AT))
+    if found is None and not names and not ledger.knows(md5):
+        return "", []
+    contents = [found] if found is not None else _contents(ledger, md5, names)
+    return md5, list(dict.fromkeys(url for each in contents for url in _s3_urls(each, bases)))
 
 
 def _print_found(

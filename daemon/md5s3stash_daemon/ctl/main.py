@@ -204,8 +204,8 @@ def build_parser() -> argparse.ArgumentParser:
     fixity = command(
         "fixity",
         _fixity,
-        "plan the standing check, show how far it is, report wrong objects, or acknowledge some",
-        "plan",
+        "plan the standing check, show how far it is and when an object was read, report or acknowledge wrong objects",
+        "history scans/1.tif",
         "report --csv >wrong.csv",
         "acknowledge s3://my-bucket/3e25960a79dbc69b674cd4ec67a72c62",
     )

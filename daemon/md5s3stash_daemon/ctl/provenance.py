@@ -97,12 +97,7 @@ def print_premis(path: Path, word: str | None, since: float | None, until: float
         before = 2**63 - 1 if until is None else id_at(until)
 
         def events() -> Iterator[Event]:
-            own = _each(index.events(after, before, name=name, md5=md5))
-            audits = [] if name is md5 is None else _audits(index, name, md5)
-            merged = heapq.merge(own, *audits, key=lambda event: event.id)
-            shown = (event for event in merged if after < event.id < before and not event.is_begin)
-            # One audit has read all places of a content.
-            return (next(same) for _, same in itertools.groupby(shown, key=lambda event: event.id))
+            return _events(index, name, md5, after, before)
 
         def described(event: Event) -> Event:
             firsts = index.firsts_of(event.md5) if event.md5 else []
@@ -120,6 +115,21 @@ def print_premis(path: Path, word: str | None, since: float | None, until: float
         else:
             _print_csv(events())
     return True
+
+
+def _events(index: Index, name: str | None, md5: str | None, after: int, before: int) -> Iterator[Event]:
+    own = _each(index.events(after, before, name=name, md5=md5))
+    audits = [] if name is md5 is None else _audits(index, name, md5)
+    merged = heapq.merge(own, *audits, key=lambda event: event.id)
+    shown = (event for event in merged if after < event.id < before and not event.is_begin)
+    # One audit has read all places of a content.
+    return (next(same) for _, same in itertools.groupby(shown, key=lambda event: event.id))
+
+
+def checks_of(path: Path, md5: str) -> list[Event]:
+    """The fixity checks of a content, and the faults that they have found, the oldest first. Raises StashError."""
+    with reading(path) as index:
+        return [event for event in _events(index, None, md5, -1, 2**63 - 1) if event.is_fixity]
 
 
 def _each(pages: Iterator[list[Event]]) -> Iterator[Event]:
