@@ -155,8 +155,10 @@ MONTHLY = (
     Item("CloudFront: GB beyond 1,024", CLOUDFRONT_GB, lambda stash: stash.shown_gigabytes),
     Item("CloudFront: requests beyond 10 million", CLOUDFRONT_REQUESTS, lambda stash: stash.objects * stash.views),
     Item("secrets of CloudFront's origin and the ledger", 0.4, lambda _: 2),
-    Item("CloudWatch metrics of the spool", 0.3, lambda _: 6),
-    Item("metrics used by alarms, beyond ten", 0.1, lambda _: 18),
+    Item("CloudWatch metrics of the spool", 0.3, lambda _: 7),
+    Item("metrics used by alarms, beyond ten", 0.1, lambda _: 19),
+    # A line of 250 bytes for each thumbnail that is made, and what the boxes say of themselves.
+    Item("CloudWatch Logs: GB", 0.5, lambda stash: 1 + stash.made * 250 / 1e9),
 )
 INSTEAD = {
     "in Standard-IA": (

@@ -10,11 +10,13 @@ import http.client
 import os
 import re
 import sys
+import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
 import boto3
+import redis
 from botocore.exceptions import BotoCoreError, ClientError
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -27,10 +29,12 @@ FIGURES: Mapping[tuple[str, str], tuple[str, Mapping[str, str]]] = {
     ("OldestIncoming", "Seconds"): ("md5s3stash_spool_oldest_seconds", {"state": "incoming"}),
     ("Paused", "None"): ("md5s3stash_paused", {}),
     ("FreeDisk", "Bytes"): ("md5s3stash_spool_free_bytes", {}),
+    ("Uptime", "Seconds"): ("process_start_time_seconds", {}),
 }
-# Of the root disk and of the memory, the one that has less free. One figure, since each costs.
+UPTIME = ("Uptime", "Seconds")
+# Of the root disk, the memory and what Redis may use of it, the one that has least free. One figure, since each costs.
 LEAST_FREE = ("LeastFree", "Percent")
-ROOT_DISK, MEMORY = Path("/"), Path("/proc/meminfo")
+ROOT_DISK, MEMORY, REDIS = Path("/"), Path("/proc/meminfo"), Path("/run/redis/redis-server.sock")
 
 _ANSWER_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 1024 * 1024
@@ -67,16 +71,31 @@ def figures(exposition: str) -> dict[tuple[str, str], float]:
         for figure, (name, labels) in FIGURES.items()
     }
     # The first scrape after a start may come before the first count of the spool.
-    return {figure: max(values) for figure, values in found.items() if values}
+    told = {figure: max(values) for figure, values in found.items() if values}
+    if UPTIME in told:
+        told[UPTIME] = max(0.0, time.time() - told[UPTIME])
+    return told
 
 
-def least_free_percent(root_disk: Path = ROOT_DISK, memory: Path = MEMORY) -> float:
-    """How much of the root disk may still be written, or of the memory may still be had: the smaller share."""
+def least_free_percent(root_disk: Path = ROOT_DISK, memory: Path = MEMORY, redis_socket: Path = REDIS) -> float:
+    """The smallest free share of the root disk, of the memory, and of the memory that Redis may use."""
     disk = os.statvfs(root_disk)
     kilobytes = {
         name: int(rest.split()[0]) for name, rest in re.findall(r"^(\w+):(.*)$", memory.read_text(), re.MULTILINE)
     }
-    return 100 * min(disk.f_bavail / disk.f_blocks, kilobytes["MemAvailable"] / kilobytes["MemTotal"])
+    memory_share = kilobytes["MemAvailable"] / kilobytes["MemTotal"]
+    return 100 * min(disk.f_bavail / disk.f_blocks, memory_share, redis_share(redis_socket))
+
+
+def redis_share(socket: Path) -> float:
+    """The free share of the `maxmemory` of the box's own Redis; 1 without a limit or an answer (see `Paused`)."""
+    try:
+        with redis.Redis(unix_socket_path=str(socket), socket_timeout=_ANSWER_SECONDS) as server:
+            told = server.info("memory")
+    except redis.RedisError:
+        return 1.0
+    limit = told["maxmemory"]
+    return max(0.0, 1 - told["used_memory"] / limit) if limit else 1.0
 
 
 if __name__ == "__main__":

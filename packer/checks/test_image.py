@@ -18,6 +18,7 @@ ENABLED = (
     "md5s3stash-thumbnailer.socket",
     "md5s3stash-thumbnailer@1.service",
     "md5s3stash-thumbnailer@2.service",
+    "md5s3stash-logs.service",
     "md5s3stash-metrics.timer",
     "md5s3stash-spool.service",
     "md5s3stash-secret.service",

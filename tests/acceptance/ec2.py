@@ -1,10 +1,11 @@
 """EC2 for aws/image/spool_volume.py: one volume, which the previous box has, and one address. And CloudFormation for
-aws/image/stack_signal.py."""
+aws/image/stack_signal.py, and CloudWatch Logs for aws/image/journal_logs.py."""
 
 from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,13 +27,14 @@ _VOLUMES = (
 @dataclass(slots=True)
 class Ec2:
     """The state of the volume. `was_ready` records what `is_ready` returned each time the address moved, `signals` the
-    same for each signal to CloudFormation."""
+    same for each signal to CloudFormation; `logged` has the lines that CloudWatch Logs got."""
 
     is_ready: Callable[[], bool]
     holder: str | None = INSTANCE_BEFORE
     answer_seconds: float = 0.0
     was_ready: list[bool] = field(default_factory=list)
     signals: list[bool] = field(default_factory=list)
+    logged: list[str] = field(default_factory=list)
 
     def let_go(self) -> None:
         """Releases the volume: the previous box is gone."""
@@ -62,8 +64,12 @@ def serving(ec2: Ec2) -> Iterator[Ec2]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            body = ec2.answer(asked["Action"][0]).encode()
+            asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            if self.headers.get("X-Amz-Target") == "Logs_20140328.PutLogEvents":
+                ec2.logged += [event["message"] for event in json.loads(asked)["logEvents"]]
+                body = b"{}"
+            else:
+                body = ec2.answer(parse_qs(asked)["Action"][0]).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

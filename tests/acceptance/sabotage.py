@@ -363,6 +363,9 @@ SABOTAGES: Mapping[str, Sabotage] = {
     "no-signal": Sabotage(
         {_LATE_BOOT: "the signal to CloudFormation"}, {"usr/local/lib/md5s3stash-aws/stack_signal.py": ""}
     ),
+    "no-logs": Sabotage(
+        {_LATE_BOOT: "the journal at CloudWatch Logs"}, {"usr/local/lib/md5s3stash-aws/journal_logs.py": ""}
+    ),
     "no-volume": Sabotage(
         {f"{_UNNOTICED}::test_the_volume_of_the_spool_is_attached_to_the_box": "the volume attached to the box"},
         {

@@ -32,6 +32,8 @@ SPOOL, DISK = "var/spool/md5s3stash", "var/lib/fake-disk"
 LATE_BOOT_SECONDS = 240.0
 # It comes after half a minute of health.
 SIGNAL_SECONDS = 120.0
+# Each minute.
+LOGS_SECONDS = 120.0
 # How long the servers for producers wait for the volume, instead of the unit's two minutes.
 PATIENCE = "[Unit]\nJobTimeoutSec=20s\n"
 PATIENCE_FILE = f"etc/systemd/system/{SPOOL_UNIT}.d/patience.conf"
@@ -106,7 +108,8 @@ def add_cloud_init(root: Path, baked: Baked) -> None:
     text = stack.properties("SpoolLaunchTemplate")["LaunchTemplateData"]["UserData"]["Fn::Base64"]
     text = replaced(text, "s3.us-west-2.amazonaws.com", f"http://{AROUND}:{S3_PORT}")
     # In place of lines that mean nothing here.
-    for line, service in (("METRICS_STACK=stash", "EC2"), ("LEDGER_URL=", "CLOUDFORMATION")):
+    meaningless = {"METRICS_STACK=stash": "EC2", "LEDGER_URL=": "CLOUDFORMATION", "LEDGER_SECRET_ARN=": "LOGS"}
+    for line, service in meaningless.items():
         text = replaced(text, line, f"AWS_ENDPOINT_URL_{service}=http://{AROUND}:{ec2.EC2_PORT}")
     seed = root / "var/lib/cloud/seed/nocloud"
     seed.mkdir(parents=True)
@@ -163,6 +166,7 @@ def test_a_box_whose_volume_comes_late_lets_the_operator_in_and_takes_no_drop(la
     late.nothing_is_lost()
     assert late.ec2.was_ready == [True], "the address moved before the spool was ready"
     wait_until(lambda: late.ec2.signals == [True], "the signal to CloudFormation", SIGNAL_SECONDS)
+    wait_until(lambda: bool(late.ec2.logged), "the journal at CloudWatch Logs", LOGS_SECONDS)
 
 
 def operator_logs_in(box: Box) -> bool:

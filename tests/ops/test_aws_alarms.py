@@ -84,6 +84,7 @@ def test_of_our_own_figures_alarms_and_dashboards_name_those_that_a_spool_tells(
         "FreeDisk",
         "OldestIncoming",
         "LeastFree",
+        "Uptime",
     }
     assert {line[1] for line in shown} == told
     assert all(metric["Dimensions"] == [{"Name": "Stack", "Value": "stash"}] for metric in by_alarms)

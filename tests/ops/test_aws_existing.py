@@ -81,6 +81,7 @@ def test_a_volume_is_made_from_a_snapshot_if_one_is_given() -> None:
         (MULTIBUCKET | {"MakeBucket": "on"}, {"BucketScheme", "MakeBucket"}),
         (MULTIBUCKET | {"KeyPrefix": "originals/"}, {"BucketScheme", "KeyPrefix"}),
         ({"LedgerUrl": SHARED_LEDGER["LedgerUrl"]}, {"LedgerUrl", "LedgerSecretArn"}),
+        (SHARED_LEDGER | {"LedgerStackName": "stash-fleet"}, {"LedgerUrl", "LedgerStackName"}),
     ],
 )
 def test_parameters_that_contradict_each_other_are_refused_by_name(parameters: dict[str, str], names: set[str]) -> None:

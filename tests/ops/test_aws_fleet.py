@@ -118,8 +118,8 @@ def test_a_box_has_no_other_right_than_to_read_the_password_and_the_drop_bucket(
     policies = fleet(DropBucketName="scans").policies("Role")
     rights = {name: [(each["Action"], each["Resource"]) for each in policies[name]["Statement"]] for name in policies}
 
-    assert FLEET.policies("Role").keys() == {"stash", "queue", "ledger", "signal"}
-    assert rights.keys() == {"stash", "queue", "ledger", "drops", "signal"}
+    assert FLEET.policies("Role").keys() == {"stash", "queue", "ledger", "signal", "logs"}
+    assert rights.keys() == {"stash", "queue", "ledger", "drops", "signal", "logs"}
     assert rights["drops"] == [("s3:GetObject", "arn:aws:s3:::scans/*"), ("s3:ListBucket", "arn:aws:s3:::scans")]
     assert rights["ledger"] == [("secretsmanager:GetSecretValue", "LedgerSecret")]
     assert fleet(**LEDGER_ELSEWHERE).policies("Role")["ledger"]["Statement"][0]["Resource"].endswith("ledger-AbCdEf")
@@ -195,6 +195,23 @@ def test_where_there_is_a_ledger_none_is_made() -> None:
 
     assert [name for name in stack.resources if name.startswith("Ledger")] == []
     assert stack.outputs["LedgerUrl"]["Value"] == LEDGER_ELSEWHERE["LedgerUrl"]
+
+
+@pytest.mark.parametrize("parameters", [{}, LEDGER_ELSEWHERE], ids=["its own", "elsewhere"])
+def test_a_fleet_whose_ledger_a_spool_uses_cannot_be_deleted(parameters: dict[str, str]) -> None:
+    # CloudFormation deletes no stack with an export that another stack imports.
+    outputs = fleet(**parameters).outputs
+    exported = {output["Export"]["Name"]: output["Value"] for output in outputs.values() if "Export" in output}
+    known = {f"stash-fleet{name.removeprefix('stash')}": value for name, value in exported.items()}
+    spool = Stack(read_template("template.yaml"), {"BucketName": "B", "LedgerStackName": "stash-fleet"}, known)
+    told = spool.files("SpoolLaunchTemplate")["/etc/md5s3stash/aws.env"]
+
+    assert exported.keys() == {"stash-LedgerUrl", "stash-LedgerSecretArn"}
+    assert f"LEDGER_URL={exported['stash-LedgerUrl']}\n" in told
+    assert f"LEDGER_SECRET_ARN={exported['stash-LedgerSecretArn']}\n" in told
+    assert spool.policies("SpoolRole")["ledger"]["Statement"][0]["Resource"] == exported["stash-LedgerSecretArn"]
+    assert "replicas = 1\n" in spool.files("SpoolLaunchTemplate")["/etc/md5s3stash/md5s3stash.toml"]
+    assert "Fn::ImportValue" in str(read_template("template.yaml")["Resources"]["SpoolLaunchTemplate"])
 
 
 # --- the boxes --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import datetime
 import http.server
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support.http_server import HttpServer
-from tests.support.servers import free_port
+from tests.support.servers import free_port, redis_answers, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -363,6 +364,7 @@ def test_cloudwatch_is_told_what_the_daemon_says_of_its_spool(tmp_path: Path) ->
     assert (values["FailedFiles"], values["IncomingFiles"], values["Paused"]) == (1, 0, 1)
     assert values["FreeDisk"] > 0
     assert 0 < values["LeastFree"] <= 100
+    assert 0 < values["Uptime"] < datetime.datetime.now(datetime.UTC).timestamp() / 2
 
 
 @pytest.mark.parametrize(("available", "percent"), [(40, 4.0), (1000, None)], ids=["memory", "root disk"])
@@ -375,6 +377,25 @@ def test_the_scarcer_of_root_disk_and_memory_is_told(tmp_path: Path, available: 
     told = spool_metrics.least_free_percent(tmp_path, meminfo)
 
     assert told == pytest.approx(min(free, percent or 100), abs=1)
+
+
+def test_redis_counts_by_the_memory_that_it_may_use(tmp_path: Path) -> None:
+    meminfo, socket = tmp_path / "meminfo", tmp_path / "redis.sock"
+    meminfo.write_text("MemTotal: 1000 kB\nMemAvailable: 1000 kB\n")
+    options = ("--port", "0", "--save", "", "--dir", tmp_path, "--unixsocket", socket)
+    with subprocess.Popen(["redis-server", *map(str, options)], stdout=subprocess.DEVNULL) as process:
+        try:
+            server = redis.Redis(unix_socket_path=str(socket))
+            wait_until(lambda: socket.exists() and redis_answers(server), "redis answers")
+            without_limit = spool_metrics.redis_share(socket)
+            server.set("md5s3stash:x", "x" * 50_000_000)
+            server.config_set("maxmemory", 52_000_000)
+            almost_full = spool_metrics.least_free_percent(tmp_path, meminfo, socket)
+        finally:
+            process.terminate()
+
+    assert without_limit == spool_metrics.redis_share(tmp_path / "gone.sock") == 1.0
+    assert 0 <= almost_full < 5
 
 
 def test_nothing_is_told_of_a_daemon_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:

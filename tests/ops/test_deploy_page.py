@@ -16,7 +16,8 @@ OF_THE_SHELL = {"HOME", "1", "*", "PATH"}
 # docs/years.md says where they are.
 OF_DEPLOY = {"IMAGE", "SPOOL"}
 TEMPLATES = {
-    name: read_template(f"{name}.yaml")["Parameters"] for name in ("template", "fleet", "cloudfront-alarm", "logs")
+    name: read_template(f"{name}.yaml")["Parameters"]
+    for name in ("template", "fleet", "cloudfront-alarm", "logs", "bucket")
 }
 
 

@@ -25,6 +25,7 @@ MOST_EXPOSED = 1.5
 # Units of other packages that our units name.
 STUB_PROGRAMS = (
     "usr/bin/kill",
+    "usr/bin/sh",
     "usr/bin/redis-server",
     "usr/bin/systemctl",
     "usr/local/lib/md5s3stash/open-spool",

@@ -87,6 +87,14 @@ class Stack:
         """The policies of a role: name -> document"""
         return {policy["PolicyName"]: policy["PolicyDocument"] for policy in self.properties(role)["Policies"]}
 
+    def managed_policies(self, role: str) -> list[dict[str, Any]]:
+        """The documents of policies that the stack attaches to a role."""
+        return [
+            each["Properties"]["PolicyDocument"]
+            for each in self.resources.values()
+            if each["Type"] == "AWS::IAM::ManagedPolicy" and role in each["Properties"]["Roles"]
+        ]
+
     def user_data(self, launch_template: str) -> dict[str, Any]:
         text = self.properties(launch_template)["LaunchTemplateData"]["UserData"]["Fn::Base64"]
         assert text.startswith("#cloud-config\n")
@@ -126,6 +134,8 @@ class Stack:
             (name, argument) = next(iter(value.items()))
             if name == "Ref":
                 return self._values.get(argument, argument)
+            if name == "Condition" and isinstance(argument, str):
+                return self._holds(argument)
             if name == "Fn::If":
                 condition, then, otherwise = argument
                 return self._resolved(then if self._holds(condition) else otherwise)

@@ -22,15 +22,21 @@ def assert_waits_for_signals(rolling_update: Mapping[str, Any]) -> None:
 
 
 def assert_signals(stack: Stack, launch_template: str, role: str, group: str, health_url: str) -> None:
-    """A box that is launched so signals for its group when it is healthy, and may do it."""
+    """A box that is launched so signals for its group when it is healthy, and sends its journal; and may do both."""
     told = dict(line.split("=", 1) for line in stack.files(launch_template)["/etc/md5s3stash/aws.env"].splitlines())
     assert stack.resources[group]["Type"] == "AWS::AutoScaling::AutoScalingGroup"
     assert (told["SIGNAL_STACK"], told["SIGNAL_RESOURCE"]) == (_STACK_ID, group)
     assert told["HEALTH_URL"] == health_url
 
-    (statement,) = stack.policies(role)["signal"]["Statement"]
-    assert statement["Action"] == "cloudformation:SignalResource"
-    assert statement["Resource"] == _STACK_ID.rpartition("/")[0] + "/*"
+    statements = [
+        statement
+        for each in (*stack.policies(role).values(), *stack.managed_policies(role))
+        for statement in each["Statement"]
+    ]
+    (resource,) = [each["Resource"] for each in statements if each["Action"] == "cloudformation:SignalResource"]
+    assert resource == _STACK_ID
+    (resource,) = [each["Resource"] for each in statements if "logs:PutLogEvents" in each["Action"]]
+    assert (resource, told["LOG_GROUP"]) == ("LogGroup.Arn", "LogGroup")
 
 
 def seconds_of(duration: str) -> int:
