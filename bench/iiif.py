@@ -5,7 +5,8 @@
 needs the packages iipimage-server, nginx-core and wrk. Both servers have the same pictures of 80 megapixels: a TIFF,
 which is a pyramid of JPEG tiles of 512 pixels, and a JPEG 2000 of six resolutions and no tiles. iipsrv is asked through
 nginx; the CPU of both is shown, and that of iipsrv alone. wrk asks from the other core, on connections that stay open,
-as a proxy or a browser does.
+as a proxy or a browser does. At first there is a JPEG of as many pixels, of which the coarsest tile is asked for; the
+cache is empty. The last lines say what was promised.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import PIL.Image
 
-from bench import process_tree
+from bench import page, process_tree
 from bench.picture_corpus import photograph
 from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.grid import TILE, Tile, level_size, scale_factors, tile_region
@@ -66,9 +68,9 @@ class Server:
         return sum(process_tree.cpu_seconds(pid) for pid in pids or self.pids)
 
 
-def make_originals(tiff: Path, jpeg2000: Path) -> None:
-    """Both, if they are not there yet."""
-    if jpeg2000.exists():
+def make_originals(tiff: Path, jpeg2000: Path, jpeg: Path) -> None:
+    """All of them, if they are not there yet."""
+    if jpeg.exists():
         return
     import pyvips
 
@@ -81,6 +83,7 @@ def make_originals(tiff: Path, jpeg2000: Path) -> None:
     for left, top in ((0, 0), (SIZE[0] // 2, 0), (0, SIZE[1] // 2), (SIZE[0] // 2, SIZE[1] // 2)):
         whole.paste(quarter, (left, top))
     whole.save(jpeg2000, irreversible=True, quality_mode="rates", quality_layers=[16])
+    whole.save(jpeg, quality=90)
 
 
 def tiles(count: int) -> list[str]:
@@ -195,24 +198,80 @@ def load(server: Server, paths: Sequence[str], clients: int, seconds: int) -> Lo
     return Load(requests, microseconds / 1e6, errors)
 
 
-def measure(server: Server, picture: str, count: int, seconds: int) -> None:
+def measure(server: Server, picture: str, count: int, seconds: int) -> dict[tuple[str, int], Found]:
     """Prints a line for each kind of request and number of clients."""
+    every = {}
     for kind, paths in (("tiles", tiles(count)), ("regions", regions(count))):
-        begun = time.perf_counter()
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{server.base}{paths[0]}") as answer:
-            answer.read()
-        print(f"{server.name:12} {picture:4} {kind:8} first {1000 * (time.perf_counter() - begun):.0f} ms")
+        print(f"{server.name:12} {picture:4} {kind:9} first {1000 * first(server, paths[0]).seconds:.0f} ms")
         for clients in CLIENTS:
-            before, before_first = server.cpu_seconds(), server.cpu_seconds(server.pids[:1])
-            found = load(server, paths, clients, seconds)
-            used, used_first = server.cpu_seconds() - before, server.cpu_seconds(server.pids[:1]) - before_first
-            print(
-                f"{server.name:12} {picture:4} {kind:8} {clients:3} clients "
-                f"{found.requests / found.seconds:7.0f} a second, CPU ms {1000 * used / found.requests:6.2f} "
-                f"({1000 * used_first / found.requests:.2f} without a front), core busy {used / found.seconds:4.0%}"
-                + (f", {found.errors} ERRORS" if found.errors else ""),
-                flush=True,
-            )
+            every[kind, clients] = asked(server, f"{picture:4} {kind:9}", paths, clients, seconds)
+    return every
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What requests have taken: CPU is of all processes of the server, for each of them."""
+
+    a_second: float
+    cpu_ms: float
+
+
+def asked(server: Server, name: str, paths: Sequence[str], clients: int, seconds: int) -> Found:
+    """Prints a line."""
+    before, before_first = server.cpu_seconds(), server.cpu_seconds(server.pids[:1])
+    found = load(server, paths, clients, seconds)
+    used, used_first = server.cpu_seconds() - before, server.cpu_seconds(server.pids[:1]) - before_first
+    print(
+        f"{server.name:12} {name} {clients:3} clients "
+        f"{found.requests / found.seconds:7.0f} a second, CPU ms {1000 * used / found.requests:6.2f} "
+        f"({1000 * used_first / found.requests:.2f} without a front), core busy {used / found.seconds:4.0%}"
+        + (f", {found.errors} ERRORS" if found.errors else ""),
+        flush=True,
+    )
+    return Found(found.requests / found.seconds, 1000 * used / found.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """One request, from its sending to the end of the answer; and the CPU of the server."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def first(server: Server, path: str) -> First:
+    used, begun = server.cpu_seconds(), time.perf_counter()
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{server.base}{path}") as answer:
+        answer.read()
+    return First(time.perf_counter() - begun, server.cpu_seconds() - used)
+
+
+def cold_tile(original: Path, directory: Path, rounds: int = 3) -> First:
+    """The middle one of several servers, each with an empty cache: fetched, made a pyramid of, and answered."""
+    every = []
+    for _ in range(rounds):
+        with ours(original, directory) as server:
+            # The worker starts.
+            with contextlib.suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(f"http://127.0.0.1:{server.port}/iiif/3/{'0' * 32}/info.json")
+            every.append(first(server, _path(0, 0, *SIZE, level_size(SIZE, scale_factors(SIZE)[-1]))))
+    found = sorted(every, key=lambda each: each.seconds)[rounds // 2]
+    print(f"{'md5s3stash':12} {original.name}, cold: {found.seconds:.2f} s, CPU {found.cpu_seconds:.2f} s", flush=True)
+    return found
+
+
+def limits(found: dict[tuple[str, str], dict[tuple[str, int], Found]]) -> Iterator[str]:
+    """What is promised beside iipsrv, as lines."""
+    for picture, most in (("tif", 2.0), ("jp2", 1.5)):
+        own, other = found["md5s3stash", picture], found["iipsrv", picture]
+        for clients in CLIENTS:
+            one, two = own["tiles", clients], other["tiles", clients]
+            where = f"{picture}, {clients} clients"
+            yield page.at_most(f"CPU of a tile ({where})", one.cpu_ms / two.cpu_ms, 0.5, "times iipsrv's")
+            if clients > 1:
+                yield page.at_least(f"tiles a second ({where})", one.a_second / two.a_second, 2.0, "times iipsrv's")
+            ratio = own["regions", clients].cpu_ms / other["regions", clients].cpu_ms
+            yield page.at_most(f"CPU of a region ({where})", ratio, most, "times iipsrv's")
 
 
 def main() -> None:
@@ -222,14 +281,25 @@ def main() -> None:
     arguments.add_argument("--places", type=int, default=400)
     arguments.add_argument("--seconds", type=int, default=10)
     given = arguments.parse_args()
-    given.directory.mkdir(parents=True, exist_ok=True)
-    originals = [given.directory.resolve() / name for name in ("80.tif", "80.jp2")]
-    make_originals(*originals)
+    directory = given.directory.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    tiff, jpeg2000, jpeg = (directory / name for name in ("80.tif", "80.jp2", "80.jpg"))
+    make_originals(tiff, jpeg2000, jpeg)
+    cold = cold_tile(jpeg, directory)
+    found = {}
     starts: list[Callable[[Path, Path], contextlib.AbstractContextManager[Server]]] = [iipsrv, ours]
-    for original in originals:
+    for original in (tiff, jpeg2000):
         for start in starts:
-            with start(original, given.directory.resolve()) as server:
-                measure(server, original.suffix[1:], given.places, given.seconds)
+            with start(original, directory) as server:
+                picture = original.suffix[1:]
+                found[server.name, picture] = measure(server, picture, given.places, given.seconds)
+                if start is ours and original is tiff:
+                    thumbnails = replace(server, base=f"/clip/400x400{server.base.removeprefix('/iiif/3')}")
+                    first(thumbnails, "")
+                    thumbnail = asked(thumbnails, "tif  thumbnail", [""], 1, given.seconds)
+    print(*limits(found), sep="\n")
+    print(page.at_most("thumbnail of 400 pixels of the TIFF", thumbnail.cpu_ms, 30, "ms of CPU"))
+    print(page.at_most("first tile of a cold JPEG", cold.seconds, 3, "seconds"))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,13 @@ import boto3
 import PIL.Image
 import pytest
 
+from md5s3stash_thumbnailer.render import grid
+from md5s3stash_thumbnailer.render.levels import maker, pyramid
 from tests.support import servers, warm
 
 ROOT = Path(__file__).parents[2]
 BUCKET_BASE = "pictures/originals"
+SMALL_TILE = 64
 TWO_WORKERS = "--workers=2"
 MODULE = "md5s3stash_thumbnailer"
 CREDENTIALS = {
@@ -157,3 +160,13 @@ def picture(size: tuple[int, int] = (400, 300), image_format: str = "JPEG", mode
     image.convert(mode).save(out, image_format)
     assert (width, height) == image.size
     return out.getvalue()
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As many levels as a large picture has, of one that is quickly drawn."""
+    for module in (grid, pyramid, maker):
+        monkeypatch.setattr(module, "TILE", SMALL_TILE)
+    pyramid._tiles_before.cache_clear()
+    yield
+    pyramid._tiles_before.cache_clear()

@@ -28,7 +28,7 @@ from tests.thumbnailer.tiff_truth import palette, pattern
 Array = numpy.typing.NDArray[Any]
 
 MD5 = "0" * 32
-LEAST_SSIM = 0.97
+LEAST_SSIM, LEAST_SSIM_OF_DOTS = 0.97, 0.95
 OFFER = Offer((4096, 4096), tuple(FORMATS))
 # Their palette changes the card: the reference is their own content.
 OF_FEW_COLOURS = (
@@ -117,16 +117,15 @@ GRID = [
 @pytest.mark.parametrize("kind", corpus.KINDS)
 def test_pixels_equal_those_of_a_full_decode(kind: str) -> None:
     data, whole = corpus.samples()[kind].data, scene(kind)
-    # Any encoder of JPEG and WebP blurs dots of web colours.
-    left_out = ("jpg", "webp") if kind == "PNG with a palette" else ()
     wrong = {}
     for path, region, size, turn, quality in GRID:
-        if path.endswith(left_out):
-            continue
+        # Any encoder of JPEG and WebP blurs dots of web colours.
+        has_blur = kind == "PNG with a palette" and path.endswith(("jpg", "webp"))
         found, expected = on_white(drawn(data, path)), reference(whole, region, size, turn, quality)
         likeness = ssim(found, expected) if found.size == expected.size else 0.0
         colours = numpy.asarray(found, numpy.float64) - numpy.asarray(expected.convert("RGB"), numpy.float64)
-        if likeness < LEAST_SSIM or abs(colours).mean() > 4:
+        least, most = (LEAST_SSIM_OF_DOTS, 17) if has_blur else (LEAST_SSIM, 4)
+        if likeness < least or abs(colours).mean() > most:
             wrong[path] = found.size, expected.size, likeness, abs(colours).mean()
 
     assert wrong == {}

@@ -16,7 +16,7 @@ import pytest
 
 from bench.picture_corpus import photograph
 from md5s3stash_thumbnailer.errors import PyramidDamaged, TooManyPixels
-from md5s3stash_thumbnailer.render import geometry, grid
+from md5s3stash_thumbnailer.render import geometry
 from md5s3stash_thumbnailer.render.colour import to_srgb
 from md5s3stash_thumbnailer.render.decoders.raster import Original
 from md5s3stash_thumbnailer.render.decoders.stream import Rows
@@ -27,22 +27,15 @@ from md5s3stash_thumbnailer.render.levels.maker import make_pyramid, rows_of
 from md5s3stash_thumbnailer.render.levels.pyramid import Pyramid, PyramidFile, tile_count, tile_number
 from samples import make_samples
 from tests.thumbnailer import corpus
+from tests.thumbnailer.conftest import SMALL_TILE
 from tests.thumbnailer.ssim import ssim
 
-TILE = 64
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
+TILE = SMALL_TILE
 MD5 = "0" * 32
 MAX_PIXELS = 100_000_000
 LANCZOS = PIL.Image.Resampling.LANCZOS
-
-
-@pytest.fixture(autouse=True)
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As many levels as a large picture has, of one that is quickly drawn."""
-    for module in (grid, pyramid, maker):
-        monkeypatch.setattr(module, "TILE", TILE)
-    pyramid._tiles_before.cache_clear()
-    yield
-    pyramid._tiles_before.cache_clear()
 
 
 class Maker:

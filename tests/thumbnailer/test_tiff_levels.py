@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import PIL.Image
+import PIL.ImageDraw
 import PIL.TiffImagePlugin
 import pytest
 
+from bench.picture_corpus import photograph
 from md5s3stash import tiff_header
 from md5s3stash_thumbnailer.errors import NotAnImage, PyramidNeeded
 from md5s3stash_thumbnailer.render.decoders.raster import Original
@@ -83,6 +87,51 @@ def test_thumbnails_look_like_those_of_the_whole_picture(kind: str) -> None:
     for size in ((60, 45), (201, 151), (400, 301), (777, 584), (1500, 1127)):
         assert ssim(thumbnail(data, "scale", *size), thumbnail(plain, "scale", *size)) > 0.97
     assert thumbnail(data, "crop", 300, 300, position="top-left").size == (300, 300)
+
+
+def lines() -> PIL.Image.Image:
+    """Thin ones in all directions, which show every displacement."""
+    picture, dice = PIL.Image.new("RGB", SIZE, "white"), random.Random(3)
+    draw = PIL.ImageDraw.Draw(picture)
+    for _ in range(200):
+        ends = [dice.randrange(side) for side in SIZE * 2]
+        draw.line(ends, fill="black", width=dice.randrange(1, 4))
+    return picture
+
+
+def noise(size: tuple[int, int]) -> PIL.Image.Image:
+    return PIL.Image.frombytes("L", size, random.Random(1).randbytes(size[0] * size[1])).convert("RGB")
+
+
+# The least SSIM, and that where a finer level of few pixels is not taken: of a thumbnail of many pixels.
+_PICTURES: dict[str, tuple[Callable[[], PIL.Image.Image], float, float]] = {
+    "photograph": (lambda: photograph(SIZE, "levels"), 0.99, 0.98),
+    "lines": (lines, 0.99, 0.97),
+    "noise": (lambda: noise(SIZE), 0.93, 0.92),
+}
+
+
+@pytest.mark.parametrize("name", _PICTURES)
+def test_thumbnails_of_odd_sides_are_not_displaced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels are rounded down: the one of 200 x 150 pixels stands for 200.1 x 150.4."""
+    make, least, least_of_few = _PICTURES[name]
+    picture = make()
+    data = vips_tiff(picture, compression="deflate")
+    sizes = [(SIZE[0] // factor, SIZE[1] // factor) for factor in (4, 8)]
+    sizes += [(round(SIZE[0] / reduction), round(SIZE[1] / reduction)) for reduction in (3.3, 6.1, 12.5, 24.0)]
+    for few_pixels, wanted in ((TiffLevels.few_pixels, least), (0, least_of_few)):
+        monkeypatch.setattr(TiffLevels, "few_pixels", few_pixels)
+        found = {size: ssim(thumbnail(data, "scale", *size), picture.resize(size, LANCZOS)) for size in sizes}
+        assert min(found.values()) > wanted, found
+
+
+def test_noise_is_that_of_the_whole_where_a_finer_level_has_few_pixels() -> None:
+    """As it has for 400 pixels of 80 megapixels."""
+    picture = noise((1300, 1000))
+    data = vips_tiff(picture, compression="deflate")
+    for reduction in (2.0, 2.9, 3.1, 6.0, 7.9, 12.1):
+        size = round(1300 / reduction), round(1000 / reduction)
+        assert ssim(thumbnail(data, "scale", *size), picture.resize(size, LANCZOS)) > 0.97, reduction
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -37,7 +37,7 @@ OPTION_OF_QUERY_NAME = {
 }
 
 # Raise this when the same request gives other pixels than before: all older ETags are then out of date.
-RENDERING_REVISION = 7
+RENDERING_REVISION = 8
 
 # The codes of pilbox's JSON error body.
 _BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 8, 9, 10, 11

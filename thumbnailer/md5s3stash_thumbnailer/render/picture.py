@@ -109,6 +109,19 @@ def resample(
     return image.resize(cut.size, resampling, cut.box, reducing_gap=oversampling)
 
 
+def padded(image: PIL.Image.Image, size: Size) -> PIL.Image.Image:
+    """The picture with at least these sides: its last column and its last row once more, where it has fewer."""
+    width, height = max(image.width, size[0]), max(image.height, size[1])
+    if (width, height) == image.size:
+        return image
+    larger = image.crop((0, 0, width, height))
+    if width > image.width:
+        larger.paste(larger.crop((image.width - 1, 0, image.width, height)), (image.width, 0))
+    if height > image.height:
+        larger.paste(larger.crop((0, image.height - 1, width, image.height)), (0, image.height))
+    return larger
+
+
 def continuous(image: PIL.Image.Image) -> PIL.Image.Image:
     """The picture in a mode whose values can be averaged: no palette, no single bits, no transparent colour."""
     if image.has_transparency_data:

@@ -119,7 +119,9 @@ def rows(values: Any, mode: str, rows_at_a_time: int) -> Iterator[PIL.Image.Imag
 
 def part(values: Any, mode: str, place: tuple[int, int], size: tuple[int, int]) -> PIL.Image.Image:
     """A rectangle of what was loaded for random access: left and top, width and height. Likewise."""
-    return _fetched(_pyvips().Region.new(values), mode, place, size)
+    with _errors_raised():
+        # To fetch all of it at once would take half as long again.
+        return _image(values.crop(*place, *size), mode)
 
 
 def _fetched(region: Any, mode: str, place: tuple[int, int], size: tuple[int, int]) -> PIL.Image.Image:

@@ -25,6 +25,7 @@ from md5s3stash_thumbnailer.render.decoders.stream import Rows, has_dots, is_bet
 from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.grid import TILE, Tile, level_size, scale_factors
 from md5s3stash_thumbnailer.render.levels.pyramid import TILE_FORMATS, UPRIGHT, PyramidFacts, TileWriter
+from md5s3stash_thumbnailer.render.picture import padded
 
 # Rows that go through the levels at a time.
 ROWS = 128
@@ -186,15 +187,7 @@ def _stacked(upper: PIL.Image.Image, lower: PIL.Image.Image) -> PIL.Image.Image:
 def _with_even_sides(band: PIL.Image.Image, *, is_last: bool) -> PIL.Image.Image:
     """The last column and the last row of the level once more where they are alone."""
     width, height = band.size
-    even = width + width % 2, height + (height % 2 if is_last else 0)
-    if even == band.size:
-        return band
-    padded = band.crop((0, 0, *even))
-    if even[0] > width:
-        padded.paste(padded.crop((width - 1, 0, width, even[1])), (width, 0))
-    if even[1] > height:
-        padded.paste(padded.crop((0, height - 1, even[0], height)), (0, height))
-    return padded
+    return padded(band, (width + width % 2, height + (height % 2 if is_last else 0)))
 
 
 def _tiles(strip: PIL.Image.Image) -> Iterable[PIL.Image.Image]:

@@ -28,10 +28,13 @@ _MAX_FACTOR = 2**20
 class TiffLevels(LevelsPicture):
     """A TIFF that is open, as a picture of several levels."""
 
-    # Most are made by averages of averages: the coarser one is, the less it looks like the original. So a finer one is
-    # taken where that costs little.
+    # Most are made by averages of averages: the fewer of their pixels are left for one, the less it looks like the
+    # original. With 1.5 the least SSIM is 0.97, but 0.91 of noise. With 3.0 that has 0.97 too.
     least_left = 1.5
-    few_pixels = 600_000
+    good_left = 3.0
+    few_pixels = 1_300_000
+    # With 1.0 it is 0.95 of photographs.
+    shows_levels = False
 
     def __init__(self, original: Original, pictures: dict[Level, Reduced], max_pixels: int) -> None:
         """Raises pyvips.Error where the first picture is damaged."""
