@@ -109,7 +109,6 @@ OTHERS = {
     "large WebP": noisy("WEBP", (300, 300), lossless=True, method=0),
     "large AVIF": noisy("AVIF", (400, 300), quality=100, speed=10),
     "large GIF": noisy("GIF", (400, 300)),
-    "huge WebP": picture("WEBP", (6000, 6000)),
 }
 
 
@@ -124,6 +123,8 @@ def mutated(data: bytes, dice: random.Random) -> bytes:
 
 def corpus() -> Iterator[tuple[str, bytes]]:
     yield from OTHERS.items()
+    # Here, since it takes a second, which every process of pytest would spend.
+    yield "huge WebP", picture("WEBP", (6000, 6000), method=0)
     yield from odd_metadata.pictures()
     dice = random.Random(12)
     for kind in damaged_pictures.WHOLE:

@@ -25,7 +25,7 @@ _PSEUDO_PARAMETERS = {
 }
 
 
-class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no annotations
+class Loader(yaml.CSafeLoader):  # type: ignore[misc]  # PyYAML ships no annotations
     """YAML with CloudFormation's short forms: `!Ref x` becomes {"Ref": "x"}, `!Sub x` {"Fn::Sub": "x"}."""
 
     def compose_node(self, parent: yaml.Node, index: Any) -> yaml.Node:
