@@ -24,6 +24,7 @@ import tornado.options
 from tornado.options import define, options
 
 from md5s3stash.errors import SettingsError
+from md5s3stash.processors import usable_processors
 from md5s3stash.scheme import parse_name
 from md5s3stash_thumbnailer._pilbox import PILBOX, Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.config.flags import refuse_unclear_flags
@@ -229,7 +230,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         stash=stash,
         address=options.address,
         port=options.port,
-        workers=options.workers or os.cpu_count() or 1,
+        workers=options.workers or usable_processors(),
         cache_directory=_cache_directory(environment),
         cache_bytes=options.cache_bytes,
         bounds=bounds,
