@@ -135,7 +135,7 @@ async def _run(
         placeholder=settings.placeholder,
         webp=settings.webp,
         url_keys=settings.url_keys,
-        missing_kinds=settings.missing_kinds,
+        missing=settings.missing,
         render_limits=settings.render_limits,
     )
     watching = asyncio.create_task(readiness.watch())
