@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler
@@ -77,11 +78,15 @@ def network(images: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def stack(network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    directory = tmp_path_factory.mktemp("compose")
-    # The producer's program passes through it.
-    for place in (directory, *directory.parents[:-1]):
-        os.chmod(place, place.stat().st_mode | 0o011)
+def directory() -> Iterator[Path]:
+    """Not below pytest's own, which each further pytest of this user closes to the producer's program."""
+    with tempfile.TemporaryDirectory(prefix="md5s3stash-compose-") as name:
+        os.chmod(name, 0o711)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def stack(network: None, directory: Path) -> Iterator[Stack]:
     composed = services(directory, {"DROP_USER": f"{DROPPER}:{DROPPER}"})
     with started(list(composed.values())) as containers:
         running = Stack(composed, containers, composed["daemon"].volumes["/var/spool/md5s3stash"])
