@@ -38,7 +38,7 @@ container: ## build the container images, with Docker, Podman or Buildah, otherw
 	@tools/container
 
 container-test: setup-tests ## build the images without an engine and run them, as root; takes ten minutes the first time
-	@tools/container --without-engine thumbnailer thumbnailer-video daemon redis s3
+	@tools/container --without-engine thumbnailer thumbnailer-faces thumbnailer-video daemon redis s3
 	@$(PYTHON_IN_VENV) -m pytest -n0 --quiet tests/containers
 
 check: lint types test-quick ## lint, types and quick tests; run it before each commit
@@ -82,7 +82,7 @@ bench-full: setup ## run the benchmarks with 200,000 files dropped and a million
 	@$(PYTHON_IN_VENV) bench/run.py --full
 
 bench-thumbnails: setup ## benchmark thumbnails only, beside pilbox, thumbor and sharp
-	@$(PYTHON_IN_VENV) bench/run.py --only thumbnails --only thumbnail-costs --only thumbnail-sizes
+	@$(PYTHON_IN_VENV) bench/run.py --only thumbnails --only site-load --only thumbnail-costs --only thumbnail-sizes
 
 docs: ## build the documentation site in build/docs
 	@tools/docs

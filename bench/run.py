@@ -28,6 +28,7 @@ from bench import (  # noqa: E402
     latency,
     ledger_memory,
     process_tree,
+    site_load,
     thumbnail_costs,
     thumbnail_sizes,
     thumbnails,
@@ -47,6 +48,7 @@ BLOCKS = (
     *cli_startup.BLOCKS,
     *upload_clients.BLOCKS,
     *thumbnails.BLOCKS,
+    *site_load.BLOCKS,
     *thumbnail_costs.BLOCKS,
     *thumbnail_sizes.BLOCKS,
 )

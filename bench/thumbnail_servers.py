@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKERS = os.cpu_count() or 1
 OURS_WITH_COPIES = "md5s3stash with reduced copies"
 _BUCKET = "originals"
+# Each original is also there, for paths such as /clip/500x500/26094/{md5}.
+COLLECTION = "26094"
 # Pillow's default is 75, sharp's and thumbor's 80, pilbox's 90.
 QUALITY = 80
 # Longer than any queue of the benchmark, so that no server drops requests.
@@ -98,6 +100,7 @@ def _md5s3stash(site: Site, port: int, cache: Path, *options: str) -> Program:
         path,
         {
             "BUCKET_BASE": _BUCKET,
+            "KEY_TEMPLATE": "{collection}/{md5}",
             "S3_ENDPOINT": site.s3.endpoint,
             "AWS_ACCESS_KEY_ID": site.s3.access_key,
             "AWS_SECRET_ACCESS_KEY": site.s3.secret_key,
@@ -184,9 +187,10 @@ def site_for(originals: Sequence[Original], directory: Path) -> Iterator[Site]:
     serve: list[str | Path] = [sys.executable, ROOT / "bench/file_origin.py", str(port), corpus]
     with servers.rclone_s3(_fresh(directory / "s3")) as s3, servers.running(serve, port, directory / "origin.log"):
         bucket = s3.directory / _BUCKET
-        bucket.mkdir()
+        (bucket / COLLECTION).mkdir(parents=True)
         for original in originals:
             os.link(original.path, bucket / original.md5)
+            os.link(original.path, bucket / COLLECTION / original.md5)
         yield Site(directory, corpus, s3, port)
 
 

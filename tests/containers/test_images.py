@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from containers.chroot import build
+from md5s3stash.processors import usable_processors
 from md5s3stash.sealed import process
 from tests.support.containers import Container, Service, services, started, with_settings
 from tests.support.http_server import HttpServer
@@ -28,6 +30,7 @@ DROPPER = 23456
 SAMPLES = REPOSITORY / "samples"
 THUMBNAILS = 8888
 STATUS_PAGE = 9108
+IMAGES = ("daemon", "thumbnailer", "thumbnailer-faces", "thumbnailer-video", "redis", "s3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class Stack:
         subprocess.run([*words, word.replace(f"/{sample}", str(target))], input=content, check=True)
         return hashlib.md5(content).hexdigest()
 
-    def thumbnail(self, md5: str) -> tuple[int, bytes]:
-        return _get(THUMBNAILS, f"/clip/100x100/{md5}")
+    def thumbnail(self, md5: str, shape: str = "clip/100x100", query: str = "") -> tuple[int, bytes]:
+        return _get(THUMBNAILS, f"/{shape}/{md5}{query}")
 
     def start(self, name: str) -> None:
         """Starts a service again that has ended."""
@@ -64,7 +67,7 @@ class Stack:
 @pytest.fixture(scope="module")
 def images() -> None:
     """Built outside of the network of the others, which has no way out."""
-    for name in ("daemon", "thumbnailer", "thumbnailer-video", "redis", "s3"):
+    for name in IMAGES:
         build(name)
 
 
@@ -75,11 +78,15 @@ def network(images: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def stack(network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    directory = tmp_path_factory.mktemp("compose")
-    # The producer's program passes through it.
-    for place in (directory, *directory.parents[:-1]):
-        os.chmod(place, place.stat().st_mode | 0o011)
+def directory() -> Iterator[Path]:
+    """Not below pytest's own, which each further pytest of this user closes to the producer's program."""
+    with tempfile.TemporaryDirectory(prefix="md5s3stash-compose-") as name:
+        os.chmod(name, 0o711)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def stack(network: None, directory: Path) -> Iterator[Stack]:
     composed = services(directory, {"DROP_USER": f"{DROPPER}:{DROPPER}"})
     with started(list(composed.values())) as containers:
         running = Stack(composed, containers, composed["daemon"].volumes["/var/spool/md5s3stash"])
@@ -223,15 +230,38 @@ def test_a_video_has_a_still_in_the_image_with_ffmpeg(stack: Stack) -> None:
     assert without == 415
 
 
-def test_an_image_takes_less_room_than_promised() -> None:
-    assert build("daemon").megabytes < 250
-    for name in ("daemon", "thumbnailer"):
-        # As a registry keeps it and a host fetches it; engines pack somewhat smaller.
-        packed = subprocess.run(
-            f"tar -C {build(name).root} -c . | gzip -1 | wc -c", shell=True, capture_output=True, check=True
-        )
-        print(f"{name}: {build(name).megabytes:.0f} MB, packed {int(packed.stdout) / 1e6:.0f} MB")
-        assert int(packed.stdout) / 1e6 < 250, name
+def test_a_crop_by_faces_needs_the_image_that_has_opencv(stack: Stack) -> None:
+    md5 = stack.drop("portrait.jpg")
+    wait_until(lambda: stack.is_stashed(md5), "the file is stashed")
+    thumbnailer = stack.services["thumbnailer"]
+    assert _missing()["faces"] == "the package opencv-python-headless is not installed"
+    centred, by_faces = (stack.thumbnail(md5, "crop/100x160", query) for query in ("", "?pos=face"))
+    assert by_faces == centred
+    stack.containers["thumbnailer"].terminate()
+
+    with started([replace(thumbnailer, name="faces", image=build("thumbnailer-faces"))]) as running:
+        wait_until(running["faces"].is_healthy, "the thumbnail server is healthy")
+        assert "faces" not in _missing()
+        status, body = stack.thumbnail(md5, "crop/100x160", "?pos=face")
+        assert (status, body != centred[1]) == (200, True)
+    stack.start("thumbnailer")
+
+
+def test_a_quota_of_processors_is_counted(stack: Stack) -> None:
+    count = "from md5s3stash.processors import usable_processors; print(usable_processors())"
+    words = stack.services["thumbnailer"].command("/opt/md5s3stash/bin/python", "-c", count)
+
+    with _quota_of_one_processor() as group:
+        join = ["sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh"]
+        limited = subprocess.run([*join, *words], capture_output=True, text=True, check=True, timeout=60)
+    free = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+
+    assert (limited.stdout, free.stdout) == ("1\n", f"{usable_processors()}\n")
+
+
+@pytest.mark.parametrize("name", ["daemon", "thumbnailer"])
+def test_an_image_takes_less_room_than_promised(name: str) -> None:
+    assert build(name).megabytes < 250
 
 
 def _get(port: int, path: str) -> tuple[int, bytes]:
@@ -239,6 +269,28 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read()
+
+
+def _missing() -> dict[str, str]:
+    """What the thumbnail server cannot do because something is not installed, with the reason."""
+    missing: dict[str, str] = json.loads(_get(THUMBNAILS, "/healthz")[1]).get("missing", {})
+    return missing
+
+
+@contextlib.contextmanager
+def _quota_of_one_processor() -> Iterator[Path]:
+    """A control group as `docker run --cpus 1` makes it."""
+    version_1 = Path("/sys/fs/cgroup/cpu")
+    group = (version_1 if version_1.is_dir() else version_1.parent) / f"md5s3stash-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        if version_1.is_dir():
+            (group / "cpu.cfs_quota_us").write_text("100000")
+        else:
+            (group / "cpu.max").write_text("100000 100000")
+        yield group
+    finally:
+        group.rmdir()
 
 
 def _health_of_daemon() -> dict[str, object]:

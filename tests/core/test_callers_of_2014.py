@@ -201,8 +201,10 @@ def test_failed_source_is_caught_as_it_was(
     assert (type(again).__name__, str(again), again.__dict__) == (type(error).__name__, str(error), error.__dict__)
 
 
+# The harvester catches TypeError around the call, and IOError around all of a document.
+@pytest.mark.parametrize("caught", [TypeError, IOError])
 def test_harvest_into_two_bases_with_shared_caches_goes_through_a_list_with_dead_links(
-    server: DigestS3, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    caught: type[Exception], server: DigestS3, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("md5s3stash.library.Fetcher", partial(Fetcher, sleep=do_not_wait))
     url_cache: dict[str, Any] = {}
@@ -220,7 +222,7 @@ def test_harvest_into_two_bases_with_shared_caches_goes_through_a_list_with_dead
                     report = md5s3stash.md5s3stash(
                         url, bucket_base=base, conn=conn, url_auth=None, url_cache=url_cache, hash_cache=hash_cache
                     )
-                except TypeError:
+                except caught:
                     failed.append(url)
                 else:
                     reports.append((report.url, report.s3_url.split("/")[2], report.dimensions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 
 import md5s3stash
-from md5s3stash.scheme import BucketScheme
+from md5s3stash.errors import StashError, StoreRefused, StoreUnavailable
+from md5s3stash.scheme import SHARD_ALPHABET, BucketScheme
 from md5s3stash_thumbnailer.config.place import Stash
 from tests.support.digest_s3 import DigestS3
 from tests.support.origin import Origin, Reply
 from tests.support.servers import REPOSITORY
 from tests.support.stores import Keys, plain_client
+from tests.thumbnailer.conftest import picture, thumbnailer
 
 PAGE = (REPOSITORY / "docs" / "coming-from.md").read_text()
 
@@ -28,7 +31,7 @@ PROOFS = {
         "core/test_cli.py::test_a_file_a_url_a_file_url_and_a_failing_url_give_three_lines_and_one_error"
     ),
     "`python thumbnail.py --position=face`": f"{CALLERS}::test_thumbnail_server_starts_under_its_old_name",
-    "without `BUCKET_SCHEME`": f"{HERE}::test_without_a_scheme_the_thumbnail_server_reads_from_one_bucket",
+    "without `BUCKET_SCHEME`": f"{HERE}::test_without_a_scheme_the_thumbnail_server_reads_from_buckets_that_exist",
     "`/clip/50x50/None` is an error": (
         "thumbnailer/test_http.py::test_placeholder_is_shown_for_an_unknown_digest_and_for_none"
     ),
@@ -104,10 +107,59 @@ def test_each_row_has_a_test_that_proves_it() -> None:
         assert re.search(rf"^def {name}\(", (REPOSITORY / "tests" / path).read_text(), re.M), proof
 
 
-def test_without_a_scheme_the_thumbnail_server_reads_from_one_bucket() -> None:
-    assert Stash.from_environment({"BUCKET_BASE": "base"}).base.scheme is BucketScheme.SIMPLE
-    old = Stash.from_environment({"BUCKET_BASE": "base", "BUCKET_SCHEME": "multibucket"})
-    assert len(old.base.buckets()) == 36
+def test_without_a_scheme_the_thumbnail_server_reads_from_buckets_that_exist(tmp_path: Path) -> None:
+    data = picture((60, 40))
+    md5 = hashlib.md5(data).hexdigest()
+    with DigestS3() as s3:
+        s3.buckets |= {f"{shard}.old" for shard in SHARD_ALPHABET}
+        s3.put(f"{md5s3stash.md5_to_bucket_shard(md5)}.old", md5, data, content_type="image/jpeg")
+        with thumbnailer(tmp_path, s3.endpoint, BUCKET_BASE="old") as server:
+            assert server.get(f"/clip/50x50/{md5}").image.size == (50, 33)
+            assert "event=bucket_scheme scheme=multibucket" in server.log
+
+
+NO_SUCH_BUCKET = StoreRefused("none", 404, "NoSuchBucket")
+DENIED = StoreRefused("denied", 403, "AccessDenied")
+OUTAGE = StoreUnavailable("none")
+
+
+@pytest.mark.parametrize(
+    ("one", "first_of_36", "scheme"),
+    [
+        (None, None, BucketScheme.SIMPLE),
+        (None, NO_SUCH_BUCKET, BucketScheme.SIMPLE),
+        (DENIED, None, BucketScheme.SIMPLE),
+        (OUTAGE, None, BucketScheme.SIMPLE),
+        (OUTAGE, OUTAGE, BucketScheme.SIMPLE),
+        (NO_SUCH_BUCKET, NO_SUCH_BUCKET, BucketScheme.SIMPLE),
+        (NO_SUCH_BUCKET, OUTAGE, BucketScheme.SIMPLE),
+        (NO_SUCH_BUCKET, None, BucketScheme.MULTIBUCKET),
+        # A role that may read objects, and not list buckets.
+        (NO_SUCH_BUCKET, DENIED, BucketScheme.MULTIBUCKET),
+    ],
+)
+def test_one_bucket_counts_if_it_may_be_there_and_one_line_says_what_to_set(
+    one: StashError | None, first_of_36: StashError | None, scheme: BucketScheme, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = {"base": one, "0.base": first_of_36}
+
+    def check(bucket: str) -> None:
+        error = answers[bucket]
+        if error:
+            raise error
+
+    assert Stash.from_environment({"BUCKET_BASE": "base"}).settled(check).base.scheme is scheme
+    (line,) = caplog.messages
+    assert f"scheme={scheme} " in line
+    assert "BUCKET_SCHEME is not set" in line
+
+
+@pytest.mark.parametrize(
+    "more", [{"BUCKET_SCHEME": "simple"}, {"BUCKET_SCHEME": "multibucket"}, {"BUCKET_BASE": "a/b"}]
+)
+def test_s3_is_not_asked_where_the_settings_leave_nothing_open(more: dict[str, str]) -> None:
+    assert not Stash.from_environment({"BUCKET_BASE": "base", **more}).is_scheme_open
+    assert Stash.from_environment({"BUCKET_BASE": "base"}).is_scheme_open
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -12,6 +13,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import botocore.credentials
+import botocore.tokens
 import pytest
 import yaml
 
@@ -23,7 +26,7 @@ from tests.support.servers import REPOSITORY, free_port
 
 STAGES = stages()
 COMPOSE = yaml.safe_load((REPOSITORY / "containers/compose.yaml").read_text())
-PROGRAMS = ("thumbnailer", "thumbnailer-video", "daemon", "redis", "s3")
+PROGRAMS = ("thumbnailer", "thumbnailer-faces", "thumbnailer-video", "daemon", "redis", "s3")
 _PINNED = re.compile(r"^([a-z0-9-]+)==", re.MULTILINE)
 
 
@@ -98,6 +101,51 @@ def test_the_daemon_s_image_lacks_just_what_the_thumbnail_server_alone_needs() -
             assert block is None or not re.search(rf"^    #   {name}$|# via {name}$", block[0], re.MULTILINE), gone
 
 
+def test_the_thumbnail_server_s_image_lacks_just_what_other_programs_import() -> None:
+    names = {"jinja2": "jinja2", "markupsafe": "markupsafe", "watchdog": "watchdog", "numpy": "numpy"}
+    names |= {"opencv-python-headless": "cv2"}
+    removed = {
+        stage: set(command.partition("uninstall --yes ")[2].split())
+        for stage in ("install-faces", "install-thumbnailer")
+        for command in commands(stage)
+    }
+    assert removed == {
+        "install-faces": {"jinja2", "markupsafe", "watchdog"},
+        "install-thumbnailer": {"numpy", "opencv-python-headless"},
+    }
+    for package, folder in (("md5s3stash", "."), ("md5s3stash_thumbnailer", "thumbnailer")):
+        for path in (REPOSITORY / folder / package).rglob("*.py"):
+            imported = set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
+            # Faces are the only part that does without its packages.
+            gone = removed["install-faces"] if path.name == "faces.py" else {*removed["install-faces"], "numpy", "cv2"}
+            assert not imported & gone, path
+
+
+def test_the_images_describe_each_service_of_aws_that_is_called() -> None:
+    (command,) = [command for command in commands("install") if "botocore/data" in command]
+    kept = set(re.findall(r"! -name (\S+)", command))
+    sources = [
+        path.read_text()
+        for package in ("md5s3stash", "daemon", "thumbnailer", "migrate")
+        for path in (REPOSITORY / package).rglob("*.py")
+    ]
+    # S3 itself is called in `md5s3stash/s3/client.py` through a name.
+    called = {"s3"} | {name for text in sources for name in re.findall(r'\.client\(\s*"([a-z0-9-]+)"', text)}
+    # Keys by a role, a login or single sign-on.
+    of_keys = {
+        name
+        for module in (botocore.credentials, botocore.tokens)
+        for name in re.findall(
+            r"""(?:create_nested_client\(self\._session, |client_creator\()['"]([a-z0-9-]+)['"]""",
+            inspect.getsource(module),
+        )
+    }
+
+    assert {"sqs", "s3control"} <= called
+    assert {"sts", "sso", "sso-oidc"} <= of_keys
+    assert kept == called | of_keys
+
+
 def test_each_program_is_an_ordinary_user_in_the_exec_form_with_a_health_check() -> None:
     for name in PROGRAMS:
         configuration = STAGES[name].configuration
@@ -108,7 +156,8 @@ def test_each_program_is_an_ordinary_user_in_the_exec_form_with_a_health_check()
 
 def test_compose_starts_each_image_with_nothing_to_write_to_but_volumes() -> None:
     assert {service["build"]["target"] for service in COMPOSE["services"].values()} == {*PROGRAMS} - {
-        "thumbnailer-video"
+        "thumbnailer-faces",
+        "thumbnailer-video",
     }
     for name, service in COMPOSE["services"].items():
         assert service["read_only"], name

@@ -9,16 +9,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from bench import process_tree, thumbnail_costs, thumbnails
+from bench import process_tree, site_load, thumbnail_costs, thumbnails
 from bench.http_load import Job, Load
 from bench.http_load import run as run_load
-from bench.picture_corpus import KINDS, photograph
+from bench.picture_corpus import KINDS, Original, photograph
 from bench.thumbnail_quality import Quality, quality, reference, ssim
 from bench.thumbnail_servers import OURS_WITH_COPIES, Shape
 from bench.thumbnails import SHAPES
@@ -160,6 +161,37 @@ def test_servers_are_compared_in_rate_and_in_the_slowest_of_a_hundred() -> None:
     ]
     one = "20.0 | 10,000 | 0.950 | 0.930"
     assert f"| pilbox | {one} | {one} | 300 |" in thumbnails.server_table(results)
+
+
+def test_a_site_asks_for_each_original_once_while_cold_and_in_its_proportions() -> None:
+    originals = [Original(kind, Path(f"{kind.name} {number}")) for kind in site_load.SITE_KINDS for number in range(6)]
+    asked = site_load.requests(originals[:24], number=0)
+
+    assert [original.path for original, _ in asked[site_load.COLD]] != [original.path for original in originals[:24]]
+    assert {original.path for original, _ in asked[site_load.COLD]} == {original.path for original in originals[:24]}
+    for state, passes in ((site_load.COLD, 1), (site_load.WARM, 4)):
+        shapes = [str(shape) for _, shape in asked[state]]
+        assert Counter(shapes) == {"clip 500x500": 12 * passes, "crop 120x120": 6 * passes, "crop 210x210": 6 * passes}
+    assert site_load.requests(originals[:24], number=0) == asked
+
+
+def test_a_site_s_load_is_compared_in_the_same_round() -> None:
+    def phases(*rates: float) -> list[thumbnails.Phase]:
+        return [thumbnails.Phase(Load(rate, [1000 / rate], [], 0.0), 0.02) for rate in rates]
+
+    rates = {"cold": ((20.0, 10.0), (10.0, 10.0)), "warm": ((60.0, 20.0), (20.0, 10.0))}
+    found = {
+        (name, state): phases(*of_state[place])
+        for state, of_state in rates.items()
+        for place, name in enumerate((OURS_WITH_COPIES, "pilbox"))
+    }
+    results = site_load.Results(found, {})
+
+    assert "| warm | 40.0 | 50 | 20.0 | 15.0 | 100 | 20.0 | 2.50 |" in site_load.table(results)
+    assert site_load.aims(results).splitlines() == [
+        "- cold, 8 clients: the rate to pilbox's: 1.50 times, reached.",
+        "- warm, 8 clients: the rate to pilbox's: 2.50 times, reached.",
+    ]
 
 
 def _jpeg(picture: Image.Image, quality: int = 95) -> bytes:

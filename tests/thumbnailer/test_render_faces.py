@@ -106,9 +106,12 @@ def test_missing_opencv_is_told_at_the_start_in_one_line() -> None:
 
 
 @pytest.mark.usefixtures("without_opencv")
-def test_missing_opencv_crops_in_the_middle() -> None:
+def test_missing_opencv_crops_in_the_middle_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert faces.position_of_faces(scene(0)) == CENTRE
+    assert faces.missing() == {"faces": "the package opencv-python-headless is not installed"}
+    assert "event=faces_off" in caplog.text
 
 
 def test_opencv_that_is_there_is_enough() -> None:
     faces.require_detector()
+    assert faces.missing() == {}

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from md5s3stash import console
@@ -20,6 +21,7 @@ from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.stills import Stills, StillSettings
+from md5s3stash_thumbnailer.config.place import Stash
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.render import kinds
@@ -44,6 +46,8 @@ from md5s3stash_thumbnailer.workers.pool import PoolLimits, RenderPool
 
 # What of pilbox's defaults says how pictures are encoded.
 _OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
+# The start may wait for S3 as long as this, for each of two buckets.
+_LOOK_SECONDS = 2.0
 
 
 class ThumbnailApplication(PilboxApplication):
@@ -75,6 +79,7 @@ def run(settings: Settings) -> int:
         # A thread that hangs in S3 cannot fetch other originals, and no request waits longer than `seconds` for it.
         timeouts = Timeouts(connect_seconds=seconds, stall_seconds=seconds)
         store = connect(settings.stash.endpoint, timeouts=timeouts, attempts=2)
+        settings = replace(settings, stash=_settled(settings.stash))
     except OSError as error:
         place = f"port {settings.port} of {settings.address or 'all addresses'}"
         raise StashError(f"cannot listen on {place}: {error.strerror or error}") from error
@@ -92,6 +97,14 @@ def run(settings: Settings) -> int:
         pool.close()
     # At once: the interpreter would wait for every thread, even one that hangs in S3.
     console.exit_now(0)
+
+
+def _settled(stash: Stash) -> Stash:
+    """The stash with a scheme, for which S3 is asked if BUCKET_SCHEME is not set."""
+    if not stash.is_scheme_open:
+        return stash
+    timeouts = Timeouts(connect_seconds=_LOOK_SECONDS, stall_seconds=_LOOK_SECONDS)
+    return stash.settled(connect(stash.endpoint, timeouts=timeouts, attempts=1).check)
 
 
 async def _run(
@@ -122,7 +135,7 @@ async def _run(
         placeholder=settings.placeholder,
         webp=settings.webp,
         url_keys=settings.url_keys,
-        missing_kinds=settings.missing_kinds,
+        missing=settings.missing,
         render_limits=settings.render_limits,
     )
     watching = asyncio.create_task(readiness.watch())

@@ -24,6 +24,7 @@ import tornado.options
 from tornado.options import define, options
 
 from md5s3stash.errors import SettingsError
+from md5s3stash.processors import usable_processors
 from md5s3stash.scheme import parse_name
 from md5s3stash_thumbnailer._pilbox import PILBOX, Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.config.flags import refuse_unclear_flags
@@ -203,7 +204,7 @@ class Settings:
     webp: bool
     url_keys: tuple[str, ...]
     iiif: IiifSettings | None
-    missing_kinds: Mapping[str, str]  # the name of a kind, and what it lacks
+    missing: Mapping[str, str]  # the name of a kind, or `faces`, and what it lacks
     site: SiteSettings
 
 
@@ -213,11 +214,12 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     _check()
     # These import Pillow's plugins and the server, which --help does not need.
     from md5s3stash_thumbnailer.cache.originals import FetchLimits
-    from md5s3stash_thumbnailer.render import kinds
+    from md5s3stash_thumbnailer.render import faces, kinds
     from md5s3stash_thumbnailer.render.pipeline import RenderLimits
     from md5s3stash_thumbnailer.workers.pool import PoolLimits
 
     shown, missing = kinds.chosen(options.kinds)
+    missing |= faces.missing()
     stash = Stash.from_environment(environment)
     placeholder = parse_name(options.placeholder) or ""
     if placeholder:
@@ -229,7 +231,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         stash=stash,
         address=options.address,
         port=options.port,
-        workers=options.workers or os.cpu_count() or 1,
+        workers=options.workers or usable_processors(),
         cache_directory=_cache_directory(environment),
         cache_bytes=options.cache_bytes,
         bounds=bounds,
@@ -249,7 +251,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         webp=options.webp,
         url_keys=tuple(options.url_keys),
         iiif=_iiif(),
-        missing_kinds=missing,
+        missing=missing,
         site=site_settings(environment, defaults, bounds, secret=_secret()),
     )
 

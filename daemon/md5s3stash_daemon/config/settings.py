@@ -80,7 +80,7 @@ class SpoolSettings:
     )
     jobs: int = setting(16, whole_number(1, 64), "files stashed at once, by all processes together")
     processes: int = setting(
-        0, whole_number(0, 64), "worker processes, at most one for each job; 0: one for each core, up to four"
+        0, whole_number(0, 64), "worker processes, at most one for each job; 0: one for each usable core, up to four"
     )
     confirmed_seconds: float = setting(
         3600.0,

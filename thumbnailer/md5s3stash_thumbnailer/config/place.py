@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from md5s3stash.errors import SettingsError
+from md5s3stash.errors import SettingsError, StashError, StoreRefused
 from md5s3stash.scheme import BucketBase, BucketScheme, KeyTemplate, address_to_http_url, parse_key_template
 from md5s3stash.settings import key_prefixes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Stash:
-    """The location of the originals."""
+    """The location of the originals. The scheme of the base is open if BUCKET_SCHEME is not set."""
 
     base: BucketBase
     endpoint: str | None
+    is_scheme_open: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -26,15 +30,42 @@ class Stash:
             raise SettingsError(
                 "BUCKET_BASE is not set: it names the bucket of the originals, for example my-bucket/prefix"
             )
-        scheme = environment.get("BUCKET_SCHEME") or BucketScheme.SIMPLE
+        scheme = environment.get("BUCKET_SCHEME")
         keys = parse_key_template(environment.get("KEY_TEMPLATE") or KeyTemplate.DIGEST)
         try:
             derivatives = key_prefixes(environment.get("DERIVATIVE_PREFIXES", ""))
         except ValueError as error:
             raise SettingsError(f"DERIVATIVE_PREFIXES: {error}") from error
-        parsed = replace(BucketBase.parse(base, scheme, keys), derivatives=derivatives)
-        return cls(parsed, environment.get("S3_ENDPOINT") or None)
+        parsed = replace(BucketBase.parse(base, scheme or BucketScheme.SIMPLE, keys), derivatives=derivatives)
+        # Only one bucket can have a prefix.
+        return cls(parsed, environment.get("S3_ENDPOINT") or None, not scheme and not parsed.prefix)
+
+    def settled(self, check: Callable[[str], None]) -> Stash:
+        """The open scheme becomes that of 2014, 36 buckets, if these exist and no bucket has the name of the base.
+
+        `check` asks S3 for a bucket, and raises StashError.
+        """
+        of_2014 = replace(self.base, scheme=BucketScheme.MULTIBUCKET)
+        one, many = (_exists(check, base.buckets()[0]) for base in (self.base, of_2014))
+        base = of_2014 if one is False and many else self.base
+        log.warning(
+            "event=bucket_scheme scheme=%s bucket=%s reason='BUCKET_SCHEME is not set: set simple for this bucket, or "
+            "multibucket for the 36 such as %s'",
+            *(base.scheme, self.base.base, of_2014.buckets()[0]),
+        )
+        return replace(self, base=base, is_scheme_open=False)
 
     def url_of(self, content: str) -> str:
         """The http URL of an original in the stash, which is named `{md5}` or `{collection}/{md5}`."""
         return address_to_http_url(self.base.address_of(content), self.base.scheme, self.endpoint)
+
+
+def _exists(check: Callable[[str], None], bucket: str) -> bool | None:
+    """None if S3 does not answer. A bucket that refuses this server exists."""
+    try:
+        check(bucket)
+    except StoreRefused as error:
+        return error.code != "NoSuchBucket"
+    except StashError:
+        return None
+    return True

@@ -6,6 +6,7 @@ OpenCV is imported at the first use, or before a worker is sealed.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import PIL.Image
 
 from md5s3stash.errors import SettingsError
+from md5s3stash_thumbnailer.render import kinds
 from md5s3stash_thumbnailer.render.geometry import CENTRE, Point, Size
 
 if TYPE_CHECKING:
@@ -28,6 +30,17 @@ _SCALE_FACTOR, _MIN_NEIGHBOURS, _MIN_FACE_PX = 1.2, 4, 20
 
 Rectangle = Sequence[int]
 
+log = logging.getLogger(__name__)
+
+
+def missing() -> dict[str, str]:
+    """What is not installed, under the name `faces`; it is logged as well. Imports nothing."""
+    reason = kinds.missing_package("cv2", "opencv-python-headless")
+    if not reason:
+        return {}
+    log.warning("event=faces_off reason='%s'", reason)
+    return {"faces": reason}
+
 
 def require_detector() -> None:
     """Raises SettingsError if OpenCV cannot be used. Called at the start of a server whose default is `face`."""
@@ -36,7 +49,7 @@ def require_detector() -> None:
     except ImportError as error:
         raise SettingsError(
             f"position=face needs OpenCV 4, which cannot be used here ({error}); "
-            "install it with: pip install 'md5s3stash[thumbnailer]'"
+            "install it with: pip install 'md5s3stash[thumbnailer]', or use the image md5s3stash-thumbnailer-faces"
         ) from error
 
 

@@ -105,7 +105,7 @@ class Services:
     webp: bool
     url_keys: Sequence[str]
     render_limits: RenderLimits
-    missing_kinds: Mapping[str, str]
+    missing: Mapping[str, str]
 
 
 class JsonErrors(tornado.web.RequestHandler):

@@ -146,7 +146,7 @@ class HealthHandler(JsonErrors):
         reason, missing = self.services.readiness.reason, self.services.pool.unsealed
         if reason:
             self.set_status(http.HTTPStatus.SERVICE_UNAVAILABLE)
-        more = {"reason": reason, "workers_not_sealed": missing, "missing": dict(self.services.missing_kinds)}
+        more = {"reason": reason, "workers_not_sealed": missing, "missing": dict(self.services.missing)}
         # The reason names the bucket, so it is only for clients on this box, as the metrics are.
         shown = {name: value for name, value in more.items() if value and _is_local(self.request)}
         self.finish({"status": "failing" if reason else "ok", **shown})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from md5s3stash.batch import fetch_limits, s3_timeouts
 from md5s3stash.digest import digest_of
 from md5s3stash.fetch import FetchLimits
 from md5s3stash.logs import set_up_logging
+from md5s3stash.processors import usable_processors
 from md5s3stash.s3.client import CoreSession, core_session
 from md5s3stash.s3.store import S3ObjectStore, connect
 from md5s3stash.scheme import BucketBase
@@ -60,7 +60,7 @@ class Dependencies:
     @property
     def large_of_a_process(self) -> int:
         """How many large files each process hashes at once: one per core for all processes together."""
-        return -(-len(os.sched_getaffinity(0)) // self.processes)
+        return -(-usable_processors() // self.processes)
 
     def redis_client(self) -> redis.Redis:
         """A new client, for this process only."""
@@ -122,8 +122,8 @@ def dependencies_of(settings: Settings) -> Dependencies:
 
 
 def default_processes() -> int:
-    """One per core that this process may use, at most four: beyond that, the disk and Redis are the bottleneck."""
-    return min(4, len(os.sched_getaffinity(0)))
+    """One per processor that this process may use, at most four: beyond that, the disk and Redis are the bottleneck."""
+    return min(4, usable_processors())
 
 
 def set_log_level(settings: Settings) -> None:
