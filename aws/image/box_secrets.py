@@ -1,5 +1,5 @@
-"""Fetches secrets and stores them where systemd passes them to the programs: the thumbnailer's secret options from SSM
-Parameter Store, and the password of a remote Redis from Secrets Manager.
+"""Fetches secrets and stores them where systemd passes them to the programs: the thumbnailer's secret options and the
+daemon's settings from SSM Parameter Store, and the password of a remote Redis from Secrets Manager.
 
 The files are in memory, and only root can read them. Does nothing on a box whose settings name no secret.
 """
@@ -17,28 +17,38 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 # Read by LoadCredential= of the thumbnailer and by EnvironmentFile= of the daemon.
 THUMBNAILER_OPTIONS = Path("/run/credstore/thumbnailer.conf")
-LEDGER_ENVIRONMENT = Path("/run/md5s3stash-aws/ledger.env")
+DAEMON_ENVIRONMENT = Path("/run/md5s3stash-aws/stack.env")
+
+NAMES = ("THUMBNAILER_SECRET_NAME", "LEDGER_SECRET_ARN", "SETTINGS_NAME")
 
 
 def main(
     environment: Mapping[str, str] = os.environ,
     thumbnailer_options: Path = THUMBNAILER_OPTIONS,
-    ledger_environment: Path = LEDGER_ENVIRONMENT,
+    daemon_environment: Path = DAEMON_ENVIRONMENT,
 ) -> int:
     """0 when every configured secret is in its place, 1 when one cannot be fetched."""
     try:
-        if parameter := environment.get("THUMBNAILER_SECRET_NAME"):
-            answer = boto3.client("ssm").get_parameter(Name=parameter, WithDecryption=True)
-            write_private(thumbnailer_options, answer["Parameter"]["Value"])
+        if name := environment.get("THUMBNAILER_SECRET_NAME"):
+            write_private(thumbnailer_options, parameter(name))
+        of_daemon = []
         if url := environment.get("LEDGER_URL"):
             secret = environment["LEDGER_SECRET_ARN"]
             answer = boto3.client("secretsmanager").get_secret_value(SecretId=secret)
-            write_private(ledger_environment, f"REDIS_URL={with_password(url, answer['SecretString'])}")
+            of_daemon.append(f"REDIS_URL={with_password(url, answer['SecretString'])}")
+        if name := environment.get("SETTINGS_NAME"):
+            of_daemon.append(parameter(name))
+        if of_daemon:
+            write_private(daemon_environment, "\n".join(of_daemon))
     except (BotoCoreError, ClientError) as error:
-        wanted = " ".join(f"{name}={value}" for name, value in environment.items() if "_SECRET_" in name and value)
+        wanted = " ".join(f"{name}={value}" for name, value in environment.items() if name in NAMES and value)
         print(f"cannot fetch a secret ({wanted}): {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def parameter(name: str) -> str:
+    return str(boto3.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
 
 
 def with_password(url: str, password: str) -> str:

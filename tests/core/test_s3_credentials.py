@@ -203,3 +203,20 @@ def test_chain_without_credentials_is_asked_once_in_a_while(chain: pytest.Monkey
     now += 6
     credentials.refused()
     assert credentials.get_frozen_credentials().access_key == "AKNEW"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_requests_are_signed_for_the_region_that_the_file_of_keys_names(
+    way: str, server: DigestS3, chain: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # As docs/deploy.md writes it for a store with regions of its own, such as Garage.
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+        chain.delenv(name, raising=False)
+    write_keys(tmp_path / "credentials", "KEY")
+    with open(tmp_path / "credentials", "a", encoding="utf-8") as file:
+        file.write("region = garage\n")
+
+    put(made_by(way, server), b"bytes")
+
+    scope = server.requests[-1].headers["authorization"].partition("Credential=")[2].split("/")
+    assert (scope[0], scope[2]) == ("KEY", "garage")

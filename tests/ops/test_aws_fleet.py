@@ -125,6 +125,17 @@ def test_a_box_has_no_other_right_than_to_read_the_password_and_the_drop_bucket(
     assert fleet(**LEDGER_ELSEWHERE).policies("Role")["ledger"]["Statement"][0]["Resource"].endswith("ledger-AbCdEf")
 
 
+def test_a_box_reads_the_settings_that_come_with_the_stack_and_no_other_parameter() -> None:
+    told = fleet(SettingsName="/md5s3stash/fleet")
+    (statement,) = told.policies("Role")["settings"]["Statement"]
+
+    assert (statement["Action"], statement["Resource"]) == (
+        "ssm:GetParameter",
+        "arn:aws:ssm:us-west-2:123456789012:parameter/md5s3stash/fleet",
+    )
+    assert "SETTINGS_NAME=/md5s3stash/fleet\n" in told.files("LaunchTemplate")["/etc/md5s3stash/aws.env"]
+
+
 # --- an update --------------------------------------------------------------------------------------------------------
 
 

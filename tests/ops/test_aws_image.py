@@ -20,7 +20,7 @@ from moto import mock_aws
 
 from aws.image import box_secrets, spool_metrics, spool_volume, stack_signal
 from md5s3stash.settings import RedisSettings, load
-from md5s3stash_daemon.config.settings import SECTIONS
+from md5s3stash_daemon.config.settings import SECTIONS, UrlSettings
 from md5s3stash_daemon.monitoring.metrics import Metrics
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support.http_server import HttpServer
@@ -161,13 +161,13 @@ def test_the_thumbnailers_options_reach_the_credential_store_for_root_alone(tmp_
 
 
 def test_the_password_of_the_ledger_reaches_the_daemons_settings_for_root_alone(tmp_path: Path) -> None:
-    file = tmp_path / "md5s3stash-aws" / "ledger.env"
+    file = tmp_path / "md5s3stash-aws" / "stack.env"
     with mock_aws():
         secrets = boto3.client("secretsmanager", region_name="us-east-1")
         arn = secrets.create_secret(Name="ledger", SecretString="a/pass@word\n")["ARN"]
         wanted = {"LEDGER_URL": "rediss://stash@ledger.example.org:6379/0", "LEDGER_SECRET_ARN": arn}
 
-        assert box_secrets.main(wanted, ledger_environment=file) == 0
+        assert box_secrets.main(wanted, daemon_environment=file) == 0
 
     name, _, url = file.read_text().rstrip("\n").partition("=")
     settings = load(SECTIONS, {name: url, "BUCKET_BASE": "bucket"}, None)
@@ -176,9 +176,27 @@ def test_the_password_of_the_ledger_reaches_the_daemons_settings_for_root_alone(
     assert is_for_its_owner_alone(file)
 
 
+def test_settings_that_come_with_the_stack_reach_the_daemon_after_the_url_of_the_ledger(tmp_path: Path) -> None:
+    file = tmp_path / "md5s3stash-aws" / "stack.env"
+    with mock_aws():
+        arn = boto3.client("secretsmanager", "us-east-1").create_secret(Name="ledger", SecretString="secret")["ARN"]
+        text = "MD5S3STASH_URLS_ATTEMPTS=9\nMD5S3STASH_FETCH_MAX_BYTES=5000000000\n"
+        boto3.client("ssm", "us-east-1").put_parameter(Name="/md5s3stash/fleet", Type="String", Value=text)
+        wanted = {"LEDGER_URL": "rediss://stash@ledger.example.org:6379/0", "LEDGER_SECRET_ARN": arn}
+
+        assert box_secrets.main({**wanted, "SETTINGS_NAME": "/md5s3stash/fleet"}, daemon_environment=file) == 0
+
+    told = dict(line.split("=", 1) for line in file.read_text().splitlines())
+    settings = load(SECTIONS, {**told, "BUCKET_BASE": "bucket"}, None)
+    assert settings[RedisSettings].url == "rediss://stash:secret@ledger.example.org:6379/0"
+    assert settings[UrlSettings].attempts == 9
+    assert is_for_its_owner_alone(file)
+
+
 @pytest.mark.parametrize(
     "wanted",
     [
+        {"SETTINGS_NAME": "/md5s3stash/none"},
         {"THUMBNAILER_SECRET_NAME": "/md5s3stash/none"},
         {"LEDGER_URL": "rediss://stash@ledger.example.org:6379/0", "LEDGER_SECRET_ARN": "/md5s3stash/none"},
     ],
