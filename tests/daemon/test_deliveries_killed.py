@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.deliveries.receipts import receipt as receipts
 from md5s3stash_daemon.disk import beneath, reserve
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
-from md5s3stash_daemon.ledger.reader import LedgerReader
+from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
 from md5s3stash_daemon.spool.entry import Entry
 from md5s3stash_daemon.spool.spool import Spool
 from tests.support.daemon import Daemon, Site
@@ -156,6 +156,15 @@ class Box:
         ]
         ledger.record([*outcomes, Outcome("1/batch/b", "batch/b", error="ListedDigestDiffers", reason="differs")])
 
+    def take_and_record(self, intake: DeliveryIntake, name: str, data: bytes) -> None:
+        """What the daemon does with another manifest."""
+        path = self.spool.directory / "claimed" / "1.0" / name
+        path.write_bytes(data)
+        intake.with_listed([Entry(name, str(path), name)])
+        report = StashReport(name, md5(data), f"s3://b/{name}", "", (0, 0))
+        ledger = RedisLedger(self.client, self.prefix, "spool", accepted_risks=("unknown",))
+        ledger.record([Outcome(f"1/{name}", name, (report,), 1)])
+
     def run(self) -> None:
         """One life of the daemon's part, until there is nothing to do."""
         os.makedirs(self.spool.path_of("deliveries"), exist_ok=True)
@@ -217,3 +226,30 @@ def test_a_crash_before_any_step_of_a_delivery_leaves_one_receipt(
         if not crashed:
             break
     assert crash_at > 20
+
+
+def test_a_manifest_that_is_taken_while_the_log_is_followed_is_no_file_of_the_delivery(
+    tmp_path: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box(tmp_path, redis_server)
+    box.record()
+    intakes: list[DeliveryIntake] = []
+    with_listed, after = DeliveryIntake.with_listed, LedgerReader.after
+
+    def noting(intake: DeliveryIntake, entries: Sequence[Entry]) -> Sequence[Entry]:
+        intakes.append(intake)
+        return with_listed(intake, entries)
+
+    def taking_another(reader: LedgerReader, position: str, seconds: float) -> list[LogEntry]:
+        if len(intakes) == 1:
+            box.take_and_record(intakes[0], "batch/y.md5", f"{md5(b'a')}  a\n".encode())
+        return after(reader, position, seconds)
+
+    monkeypatch.setattr(DeliveryIntake, "with_listed", noting)
+    monkeypatch.setattr(LedgerReader, "after", taking_another)
+
+    box.run()
+
+    [receipt] = (json.loads(path.read_text()) for path in (box.spool.directory / "done").rglob("*.json"))
+    assert [file["name"] for file in receipt["files"]] == ["a", "b", "c"]
+    assert {manifest["name"] for manifest in receipt["manifests"]} == {"x.md5", "y.md5"}

@@ -24,7 +24,9 @@ from md5s3stash.errors import StoreRefused
 from md5s3stash.objectstore import MemoryObjectStore
 from md5s3stash.s3.listing import ListedObject
 from md5s3stash.scheme import ObjectAddress
-from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
+from md5s3stash.stash import StashReport
+from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
+from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped
 from md5s3stash_daemon.provenance import collector as collector_module
 from md5s3stash_daemon.provenance import search as search_module
 from md5s3stash_daemon.provenance.collector import Collector
@@ -277,6 +279,25 @@ def test_entries_that_are_lost_before_they_are_collected_are_a_gap(log: Site, in
     log.write("d")
     assert collector.collect(0.001) == 1
     assert len(index.gaps()) == 1
+
+
+def test_a_name_that_is_recorded_while_a_new_index_is_filled_has_one_event_with_its_time(
+    log: Site, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = RedisLedger(log.client, log.prefix, "spool", accepted_risks=("unknown",))
+    mappings = LedgerReader.mappings
+
+    def recording(reader: LedgerReader) -> Iterator[list[Mapped]]:
+        report = StashReport("late", md5("late"), "s3://b/late", "text/plain", (0, 0))
+        ledger.record([Outcome("1/late", "late", (report,), 1)])
+        yield from mappings(reader)
+
+    monkeypatch.setattr(LedgerReader, "mappings", recording)
+
+    log.collector(index)._fill(threading.Event())
+
+    [event] = all_of(index)
+    assert (event.name, event.id >= FIRST_TIMED_ID) == ("late", True)
 
 
 def test_a_log_whose_newest_entry_is_older_is_read_from_its_start(log: Site, index: Index) -> None:

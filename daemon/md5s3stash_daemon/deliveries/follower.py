@@ -173,13 +173,14 @@ class DeliveryFollower:
 
     def _catch_up(self, delivery: Delivery) -> Delivery:
         position = delivery.position or self._first_position(delivery)
-        manifests = {manifest.name for manifest in self._journal.manifests(delivery.number)}
         while entries := self._ledger.after(position, 0.001):
             position = entries[-1].id
             mine = [entry for entry in entries if _is_below(delivery.folder, entry)]
             fetched = self._fetched(delivery, entries) if delivery.fetching else []
             touched = max([delivery.touched, *(entry.seconds for entry in [*mine, *fetched])])
             with self._intake.lock, self._journal.transaction():
+                # After the log was read: a manifest in it was taken before it was stashed.
+                manifests = {manifest.name for manifest in self._journal.manifests(delivery.number)}
                 names = [entry.fields["name"][len(delivery.folder) + 1 :] for entry in mine]
                 listed = self._journal.listed_of(delivery.number, names)
                 for name, entry in zip(names, mine, strict=True):

@@ -114,15 +114,20 @@ class Collector:
         if self._snapshots is not None:
             found = self._snapshots.read_into(self._index, stopping)
             log.info("provenance read snapshots events=%d", found)
-        while self.collect(_NO_WAIT_SECONDS) and not stopping.is_set():
-            pass
+        self._collect_all(stopping)
         for batch in self._reader.mappings():
+            # Names that were recorded since then are in the log, with their time.
+            self._collect_all(stopping)
             if stopping.is_set():
                 return
             # The index leaves out names that it has.
             self._index.add([_untimed(each) for each in batch if each.name])
         self._index.add([], filled="yes")
         log.info("provenance begins names=%d", self._index.count())
+
+    def _collect_all(self, stopping: threading.Event) -> None:
+        while self.collect(_NO_WAIT_SECONDS) and not stopping.is_set():
+            pass
 
     def _is_in_log(self, entry_id: str) -> bool:
         with translating("log"):
