@@ -184,7 +184,7 @@ def test_kinds_that_are_off_are_refused_with_the_reason_and_not_shown_from_the_c
     assert (cache / f"{drawing}.pyramid").exists()
     assert (cache / f"{video}.still").exists()
     # As if a package was not installed.
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pi_heif'] = None")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pi_heif'] = sys.modules['cv2'] = None")
     path = f"{tmp_path}:{environment(None)['PYTHONPATH']}"
     files = {"svg": kind_files.svg(), "heic": kind_files.heic(corpus.card(), tmp_path), "pdf": kind_files.pdf()}
     options = ("--kinds=pdf,heic,sound", "--pyramid_pixels=1000", f"--cache_dir={cache}")
@@ -205,9 +205,22 @@ def test_kinds_that_are_off_are_refused_with_the_reason_and_not_shown_from_the_c
         }
         assert (health.status, health.json) == (
             200,
-            {"status": "ok", "missing": {"heic": "the package pi-heif is not installed"}},
+            {
+                "status": "ok",
+                "missing": {
+                    "heic": "the package pi-heif is not installed",
+                    "faces": "the package opencv-python-headless is not installed",
+                },
+            },
         )
         assert other.log.count("event=kind_off kind=heic reason='the package pi-heif is not installed'") == 1
+        # Where OpenCV is installed they are other pictures, so no cache may keep these for long.
+        card = put(corpus.encoded(corpus.card(), "JPEG"))
+        centred = other.get(f"/crop/40x90/{card}?pos=face")
+        assert (centred.status, centred.headers["Cache-Control"]) == (200, "public, max-age=300")
+        assert "Etag" not in centred.headers
+        for path in (f"/clip/40x90/{card}?pos=face", f"/crop/40x90/{card}?pos=left"):
+            assert "immutable" in other.get(path).headers["Cache-Control"]
         assert "kind=svg" not in other.log
 
 

@@ -93,6 +93,11 @@ class ThumbnailRequest(OfPart):
         return replace(self, options=tuple(sorted((*self.options, ("format", name)))))
 
     @property
+    def looks_for_faces(self) -> bool:
+        """Whether the picture depends on the faces that are found, if anything is cut off."""
+        return self.mode in ("adapt", "crop") and self.option("position") == "face"
+
+    @property
     def operations(self) -> tuple[str, ...]:
         """The operations on the original, in this order."""
         return tuple((self.option("operation") or "resize").split(","))

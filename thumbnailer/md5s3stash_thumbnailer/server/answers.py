@@ -63,7 +63,7 @@ RETRY_AFTER_SECONDS = 2
 # nginx's name for a request whose client did not wait for the answer.
 CLIENT_GONE = 499
 # A newer release may decode more of a damaged picture, and the operator may decide to show none.
-_TRUNCATED_SECONDS = 300
+_BRIEF_SECONDS = 300
 # The server does not wait longer for a slow client, because the thumbnail takes up memory.
 _SEND_SECONDS = 60.0
 _YEAR_SECONDS = 31_536_000
@@ -195,14 +195,15 @@ class PictureHandler(JsonErrors):
         self.set_validators(etag)
         await self.send()
 
-    async def send_picture(self, picture: Thumbnail, etag: str, modified: float) -> None:
-        """The picture, or that there is one. Part of a picture goes without validators: with them a cache would keep it
-        as the whole one.
+    async def send_picture(self, picture: Thumbnail, etag: str, modified: float, *, lasts: bool = True) -> None:
+        """The picture, or that there is one. One that does not last, as a part of a picture, goes without validators:
+        with them a cache would keep it as the right one.
         """
         if picture.is_truncated:
             log.warning("event=truncated path=%s", self.request.path)
-            self.set_header("Cache-Control", _until(self._expires, _TRUNCATED_SECONDS))
             self.set_header("X-Truncated", "true")
+        if picture.is_truncated or not lasts:
+            self.set_header("Cache-Control", _until(self._expires, _BRIEF_SECONDS))
         elif self.is_any_enough():
             await self.send_not_modified(etag)
             return

@@ -67,7 +67,9 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
                 raise
             await self._answer_with_placeholder(thumbnail)
             return
-        await self.send_picture(picture, etag, modified)
+        # Without OpenCV the crop is centred. Once it is installed, or on another server, this is another picture.
+        lasts = "faces" not in self.services.missing or not thumbnail.looks_for_faces
+        await self.send_picture(picture, etag, modified, lasts=lasts)
 
     async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
         picture, _ = await self._drawn(replace(thumbnail, content=self.services.placeholder, part=FIRST))
