@@ -61,6 +61,8 @@ lint: setup ## check rules and format with ruff
 lint-ops: ## check the CloudFormation and Packer templates, the playbook, alerts, containers, and the forge's workflows
 	@tools/ops-venv
 	@build/ops-venv/bin/cfn-lint
+	@tools/locked-venv checkov
+	@build/checkov-venv/bin/checkov --config-file .checkov.yaml
 	@tools/lint-forge
 	@build/ops-venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec containers/compose.yaml
 	@# Debian removes old versions, so none can be pinned; what is left in a stage that only builds does not count.

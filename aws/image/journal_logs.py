@@ -108,12 +108,9 @@ def batches(lines: Iterator[Line]) -> Iterator[Sequence[Line]]:
 
 def send(client: Any, group: str, stream: str, batch: Sequence[Line]) -> None:
     # The clock may have been set back; a request has to be in order of time.
-    events = [{"timestamp": line.milliseconds, "message": line.text} for line in batch]
-    request = {
-        "logGroupName": group,
-        "logStreamName": stream,
-        "logEvents": sorted(events, key=lambda event: event["timestamp"]),
-    }
+    in_order = sorted(batch, key=lambda line: line.milliseconds)
+    events = [{"timestamp": line.milliseconds, "message": line.text} for line in in_order]
+    request = {"logGroupName": group, "logStreamName": stream, "logEvents": events}
     try:
         client.put_log_events(**request)
     except client.exceptions.ResourceNotFoundException:

@@ -8,6 +8,7 @@ import configparser
 import re
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,6 +94,20 @@ def test_the_drop_in_that_opens_the_status_page_is_understood_and_leaves_the_por
     needed = {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.0.1"}
     http = read_settings({**needed, **environment}, None)[HttpSettings]
     assert http == HttpSettings(hosts=("stash.example.org",), thumbnails_url="https://thumbs.example.org")
+
+
+def test_the_drop_in_of_the_deployment_page_closes_the_port_of_the_thumbnailer_to_other_machines(root: Path) -> None:
+    page = (UNITS.parent / "docs/deploy.md").read_text(encoding="utf-8")
+    (place, text) = re.findall(r"/etc/systemd/system/(\S+/local\.conf) <<'END'\n(.*?)\n +END\n", page, re.DOTALL)[0]
+    drop_in = root / "etc/systemd/system" / place
+    drop_in.parent.mkdir()
+    drop_in.write_text(textwrap.dedent(text) + "\n")
+
+    verified = run("systemd-analyze", "verify", "--man=no", f"--root={root}", drop_in.parent.with_suffix(""))
+    assert (verified.stdout + verified.stderr, verified.returncode) == ("", 0)
+    # The empty one removes those of the unit.
+    assert re.findall("^ListenStream=(.*)$", drop_in.read_text(), re.MULTILINE) == ["", "127.0.0.1:8888"]
+    assert parsed("md5s3stash-thumbnailer.socket")["Socket"]["ListenStream"] == "8888"
 
 
 def test_a_misspelt_key_is_noticed(root: Path) -> None:
