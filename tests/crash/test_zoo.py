@@ -23,7 +23,7 @@ from tests.support.processes import workers_of
 from tests.support.promises import Promises, records_in
 from tests.support.servers import RcloneS3, free_port
 from tests.support.stores import Keys
-from tests.support.strangers import PRODUCER, appliance_site, producers, unit_daemon
+from tests.support.strangers import PRODUCER, appliance_site, cold_unit_daemon, producers
 from tests.support.zoo import keep_animals
 
 SECONDS = float(os.environ.get("ZOO_SECONDS", "12"))
@@ -105,7 +105,7 @@ class Box:
 
     def _new_daemon(self) -> Daemon:
         watch = self._dice.choice(("inotify", "poll"))
-        return unit_daemon(
+        return cold_unit_daemon(
             self.site,
             {
                 "MD5S3STASH_SPOOL_WATCH": watch,

@@ -26,6 +26,7 @@ from md5s3stash_daemon.disk import access, access_helper
 from md5s3stash_daemon.disk.access import READ, READ_WRITE_SEARCH, pack, parse
 from md5s3stash_daemon.disk.beneath import Place
 from md5s3stash_daemon.spool.spool import Spool
+from tests.support import warm
 from tests.support.mounts import with_mounts
 from tests.support.servers import REPOSITORY, wait_until
 from tests.support.strangers import DAEMON, DROP_GROUP, PRODUCER
@@ -80,14 +81,12 @@ class Appliance:
 
 
 def run(*arguments: object, mounts: tuple[str, ...] = ()) -> Any:
-    command = [sys.executable, "-m", "tests.support.unit_programs", *map(str, arguments)]
-    done = subprocess.run(
-        with_mounts(mounts, command) if mounts else command,
-        env=ENVIRONMENT,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
+    program = ["tests.support.unit_programs", *map(str, arguments)]
+    if mounts:
+        command = with_mounts(mounts, [sys.executable, "-m", *program])
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=120, check=False)
+    else:
+        done = warm.run(program, ENVIRONMENT, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)
 
@@ -107,14 +106,15 @@ def appliance() -> Iterator[Appliance]:
 
 
 @pytest.fixture
-def helper(appliance: Appliance) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "tests.support.unit_programs", "helper", appliance.socket, appliance.spool]
-    with subprocess.Popen(list(map(str, command)), env=ENVIRONMENT) as process:
-        try:
-            wait_until(appliance.socket.exists, "a socket")
-            yield process
-        finally:
-            process.kill()
+def helper(appliance: Appliance, tmp_path: Path) -> Iterator[warm.Fork]:
+    program = ["tests.support.unit_programs", "helper", str(appliance.socket), str(appliance.spool)]
+    process = warm.start(program, ENVIRONMENT, tmp_path / "helper.log")
+    try:
+        wait_until(appliance.socket.exists, "a socket")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def album(mode: int, group: int = DROP_GROUP, file_mode: int = 0o600) -> Callable[[Appliance], list[str]]:
@@ -283,7 +283,7 @@ def test_nothing_outside_of_incoming_is_opened(appliance: Appliance) -> None:
     assert appliance.ask(b"wincoming/album") == b"y"
 
 
-def test_the_helper_answers_only_its_own_user(appliance: Appliance, helper: subprocess.Popen[bytes]) -> None:
+def test_the_helper_answers_only_its_own_user(appliance: Appliance, helper: warm.Fork) -> None:
     appliance.folder("album", 0o755)
 
     # Root may connect regardless of the socket's mode. The helper closes before or after the request is sent.

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Site
+from tests.support.daemon import Daemon, Site
 from tests.support.servers import wait_until
 from tests.support.strangers import (
     DAEMON,
+    DROP_GROUP,
     SECONDS,
     appliance_site,
     as_producer,
+    cold_unit_daemon,
     let_passes_go_by,
     md5_of,
     producers,
@@ -95,8 +97,11 @@ def watched(watch: str) -> dict[str, str]:
     return {"MD5S3STASH_SPOOL_WATCH": watch, "MD5S3STASH_SPOOL_POLL_SECONDS": "0.2"}
 
 
-def test_the_daemon_of_these_tests_has_the_user_and_the_capabilities_of_its_unit(site: Site) -> None:
-    with unit_daemon(site) as daemon:
+@pytest.mark.parametrize("started", [unit_daemon, cold_unit_daemon])
+def test_the_daemon_of_these_tests_has_the_user_and_the_capabilities_of_its_unit(
+    site: Site, started: Callable[[Site], Daemon]
+) -> None:
+    with started(site) as daemon:
         daemon.wait_until_started()
         status = dict(
             line.split(":\t", 1) for line in Path(f"/proc/{daemon.process.pid}/status").read_text().splitlines()
@@ -105,6 +110,8 @@ def test_the_daemon_of_these_tests_has_the_user_and_the_capabilities_of_its_unit
     assert bin(int(status["CapEff"], 16)).count("1") == len(unit_capabilities())
     assert status["CapEff"] == status["CapPrm"] == status["CapBnd"] == status["CapAmb"]
     assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert status["Groups"].split() == [str(DROP_GROUP)]
 
 
 def test_a_producer_of_these_tests_is_another_user(site: Site) -> None:

@@ -149,7 +149,7 @@ class Daemon:
         whole_environment = {**os.environ, **site.environment(), **(environment or {})}
         with open(self.log_path, "wb") as log:
             if not (command or mounts or prefix or cold):
-                self.process = warm.start([_MODULE], whole_environment, self.log_path)
+                self.process = self._fork(whole_environment)
                 return
             python = [*prefix, sys.executable, *(command or ("-m", _MODULE))]
             self.process = subprocess.Popen(
@@ -159,6 +159,9 @@ class Daemon:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def _fork(self, environment: Mapping[str, str]) -> warm.Fork:
+        return warm.start([_MODULE], environment, self.log_path)
 
     def __enter__(self) -> Self:
         return self

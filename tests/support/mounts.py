@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shlex
 import shutil
 import stat
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+_CLONE_NEWNS = 0x20000
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
 
 def tiny_disk(directory: Path, size: str) -> str:
@@ -39,6 +45,14 @@ def ways_to(paths: Sequence[Path], hidden: Path) -> list[str]:
         inside = shlex.quote(str(path.relative_to(closed)))
         mounts += [f"mkdir -p {way}", f"mount --bind {places[closed]}/{inside} {way}"]
     return mounts
+
+
+def enter_own_mounts(command: str) -> None:
+    """Gives this process, which must have no threads, mounts of its own, as `with_mounts` does for a program."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    subprocess.run(["sh", "-c", command], check=True)
 
 
 def with_mounts(mounts: Sequence[str], command: Sequence[str]) -> list[str]:

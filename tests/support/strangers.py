@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,20 +84,39 @@ def make_spool(spool: Path) -> None:
             os.chmod(directory, int(mode, 8))
 
 
-def unit_daemon(site: Site, environment: Mapping[str, str] | None = None, mounts: Sequence[str] = ()) -> Daemon:
+def unit_daemon(site: Site, environment: Mapping[str, str] | None = None) -> Daemon:
     """The daemon with the rights of its unit."""
+    return _UnitDaemon(site, {**_unit_environment(site), **(environment or {})})
+
+
+class _UnitDaemon(Daemon):
+    def _fork(self, environment: Mapping[str, str]) -> warm.Fork:
+        mounts = " && ".join([*_ways(self.site), "true"])
+        arguments = ["tests.support.unit_programs", "daemon", mounts]
+        return warm.start(arguments, environment, self.log_path, directory=Path("/"))
+
+
+def cold_unit_daemon(site: Site, environment: Mapping[str, str] | None = None) -> Daemon:
+    """As `unit_daemon`, but started as systemd does, and with processes that look at contents."""
     as_unit = ["setpriv", f"--reuid={DAEMON}", f"--regid={DAEMON}", f"--groups={DROP_GROUP}", "--no-new-privs"]
     as_unit += _capability_options()
     if unit_values("RestrictSUIDSGID") == ["yes"]:
         as_unit += [sys.executable, "-m", "tests.support.seccomp"]
     [umask] = unit_values("UMask")
-    known = {"HOME": "/nonexistent", "TMPDIR": "/tmp", "MD5S3STASH_SPOOL_ACCESS_SOCKET": _socket_of(site)}
     return Daemon(
         site,
-        {**known, **(environment or {})},
-        mounts=[*ways_to(_programs(), site.directory / "closed"), *mounts, f"umask {umask}", "cd /"],
+        {**_unit_environment(site), **(environment or {})},
+        mounts=[*_ways(site), f"umask {umask}", "cd /"],
         prefix=as_unit,
     )
+
+
+def _unit_environment(site: Site) -> dict[str, str]:
+    return {"HOME": "/nonexistent", "TMPDIR": "/tmp", "MD5S3STASH_SPOOL_ACCESS_SOCKET": _socket_of(site)}
+
+
+def _ways(site: Site) -> list[str]:
+    return ways_to(_programs(), site.directory / "closed")
 
 
 def producers(at_once: int = 1, umask: int = 0o002) -> ThreadPoolExecutor:

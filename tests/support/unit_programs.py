@@ -4,6 +4,7 @@
 - `passes SPOOL SOCKET COUNT`: COUNT passes of the daemon's intake. Prints the files taken, name -> content, and the
 files left, reason -> count and an example.
 - `open-up UNIT DIRECTORY NAME`: whether a unit's process can open another user's folder by itself.
+- `daemon MOUNTS`: md5s3stashd, with these mounts of its own, a shell command.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import runpy
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +25,7 @@ from md5s3stash_daemon.spool.completeness import Completed, Completeness
 from md5s3stash_daemon.spool.scan import SpoolScan
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import REASONS, WaitingFiles
+from tests.support.mounts import enter_own_mounts
 from tests.support.strangers import DAEMON
 from tests.support.unit_user import become
 
@@ -61,6 +64,18 @@ def try_to_open_up(unit: str, directory: str, name: str) -> None:
     print(json.dumps(open_up(Place(directory, name), READ_WRITE_SEARCH)))
 
 
+def daemon(mounts: str) -> None:
+    enter_own_mounts(mounts)
+    become("md5s3stashd.service")
+    sys.argv = ["md5s3stashd"]
+    runpy.run_module("md5s3stash_daemon", run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
-    parts: Mapping[str, Callable[..., None]] = {"helper": helper, "passes": passes, "open-up": try_to_open_up}
+    parts: Mapping[str, Callable[..., None]] = {
+        "helper": helper,
+        "passes": passes,
+        "open-up": try_to_open_up,
+        "daemon": daemon,
+    }
     parts[sys.argv[1]](*sys.argv[2:])
