@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,17 +27,17 @@ PACKAGES = {
 MANUAL = {
     f"share/{path.relative_to(REPOSITORY / 'share')}" for path in (REPOSITORY / "share").rglob("*") if path.is_file()
 }
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
-def interpreters() -> dict[str, str]:
-    """The supported Pythons of this machine by version, including the one that runs the tests."""
-    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+def interpreters() -> Iterator[tuple[str, str]]:
+    """The version and program of each supported Python of this machine, besides the one that runs the tests."""
     for version in SUPPORTED:
         for candidate in [shutil.which(f"python{version}"), *_of_pyenv(version)]:
-            if candidate and version not in found and _runs(candidate, version):
-                found[version] = candidate
-    return dict(sorted(found.items()))
+            if candidate and version != RUNNING and _runs(candidate, version):
+                yield version, candidate
+                break
 
 
 def _of_pyenv(version: str) -> list[str]:
@@ -87,17 +88,46 @@ def test_wheel_holds_every_module_the_status_page_and_the_marker_of_a_typed_pack
     assert {f"{name}/py.typed" for name in PACKAGES} <= held
 
 
-@pytest.mark.parametrize("version", interpreters())
-def test_wheel_installs_with_plain_pip(version: str, wheel: Path, tmp_path: Path) -> None:
-    environment = tmp_path / "venv"
-    # With this environment's pip: installing another one would take longer than the rest.
-    run(interpreters()[version], "-m", "venv", "--without-pip", environment)
-    python = environment / "bin" / "python"
-    # Compiling takes time, and few of these modules are imported.
-    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python]
-    pip_install = [*pip, "install", "--quiet", "--no-compile"]
+def test_wheel_installs_with_plain_pip(wheel: Path, tmp_path: Path) -> None:
+    python, pip = new_environment(sys.executable, tmp_path / "venv")
 
-    run(*pip_install, wheel)
+    run(*pip, *INSTALL, wheel)
+    assert_core_works(python)
+
+    run(*pip, *INSTALL, f"{wheel}[daemon]")
+    assert_daemon_works(python)
+
+    # It resolves all, but unpacks nothing: there are 200 MB of libraries.
+    run(*pip, *INSTALL, "--dry-run", f"{wheel}[daemon,thumbnailer]")
+    run(*pip, "check")
+
+
+def test_wheel_installs_with_plain_pip_on_each_supported_python(wheel: Path, tmp_path: Path) -> None:
+    # At once: a run of pip spends most of its time reading indexes of packages.
+    for version, program in interpreters():
+        python, pip = new_environment(program, tmp_path / version)
+
+        run(*pip, *INSTALL, f"{wheel}[daemon]")
+        assert_core_works(python)
+        assert_daemon_works(python)
+
+        run(*pip, *INSTALL, "--dry-run", f"{wheel}[daemon,thumbnailer]")
+
+
+# Compiling takes time, and few of these modules are imported.
+INSTALL = ("install", "--quiet", "--no-compile")
+
+
+def new_environment(program: str, directory: Path) -> tuple[Path, list[str | Path]]:
+    """The environment's Python, and how pip is called for it."""
+    # With the tests' pip: installing another one would take longer than the rest.
+    run(program, "-m", "venv", "--without-pip", directory)
+    python = directory / "bin" / "python"
+    return python, [sys.executable, "-m", "pip", "--python", python]
+
+
+def assert_core_works(python: Path) -> None:
+    environment = python.parents[1]
     assert "usage" in run(environment / "bin" / "md5s3stash", "--help").lower()
     run(python, "-c", f"import {', '.join(PACKAGES)}")
 
@@ -107,10 +137,8 @@ def test_wheel_installs_with_plain_pip(version: str, wheel: Path, tmp_path: Path
     page = run("env", *look, "md5s3stashctl").strip()
     assert Path(page) == environment / "share" / "man" / "man8" / "md5s3stashctl.8"
 
-    run(*pip_install, f"{wheel}[daemon]")
+
+def assert_daemon_works(python: Path) -> None:
     run(python, "-c", "import md5s3stash_daemon.app")
     for program in ("md5s3stashd", "md5s3stashctl", "md5s3stash-enqueue"):
-        assert f"usage: {program}" in run(environment / "bin" / program, "--help")
-
-    run(*pip_install, f"{wheel}[thumbnailer]")
-    run(*pip, "check")
+        assert f"usage: {program}" in run(python.parent / program, "--help")
