@@ -29,10 +29,13 @@ from md5s3stash_thumbnailer._pilbox import PilboxError
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.source import Kind, Source
+from md5s3stash_thumbnailer.cache.turns import CLIENT
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, Thumbnail
 from md5s3stash_thumbnailer.request import Bounds, exists_is_enough, is_fresh
 from md5s3stash_thumbnailer.server import request_id
+from md5s3stash_thumbnailer.server.client_address import Network, client_of
+from md5s3stash_thumbnailer.server.client_rate import Clients
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.workers.contents import Contents
 from md5s3stash_thumbnailer.workers.pool import RenderPool
@@ -87,14 +90,16 @@ class Activity:
 
 @dataclass(frozen=True)
 class Services:
-    """What the handlers work with. `url_of` gives the http URL of an original, for pilbox's allowed_hosts;
-    `placeholder` is an md5 or empty.
+    """What the handlers work with. `proxies` say for which client they ask; `url_of` gives the http URL of an original,
+    for pilbox's allowed_hosts; `placeholder` is an md5 or empty.
     """
 
     originals: Originals
     pyramids: Pyramids
     pool: RenderPool
     contents: Contents
+    clients: Clients
+    proxies: Sequence[Network]
     metrics: Metrics
     activity: Activity
     readiness: Readiness
@@ -220,6 +225,9 @@ class PictureHandler(JsonErrors):
 
     async def draw(self, opening: Awaitable[Source], request: Request) -> tuple[Thumbnail, float]:
         """What a worker makes of the source, and the date of the original. The pyramid that it needs is made."""
+        client = self.client
+        CLIENT.set(client)
+        self.services.clients.note(client)
         try:
             return await self._drawn_from(await self._opened(opening), request)
         except errors.PyramidNeeded:
@@ -241,8 +249,13 @@ class PictureHandler(JsonErrors):
             except errors.PyramidNeeded:
                 raise damage from None
 
+    @property
+    def client(self) -> str:
+        """Empty where nothing tells clients apart."""
+        return client_of(self.request.remote_ip or "", self.request.headers, self.services.proxies)
+
     def charge(self, seconds: float) -> None:
-        """A worker has made a pyramid for this request, in that time."""
+        """A worker was busy for this request, for that time."""
 
     async def _opened(self, opening: Awaitable[Source]) -> Source:
         try:
@@ -257,14 +270,17 @@ class PictureHandler(JsonErrors):
             source.file.close()
             return source.answer, modified
         picture = await self.services.contents.drawn(
-            request.derived_name, source, lambda: self.rendered(source, request)
+            request.derived_name, source, lambda is_quick: self.rendered(source, request, is_quick)
         )
         self.services.metrics.drawn(picture.kind)
         return picture, modified
 
-    async def rendered(self, source: Source, request: Request) -> Thumbnail:
-        """By a worker; closes the source."""
-        return await self.services.pool.render(source, request)
+    async def rendered(self, source: Source, request: Request, is_quick: bool) -> Thumbnail:
+        """By a worker, in the turn of the client unless it `is_quick`; closes the source."""
+        pool = self.services.pool
+        if is_quick:
+            return await pool.render(source, request)
+        return await self.services.clients.in_turn(source, lambda: pool.render(source, request), self.charge)
 
     async def send(self, body: bytes | None = None) -> None:
         # The request counts as being answered until the kernel has the last byte. If the client is gone, there is
