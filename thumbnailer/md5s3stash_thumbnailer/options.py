@@ -241,6 +241,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             *(options.max_original_pixels, bounds.max_pixels, options.reduced_side),
             *(options.max_shown_pixels, options.pyramid_pixels, options.truncated),
             kinds=shown,
+            icons=options.icons,
         ),
         pool_limits=PoolLimits(
             *(options.render_timeout, options.pyramid_timeout),

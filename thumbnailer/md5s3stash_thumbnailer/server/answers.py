@@ -65,7 +65,8 @@ STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
 RETRY_AFTER_SECONDS = 2
 # nginx's name for a request whose client did not wait for the answer.
 CLIENT_GONE = 499
-# A newer release may decode more of a damaged picture, and the operator may decide to show none.
+# A newer release may decode more of a damaged picture, or show what is an icon now, and the operator may decide to show
+# none of them.
 _BRIEF_SECONDS = 300
 # The server does not wait longer for a slow client, because the thumbnail takes up memory.
 _SEND_SECONDS = 60.0
@@ -200,10 +201,26 @@ class PictureHandler(JsonErrors):
         self.set_validators(etag)
         await self.send()
 
+    async def send_icon(self, icon: Thumbnail, etag: str) -> None:
+        """With an ETag of its own, and for minutes: the original may be shown some day."""
+        etag = f'{etag[:-1]}-icon"'
+        self.set_header("X-Icon", icon.icon)
+        self.set_header("Etag", etag)
+        self.set_header("Cache-Control", _until(self._expires, _BRIEF_SECONDS))
+        if self.is_fresh(etag) or self.is_any_enough():
+            self.set_status(http.HTTPStatus.NOT_MODIFIED)
+            await self.send()
+            return
+        self.set_header("Content-Type", icon.mime_type)
+        await self.send(icon.body)
+
     async def send_picture(self, picture: Thumbnail, etag: str, modified: float, *, lasts: bool = True) -> None:
         """The picture, or that there is one. One that does not last, as a part of a picture, goes without validators:
         with them a cache would keep it as the right one.
         """
+        if picture.icon:
+            await self.send_icon(picture, etag)
+            return
         if picture.is_truncated:
             log.warning("event=truncated path=%s", self.request.path)
             self.set_header("X-Truncated", "true")
@@ -272,7 +289,7 @@ class PictureHandler(JsonErrors):
         picture = await self.services.contents.drawn(
             request.derived_name, source, lambda is_quick: self.rendered(source, request, is_quick)
         )
-        self.services.metrics.drawn(picture.kind)
+        self.services.metrics.drawn("icon" if picture.icon else picture.kind)
         return picture, modified
 
     async def rendered(self, source: Source, request: Request, is_quick: bool) -> Thumbnail:
