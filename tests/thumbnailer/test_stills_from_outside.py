@@ -27,7 +27,7 @@ from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.cache.stills import Stills, StillSettings
 from md5s3stash_thumbnailer.cache.turns import CLIENT, RecentClients, Turns
-from md5s3stash_thumbnailer.errors import FetchTimedOut, Overloaded, RenderTimedOut, ThumbnailError
+from md5s3stash_thumbnailer.errors import FetchTimedOut, Overloaded, RenderTimedOut, ThumbnailError, TooManyPixels
 from md5s3stash_thumbnailer.render.region_request import SizeRequest
 from md5s3stash_thumbnailer.stills import ffmpeg
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg, Run
@@ -156,6 +156,32 @@ def test_video_whose_ffmpeg_is_killed_is_tried_again_now_and_later(
         with pytest.raises(Overloaded):
             asyncio.run(ask())
     assert asyncio.run(ask()) is Kind.STILL
+    stills.close()
+
+
+def test_video_at_which_ffmpeg_aborts_is_refused_and_not_tried_again_at_once(
+    programs: Ffmpeg, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where an assertion of it fails."""
+    started: list[int] = []
+
+    def abort(process: subprocess.Popen[bytes]) -> None:
+        started.append(process.pid)
+        os.kill(process.pid, signal.SIGABRT)
+
+    each_started(monkeypatch, abort)
+    large = LargeOriginals(Parts(video, lambda: None), BucketBase.parse("bucket", "simple"), 60)
+    settings = StillSettings(programs, {"video"}, PATIENT, 1, 8)
+    stills = Stills(DiskCache(tmp_path, 100_000_000), settings, large, Lines(8, 60), Turns(1, 8, 60))
+
+    async def ask() -> None:
+        with open(video, "rb") as original:
+            await stills.picture_of(Source(original), SizeRequest("0" * 32))
+
+    for _ in range(2):
+        with pytest.raises(TooManyPixels, match="ffmpeg aborts"):
+            asyncio.run(ask())
+    assert len(started) == 1
     stills.close()
 
 
