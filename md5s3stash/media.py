@@ -28,6 +28,9 @@ Look = Callable[[BinaryIO], Kind]
 UNKNOWN_TYPE = "application/octet-stream"
 EMPTY_TYPES = frozenset({"inode/x-empty", "application/x-empty"})
 NO_DIMENSIONS = (0, 0)
+# The largest pictures that were ever published have less. A header may name sides of 2**63 pixels, and a reader of
+# reports would compute with them.
+_MOST_PIXELS = 10**12
 
 # The wheel has no libmagic in it. Pictures are recognised without it.
 NO_LIBMAGIC = (
@@ -67,7 +70,15 @@ def look_here(reader: BinaryIO) -> Kind:
 
 
 def describe(content: Content, look: Look = look_here) -> Kind:
-    """The MIME type and the dimensions of a content."""
+    """The MIME type and the dimensions of a content. A size that no picture has is left out."""
+    mime_type, (width, height) = _described(content, look)
+    if width * height > _MOST_PIXELS:
+        log.warning("dimensions_left_out md5=%s width=%d height=%d", content.digest.md5, width, height)
+        return mime_type, NO_DIMENSIONS
+    return mime_type, (width, height)
+
+
+def _described(content: Content, look: Look) -> Kind:
     with content.reader() as reader:
         ordinary = _png(reader) or _jpeg(reader)
         if ordinary is not None:

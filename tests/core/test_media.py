@@ -26,6 +26,38 @@ def picture(kind: str, size: tuple[int, int] = (31, 17), mode: str = "RGB", **op
     return buffer.getvalue()
 
 
+def png_that_says(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">II5B", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+def tiff_that_says(width: int, height: int) -> bytes:
+    """A BigTIFF, of grey pixels without compression."""
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 16), (277, 1), (278, height), (279, 1)]
+    entries = b"".join(struct.pack("<HHQQ", tag, 16, 1, value) for tag, value in tags)
+    return b"II" + struct.pack("<HHHQQ", 43, 8, 0, 16, len(tags)) + entries + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (png_that_says(2**31 - 1, 465), (2**31 - 1, 465)),
+        (png_that_says(2**31 - 1, 466), (0, 0)),
+        (png_that_says(2**31 - 1, 2**31 - 1), (0, 0)),
+        (tiff_that_says(1_000_000, 1_000_000), (1_000_000, 1_000_000)),
+        (tiff_that_says(2**63, 2**63), (0, 0)),
+    ],
+    ids=["png", "png beyond", "png of the largest sides", "tiff", "tiff beyond"],
+)
+def test_a_size_of_more_than_a_million_million_pixels_is_left_out_and_logged(
+    data: bytes, expected: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    mime_type = "image/png" if data.startswith(b"\x89") else "image/tiff"
+
+    assert describe(content_of(data)) == (mime_type, expected)
+    assert ("dimensions_left_out md5=" in caplog.text) is (expected == (0, 0))
+
+
 @pytest.mark.parametrize(
     ("kind", "mime_type"),
     [

@@ -209,6 +209,15 @@ def test_a_picture_has_a_thumbnail_and_everything_else_its_type(site: Site) -> N
     assert "http.thumbnails_url" in page
 
 
+def test_every_file_has_a_thumbnail_if_the_thumbnail_server_draws_icons(site: Site) -> None:
+    log(site, "a.docx", mime_type="application/vnd.openxmlformats-officedocument.wordprocessingml.document")
+    with page_of(site, {**THUMBNAILS, "MD5S3STASH_HTTP_THUMBNAIL_ICONS": "yes"}) as url:
+        page = text_of(url)
+    assert re.findall(r'<img src="([^"]*)"', page) == [f"https://thumbs.example.org/small/clip/320x240/{MD5}"]
+    # The viewer shows no icon.
+    assert "/view/" not in page
+
+
 def test_a_picture_can_be_opened_in_the_viewer_which_is_given_its_name(site: Site) -> None:
     name = "b\udcffx/<i>&\u202e \N{SNOWMAN}" + "n" * 300 + ".png"
     log(site, name)

@@ -18,7 +18,7 @@ LAYERS = {
     "stills": {"cpu", "errors"},
     "viewer": {"iiif", "server"},
     "workers": {"_pilbox", "cache", "cpu", "errors", "render", "request"},
-    "lookup": {"errors", "server"},
+    "lookup": {"errors", "render", "server"},
     "config": {"lookup", "request", "server"},
 }
 NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}

@@ -13,11 +13,11 @@ SECONDS = 5
 """The length of each, of `endings` too."""
 SIZE = (320, 180)
 
-_RATE = 10
-_FAST = ("-preset", "ultrafast", "-g", str(_RATE))
+RATE = 10
+_FAST = ("-preset", "ultrafast", "-g", str(RATE))
 _H264 = ("-c:v", "libx264", *_FAST)
 # Numbers and moving parts: no two frames are alike, and each is sharp.
-_CARD = f"testsrc2=size={SIZE[0]}x{SIZE[1]}:rate={_RATE}:duration={SECONDS}"
+_CARD = f"testsrc2=size={SIZE[0]}x{SIZE[1]}:rate={RATE}:duration={SECONDS}"
 _TONE = f"sine=frequency=330:duration={SECONDS}"
 _PQ = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:log-level=error"
 
@@ -29,8 +29,8 @@ VIDEOS: dict[str, tuple[str, ...]] = {
     "mp4": _H264,
     "mov": (*_H264, "-pix_fmt", "yuv420p"),
     "mkv": _H264,
-    "webm": ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "16", "-threads", "1", "-g", str(_RATE)),
-    "avi": ("-c:v", "mpeg4", "-g", str(_RATE), "-q:v", "3"),
+    "webm": ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "16", "-threads", "1", "-g", str(RATE)),
+    "avi": ("-c:v", "mpeg4", "-g", str(RATE), "-q:v", "3"),
     "mpg": ("-c:v", "mpeg2video", "-g", "25", "-r", "25", "-q:v", "3"),
     "ts": ("-c:v", "mpeg2video", "-g", "25", "-r", "25", "-q:v", "3"),
 }

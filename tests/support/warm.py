@@ -222,7 +222,7 @@ def warm_up() -> None:
     mimetypes.init()
     # Reads botocore's description of S3, compiles the status page.
     connect("http://127.0.0.1:9")
-    page._environment(None).get_template("page.html")
+    page._environment(None, False).get_template("page.html")
     # A client of Redis reads its package's metadata each time.
     anything: Any = importlib.metadata
     anything.version = functools.cache(anything.version)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from md5s3stash_thumbnailer.cache.source import Source
+from md5s3stash_thumbnailer.cache.turns import CLIENT, RecentClients, Turns
 from md5s3stash_thumbnailer.errors import Overloaded, TooManyRequests
 from md5s3stash_thumbnailer.server import client_rate
-from md5s3stash_thumbnailer.server.client_rate import BURST_SECONDS, MAX_CLIENTS, Buckets, Clients, Turns
+from md5s3stash_thumbnailer.server.client_rate import BURST_SECONDS, MAX_CLIENTS, Buckets, Clients
 
 SHARE = 0.25
 
@@ -35,11 +36,9 @@ def run(steps: Coroutine[Any, Any, None]) -> None:
 
 @asynccontextmanager
 async def turn(turns: Turns, client: str) -> AsyncIterator[None]:
-    await turns.take(client)
-    try:
+    CLIENT.set(client)
+    async with turns.turn():
         yield
-    finally:
-        turns.pass_on()
 
 
 async def settled() -> None:
@@ -127,6 +126,59 @@ def test_turns_go_round_the_clients_and_not_by_the_length_of_their_lines() -> No
         assert turns.waiting == 0
 
     run(steps())
+
+
+@pytest.mark.parametrize(
+    ("asks_later_seconds", "client", "most_held"), [(59, "a", 3), (61, "a", 5), (59, "", 5)], ids=str
+)
+def test_while_others_ask_one_client_never_holds_every_turn(
+    asks_later_seconds: float, client: str, most_held: int
+) -> None:
+    async def steps() -> None:
+        clock, go = Clock(), asyncio.Event()
+        recent = RecentClients(clock)
+        turns, held = Turns(5, 100, 60, recent, kept=2), Counter[str]()
+
+        async def work(client: str) -> None:
+            recent.note(client)
+            async with turn(turns, client):
+                held[client] += 1
+                await go.wait()
+
+        recent.note("reader")
+        clock.seconds += asks_later_seconds
+        working = [asyncio.create_task(work(client)) for _ in range(24)]
+        await settled()
+        assert (held[client], turns.waiting) == (most_held, 24 - most_held)
+        if most_held < 5:
+            working += [asyncio.create_task(work("reader")) for _ in range(3)]
+            await settled()
+            assert (held["reader"], turns.waiting) == (2, 24 - most_held + 1)
+        go.set()
+        await asyncio.gather(*working)
+        assert (held[client], turns.waiting, turns._free, turns._held) == (24, 0, 5, {})
+
+    run(steps())
+
+
+def test_a_client_has_one_turn_at_least() -> None:
+    async def steps() -> None:
+        recent = RecentClients()
+        turns = Turns(2, 100, 60, recent, kept=2)
+        recent.note("reader")
+        async with turn(turns, "a"):
+            assert not turns.waiting
+
+    run(steps())
+
+
+def test_however_many_clients_ask_only_the_latest_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("md5s3stash_thumbnailer.cache.turns._MAX_CLIENTS", 2)
+    recent = RecentClients()
+    for name in ("a", "b", "a", "c"):
+        recent.note(name)
+
+    assert list(recent._asked) == ["a", "c"]
 
 
 @pytest.mark.parametrize("ends", ["done", "failed", "cancelled before", "cancelled in the same moment"])
@@ -218,7 +270,9 @@ async def rendered(clients: Clients, client: str, file: File) -> Any:
         await asyncio.sleep(0.001)
         return "picture"
 
-    return await clients.render(client, Source(file), render)  # type: ignore[arg-type]
+    CLIENT.set(client)
+    source = Source(file)  # type: ignore[arg-type]
+    return await clients.in_turn(source, render, lambda seconds: clients.charge(client, seconds))
 
 
 def test_time_with_a_worker_is_charged_and_a_client_without_a_name_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

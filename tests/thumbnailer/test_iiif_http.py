@@ -410,7 +410,7 @@ def test_iiif_can_be_off_and_then_none_of_its_code_is_loaded(s3_server: str, md5
         "import sys\n"
         "from md5s3stash_thumbnailer import options, app\n"
         "settings = options.read_settings(['x', '--iiif=false'], {'BUCKET_BASE': 'b'})\n"
-        "assert app._iiif_routes(settings, None) == []\n"
+        "assert app._iiif_routes(settings) == []\n"
         "ours = ('md5s3stash_thumbnailer.iiif', 'md5s3stash_thumbnailer.viewer')\n"
         "print([name for name in sys.modules if name.startswith(ours)])\n"
     )

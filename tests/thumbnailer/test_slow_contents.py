@@ -49,7 +49,7 @@ class Worker:
     async def ask(self, contents: Contents, name: str = NAME, kind: Kind = Kind.ORIGINAL) -> Thumbnail:
         source = Source(open(self._path, "rb"), kind)  # noqa: SIM115 - who draws closes it
         self.sources.append(source)
-        return await contents.drawn(name, source, lambda: self._draw(source))
+        return await contents.drawn(name, source, lambda _: self._draw(source))
 
     async def _draw(self, source: Source) -> Thumbnail:
         self.drawn += 1
@@ -151,6 +151,16 @@ def test_no_more_wait_than_may_and_none_for_longer(tmp_path: Path, max_waiting: 
     asyncio.run(ask())
 
 
+def test_content_that_is_asked_for_once_has_its_turn_however_many_wait_for_others(tmp_path: Path) -> None:
+    async def ask() -> list[str]:
+        worker, contents = Worker(tmp_path / "file", 0.1), Contents(Lines(2, 60.0))
+        names = [NAME] * 4 + ["1" * 32]
+        answers = await asked_at_once(worker, contents, names)
+        return [type(answer).__name__ for answer in answers]
+
+    assert asyncio.run(ask()) == ["Thumbnail", "Thumbnail", "Thumbnail", "Overloaded", "Thumbnail"]
+
+
 def test_client_that_goes_leaves_the_line(tmp_path: Path) -> None:
     async def ask() -> None:
         worker, contents = Worker(tmp_path / "file", 0.1), Contents(Lines(8, 60.0))
@@ -185,7 +195,7 @@ def test_client_that_goes_frees_no_worker_for_the_same_content(tmp_path: Path, m
 
     async def ask() -> Thumbnail:
         source, request = Source(open(tmp_path / "file", "rb")), SizeRequest(NAME)  # noqa: SIM115 - the pool closes it
-        return await contents.drawn(NAME, source, lambda: pool.render(source, request))
+        return await contents.drawn(NAME, source, lambda _: pool.render(source, request))
 
     async def ask_twice() -> None:
         first = asyncio.create_task(ask())
@@ -225,4 +235,22 @@ def test_drawing_without_end_leaves_a_worker_to_others(s3_server: str, put: Put,
         wait_until(lambda: metrics(server) == (1, 2), "one worker draws, and two requests wait")
         assert server.get(f"/clip/50x50/{other}").status == 200
         wait_until(lambda: metrics(server) == (1, 2), "the other worker is free again")
+        assert not any(request.done() for request in asking)
+
+
+def test_contents_without_end_of_one_client_leave_a_worker_to_others(s3_server: str, put: Put, tmp_path: Path) -> None:
+    endless = [put(ENDLESS + b"<!--%d-->" % number) for number in range(6)]
+    others = [put(picture((200 + number, 100))) for number in range(3)]
+    with (
+        ThreadPoolExecutor(len(endless)) as threads,
+        thumbnailer(
+            *(tmp_path, s3_server, TWO_WORKERS, *PATIENT, "--stop_timeout=0.1", "--trusted_proxies=127.0.0.1")
+        ) as server,
+    ):
+        assert server.get(f"/clip/50x50/{others[0]}", X_Forwarded_For="192.0.2.1").status == 200
+        asking = [threads.submit(server.get, f"/clip/50x50/{md5}", X_Forwarded_For="192.0.2.66") for md5 in endless]
+        wait_until(lambda: metrics(server) == (1, 5), "one worker draws, and five requests wait")
+        for md5 in others[1:]:
+            assert server.get(f"/clip/50x50/{md5}", X_Forwarded_For="192.0.2.2").status == 200
+        wait_until(lambda: metrics(server) == (1, 5), "the other worker is free again")
         assert not any(request.done() for request in asking)

@@ -42,6 +42,8 @@ from tests.thumbnailer.conftest import picture
 from tests.thumbnailer.ssim import ssim
 
 BOUNDS = Bounds(seconds=60, memory_bytes=1 << 30)
+# For what starts ffmpeg several times.
+PATIENT = replace(BOUNDS, seconds=600)
 TENTH = SECONDS / 10
 ALIKE = 0.97
 MUTATIONS_OF_EACH = 1
@@ -64,8 +66,8 @@ def still(path: Path, seconds: float | None = None, bounds: Bounds = BOUNDS) -> 
         return make_still(programs(), file, seconds, bounds)
 
 
-def shown(path: Path, seconds: float | None = None) -> PIL.Image.Image:
-    answer = still(path, seconds)
+def shown(path: Path, seconds: float | None = None, bounds: Bounds = BOUNDS) -> PIL.Image.Image:
+    answer = still(path, seconds, bounds)
     assert answer.kind == VIDEO
     return PIL.Image.open(io.BytesIO(answer.picture))
 
@@ -111,6 +113,49 @@ def test_frames_that_show_nothing_are_passed_over(made: Clips, before: str) -> N
     path = made.after(before)
 
     assert ssim(shown(path), clips.frame_at(path, 2.0)) > ALIKE
+
+
+@pytest.mark.parametrize("ending", ["mp4", "avi"])
+def test_damaged_key_frame_is_passed_over(made: Clips, tmp_path: Path, ending: str) -> None:
+    path, damaged = made.video(ending), tmp_path / f"damaged.{ending}"
+    data, dice = bytearray(path.read_bytes()), random.Random(3)
+    (begin, size), *_ = key_frames(path)
+    for _ in range(12):
+        data[begin + size // 3 + dice.randrange(size // 2)] = dice.randrange(256)
+    damaged.write_bytes(data)
+
+    assert ssim(shown(damaged, bounds=PATIENT), clips.frame_at(path, 1.0)) > ALIKE
+
+
+def test_video_that_is_cut_is_shown_if_the_frame_is_there_and_refused_if_not(made: Clips, tmp_path: Path) -> None:
+    path, damaged = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    clips.run("-i", str(made.video("mp4")), "-c", "copy", "-movflags", "faststart", str(path))
+    (first, size), (second, _) = key_frames(path)[:2]
+    damaged.write_bytes(path.read_bytes()[:second])
+    assert ssim(shown(damaged, bounds=PATIENT), clips.frame_at(path, 0.0)) > ALIKE
+    damaged.write_bytes(path.read_bytes()[: first + size // 2])
+    with pytest.raises(NotAnImage):
+        still(damaged, bounds=PATIENT)
+
+
+def test_video_whose_key_frames_are_all_damaged_is_shown_as_ffmpeg_shows_it(made: Clips, tmp_path: Path) -> None:
+    path, damaged = made.video("mp4"), tmp_path / "damaged.mp4"
+    data = bytearray(path.read_bytes())
+    for begin, size in key_frames(path):
+        data[begin + size // 2 : begin + size // 2 + 64] = bytes(64)
+    damaged.write_bytes(data)
+
+    assert shown(damaged, bounds=PATIENT).size == SIZE
+
+
+def key_frames(path: Path) -> list[tuple[int, int]]:
+    """The place and the length of each."""
+    with open(path, "rb") as file:
+        run = Run(programs(), file, demuxer_of_file(file) or "", BOUNDS)
+        [stream] = run.facts()["streams"]
+        spans, _ = run.packets(stream, "0%+99")
+    keys = range(0, len(spans), clips.RATE)
+    return [spans[number] for number in keys]
 
 
 def test_fade_does_not_hide_a_short_video(made: Clips) -> None:

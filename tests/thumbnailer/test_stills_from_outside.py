@@ -26,7 +26,8 @@ from md5s3stash_thumbnailer.cache.large import LargeOriginals
 from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.source import Kind, Source
 from md5s3stash_thumbnailer.cache.stills import Stills, StillSettings
-from md5s3stash_thumbnailer.errors import FetchTimedOut, Overloaded, RenderTimedOut, ThumbnailError
+from md5s3stash_thumbnailer.cache.turns import CLIENT, RecentClients, Turns
+from md5s3stash_thumbnailer.errors import FetchTimedOut, Overloaded, RenderTimedOut, ThumbnailError, TooManyPixels
 from md5s3stash_thumbnailer.render.region_request import SizeRequest
 from md5s3stash_thumbnailer.stills import ffmpeg
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg, Run
@@ -37,6 +38,7 @@ from tests.support.servers import wait_until
 
 PATIENT = Bounds(seconds=120, memory_bytes=1 << 30)
 ENDLESS = "testsrc2=duration=1000000"
+RECENT = RecentClients()
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +143,8 @@ def test_video_whose_ffmpeg_is_killed_is_tried_again_now_and_later(
 
     each_started(monkeypatch, kill)
     large = LargeOriginals(Parts(video, lambda: None), BucketBase.parse("bucket", "simple"), 60)
-    stills = Stills(
-        DiskCache(tmp_path, 100_000_000), StillSettings(programs, {"video"}, PATIENT, 1, 8), large, Lines(8, 60)
-    )
+    settings = StillSettings(programs, {"video"}, PATIENT, 1, 8)
+    stills = Stills(DiskCache(tmp_path, 100_000_000), settings, large, Lines(8, 60), Turns(1, 8, 60))
 
     async def ask() -> Kind:
         with open(video, "rb") as original:
@@ -155,6 +156,32 @@ def test_video_whose_ffmpeg_is_killed_is_tried_again_now_and_later(
         with pytest.raises(Overloaded):
             asyncio.run(ask())
     assert asyncio.run(ask()) is Kind.STILL
+    stills.close()
+
+
+def test_video_at_which_ffmpeg_aborts_is_refused_and_not_tried_again_at_once(
+    programs: Ffmpeg, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where an assertion of it fails."""
+    started: list[int] = []
+
+    def abort(process: subprocess.Popen[bytes]) -> None:
+        started.append(process.pid)
+        os.kill(process.pid, signal.SIGABRT)
+
+    each_started(monkeypatch, abort)
+    large = LargeOriginals(Parts(video, lambda: None), BucketBase.parse("bucket", "simple"), 60)
+    settings = StillSettings(programs, {"video"}, PATIENT, 1, 8)
+    stills = Stills(DiskCache(tmp_path, 100_000_000), settings, large, Lines(8, 60), Turns(1, 8, 60))
+
+    async def ask() -> None:
+        with open(video, "rb") as original:
+            await stills.picture_of(Source(original), SizeRequest("0" * 32))
+
+    for _ in range(2):
+        with pytest.raises(TooManyPixels, match="ffmpeg aborts"):
+            asyncio.run(ask())
+    assert len(started) == 1
     stills.close()
 
 
@@ -195,7 +222,9 @@ def asked_of(stills: OnTime, video: Path, times: Iterable[float]) -> list[BaseEx
 def on_time(programs: Ffmpeg, video: Path, tmp_path: Path) -> Iterator[OnTime]:
     large = LargeOriginals(Parts(video, lambda: None), BucketBase.parse("bucket", "simple"), 60)
     settings = StillSettings(programs, {"video"}, PATIENT, 4, 500)
-    stills = OnTime(DiskCache(tmp_path, 100_000_000), settings, large, Lines(500, 60))
+    stills = OnTime(
+        DiskCache(tmp_path, 100_000_000), settings, large, Lines(500, 60), Turns(4, 500, 60, RECENT, kept=1)
+    )
     yield stills
     stills.close()
 
@@ -218,6 +247,39 @@ def test_video_that_takes_all_the_time_is_tried_once_whatever_time_is_asked_for(
 
     assert [type(error) for error in asked_of(on_time, video, range(5))] == [RenderTimedOut] * 5
     assert on_time.tries == 1
+
+
+def test_videos_that_take_all_the_time_leave_an_ffmpeg_to_other_clients(on_time: OnTime, video: Path) -> None:
+    end = threading.Event()
+    begun: list[str] = []
+
+    def make(original: BinaryIO, name: str, seconds: float | None) -> tuple[Incoming, str]:
+        begun.append(name)
+        if name.startswith("a"):
+            end.wait()
+        return on_time._stored(Still("video", b"picture"), name, 0.0)
+
+    on_time._make = make  # type: ignore[method-assign]
+
+    async def ask(client: str, content: str) -> None:
+        CLIENT.set(client)
+        RECENT.note(client)
+        with open(video, "rb") as original:
+            (await on_time.picture_of(Source(original), SizeRequest(content))).file.close()
+
+    async def ask_all() -> None:
+        RECENT.note("reader")
+        hostile = [asyncio.create_task(ask("crawler", f"{number:032x}".replace("0", "a", 1))) for number in range(24)]
+        try:
+            await asyncio.to_thread(wait_until, lambda: len(begun) == 3, "three of four are made")
+            await ask("reader", "b" * 32)
+            assert len(begun) == 4
+        finally:
+            end.set()
+            await asyncio.gather(*hostile)
+
+    asyncio.run(ask_all())
+    assert len(begun) == 25
 
 
 def test_time_that_s3_takes_is_not_ffmpegs(programs: Ffmpeg, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from md5s3stash import console
 from md5s3stash.errors import StashError
@@ -20,14 +20,18 @@ from md5s3stash_thumbnailer.cache.large import LargeOriginals
 from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
+from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.cache.stills import Stills, StillSettings
+from md5s3stash_thumbnailer.cache.turns import RecentClients, Turns
 from md5s3stash_thumbnailer.config.place import Stash
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.options import Settings
 from md5s3stash_thumbnailer.render import kinds
+from md5s3stash_thumbnailer.render.pipeline import PyramidRequest
 from md5s3stash_thumbnailer.request import CONTENT, CONTENT_IN_COLLECTIONS
 from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity, Services
+from md5s3stash_thumbnailer.server.client_rate import Clients
 from md5s3stash_thumbnailer.server.handlers import (
     PATHS,
     HealthHandler,
@@ -87,10 +91,12 @@ def run(settings: Settings) -> int:
     pool = RenderPool(settings.workers, settings.render_limits, settings.pool_limits, cache)
     request_id.name_requests_in_the_log()
     readiness = Readiness(store, settings.stash.base)
-    originals.stills = _stills(settings, store, cache)
+    recent = RecentClients()
+    originals.stills = _stills(settings, store, cache, recent)
     originals.on_fetched, originals.on_refused = readiness.fetched, readiness.suspect
     try:
-        asyncio.run(_run(settings, originals, pool, readiness, sockets))
+        clients = _clients(settings, recent)
+        asyncio.run(_run(settings, originals, pool, clients, readiness, sockets))
     finally:
         readiness.close()
         originals.close()
@@ -108,24 +114,35 @@ def _settled(stash: Stash) -> Stash:
 
 
 async def _run(
-    settings: Settings, originals: Originals, pool: RenderPool, readiness: Readiness, sockets: list[socket.socket]
+    settings: Settings,
+    originals: Originals,
+    pool: RenderPool,
+    clients: Clients,
+    readiness: Readiness,
+    sockets: list[socket.socket],
 ) -> None:
+    async def make_pyramid(source: Source, request: PyramidRequest, file: BinaryIO) -> int:
+        return await clients.in_turn(source, lambda: pool.make_pyramid(source, request, file))
+
     # One worker at least is left for requests that need no pyramid, if there are two.
     pyramids = Pyramids(
         originals.cache,
         originals.open_whole,
-        pool.make_pyramid,
+        make_pyramid,
         max_at_once=max(1, settings.workers - 1),
         max_waiting=settings.pool_limits.max_waiting,
     )
     stills = originals.stills
     contents = Contents(_lines(settings.pool_limits))
     metrics = Metrics(originals, pyramids, pool, contents)
+    metrics.waiting_turns = lambda: clients.waiting
     services = Services(
         originals=originals,
         pyramids=pyramids,
         pool=pool,
         contents=contents,
+        clients=clients,
+        proxies=settings.proxies,
         metrics=metrics,
         activity=Activity(),
         readiness=readiness,
@@ -140,7 +157,7 @@ async def _run(
     )
     watching = asyncio.create_task(readiness.watch())
     try:
-        application = ThumbnailApplication(services, _routes(settings, services.metrics), _paths(settings))
+        application = ThumbnailApplication(services, _routes(settings), _paths(settings))
         await serve(application, services.activity, sockets, settings.stop_timeout_seconds)
     finally:
         watching.cancel()
@@ -149,7 +166,15 @@ async def _run(
             stills.close()
 
 
-def _stills(settings: Settings, store: S3ObjectStore, cache: DiskCache) -> Stills | None:
+def _clients(settings: Settings, recent: RecentClients) -> Clients:
+    count, limits = settings.workers, settings.pool_limits
+    # One more than there are workers: it waits in the pool, so that no worker waits for the event loop. So two are kept
+    # from each client, and it has all workers but one.
+    turns = Turns(count + 1, limits.max_waiting, limits.wait_seconds, recent, kept=2)
+    return Clients(settings.iiif.client_share if settings.iiif else 0, count, turns, recent)
+
+
+def _stills(settings: Settings, store: S3ObjectStore, cache: DiskCache, recent: RecentClients) -> Stills | None:
     """None if no kind is shown that needs it."""
     programs, limits = Ffmpeg.installed(), settings.pool_limits
     shown = {VIDEO, SOUND} & set(settings.render_limits.kinds)
@@ -158,14 +183,15 @@ def _stills(settings: Settings, store: S3ObjectStore, cache: DiskCache) -> Still
     bounds = Bounds(limits.timeout_seconds, limits.memory_bytes)
     large = LargeOriginals(store, settings.stash.base, limits.timeout_seconds)
     chosen = StillSettings(programs, shown, bounds, settings.workers, limits.max_waiting)
-    return Stills(cache, chosen, large, _lines(limits))
+    turns = Turns(settings.workers, limits.max_waiting, limits.wait_seconds, recent, kept=1)
+    return Stills(cache, chosen, large, _lines(limits), turns)
 
 
 def _lines(limits: PoolLimits) -> Lines:
     return Lines(limits.max_waiting, limits.wait_seconds)
 
 
-def _routes(settings: Settings, metrics: Metrics) -> list[Any]:
+def _routes(settings: Settings) -> list[Any]:
     content = _content_in_paths(settings)
     routes = [
         *_lookup_routes(settings),
@@ -173,7 +199,7 @@ def _routes(settings: Settings, metrics: Metrics) -> list[Any]:
     ]
     if settings.site.only_presets:
         return routes
-    return [*routes, (rf"/([^/]+)/([^/x]*)x([^/x]*)/{content}", ThumbnailHandler), *_iiif_routes(settings, metrics)]
+    return [*routes, (rf"/([^/]+)/([^/x]*)x([^/x]*)/{content}", ThumbnailHandler), *_iiif_routes(settings)]
 
 
 def _paths(settings: Settings) -> str:
@@ -197,24 +223,18 @@ def _content_in_paths(settings: Settings) -> str:
     return CONTENT_IN_COLLECTIONS if settings.stash.base.keys is KeyTemplate.COLLECTION else CONTENT
 
 
-def _iiif_routes(settings: Settings, metrics: Metrics) -> list[Any]:
+def _iiif_routes(settings: Settings) -> list[Any]:
     if settings.iiif is None:
         return []
     # Without IIIF its code is not needed.
     from md5s3stash_thumbnailer.iiif.handlers import Iiif, routes
     from md5s3stash_thumbnailer.iiif.request import Offer
     from md5s3stash_thumbnailer.render.region import written_formats
-    from md5s3stash_thumbnailer.server.client_rate import Clients, Turns
     from md5s3stash_thumbnailer.viewer.handlers import viewer_routes
 
-    given, bounds, limits = settings.iiif, settings.bounds, settings.pool_limits
-    # One more than there are workers: it waits in the pool, so that no worker waits for the event loop.
-    clients = Clients(
-        given.client_share, settings.workers, Turns(settings.workers + 1, limits.max_waiting, limits.wait_seconds)
-    )
-    metrics.waiting_turns = lambda: clients.waiting
+    given, bounds = settings.iiif, settings.bounds
     kept = tuple((name, value) for name, value in sorted(settings.defaults.items()) if name in _OPTIONS_OF_IIIF)
     offer = Offer((bounds.max_width, bounds.max_height), written_formats(), kept)
-    iiif = Iiif(offer, clients, given.public_url, given.proxies, given.rights)
+    iiif = Iiif(offer, given.public_url, given.rights)
     content = _content_in_paths(settings)
     return [*routes(iiif, content), *viewer_routes(iiif, content)]

@@ -9,6 +9,7 @@
         ├── ShownInParts         the original is a large video, of which parts are read; handled within the server
         ├── TooManyBytes         too much of a large video would have to be read for a frame
         ├── NotAnImage           the original is not a picture, is broken, or has a format that is not shown
+        │   └── NotShown         it is not broken, as far as is known
         ├── TooManyPixels        the original or the thumbnail would be too large to hold in memory
         ├── Overloaded           too many requests: the client should retry later
         ├── TooManyRequests      one client asks for more than its share
@@ -86,6 +87,10 @@ class PartNotFound(ThumbnailError):
 
 class NotAnImage(ThumbnailError):
     """No renderer of ours can read the original."""
+
+
+class NotShown(NotAnImage):
+    """A file that this server does not show, and that is not known to be damaged: it may get an icon."""
 
 
 class TooManyPixels(ThumbnailError):

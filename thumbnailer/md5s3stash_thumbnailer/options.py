@@ -174,19 +174,18 @@ _RIGHTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class IiifSettings:
-    """For the links of IIIF: the URL of the server without a slash at its end, or the proxies that know it. They know
-    the clients, too, each of which may use a share of the server.
-    """
+    """The URL of the server has no slash at its end. `client_share` is the part of the server that a client may use."""
 
     public_url: str
-    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     rights: str
     client_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the server runs with. `defaults` are pilbox's options; `iiif` is None if it is off."""
+    """What the server runs with. `defaults` are pilbox's options; `proxies` know the client and the public URL; `iiif`
+    is None if it is off.
+    """
 
     stash: Stash
     address: str
@@ -203,6 +202,7 @@ class Settings:
     placeholder: str
     webp: bool
     url_keys: tuple[str, ...]
+    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     iiif: IiifSettings | None
     missing: Mapping[str, str]  # the name of a kind, or `faces`, and what it lacks
     site: SiteSettings
@@ -241,6 +241,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             *(options.max_original_pixels, bounds.max_pixels, options.reduced_side),
             *(options.max_shown_pixels, options.pyramid_pixels, options.truncated),
             kinds=shown,
+            icons=options.icons,
         ),
         pool_limits=PoolLimits(
             *(options.render_timeout, options.pyramid_timeout),
@@ -250,6 +251,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         placeholder=placeholder,
         webp=options.webp,
         url_keys=tuple(options.url_keys),
+        proxies=_proxies(),
         iiif=_iiif(),
         missing=missing,
         site=site_settings(environment, defaults, bounds, secret=_secret()),
@@ -344,10 +346,6 @@ def _iiif() -> IiifSettings | None:
         "iiif_rights",
         "must be a URI of creativecommons.org or rightsstatements.org",
     )
-    try:
-        proxies = tuple(ipaddress.ip_network(text) for text in options.trusted_proxies)
-    except ValueError as error:
-        raise SettingsError(f"trusted_proxies must be addresses or networks: {error}") from error
     if not options.iiif or options.presets_only:
         return None
     secret = _secret()
@@ -355,7 +353,14 @@ def _iiif() -> IiifSettings | None:
         # Viewers cannot sign, and without a signature they would get what thumbnails demand one for.
         log.warning("event=iiif_off reason='%s is set, and requests of IIIF have no signature'", secret)
         return None
-    return IiifSettings(options.public_url.rstrip("/"), proxies, options.iiif_rights, options.client_share)
+    return IiifSettings(options.public_url.rstrip("/"), options.iiif_rights, options.client_share)
+
+
+def _proxies() -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(text) for text in options.trusted_proxies)
+    except ValueError as error:
+        raise SettingsError(f"trusted_proxies must be addresses or networks: {error}") from error
 
 
 def _secret() -> str | None:

@@ -142,6 +142,9 @@ class HttpSettings:
     thumbnails_url: str | None = setting(
         None, web_url, "URL of the thumbnail server for browsers, such as https://thumbs.example.org"
     )
+    thumbnail_icons: bool = setting(
+        False, yes_or_no, "show the thumbnails of all files: the thumbnail server runs with --icons"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class StatusPage:
             compares=settings[DeliverySettings].still_seconds > 0,
         )
         self._hosts = frozenset({"localhost", *http.hosts})
-        self._page = _environment(http.thumbnails_url).get_template("page.html")
+        self._page = _environment(http.thumbnails_url, http.thumbnail_icons).get_template("page.html")
         self._static = {
             path: Answer(HTTPStatus.OK, content_type, files(__package__).joinpath("assets", path[1:]).read_bytes())
             for path, content_type in _STATIC.items()
@@ -191,7 +191,7 @@ def _place(base: BucketBase) -> str:
 
 
 @functools.cache
-def _environment(thumbnails_url: str | None) -> Environment:
+def _environment(thumbnails_url: str | None, shows_icons: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("md5s3stash_daemon.web", "assets"),
         autoescape=True,
@@ -217,6 +217,7 @@ def _environment(thumbnails_url: str | None) -> Environment:
     }
     environment.globals |= {
         "has_thumbnail": lambda mime_type: thumbnails_url is not None and mime_type in _PICTURES | STILLS,
+        "has_icons": thumbnails_url is not None and shows_icons,
         "has_thumbnails": thumbnails_url is not None,
         "plot_height": PLOT_HEIGHT,
         "spark_height": SPARK_HEIGHT,

@@ -32,7 +32,7 @@ class Lines:
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
         """Waits for the turn, which lasts as long as the context. Raises Overloaded."""
-        if self.waiting >= self._max_waiting:
+        if name in self._lines and self.waiting >= self._max_waiting:
             raise Overloaded("Too many requests wait for their turn")
         line = self._lines.setdefault(name, _Line())
         line.length += 1

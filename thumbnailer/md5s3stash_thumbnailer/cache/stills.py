@@ -22,6 +22,7 @@ from md5s3stash_thumbnailer.cache.large import LargeOriginals
 from md5s3stash_thumbnailer.cache.lines import Lines
 from md5s3stash_thumbnailer.cache.refusals import Refusals
 from md5s3stash_thumbnailer.cache.source import Kind, Source
+from md5s3stash_thumbnailer.cache.turns import Turns
 from md5s3stash_thumbnailer.errors import (
     NotAnImage,
     Overloaded,
@@ -58,14 +59,19 @@ class StillSettings:
 class Stills:
     """The stills of one stash. Belongs to the event loop."""
 
-    def __init__(self, cache: DiskCache, settings: StillSettings, large: LargeOriginals, lines: Lines) -> None:
-        """One content has a place in a line, and so one ffmpeg at a time, whichever times are asked for."""
+    def __init__(
+        self, cache: DiskCache, settings: StillSettings, large: LargeOriginals, lines: Lines, turns: Turns
+    ) -> None:
+        """One content has a place in a line, and so one ffmpeg at a time, whichever times are asked for. Of all
+        contents, clients have `turns`, as many as stills are made at a time.
+        """
         self.made: Counter[str] = Counter()
         self._cache = cache
         self._settings = settings
         self._large = large
         self._flights = Flights(settings.max_waiting, "Too many requests wait for stills")
         self._lines = lines
+        self._turns = turns
         self._refusals = Refusals()
         # Contents, and when frames at a time were made of them.
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
@@ -127,7 +133,8 @@ class Stills:
                 if asked.part:
                     self._count_time(asked.content)
                 try:
-                    incoming, kind = await asyncio.get_running_loop().run_in_executor(self._threads, make, original)
+                    async with self._turns.turn():
+                        incoming, kind = await asyncio.get_running_loop().run_in_executor(self._threads, make, original)
                 except (NotAnImage, PartNotFound, RenderTimedOut, TooManyBytes, TooManyPixels) as error:
                     # What has taken all the time that there is would do so again for another frame.
                     self._refusals.add(content if isinstance(error, RenderTimedOut) else tried, error)

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 define(
+    "icons",
+    type=bool,
+    default=False,
+    help="show a file that is neither a picture nor of a kind that is shown as an icon with the name of its type, for "
+    "minutes and with the header X-Icon, instead of answering 415",
+)
+define(
     "presets",
     multiple=True,
     help="sizes with a name, for /p/{name}/{md5}, such as card=clip/500x500?q=80, separated by commas; default: none",

@@ -33,8 +33,7 @@ from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.pipeline import Request, Thumbnail
 from md5s3stash_thumbnailer.render.region_request import SizeRequest, largest
 from md5s3stash_thumbnailer.server.answers import PictureHandler
-from md5s3stash_thumbnailer.server.client_address import Network, client_of, is_trusted
-from md5s3stash_thumbnailer.server.client_rate import Clients
+from md5s3stash_thumbnailer.server.client_address import is_trusted
 
 # What info.json says follows from the settings too, which may change.
 _INFO_CACHE_CONTROL = "public, max-age=86400"
@@ -65,9 +64,7 @@ class Iiif:
     """What the handlers work with. `public_url` has no slash at its end; it is empty if requests show the address."""
 
     offer: Offer
-    clients: Clients
     public_url: str = ""
-    proxies: Sequence[Network] = ()
     rights: str = ""
     sizes: Sizes = field(default_factory=Sizes)
 
@@ -112,20 +109,16 @@ class IiifHandler(PictureHandler):
     def on_finish(self) -> None:
         self.services.metrics.iiif_answered(self.kind, self.get_status(), self.request.request_time())
 
-    @property
-    def client(self) -> str:
-        return client_of(self.request.remote_ip or "", self.request.headers, self.iiif.proxies)
-
     async def admit(self) -> None:
         """Raises TooManyRequests."""
-        await self.iiif.clients.admit(self.client)
+        await self.services.clients.admit(self.client)
 
-    async def rendered(self, source: Source, request: Request) -> Thumbnail:
-        rendering = super().rendered
-        return await self.iiif.clients.render(self.client, source, lambda: rendering(source, request))
+    async def rendered(self, source: Source, request: Request, is_quick: bool) -> Thumbnail:
+        # A crawler asks for thousands of tiles, each of which is quick.
+        return await super().rendered(source, request, is_quick=False)
 
     def charge(self, seconds: float) -> None:
-        self.iiif.clients.charge(self.client, seconds)
+        self.services.clients.charge(self.client, seconds)
 
     async def size_of(self, asked: SizeRequest) -> Size:
         """Width and height of the upright original."""
@@ -153,7 +146,7 @@ class IiifHandler(PictureHandler):
         return f"{self.iiif.public_url or self._seen_address()}/iiif/{version}/{identifier(asked)}"
 
     def _seen_address(self) -> str:
-        if is_trusted(self.request.remote_ip or "", self.iiif.proxies):
+        if is_trusted(self.request.remote_ip or "", self.services.proxies):
             forwarded = forwarded_address(self.request.headers)
             if forwarded is not None:
                 return forwarded

@@ -1,20 +1,27 @@
-"""Icons for what is not stashed yet: each shows what kind of file a URL seems to name. Drawn for this program."""
+"""Icons for what is not stashed yet: each shows what kind of file a URL seems to name. Drawn for this program, as the
+icons of types are (`render/icons.py`).
+"""
 
 from __future__ import annotations
 
 import mimetypes
 from urllib.parse import urlsplit
 
+from md5s3stash_thumbnailer.render.icons import BACKGROUND, FOLD, INK, SHEET, SIDE, STROKE
+
 MIME_TYPE = "image/svg+xml"
 
 _ICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 100 100">'
-    '<rect width="100" height="100" fill="#f1f1f1"/>'
-    '<g fill="none" stroke="#767676" stroke-width="3" stroke-linejoin="round" stroke-linecap="round">{shape}</g>'
-    "</svg>\n"
+    f'<svg xmlns="http://www.w3.org/2000/svg" width="{{width}}" height="{{height}}" viewBox="0 0 {SIDE} {SIDE}">'
+    f'<rect width="{SIDE}" height="{SIDE}" fill="#{3 * f"{BACKGROUND:02x}"}"/>'
+    f'<g fill="none" stroke="#{3 * f"{INK:02x}"}" stroke-width="{STROKE}" stroke-linejoin="round" '
+    'stroke-linecap="round">{shape}</g></svg>\n'
 )
 _FRAME = '<rect x="22" y="28" width="56" height="44" rx="3"/>'
-_SHEET = '<path d="M32 20h24l14 14v46H32zM56 20v14h14"/>'
+_SHEET = "".join(
+    f'<{tag} points="{" ".join(f"{across},{down}" for across, down in points)}"/>'
+    for tag, points in (("polygon", SHEET), ("polyline", FOLD))
+)
 _SHAPES = {
     "image": f'{_FRAME}<circle cx="37" cy="41" r="5"/><path d="m24 68 18-17 10 9 12-14 13 16"/>',
     "video": f'{_FRAME}<path d="m44 40 16 10-16 10z"/>',

@@ -7,6 +7,7 @@ bug of this program.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ import PIL.Image
 import PIL.ImageFile
 
 from md5s3stash_thumbnailer._pilbox import DrawOptions, PilboxError, RectangleError
-from md5s3stash_thumbnailer.errors import NotAnImage, PyramidNeeded, ThumbnailError, TooManyPixels
+from md5s3stash_thumbnailer.errors import NotAnImage, NotShown, PyramidNeeded, ThumbnailError, TooManyPixels
 from md5s3stash_thumbnailer.part import FIRST, OfPart, require_first, seconds_of
-from md5s3stash_thumbnailer.render import geometry, kinds, output
+from md5s3stash_thumbnailer.render import file_types, geometry, icons, kinds, output
 from md5s3stash_thumbnailer.render.colour import to_srgb
+from md5s3stash_thumbnailer.render.decoders.drawn import Drawn
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES, Original
 from md5s3stash_thumbnailer.render.faces import PREVIEW_PX, position_of_faces
 from md5s3stash_thumbnailer.render.geometry import Cut, Point, Size
@@ -36,6 +38,8 @@ from md5s3stash_thumbnailer.request import ThumbnailRequest, thumbnail_size
 
 # At a quarter of its size all scans of a progressive JPEG are decoded, at an eighth not (jpeg_scans.py).
 _REDUCTION_TO_CHECK = 8.0
+# What of a request says how a picture is written, and nothing of what is in it.
+_OPTIONS_OF_ICONS = ("format", "optimize", "progressive", "quality")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class RenderLimits:
     """Whether a damaged original is shown as far as it can be decoded."""
     kinds: tuple[str, ...] = ()
     """The names of the kinds that are shown beside pictures (render/kinds/)."""
+    icons: bool = False
+    """Whether files that are not shown get a thumbnail with the name of their type."""
 
     @property
     def choices(self) -> str:
@@ -78,6 +84,8 @@ class Thumbnail:
     """Which of `render/kinds/` the original is, for the metrics. Not set if a copy of it was used."""
     seconds: float = 0.0
     """For how long it had a worker."""
+    icon: str = ""
+    """The name of the original's type, if that is all that the thumbnail shows."""
 
 
 Request = ThumbnailRequest | RegionRequest | SizeRequest
@@ -101,6 +109,8 @@ def prepare_process(limits: RenderLimits) -> None:
     # Pillow's messages about pictures would fill the server's log. The answer reports an error of a picture.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     kinds.prepare(limits.kinds)
+    if limits.icons:
+        icons.prepare()
 
 
 def render(original: BinaryIO, request: Request, limits: RenderLimits) -> Thumbnail:
@@ -113,6 +123,11 @@ def render_and_reduce(original: BinaryIO, request: Request, limits: RenderLimits
     try:
         with _faults_of_the_picture():
             return _render(original, request, limits)
+    except NotShown:
+        if not limits.icons or not isinstance(request, ThumbnailRequest) or not _may_be_icon(request):
+            raise
+        with _faults_of_the_picture():
+            return _icon(original, request, limits), None
     except NotAnImage as damage:
         if not limits.truncated:
             raise
@@ -254,6 +269,19 @@ def _as_it_is(original: Picture) -> Thumbnail:
     original.decode(_REDUCTION_TO_CHECK)
     original.file.seek(0)
     return Thumbnail(mime_type, original.file.read())
+
+
+def _may_be_icon(request: ThumbnailRequest) -> bool:
+    return request.part == FIRST and "noop" not in request.operations
+
+
+def _icon(file: BinaryIO, request: ThumbnailRequest, limits: RenderLimits) -> Thumbnail:
+    """In the size that is asked for, whatever the mode; a side of 0 is as long as the other one."""
+    name = (kinds.kind_of(file) or file_types.name_of(file)).upper()
+    size = request.width or request.height, request.height or request.width
+    picture = Drawn(io.BytesIO(), size, lambda size: icons.drawn(name, size), "L", "PNG")
+    options = tuple((option, value) for option, value in request.options if option in _OPTIONS_OF_ICONS)
+    return replace(_drawn(picture, replace(request, mode="scale", options=options), limits), icon=name)
 
 
 def _reduced(original: Original, request: ThumbnailRequest, limits: RenderLimits) -> Reduced | None:

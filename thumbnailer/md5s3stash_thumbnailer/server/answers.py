@@ -29,10 +29,13 @@ from md5s3stash_thumbnailer._pilbox import PilboxError
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.source import Kind, Source
+from md5s3stash_thumbnailer.cache.turns import CLIENT
 from md5s3stash_thumbnailer.metrics import Metrics
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, Thumbnail
 from md5s3stash_thumbnailer.request import Bounds, exists_is_enough, is_fresh
 from md5s3stash_thumbnailer.server import request_id
+from md5s3stash_thumbnailer.server.client_address import Network, client_of
+from md5s3stash_thumbnailer.server.client_rate import Clients
 from md5s3stash_thumbnailer.server.readiness import Readiness
 from md5s3stash_thumbnailer.workers.contents import Contents
 from md5s3stash_thumbnailer.workers.pool import RenderPool
@@ -62,7 +65,8 @@ STATUS_AND_CODE: dict[type[Exception], tuple[int, int]] = {
 RETRY_AFTER_SECONDS = 2
 # nginx's name for a request whose client did not wait for the answer.
 CLIENT_GONE = 499
-# A newer release may decode more of a damaged picture, and the operator may decide to show none.
+# A newer release may decode more of a damaged picture, or show what is an icon now, and the operator may decide to show
+# none of them.
 _BRIEF_SECONDS = 300
 # The server does not wait longer for a slow client, because the thumbnail takes up memory.
 _SEND_SECONDS = 60.0
@@ -87,14 +91,16 @@ class Activity:
 
 @dataclass(frozen=True)
 class Services:
-    """What the handlers work with. `url_of` gives the http URL of an original, for pilbox's allowed_hosts;
-    `placeholder` is an md5 or empty.
+    """What the handlers work with. `proxies` say for which client they ask; `url_of` gives the http URL of an original,
+    for pilbox's allowed_hosts; `placeholder` is an md5 or empty.
     """
 
     originals: Originals
     pyramids: Pyramids
     pool: RenderPool
     contents: Contents
+    clients: Clients
+    proxies: Sequence[Network]
     metrics: Metrics
     activity: Activity
     readiness: Readiness
@@ -195,10 +201,26 @@ class PictureHandler(JsonErrors):
         self.set_validators(etag)
         await self.send()
 
+    async def send_icon(self, icon: Thumbnail, etag: str) -> None:
+        """With an ETag of its own, and for minutes: the original may be shown some day."""
+        etag = f'{etag[:-1]}-icon"'
+        self.set_header("X-Icon", icon.icon)
+        self.set_header("Etag", etag)
+        self.set_header("Cache-Control", _until(self._expires, _BRIEF_SECONDS))
+        if self.is_fresh(etag) or self.is_any_enough():
+            self.set_status(http.HTTPStatus.NOT_MODIFIED)
+            await self.send()
+            return
+        self.set_header("Content-Type", icon.mime_type)
+        await self.send(icon.body)
+
     async def send_picture(self, picture: Thumbnail, etag: str, modified: float, *, lasts: bool = True) -> None:
         """The picture, or that there is one. One that does not last, as a part of a picture, goes without validators:
         with them a cache would keep it as the right one.
         """
+        if picture.icon:
+            await self.send_icon(picture, etag)
+            return
         if picture.is_truncated:
             log.warning("event=truncated path=%s", self.request.path)
             self.set_header("X-Truncated", "true")
@@ -220,6 +242,9 @@ class PictureHandler(JsonErrors):
 
     async def draw(self, opening: Awaitable[Source], request: Request) -> tuple[Thumbnail, float]:
         """What a worker makes of the source, and the date of the original. The pyramid that it needs is made."""
+        client = self.client
+        CLIENT.set(client)
+        self.services.clients.note(client)
         try:
             return await self._drawn_from(await self._opened(opening), request)
         except errors.PyramidNeeded:
@@ -241,8 +266,13 @@ class PictureHandler(JsonErrors):
             except errors.PyramidNeeded:
                 raise damage from None
 
+    @property
+    def client(self) -> str:
+        """Empty where nothing tells clients apart."""
+        return client_of(self.request.remote_ip or "", self.request.headers, self.services.proxies)
+
     def charge(self, seconds: float) -> None:
-        """A worker has made a pyramid for this request, in that time."""
+        """A worker was busy for this request, for that time."""
 
     async def _opened(self, opening: Awaitable[Source]) -> Source:
         try:
@@ -257,14 +287,17 @@ class PictureHandler(JsonErrors):
             source.file.close()
             return source.answer, modified
         picture = await self.services.contents.drawn(
-            request.derived_name, source, lambda: self.rendered(source, request)
+            request.derived_name, source, lambda is_quick: self.rendered(source, request, is_quick)
         )
-        self.services.metrics.drawn(picture.kind)
+        self.services.metrics.drawn("icon" if picture.icon else picture.kind)
         return picture, modified
 
-    async def rendered(self, source: Source, request: Request) -> Thumbnail:
-        """By a worker; closes the source."""
-        return await self.services.pool.render(source, request)
+    async def rendered(self, source: Source, request: Request, is_quick: bool) -> Thumbnail:
+        """By a worker, in the turn of the client unless it `is_quick`; closes the source."""
+        pool = self.services.pool
+        if is_quick:
+            return await pool.render(source, request)
+        return await self.services.clients.in_turn(source, lambda: pool.render(source, request), self.charge)
 
     async def send(self, body: bytes | None = None) -> None:
         # The request counts as being answered until the kernel has the last byte. If the client is gone, there is

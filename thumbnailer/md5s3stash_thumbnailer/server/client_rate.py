@@ -1,4 +1,5 @@
-"""What one client may cost, so that a crawler of tiles takes nothing from readers: a token bucket for each.
+"""What one client may cost, so that a crawler of tiles takes nothing from readers: turns, and a token bucket for each
+client of IIIF.
 
 Tokens are seconds of this whole server: a request is charged the time for which it had a worker, divided by their
 number, and a millisecond for its answer, which the one thread of the server writes.
@@ -9,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeVar
 
 from md5s3stash_thumbnailer.cache.source import Source
-from md5s3stash_thumbnailer.errors import Overloaded, TooManyRequests
-from md5s3stash_thumbnailer.render.pipeline import Thumbnail
+from md5s3stash_thumbnailer.cache.turns import RecentClients, Turns
+from md5s3stash_thumbnailer.errors import TooManyRequests
+
+_Made = TypeVar("_Made")
 
 # A page that is opened asks for many tiles at once, and a cold picture may cost seconds.
 BURST_SECONDS = 30.0
@@ -54,81 +59,23 @@ class Buckets:
         return min(most, level + (self._clock() - since) * self._share)
 
 
-class Turns:
-    """At most `count` hold one at a time. Those who wait are taken one client after the other, whatever each has asked
-    for, so that one with many requests waits for itself.
-    """
-
-    def __init__(self, count: int, max_waiting: int, wait_seconds: float) -> None:
-        self._free = count
-        self._max_waiting = max_waiting
-        self._wait_seconds = wait_seconds
-        # The client whose turn is next comes first.
-        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-
-    @property
-    def waiting(self) -> int:
-        return sum(map(len, self._lines.values()))
-
-    async def take(self, client: str) -> None:
-        """Waits for a turn, which `pass_on` ends. Raises Overloaded."""
-        if self._free:
-            self._free -= 1
-            return
-        if self.waiting >= self._max_waiting:
-            self._make_room(client)
-        turn = asyncio.get_running_loop().create_future()
-        line = self._lines.setdefault(client, deque())
-        line.append(turn)
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                await asyncio.shield(turn)
-        except BaseException as error:
-            if not turn.done():
-                self._leave(client, turn)
-            elif turn.exception() is None:
-                self.pass_on()
-            if isinstance(error, TimeoutError):
-                raise Overloaded(f"No worker was free within {self._wait_seconds:g} seconds") from None
-            raise
-
-    def pass_on(self) -> None:
-        """To the next who waits."""
-        if not self._lines:
-            self._free += 1
-            return
-        client, line = self._lines.popitem(last=False)
-        line.popleft().set_result(None)
-        if line:
-            self._lines[client] = line
-
-    def _make_room(self, client: str) -> None:
-        """Whoever has the longest line loses the last in it."""
-        too_many = Overloaded("Too many requests wait to be rendered")
-        longest = max(self._lines.values(), key=len)
-        if len(longest) <= len(self._lines.get(client, ())) + 1:
-            raise too_many
-        longest.pop().set_exception(too_many)
-
-    def _leave(self, client: str, turn: asyncio.Future[None]) -> None:
-        line = self._lines[client]
-        line.remove(turn)
-        if not line:
-            del self._lines[client]
-
-
 class Clients:
     """Buckets and turns, as a handler needs them. A share of 0: no buckets. A client without a name has none."""
 
-    def __init__(self, share: float, workers: int, turns: Turns) -> None:
+    def __init__(self, share: float, workers: int, turns: Turns, recent: RecentClients | None = None) -> None:
         self._buckets = Buckets(share) if share else None
         self._workers = workers
         self._turns = turns
+        self._recent = recent or RecentClients()
 
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn."""
         return self._turns.waiting
+
+    def note(self, client: str) -> None:
+        """The client asks for something that must be drawn."""
+        self._recent.note(client)
 
     async def admit(self, client: str) -> None:
         """Charges for an answer. Raises TooManyRequests."""
@@ -139,21 +86,26 @@ class Clients:
             raise TooManyRequests(client, math.ceil(seconds))
         self._buckets.charge(client, ANSWER_SECONDS)
 
-    async def render(self, client: str, source: Source, rendering: Callable[[], Awaitable[Thumbnail]]) -> Thumbnail:
-        """What a worker makes in the client's turn. Charges for the time, and closes the source if there is none.
-        Raises Overloaded and what `rendering` raises.
+    async def in_turn(
+        self,
+        source: Source,
+        work: Callable[[], Awaitable[_Made]],
+        charge: Callable[[float], None] = lambda seconds: None,
+    ) -> _Made:
+        """What `work`, which closes the source, makes in the turn of this task's client. `charge` is called with the
+        seconds that it took. Raises Overloaded and what `work` raises.
         """
-        try:
-            await self._turns.take(client)
-        except BaseException:
-            source.file.close()
-            raise
-        begun = time.monotonic()
-        try:
-            return await rendering()
-        finally:
-            self._turns.pass_on()
-            self.charge(client, time.monotonic() - begun)
+        async with AsyncExitStack() as turn:
+            try:
+                await turn.enter_async_context(self._turns.turn())
+            except BaseException:
+                source.file.close()
+                raise
+            begun = time.monotonic()
+            try:
+                return await work()
+            finally:
+                charge(time.monotonic() - begun)
 
     def charge(self, client: str, seconds: float) -> None:
         """For the time that a worker took."""

@@ -60,6 +60,8 @@ _START_BYTES = 512 * 1024 * 1024
 _CANNOT_START = 127
 # Among the flags of a packet.
 _NOT_SHOWN = "D"
+# By an assertion, or by a library that has no memory, as in the workers (workers/pool.py).
+_ABORTED = (signal.SIGABRT, signal.SIGTRAP)
 # The launcher blocks them, except the last one.
 _FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -237,6 +239,8 @@ class Run:
             raise _Killed
         if _OUT_OF_MEMORY in said:
             raise TooManyPixels("Too many pixels: a frame does not fit in the memory that ffmpeg may use")
+        if -status in _ABORTED:
+            raise TooManyPixels(f"ffmpeg aborts at the file: {_last_line(said)}")
         raise NotAnImage(f"ffmpeg cannot read the file: {_last_line(said)}")
 
     def _timed_out(self) -> ThumbnailError:

@@ -36,6 +36,8 @@ _WITH_ALPHA = re.compile("yuva|rgba|argb|bgra|abgr|gbrap|ya[0-9]")
 _DECODERS_OF_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # blurdetect then gives no number.
 _NO_EDGE = 500.0
+# How good a frame is at which its decoder reports an error: better than a black one, but not than a blurred one.
+_DAMAGED = -600.0
 _HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 _TO_SDR = (
     "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,"
@@ -72,7 +74,7 @@ def still(
     best: tuple[float, bytes] | None = None
     for share in _TRIES if length or not is_whole else (0.0,):
         try:
-            frame, score = _judged(look(share), stream)
+            frame, score = _judged(look(share), stream, is_whole)
         except NotAnImage:
             # A window on the file may have no key frame.
             if is_whole:
@@ -84,9 +86,11 @@ def still(
             return best[1]
     if is_whole and best and 0 < length <= _SHORT_SECONDS:
         best = max(best, _exact(run, stream, length * _TRIES[-1]))
-    if best is None:
-        # The length may be a lie.
-        best = 0.0, _judged(look(0.0), stream)[0]
+    if best is None or best[0] == _DAMAGED:
+        # The length may be a lie, or the end may be missing.
+        frame, score = _judged(look(0.0), stream, is_whole)
+        if best is None or score > best[0]:
+            best = score, frame
     if not best[1]:
         raise NotAnImage("ffmpeg finds no frame in the video")
     return best[1]
@@ -95,7 +99,7 @@ def still(
 def _exact(run: Run, stream: dict[str, Any], seconds: float) -> tuple[float, bytes]:
     """How good the frame at this time is, key frame or not, and the frame; empty if there is no such frame."""
     try:
-        frame, score = _judged(Look(run, seconds, ("-accurate_seek",)), stream)
+        frame, score = _judged(Look(run, seconds, ("-accurate_seek",)), stream, is_whole=True)
     except RenderTimedOut:
         return -math.inf, b""
     return (score, frame) if frame else (-math.inf, b"")
@@ -125,8 +129,10 @@ def _at(run: Run, stream: dict[str, Any], seconds: float, length: float) -> byte
     raise PartNotFound(f"The video has no frame at {seconds:g} seconds{end}")
 
 
-def _judged(look: Look, stream: dict[str, Any]) -> tuple[bytes, float]:
-    """The key frame, and how good it is: 0 or more if it is shown at once."""
+def _judged(look: Look, stream: dict[str, Any], is_whole: bool) -> tuple[bytes, float]:
+    """The key frame, and how good it is: 0 or more if it is shown at once. Of parts of a file the decoder may lack the
+    frames behind it, which are no errors then.
+    """
     decoder, written = _encoding(stream)
     frame, said = look.run.ffmpeg(
         *("-filter_complex", _graph(stream, judged=True), "-map", "[shown]"),
@@ -138,6 +144,9 @@ def _judged(look: Look, stream: dict[str, Any]) -> tuple[bytes, float]:
     low, high = found.get("signalstats.YLOW", 0.0), found.get("signalstats.YHIGH", 0.0)
     if high < _BLACK_BELOW or high - low < _EMPTY_BELOW:
         return frame, -1000.0 + high - low
+    if is_whole and re.search(rf"^\[(?:lib)?{stream.get('codec_name')} @", said, re.MULTILINE):
+        # ffmpeg shows what it makes up for the damaged part.
+        return frame, _DAMAGED
     return frame, min(0.0, _BLURRED_FROM - found.get("blur", _NO_EDGE))
 
 

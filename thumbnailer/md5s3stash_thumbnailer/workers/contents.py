@@ -34,13 +34,14 @@ class Contents:
         """Requests that wait for their turn."""
         return self._lines.waiting
 
-    async def drawn(self, name: str, source: Source, rendering: Callable[[], Awaitable[Thumbnail]]) -> Thumbnail:
-        """What `rendering` makes of the source, in the turn of the content; it closes the source. Raises Overloaded,
-        what the content was refused with a short while ago, and what `rendering` raises.
+    async def drawn(self, name: str, source: Source, rendering: Callable[[bool], Awaitable[Thumbnail]]) -> Thumbnail:
+        """What `rendering` makes of the source, in the turn of the content; it closes the source, and is told whether
+        it will not take long. Raises Overloaded, what the content was refused with a short while ago, and what
+        `rendering` raises.
         """
         if source.kind in (Kind.REDUCED, Kind.PYRAMID):
             # Made by us.
-            return await rendering()
+            return await rendering(True)
         async with AsyncExitStack() as turn:
             try:
                 if name not in self._quick:
@@ -54,9 +55,9 @@ class Contents:
                 raise
             return await self._drawn(name, rendering)
 
-    async def _drawn(self, name: str, rendering: Callable[[], Awaitable[Thumbnail]]) -> Thumbnail:
+    async def _drawn(self, name: str, rendering: Callable[[bool], Awaitable[Thumbnail]]) -> Thumbnail:
         try:
-            thumbnail = await rendering()
+            thumbnail = await rendering(name in self._quick)
         except RenderTimedOut as error:
             self._refusals.add(name, error)
             self._quick.pop(name, None)

@@ -14,6 +14,7 @@ from md5s3stash.sealed.channel import Message
 from md5s3stash_thumbnailer._pilbox import ImageSaveError, PilboxError, RectangleError
 from md5s3stash_thumbnailer.errors import (
     NotAnImage,
+    NotShown,
     PartNotFound,
     PyramidDamaged,
     PyramidNeeded,
@@ -24,7 +25,7 @@ from md5s3stash_thumbnailer.errors import (
     ThumbnailError,
     TooManyPixels,
 )
-from md5s3stash_thumbnailer.render import kinds
+from md5s3stash_thumbnailer.render import file_types, kinds
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, Request, Thumbnail
 from md5s3stash_thumbnailer.render.region_request import (
@@ -40,7 +41,7 @@ from md5s3stash_thumbnailer.request import ThumbnailRequest
 _ERRORS: dict[str, type[ThumbnailError | PilboxError]] = {
     kind.__name__: kind
     for kind in (
-        *(ImageSaveError, NotAnImage, PartNotFound, PyramidDamaged, PyramidNeeded, PyramidNotWritten),
+        *(ImageSaveError, NotAnImage, NotShown, PartNotFound, PyramidDamaged, PyramidNeeded, PyramidNotWritten),
         *(RectangleError, ReducedDamaged, RenderFailed, TooManyPixels),
     )
 }
@@ -89,6 +90,7 @@ def written_thumbnail(thumbnail: Thumbnail, reduced_bytes: int) -> Message:
         "is_truncated": thumbnail.is_truncated,
         "original_size": thumbnail.original_size,
         "original_kind": thumbnail.kind,
+        "icon": thumbnail.icon,
         "reduced_bytes": reduced_bytes,
     }
 
@@ -100,7 +102,11 @@ def read_thumbnail(message: Message, body: bytes) -> tuple[Thumbnail, int]:
     mime_type, is_truncated, kind = message["mime_type"], message["is_truncated"], message["original_kind"]
     if mime_type not in _MIME_TYPES or not isinstance(is_truncated, bool) or (kind and kind not in kinds.every()):
         raise ValueError("not a thumbnail")
-    return Thumbnail(mime_type, body, is_truncated, sizes, kind), _number(message["reduced_bytes"], _MAX_SIDE)
+    icon = message["icon"]
+    if icon and not file_types.NAME.fullmatch(icon):
+        raise ValueError("not the name of a type")
+    thumbnail = Thumbnail(mime_type, body, is_truncated, sizes, kind, icon=icon)
+    return thumbnail, _number(message["reduced_bytes"], _MAX_SIDE)
 
 
 def written_error(error: Exception) -> Message:

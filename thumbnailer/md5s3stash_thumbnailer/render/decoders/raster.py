@@ -26,7 +26,7 @@ from PIL import (
 )
 
 from md5s3stash import avif_exif
-from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
+from md5s3stash_thumbnailer.errors import NotAnImage, NotShown, TooManyPixels
 from md5s3stash_thumbnailer.render.decoders import gif_blocks, jpeg, jpeg_markers, libtiff, openjpeg, tiff
 from md5s3stash_thumbnailer.render.decoders.jpeg_scans import means_alone, upper_rows
 from md5s3stash_thumbnailer.render.decoders.png import Png, is_png
@@ -51,6 +51,8 @@ MIME_TYPES = {
 _OPENED = tuple(name for name in MIME_TYPES if name != MpoImagePlugin.MpoImageFile.format)
 
 _PREFIX_BYTES = 16
+# Where the first bytes of a picture are damaged, these may not be.
+_LATER_MARKS = ((b"JFIF", 6), (b"Exif", 6), (b"IHDR", 12), (b"WEBP", 8), (b"ftypavif", 4))
 _ORIENTATION = 0x0112
 _XMP = ("xmp", "XML:com.adobe.xmp")
 # For greys of two and four bits in a PNG.
@@ -225,8 +227,17 @@ def _open(file: BinaryIO) -> tuple[PIL.Image.Image, BinaryIO]:
             with suppress(PIL.UnidentifiedImageError):
                 return PIL.Image.open(stripped, formats=("JPEG", "AVIF")), stripped
         if isinstance(error, PIL.UnidentifiedImageError):
-            raise NotAnImage("File is not an image of a kind that is shown") from error
+            refusal = NotAnImage if _seems_a_picture(file) else NotShown
+            raise refusal("File is not an image of a kind that is shown") from error
         raise
+
+
+def _seems_a_picture(file: BinaryIO) -> bool:
+    """Whether a file begins like a picture of these formats, though it may be too damaged to be opened."""
+    file.seek(0)
+    prefix = file.read(_PREFIX_BYTES)
+    accepts = (accept for _, accept in (PIL.Image.OPEN[name] for name in _OPENED) if accept)
+    return any(accept(prefix) for accept in accepts) or any(prefix.startswith(mark, at) for mark, at in _LATER_MARKS)
 
 
 def _without_metadata(file: BinaryIO) -> BinaryIO | None:

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol, cast
 import PIL.Image
 
 from md5s3stash.errors import SettingsError
-from md5s3stash_thumbnailer.errors import NotAnImage, ThumbnailError
+from md5s3stash_thumbnailer.errors import NotAnImage, NotShown, ThumbnailError
 from md5s3stash_thumbnailer.render.decoders.raster import Original
 
 PREFIX_BYTES = 32 * 1024
@@ -48,7 +48,7 @@ class Kind(Protocol):
     def opened(self, file: BinaryIO, part: str, max_pixels: int) -> Original:
         """The picture, such as a `Drawn`, of at most that many pixels: what has no pixels of its own is made smaller.
 
-        Raises NotAnImage, TooManyPixels, PartNotFound, or any error of its library for broken data.
+        Raises NotAnImage, NotShown, TooManyPixels, PartNotFound, or any error of its library for broken data.
         """
 
 
@@ -107,7 +107,7 @@ def opened(name: str, file: BinaryIO, part: str, shown: Collection[str], max_pix
     kind = every()[name]
     if name not in shown or name not in _ready:
         reason = _off.get(name)
-        raise NotAnImage(f"{kind.TITLE} are not shown by this server{f': {reason}' if reason else ''}")
+        raise NotShown(f"{kind.TITLE} are not shown by this server{f': {reason}' if reason else ''}")
     try:
         original = kind.opened(file, part, max_pixels)
     except (ThumbnailError, MemoryError, PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):

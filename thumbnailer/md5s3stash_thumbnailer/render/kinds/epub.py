@@ -10,7 +10,7 @@ import zipfile
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
+from md5s3stash_thumbnailer.errors import NotAnImage, NotShown, TooManyPixels
 from md5s3stash_thumbnailer.part import require_first
 from md5s3stash_thumbnailer.render.decoders.raster import Original
 
@@ -55,7 +55,7 @@ def _cover(book: zipfile.ZipFile) -> str:
     covers = [item for item in items if "cover-image" in item.get("properties", "").split()]
     covers += [item for item in items if item.get("id") in named]
     if not covers:
-        raise NotAnImage("The EPUB has no cover")
+        raise NotShown("The EPUB has no cover")
     return posixpath.normpath(posixpath.join(posixpath.dirname(package), unquote(covers[0].get("href", ""))))
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import PIL.Image
 
-from md5s3stash_thumbnailer.errors import NotAnImage, PartNotFound
+from md5s3stash_thumbnailer.errors import NotAnImage, NotShown, PartNotFound
 from md5s3stash_thumbnailer.part import page_of
 from md5s3stash_thumbnailer.render import kinds
 from md5s3stash_thumbnailer.render.decoders.drawn import Drawn, within
@@ -71,7 +71,7 @@ def _document(file: BinaryIO) -> Any:
         return pdfium.PdfDocument(_bytes(file))
     except pdfium.PdfiumError as error:
         if error.err_code == pdfium.raw.FPDF_ERR_PASSWORD:
-            raise NotAnImage("The PDF is encrypted: it is only shown to those who have its password") from error
+            raise NotShown("The PDF is encrypted: it is only shown to those who have its password") from error
         raise NotAnImage("File cannot be read as an image: the PDF is damaged") from error
 
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import PIL.Image
 from PIL import PsdImagePlugin
 
-from md5s3stash_thumbnailer.errors import NotAnImage, TooManyPixels
+from md5s3stash_thumbnailer.errors import NotShown, TooManyPixels
 from md5s3stash_thumbnailer.part import require_first
 from md5s3stash_thumbnailer.render.decoders.drawn import Drawn
 
@@ -42,15 +42,15 @@ def opened(file: BinaryIO, part: str, max_pixels: int) -> Drawn:
     require_first(part)
     _, version, height, width, bits, colours = _HEAD.unpack(file.read(_HEAD.size))
     if version == _PSB:
-        raise NotAnImage("PSB, the PSD for large documents, is not shown")
+        raise NotShown("PSB, the PSD for large documents, is not shown")
     if bits != _BITS or colours not in _COLOUR_MODES:
-        raise NotAnImage("A PSD is shown if it has 8 bits a channel, in grey, a palette, RGB, CMYK or Lab")
+        raise NotShown("A PSD is shown if it has 8 bits a channel, in grey, a palette, RGB, CMYK or Lab")
     if width * height > max_pixels:
         raise TooManyPixels(f"Too many pixels: the original has {width}x{height}, at most {max_pixels}")
     file.seek(0)
     image = PsdImagePlugin.PsdImageFile(file)
     if any(name == _VERSION_INFO and data[4:5] == b"\0" for name, _, data in image.resources):
-        raise NotAnImage("The PSD was saved without the picture of all layers, which is what is shown of one")
+        raise NotShown("The PSD was saved without the picture of all layers, which is what is shown of one")
     mode = "RGB" if image.mode == "RGBA" and not _is_transparent(image) else image.mode
     return Drawn(file, image.size, lambda _: _decoded(image, mode), mode, "JPEG", image.info.get("icc_profile"))
 
