@@ -1,6 +1,6 @@
 """IIIF beside Debian's iipsrv: CPU of tiles and regions, and how many a second at 1, 8 and 64 clients, one core each.
 
-    python bench/iiif.py DIRECTORY [--seconds 10]
+    python -m bench.iiif DIRECTORY [--seconds 10]
 
 needs the packages iipimage-server, nginx-core and wrk. Both servers have the same pictures of 80 megapixels: a TIFF,
 which is a pyramid of JPEG tiles of 512 pixels, and a JPEG 2000 of six resolutions and no tiles. iipsrv is asked through
@@ -220,6 +220,8 @@ def asked(server: Server, name: str, paths: Sequence[str], clients: int, seconds
     """Prints a line."""
     before, before_first = server.cpu_seconds(), server.cpu_seconds(server.pids[:1])
     found = load(server, paths, clients, seconds)
+    if not found.requests:
+        raise SystemExit(f"{server.name} has not answered a request in {seconds} seconds: the machine is too busy")
     used, used_first = server.cpu_seconds() - before, server.cpu_seconds(server.pids[:1]) - before_first
     print(
         f"{server.name:12} {name} {clients:3} clients "

@@ -93,7 +93,7 @@ class Visit:
     ) -> None:
         for context in self._contexts:
             context.close()
-        assert error is not None or self.complaints == []
+        assert error is not None or self.complaints == [], self.complaints
 
     def _on_console(self, message: ConsoleMessage) -> None:
         self.complaints.append(message.text)

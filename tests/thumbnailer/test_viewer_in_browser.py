@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -114,6 +115,28 @@ def test_the_whole_picture_and_then_every_pixel_of_it_are_on_the_screen(
     assert {urlsplit(url).netloc for url in visit.requests} == {urlsplit(visit.url).netloc}
 
 
+def test_all_of_the_picture_stays_in_a_place_that_becomes_smaller(visit: Visit, md5: str) -> None:
+    """As it does when the buttons get a line of their own."""
+    page = visit.open(md5, size=(900, 560))
+    for size in ((900, 560), (1100, 420), PHONE, (1400, 700)):
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        wait_until(lambda: is_as_large_as_fits(page), "all of the picture")
+
+    # What a reader looks at stays as large as it is.
+    page.get_by_role("button", name="Full detail").click()
+    expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
+    page.set_viewport_size({"width": 1000, "height": 500})
+    page.get_by_role("button", name="Rotate").click()
+    expect(page.get_by_role("status")).to_have_text("Zoom 100 %, rotated 90°")
+
+
+def is_as_large_as_fits(page: Page) -> bool:
+    place, text = page.locator("#picture").bounding_box(), page.get_by_role("status").inner_text()
+    assert place
+    percent = 100 * min(place["width"] / SIZE[0], place["height"] / SIZE[1])
+    return text.startswith("Zoom ") and abs(int(text.split()[1]) - percent) <= 1
+
+
 @pytest.mark.parametrize("scale", [1.25, 2])
 def test_on_a_finer_screen_full_detail_is_a_pixel_of_the_screen_too(
     visit: Visit, md5: str, original: PIL.Image.Image, scale: float
@@ -142,6 +165,8 @@ def test_a_picture_of_any_shape_is_shown(
     expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
     # From red on the left to blue on the right; of one column, the paper around it is the other colour.
     wait_until(lambda: len(colours(shot(page.locator("#picture")))) > 1, "the picture")
+    page.get_by_role("button", name="Whole picture").click()
+    expect(page.get_by_role("status")).to_have_text(re.compile("^Zoom [1-9]|^Zoom 0[.][0-9]*[1-9] %"))
 
 
 def test_a_server_that_says_to_come_back_later_is_asked_again(

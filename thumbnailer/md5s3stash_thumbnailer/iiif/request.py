@@ -42,6 +42,7 @@ _REGION = re.compile(rf"full|square|pct:{_NUMBER}(?:,{_NUMBER}){{3}}|{_INTEGER}(
 _SIZE = re.compile(
     rf"(?P<up>\^?)(?:(?P<word>max|full)|pct:(?P<pct>{_NUMBER})|(?P<confined>!?)(?P<w>[0-9]{{0,9}}),(?P<h>[0-9]{{0,9}}))"
 )
+_SIZES = "max, w,  ,h  w,h  !w,h or pct:n"
 _ROTATION = re.compile(rf"(!?)({_NUMBER})")
 _FULL_TURN = 360
 
@@ -109,7 +110,8 @@ def parse_size(version: Version, text: str) -> AskedSize:
     found = _SIZE.fullmatch(text)
     is_of_this_version = found and (found["word"] != "full" if version == 3 else not found["up"])
     if not found or not is_of_this_version or (not found["word"] and not found["pct"] and not found["w"] + found["h"]):
-        raise RequestRefused(f"Invalid size: {_shown(text)}; max, w,  ,h  w,h  !w,h or pct:n", SIZE)
+        forms = f"{_SIZES}, with a ^ before it to enlarge" if version == 3 else f"full, {_SIZES}"
+        raise RequestRefused(f"Invalid size: {_shown(text)}; {forms}", SIZE)
     enlarges = bool(found["up"])
     if found["word"]:
         return AskedSize(found["word"], enlarges=enlarges)

@@ -52,7 +52,29 @@
       showNavigationControl: false,
       animationTime: calm ? 0 : 0.6,
       maxZoomPixelRatio: 8,
+      preserveImageSizeOnResize: true,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+    });
+  }
+
+  // Where all of the picture is shown, it is shown in a place of another size, too: of a window that changes, or when a line of
+  // text or the buttons appear. OpenSeadragon would cut it off.
+  function keepWhole(viewer) {
+    const { viewport } = viewer;
+    let isWhole = true;
+    const look = () => {
+      const away = viewport.getCenter().distanceTo(viewport.getHomeBounds().getCenter());
+      isWhole = away < 1e-6 && Math.abs(viewport.getZoom() / viewport.getHomeZoom() - 1) < 1e-6;
+    };
+    viewer.addHandler("zoom", look);
+    viewer.addHandler("pan", look);
+    viewer.addHandler("resize", () => {
+      if (!isWhole) return;
+      // After OpenSeadragon has zoomed.
+      queueMicrotask(() => {
+        viewport.goHome(true);
+        tellZoom(viewer);
+      });
     });
   }
 
@@ -129,9 +151,9 @@
   }
 
   function tellZoom(viewer) {
-    const percent = Math.round(100 * devicePixelRatio * viewer.viewport.viewportToImageZoom(viewer.viewport.getZoom(false)));
+    const percent = 100 * devicePixelRatio * viewer.viewport.viewportToImageZoom(viewer.viewport.getZoom(false));
     const turned = ((viewer.viewport.getRotation() % 360) + 360) % 360;
-    say(`Zoom ${percent} %${turned ? `, rotated ${turned}°` : ""}${viewer.viewport.getFlip() ? ", mirrored" : ""}`);
+    say(`Zoom ${percent < 1 ? percent.toPrecision(1) : Math.round(percent)} %${turned ? `, rotated ${turned}°` : ""}${viewer.viewport.getFlip() ? ", mirrored" : ""}`);
   }
 
   showName();
@@ -143,6 +165,7 @@
     const actions = actionsOf(viewer);
     describe(viewer.canvas);
     keepPixels(viewer);
+    keepWhole(viewer);
     buttons.addEventListener("click", (event) => actions[event.target.dataset.does]?.());
     // By what the key writes: OpenSeadragon looks at its place on an American keyboard.
     viewer.addHandler("canvas-key", (event) => {
