@@ -10,6 +10,7 @@ import http.client
 import os
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,6 +63,9 @@ def problem_at(url: str) -> str | None:
     try:
         with _OPENER.open(url, timeout=_ANSWER_SECONDS):
             return None
+    except urllib.error.HTTPError as error:
+        with error:
+            return str(error)
     except (OSError, http.client.HTTPException) as error:
         return str(error)
 

@@ -223,7 +223,7 @@ def test_a_program_in_a_room_opens_what_it_is_given_and_nothing_else(tmp_path: P
         }
         environment = run_sealed("/bin/bash", "-c", "set -o posix; set", pass_fds=(number,)).stdout
     if HAS_LANDLOCK:
-        assert (result.stdout, result.returncode) == ("the picture", 1)
+        assert (result.stdout, result.returncode != 0) == ("the picture", True)
         assert len(result.stderr.splitlines()) == 2
     assert {what: status for what, status in ended.items() if status == 0} == {}
     assert "AWS" not in environment

@@ -157,7 +157,8 @@ def test_nothing_that_any_producer_has_closed_is_lost(box: Box, rclone_s3: Rclon
         for animal in animals:
             animal.result(5 * QUIET_SECONDS)
     left = left_when_quiet(site)
-    box.demand_that_the_daemon_lives()
+    # It may have been killed last.
+    box.daemon.wait_until_started()
     assert box.daemon.terminate(120) == 0
 
     found = set()

@@ -26,7 +26,8 @@ def test_the_daemon_says_which_release_runs(tmp_path: Path, redis_server: str, s
             with urllib.request.urlopen(request, timeout=10) as answer:
                 headers, body = answer.headers, answer.read().decode()
         except urllib.error.HTTPError as error:
-            headers, body = error.headers, ""
+            with error:
+                headers, body = error.headers, ""
         assert headers["Server"] == f"md5s3stashd/{running_version()}"
         if path == "/":
             assert f"md5s3stash {running_version()}" in body

@@ -109,15 +109,16 @@ def count_lines(journal: str) -> int:
 
 
 def test_the_memory_for_a_line_is_a_byte_or_two(tmp_path: Path) -> None:
-    lines = 20_000
-    journal = Journal(str(tmp_path / "x.journal"))
-    for start in range(1, lines, 1000):
-        journal.append([LineOutcome(line, "http://a/" + "x" * 50) for line in range(start, start + 1000)])
+    peaks = {}
+    for lines in (1_000, 20_000):
+        journal = Journal(str(tmp_path / f"{lines}.journal"))
+        for start in range(1, lines, 1000):
+            journal.append([LineOutcome(line, "http://a/" + "x" * 50) for line in range(start, start + 1000)])
+        count, peaks[lines] = peak_bytes(count_lines, journal.path)
+        assert count == lines
 
-    count, peak = peak_bytes(count_lines, journal.path)
-
-    assert count == lines
-    assert peak < 10 * lines
+    # Buffers take the same for each: with Python 3.14, 430 kB.
+    assert peaks[20_000] - peaks[1_000] < 3 * 19_000
 
 
 def test_the_journals_of_drops_that_are_gone_are_removed_and_the_others_kept(spool: Spool, entry: Entry) -> None:

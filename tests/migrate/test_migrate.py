@@ -163,20 +163,28 @@ def test_a_source_that_changes_during_the_run_is_told_and_nothing_wrong_is_copie
     assert server.keys("one") == []
 
 
-def test_throttling_and_resets_are_waited_out_and_told(server: DigestS3, tmp_path: Path) -> None:
-    md5s = fill(server, contents(40))
-    # The reset comes first: libcurl itself retries one on a reused connection.
-    server.script("PUT", Reset(after_bytes=0), *[error_reply(503, "SlowDown")] * 6, error_reply(500, "InternalError"))
+@pytest.mark.parametrize(
+    ("replies", "reason"),
+    [
+        ([error_reply(503, "SlowDown")] * 6, "503 SlowDown"),
+        ([error_reply(500, "InternalError")], "500 InternalError"),
+        # libcurl itself retries one on a reused connection, of which each job has one at most.
+        ([Reset(after_bytes=0)] * 9, "no answer from the store"),
+    ],
+    ids=["throttling", "error", "resets"],
+)
+def test_throttling_and_resets_are_waited_out_and_told(
+    server: DigestS3, tmp_path: Path, replies: list[Any], reason: str
+) -> None:
+    md5s = fill(server, contents(20))
+    server.script("PUT", *replies)
 
     done = run(server.endpoint, tmp_path, *FROM_36, "--jobs", "8")
 
     assert done.status == 0, done.stderr
     assert len(server.keys("one")) == len(md5s)
     assert {entry["kind"] for entry in done.report} == {"retried"}
-    reasons = " ".join(entry["reason"] for entry in done.report)
-    assert "503 SlowDown" in reasons
-    assert "no answer from the store" in reasons
-    assert "500 InternalError" in reasons
+    assert any(reason in entry["reason"] for entry in done.report)
 
 
 def test_what_fails_in_every_try_is_named_and_the_next_run_brings_it(server: DigestS3, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import unicodedata
 from collections.abc import Callable
@@ -173,5 +174,7 @@ MUTATIONS: tuple[Callable[[Delivery, random.Random], None], ...] = (
 
 def verdict_of_coreutils(delivery: Delivery, folder: Path, manifest: Path) -> bool:
     """Whether `md5sum -c`, or its relative, accepts the files below the folder. The manifest lies outside."""
-    command = [f"{delivery.algorithm}sum", "--check", "--status", str(manifest)]
+    program = f"{delivery.algorithm}sum"
+    # Ubuntu has those of uutils by default, which refuse fewer damaged lines.
+    command = [shutil.which(f"gnu{program}") or program, "--check", "--status", str(manifest)]
     return subprocess.run(command, cwd=folder, stderr=subprocess.DEVNULL).returncode == 0

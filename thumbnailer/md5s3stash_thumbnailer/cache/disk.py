@@ -156,6 +156,8 @@ class DiskCache:
             with file:
                 try:
                     write(file)
+                    # The times and the size that follow are those of all bytes.
+                    file.flush()
                     _stamp(file.fileno(), modified)
                     os.rename(path, self.directory / self._derived(md5, _REDUCED_SUFFIX))
                     self.added(os.fstat(file.fileno()).st_size)

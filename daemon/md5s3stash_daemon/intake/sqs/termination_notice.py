@@ -55,8 +55,9 @@ class Metadata:
             try:
                 return self._ask("GET", f"/latest/meta-data/{path}", {"X-aws-ec2-metadata-token": self._token})
             except urllib.error.HTTPError as error:
-                if error.code != 401:
-                    return None
+                with error:
+                    if error.code != 401:
+                        return None
                 # The token has expired.
                 self._token = None
         return None
