@@ -57,8 +57,8 @@
     });
   }
 
-  // Where all of the picture is shown, it is shown in a place of another size, too: of a window that changes, or when a line of
-  // text or the buttons appear. OpenSeadragon would cut it off.
+  // A picture that is shown whole stays whole when its place gets another size: with the window, or when the buttons or a line
+  // of text appear. OpenSeadragon would cut off a part.
   function keepWhole(viewer) {
     const { viewport } = viewer;
     let isWhole = true;
