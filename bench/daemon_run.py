@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +26,9 @@ _START_SECONDS = 30.0
 class Daemon:
     """Has its own spool and Redis in the directory. Its cost includes that Redis."""
 
-    def __init__(self, directory: Path, endpoint: Endpoint, bucket: str) -> None:
+    def __init__(
+        self, directory: Path, endpoint: Endpoint, bucket: str, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.spool = directory / "spool"
         self._log_path = directory / "daemon.log"
         self._stack = contextlib.ExitStack()
@@ -38,6 +40,7 @@ class Daemon:
             "SPOOL_DIR": str(self.spool),
             "REDIS_URL": redis.url,
             "MD5S3STASH_HTTP_PORT": str(servers.free_port()),
+            **(settings or {}),
         }
         self._started = time.perf_counter()
         with open(self._log_path, "wb") as log:
@@ -76,6 +79,20 @@ class Daemon:
         self._wait_for_all(recorded + count, seconds)
         elapsed = time.perf_counter() - started
         return Cost(elapsed, self._cpu_seconds() - cpu_before, self._peak_mib())
+
+    def record_all(self, staged: Path, count: int, seconds: float) -> Cost:
+        """The same in the order of names, without waiting for an empty spool: other drops may follow by themselves."""
+        folder = self.spool / "incoming" / staged.name
+        folder.mkdir()
+        cpu_before, started = self._cpu_seconds(), time.perf_counter()
+        for name in sorted(os.listdir(staged)):
+            os.rename(staged / name, folder / name)
+        self._wait(lambda: self._recorded() >= count, seconds, f"{count} recorded")
+        return Cost(time.perf_counter() - started, self._cpu_seconds() - cpu_before, self._peak_mib())
+
+    def processes(self) -> Sequence[int]:
+        """The ids of the daemon's process and of those that it has started."""
+        return process_tree.tree(self._process.pid)
 
     def work_off(self, count: int, seconds: float) -> Cost:
         """Waits until the files that lay there at its start are stashed; returns the cost since then."""

@@ -57,7 +57,7 @@ def measure(drops: int) -> Results:
             time.sleep(_PAUSE_SECONDS)
             round_trip = _put(connection, number, data)
             time.sleep(_PAUSE_SECONDS)
-            found.append((_drop(daemon, path), round_trip))
+            found.append((timed_drop(daemon, path), round_trip))
         connection.close()
     return Results([one for one, _ in found], [other for _, other in found])
 
@@ -69,7 +69,8 @@ def _put(connection: http.client.HTTPConnection, number: int, data: bytes) -> fl
     return 1000 * (time.perf_counter() - started)
 
 
-def _drop(daemon: Daemon, path: Path) -> float:
+def timed_drop(daemon: Daemon, path: Path) -> float:
+    """Milliseconds from the rename of a file to its record."""
     last = daemon.last_entry()
     started = time.perf_counter()
     os.rename(path, daemon.spool / "incoming" / path.name)

@@ -4,6 +4,7 @@ too.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -13,15 +14,21 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
+from md5s3stash.audit import FaultKind
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.deliveries.receipts.receipt import publish
 from md5s3stash_daemon.deliveries.records import FileRow, State
+from md5s3stash_daemon.fixity.progress import Progress
+from md5s3stash_daemon.fixity.state import State as FixityState
+from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
+from md5s3stash_daemon.monitoring.undelivered import Notices
 from md5s3stash_daemon.spool.spool import Spool
 from tests.ops.test_make_run import Appliance, picture
 from tests.support.browser import DESK, PHONE, SECONDS, Visit, axe_violations, chromium
 from tests.support.servers import wait_until
+from tests.support.status import status_server
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>.txt",
@@ -98,7 +105,43 @@ def test_the_receipt_of_a_delivery_is_readable_on_a_phone_and_for_a_screen_reade
     assert page.get_by_role("heading", name="Wrong: 1").is_visible()
     assert axe_violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    # On paper: no margin of its own, and each heading stays with its table.
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).margin") == "0px"
+    assert page.evaluate("getComputedStyle(document.querySelector('h2')).breakAfter") == "avoid"
     page.close()
+
+
+def test_axe_finds_nothing_in_deliveries_fixity_and_notices(browser: Browser, tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.create()
+    (tmp_path / "deliveries").mkdir()
+    with contextlib.closing(Journal(journal_path(tmp_path))) as journal, journal.transaction():
+        for name, verdict in (("open", ""), ("vendor/good", "complete"), ("v" * 200, "incomplete")):
+            number = journal.open(f"20261129T122000Z-{len(name)}", name, "vendor", 0.0)
+            journal.list_names(number, "md5", [(f"{place}.tif", "0" * 32) for place in range(3)])
+            journal.put_file(number, FileRow("0.tif", State.RIGHT, "0" * 32, 12_345_678, 0.0))
+            journal.put_file(number, FileRow("1.tif", State.WRONG, reason="its md5 differs"))
+            if verdict:
+                journal.update(number, ended=1.0, verdict=verdict, counts=json.dumps(journal.counts(number)))
+                journal.update(
+                    number, is_published=1, receipt=f"/var/spool/md5s3stash/done/{name}.receipt.json".encode()
+                )
+    folder = StateFolder(tmp_path)
+    folder.write(FixityState(Progress(["s3://b/"], 0.0, 0.0), waits="no answer"))
+    url = f"s3://b/{'0' * 32}"
+    folder.wrong.add(WrongObject(url, FaultKind.WRONG_BYTES, "its md5 differs", "", 5, 1.0, 1.0))
+    environment = {"BUCKET_BASE": "b", "REDIS_URL": "redis://127.0.0.1:9/0", "SPOOL_DIR": str(tmp_path)}
+    environment |= {"MD5S3STASH_FIXITY_PERIOD_DAYS": "90", "MD5S3STASH_DELIVERIES_STILL_SECONDS": "3600"}
+    with status_server(environment) as server:
+        server.metrics.watch_words(lambda: [Notices("email", 3, 7200.0, 0, "Connection refused").words()])
+        with Visit(browser, f"http://127.0.0.1:{server.server_address[1]}/") as visit:
+            page = visit.open()
+            expect(page.locator("#deliveries li")).to_have_count(3)
+            expect(page.locator("#fixity")).to_contain_text("1 object is wrong")
+            expect(page.get_by_text("notices by email cannot be sent, 3 notices wait (2h)")).to_be_visible()
+            for size, scheme in itertools.product((DESK, PHONE), ("light", "dark")):
+                assert_nothing_serious(page, size, scheme)
 
 
 def test_a_dropped_picture_appears_with_its_thumbnail_without_a_reload(visit: Visit, appliance: Appliance) -> None:
@@ -186,13 +229,18 @@ def test_axe_finds_nothing_serious_and_nothing_sticks_out(
     page = visit.open(path, size=sizes[0])
     expect(page.locator("#live")).to_be_visible()
     for size, scheme in itertools.product(sizes, ("light", "dark")):
-        page.set_viewport_size({"width": size[0], "height": size[1]})
-        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-        # A new tile is animated for three seconds, with other colours.
-        page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
+        assert_nothing_serious(page, size, scheme)
 
-        assert axe_violations(page) == [], (size, scheme)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (size, scheme)
+
+def assert_nothing_serious(page: Page, size: tuple[int, int], scheme: str) -> None:
+    """Axe finds nothing at this size in this colour scheme, and nothing sticks out."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    # A new tile is animated for three seconds, with other colours.
+    page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
+
+    assert axe_violations(page) == [], (size, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (size, scheme)
 
 
 def test_each_colour_scheme_has_its_own_colours(visit: Visit) -> None:

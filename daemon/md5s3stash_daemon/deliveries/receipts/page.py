@@ -46,8 +46,10 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .5rem; border-bo
 td:first-child { white-space: pre-wrap }
 .number { text-align: right; white-space: nowrap } code { font-size: .8rem }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem } dt { color: #555 } dd { margin: 0 }
-@media print { body { margin: 0; max-width: none; font-size: 11px }
-  tr { break-inside: avoid } h2 { break-after: avoid } }
+@page { margin: 15mm }
+@media print { body { margin: 0; padding: 0; max-width: none; font-size: 11px }
+  table, code { font-size: 10px } th.number { width: 14% } code { white-space: nowrap }
+  tr { break-inside: avoid } h1, .verdict, h2, h2 + p { break-after: avoid } }
 """
 
 
