@@ -109,7 +109,7 @@ def stop_when_empty(spool: str) -> None:
     while empty_looks < 5:
         busy = any(names for state in states for _, _, names in os.walk(state))
         empty_looks = 0 if busy else empty_looks + 1
-        time.sleep(0.005)
+        time.sleep(0.01)
     while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         time.sleep(0.005)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -25,8 +25,7 @@ in_shares = pytest.mark.parametrize("first", range(1, SHARES + 1))
 
 FILES = {
     "plain.txt": b"plain",
-    "sub/folder/deep.txt": b"deep",
-    "twin.txt": b"plain",
+    "sub/folder/twin.txt": b"plain",
     "waiting.txt": b"failed before, and due again",
     "claimed/before.txt": b"an earlier daemon had claimed it",
 }

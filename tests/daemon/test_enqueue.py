@@ -18,11 +18,14 @@ import pytest
 from md5s3stash.errors import QueueUnavailable
 from md5s3stash.s3.client import new_session
 from md5s3stash_daemon.intake.sqs.client import Queue, connect_queue
+from tests.support import warm
 from tests.support.daemon import IMPORT_PATH
 from tests.support.faulty_s3 import Fault, FaultyS3
 from tests.support.origin import Origin, Reply, Request
 from tests.support.queues import TestQueue
 from tests.support.servers import wait_until
+
+PROGRAM = ("md5s3stash_daemon.enqueue.main",)
 
 
 @pytest.fixture
@@ -31,16 +34,20 @@ def queue(quick_sqs: str) -> TestQueue:
 
 
 def command(queue_url: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "md5s3stash_daemon.enqueue.main", "--queue", queue_url, *arguments]
+    return [sys.executable, "-m", *PROGRAM, "--queue", queue_url, *arguments]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": IMPORT_PATH}
 
 
-def enqueue(queue: TestQueue, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def enqueue(queue_url: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return warm.run([*PROGRAM, "--queue", queue_url, *arguments], environment())
+
+
+def enqueue_from(stdin: bytes, queue_url: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        command(queue.url, *arguments), env=environment(), input=stdin, capture_output=True, timeout=60, check=False
+        command(queue_url, *arguments), env=environment(), input=stdin, capture_output=True, timeout=60, check=False
     )
 
 
@@ -56,7 +63,7 @@ def urls(count: int) -> list[str]:
 def test_every_url_of_a_list_is_in_the_queue_once(queue: TestQueue, tmp_path: Path) -> None:
     ours = a_list(tmp_path / "x.urls", urls(237))
 
-    done = enqueue(queue, str(ours))
+    done = enqueue(queue.url, str(ours))
 
     assert done.returncode == 0, done.stderr
     assert b"sent 237 URLs; 0 lines were not URLs" in done.stdout
@@ -74,7 +81,7 @@ def test_lines_that_are_no_urls_are_named_and_not_sent(queue: TestQueue) -> None
         "https://c/\uffff",
     ]
 
-    done = enqueue(queue, "-", stdin="\n".join(lines).encode())
+    done = enqueue_from("\n".join(lines).encode(), queue.url, "-")
 
     assert done.returncode == 1
     assert queue.bodies() == ["https://a.example/"]
@@ -84,7 +91,7 @@ def test_lines_that_are_no_urls_are_named_and_not_sent(queue: TestQueue) -> None
 
 
 def test_a_profile_is_named_in_each_message(queue: TestQueue) -> None:
-    assert enqueue(queue, "--auth-profile", "museum", "-", stdin=b"https://a.example/\n").returncode == 0
+    assert enqueue_from(b"https://a.example/\n", queue.url, "--auth-profile", "museum", "-").returncode == 0
 
     [body] = queue.bodies()
     assert json.loads(body) == {"url": "https://a.example/", "auth-profile": "museum"}
@@ -110,7 +117,7 @@ class Flaky:
         entries = json.loads(request.body)["Entries"]
         self.sent += 1
         if self.hold_at and self.sent > 20:
-            self.released.wait(None if self.hold_at.exists() else 0.1)
+            self.released.wait(None if self.hold_at.exists() else 0.5)
         if self.sent > self.refuse_after:
             return Reply(
                 403, b'{"__type": "com.amazonaws.sqs#AccessDenied"}', {"x-amzn-query-error": "AccessDenied;Sender"}
@@ -131,9 +138,7 @@ def test_what_a_batch_leaves_out_is_sent_again(queue: TestQueue, tmp_path: Path)
         flaky = Flaky(origin, queue)
         flaky.partial_every = 3
         ours = a_list(tmp_path / "x.urls", urls(100))
-        done = subprocess.run(
-            command(flaky.url, str(ours)), env=environment(), capture_output=True, timeout=60, check=False
-        )
+        done = enqueue(flaky.url, str(ours))
     assert done.returncode == 0, done.stderr
     assert sorted(queue.bodies()) == sorted(urls(100))
 
@@ -143,13 +148,12 @@ def test_it_goes_on_where_a_refusal_stopped_it(queue: TestQueue, tmp_path: Path)
     with Origin() as origin:
         flaky = Flaky(origin, queue)
         flaky.refuse_after = 20
-        run = command(flaky.url, "--jobs", "2", str(ours))
-        refused = subprocess.run(run, env=environment(), capture_output=True, timeout=60, check=False)
+        refused = enqueue(flaky.url, "--jobs", "2", str(ours))
         assert refused.returncode == 1
         assert b"the role needs sqs:" in refused.stderr
         assert b"Traceback" not in refused.stderr
         flaky.refuse_after = sys.maxsize
-        done = subprocess.run(run, env=environment(), capture_output=True, timeout=60, check=False)
+        done = enqueue(flaky.url, "--jobs", "2", str(ours))
 
     assert done.returncode == 0, done.stderr
     assert b"resuming after line " in done.stderr
@@ -191,13 +195,13 @@ def test_an_interrupt_keeps_the_cursor(queue: TestQueue, tmp_path: Path) -> None
     with Origin() as origin:
         flaky = Flaky(origin, queue)
         flaky.hold_at = cursor
-        run = command(flaky.url, "--jobs", "2", str(ours))
-        process = subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE)
+        run = [*PROGRAM, "--queue", flaky.url, "--jobs", "2", str(ours)]
+        process = warm.start(run, environment(), tmp_path / "output")
         wait_until(cursor.exists, "under way")
         process.send_signal(signal.SIGINT)
         flaky.released.set()
-        _, told = process.communicate(timeout=30)
-    assert process.returncode == 130
+        assert process.wait(30) == 130
+    told = (tmp_path / "output").read_bytes()
     assert b"interrupted" in told
     assert b"Traceback" not in told
     assert json.loads(cursor.read_text())["lines"] > 0
@@ -214,7 +218,7 @@ def test_a_cursor_of_another_list_or_queue_is_refused(queue: TestQueue, tmp_path
         ('{"queue": 1, "lines": "x"}', b"is not a cursor file"),
     ]:
         cursor.write_text(content)
-        done = enqueue(queue, str(ours))
+        done = enqueue(queue.url, str(ours))
         assert (done.returncode, words in done.stderr, b"Traceback" in done.stderr) == (2, True, False), done.stderr
     assert queue.bodies() == []
 
@@ -231,7 +235,7 @@ def test_a_cursor_of_another_list_or_queue_is_refused(queue: TestQueue, tmp_path
 def test_wrong_arguments_are_told_in_one_line(
     queue: TestQueue, arguments: list[str], status: int, words: bytes
 ) -> None:
-    done = enqueue(queue, *arguments)
+    done = enqueue(queue.url, *arguments)
 
     assert done.returncode == status
     assert words in done.stderr

@@ -42,6 +42,7 @@ _IMPORTED = (
     "md5s3stash.cli",
     "md5s3stash_migrate.main",
     "md5s3stash_daemon.app",
+    "md5s3stash_daemon.intake.sqs.client",
     *(f"md5s3stash_daemon.ctl.{name}" for name in ("delivery", "lookup", "moves", "rebuild", "status", "verify")),
     # Of sockets and of time zones.
     "encodings.idna",
