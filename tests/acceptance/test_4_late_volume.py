@@ -108,8 +108,11 @@ def add_cloud_init(root: Path, baked: Baked) -> None:
     text = stack.properties("SpoolLaunchTemplate")["LaunchTemplateData"]["UserData"]["Fn::Base64"]
     text = replaced(text, "s3.us-west-2.amazonaws.com", f"http://{AROUND}:{S3_PORT}")
     # In place of lines that mean nothing here.
-    meaningless = {"METRICS_STACK=stash": "EC2", "LEDGER_URL=": "CLOUDFORMATION", "LEDGER_SECRET_ARN=": "LOGS"}
-    for line, service in meaningless.items():
+    for line, service in (
+        ("METRICS_STACK=stash", "EC2"),
+        ("LEDGER_URL=", "CLOUDFORMATION"),
+        ("LEDGER_SECRET_ARN=", "CLOUDWATCH_LOGS"),
+    ):
         text = replaced(text, line, f"AWS_ENDPOINT_URL_{service}=http://{AROUND}:{ec2.EC2_PORT}")
     seed = root / "var/lib/cloud/seed/nocloud"
     seed.mkdir(parents=True)

@@ -12,13 +12,13 @@ PACKAGE = "md5s3stash_thumbnailer"
 # options.py are above them.
 LAYERS = {
     "render": {"_pilbox", "errors", "part", "request", "stills"},
-    "cache": {"errors", "part", "request", "render", "stills"},
+    "cache": {"errors", "part", "request", "render", "stills", "threads"},
     "iiif": {"_pilbox", "cache", "errors", "part", "render", "server"},
     "server": {"_pilbox", "errors", "metrics", "part", "request", "signed_url", "render", "cache", "workers"},
     "stills": {"cpu", "errors"},
     "viewer": {"iiif", "server"},
-    "workers": {"_pilbox", "cache", "cpu", "errors", "render", "request"},
-    "lookup": {"errors", "render", "server"},
+    "workers": {"_pilbox", "cache", "cpu", "errors", "render", "request", "threads"},
+    "lookup": {"errors", "render", "server", "threads"},
     "config": {"lookup", "request", "server"},
 }
 NETWORK = {"tornado", "boto3", "botocore", "pycurl", "requests", "urllib3", "socket", "http", "asyncio"}

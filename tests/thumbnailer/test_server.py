@@ -212,6 +212,12 @@ def test_killed_worker_is_replaced(s3_server: str, put: Put, tmp_path: Path, for
         servers.wait_until(lambda: not any(map(servers.is_alive, before)), "workers dead")
         assert {server.get(path).status for _ in range(4)} == {200}
         assert not set(before) & set(_render_workers(server))
+        # A thread of the pool has logged it, for the request that found the worker dead.
+        told = re.findall("event=worker_replaced .*", server.log)
+        assert len(told) >= 2
+        assert [
+            line for line in told if not re.match(r"event=worker_replaced request=[0-9a-f]{16} pid=\d+", line)
+        ] == []
 
 
 @pytest.mark.parametrize("form", ["/scale/4096x4096/{}?opt=1", "/iiif/3/{}/full/^4096,4096/0/default.avif"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -38,6 +37,7 @@ from md5s3stash_thumbnailer.render.levels.pyramid import PyramidFile
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Request, is_cut_from_pyramid
 from md5s3stash_thumbnailer.render.reduced import read_facts
 from md5s3stash_thumbnailer.request import ThumbnailRequest
+from md5s3stash_thumbnailer.threads import RequestThreads
 
 _CACHE_THREADS = 4
 # Of a larger video only parts are read. Fetching it would take seconds, and push out much of the cache.
@@ -72,8 +72,8 @@ class Originals:
         self._limits = limits
         self._flights = Flights(limits.max_waiting, "Too many requests wait for originals")
         # The S3 client blocks; a thread for each fetch keeps the loop free. Cache hits never wait for them.
-        self._fetchers = ThreadPoolExecutor(limits.max_concurrent, "fetch")
-        self._cache_threads = ThreadPoolExecutor(_CACHE_THREADS, "cache")
+        self._fetchers = RequestThreads(limits.max_concurrent, "fetch")
+        self._cache_threads = RequestThreads(_CACHE_THREADS, "cache")
 
     async def open(self, request: Request) -> Source:
         """The reduced copy or the pyramid if the request is answered from it, else the original.

@@ -10,7 +10,6 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache, Incoming
@@ -24,6 +23,7 @@ from md5s3stash_thumbnailer.render.grid import tile_at
 from md5s3stash_thumbnailer.render.levels.pyramid import PyramidFile
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, Request, Thumbnail
 from md5s3stash_thumbnailer.render.region_request import FORMATS, UNTURNED, RegionRequest
+from md5s3stash_thumbnailer.threads import RequestThreads
 
 # Of the bound of the cache: a larger one would push out nearly everything else.
 _LARGEST_SHARE = 1 / 2
@@ -50,7 +50,7 @@ class Pyramids:
         self._make = make
         self._places = asyncio.Semaphore(max_at_once)
         self._flights = Flights(max_waiting, "Too many requests wait for pyramids")
-        self._threads = ThreadPoolExecutor(_THREADS, "pyramid")
+        self._threads = RequestThreads(_THREADS, "pyramid")
         self._refusals = Refusals()
 
     @property

@@ -11,7 +11,6 @@ import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -36,6 +35,7 @@ from md5s3stash_thumbnailer.stills.containers import kind_of_file
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg
 from md5s3stash_thumbnailer.stills.parts import still_of_parts
 from md5s3stash_thumbnailer.stills.still import VIDEO, Still, make_still
+from md5s3stash_thumbnailer.threads import RequestThreads
 
 _READERS = 2
 # At most 120 frames with `t=` of one content in ten minutes.
@@ -75,9 +75,9 @@ class Stills:
         self._refusals = Refusals()
         # Contents, and when frames at a time were made of them.
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
-        self._readers = ThreadPoolExecutor(_READERS, "container")
+        self._readers = RequestThreads(_READERS, "container")
         # A thread for each ffmpeg, to wait for it.
-        self._threads = ThreadPoolExecutor(settings.max_at_once, "still")
+        self._threads = RequestThreads(settings.max_at_once, "still")
 
     @property
     def waiting(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +16,7 @@ from md5s3stash_thumbnailer.lookup.icons import MIME_TYPE, icon
 from md5s3stash_thumbnailer.lookup.known import Known
 from md5s3stash_thumbnailer.server.handlers import BaseThumbnailHandler
 from md5s3stash_thumbnailer.server.presets import Preset, unknown_preset
+from md5s3stash_thumbnailer.threads import RequestThreads
 
 # The URL may have another content tomorrow; its picture may be stashed in a minute.
 _REDIRECT_CACHE_CONTROL = "public, max-age=300"
@@ -32,7 +32,7 @@ def lookup_routes(known: Known, presets: Mapping[str, Preset], *, only_presets: 
         "presets": presets,
         "only_presets": only_presets,
         "icons": icons,
-        "threads": ThreadPoolExecutor(_THREADS, "lookup"),
+        "threads": RequestThreads(_THREADS, "lookup"),
     }
     return [(r"/by-url", ByUrlHandler, arguments), (r"/thumb/(.+)", ByIdHandler, arguments)]
 
@@ -41,7 +41,7 @@ class LookupHandler(BaseThumbnailHandler):
     """The size is `preset`, or pilbox's `mode`, `w` and `h`, and its other options; all are in the address."""
 
     def initialize(  # type: ignore[override]
-        self, known: Known, presets: Mapping[str, Preset], only_presets: bool, icons: bool, threads: ThreadPoolExecutor
+        self, known: Known, presets: Mapping[str, Preset], only_presets: bool, icons: bool, threads: RequestThreads
     ) -> None:
         super().initialize()
         self._known = known

@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -36,6 +36,7 @@ from md5s3stash_thumbnailer.errors import (
     WorkerDied,
 )
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, Request, Thumbnail
+from md5s3stash_thumbnailer.threads import RequestThreads
 from md5s3stash_thumbnailer.workers.messages import read_error, read_thumbnail, written_request
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class RenderPool:
             self._idle.put(worker)
         # A thread per worker, to wait on its pipe. The thread takes the next request itself: if the event loop did
         # that, the worker would be idle for some percent of the time.
-        self._threads = ThreadPoolExecutor(count, "render")
+        self._threads = RequestThreads(count, "render")
         self._calls: set[Future[Any]] = set()
 
     @property
