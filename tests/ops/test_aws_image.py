@@ -179,7 +179,9 @@ def test_the_password_of_the_ledger_reaches_the_daemons_settings_for_root_alone(
 def test_settings_that_come_with_the_stack_reach_the_daemon_after_the_url_of_the_ledger(tmp_path: Path) -> None:
     file = tmp_path / "md5s3stash-aws" / "stack.env"
     with mock_aws():
-        arn = boto3.client("secretsmanager", "us-east-1").create_secret(Name="fleet-ledger", SecretString="secret")["ARN"]
+        arn = boto3.client("secretsmanager", "us-east-1").create_secret(Name="fleet-ledger", SecretString="secret")[
+            "ARN"
+        ]
         text = "MD5S3STASH_URLS_ATTEMPTS=9\nMD5S3STASH_FETCH_MAX_BYTES=5000000000\n"
         boto3.client("ssm", "us-east-1").put_parameter(Name="/md5s3stash/fleet", Type="String", Value=text)
         wanted = {"LEDGER_URL": "rediss://stash@ledger.example.org:6379/0", "LEDGER_SECRET_ARN": arn}

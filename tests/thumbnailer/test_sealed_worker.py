@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import struct
 import sys
 import time
@@ -277,6 +278,40 @@ def test_a_worker_that_lies_costs_one_request(
         worker.close()
         worker.end(time.monotonic() + 1)
     assert replacements.total() == 1
+
+
+def test_a_worker_that_the_machine_is_too_busy_to_start_is_waited_for_by_later_requests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = tmp_path / "original"
+    PIL.Image.new("RGB", (4, 4)).save(original, "PNG")
+    replacements: Counter[str] = Counter()
+    worker = pool._Worker(RenderLimits(), pool.PoolLimits(1, 1, 2**30, 1, 1), 2**20, replacements)
+    try:
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(pool, "_START_SECONDS", 0.1)
+        for _ in range(2):
+            with original.open("rb") as file, pytest.raises(errors.Overloaded, match="not ready"):
+                worker.render(Source(file), DRAWN[0], 60.0)
+        assert replacements.total() == 0
+
+        os.kill(worker._process.pid, signal.SIGCONT)
+        monkeypatch.setattr(pool, "_START_SECONDS", 60.0)
+        with original.open("rb") as file:
+            thumbnail, _ = worker.render(Source(file), DRAWN[0], 60.0)
+        assert thumbnail.body
+
+        # One that hangs is replaced.
+        worker._replace("killed")
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(pool, "_START_SECONDS", 0.1)
+        monkeypatch.setattr(pool, "_HANGS_SECONDS", 0.0)
+        with original.open("rb") as file, pytest.raises(errors.Overloaded):
+            worker.render(Source(file), DRAWN[0], 60.0)
+        assert replacements == {"killed": 1, "timeout": 1}
+    finally:
+        worker.close()
+        worker.end(time.monotonic() + 1)
 
 
 FINE = {"mime_type": "image/png", "is_truncated": False, "original_size": [1, 1], "reduced_bytes": 0}

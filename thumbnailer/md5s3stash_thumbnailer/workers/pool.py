@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "timeout", "idle")
 
 _START_SECONDS = 30.0
+# A process that is not ready by then hangs; until then the machine is busy, and to start another would take longer.
+_HANGS_SECONDS = 300.0
 _STOP_SECONDS = 2.0
 # To write a reduced copy of a few megabytes.
 _KEEP_SECONDS = 30.0
@@ -319,6 +321,7 @@ class _Worker:
                 pass_fds=[workers.fileno()],
             )
         self._ready = False
+        self._started = time.monotonic()
 
     def _await_ready(self) -> None:
         # A new interpreter takes most of a second to import Pillow and pilbox; this must not count as rendering time.
@@ -326,9 +329,10 @@ class _Worker:
             return
         try:
             self._channel.receive(0, _START_SECONDS)
-        except TimeoutError as error:
-            # It says nothing about the picture.
-            raise EOFError from error
+        except TimeoutError as late:
+            if time.monotonic() - self._started > _HANGS_SECONDS:
+                self._replace(REPLACED_TIMEOUT)
+            raise Overloaded(f"The worker was not ready within {_START_SECONDS:g} seconds") from late
         self._ready = True
 
     def _replace(self, reason: str) -> None:
