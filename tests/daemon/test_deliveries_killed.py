@@ -234,22 +234,58 @@ def test_a_manifest_that_is_taken_while_the_log_is_followed_is_no_file_of_the_de
     box = Box(tmp_path, redis_server)
     box.record()
     intakes: list[DeliveryIntake] = []
-    with_listed, after = DeliveryIntake.with_listed, LedgerReader.after
+    with_listed, after = DeliveryIntake.with_listed, LedgerReader.batch_after
 
     def noting(intake: DeliveryIntake, entries: Sequence[Entry]) -> Sequence[Entry]:
         intakes.append(intake)
         return with_listed(intake, entries)
 
-    def taking_another(reader: LedgerReader, position: str, seconds: float) -> list[LogEntry]:
+    def taking_another(reader: LedgerReader, position: str) -> list[LogEntry]:
         if len(intakes) == 1:
             box.take_and_record(intakes[0], "batch/y.md5", f"{md5(b'a')}  a\n".encode())
-        return after(reader, position, seconds)
+        return after(reader, position)
 
     monkeypatch.setattr(DeliveryIntake, "with_listed", noting)
-    monkeypatch.setattr(LedgerReader, "after", taking_another)
+    monkeypatch.setattr(LedgerReader, "batch_after", taking_another)
 
     box.run()
 
     [receipt] = (json.loads(path.read_text()) for path in (box.spool.directory / "done").rglob("*.json"))
     assert [file["name"] for file in receipt["files"]] == ["a", "b", "c"]
     assert {manifest["name"] for manifest in receipt["manifests"]} == {"x.md5", "y.md5"}
+
+
+def test_while_files_wait_the_log_is_read_seldom(
+    tmp_path: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box(tmp_path, redis_server)
+    os.makedirs(box.spool.path_of("deliveries"))
+    with contextlib.closing(Journal(journal_path(box.spool.directory))) as journal:
+        intake = DeliveryIntake(box.spool, journal)
+        intake.with_listed([box.entry])
+        reader = LedgerReader(box.client, box.prefix)
+        follower = DeliveryFollower(runtime_of(), box.spool, intake, journal, reader, NoContents())
+        box.record()
+        waiting = tmp_path / "incoming" / "batch" / "c"
+        waiting.parent.mkdir(parents=True, exist_ok=True)
+        waiting.write_bytes(b"c")
+
+        def follow() -> dict[str, int]:
+            [delivery] = journal.unpublished()
+            follower.follow(delivery)
+            return journal.counts(delivery.number)
+
+        assert follow() == {"missing": 3}
+        waiting.unlink()
+        known = follow()
+        waiting.write_bytes(b"c")
+        # It has read so little that it need not rest.
+        monkeypatch.setattr("md5s3stash_daemon.deliveries.follower._REST_FACTOR", 0.0)
+        box.client.xadd(f"{box.prefix}:log", {"name": "batch/c", "outcome": "failed", "reason": "it is odd"})
+        follower._read_at.clear()
+        assert follow() == known
+        monkeypatch.setattr("md5s3stash_daemon.deliveries.follower._FIRST_REST_SECONDS", -1.0)
+        follower._read_at.clear()
+
+        assert known == {"missing": 1, "wrong": 1, "right": 1}
+        assert follow() == {"failed": 1, "wrong": 1, "right": 1}

@@ -28,7 +28,7 @@ from md5s3stash_daemon.ctl.lookup import export, lookup, print_log
 from md5s3stash_daemon.intake.files.supervisor import forget_gone
 from md5s3stash_daemon.ledger.confirmations import drop_confirmations
 from md5s3stash_daemon.ledger.ledger import RedisLedger
-from md5s3stash_daemon.ledger.reader import LedgerReader
+from md5s3stash_daemon.ledger.reader import LOG_BATCH, LedgerReader
 from md5s3stash_daemon.ledger.rebuild import RebuildCounts, import_export
 from md5s3stash_daemon.ledger.restore import Restorer
 from md5s3stash_daemon.monitoring.health import Health
@@ -137,6 +137,33 @@ def test_odd_entries_are_left_out_and_the_rest_goes_on(
     forget_gone(RedisLedger(client, "junk", "spool"), Spool(tmp_path / "spool"))
     drop_confirmations(client, "junk", [MD5])
     drop_confirmations(client, "junk", None)
+
+
+def test_a_batch_of_the_log_has_the_same_entries_whatever_bytes_are_in_them(client: redis.Redis) -> None:
+    odd = [
+        b"",
+        b"a\xff\xc3",
+        b'"\\/\x00\x1f\x7f',
+        "\u2028\U0001f5bc\ud7ff".encode(),
+        b"\xed\xa0\x80",
+        b"1e5",
+        b"[]",
+        b"\\u0041",
+    ]
+    reader = LedgerReader(client, "batch")
+    assert reader.batch_after("0-0") == []
+    for value in odd:
+        client.xadd("batch:log", {b"name": value, value or b"empty": b"x"})
+    for number in range(LOG_BATCH):
+        client.xadd("batch:log", {"name": str(number)})
+
+    first = reader.batch_after("0-0")
+
+    assert len(first) == LOG_BATCH
+    assert [*first, *reader.batch_after(first[-1].id)] == reader.after("0-0", 0.001)
+    client.set("other:log", "a text")
+    with pytest.raises(StashError, match="log"):
+        LedgerReader(client, "other").batch_after("0-0")
 
 
 @QUICK

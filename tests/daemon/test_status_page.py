@@ -77,6 +77,7 @@ def test_deliveries_are_shown_while_they_arrive_and_at_their_end(site: Site) -> 
         for number, (folder, verdict) in enumerate((("open", ""), ("right", "complete"), (HOSTILE, "incomplete")), 1):
             journal.open(f"id-{number}", folder, "vendor", time.time())
             journal.list_names(number, "md5", [("a", MD5), ("b", MD5)])
+            journal.note_listed(number)
             journal.put_file(number, FileRow("a", State.RIGHT, MD5))
             journal.put_file(number, FileRow("extra", State.UNLISTED, MD5))
             if verdict:
@@ -103,6 +104,7 @@ def test_open_and_incomplete_deliveries_are_shown_before_newer_complete_ones(sit
         for number, folder in enumerate(folders, 1):
             journal.open(f"id-{number}", folder, "vendor", time.time())
             journal.list_names(number, "md5", [("a", MD5)])
+            journal.note_listed(number)
             verdict = verdicts.pop(folder, "complete")
             if verdict:
                 counts = json.dumps({"right": 1} if verdict == "complete" else {"missing": 1})
@@ -138,6 +140,7 @@ def test_a_wrong_file_of_a_delivery_is_shown_without_a_command_that_is_refused(s
         for number, folder in enumerate(folders, 1):
             journal.open(f"id-{number}", folder, "vendor", time.time())
             journal.list_names(number, "md5", [("p2.tif", MD5)])
+            journal.note_listed(number)
             spool.fail(claimed(spool, f"{folder}/p2.tif"), "ListedDigestDiffers", "its md5 differs")
             if folder == "came":
                 journal.put_file(number, FileRow("p2.tif", State.RIGHT, MD5))

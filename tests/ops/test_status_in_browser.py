@@ -92,6 +92,7 @@ def test_the_receipt_of_a_delivery_is_readable_on_a_phone_and_for_a_screen_reade
     with journal.transaction():
         number = journal.open("20261129T122000Z-a1b2c3", "vendor/batch", "vendor", 0.0)
         journal.list_names(number, "md5", [(f"{place}.tif", "0" * 32) for place in range(3)])
+        journal.note_listed(number)
         journal.put_file(number, FileRow("0.tif", State.RIGHT, "0" * 32, 12_345_678, 0.0))
         journal.put_file(number, FileRow("1.tif", State.WRONG, reason=f"its md5 is {'1' * 32}, not {'0' * 32}"))
         counts = json.dumps(journal.counts(number))
@@ -120,6 +121,7 @@ def test_axe_finds_nothing_in_deliveries_fixity_and_notices(browser: Browser, tm
         for name, verdict in (("open", ""), ("vendor/good", "complete"), ("v" * 200, "incomplete")):
             number = journal.open(f"20261129T122000Z-{len(name)}", name, "vendor", 0.0)
             journal.list_names(number, "md5", [(f"{place}.tif", "0" * 32) for place in range(3)])
+            journal.note_listed(number)
             journal.put_file(number, FileRow("0.tif", State.RIGHT, "0" * 32, 12_345_678, 0.0))
             journal.put_file(number, FileRow("1.tif", State.WRONG, reason="its md5 differs"))
             if verdict:

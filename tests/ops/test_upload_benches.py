@@ -254,7 +254,7 @@ def test_a_name_stands_for_the_blocks_below_it_as_well() -> None:
     assert run.chosen([], full=True) == list(run.BLOCKS)
 
 
-@pytest.mark.parametrize("module", ["drops", "growth", "known_content", "ledger_rate", "fleet"])
+@pytest.mark.parametrize("module", ["drops", "growth", "known_content", "ledger_rate", "fleet", "proof"])
 def test_a_benchmark_has_an_option_for_each_field_of_its_plan(module: str) -> None:
     command = [sys.executable, "-m", f"bench.{module}", "--help"]
     told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from md5s3stash.errors import SourceRefused, StashError
@@ -29,7 +29,7 @@ from md5s3stash_daemon.deliveries.fetch import (
 )
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake, folders_above
 from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
-from md5s3stash_daemon.deliveries.judge import FETCHED, Listed, after, judged
+from md5s3stash_daemon.deliveries.judge import FETCHED, after, judged
 from md5s3stash_daemon.deliveries.late_checks import Contents, LateChecks
 from md5s3stash_daemon.deliveries.receipts.receipt import publish
 from md5s3stash_daemon.deliveries.receipts.signing import ReceiptNotSigned
@@ -37,7 +37,7 @@ from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import ALL_HERE, ASKED, BAD, STILL, Delivery
 from md5s3stash_daemon.deliveries.waiting import waiting
 from md5s3stash_daemon.disk.beneath import is_name
-from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
+from md5s3stash_daemon.ledger.reader import LOG_BATCH, LedgerReader, LogEntry
 from md5s3stash_daemon.runtime.liveness import ThreadLiveness
 from md5s3stash_daemon.runtime.runtime import Runtime
 from md5s3stash_daemon.runtime.threads import spawn
@@ -49,6 +49,11 @@ log = logging.getLogger(__name__)
 THREAD = "deliveries"
 
 _TICK_SECONDS = 1.0
+
+# While files of a delivery wait, reading outcomes takes this part of a processor, until it is so much behind.
+_REST_FACTOR = 50.0
+_FIRST_REST_SECONDS = 5.0
+_MAX_REST_SECONDS = 30.0
 
 # The files of a bag come by themselves, in any order: its end has to wait for the last of its manifests.
 _BAG_SECONDS = 30.0
@@ -77,6 +82,8 @@ class DeliveryFollower:
         self._contents = contents
         # Why receipts cannot be published, for the operator; empty if they can.
         self.fault = ""
+        # When the outcomes of a delivery may be read again while its files wait.
+        self._read_at: dict[int, float] = {}
         # A delivery is not still because this machine was off.
         self._started = time.time()
 
@@ -122,7 +129,11 @@ class DeliveryFollower:
         if delivery.ended is None:
             # Before the log is read: what has left the spool by now is in the log.
             is_waiting = self._is_waiting(delivery)
+            if is_waiting and self._gives_way(delivery):
+                return
+            begun = time.thread_time()
             delivery = self._catch_up(delivery)
+            self._rest(delivery, time.thread_time() - begun)
             contents = self._contents.in_collection(self._collection(delivery))
             checks = LateChecks(self._intake, self._journal, contents, delivery)
             if self._fetch(delivery, contents):
@@ -147,6 +158,7 @@ class DeliveryFollower:
         with self._journal.transaction():
             self._journal.update(delivery.number, is_published=1, receipt=path.encode("utf-8", "surrogateescape"))
             self._journal.drop_files_of(delivery.number)
+        self._read_at.pop(delivery.number, None)
         log.info(
             "delivery ended id=%s folder=%r verdict=%s by=%r counts=%s",
             delivery.id,
@@ -155,6 +167,13 @@ class DeliveryFollower:
             delivery.ended_by,
             delivery.counts,
         )
+
+    def _gives_way(self, delivery: Delivery) -> bool:
+        """Whether its outcomes are read later: while its files wait it cannot end, and a burst needs the processors."""
+        return time.monotonic() < self._read_at.setdefault(delivery.number, time.monotonic() + _FIRST_REST_SECONDS)
+
+    def _rest(self, delivery: Delivery, cpu_seconds: float) -> None:
+        self._read_at[delivery.number] = time.monotonic() + min(_REST_FACTOR * cpu_seconds, _MAX_REST_SECONDS)
 
     def _is_waiting(self, delivery: Delivery) -> bool:
         files = waiting(self._spool, delivery.folder, self._still_seconds, time.time())
@@ -173,38 +192,42 @@ class DeliveryFollower:
 
     def _catch_up(self, delivery: Delivery) -> Delivery:
         position = delivery.position or self._first_position(delivery)
-        while entries := self._ledger.after(position, 0.001):
+        while entries := self._ledger.batch_after(position):
             position = entries[-1].id
             mine = [entry for entry in entries if _is_below(delivery.folder, entry)]
             fetched = self._fetched(delivery, entries) if delivery.fetching else []
             touched = max([delivery.touched, *(entry.seconds for entry in [*mine, *fetched])])
             with self._intake.lock, self._journal.transaction():
-                # After the log was read: a manifest in it was taken before it was stashed.
-                manifests = {manifest.name for manifest in self._journal.manifests(delivery.number)}
                 names = [entry.fields["name"][len(delivery.folder) + 1 :] for entry in mine]
-                listed = self._journal.listed_of(delivery.number, names)
-                for name, entry in zip(names, mine, strict=True):
-                    self._learn(delivery, name, entry, listed.get(name, []), manifests)
+                self._learn(delivery, list(zip(names, mine, strict=True)))
                 for entry in fetched:
                     self._learn_fetched(delivery, entry)
                 self._journal.update(delivery.number, position=position, touched=touched)
             delivery = replace(delivery, position=position, touched=touched)
+            if len(entries) < LOG_BATCH:
+                break
         return delivery
 
-    def _learn(
-        self, delivery: Delivery, name: str, entry: LogEntry, listed: Listed, manifests: Collection[str]
-    ) -> None:
-        if name in manifests:
-            self._journal.note_manifest(delivery.number, name, entry.fields.get("md5", "") or "failed")
-        # What belongs to a delivery further down is not unlisted here.
-        elif not listed and any(
-            len(folder) > len(delivery.folder) and folder in self._intake.open
-            for folder in folders_above(entry.fields["name"])
-        ):
-            return
-        if listed or name not in manifests:
-            known = self._journal.file(delivery.number, name)
-            self._journal.put_file(delivery.number, after(known, judged(name, entry, listed)))
+    def _learn(self, delivery: Delivery, outcomes: Sequence[tuple[str, LogEntry]]) -> None:
+        names = [name for name, _ in outcomes]
+        # After the log was read: a manifest in it was taken before it was stashed.
+        manifests = self._journal.manifests_among(delivery.number, names)
+        listed_of = self._journal.listed_of(delivery.number, names)
+        stored, rows = self._journal.stored_of(delivery.number, names), []
+        for name, entry in outcomes:
+            listed = listed_of.get(name, [])
+            if name in manifests:
+                self._journal.note_manifest(delivery.number, name, entry.fields.get("md5", "") or "failed")
+            # What belongs to a delivery further down is not unlisted here.
+            elif not listed and any(
+                len(folder) > len(delivery.folder) and folder in self._intake.open
+                for folder in folders_above(entry.fields["name"])
+            ):
+                continue
+            if listed or name not in manifests:
+                row = stored[name] = after(stored.get(name), judged(name, entry, listed))
+                rows.append(row)
+        self._journal.put_files(delivery.number, rows)
 
     def _fetched(self, delivery: Delivery, entries: Sequence[LogEntry]) -> list[LogEntry]:
         """Those that are outcomes of URLs in its `fetch.txt`."""

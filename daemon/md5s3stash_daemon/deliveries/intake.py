@@ -170,6 +170,7 @@ class DeliveryIntake:
                     for line in chunk:
                         if line.leads_out:
                             self._journal.put_file(number, _refused(line, name))
+                self._journal.note_listed(number, name)
                 if not is_new:
                     self._note_replaced(number)
                 problem = problem_of(head, algorithm, count, malformed)

@@ -12,10 +12,9 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from md5s3stash_daemon.deliveries.records import Delivery, FileRow, Manifest, State
+from md5s3stash_daemon.deliveries.records import Delivery, FileRow, Manifest, State, file_of, manifest_of, text_of
 
 FOLDER = "deliveries"
 FILE = "journal.sqlite"
@@ -118,7 +117,7 @@ class Journal:
         return [_delivery(row) for row in self._rows(f"{_SELECT} WHERE NOT is_published")]
 
     def open_folders(self) -> list[tuple[str, int]]:
-        """(folder, number) of each open delivery."""
+        """(folder, number) of each."""
         return [(delivery.folder, delivery.number) for delivery in self.unpublished() if delivery.ended is None]
 
     def newest(self, count: int) -> list[Delivery]:
@@ -209,9 +208,8 @@ class Journal:
         not listed.
         """
         not_listed = "NOT EXISTS (SELECT 1 FROM listed WHERE listed.number = file.number AND listed.name = file.name)"
-        self._connection.execute(
-            f"DELETE FROM file WHERE number = ? AND state IN ('missing', 'refused') AND {not_listed}", (number,)
-        )
+        gone = f"state IN ('missing', 'refused') AND {not_listed}"
+        self._connection.execute(f"DELETE FROM file WHERE number = ? AND {gone}", (number,))
         self._connection.execute(f"UPDATE file SET state = 'unlisted' WHERE number = ? AND {not_listed}", (number,))
 
     def manifests(self, number: int, *, unreadable: bool = False) -> list[Manifest]:
@@ -222,7 +220,12 @@ class Journal:
             f"WHERE number = ? {only} ORDER BY name, drop_id",
             number,
         )
-        return [_manifest(row) for row in rows]
+        return [manifest_of(row) for row in rows]
+
+    def manifests_among(self, number: int, names: Sequence[str]) -> set[str]:
+        """Those of these names that are manifests."""
+        query = f"SELECT name FROM manifest WHERE number = ? AND name IN ({_marks(names)})"
+        return {text_of(name) for (name,) in self._rows(query, number, *map(os.fsencode, names))}
 
     def note_manifest(self, number: int, name: str, md5: str) -> None:
         """The manifest of this name is stashed, or empty, failed."""
@@ -232,23 +235,27 @@ class Journal:
         )
 
     def list_names(self, number: int, algorithm: str, lines: Iterable[tuple[str, str]], manifest: str = "") -> None:
-        """Adds (name, digest) pairs of a manifest."""
-        pairs = [(number, os.fsencode(name), algorithm, digest, os.fsencode(manifest)) for name, digest in lines]
+        """Adds (name, digest) pairs of a manifest; `note_listed` must follow the last of them."""
         self._connection.executemany(
-            "INSERT INTO listed VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1", pairs
+            "INSERT INTO listed VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
+            [(number, os.fsencode(name), algorithm, digest, os.fsencode(manifest)) for name, digest in lines],
         )
-        # A file that came before is judged again: it may be listed now.
-        self._connection.executemany(
-            "INSERT INTO file (number, name, state) VALUES (?, ?, 'missing') ON CONFLICT DO UPDATE SET state = "
+
+    def note_listed(self, number: int, manifest: str = "") -> None:
+        """What a manifest lists is missing; a file that came before is judged again: it may be listed now."""
+        self._connection.execute(
+            "INSERT INTO file (number, name, state) SELECT DISTINCT number, name, 'missing' FROM listed "
+            "WHERE number = ? AND manifest = ? ON CONFLICT DO UPDATE SET state = "
             "CASE WHEN md5 != '' THEN 'unchecked' WHEN state = 'unlisted' THEN 'failed' ELSE state END",
-            [pair[:2] for pair in pairs],
+            (number, os.fsencode(manifest)),
         )
 
     def note_written(self, number: int, lines: Iterable[tuple[str, str]]) -> None:
         """Adds (name, as the manifest has it) pairs, of names that have not come."""
         self._connection.executemany(
-            "UPDATE file SET reason = ? WHERE number = ? AND name = ? AND state = 'missing'",
-            [(f"{WRITTEN}{_plain(written)}", number, os.fsencode(name)) for name, written in lines],
+            "INSERT INTO file (number, name, state, reason) VALUES (?, ?, 'missing', ?) "
+            "ON CONFLICT DO UPDATE SET reason = excluded.reason WHERE state = 'missing'",
+            [(number, os.fsencode(name), f"{WRITTEN}{_plain(written)}") for name, written in lines],
         )
 
     def listed(self, number: int, name: str) -> list[tuple[str, str, int]]:
@@ -264,20 +271,15 @@ class Journal:
         found: dict[str, list[tuple[str, str, int]]] = {}
         for start in range(0, len(names), _NAMES_AT_ONCE):
             piece = names[start : start + _NAMES_AT_ONCE]
-            marks = ", ".join("?" * len(piece))
-            rows = self._rows(
-                f"SELECT name, algorithm, digest, sum(times) FROM listed WHERE number = ? AND name IN ({marks}) "
-                "GROUP BY name, algorithm, digest LIMIT ?",
-                number,
-                *map(os.fsencode, piece),
-                _ROWS_AT_ONCE,
-            )
+            where = f"number = ? AND name IN ({_marks(piece)}) GROUP BY name, algorithm, digest LIMIT ?"
+            query = f"SELECT name, algorithm, digest, sum(times) FROM listed WHERE {where}"
+            rows = self._rows(query, number, *map(os.fsencode, piece), _ROWS_AT_ONCE)
             if len(rows) == _ROWS_AT_ONCE:
                 # Some name has very many digests: it must not hide the others.
                 found |= {name: listed for name in piece if (listed := self.listed(number, name))}
                 continue
             for name, *rest in rows:
-                found.setdefault(_text(name), []).append(tuple(rest))  # type: ignore[arg-type]
+                found.setdefault(text_of(name), []).append(tuple(rest))  # type: ignore[arg-type]
         return found
 
     def listed_twice(self, number: int) -> Iterator[str]:
@@ -287,7 +289,7 @@ class Journal:
             "HAVING sum(times) > 1)",
             number,
         )
-        return (_text(row[0]) for row in rows)
+        return (text_of(row[0]) for row in rows)
 
     def listed_apart(self, number: int) -> Iterator[str]:
         """The names that are listed with several digests of one algorithm."""
@@ -296,7 +298,7 @@ class Journal:
             "HAVING count(DISTINCT digest) > 1",
             number,
         )
-        return (_text(row[0]) for row in rows)
+        return (text_of(row[0]) for row in rows)
 
     def fetch(self, number: int, lines: Iterable[tuple[str, str]]) -> None:
         """Adds (URL, name) pairs."""
@@ -307,15 +309,12 @@ class Journal:
     def names_of_url(self, number: int, url: str) -> list[str]:
         """The names that a URL is to be fetched for."""
         rows = self._rows("SELECT name FROM fetched WHERE number = ? AND url = ?", number, url)
-        return [_text(row[0]) for row in rows]
+        return [text_of(row[0]) for row in rows]
 
     def urls_to_fetch(self, number: int) -> list[str]:
         """The URLs of names that have not come."""
-        rows = self._rows(
-            "SELECT DISTINCT url FROM fetched JOIN file USING (number, name) "
-            "WHERE number = ? AND state = 'missing' ORDER BY url",
-            number,
-        )
+        where = "number = ? AND state = 'missing' ORDER BY url"
+        rows = self._rows(f"SELECT DISTINCT url FROM fetched JOIN file USING (number, name) WHERE {where}", number)
         return [str(row[0]) for row in rows]
 
     # Files.
@@ -323,20 +322,29 @@ class Journal:
     def file(self, number: int, name: str) -> FileRow | None:
         """What is known of a name."""
         rows = self._rows(f"SELECT {_FILE_COLUMNS} FROM file WHERE number = ? AND name = ?", number, os.fsencode(name))
-        return _file_row(rows[0]) if rows else None
+        return file_of(rows[0]) if rows else None
+
+    def stored_of(self, number: int, names: Sequence[str]) -> dict[str, FileRow]:
+        """What is known of those of these names, at most 1,000, that lead to a content."""
+        query = f"SELECT {_FILE_COLUMNS} FROM file WHERE number = ? AND md5 != '' AND name IN ({_marks(names)})"
+        rows = self._rows(query, number, *map(os.fsencode, names))
+        return {row.name: row for row in map(file_of, rows)}
 
     def drop_file(self, number: int, name: str) -> None:
         self._connection.execute("DELETE FROM file WHERE number = ? AND name = ?", (number, os.fsencode(name)))
 
-    def put_file(self, number: int, row: FileRow) -> None:
-        """Adds or replaces what is known of a name; counts its drops."""
-        self._connection.execute(
+    def put_files(self, number: int, rows: Iterable[FileRow]) -> None:
+        """Adds or replaces what is known of names; counts their drops."""
+        self._connection.executemany(
             "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
             "md5 = excluded.md5, size_bytes = excluded.size_bytes, at = excluded.at, "
             "reason = excluded.reason, drops = drops + excluded.drops",
-            # A reason may have a name in it, with bytes that are not text.
-            (number, os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, _plain(row.reason), row.drops),
+            [(number, *_columns(row)) for row in rows],
         )
+
+    def put_file(self, number: int, row: FileRow) -> None:
+        """The same of one name."""
+        self.put_files(number, [row])
 
     def counts(self, number: int) -> dict[str, int]:
         """State -> number of names."""
@@ -351,10 +359,9 @@ class Journal:
     def files(self, number: int, states: Sequence[State] = tuple(State), count: int = -1) -> Iterator[FileRow]:
         """The names in these states, in order of bytes, a thousand at a time."""
         after, left = b"", count
-        marks = ", ".join("?" * len(states))
         while left:
             rows = self._rows(
-                f"SELECT {_FILE_COLUMNS} FROM file WHERE number = ? AND name > ? AND state IN ({marks}) "
+                f"SELECT {_FILE_COLUMNS} FROM file WHERE number = ? AND name > ? AND state IN ({_marks(states)}) "
                 "ORDER BY name LIMIT ?",
                 number,
                 after,
@@ -363,16 +370,24 @@ class Journal:
             )
             if not rows:
                 return
-            yield from map(_file_row, rows)
+            yield from map(file_of, rows)
             after = rows[-1][0]  # type: ignore[assignment]
             left -= len(rows) if left > 0 else 0
 
     def sums(self, number: int) -> Mapping[str, int]:
         """State -> bytes, of the files whose size is known."""
-        rows = self._rows(
-            "SELECT state, sum(coalesce(size_bytes, 0)) FROM file WHERE number = ? GROUP BY state", number
-        )
+        query = "SELECT state, sum(coalesce(size_bytes, 0)) FROM file WHERE number = ? GROUP BY state"
+        rows = self._rows(query, number)
         return {str(state): int(str(size)) for state, size in rows}
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _columns(row: FileRow) -> tuple[object, ...]:
+    # A reason may have a name in it, with bytes that are not text.
+    return os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, _plain(row.reason), row.drops
 
 
 def _plain(text: str) -> str:
@@ -381,19 +396,5 @@ def _plain(text: str) -> str:
 
 def _delivery(row: Sequence[object]) -> Delivery:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    values |= {"folder": _text(values["folder"]), "receipt": _text(values["receipt"])}
+    values |= {"folder": text_of(values["folder"]), "receipt": text_of(values["receipt"])}
     return Delivery(**values | {"is_asked": bool(values["is_asked"])})  # type: ignore[arg-type]
-
-
-def _manifest(row: Sequence[object]) -> Manifest:
-    found = Manifest(_text(row[0]), _text(row[1]), *row[2:7])  # type: ignore[arg-type]
-    return replace(found, is_sidecar=bool(row[7]), is_replaced=bool(row[8]))
-
-
-def _file_row(row: Sequence[object]) -> FileRow:
-    name, state, *rest = row
-    return FileRow(_text(name), State(str(state)), *rest)  # type: ignore[arg-type]
-
-
-def _text(name: object) -> str:
-    return os.fsdecode(name) if isinstance(name, bytes) else str(name)

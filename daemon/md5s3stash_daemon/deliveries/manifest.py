@@ -162,7 +162,7 @@ class _Reader:
 
 
 def _is_hex(text: bytes, digits: int) -> bool:
-    return len(text) == digits and all(byte in b"0123456789abcdefABCDEF" for byte in text)
+    return len(text) == digits and not text.strip(b"0123456789abcdefABCDEF")
 
 
 def _unescaped(name: bytes) -> bytes:

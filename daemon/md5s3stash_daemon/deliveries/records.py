@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -82,3 +84,20 @@ class FileRow:
     at: float | None = None
     reason: str = ""
     drops: int = 0
+
+
+def manifest_of(row: Sequence[object]) -> Manifest:
+    """From a row of the journal."""
+    found = Manifest(text_of(row[0]), text_of(row[1]), *row[2:7])  # type: ignore[arg-type]
+    return replace(found, is_sidecar=bool(row[7]), is_replaced=bool(row[8]))
+
+
+def file_of(row: Sequence[object]) -> FileRow:
+    """From a row of the journal."""
+    name, state, *rest = row
+    return FileRow(text_of(name), State(str(state)), *rest)  # type: ignore[arg-type]
+
+
+def text_of(name: object) -> str:
+    """A name in the journal: bytes, since a file name may be no valid text."""
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
