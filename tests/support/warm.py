@@ -31,7 +31,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.support.servers import REPOSITORY
 
@@ -49,23 +49,32 @@ _IMPORTED = (
     "encodings.ascii",
 )
 # What is imported when a program is first asked for: few processes of pytest ask for these.
-_IMPORTED_LATER = dict.fromkeys(("md5s3stash_thumbnailer", "tests.thumbnailer.impatient"), "md5s3stash_thumbnailer.app")
+_IMPORTED_LATER = {
+    "md5s3stash_thumbnailer": "md5s3stash_thumbnailer.app",
+    "tests.thumbnailer.forking": "tests.support.render_forks",
+}
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.005
 
 
+class _Parent(Protocol):
+    """Our end of the process that has forked."""
+
+    def ask(self, request: Mapping[str, Any]) -> Any: ...
+
+
 class Fork:
     """A fork of the warm process, with the methods of `subprocess.Popen`. It stays a zombie until it is asked for."""
 
-    def __init__(self, warm: _WarmProcess, pid: int) -> None:
-        self._warm = warm
+    def __init__(self, parent: _Parent, pid: int) -> None:
+        self._parent = parent
         self.pid = pid
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = self._warm.ask({"poll": self.pid})
+            self.returncode = self._parent.ask({"poll": self.pid})
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -130,7 +139,8 @@ class _WarmProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.warm"],
             cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": IMPORT_PATH},
+            # A process that forks must have one thread.
+            env={**os.environ, "PYTHONPATH": IMPORT_PATH, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -162,20 +172,26 @@ def _serve() -> dict[str, Any] | None:
         request: dict[str, Any] = json.loads(line)
         answer: int | None
         if "poll" in request:
-            ended, status = os.waitpid(request["poll"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if ended else None
+            answer = polled(request["poll"])
         else:
             _warm_up_for(request["arguments"][0])
             warm = os.getpid()
             answer = os.fork()
             if answer == 0:
-                _tie_to(warm)
+                tie_to(warm)
                 return request
         print(json.dumps(answer), flush=True)
     return None
 
 
-def _tie_to(parent: int) -> None:
+def polled(fork: int) -> int | None:
+    """The status of a fork of this process; None if it has not ended."""
+    ended, status = os.waitpid(fork, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def tie_to(parent: int) -> None:
+    """Has the kernel end this process with its parent."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -232,7 +248,9 @@ def warm_up() -> None:
 
 def _warm_up_for(program: str) -> None:
     if (module := _IMPORTED_LATER.get(program)) and module not in sys.modules:
-        importlib.import_module(module)
+        imported = importlib.import_module(module)
+        if hasattr(imported, "warm_up"):
+            imported.warm_up()
         _freeze()
 
 

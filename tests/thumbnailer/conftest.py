@@ -27,6 +27,7 @@ BUCKET_BASE = "pictures/originals"
 SMALL_TILE = 64
 TWO_WORKERS = "--workers=2"
 MODULE = "md5s3stash_thumbnailer"
+FORKING = "tests.thumbnailer.forking"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -96,7 +97,8 @@ def thumbnailer(
     """A separate server for a test that needs other options or stops it: a fork of the warm process, which only
     PYTHONPATH reaches too late.
 
-    It has one render worker unless the options say otherwise: each imports numpy and Pillow when it starts.
+    It has one render worker unless the options say otherwise: each imports numpy and Pillow when it starts. With the
+    program FORKING these are forks as well, for tests that start and end many and draw plain pictures.
     """
     port = servers.free_port()
     log_path = directory / f"thumbnailer-{port}.log"

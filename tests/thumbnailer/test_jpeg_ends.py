@@ -22,8 +22,10 @@ LARGE = (640, 480)
 LOOK_AHEAD = 16
 
 
-def request(mode: str = "clip", width: int = 4000, height: int = 4000, position: str = "0.5,0.5") -> ThumbnailRequest:
-    return ThumbnailRequest(mode, width, height, "0" * 32, (("format", "png"), ("position", position)))
+def request(
+    mode: str = "clip", width: int = 4000, height: int = 4000, position: str = "0.5,0.5", image_format: str = "png"
+) -> ThumbnailRequest:
+    return ThumbnailRequest(mode, width, height, "0" * 32, (("format", image_format), ("position", position)))
 
 
 def shown(data: bytes, asked: ThumbnailRequest, limits: RenderLimits = LIMITS) -> Thumbnail:
@@ -69,7 +71,7 @@ def test_jpeg_whose_pixels_end_early_is_refused_though_it_has_an_end(
     for name, damaged in jpeg_files.cut(data):
         with pytest.raises(NotAnImage):
             pytest.fail(f"{name} is shown, {shown(damaged, request()).mime_type}")
-        assert shown(damaged, request(), TRUNCATED).is_truncated, name
+        assert shown(damaged, request(image_format="jpeg"), TRUNCATED).is_truncated, name
         with pytest.raises(NotAnImage):
             shown(damaged, ThumbnailRequest("clip", 9, 9, "0" * 32, (("operation", "noop"),)))
 
@@ -126,6 +128,7 @@ def test_marker_in_the_middle_of_a_scan_is_noticed(marker: int) -> None:
 
 def test_picture_of_a_camera_that_leaves_bytes_over_is_shown_in_every_size() -> None:
     data = jpeg_files.encoded(scene("RGB", LARGE))
-    for rest in jpeg_files.BEFORE_END.values():
-        for asked in (request(), request(width=60), request("crop", 640, 100, "0,0")):
-            assert shown(data[:-2] + rest + jpeg_files.END, asked).body == shown(data, asked).body
+    for asked in (request(), request(width=60), request("crop", 640, 100, "0,0")):
+        expected = shown(data, asked).body
+        for rest in jpeg_files.BEFORE_END.values():
+            assert shown(data[:-2] + rest + jpeg_files.END, asked).body == expected

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from md5s3stash_thumbnailer.server import readiness
 from tests.support.digest_s3 import DigestS3, Silence, error_reply
 from tests.support.late_credentials import Imds, write_keys
 from tests.support.origin import Reply
@@ -20,7 +21,13 @@ BUCKET, _, PREFIX = BUCKET_BASE.partition("/")
 # The maximum time after a box gets its role.
 BACK_SECONDS = 60
 
-thumbnailer = functools.partial(conftest.thumbnailer, program="tests.thumbnailer.impatient")
+
+def thumbnailer(
+    directory: Path, endpoint: str, *options: str, **more: str
+) -> contextlib.AbstractContextManager[Thumbnailer]:
+    """While it is not ready it looks at S3 again after half a second, not after five."""
+    told = {f"{readiness.__name__}.UNWELL_SECONDS": "0.5", **more}
+    return conftest.thumbnailer(directory, endpoint, *options, program=conftest.FORKING, **told)
 
 
 def denied(action: str) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import itertools
 import os
@@ -22,8 +23,9 @@ import pytest
 from pilbox.signature import sign
 
 from md5s3stash_thumbnailer._pilbox import PILBOX
-from tests.support import servers, warm
-from tests.thumbnailer.conftest import MODULE, ROOT, TWO_WORKERS, Thumbnailer, environment, picture, thumbnailer
+from tests.support import render_forks, servers, warm
+from tests.thumbnailer import conftest
+from tests.thumbnailer.conftest import FORKING, MODULE, ROOT, TWO_WORKERS, Thumbnailer, environment, picture
 
 MD5 = "0123456789abcdef0123456789abcdef"
 
@@ -34,6 +36,8 @@ log-file-max-size log-file-num-backups log-file-prefix log-to-stderr logging
 """.split()  # noqa: SIM905
 
 Put = Callable[[bytes], str]
+
+thumbnailer = functools.partial(conftest.thumbnailer, program=FORKING)
 
 
 def start(*options: str, endpoint: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
@@ -396,11 +400,7 @@ def _stop_workers(server: Thumbnailer) -> list[int]:
 
 def _render_workers(server: Thumbnailer) -> list[int]:
     """The render processes of the server."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    # The thread that notices a dead worker starts its replacement.
-    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-        children += (task / "children").read_text().split()
-    return sorted({int(pid) for pid in children if b"workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()})
+    return render_forks.workers_of(server.process.pid)
 
 
 @contextmanager
