@@ -187,7 +187,7 @@ def test_a_site_s_load_is_compared_in_the_same_round() -> None:
     }
     results = site_load.Results(found, {})
 
-    assert "| warm | 40.0 | 50 | 20.0 | 15.0 | 100 | 20.0 | 2.50 |" in site_load.table(results)
+    assert "| warm | 40.0 | 50 | 20.0 | 15.0 | 100 | 20.0 | 2.50 | 1.00 |" in site_load.table(results)
     assert site_load.aims(results).splitlines() == [
         "- cold, 8 clients: the rate to pilbox's: 1.50 times, reached.",
         "- warm, 8 clients: the rate to pilbox's: 2.50 times, reached.",
