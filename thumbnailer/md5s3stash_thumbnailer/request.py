@@ -211,8 +211,19 @@ def _require_few_operations(text: str, bounds: Bounds) -> None:
         raise RequestRefused(f"Too many operations: at most {bounds.max_operations}", _OPERATION)
 
 
+def _require_degree(text: str, _: Bounds) -> None:
+    # As pilbox does, but pilbox only looks at it if a rotation is asked for.
+    try:
+        is_sound = text == "auto" or 0 <= int(text) < 360
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        raise RequestRefused(f"Invalid degree: {_shown(text)}; 0 to 359, or auto", _DEGREE)
+
+
 _STRICTER: dict[str, Callable[[str, Bounds], None]] = {
     "background": _require_hex_colour,
+    "degree": _require_degree,
     "expand": _require_flag,
     "operation": _require_few_operations,
     "rectangle": _require_area,
