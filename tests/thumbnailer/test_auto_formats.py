@@ -111,7 +111,7 @@ def odd_headers(count: int) -> Iterator[str]:
 
 
 def test_any_header_is_one_of_a_few() -> None:
-    found = {accepted_formats(header, AUTO_FORMATS) for header in odd_headers(5000)}
+    found = {accepted_formats(header, AUTO_FORMATS) for header in odd_headers(2000)}
 
     assert found == {NONE, AVIF, WEBP, BOTH, ("avif",), ("webp",), ("avif", "webp")}
 
@@ -291,7 +291,9 @@ CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
 
 @pytest.fixture(scope="module")
 def best(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
-    options = ("--auto_formats=best", "--presets=card=clip/60x60,sheet=clip/60x60?fmt=png")
+    # The first request waits for a worker to start, which takes long on a busy machine.
+    patient = ("--queue_timeout=100", "--render_timeout=100")
+    options = ("--auto_formats=best", "--presets=card=clip/60x60,sheet=clip/60x60?fmt=png", *patient)
     with thumbnailer(tmp_path_factory.mktemp("best"), s3_server, *options) as server:
         yield server
 

@@ -90,7 +90,6 @@ class Thumbnail:
     encoder_costs: tuple[tuple[str, int], ...] = field(default=(), compare=False)
     """What was tried for a client that accepts several formats: Pillow's name, and microseconds of CPU."""
     saved_bytes: int = 0
-    """How much larger the usual format would be."""
 
 
 Request = ThumbnailRequest | RegionRequest | SizeRequest
@@ -315,10 +314,9 @@ def _drawn(picture: Picture, request: ThumbnailRequest, limits: RenderLimits) ->
     if not request.formats:
         return Thumbnail(MIME_TYPES[image_format], output.encode(image, picture, options, image_format))
     # One drawing for all formats: they show the same, also where a JPEG has no transparency.
-    found = smallest(image, picture, options, image_format, request.formats)
-    return Thumbnail(
-        MIME_TYPES[found.image_format], found.body, encoder_costs=found.costs, saved_bytes=found.saved_bytes
-    )
+    best = smallest(image, picture, options, image_format, request.formats)
+    mime_type = MIME_TYPES[best.image_format]
+    return Thumbnail(mime_type, best.body, encoder_costs=best.costs, saved_bytes=best.saved_bytes)
 
 
 class _Drawing:
