@@ -66,14 +66,8 @@ pilbox is installed with a command of its own, because it asks for releases of 2
 """
 
 define("address", default="", help="address to listen on; empty: all addresses")
-define(
-    "auto_formats",
-    multiple=True,
-    help="formats to send if they are smaller and the client accepts them: avif, webp, or best for all; default: none",
-)
-define(
-    "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
-)
+define("auto_formats", multiple=True, help="formats for clients that accept them: avif, webp or best; default: none")
+define("cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else a temporary one")
 define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals and copies of them in cache_dir")
 define(
     "client_share",
