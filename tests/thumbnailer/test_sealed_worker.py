@@ -324,6 +324,7 @@ FINE = {
     "is_truncated": False,
     "original_size": [1, 1],
     "original_kind": "",
+    "icon": "",
     "encoder_costs": [],
     "saved_bytes": 0,
     "reduced_bytes": 0,
