@@ -20,6 +20,7 @@ from bench.peer_packages import PeerMissing
 from bench.picture_corpus import Original, make_corpus
 from bench.thumbnail_servers import OURS_WITH_COPIES, Running, Shape, running, site_for
 from bench.thumbnails import DIRECTORY, OURS, cpu_milliseconds
+from md5s3stash_thumbnailer.render.encoding.similarity import ssim
 
 # Requests per original and round, so that a single expensive one does not matter.
 PASSES = 2
@@ -88,7 +89,7 @@ def _ssim(server: Running, original: Original, shape: Shape) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=60) as answer:
         thumbnail = Image.open(io.BytesIO(answer.read()))
     wanted = thumbnail_quality.reference(Image.open(original.path), shape)
-    return thumbnail_quality.ssim(thumbnail, wanted.resize(thumbnail.size) if wanted.size != thumbnail.size else wanted)
+    return ssim(thumbnail, wanted.resize(thumbnail.size) if wanted.size != thumbnail.size else wanted)
 
 
 def _copy_bytes(directory: Path, kind: str, originals: Sequence[Original]) -> list[int]:

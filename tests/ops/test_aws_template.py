@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from md5s3stash.settings import RedisSettings, StashSettings, load
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.config.settings import SECTIONS
 from md5s3stash_thumbnailer.part import QUERY_NAMES
-from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME
+from md5s3stash_thumbnailer.request import AUTO_FORMATS, OPTION_OF_QUERY_NAME, USUAL
+from md5s3stash_thumbnailer.server.accept import accepted_formats
 from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.cloudformation import AWS, read_template
 from tests.support.policies import policy_document
 from tests.support.signals import HEALTH_OF_DAEMON, assert_signals, assert_waits_for_signals, seconds_of
 from tests.support.stash_stack import SHARED_LEDGER, stack
+from tests.thumbnailer.test_auto_formats import ACCEPTED
 
 ALL = read_template("template.yaml")
 RESOURCES: dict[str, Any] = ALL["Resources"]
@@ -220,7 +223,7 @@ def test_each_box_is_told_what_its_first_boot_needs() -> None:
     thumbnails = files_of("ThumbnailLaunchTemplate")
     assert "BUCKET_BASE=BUCKET/PREFIX\n" in thumbnails["/etc/md5s3stash/thumbnailer.env"]
     (options,) = re.findall("^THUMBNAILER_OPTIONS=(.*)$", thumbnails["/etc/md5s3stash/thumbnailer.env"], re.MULTILINE)
-    assert options.startswith("--webp --public_url=https://Distribution.DomainName --trusted_proxies=")
+    assert options.startswith("--auto_formats=best --public_url=https://Distribution.DomainName --trusted_proxies=")
     assert options.endswith(" --quality=85")
     assert "THUMBNAILER_SECRET_NAME=/md5s3stash/thumbnailer\n" in thumbnails["/etc/md5s3stash/aws.env"]
 
@@ -297,6 +300,41 @@ def test_the_cache_tells_apart_what_the_thumbnailer_tells_apart_and_no_more() ->
         {"HeaderBehavior": "whitelist", "Headers": ["Accept"]},
         {"HeaderBehavior": "none"},
     ]
+
+
+BROWSERS = [accept for accept in ACCEPTED if accept.startswith("image/avif,image/webp,") and not accept.endswith(" ")]
+REFUSED = ["", "*/*", "image/*", "image/webp;q=0,*/*", "image/avif; Q=0.0 , image/webp ; q=0.000", "image/webp;q=.0"]
+
+
+@pytest.mark.parametrize(("setting", "offered"), [("best", AUTO_FORMATS), ("on", ("webp",))])
+def test_cloudfront_reduces_accept_to_what_decides_the_format(setting: str, offered: tuple[str, ...]) -> None:
+    code = stack(WebP=setting).properties("AcceptFunction")["FunctionCode"]
+    asked = [*BROWSERS, *REFUSED, "image/avif;q=0,image/webp,*/*", "image/avif,*/*", "image/webp;q=0.9"]
+    events = [{"request": {"headers": {"accept": {"value": accept}} if accept else {}}} for accept in asked]
+    program = f"{code}\nfor (const e of {json.dumps(events)}) console.log(handler(e).headers.accept.value);"
+    passed_on = subprocess.run(["node", "-"], input=program, text=True, capture_output=True, check=True).stdout.split()
+
+    assert set(passed_on) == {"*/*", "image/webp,*/*"} | (
+        {"image/avif,*/*", "image/avif,image/webp,*/*"} if setting == "best" else set()
+    )
+    for accept, reduced in zip(asked, passed_on, strict=True):
+        formats = {*accepted_formats(accept, offered)} - {USUAL}
+        assert {*accepted_formats(reduced, offered)} - {USUAL} == formats, accept
+
+
+@pytest.mark.parametrize(
+    ("setting", "option"), [("best", "--auto_formats=best"), ("on", "--webp"), ("off", "--public_url=")]
+)
+def test_the_thumbnailer_offers_the_formats_that_cloudfront_passes_on(setting: str, option: str) -> None:
+    chosen = stack(WebP=setting)
+    key = chosen.properties("CachePolicy")["CachePolicyConfig"]["ParametersInCacheKeyAndForwardedToOrigin"]
+    behaviour = chosen.properties("Distribution")["DistributionConfig"]["DefaultCacheBehavior"]
+    environment = chosen.files("ThumbnailLaunchTemplate")["/etc/md5s3stash/thumbnailer.env"]
+
+    assert re.search(rf"THUMBNAILER_OPTIONS= *{option}", environment)
+    assert (key["HeadersConfig"]["HeaderBehavior"] == "none") == (setting == "off")
+    assert ("FunctionAssociations" not in behaviour) == (setting == "off")
+    assert ("AcceptFunction" not in chosen.resources) == (setting == "off")
 
 
 def test_the_cache_keeps_a_thumbnail_for_the_year_that_it_says_and_no_error_by_default() -> None:

@@ -20,9 +20,10 @@ from bench import process_tree, site_load, thumbnail_costs, thumbnails
 from bench.http_load import Job, Load
 from bench.http_load import run as run_load
 from bench.picture_corpus import KINDS, Original, photograph
-from bench.thumbnail_quality import Quality, quality, reference, ssim
+from bench.thumbnail_quality import Quality, quality, reference
 from bench.thumbnail_servers import OURS_WITH_COPIES, Shape
 from bench.thumbnails import SHAPES
+from md5s3stash_thumbnailer.render.encoding.similarity import ssim
 from tests.support.servers import REPOSITORY
 
 

@@ -25,6 +25,7 @@ http {{
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
     proxy_cache_path {directory}/cache keys_zone=pictures:1m;
+    {maps}
     server {{
         listen 127.0.0.1:{port};
         {locations}
@@ -45,8 +46,8 @@ http {{
 
 
 @contextmanager
-def nginx_before(origin: int, directory: Path, locations: str = "") -> Iterator[int]:
-    """The port of an nginx in front of the port `origin`, with further locations."""
+def nginx_before(origin: int, directory: Path, locations: str = "", maps: str = "") -> Iterator[int]:
+    """The port of an nginx in front of the port `origin`, with further locations, and maps for them."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program is not None, "tools/bootstrap --tests installs nginx"
     directory.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,7 @@ def nginx_before(origin: int, directory: Path, locations: str = "") -> Iterator[
     user = "user root;" if os.geteuid() == 0 else ""
     configuration = directory / "nginx.conf"
     configuration.write_text(
-        _CONFIGURATION.format(user=user, directory=directory, port=port, origin=origin, locations=locations)
+        _CONFIGURATION.format(user=user, directory=directory, port=port, origin=origin, locations=locations, maps=maps)
     )
     arguments = [program, "-p", str(directory), "-e", "stderr", "-c", str(configuration)]
     with servers.running(arguments, port, directory / "nginx.log"):

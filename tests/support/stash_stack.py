@@ -17,7 +17,7 @@ def stack(**parameters: str) -> Stack:
         "KeyPrefix": "PREFIX",
         "ThumbnailerOptions": "--quality=85",
         "ThumbnailerSecretName": "/md5s3stash/thumbnailer",
-        "WebP": "on",
+        "WebP": "best",
     }
     known = {
         "Bucket": "BUCKET",

@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 
 from md5s3stash_thumbnailer.errors import RequestRefused
 from md5s3stash_thumbnailer.request import (
+    AUTO_FORMATS,
     MODES,
     OPTION_OF_QUERY_NAME,
+    USUAL,
     Bounds,
     ThumbnailRequest,
-    accepts_webp,
     is_fresh,
     parse_request,
 )
+from md5s3stash_thumbnailer.server.accept import accepted_formats
 from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
 
 Put = Callable[[bytes], str]
@@ -74,10 +76,10 @@ def test_parts_of_a_request_are_parsed_or_refused(
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
-@given(_ANY | _ODD | st.text('"*,;=q0.W/ image/webp', max_size=40))
+@given(_ANY | _ODD | st.text('"*,;=q0.W/ image/webp\\', max_size=40))
 def test_headers_of_conditions_are_read_whatever_they_hold(text: str) -> None:
     assert is_fresh(text, '"etag"') in (True, False)
-    assert accepts_webp(text) in (True, False)
+    assert set(accepted_formats(text, AUTO_FORMATS)) <= {*AUTO_FORMATS, USUAL}
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
@@ -85,14 +87,14 @@ def test_headers_of_conditions_are_read_whatever_they_hold(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def servers(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Thumbnailer]]:
-    """One that accepts every request, one that requires pilbox's signature or ours, one with WebP."""
+    """One that accepts every request, one that requires pilbox's signature or ours, one that reads Accept."""
     directory: Path = tmp_path_factory.mktemp("hostile")
     with (
         thumbnailer(directory, s3_server) as plain,
         thumbnailer(directory, s3_server, "--client_key=old", f"--url_keys={KEY}") as signed,
-        thumbnailer(directory, s3_server, "--webp=true") as webp,
+        thumbnailer(directory, s3_server, "--auto_formats=best") as best,
     ):
-        yield [plain, signed, webp]
+        yield [plain, signed, best]
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_addresses_of_pilbox_are_answered_behind_the_documented_rewrite(
     assert missing.status == 404
 
 
-def test_webp_goes_to_who_asks_for_it(special: Thumbnailer, put: Put) -> None:
+def test_the_older_name_of_the_setting_for_webp_means_the_same(special: Thumbnailer, put: Put) -> None:
     path = f"/clip/100x100/{put(picture())}"
     webp, jpeg = special.get(path, Accept="image/avif,image/webp,*/*;q=0.8"), special.get(path, Accept="*/*")
     assert (webp.image.format, jpeg.image.format) == ("WEBP", "JPEG")

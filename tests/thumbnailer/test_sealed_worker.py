@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -118,6 +119,7 @@ def test_the_metric_says_whether_workers_are_sealed(server: Thumbnailer) -> None
     "request_",
     [
         ThumbnailRequest("crop", 0, 90, MD5, (("background", "fff"), ("position", "face"))),
+        ThumbnailRequest("crop", 0, 90, MD5, formats=("avif", "usual")),
         SizeRequest(MD5),
         PyramidRequest(MD5, 10**12),
         RegionRequest(MD5, AskedRegion("full"), AskedSize("max"), UNTURNED, Output("default", "jpg"), (1, 2)),
@@ -138,8 +140,10 @@ def test_a_request_reaches_the_worker_as_it_is(request_: ThumbnailRequest) -> No
 
 def test_a_thumbnail_reaches_the_server_as_it_is() -> None:
     thumbnail = Thumbnail("image/webp", b"picture", is_truncated=True, original_size=(40_000, 3))
+    thumbnail = replace(thumbnail, encoder_costs=(("JPEG", 700), ("WEBP", 0)), saved_bytes=10_000)
     message = json.loads(json.dumps(written_thumbnail(thumbnail, 5000)))
-    assert read_thumbnail(message, b"picture") == (thumbnail, 5000)
+    read = read_thumbnail(message, b"picture")
+    assert (read, read[0].encoder_costs) == ((thumbnail, 5000), thumbnail.encoder_costs)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,7 @@ def worker() -> Iterator[pool._Worker]:
 DRAWN: list[Request] = [
     ThumbnailRequest("crop", 40, 60, MD5, (("position", "face"),)),
     ThumbnailRequest("fill", 40, 60, MD5, (("background", "ff00ff80"), ("format", "png"))),
+    ThumbnailRequest("fill", 40, 60, MD5, formats=("avif", "webp", "usual")),
     ThumbnailRequest("clip", 50, 50, MD5, (("operation", "rotate,resize"), ("degree", "33"), ("preserve_exif", "1"))),
     RegionRequest(MD5, AskedRegion("full"), AskedSize("max"), UNTURNED, Output("gray", "avif"), (4096, 4096)),
     RegionRequest(MD5, AskedRegion("full"), AskedSize("max"), UNTURNED, Output("default", "tif"), (4096, 4096)),
@@ -314,7 +319,20 @@ def test_a_worker_that_the_machine_is_too_busy_to_start_is_waited_for_by_later_r
         worker.end(time.monotonic() + 1)
 
 
-FINE = {"mime_type": "image/png", "is_truncated": False, "original_size": [1, 1], "reduced_bytes": 0}
+FINE = {
+    "mime_type": "image/png",
+    "is_truncated": False,
+    "original_size": [1, 1],
+    "original_kind": "",
+    "icon": "",
+    "encoder_costs": [],
+    "saved_bytes": 0,
+    "reduced_bytes": 0,
+}
+
+
+def test_a_fine_thumbnail_is_not_refused() -> None:
+    assert read_thumbnail(FINE, b"")[1] == 0
 
 
 @pytest.mark.parametrize(
@@ -328,6 +346,15 @@ FINE = {"mime_type": "image/png", "is_truncated": False, "original_size": [1, 1]
         {"original_size": [-1, 1]},
         {"original_size": [True, 1]},
         {"original_size": [2**40, 1]},
+        {"encoder_costs": {}},
+        {"encoder_costs": [["JPEG", 1]] * 5},
+        {"encoder_costs": [["text/html", 1]]},
+        {"encoder_costs": [[["JPEG"], 1]]},
+        {"encoder_costs": [["JPEG", -1]]},
+        {"encoder_costs": [["JPEG", 1e400]]},
+        {"encoder_costs": ["JPEG"]},
+        {"saved_bytes": -1},
+        {"saved_bytes": 0.5},
         {"reduced_bytes": 1.5},
         {"reduced_bytes": -1},
     ],

@@ -60,6 +60,12 @@ def test_unknown_bucket_scheme_is_one_line_and_exit_2() -> None:
     refused_in_one_line(start(BUCKET_BASE="pictures", BUCKET_SCHEME="several"), 2, "'several'")
 
 
+@pytest.mark.parametrize("names", ["jxl", "webp,jpeg", "AVIF", "avif;webp"])
+def test_a_format_that_cannot_be_negotiated_is_one_line_and_exit_2(names: str) -> None:
+    words = f"auto_formats must be of avif, webp, best, not {names.rpartition(',')[2]}"
+    refused_in_one_line(start(f"--auto_formats={names}", BUCKET_BASE="pictures"), 2, words)
+
+
 def test_wrong_value_of_an_option_is_one_line_and_exit_2() -> None:
     refused_in_one_line(start("--quality=best", BUCKET_BASE="pictures"), 2, "Invalid quality: best")
 

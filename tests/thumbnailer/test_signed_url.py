@@ -151,7 +151,7 @@ def test_whatever_is_signed_holds_and_with_a_change_does_not(rest: str, data: st
 @pytest.fixture(scope="module")
 def signed(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thumbnailer]:
     directory = tmp_path_factory.mktemp("signed")
-    settings = f"url_keys = [{KEY!r}, {NEXT_KEY!r}]\npresets = 'card=clip/50x50'\n"
+    settings = f"url_keys = [{KEY!r}, {NEXT_KEY!r}]\npresets = 'card=clip/50x50'\nauto_formats = 'webp'\n"
     (directory / "secret.conf").write_text(settings)
     with thumbnailer(directory, s3_server, f"--config={directory / 'secret.conf'}") as server:
         yield server
@@ -176,6 +176,15 @@ def test_signed_url_is_served_as_long_as_it_holds(signed: Thumbnailer, put: Put)
         again = signed.get(sign(target, key, in_a_minute()), If_None_Match=answer.headers["ETag"])
         assert (again.status, again.headers["Cache-Control"][:15]) == (304, "public, max-age")
     assert "signature=" not in signed.log
+
+
+def test_a_signature_holds_for_every_format(signed: Thumbnailer, put: Put) -> None:
+    target = sign(f"/clip/100x100/{put(picture((300, 200)))}", KEY, in_a_minute())
+    answers = [signed.get(target, Accept=accept) for accept in ("image/webp,*/*", "*/*")]
+    refused = signed.get(target.partition("?")[0], Accept="image/webp")
+
+    assert [answer.headers["Content-Type"] for answer in answers] == ["image/webp", "image/jpeg"]
+    assert (refused.status, refused.headers["Vary"]) == (403, "Accept")
 
 
 def test_url_without_a_valid_signature_is_403(signed: Thumbnailer, put: Put) -> None:

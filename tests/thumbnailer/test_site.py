@@ -78,6 +78,7 @@ class Site:
             "--presets=card=clip/50x50,square=crop/50x50?fmt=png&pos=left",
             f"--queue_url={self.queue.url}",
             "--queue_hosts=museum.example.org",
+            "--auto_formats=webp",
         ]
 
     def put(self, name: str, data: bytes) -> None:
@@ -234,6 +235,22 @@ def test_a_url_that_was_stashed_leads_to_its_picture(site_server: Thumbnailer, m
     assert (answer.status, answer.headers["Location"]) == (302, address)
     assert answer.headers["Cache-Control"] == "public, max-age=300"
     assert site_server.get(f"/{address}").headers["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+def test_pictures_in_collections_presets_and_looked_up_ones_are_in_a_format_that_the_client_accepts(
+    site_server: Thumbnailer,
+) -> None:
+    accept = "image/webp,*/*;q=0.8"
+    found = site_server.get(f"/by-url?url={quote(URL, safe='')}", Accept=accept)
+    unknown = site_server.get("/by-url?url=https%3A%2F%2Fother.example.org%2Fx", Accept=accept)
+    paths = (f"/{found.headers['Location']}", f"/p/card/26094/{MD5}", f"/clip/20x20/26094/{MD5}")
+    answers = [site_server.get(path, Accept=accept) for path in paths]
+
+    assert [answer.headers["Content-Type"] for answer in answers] == ["image/webp"] * 3
+    assert (unknown.status, unknown.headers["Content-Type"]) == (404, "image/webp")
+    assert {answer.headers["Vary"] for answer in (found, unknown, *answers)} == {"Accept"}
+    for path in (f"/iiif/3/26094/{MD5}/full/max/0/default.jpg", f"/view/26094/{MD5}"):
+        assert "Accept" not in (site_server.get(path, Accept=accept).headers["Vary"] or "").split(", ")
 
 
 def test_a_url_that_only_the_names_have_is_found_too(site_server: Thumbnailer) -> None:

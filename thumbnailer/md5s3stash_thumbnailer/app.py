@@ -150,7 +150,7 @@ async def _run(
         defaults=settings.defaults,
         url_of=settings.stash.url_of,
         placeholder=settings.placeholder,
-        webp=settings.webp,
+        auto_formats=settings.auto_formats,
         url_keys=settings.url_keys,
         missing=settings.missing,
         render_limits=settings.render_limits,

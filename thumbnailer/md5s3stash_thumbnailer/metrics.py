@@ -13,6 +13,8 @@ from prometheus_client.registry import Collector
 from md5s3stash.version import build_info
 from md5s3stash_thumbnailer.cache.originals import Originals
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
+from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES
+from md5s3stash_thumbnailer.render.pipeline import Thumbnail
 from md5s3stash_thumbnailer.stills.still import KINDS
 from md5s3stash_thumbnailer.workers.contents import Contents
 from md5s3stash_thumbnailer.workers.pool import REPLACEMENTS, RenderPool
@@ -61,10 +63,22 @@ class Metrics:
             ["kind"],
             registry=self._registry,
         )
+        self._auto_answers = self._by_type(
+            "auto_format_answers", "Thumbnails for clients that accept several formats, by the one that was smallest"
+        )
+        self._auto_saved = self._by_type(
+            "auto_format_saved_bytes", "Bytes by which these are smaller than in the usual format"
+        )
+        self._auto_seconds = self._by_type(
+            "auto_format_cpu_seconds", "CPU of the encoders for these clients, also of formats that were not sent"
+        )
         self._s3_errors = Counter(
             f"{_PREFIX}s3_errors", "Originals that S3 did not give", ["error"], registry=self._registry
         )
         self._registry.register(_State(self._state))
+
+    def _by_type(self, name: str, documentation: str) -> Counter:
+        return Counter(f"{_PREFIX}{name}", documentation, ["type"], registry=self._registry)
 
     def answered(self, status: int, seconds: float) -> None:
         """A request for a thumbnail ended."""
@@ -76,10 +90,16 @@ class Metrics:
         self._iiif_requests.labels(kind, str(status)).inc()
         self._iiif_seconds.labels(kind).observe(seconds)
 
-    def drawn(self, kind: str) -> None:
-        """A worker has drawn an original; the kind is empty for a picture."""
+    def drawn(self, picture: Thumbnail) -> None:
+        """A worker has drawn it."""
+        kind = "icon" if picture.icon else picture.kind
         if kind:
             self._kinds.labels(kind).inc()
+        if picture.encoder_costs:
+            self._auto_answers.labels(picture.mime_type).inc()
+            self._auto_saved.labels(picture.mime_type).inc(picture.saved_bytes)
+        for name, microseconds in picture.encoder_costs:
+            self._auto_seconds.labels(MIME_TYPES[name]).inc(microseconds / 1e6)
 
     def s3_failed(self, error: BaseException) -> None:
         """An original could not be fetched."""

@@ -28,6 +28,7 @@ from md5s3stash.processors import usable_processors
 from md5s3stash.scheme import parse_name
 from md5s3stash_thumbnailer._pilbox import PILBOX, Image, ImageHandler, PilboxError
 from md5s3stash_thumbnailer.config.flags import refuse_unclear_flags
+from md5s3stash_thumbnailer.config.formats import auto_formats
 from md5s3stash_thumbnailer.config.place import Stash
 from md5s3stash_thumbnailer.config.site import SiteSettings, site_settings
 from md5s3stash_thumbnailer.errors import RequestRefused
@@ -65,9 +66,8 @@ pilbox is installed with a command of its own, because it asks for releases of 2
 """
 
 define("address", default="", help="address to listen on; empty: all addresses")
-define(
-    "cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else one in the temporary files"
-)
+define("auto_formats", multiple=True, help="formats for clients that accept them: avif, webp or best; default: none")
+define("cache_dir", default="", help="directory for originals; default: CACHE_DIRECTORY, else a temporary one")
 define("cache_bytes", type=int, default=1024 * _MIB, help="most bytes of originals and copies of them in cache_dir")
 define(
     "client_share",
@@ -142,7 +142,7 @@ define(
     "instead of answering 415",
 )
 define("version", type=bool, default=False, help="show the version and exit")
-define("webp", type=bool, default=False, help="answer in WebP if the Accept header asks for it and no format is set")
+define("webp", type=bool, default=False, help="the same as webp in auto_formats")
 define(
     "worker_memory", type=int, default=1024 * _MIB, help="most bytes of memory that a worker may use for one picture"
 )
@@ -200,7 +200,7 @@ class Settings:
     pool_limits: PoolLimits
     stop_timeout_seconds: float
     placeholder: str
-    webp: bool
+    auto_formats: tuple[str, ...]
     url_keys: tuple[str, ...]
     proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     iiif: IiifSettings | None
@@ -249,7 +249,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         ),
         stop_timeout_seconds=options.stop_timeout,
         placeholder=placeholder,
-        webp=options.webp,
+        auto_formats=auto_formats([*options.auto_formats, *(["webp"] if options.webp else [])]),
         url_keys=tuple(options.url_keys),
         proxies=_proxies(),
         iiif=_iiif(),

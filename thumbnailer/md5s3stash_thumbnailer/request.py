@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from md5s3stash.scheme import COLLECTION, parse_name
 from md5s3stash_thumbnailer.errors import RequestRefused
@@ -38,6 +38,13 @@ OPTION_OF_QUERY_NAME = {
 
 # Raise this when the same request gives other pixels than before: all older ETags are then out of date.
 RENDERING_REVISION = 8
+# The same for what is negotiated by Accept.
+AUTO_REVISION = 1
+
+AUTO_FORMATS = ("avif", "webp")
+"""What an answer may be in for a client that accepts it; the names are those of media types, and of Pillow."""
+USUAL = "usual"
+"""The format without negotiation: the original's own, or JPEG."""
 
 # The codes of pilbox's JSON error body.
 _BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 8, 9, 10, 11
@@ -49,7 +56,6 @@ CONTENT_IN_COLLECTIONS = rf"((?:{COLLECTION}(?:/|%2[Ff]))?(?:(?!%2[Ff])[^/])+)"
 
 _BACKGROUND_COLOUR = re.compile(r"[0-9a-fA-F]{3,8}")
 _SMALL_NUMBER = re.compile(r"[0-9]{1,9}")
-_WEIGHT_ZERO = re.compile(r"q\s*=\s*0(\.0*)?")
 _ENTITY_TAG = re.compile(r'"[^"]*"')
 
 
@@ -72,7 +78,8 @@ class ThumbnailRequest(OfPart):
     """The thumbnail to draw.
 
     Sizes are in pixels, 0 means 'derived from the other side'; `options` are pilbox's, as sorted pairs of name and
-    value. `content` is the md5 of the original, after its collection and a slash if it is in one: `26094/3e25...`.
+    value. `formats` are those of AUTO_FORMATS and USUAL of which the smallest is to be sent; empty means USUAL alone.
+    `content` is the md5 of the original, after its collection and a slash if it is in one: `26094/3e25...`.
     """
 
     mode: str
@@ -81,16 +88,18 @@ class ThumbnailRequest(OfPart):
     content: str
     options: tuple[tuple[str, str], ...] = ()
     part: str = FIRST
+    formats: tuple[str, ...] = ()
 
     def option(self, name: str) -> str | None:
         """The value of one of pilbox's options; None leaves it to pilbox."""
         return dict(self.options).get(name)
 
-    def in_format(self, name: str) -> ThumbnailRequest:
-        """The same in this format, unless the request names a format or asks for the original as it is (noop)."""
-        if self.option("format") or "noop" in self.operations:
-            return self
-        return replace(self, options=tuple(sorted((*self.options, ("format", name)))))
+    @property
+    def is_negotiable(self) -> bool:
+        """Whether the answer may have another format: not if the request names one, or asks for the original as it is
+        (noop), or in its own quantisation.
+        """
+        return not self.option("format") and self.option("quality") != "keep" and "noop" not in self.operations
 
     @property
     def looks_for_faces(self) -> bool:
@@ -108,6 +117,8 @@ class ThumbnailRequest(OfPart):
         """
         identity = repr(
             (RENDERING_REVISION, renderer, self.mode, self.width, self.height, self.derived_name, self.options)
+            # What is not negotiated keeps the tag that it has.
+            + ((AUTO_REVISION, *self.formats) if self.formats else ())
         )
         return f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"'
 
@@ -155,18 +166,6 @@ def exists_is_enough(if_none_match: str) -> bool:
     return if_none_match.strip() == "*"
 
 
-def accepts_webp(accept: str) -> bool:
-    """Whether an Accept header names WebP itself, with a weight above 0 (RFC 9110, 12.5.1).
-
-    `image/*` does not count: it comes from clients that were written before WebP.
-    """
-    for element in accept.split(","):
-        media_type, *parameters = (part.strip().lower() for part in element.split(";"))
-        if media_type == "image/webp":
-            return not any(_WEIGHT_ZERO.fullmatch(parameter) for parameter in parameters)
-    return False
-
-
 def thumbnail_size(original: tuple[int, int], request: ThumbnailRequest) -> tuple[int, int]:
     """Width and height with a 0 filled in from the proportions of the original: pilbox's formula, but never below 1.
 
@@ -212,8 +211,19 @@ def _require_few_operations(text: str, bounds: Bounds) -> None:
         raise RequestRefused(f"Too many operations: at most {bounds.max_operations}", _OPERATION)
 
 
+def _require_degree(text: str, _: Bounds) -> None:
+    # As pilbox does, but pilbox only looks at it if a rotation is asked for.
+    try:
+        is_sound = text == "auto" or 0 <= int(text) < 360
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        raise RequestRefused(f"Invalid degree: {_shown(text)}; 0 to 359, or auto", _DEGREE)
+
+
 _STRICTER: dict[str, Callable[[str, Bounds], None]] = {
     "background": _require_hex_colour,
+    "degree": _require_degree,
     "expand": _require_flag,
     "operation": _require_few_operations,
     "rectangle": _require_area,

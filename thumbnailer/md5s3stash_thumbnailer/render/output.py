@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -18,12 +19,14 @@ from md5s3stash_thumbnailer.render.picture import Picture
 # Formats that every browser shows are kept; pilbox writes no other such format.
 _KEPT_FORMATS = frozenset({"GIF", "JPEG", "PNG", "WEBP"})
 _FORMATS_WITH_ALPHA = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
-_FORMATS_WITH_EXIF = frozenset({"JPEG", "PNG", "WEBP"})
+_FORMATS_WITH_EXIF = frozenset({"AVIF", "JPEG", "PNG", "WEBP"})
 _ORIENTATION = 0x0112
 # Other entries in the directory of a TIFF: XMP and the profile.
 _NOT_EXIF = (700, 34675)
 _MAX_EXIF_BYTES = 65533
 _OPAQUE = 255
+# libaom takes up to 30 in colour, and some more for transparency.
+_BYTES_A_PIXEL_OF_AVIF = 48
 
 
 def output_format(options: DrawOptions, original_format: str) -> str:
@@ -51,6 +54,8 @@ def encode(
     """The bytes of the picture. `more` are parameters of Pillow for this format. Raises pilbox's ImageSaveError, and
     TooManyPixels.
     """
+    if image_format == "AVIF":
+        _require_memory(image.width * image.height * _BYTES_A_PIXEL_OF_AVIF)
     parameters: dict[str, Any] = {**more, **({"optimize": True} if options.optimize else {})}
     if image_format in ("JPEG", "WEBP") and options.quality is not None:
         parameters["quality"] = options.quality
@@ -69,6 +74,14 @@ def encode(
         # The picture is decoded by now. What encoders lack is memory, or a form for so large a picture.
         raise TooManyPixels(f"Too many pixels: {image_format} cannot be written: {error}") from error
     return out.getvalue()
+
+
+def _require_memory(size_bytes: int) -> None:
+    """Where a worker's memory ends, libaom may crash instead of reporting it."""
+    try:
+        mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError as error:
+        raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker as AVIF") from error
 
 
 def _kept_from_jpeg(original: Picture, options: DrawOptions) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import PIL.Image
@@ -25,6 +25,7 @@ from md5s3stash_thumbnailer.render import file_types, geometry, icons, kinds, ou
 from md5s3stash_thumbnailer.render.colour import to_srgb
 from md5s3stash_thumbnailer.render.decoders.drawn import Drawn
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES, Original
+from md5s3stash_thumbnailer.render.encoding.auto_formats import smallest
 from md5s3stash_thumbnailer.render.faces import PREVIEW_PX, position_of_faces
 from md5s3stash_thumbnailer.render.geometry import Cut, Point, Size
 from md5s3stash_thumbnailer.render.levels.maker import make_pyramid, rows_of
@@ -86,6 +87,9 @@ class Thumbnail:
     """For how long it had a worker."""
     icon: str = ""
     """The name of the original's type, if that is all that the thumbnail shows."""
+    encoder_costs: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+    """What was tried for a client that accepts several formats: Pillow's name, and microseconds of CPU."""
+    saved_bytes: int = 0
 
 
 Request = ThumbnailRequest | RegionRequest | SizeRequest
@@ -306,7 +310,13 @@ def _drawn(picture: Picture, request: ThumbnailRequest, limits: RenderLimits) ->
             drawing.rotate(request.option("degree") or "")
         elif operation == "region":
             drawing.select(request.option("rectangle") or "")
-    return Thumbnail(MIME_TYPES[image_format], output.encode(drawing.finished(), picture, options, image_format))
+    image = drawing.finished()
+    if not request.formats:
+        return Thumbnail(MIME_TYPES[image_format], output.encode(image, picture, options, image_format))
+    # One drawing for all formats: they show the same, also where a JPEG has no transparency.
+    best = smallest(image, picture, options, image_format, request.formats)
+    mime_type = MIME_TYPES[best.image_format]
+    return Thumbnail(mime_type, best.body, encoder_costs=best.costs, saved_bytes=best.saved_bytes)
 
 
 class _Drawing:

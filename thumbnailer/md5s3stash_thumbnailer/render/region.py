@@ -5,12 +5,9 @@ Where there is nothing to show, at the corners of a turned picture, the answer i
 
 from __future__ import annotations
 
-import mmap
-
 import PIL.Image
 
 from md5s3stash_thumbnailer._pilbox import DrawOptions
-from md5s3stash_thumbnailer.errors import TooManyPixels
 from md5s3stash_thumbnailer.render import output
 from md5s3stash_thumbnailer.render.colour import to_srgb
 from md5s3stash_thumbnailer.render.geometry import Cut
@@ -24,8 +21,6 @@ _PARAMETERS: dict[str, dict[str, object]] = {
     "AVIF": {"max_threads": 1, "speed": 8},
     "TIFF": {"compression": "tiff_lzw"},
 }
-# libaom takes up to 30 in colour, and some more for transparency.
-_BYTES_A_PIXEL_OF_AVIF = 48
 
 
 def written_formats() -> tuple[str, ...]:
@@ -45,18 +40,8 @@ def encoded_region(picture: Picture, request: RegionRequest) -> bytes:
     if image.mode == "LA" and image_format == "GIF":
         # Pillow would write the grey alone.
         image = image.convert("RGBA")
-    if image_format == "AVIF":
-        _require_memory(image.width * image.height * _BYTES_A_PIXEL_OF_AVIF)
     options = DrawOptions.of(dict(request.output.options))
     return output.encode(image, picture, options, image_format, _PARAMETERS.get(image_format, {}))
-
-
-def _require_memory(size_bytes: int) -> None:
-    """Where a worker's memory ends, libaom may crash instead of reporting it."""
-    try:
-        mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except OSError as error:
-        raise TooManyPixels("Too many pixels: the image does not fit in the memory of a worker as AVIF") from error
 
 
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -108,7 +108,7 @@ class Services:
     defaults: Mapping[str, str]
     url_of: Callable[[str], str]
     placeholder: str
-    webp: bool
+    auto_formats: Sequence[str]
     url_keys: Sequence[str]
     render_limits: RenderLimits
     missing: Mapping[str, str]
@@ -289,7 +289,7 @@ class PictureHandler(JsonErrors):
         picture = await self.services.contents.drawn(
             request.derived_name, source, lambda is_quick: self.rendered(source, request, is_quick)
         )
-        self.services.metrics.drawn("icon" if picture.icon else picture.kind)
+        self.services.metrics.drawn(picture)
         return picture, modified
 
     async def rendered(self, source: Source, request: Request, is_quick: bool) -> Thumbnail:

@@ -18,7 +18,8 @@ from md5s3stash_thumbnailer import errors
 from md5s3stash_thumbnailer._pilbox import RENDERER, ImageHandler, SignatureError, require_signature
 from md5s3stash_thumbnailer.part import FIRST, QUERY_NAMES
 from md5s3stash_thumbnailer.render.pipeline import Thumbnail
-from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME, ThumbnailRequest, accepts_webp, parse_request
+from md5s3stash_thumbnailer.request import OPTION_OF_QUERY_NAME, ThumbnailRequest, parse_request
+from md5s3stash_thumbnailer.server.accept import accepted_formats
 from md5s3stash_thumbnailer.server.answers import JsonErrors, PictureHandler
 from md5s3stash_thumbnailer.signed_url import SignatureRefused, check, is_signed
 
@@ -45,14 +46,18 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
         super().initialize()
         self._thumbnail: ThumbnailRequest | None = None
 
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        if self.services.auto_formats:
+            # Also of errors: a cache that keeps one must not answer all clients with it.
+            self.set_header("Vary", "Accept")
+
     def on_finish(self) -> None:
         self.services.metrics.answered(self.get_status(), self.request.request_time())
 
     async def _answer(self, mode: str, width: str, height: str, md5: str) -> None:
         is_nothing = bool(self.services.placeholder) and split_name(md5)[1] in _NOTHING
         thumbnail = self._parse(mode, width, height, self.services.placeholder if is_nothing else md5)
-        if self.services.webp:
-            self.set_header("Vary", "Accept")
         if is_nothing:
             await self._answer_with_placeholder(thumbnail)
             return
@@ -96,8 +101,9 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
         services = self.services
         self._thumbnail = parse_request(mode, width, height, md5, self.query(), services.defaults, services.bounds)
         self.validate_request()
-        if services.webp and accepts_webp(self.request.headers.get("Accept", "")):
-            self._thumbnail = self._thumbnail.in_format("webp")
+        if services.auto_formats and self._thumbnail.is_negotiable:
+            formats = accepted_formats(self.request.headers.get("Accept", ""), services.auto_formats)
+            self._thumbnail = replace(self._thumbnail, formats=formats)
         return self._thumbnail
 
     def _validate_signature(self) -> None:

@@ -49,6 +49,8 @@ _ERRORS: dict[str, type[ThumbnailError | PilboxError]] = {
 _MIME_TYPES = frozenset({"", *MIME_TYPES.values()})
 _MAX_MESSAGE, _MAX_TRACEBACK = 1000, 20_000
 _MAX_SIDE = 2**31
+# Of two formats and the usual one.
+_MOST_COSTS = 3
 
 
 def written_request(request: Request | PyramidRequest) -> Message:
@@ -56,7 +58,7 @@ def written_request(request: Request | PyramidRequest) -> Message:
     original = {"content": request.content, "part": request.part}
     if isinstance(request, ThumbnailRequest):
         sizes = {"mode": request.mode, "width": request.width, "height": request.height}
-        return {"kind": "thumbnail", **original, **sizes, "options": request.options}
+        return {"kind": "thumbnail", **original, **sizes, "options": request.options, "formats": request.formats}
     if isinstance(request, RegionRequest):
         return {"kind": "region", **original, **_written_region(request)}
     if isinstance(request, PyramidRequest):
@@ -69,7 +71,8 @@ def read_request(message: Message) -> Request | PyramidRequest:
     kind, content, part = message["kind"], message["content"], message["part"]
     if kind == "thumbnail":
         sizes = message["width"], message["height"]
-        return ThumbnailRequest(message["mode"], *sizes, content, _pairs(message["options"]), part)
+        formats = tuple(message["formats"])
+        return ThumbnailRequest(message["mode"], *sizes, content, _pairs(message["options"]), part, formats)
     if kind == "region":
         return RegionRequest(
             content,
@@ -91,6 +94,8 @@ def written_thumbnail(thumbnail: Thumbnail, reduced_bytes: int) -> Message:
         "original_size": thumbnail.original_size,
         "original_kind": thumbnail.kind,
         "icon": thumbnail.icon,
+        "encoder_costs": thumbnail.encoder_costs,
+        "saved_bytes": thumbnail.saved_bytes,
         "reduced_bytes": reduced_bytes,
     }
 
@@ -105,7 +110,12 @@ def read_thumbnail(message: Message, body: bytes) -> tuple[Thumbnail, int]:
     icon = message["icon"]
     if icon and not file_types.NAME.fullmatch(icon):
         raise ValueError("not the name of a type")
-    thumbnail = Thumbnail(mime_type, body, is_truncated, sizes, kind, icon=icon)
+    thumbnail = Thumbnail(
+        *(mime_type, body, is_truncated, sizes, kind),
+        icon=icon,
+        encoder_costs=_costs(message["encoder_costs"]),
+        saved_bytes=_number(message["saved_bytes"], _MAX_SIDE),
+    )
     return thumbnail, _number(message["reduced_bytes"], _MAX_SIDE)
 
 
@@ -166,6 +176,18 @@ def _number(value: object, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError("not a number in its bounds")
     return value
+
+
+def _costs(costs: object) -> tuple[tuple[str, int], ...]:
+    if not isinstance(costs, list) or len(costs) > _MOST_COSTS:
+        raise ValueError("not a few costs")
+    return tuple((_format(name), _number(cost, _MAX_SIDE)) for name, cost in costs)
+
+
+def _format(name: object) -> str:
+    if not isinstance(name, str) or name not in MIME_TYPES:
+        raise ValueError("not a format")
+    return name
 
 
 def _printable(text: str) -> str:

@@ -1,0 +1,1 @@
+"""The formats of an answer for clients that accept several."""
