@@ -112,7 +112,7 @@ def test_promtool_finds_each_alert_to_fire_and_to_be_quiet_when_it_should(promet
 
 def test_every_metric_of_rules_and_dashboard_is_one_that_the_programs_have(prometheus: Prometheus) -> None:
     scraped = set(prometheus.ask("label/__name__/values"))
-    # Metrics of queues, provenance and fixity, which are off, and counters by event name have no series yet.
+    # Metrics of queues, provenance, fixity and notices, which are off, and counters by event name have no series yet.
     on_demand = {
         "md5s3stash_fixity_oldest_seconds",
         "md5s3stash_fixity_period_seconds",
