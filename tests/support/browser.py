@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 DESK = (1280, 900)
 PHONE = (390, 844)
-SECONDS = 15.0
+# Beside busy processors a page takes this long at most; no test waits for the end of it.
+SECONDS = 60.0
 
 # The names used by distributions and Google.
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -28,6 +29,9 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+expect.set_options(timeout=SECONDS * 1000)
 
 
 @contextlib.contextmanager

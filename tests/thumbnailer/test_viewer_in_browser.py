@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.support.browser import DESK, PHONE, SECONDS, Visit, axe_violations, chromium
+from tests.support.browser import DESK, PHONE, Visit, axe_violations, chromium
 from tests.support.mirador import MiradorServer
 from tests.support.servers import wait_until
 from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
@@ -60,7 +60,7 @@ def visit(browser: Browser, server: Thumbnailer) -> Iterator[Visit]:
 def opened(visit: Visit, path: str, scheme: str = "light", size: tuple[int, int] = DESK) -> Page:
     """The page, once it has its picture."""
     page = visit.open(path, scheme, size)
-    expect(page.get_by_role("button", name="Zoom in")).to_be_visible(timeout=4 * SECONDS * 1000)
+    expect(page.get_by_role("button", name="Zoom in")).to_be_visible()
     expect(page.get_by_role("status")).to_contain_text("Zoom")
     return page
 
@@ -144,7 +144,7 @@ def test_on_a_finer_screen_full_detail_is_a_pixel_of_the_screen_too(
     page = visit.new_page(scale=scale)
     page.goto(visit.url + md5)
 
-    page.get_by_role("button", name="Full detail").click(timeout=4 * SECONDS * 1000)
+    page.get_by_role("button", name="Full detail").click()
 
     expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
     wait_until(lambda: shows_full_detail(page.locator("#picture"), original), "every pixel of the middle")
@@ -368,7 +368,7 @@ def test_mirador_opens_the_manifest_and_shows_every_pixel(
     with MiradorServer(manifest) as mirador, Visit(browser, mirador.url) as visit:
         page = visit.open()
         picture = page.locator(".mirador-osd-container")
-        expect(picture).to_be_visible(timeout=4 * SECONDS * 1000)
+        expect(picture).to_be_visible()
         expect(page.get_by_role("heading", name=md5).first).to_be_visible()
         # Its OpenSeadragon stretches each tile by a pixel.
         wait_until(lambda: shows_all(picture, original, 0.85), "the whole picture")
