@@ -25,7 +25,6 @@ from md5s3stash.notify import Notifier, watchdog_seconds
 from md5s3stash.sealed.process import missing
 from md5s3stash.settings import FetchSettings, RedisSettings, Settings
 from md5s3stash_daemon.config.load import NO_RETRY, as_toml, probe_delays_of, read_settings
-from md5s3stash_daemon.config.notice_settings import NoticeSettings
 from md5s3stash_daemon.config.reload import Reload
 from md5s3stash_daemon.config.settings import (
     DeliverySettings,
@@ -291,13 +290,11 @@ def build(settings: Settings) -> Daemon:
 
 
 def _notices(settings: Settings, runtime: Runtime, dependencies: Dependencies, metrics: Metrics) -> Sequence[Channel]:
-    of_notices = settings[NoticeSettings]
-    if not (of_notices.webhook_url or of_notices.email_to or of_notices.sns_topic):
-        return ()
     from md5s3stash_daemon.notices.build import build_channels
 
     channels = build_channels(settings, runtime, dependencies.session)
-    metrics.watch_notices(lambda: [channel.notices() for channel in channels])
+    if channels:
+        metrics.watch_notices(lambda: [channel.notices() for channel in channels])
     return channels
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -18,12 +19,16 @@ import requests
 from md5s3stash.audit import FaultKind
 from md5s3stash.errors import SettingsError
 from md5s3stash.s3.client import core_session
+from md5s3stash_daemon import app
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.deliveries.records import FileRow, State
 from md5s3stash_daemon.disk.durable import replace_durably
 from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
+from md5s3stash_daemon.notices import channel as channels
+from md5s3stash_daemon.notices import mail as mails
 from md5s3stash_daemon.notices import outbox as outboxes
+from md5s3stash_daemon.notices import webhook as webhooks
 from md5s3stash_daemon.notices.channel import Channel, NotAccepted, Sender
 from md5s3stash_daemon.notices.mail import Mail
 from md5s3stash_daemon.notices.notice import Notice, of_delivery, of_wrong_objects
@@ -144,6 +149,35 @@ def test_all_deliveries_of_a_journal_that_was_replaced_are_sent(box: Box) -> Non
     assert receiver.accepted == [news]
 
 
+def test_a_new_journal_is_noticed_also_if_the_first_delivery_of_the_old_one_was_still_open(box: Box) -> None:
+    receiver = Receiver()
+    channel = box.channel(receiver)
+    box.open("still/open")
+    old = box.ended("old")
+    channel.step()
+    os.unlink(journal_path(box.spool))
+    box.open("still/open")
+    news = box.ended("new")
+
+    channel.step()
+
+    assert receiver.accepted == [old, news]
+
+
+def test_a_channel_is_forgotten_also_if_it_was_the_only_one(box: Box) -> None:
+    receiver = Receiver()
+    box.channel(receiver)
+    environment = {"BUCKET_BASE": "bucket", "REDIS_URL": "redis://127.0.0.1:9/0", "SPOOL_DIR": str(box.spool)}
+    settings = read_settings(environment, None)
+    unused: Any = SimpleNamespace(session=None)
+
+    assert not app._notices(settings, runtime_of(), unused, unused)
+
+    box.ended("between")
+    assert box.channel(receiver).step() is None
+    assert receiver.accepted == []
+
+
 def test_what_is_not_accepted_is_retried_and_does_not_stop_the_others(box: Box) -> None:
     receiver = Receiver()
     channel = box.channel(receiver)
@@ -161,18 +195,67 @@ def test_what_is_not_accepted_is_retried_and_does_not_stop_the_others(box: Box) 
     assert (channel.notices().pending, channel.notices().words()) == (0, "")
 
 
-def test_after_a_month_without_success_a_notice_is_given_up(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+def test_after_a_month_and_many_attempts_a_notice_is_given_up(
+    box: Box, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "_GIVE_UP_ATTEMPTS", 3)
     receiver = Receiver()
     receiver.is_down = True
     channel = box.channel(receiver)
     box.ended("old", ago=MONTH)
 
-    channel.step()
+    for _ in range(4):
+        assert channel.step() is not None
 
     assert "notice not accepted" in caplog.text
     receiver.is_down = False
     assert channel.step() is None
     assert receiver.accepted == []
+
+
+def test_an_old_notice_is_not_given_up_at_its_first_attempts(box: Box) -> None:
+    receiver = Receiver()
+    receiver.is_down = True
+    channel = box.channel(receiver)
+    old = box.ended("old", ago=MONTH)
+
+    assert channel.step() is not None
+    receiver.is_down = False
+    assert channel.step() is None
+
+    assert receiver.accepted == [old]
+
+
+def test_a_wrong_object_is_not_given_up_with_an_older_one(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "_GIVE_UP_ATTEMPTS", 0, raising=False)
+    receiver = Receiver()
+    receiver.is_down = True
+    channel = box.channel(receiver)
+    box.rot("a" * 32, at=time.time() - MONTH)
+    box.rot("b" * 32, at=time.time())
+
+    assert channel.step() is not None
+    receiver.is_down = False
+    assert channel.step() is None
+
+    assert len(receiver.accepted) == 1
+
+
+def test_while_one_notice_is_given_up_the_others_count_as_pending(box: Box) -> None:
+    class Partly(Sender):
+        def send(self, notice: Notice) -> None:
+            raise NotAccepted("no", is_partly=True)
+
+    channel = box.channel(Partly())
+    box.ended("one")
+    box.ended("two")
+
+    channel.step()
+
+    assert channel.notices().pending > 0
+    channel.step()
+    channel.step()
+    assert channel.notices().pending == 0
 
 
 class Crash(BaseException):
@@ -269,6 +352,13 @@ def test_the_longest_notice_fits_in_a_message_of_sns(box: Box) -> None:
         assert "\n" not in each.subject
 
 
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_file))
+    return authority
+
+
 # -- webhook ----------------------------------------------------------------------------------------------------------
 
 
@@ -351,14 +441,42 @@ def test_odd_answers_and_strange_certificates_are_not_acceptance(box: Box, tmp_p
         assert "CERTIFICATE_VERIFY_FAILED" in str(channel.step())
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_receiver_that_trickles_does_not_hold_the_channel(
+    box: Box, authority: Authority, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Origin(tls=authority.server_context("127.0.0.1") if tls else None) as origin:
+        url = origin.answer(
+            "/hook",
+            origin.drip(b"HTTP/1.1 2"),
+            origin.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"),
+            RawReply([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"]),
+        )
+        channel = box.channel(Webhook(url, box.secret))
+        box.ended("one")
+        box.ended("two")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(webhooks, "_TOTAL_SECONDS", 0.3, raising=False)
+            assert channel.step() is not None
+        # The status says enough.
+        assert channel.step() is None
+        assert channel.step() is None
+        assert channel.notices().pending == 0
+
+
+def test_a_long_reason_and_a_host_that_cannot_be_are_reported_in_short(box: Box, origin: Origin) -> None:
+    url = origin.answer("/hook", RawReply([b"HTTP/1.1 500 " + b"x" * 60_000 + b"\r\n\r\n"]))
+    channel, strange = box.channel(Webhook(url, box.secret)), box.channel(Webhook("http://a..b/", box.secret), "other")
+    box.ended("batch")
+
+    assert len(str(channel.step())) == 300
+    fault = str(strange.step())
+    assert fault
+    assert "unexpected" not in fault
+
+
 # -- e-mail -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    authority = Authority(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_file))
-    return authority
 
 
 @pytest.mark.parametrize("scheme", ["smtp", "smtp+starttls", "smtps"])
@@ -410,6 +528,37 @@ def test_what_a_mail_server_refuses_is_retried_unless_some_recipients_have_it(bo
         assert str(channel.step()) == "the mail server refused b@example.org"
         assert channel.step() is None
         assert server.recipients == [["a@example.org"]]
+
+
+def test_recipients_that_are_greylisted_get_the_message_later_and_the_others_once(box: Box) -> None:
+    with MailServer() as server:
+        to = ("a@example.org", "b@example.org", "c@example.org")
+        channel = box.channel(Mail(f"smtp://localhost:{server.port}", "stash@example.org", to, None), "email")
+        box.ended("batch")
+        server.greylisted, server.refused = {"b@example.org"}, {"c@example.org"}
+
+        assert str(channel.step()) == "the mail server refused b@example.org, c@example.org"
+        assert channel.step() is not None
+        server.greylisted = set()
+        assert str(channel.step()) == "the mail server refused c@example.org"
+        assert channel.step() is None
+
+        assert server.recipients == [["a@example.org"], ["b@example.org"]]
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtp+starttls", "smtps"])
+def test_a_mail_server_that_does_not_end_its_answer_does_not_hold_the_channel(
+    box: Box, authority: Authority, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mails, "_TOTAL_SECONDS", 0.5, raising=False)
+    tls = None if scheme == "smtp" else authority.server_context("localhost")
+    with MailServer(tls, implicit=scheme == "smtps") as server:
+        mail = Mail(f"{scheme}://localhost:{server.port}", "stash@example.org", ("a@example.org",), None)
+        channel = box.channel(mail, "email")
+        box.ended("batch")
+        server.answers = ["250-"]
+
+        assert "closed" in str(channel.step())
 
 
 # -- SNS --------------------------------------------------------------------------------------------------------------
@@ -496,6 +645,9 @@ def healthz(port: int) -> Any:
         ("WEBHOOK_URL", "https://user:password@example.org/x", "without a user"),
         ("WEBHOOK_URL", "ftp://example.org/x", "https://example.org"),
         ("WEBHOOK_URL", "https://example.org/x y", "https://example.org"),
+        ("WEBHOOK_URL", "https://example.org:70000/x", "https://example.org"),
+        ("WEBHOOK_URL", "https://[:::1]/x", "https://example.org"),
+        ("SMTP_URL", "smtps://mail.example.org:70000", "without a password"),
         ("EMAIL_TO", "a@example.org", "email_from"),
         ("EMAIL_TO", "A <a@example.org>", "without names"),
         ("EMAIL_FROM", "a@example.org, b@example.org", "one e-mail address"),

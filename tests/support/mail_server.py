@@ -15,15 +15,17 @@ from typing import Any, Self
 
 
 class MailServer:
-    """Serves until it is closed. `refused` are recipients that it does not know, `answers` what it says to the next
-    messages in place of 250.
+    """Serves until it is closed. `refused` are recipients that it does not know, `greylisted` those that it takes
+    later, `answers` what it says to the next messages in place of 250; one that ends with a - is repeated without end.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, implicit: bool = False, login: str = "") -> None:
         self.messages: list[EmailMessage] = []
         self.recipients: list[list[str]] = []
         self.refused: set[str] = set()
+        self.greylisted: set[str] = set()
         self.answers: list[str] = []
+        self.closing = threading.Event()
         self.tls = tls
         self.implicit = implicit
         self.login = login
@@ -33,6 +35,7 @@ class MailServer:
         self._thread.start()
 
     def close(self) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -92,6 +95,8 @@ class _Session(socketserver.BaseRequestHandler):
                 address = words[8:].strip("<> ")
                 if address in owner.refused:
                     self._say("550 no such user")
+                elif address in owner.greylisted:
+                    self._say("450 later")
                 else:
                     recipients.append(address)
                     self._say("250 ok")
@@ -123,6 +128,8 @@ class _Session(socketserver.BaseRequestHandler):
             owner.recipients.append(recipients)
             owner.messages.append(email.message_from_bytes(b"".join(lines), policy=email.policy.default))
         self._say(answer)
+        while answer.endswith("-") and not owner.closing.wait(0.02):
+            self._say(answer)
 
     def _say(self, line: str) -> None:
         self._over.sendall(f"{line}\r\n".encode())

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from md5s3stash.errors import SettingsError
 from md5s3stash.settings import optional_text, setting, text, texts
@@ -24,9 +25,16 @@ _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,25
 def webhook_url(value: Any) -> str | None:
     """The URL of a webhook; an empty text means not set."""
     url = optional_text(value)
-    if url is not None and not _WEBHOOK.fullmatch(url):
+    if url is not None and not (_WEBHOOK.fullmatch(url) and _has_good_port(url)):
         raise ValueError("a URL such as https://example.org/hooks/stash is needed, without a user and a password")
     return url
+
+
+def _has_good_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def mail_addresses(value: Any) -> tuple[str, ...]:
@@ -49,7 +57,7 @@ def mail_server(value: Any) -> str:
     """The URL of a mail server."""
     url = text(value)
     found = _MAIL_SERVER.fullmatch(url)
-    if not found:
+    if not found or not _has_good_port(url):
         raise ValueError("a URL such as smtp+starttls://USER@mail.example.org:587, without a password, is needed")
     if found[1] == "smtp" and not _THIS_MACHINE.fullmatch(found[2]):
         raise ValueError("smtp:// is for a mail server on this machine: use smtp+starttls:// or smtps://")

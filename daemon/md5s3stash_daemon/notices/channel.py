@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
+import socket
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +30,9 @@ _LOOK_SECONDS = 2.0
 _FIRST_DELAY_SECONDS = 5.0
 _MAX_DELAY_SECONDS = 900.0
 _GIVE_UP_SECONDS = 30 * 86400.0
+_GIVE_UP_ATTEMPTS = 100
+# Reasons come from receivers.
+_MAX_REASON = 300
 
 
 class NotAccepted(StashError):
@@ -38,7 +43,7 @@ class NotAccepted(StashError):
     retryable = True
 
     def __init__(self, reason: str, retry_after_seconds: float | None = None, *, is_partly: bool = False) -> None:
-        super().__init__(reason)
+        super().__init__(reason[:_MAX_REASON])
         self.retry_after_seconds = retry_after_seconds
         self.is_partly = is_partly
 
@@ -61,6 +66,26 @@ def secrets_in(path: Path) -> list[bytes]:
     return found
 
 
+@contextlib.contextmanager
+def limited(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Shuts the connection down after this time. A socket's own timeout starts again with each byte that comes."""
+    # A copy, which stays a plain socket if the connection becomes encrypted.
+    with socket.fromfd(connection.fileno(), connection.family, connection.type) as copy:
+
+        def shut_down() -> None:
+            # The other side may have closed it.
+            with contextlib.suppress(OSError):
+                copy.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, shut_down)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 @dataclass(slots=True)
 class _State:
     """`fault` is why the last attempt failed, empty if it did not; `oldest` the time of the oldest pending notice."""
@@ -79,7 +104,7 @@ class Channel:
         self._sender = sender
         self._outbox = outbox
         self._runtime = runtime
-        # Of what is pending now: what failed goes behind the others, so that one notice cannot stop all.
+        # Failed attempts of pending notices. One that failed is sent after the others, so that it does not block them.
         self._failures: Counter[str] = Counter()
         self._state = _State()
 
@@ -134,7 +159,7 @@ class Channel:
             self._state.fault = ""
             return None
         first = min(pending, key=lambda each: self._failures[each.key])
-        # Until it is sent, however it fails.
+        # Counted before the attempt, so that an unexpected error counts too.
         self._failures[first.key] += 1
         notice = self._outbox.notice(first)
         try:
@@ -142,23 +167,22 @@ class Channel:
         except NotAccepted as fault:
             return self._not_accepted(first, notice, fault)
         log.info("notice sent channel=%s id=%s", self.name, notice.id)
-        self._settle(first, pending)
+        self._outbox.settle(first)
+        self._note([each for each in pending if each is not first])
         self._state.fault = ""
         self._state.sent += 1
         return None
 
     def _not_accepted(self, pending: Pending, notice: Notice, fault: NotAccepted) -> NotAccepted:
-        is_over = time.time() - pending.at > _GIVE_UP_SECONDS
+        # Of several wrong objects, the last may be found only now.
+        newest = max((each.first_seen for each in pending.objects), default=pending.at)
+        is_over = time.time() - newest > _GIVE_UP_SECONDS and self._failures[pending.key] > _GIVE_UP_ATTEMPTS
         level = logging.ERROR if is_over or fault.is_partly else logging.WARNING
         log.log(level, "notice not accepted channel=%s id=%s reason=%r", self.name, notice.id, str(fault))
         self._state.fault = str(fault)
         if is_over or fault.is_partly:
-            self._settle(pending, [pending])
+            self._outbox.settle(pending)
         return fault
-
-    def _settle(self, settled: Pending, pending: Sequence[Pending]) -> None:
-        self._outbox.settle(settled)
-        self._note([each for each in pending if each is not settled])
 
     def _note(self, pending: Sequence[Pending]) -> None:
         self._state.pending = len(pending)

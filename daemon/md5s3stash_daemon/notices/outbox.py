@@ -29,19 +29,19 @@ FOLDER = "notices"
 
 _VERSION = 1
 
-# A look at the wrong objects is worth this many times as long as it took.
+# The wrong objects are read again after this many times the duration of the last read.
 _REST_FACTOR = 50.0
 
 
 @dataclass(slots=True)
 class Sent:
-    """What was sent: each delivery up to number `floor`, whose id is `floor_id`, those in `deliveries`, and the wrong
-    objects in `objects`, by their `_mark`.
+    """What was sent: each delivery up to number `floor`, whose id is `floor_id`, the ids in `deliveries`, and the
+    wrong objects in `objects`, by their `_mark`.
     """
 
     floor: int = 0
     floor_id: str = ""
-    deliveries: list[int] = field(default_factory=list)
+    deliveries: list[str] = field(default_factory=list)
     objects: list[str] = field(default_factory=list)
 
 
@@ -73,7 +73,7 @@ class Outbox:
         found = [
             Pending(f"delivery-{delivery.id}", delivery.ended or delivery.opened, delivery)
             for delivery in self._deliveries(sent)
-            if delivery.receipt and delivery.number not in known
+            if delivery.receipt and delivery.id not in known
         ]
         told = set(sent.objects)
         if wrong := [each for each in self._wrong_objects() if _mark(each) not in told]:
@@ -91,7 +91,7 @@ class Outbox:
         """Notes that it needs no more attempts."""
         sent = self._sent
         if pending.delivery is not None:
-            sent.deliveries.append(pending.delivery.number)
+            sent.deliveries.append(pending.delivery.id)
             self._raise_floor(sent)
         # Those that are right again need no mark.
         marks = [_mark(each) for each in pending.objects]
@@ -102,9 +102,9 @@ class Outbox:
     def _begin(self) -> Sent:
         """Deliveries that ended before the channel was set up are not news."""
         sent = Sent()
-        # A journal that cannot be read: then they are.
+        # If the journal cannot be read now, all its deliveries are sent later.
         with contextlib.suppress(sqlite3.Error):
-            sent.deliveries = [delivery.number for delivery in self._deliveries(sent) if delivery.receipt]
+            sent.deliveries = [delivery.id for delivery in self._deliveries(sent) if delivery.receipt]
             self._raise_floor(sent)
         self._write(sent)
         return sent
@@ -123,11 +123,12 @@ class Outbox:
 
     def _raise_floor(self, sent: Sent) -> None:
         known = set(sent.deliveries)
-        for delivery in self._deliveries(sent):
-            if delivery.number not in known:
+        deliveries = self._deliveries(sent)
+        for delivery in deliveries:
+            if delivery.id not in known:
                 break
             sent.floor, sent.floor_id = delivery.number, delivery.id
-        sent.deliveries = sorted(number for number in known if number > sent.floor)
+        sent.deliveries = [each.id for each in deliveries if each.id in known and each.number > sent.floor]
 
     def _wrong_objects(self) -> Sequence[WrongObject]:
         begun = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -10,12 +11,12 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from md5s3stash_daemon.notices.channel import NotAccepted, secrets_in
+from md5s3stash_daemon.notices.channel import NotAccepted, limited, secrets_in
 from md5s3stash_daemon.notices.notice import Notice
 
 _TIMEOUT_SECONDS = 15.0
-# Of an answer, to let the receiver end it.
-_MAX_ANSWER_BYTES = 64 * 1024
+# From the request to the end of the answer's head. The body is not read.
+_TOTAL_SECONDS = 60.0
 
 
 class Webhook:
@@ -36,16 +37,17 @@ class Webhook:
             "Md5s3stash-Notice": notice.id,
             "Md5s3stash-Signature": signature(secrets_in(self._secret_file), int(time.time()), body),
         }
-        connection = self._connection()
+        target = f"{self._url.path or '/'}{f'?{self._url.query}' if self._url.query else ''}"
         try:
-            target = f"{self._url.path or '/'}{f'?{self._url.query}' if self._url.query else ''}"
-            connection.request("POST", target, body, headers)
-            answer = connection.getresponse()
-            answer.read(_MAX_ANSWER_BYTES)
-        except (OSError, http.client.HTTPException) as error:
+            with contextlib.closing(self._connection()) as connection:
+                connection.connect()
+                with limited(connection.sock, _TOTAL_SECONDS):
+                    connection.request("POST", target, body, headers)
+                    answer = connection.getresponse()
+                    answer.close()
+        # A host such as a..b is a ValueError.
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise NotAccepted(str(error) or type(error).__name__) from error
-        finally:
-            connection.close()
         if not 200 <= answer.status < 300:
             raise NotAccepted(f"the receiver answered {answer.status} {answer.reason}", _seconds(answer))
 
