@@ -145,7 +145,7 @@ def send(client: Any, group: str, stream: str, batch: Sequence[Line]) -> None:
             client.create_log_stream(logGroupName=group, logStreamName=stream)
         answer = client.put_log_events(**request)
     if refused := answer.get("rejectedLogEventsInfo"):
-        print(f"CloudWatch Logs refused some of {len(events)} lines by their time: {refused}", file=sys.stderr)
+        print(f"CloudWatch Logs refused lines by their time: {refused}", file=sys.stderr)
 
 
 def remember(cursor: Path, place: str) -> None:
