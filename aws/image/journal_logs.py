@@ -1,8 +1,9 @@
 """Sends the journal of this box to CloudWatch Logs, so that it can be read after the box is gone.
 
 Sends what is new since the last run, in order, and remembers how far it came only after CloudWatch has accepted it: a
-line may be sent twice, and none is left out while the journal has it. Does nothing on a box whose settings name no
-group of logs.
+line may be sent twice. CloudWatch refuses lines that are older than 14 days, or more than two hours in the future: they
+stay in the journal alone, and standard error says so. All others are sent while the journal has them. Does
+nothing on a box whose settings name no log group.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +24,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 INSTANCE_ID = Path("/var/lib/cloud/data/instance-id")
 # --all: a long line is not left out.
-JOURNALCTL = ("journalctl", "--quiet", "--all", "--output=json")
+_FIELDS = "--output-fields=PRIORITY,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER,MESSAGE"
+JOURNALCTL = ("journalctl", "--quiet", "--all", "--output=json", _FIELDS)
 
 # The limits of PutLogEvents.
 MAX_EVENTS, MAX_BYTES, MAX_SPAN_MS = 10_000, 1_000_000, 23 * 3600 * 1000
 EVENT_BYTES = 26
 MAX_LINE_BYTES = 200_000
 
-_PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+_LEVELS = dict(zip("01234567", ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,42 +69,66 @@ def main(
 
 
 def read(journalctl: Sequence[str], cursor: Path) -> Iterator[Line]:
-    """The lines after the cursor; without one, all. Raises CalledProcessError."""
-    after = [f"--after-cursor={cursor.read_text()}"] if cursor.exists() else []
-    command = [*journalctl, *after]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        for entry in process.stdout:
-            yield line_of(json.loads(entry))
-    if process.returncode:
+    """The lines after the cursor; without one that journalctl accepts, all. Raises CalledProcessError at the end."""
+    # After a power cut a file may be empty, or have zeros.
+    place = cursor.read_text(errors="replace").replace("\0", "") if cursor.exists() else ""
+    command = [*journalctl, f"--after-cursor={place}"] if place else journalctl
+    with tempfile.TemporaryFile() as complaints:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as process:
+            assert process.stdout is not None
+            for entry in process.stdout:
+                try:
+                    yield line_of(json.loads(entry))
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    print(f"left out a line of the journal, which cannot be read: {error!r}", file=sys.stderr)
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace")
+    print(said, end="", file=sys.stderr)
+    if process.returncode and place and "seek to cursor" in said:
+        cursor.unlink()
+        print("journalctl does not accept the saved cursor: sending the whole journal again", file=sys.stderr)
+        yield from read(journalctl, cursor)
+    elif process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def line_of(entry: Mapping[str, Any]) -> Line:
-    """Level, unit and message. A field is a string, a list of bytes if it is not text, or a list of several fields."""
-    level = _PRIORITIES[int(entry.get("PRIORITY", 6))]
-    sender = entry.get("_SYSTEMD_UNIT") or entry.get("SYSLOG_IDENTIFIER") or "kernel"
-    message = entry.get("MESSAGE") or ""
-    if isinstance(message, list):
-        is_bytes = isinstance(message[0], int)
-        message = bytes(message).decode(errors="replace") if is_bytes else " ".join(map(str, message))
-    text = f"{level} {sender}: {message}".encode()[:MAX_LINE_BYTES].decode(errors="ignore")
-    return Line(entry["__CURSOR"], int(entry["__REALTIME_TIMESTAMP"]) // 1000, text)
+    """Level, unit and message. Raises ValueError, TypeError, KeyError."""
+    level = _LEVELS.get(_text(entry.get("PRIORITY")), "info")
+    sender = _text(entry.get("_SYSTEMD_UNIT")) or _text(entry.get("SYSLOG_IDENTIFIER")) or "kernel"
+    text = f"{level} {sender}: {_text(entry.get('MESSAGE'))}".encode(errors="replace")
+    return Line(
+        entry["__CURSOR"], int(entry["__REALTIME_TIMESTAMP"]) // 1000, text[:MAX_LINE_BYTES].decode(errors="ignore")
+    )
+
+
+def _text(field: Any) -> str:
+    """A field is a string, a list of bytes if it is not text, or a list of several. Any program may write one."""
+    if isinstance(field, list):
+        is_bytes = all(isinstance(each, int) for each in field)
+        return bytes(field).decode(errors="replace") if is_bytes else " ".join(map(_text, field))
+    return "" if field is None else str(field)
 
 
 def batches(lines: Iterator[Line]) -> Iterator[Sequence[Line]]:
     """As many lines at a time as one request may have."""
     batch: list[Line] = []
     size, first, last = 0, 0, 0
-    for line in lines:
-        first, last = min(first, line.milliseconds), max(last, line.milliseconds)
-        if batch and (len(batch) == MAX_EVENTS or size + line.size > MAX_BYTES or last - first > MAX_SPAN_MS):
+    try:
+        for line in lines:
+            first, last = min(first, line.milliseconds), max(last, line.milliseconds)
+            if batch and (len(batch) == MAX_EVENTS or size + line.size > MAX_BYTES or last - first > MAX_SPAN_MS):
+                yield batch
+                batch = []
+            if not batch:
+                size, first, last = 0, line.milliseconds, line.milliseconds
+            batch.append(line)
+            size += line.size
+    except subprocess.CalledProcessError:
+        # A damaged file of the journal: what was read before it is sent first.
+        if batch:
             yield batch
-            batch = []
-        if not batch:
-            size, first, last = 0, line.milliseconds, line.milliseconds
-        batch.append(line)
-        size += line.size
+        raise
     if batch:
         yield batch
 
@@ -112,16 +139,21 @@ def send(client: Any, group: str, stream: str, batch: Sequence[Line]) -> None:
     events = [{"timestamp": line.milliseconds, "message": line.text} for line in in_order]
     request = {"logGroupName": group, "logStreamName": stream, "logEvents": events}
     try:
-        client.put_log_events(**request)
+        answer = client.put_log_events(**request)
     except client.exceptions.ResourceNotFoundException:
         with contextlib.suppress(client.exceptions.ResourceAlreadyExistsException):
             client.create_log_stream(logGroupName=group, logStreamName=stream)
-        client.put_log_events(**request)
+        answer = client.put_log_events(**request)
+    if refused := answer.get("rejectedLogEventsInfo"):
+        print(f"CloudWatch Logs refused lines by their time: {refused}", file=sys.stderr)
 
 
 def remember(cursor: Path, place: str) -> None:
     new = cursor.with_name("cursor.new")
-    new.write_text(place)
+    with new.open("w") as file:
+        file.write(place)
+        file.flush()
+        os.fsync(file.fileno())
     new.rename(cursor)
 
 

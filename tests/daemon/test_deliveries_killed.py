@@ -17,10 +17,12 @@ import pytest
 import redis
 
 from md5s3stash.stash import StashReport
+from md5s3stash_daemon.deliveries import follower as follower_module
 from md5s3stash_daemon.deliveries.follower import DeliveryFollower
 from md5s3stash_daemon.deliveries.intake import DeliveryIntake
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.deliveries.receipts import receipt as receipts
+from md5s3stash_daemon.deliveries.receipts.signing import ReceiptNotSigned
 from md5s3stash_daemon.disk import beneath, reserve
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
@@ -289,3 +291,37 @@ def test_while_files_wait_the_log_is_read_seldom(
 
         assert known == {"missing": 1, "wrong": 1, "right": 1}
         assert follow() == {"failed": 1, "wrong": 1, "right": 1}
+
+
+def test_a_key_that_cannot_be_used_is_not_tried_at_each_look_and_open_deliveries_come_first(
+    tmp_path: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, attempts, published = Box(tmp_path, redis_server), [0], receipts.publish
+
+    def refused(*arguments: Any) -> str:
+        attempts[0] += 1
+        raise ReceiptNotSigned("no key")
+
+    monkeypatch.setattr(follower_module, "publish", refused)
+    monkeypatch.setattr(follower_module, "_FIRST_SIGNING_DELAY_SECONDS", 3600.0)
+    os.makedirs(box.spool.path_of("deliveries"))
+    with contextlib.closing(Journal(journal_path(box.spool.directory))) as journal:
+        intake = DeliveryIntake(box.spool, journal)
+        intake.with_listed([box.entry])
+        reader = LedgerReader(box.client, box.prefix)
+        follower = DeliveryFollower(runtime_of(), box.spool, intake, journal, reader, NoContents())
+        [delivery] = journal.unpublished()
+        journal.ask_to_end(delivery.number)
+        with pytest.raises(ReceiptNotSigned):
+            follower.follow(journal.unpublished()[0])
+        with journal.transaction():
+            journal.open("20261129T122000Z-a1b2c3", "later", "later", 0.0)
+
+        opened, ended = follower._unpublished()
+        follower.follow(ended)
+        assert (opened.folder, attempts) == ("later", [1])
+
+        monkeypatch.setattr(follower_module, "publish", published)
+        follower._sign_at = 0.0
+        follower.follow(ended)
+        assert [each.folder for each in journal.unpublished()] == ["later"]

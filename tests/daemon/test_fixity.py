@@ -20,6 +20,7 @@ from md5s3stash.errors import StoreError, StoreRefused, StoreUnavailable
 from md5s3stash.s3.listing import ListedObject, Page
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_daemon.ctl.fixity import print_status
+from md5s3stash_daemon.ctl.lookup import places_of_word
 from md5s3stash_daemon.ctl.provenance import passed_audits
 from md5s3stash_daemon.fixity.costs import Plan
 from md5s3stash_daemon.fixity.findings import Findings, LedgerRecord
@@ -30,6 +31,7 @@ from md5s3stash_daemon.fixity.state import State, StateFolder, WrongObject
 from md5s3stash_daemon.fixity.summary import summary_of
 from md5s3stash_daemon.fixity.walk import Walk
 from md5s3stash_daemon.ledger.fixity_log import STANDING, FixityLog
+from md5s3stash_daemon.ledger.reader import LedgerReader
 from md5s3stash_daemon.provenance.event import FIRST_TIMED_ID, Event
 from md5s3stash_daemon.provenance.index import Index
 from md5s3stash_daemon.spool.spool import Spool
@@ -548,7 +550,7 @@ def test_history_says_when_an_object_was_read_and_what_was_found(
     not_known = "earlier checks are not known, because provenance.index is not set"
     assert read.stdout.splitlines() == [
         f"{place}{early}",
-        "    read at 1970-01-02T00:00:00Z or later: right",
+        "    no open fault; the check last passed its key at 1970-01-02T00:00:00Z or later",
         not_known,
     ]
     assert not_read.stdout.splitlines()[1] == "    not read yet by the standing check"
@@ -580,9 +582,22 @@ def test_history_says_when_an_object_was_read_and_what_was_found(
     assert wrong.stdout.splitlines()[5] == f"{place}{late}"
     found = json.loads(as_json.stdout)
     assert found["objects"][0]["wrong"]["kind"] == "wrong-bytes"
+    assert found["objects"][0]["passed_since"] == "1970-01-02T00:00:00Z"
     assert [check["error"] for check in found["checks"]] == ["", "wrong-bytes"]
     assert run(site, "fixity", "history", "unknown.tif").returncode == 1
     assert run(site, "fixity", "history").returncode == 2
+
+
+def test_the_places_of_a_recorded_name_are_found_without_reading_all_names(
+    tmp_path: Path, redis_server: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, redis_server, s3_server)
+    site.redis.hset(f"{site.prefix}:names", "a.tif", "1" * 32)
+    monkeypatch.setattr(LedgerReader, "names_like", None)
+
+    found = places_of_word(LedgerReader(site.redis, site.prefix), "a.tif", [BucketBase.parse("b")])
+
+    assert found == ("1" * 32, [f"s3://b/{'1' * 32}"])
 
 
 def test_drops_are_being_stashed_while_a_box_has_a_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +279,27 @@ def test_entries_that_are_lost_before_they_are_collected_are_a_gap(log: Site, in
     log.write("d")
     assert collector.collect(0.001) == 1
     assert len(index.gaps()) == 1
+
+
+def test_a_spool_that_writes_at_each_commit_does_not_keep_a_new_index_from_being_filled(
+    log: Site, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, add = [0], Index.add
+
+    def adding(to: Index, events: Sequence[Event], **state: str) -> None:
+        add(to, events, **state)
+        written[0] += 1
+        if written[0] < 100:
+            log.write(f"busy {written[0]}")
+
+    monkeypatch.setattr(Index, "add", adding)
+    log.write("first")
+
+    log.collector(index)._fill(threading.Event())
+
+    assert index.state("filled") == "yes"
+    assert written[0] < 50
+    assert "first" in names_in(index)
 
 
 def test_a_name_that_is_recorded_while_a_new_index_is_filled_has_one_event_with_its_time(

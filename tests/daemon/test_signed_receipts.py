@@ -95,6 +95,13 @@ def test_a_signature_for_another_purpose_is_not_one_of_a_receipt(tmp_path: Path,
     assert verify(receipt, key).returncode != 0
 
 
+def test_a_key_that_cannot_be_used_leaves_no_empty_signature(tmp_path: Path, key: Path) -> None:
+    with pytest.raises(ReceiptNotSigned):
+        published(tmp_path, tmp_path / "missing")
+
+    assert list(tmp_path.rglob("*.sig")) == []
+
+
 @pytest.mark.parametrize("fault", ["missing", "passphrase", "not a key", "no ssh-keygen"])
 def test_a_key_that_cannot_be_used_is_an_error_that_names_it(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,8 +20,11 @@ from aws.image.journal_logs import Line
 # What `journalctl --output=json` prints of this file, one entry a line; the cursor of an entry is its number.
 JOURNALCTL = """
 import sys
-after = next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("--after-cursor=")), -1)
+after = next((word.partition("=")[2] for word in sys.argv if word.startswith("--after-cursor=")), "-1")
 lines = open(sys.argv[1]).readlines()
+if after != "-1" and not after.isdecimal():
+    sys.exit("Failed to seek to cursor: Invalid argument")
+after = int(after)
 sys.stdout.writelines(lines[after + 1 :])
 sys.exit(int("broken" in sys.argv))
 """
@@ -29,7 +32,7 @@ NOW_MS = int(time.time() * 1000)
 
 
 class Box:
-    """A box with a journal, whose group of logs is at moto's CloudWatch."""
+    """A box with a journal, whose log group is at moto's CloudWatch."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.entries = directory, list[dict[str, Any]]()
@@ -92,6 +95,7 @@ def test_a_journal_that_cannot_be_read_is_an_error_and_what_was_read_is_not_sent
 
     assert box.send("broken") == 1
     assert "non-zero exit status" in capsys.readouterr().err
+    assert box.sent() == ["info kernel: read"]
     assert box.send() == 0
     assert box.sent() == ["info kernel: read"]
 
@@ -120,6 +124,64 @@ def test_every_kind_of_field_becomes_a_line(message: Any, text: str) -> None:
 
     assert line.text.startswith(f"info kernel: {text}")
     assert line.size <= journal_logs.MAX_LINE_BYTES + journal_logs.EVENT_BYTES
+
+
+@pytest.mark.parametrize("value", [["6", "3"], "9", "", "\N{SUPERSCRIPT TWO}", None, [54, 255], [[54, 255], "3"], []])
+@pytest.mark.parametrize("field", ["PRIORITY", "_SYSTEMD_UNIT", "SYSLOG_IDENTIFIER"])
+def test_a_field_of_any_kind_that_a_local_program_wrote_becomes_a_line(field: str, value: Any) -> None:
+    entry = {"__CURSOR": "s=1", "__REALTIME_TIMESTAMP": "1000", "MESSAGE": "still here"}
+
+    text = journal_logs.line_of({**entry, field: value}).text
+
+    assert text.endswith(": still here")
+    assert field != "PRIORITY" or text == "info kernel: still here"
+
+
+@pytest.mark.parametrize("entry", [b'{"MESSAGE": "cut', b"\xff", b"[]", b"{}", b'{"__CURSOR": "1"}'])
+def test_an_entry_that_cannot_be_read_does_not_keep_the_others_back(
+    entry: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = b'{"__CURSOR": "2", "__REALTIME_TIMESTAMP": "1000", "MESSAGE": "good"}'
+    (tmp_path / "journal").write_bytes(entry + b"\n" + good + b"\n")
+
+    lines = list(journal_logs.read(["cat", str(tmp_path / "journal")], tmp_path / "cursor"))
+
+    assert [line.text for line in lines] == ["info kernel: good"]
+    assert "left out a line of the journal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cursor", [b"", b"\0\0\0", b"unknown", b"\xff"])
+def test_a_cursor_that_a_power_cut_has_damaged_does_not_stop_the_log(
+    cursor: bytes, box: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box.log("first")
+    (box.directory / "cursor").write_bytes(cursor)
+
+    assert box.send() == 0
+    assert box.sent() == ["info kernel: first"]
+    assert (box.directory / "cursor").read_text() == "0"
+    is_refused = "does not accept the saved cursor" in capsys.readouterr().err
+    assert is_refused == bool(cursor.strip(b"\0"))
+
+
+def test_the_real_journalctl_names_a_cursor_that_it_does_not_accept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cursor").write_text("unknown")
+
+    list(journal_logs.read([*journal_logs.JOURNALCTL, f"--directory={tmp_path}"], tmp_path / "cursor"))
+
+    assert "does not accept the saved cursor" in capsys.readouterr().err
+    assert not (tmp_path / "cursor").exists()
+
+
+def test_lines_that_cloudwatch_refuses_by_their_time_are_reported(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    box.log("old", NOW_MS - 15 * 24 * 3600 * 1000)
+    box.log("new")
+
+    assert box.send() == 0
+    assert box.sent() == ["info kernel: new"]
+    assert "CloudWatch Logs refused lines by their time: " in capsys.readouterr().err
 
 
 def test_a_request_is_never_larger_or_longer_than_cloudwatch_accepts() -> None:

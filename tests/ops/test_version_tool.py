@@ -55,6 +55,9 @@ def test_a_release_is_closed_and_the_next_one_opened_by_a_command_each(tmp_path:
         ("3.0.0a1", "3.0.0a1 (unreleased)", ["close", "4.0.0"], "not an open one"),
         ("3.0.0a1", "3.0.0a1 (unreleased)", ["close", "3.0.0a1"], "tools/version close 3.0.0 "),
         ("3.0.0a1", "3.0.0a1 (unreleased)", ["open", "3.1.0a1"], "close it first"),
+        ("3.0.0", "3.0.0 (2026-12-01)", ["open", "2.9.0a1"], "is not later"),
+        ("3.0.0", "3.0.0 (2026-12-01)", ["open", "3.0.0rc2"], "is not later"),
+        ("3.10.0", "3.10.0 (2026-12-01)", ["open", "3.9.0a1"], "is not later"),
         ("3.0.0a1", "3.0.0a1 (unreleased)", [], "tools/version close 3.0.0 "),
     ],
 )

@@ -35,7 +35,7 @@ _CSV_COLUMNS = ("s3_url", "kind", "reason", "found_md5", "size_bytes", "first_se
 def run(arguments: argparse.Namespace, settings: Settings) -> bool:
     """Runs the action; False if something is wrong. Raises StashError."""
     if (arguments.action in ("acknowledge", "history")) != bool(arguments.s3_urls):
-        raise SettingsError("history needs a name, acknowledge the S3 URLs of objects, and the other actions neither")
+        raise SettingsError("history takes names, acknowledge takes S3 URLs; the other actions take no arguments")
     period_days = arguments.period_days or settings[FixitySettings].period_days
     if not period_days and arguments.action in ("plan", "status"):
         raise SettingsError("fixity.period_days is 0, so there is no standing check: set it; plan has --period-days")
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 
 def _history(folder: StateFolder, settings: Settings, word: str, as_json: bool) -> bool:
-    """Prints when the objects of a name, a URL or an md5 were read; False if one is wrong, or nothing is known."""
+    """Prints when the check passed the objects of a name, URL or md5; False if one is wrong, or nothing is known."""
     # Redis takes half a second to import, and only those with an index need SQLite.
     from md5s3stash_daemon.ctl.lookup import places_of_word
 
@@ -64,7 +64,7 @@ def _history(folder: StateFolder, settings: Settings, word: str, as_json: bool) 
         return False
     wrong = {each.s3_url: each for each in folder.wrong.all() if each.s3_url in s3_urls}
     state = folder.read()
-    read = {s3_url: NEVER if state is None else _last_read(state, s3_url) for s3_url in s3_urls}
+    passed = {s3_url: NEVER if state is None else _last_passed(state, s3_url) for s3_url in s3_urls}
     index = settings[ProvenanceSettings].index
     checks: Sequence[Event] = []
     if index is not None:
@@ -73,13 +73,13 @@ def _history(folder: StateFolder, settings: Settings, word: str, as_json: bool) 
         checks = checks_of(index, md5)
     if as_json:
         objects = [
-            {"s3_url": s3_url, "read_since": None if seconds == NEVER else _utc(seconds)}
+            {"s3_url": s3_url, "passed_since": None if seconds == NEVER else _utc(seconds)}
             | ({"wrong": asdict(wrong[s3_url])} if s3_url in wrong else {})
-            for s3_url, seconds in read.items()
+            for s3_url, seconds in passed.items()
         ]
         console.write(json.dumps({"md5": md5, "objects": objects, "checks": list(map(_as_json, checks))}))
         return not wrong
-    for s3_url, seconds in read.items():
+    for s3_url, seconds in passed.items():
         for line in (s3_url, *(f"    {line}" for line in _found(wrong.get(s3_url), seconds))):
             console.write(console.printable(line))
     for check in checks:
@@ -97,14 +97,18 @@ def _as_json(check: Event) -> dict[str, str | None]:
 
 
 def _found(wrong: WrongObject | None, seconds: float) -> list[str]:
-    """What the standing check has found when it last read an object."""
+    """The open fault of an object. A wrong object has no open fault if it was acknowledged, or if it was stored after
+    the check passed its key.
+    """
     if wrong is not None:
         return [f"{wrong.kind.value} since {_utc(wrong.first_seen)}: {wrong.reason}", *_times(wrong)]
-    return ["not read yet by the standing check" if seconds == NEVER else f"read at {_utc(seconds)} or later: right"]
+    if seconds == NEVER:
+        return ["not read yet by the standing check"]
+    return [f"no open fault; the check last passed its key at {_utc(seconds)} or later"]
 
 
-def _last_read(state: State, s3_url: str) -> float:
-    """When the standing check has read the object, or up to some hours earlier; NEVER if it has not."""
+def _last_passed(state: State, s3_url: str) -> float:
+    """When the standing check has passed the key, or up to some hours earlier; NEVER if it has not."""
     found = [place for place in state.progress.places if s3_url.startswith(place)]
     if not found:
         return NEVER

@@ -61,10 +61,13 @@ def places_of_word(ledger: LedgerReader, word: str, bases: Sequence[BucketBase])
         return "", []
     if word.startswith("s3://") and found is None:
         return md5, [word]
-    names = list(itertools.islice(_each_once(ledger.names_of(md5)), _NAMES_LOOKED_AT))
-    if found is None and not names and not ledger.knows(md5):
-        return "", []
-    contents = [found] if found is not None else _contents(ledger, md5, names)
+    contents = [found] if found is not None else []
+    if not contents:
+        # This reads all names in Redis.
+        names = list(itertools.islice(_each_once(ledger.names_of(md5)), _NAMES_LOOKED_AT))
+        if not names and not ledger.knows(md5):
+            return "", []
+        contents = list(_contents(ledger, md5, names))
     return md5, list(dict.fromkeys(url for each in contents for url in _s3_urls(each, bases)))
 
 

@@ -50,10 +50,14 @@ THREAD = "deliveries"
 
 _TICK_SECONDS = 1.0
 
-# While files of a delivery wait, reading outcomes takes this part of a processor, until it is so much behind.
+# While files of a delivery wait, reading outcomes takes at most a fiftieth of a processor, and lags at most 30 seconds.
 _REST_FACTOR = 50.0
 _FIRST_REST_SECONDS = 5.0
 _MAX_REST_SECONDS = 30.0
+
+# After the key could not be used; doubled each time. A key on a dead mount costs a minute at each attempt.
+_FIRST_SIGNING_DELAY_SECONDS = 1.0
+_MAX_SIGNING_DELAY_SECONDS = 30.0
 
 # The files of a bag come by themselves, in any order: its end has to wait for the last of its manifests.
 _BAG_SECONDS = 30.0
@@ -82,6 +86,8 @@ class DeliveryFollower:
         self._contents = contents
         # Why receipts cannot be published, for the operator; empty if they can.
         self.fault = ""
+        self._sign_at = 0.0
+        self._signing_delay = _FIRST_SIGNING_DELAY_SECONDS
         # When the outcomes of a delivery may be read again while its files wait.
         self._read_at: dict[int, float] = {}
         # A delivery is not still because this machine was off.
@@ -119,7 +125,8 @@ class DeliveryFollower:
 
     def _unpublished(self) -> Sequence[Delivery]:
         try:
-            return self._journal.unpublished()
+            # Open ones first: they do not wait for a receipt that cannot be signed.
+            return sorted(self._journal.unpublished(), key=lambda delivery: delivery.ended is not None)
         except sqlite3.Error as error:
             log.error("the journal of deliveries cannot be read error=%r", str(error))
             return []
@@ -150,11 +157,20 @@ class DeliveryFollower:
             if ended is None:
                 return
             delivery = ended
+        if time.monotonic() >= self._sign_at:
+            self._publish(delivery)
+
+    def _publish(self, delivery: Delivery) -> None:
         collection = self._collection(delivery)
         place_of = self._contents.in_collection(collection).place
         key = self._runtime.live.current[DeliverySettings].signing_key
-        path = publish(self._spool, self._journal, delivery, place_of, collection, key)
-        self.fault = ""
+        try:
+            path = publish(self._spool, self._journal, delivery, place_of, collection, key)
+        except ReceiptNotSigned:
+            self._sign_at = time.monotonic() + self._signing_delay
+            self._signing_delay = min(2 * self._signing_delay, _MAX_SIGNING_DELAY_SECONDS)
+            raise
+        self.fault, self._signing_delay = "", _FIRST_SIGNING_DELAY_SECONDS
         with self._journal.transaction():
             self._journal.update(delivery.number, is_published=1, receipt=path.encode("utf-8", "surrogateescape"))
             self._journal.drop_files_of(delivery.number)

@@ -126,8 +126,11 @@ class Collector:
         log.info("provenance begins names=%d", self._index.count())
 
     def _collect_all(self, stopping: threading.Event) -> None:
-        while self.collect(_NO_WAIT_SECONDS) and not stopping.is_set():
-            pass
+        """Up to the entry that is the newest now: on a busy spool, there is always another one."""
+        newest = self._newest()
+        while newest is not None and _order(self._index.state("position") or _START) < _order(newest.id):
+            if stopping.is_set() or not self.collect(_NO_WAIT_SECONDS):
+                return
 
     def _is_in_log(self, entry_id: str) -> bool:
         with translating("log"):

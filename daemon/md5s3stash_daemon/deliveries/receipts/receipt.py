@@ -55,8 +55,10 @@ def publish(
         with _synced(temporary) as file:
             write(file, journal, delivery)
         if signing_key is not None:
+            # First, so that no empty file stays if the key cannot be used.
+            signature = signature_of(temporary, signing_key).decode("ascii")
             with _synced(f"{temporary}{SUFFIX}") as file:
-                file.write(signature_of(temporary, signing_key).decode("ascii"))
+                file.write(signature)
             # Before what it signs: a receipt that is there has its signature.
             written.append(f"{suffix}{SUFFIX}")
         written.append(suffix)
