@@ -227,7 +227,7 @@ def test_an_old_notice_is_not_given_up_at_its_first_attempts(box: Box) -> None:
 
 
 def test_a_wrong_object_is_not_given_up_with_an_older_one(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "_GIVE_UP_ATTEMPTS", 0, raising=False)
+    monkeypatch.setattr(channels, "_GIVE_UP_ATTEMPTS", 0)
     receiver = Receiver()
     receiver.is_down = True
     channel = box.channel(receiver)
@@ -446,9 +446,9 @@ def test_a_receiver_that_trickles_does_not_hold_the_channel(
     box: Box, authority: Authority, tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Origin(tls=authority.server_context("127.0.0.1") if tls else None) as origin:
+        slow = box.channel(Webhook(origin.answer("/slow", origin.drip(b"HTTP/1.1 2")), box.secret), "slow")
         url = origin.answer(
             "/hook",
-            origin.drip(b"HTTP/1.1 2"),
             origin.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"),
             RawReply([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"]),
         )
@@ -457,8 +457,8 @@ def test_a_receiver_that_trickles_does_not_hold_the_channel(
         box.ended("two")
 
         with monkeypatch.context() as patched:
-            patched.setattr(webhooks, "_TOTAL_SECONDS", 0.3, raising=False)
-            assert channel.step() is not None
+            patched.setattr(webhooks, "_TOTAL_SECONDS", 0.3)
+            assert slow.step() is not None
         # The status says enough.
         assert channel.step() is None
         assert channel.step() is None
@@ -550,7 +550,7 @@ def test_recipients_that_are_greylisted_get_the_message_later_and_the_others_onc
 def test_a_mail_server_that_does_not_end_its_answer_does_not_hold_the_channel(
     box: Box, authority: Authority, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mails, "_TOTAL_SECONDS", 0.5, raising=False)
+    monkeypatch.setattr(mails, "_TOTAL_SECONDS", 0.5)
     tls = None if scheme == "smtp" else authority.server_context("localhost")
     with MailServer(tls, implicit=scheme == "smtps") as server:
         mail = Mail(f"{scheme}://localhost:{server.port}", "stash@example.org", ("a@example.org",), None)
@@ -558,7 +558,7 @@ def test_a_mail_server_that_does_not_end_its_answer_does_not_hold_the_channel(
         box.ended("batch")
         server.answers = ["250-"]
 
-        assert "closed" in str(channel.step())
+        assert channel.step() is not None
 
 
 # -- SNS --------------------------------------------------------------------------------------------------------------
