@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from md5s3stash_thumbnailer.cache.disk import Incoming
+from md5s3stash_thumbnailer.cache.flights import Flights
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.cache.turns import CLIENT, RecentClients, Turns
 from md5s3stash_thumbnailer.errors import Overloaded, TooManyRequests
@@ -107,7 +109,7 @@ def test_however_many_clients_come_only_the_latest_are_kept() -> None:
 
 def test_turns_go_round_the_clients_and_not_by_the_length_of_their_lines() -> None:
     async def steps() -> None:
-        turns, order, go = Turns(1, 100, 60), list[str](), asyncio.Event()
+        turns, order, go = Turns(1, 100, 60, RecentClients()), list[str](), asyncio.Event()
 
         async def work(client: str) -> None:
             async with turn(turns, client):
@@ -184,7 +186,7 @@ def test_however_many_clients_ask_only_the_latest_are_known(monkeypatch: pytest.
 @pytest.mark.parametrize("ends", ["done", "failed", "cancelled before", "cancelled in the same moment"])
 def test_no_turn_is_lost_however_its_holder_ends(ends: str) -> None:
     async def steps() -> None:
-        turns, go = Turns(1, 100, 60), asyncio.Event()
+        turns, go = Turns(1, 100, 60, RecentClients()), asyncio.Event()
 
         async def work(fails: bool = False) -> None:
             async with turn(turns, "a"):
@@ -212,7 +214,7 @@ def test_no_turn_is_lost_however_its_holder_ends(ends: str) -> None:
 
 def test_where_the_line_is_full_the_client_with_most_in_it_loses_its_last() -> None:
     async def steps() -> None:
-        turns, go, done = Turns(1, 4, 60), asyncio.Event(), Counter[str]()
+        turns, go, done = Turns(1, 4, 60, RecentClients()), asyncio.Event(), Counter[str]()
 
         async def work(client: str) -> None:
             try:
@@ -235,9 +237,41 @@ def test_where_the_line_is_full_the_client_with_most_in_it_loses_its_last() -> N
     run(steps())
 
 
+def test_requests_of_one_client_that_wait_for_files_leave_room_for_the_first_of_each_other_client() -> None:
+    async def steps() -> None:
+        flights, go, done = Flights(4, "Too many"), asyncio.Event(), Counter[str]()
+
+        async def make(name: str) -> Incoming:
+            await go.wait()
+            raise FileNotFoundError
+
+        async def ask(client: str, name: str) -> None:
+            CLIENT.set(client)
+            try:
+                await flights.file(name, make)
+            except Overloaded:
+                client = f"{client} refused"
+            except FileNotFoundError:
+                pass
+            done[client] += 1
+
+        asked_by = ["crawler"] * 10 + ["a", "a", "b", "c", "d", "e"]
+        asking = [asyncio.create_task(ask(client, str(number))) for number, client in enumerate(asked_by)]
+        await settled()
+        assert flights.waiting == 8
+        go.set()
+        await asyncio.gather(*asking)
+        # When `e` comes, twice as many wait as may of one client.
+        refused = {"crawler refused": 6, "a refused": 1, "e refused": 1}
+        assert done == {"crawler": 4, "a": 1, "b": 1, "c": 1, "d": 1} | refused
+        assert (flights.waiting, flights._of) == (0, {})
+
+    run(steps())
+
+
 def test_too_many_and_too_long_are_told_to_come_later() -> None:
     async def steps() -> None:
-        turns, go = Turns(1, 1, 0.05), asyncio.Event()
+        turns, go = Turns(1, 1, 0.05, RecentClients()), asyncio.Event()
 
         async def work() -> None:
             async with turn(turns, "a"):
@@ -279,7 +313,7 @@ def test_time_with_a_worker_is_charged_and_a_client_without_a_name_is_not(monkey
     monkeypatch.setattr(client_rate, "_LONGEST_REFUSAL_SECONDS", 0.0)
 
     async def steps() -> None:
-        clients = Clients(1e-6, workers=2, turns=Turns(2, 10, 60))
+        clients = Clients(1e-6, workers=2, turns=Turns(2, 10, 60, RecentClients()))
         for name in ("crawler", ""):
             assert await rendered(clients, name, File()) == "picture"
         with pytest.raises(TooManyRequests) as refused:
@@ -295,7 +329,7 @@ def test_an_answer_that_needs_no_worker_is_charged_too(monkeypatch: pytest.Monke
     monkeypatch.setattr(client_rate, "_LONGEST_REFUSAL_SECONDS", 0.0)
 
     async def steps() -> None:
-        clients = Clients(1e-6, workers=2, turns=Turns(2, 10, 60))
+        clients = Clients(1e-6, workers=2, turns=Turns(2, 10, 60, RecentClients()))
         await clients.admit("crawler")
         with pytest.raises(TooManyRequests):
             await clients.admit("crawler")
@@ -305,7 +339,7 @@ def test_an_answer_that_needs_no_worker_is_charged_too(monkeypatch: pytest.Monke
 
 def test_an_original_is_closed_where_its_request_gets_no_turn() -> None:
     async def steps() -> None:
-        turns = Turns(0, 1, 0.01)
+        turns = Turns(0, 1, 0.01, RecentClients())
         clients, files = Clients(0.25, workers=1, turns=turns), [File(), File()]
         waiting = asyncio.create_task(rendered(clients, "a", files[0]))
         await settled()
@@ -320,7 +354,7 @@ def test_an_original_is_closed_where_its_request_gets_no_turn() -> None:
 
 def test_a_share_of_0_bounds_no_client() -> None:
     async def steps() -> None:
-        clients = Clients(0, workers=1, turns=Turns(1, 10, 60))
+        clients = Clients(0, workers=1, turns=Turns(1, 10, 60, RecentClients()))
         for _ in range(10):
             await rendered(clients, "a", File())
             await clients.admit("a")

@@ -21,10 +21,12 @@ import pytest
 from md5s3stash_thumbnailer.cache.disk import DiskCache
 from md5s3stash_thumbnailer.cache.pyramids import Pyramids
 from md5s3stash_thumbnailer.cache.source import Source
+from md5s3stash_thumbnailer.cache.turns import CLIENT, RecentClients, Turns
 from md5s3stash_thumbnailer.errors import NotAnImage, Overloaded, RenderTimedOut
 from md5s3stash_thumbnailer.part import OfPart
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, write_pyramid
 from md5s3stash_thumbnailer.render.region_request import SizeRequest
+from md5s3stash_thumbnailer.server.client_rate import Clients
 from md5s3stash_thumbnailer.workers.pool import PoolLimits, RenderPool
 from tests.support import servers
 from tests.support.digest_s3 import DigestS3
@@ -323,10 +325,17 @@ def test_pyramids_count_in_the_bound_and_go_as_originals_do(tmp_path: Path) -> N
     assert cache.counts.evictions >= 20
 
 
+Charge = Callable[[float], None]
+
+
+def one_place() -> Turns:
+    return Turns(1, 100, 60, RecentClients())
+
+
 def charged_for_refusals(
     tmp_path: Path,
     open_original: Callable[[OfPart], Awaitable[Source]],
-    make: Callable[[Source, PyramidRequest, BinaryIO], Awaitable[int]],
+    make: Callable[[Source, PyramidRequest, BinaryIO, Charge], Awaitable[int]],
     refusal: Exception,
     times: int = 1,
 ) -> list[float]:
@@ -334,7 +343,7 @@ def charged_for_refusals(
     charged: list[float] = []
 
     async def ask() -> None:
-        pyramids = Pyramids(DiskCache(tmp_path / "cache", 100_000), open_original, make, 1, 8)
+        pyramids = Pyramids(DiskCache(tmp_path / "cache", 100_000), open_original, make, one_place(), 8)
         for _ in range(times):
             with pytest.raises(type(refusal), match=str(refusal)):
                 await pyramids.made(SizeRequest("0" * 32), charged.append)
@@ -352,10 +361,11 @@ def test_what_could_not_be_made_is_not_tried_again_at_once(tmp_path: Path) -> No
     async def open_original(asked: OfPart) -> Source:
         return Source(open(tmp_path / "original", "rb"))
 
-    async def make(source: Source, request: PyramidRequest, file: BinaryIO) -> int:
+    async def make(source: Source, request: PyramidRequest, file: BinaryIO, charge: Charge) -> int:
         nonlocal tries
         tries += 1
         source.file.close()
+        charge(300)
         raise RenderTimedOut("The image took more than 300 seconds to render")
 
     charged = charged_for_refusals(tmp_path, open_original, make, RenderTimedOut("300 seconds"), times=3)
@@ -364,22 +374,76 @@ def test_what_could_not_be_made_is_not_tried_again_at_once(tmp_path: Path) -> No
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_client_is_charged_for_the_worker_and_not_for_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_is_charged_for_the_worker_and_not_for_s3_or_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seconds = 0.0
-    monkeypatch.setattr("md5s3stash_thumbnailer.cache.pyramids.time", SimpleNamespace(monotonic=lambda: seconds))
+    monkeypatch.setattr("md5s3stash_thumbnailer.server.client_rate.time", SimpleNamespace(monotonic=lambda: seconds))
+    turns = one_place()
+    clients = Clients(0, 1, turns)
+
+    def end_turn() -> None:
+        nonlocal seconds
+        seconds += 100
+        turns.pass_on("other")
 
     async def open_original(asked: OfPart) -> Source:
         nonlocal seconds
         seconds += 100
+        await turns.take("other")
+        asyncio.get_running_loop().call_soon(end_turn)
         return Source(open(tmp_path / "original", "rb"))
 
-    async def make(source: Source, request: PyramidRequest, file: BinaryIO) -> int:
-        nonlocal seconds
-        seconds += 5
-        source.file.close()
-        raise NotAnImage("damaged")
+    async def make(source: Source, request: PyramidRequest, file: BinaryIO, charge: Charge) -> int:
+        async def work() -> int:
+            nonlocal seconds
+            seconds += 5
+            source.file.close()
+            raise NotAnImage("damaged")
+
+        return await clients.in_turn(source, work, charge)
 
     assert charged_for_refusals(tmp_path, open_original, make, NotAnImage("damaged")) == [5]
+
+
+@pytest.mark.parametrize(("has_gone", "order"), [(False, "aab" + 18 * "a"), (True, "ab")], ids=["waits", "has gone"])
+def test_client_that_needs_many_pyramids_delays_only_itself(tmp_path: Path, has_gone: bool, order: str) -> None:
+    made, go, places = "", asyncio.Event(), one_place()
+
+    async def open_original(asked: OfPart) -> Source:
+        return Source(open(tmp_path / "original", "rb"))
+
+    async def make(source: Source, request: PyramidRequest, file: BinaryIO, charge: Charge) -> int:
+        nonlocal made
+        made += request.content[0]
+        source.file.close()
+        await go.wait()
+        raise NotAnImage("damaged")
+
+    async def ask_all() -> None:
+        pyramids = Pyramids(DiskCache(tmp_path / "cache", 100_000), open_original, make, places, 100)
+
+        async def ask(client: str, number: int) -> None:
+            CLIENT.set(client)
+            await pyramids.made(SizeRequest(f"{client}{number:031x}"))
+
+        asking = [asyncio.create_task(ask("a", number)) for number in range(20)]
+        while not made or places.waiting < 19:
+            await asyncio.sleep(0.001)
+        if has_gone:
+            for task in asking:
+                task.cancel()
+        asking.append(asyncio.create_task(ask("b", 0)))
+        while places.waiting < 20:
+            await asyncio.sleep(0.001)
+        go.set()
+        await asyncio.gather(*asking, return_exceptions=True)
+        pyramids.close()
+
+    (tmp_path / "original").touch()
+    (tmp_path / "cache").mkdir()
+    asyncio.run(asyncio.wait_for(ask_all(), 30))
+    assert made == order
 
 
 def test_time_limit_counts_against_the_picture_if_the_worker_had_the_cpu(
@@ -411,14 +475,14 @@ def test_request_that_comes_just_too_late_gets_the_pyramid_that_is_there(tmp_pat
     async def open_original(asked: OfPart) -> Source:
         return Source(open(tmp_path / "original", "rb"))
 
-    async def make(source: Source, request: PyramidRequest, file: BinaryIO) -> int:
+    async def make(source: Source, request: PyramidRequest, file: BinaryIO, charge: Charge) -> int:
         nonlocal tries
         tries += 1
         with source.file:
             return write_pyramid(source.file, request, file, RenderLimits())
 
     async def ask_twice() -> None:
-        pyramids = Pyramids(DiskCache(tmp_path / "cache", 1_000_000), open_original, make, 1, 8)
+        pyramids = Pyramids(DiskCache(tmp_path / "cache", 1_000_000), open_original, make, one_place(), 8)
         for _ in range(2):
             (await pyramids.made(SizeRequest("0" * 32))).file.close()
         pyramids.close()

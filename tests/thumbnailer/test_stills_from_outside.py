@@ -144,7 +144,7 @@ def test_video_whose_ffmpeg_is_killed_is_tried_again_now_and_later(
     each_started(monkeypatch, kill)
     large = LargeOriginals(Parts(video, lambda: None), BucketBase.parse("bucket", "simple"), 60)
     settings = StillSettings(programs, {"video"}, PATIENT, 1, 8)
-    stills = Stills(DiskCache(tmp_path, 100_000_000), settings, large, Lines(8, 60), Turns(1, 8, 60))
+    stills = Stills(DiskCache(tmp_path, 100_000_000), settings, large, Lines(8, 60), Turns(1, 8, 60, RECENT))
 
     async def ask() -> Kind:
         with open(video, "rb") as original:
@@ -172,7 +172,7 @@ def test_video_at_which_ffmpeg_aborts_is_refused_and_not_tried_again_at_once(
     each_started(monkeypatch, abort)
     large = LargeOriginals(Parts(video, lambda: None), BucketBase.parse("bucket", "simple"), 60)
     settings = StillSettings(programs, {"video"}, PATIENT, 1, 8)
-    stills = Stills(DiskCache(tmp_path, 100_000_000), settings, large, Lines(8, 60), Turns(1, 8, 60))
+    stills = Stills(DiskCache(tmp_path, 100_000_000), settings, large, Lines(8, 60), Turns(1, 8, 60, RECENT))
 
     async def ask() -> None:
         with open(video, "rb") as original:
@@ -240,6 +240,18 @@ def test_frames_of_one_video_are_made_one_after_the_other_and_120_in_ten_minutes
     assert (on_time.tries, on_time.most_busy) == (120, 1)
     now += 601
     assert asked_of(on_time, video, range(120, 150)) == []
+
+
+def test_frames_for_which_no_turn_was_free_do_not_count(
+    on_time: OnTime, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(stills_module, "time", SimpleNamespace(monotonic=lambda: now))
+    on_time._turns = Turns(0, 500, 0.0, RECENT)
+    assert [type(error) for error in asked_of(on_time, video, range(120))] == [Overloaded] * 120
+
+    on_time._turns = Turns(4, 500, 60, RECENT)
+    assert asked_of(on_time, video, range(5)) == []
 
 
 def test_video_that_takes_all_the_time_is_tried_once_whatever_time_is_asked_for(on_time: OnTime, video: Path) -> None:

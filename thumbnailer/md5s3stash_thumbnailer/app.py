@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -121,21 +121,24 @@ async def _run(
     readiness: Readiness,
     sockets: list[socket.socket],
 ) -> None:
-    async def make_pyramid(source: Source, request: PyramidRequest, file: BinaryIO) -> int:
-        return await clients.in_turn(source, lambda: pool.make_pyramid(source, request, file))
+    async def make_pyramid(
+        source: Source, request: PyramidRequest, file: BinaryIO, charge: Callable[[float], None]
+    ) -> int:
+        return await clients.in_turn(source, lambda: pool.make_pyramid(source, request, file), charge)
 
+    limits = settings.pool_limits
     # One worker at least is left for requests that need no pyramid, if there are two.
     pyramids = Pyramids(
         originals.cache,
         originals.open_whole,
         make_pyramid,
-        max_at_once=max(1, settings.workers - 1),
-        max_waiting=settings.pool_limits.max_waiting,
+        # A page of many large pictures waits longer than for a worker: browsers do not ask for images again.
+        Turns(max(1, settings.workers - 1), limits.max_waiting, limits.pyramid_seconds, clients.turns.recent, kept=1),
+        limits.max_waiting,
     )
     stills = originals.stills
-    contents = Contents(_lines(settings.pool_limits))
-    metrics = Metrics(originals, pyramids, pool, contents)
-    metrics.waiting_turns = lambda: clients.waiting
+    contents = Contents(_lines(limits))
+    metrics = Metrics(originals, pyramids, pool, contents, lambda: clients.waiting)
     services = Services(
         originals=originals,
         pyramids=pyramids,
@@ -171,7 +174,7 @@ def _clients(settings: Settings, recent: RecentClients) -> Clients:
     # One more than there are workers: it waits in the pool, so that no worker waits for the event loop. So two are kept
     # from each client, and it has all workers but one.
     turns = Turns(count + 1, limits.max_waiting, limits.wait_seconds, recent, kept=2)
-    return Clients(settings.iiif.client_share if settings.iiif else 0, count, turns, recent)
+    return Clients(settings.iiif.client_share if settings.iiif else 0, count, turns)
 
 
 def _stills(settings: Settings, store: S3ObjectStore, cache: DiskCache, recent: RecentClients) -> Stills | None:

@@ -27,13 +27,20 @@ _LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 class Metrics:
     """Belongs to the event loop."""
 
-    def __init__(self, originals: Originals, pyramids: Pyramids, pool: RenderPool, contents: Contents) -> None:
+    def __init__(
+        self,
+        originals: Originals,
+        pyramids: Pyramids,
+        pool: RenderPool,
+        contents: Contents,
+        waiting_turns: Callable[[], int],
+    ) -> None:
+        """`waiting_turns` counts the requests that wait before the pool, which does not count them."""
         self._originals = originals
         self._pyramids = pyramids
         self._pool = pool
         self._contents = contents
-        # What waits before the pool is not counted there.
-        self.waiting_turns: Callable[[], int] = lambda: 0
+        self._waiting_turns = waiting_turns
         # A registry of our own: any library may register metrics in the global one.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -118,7 +125,7 @@ class Metrics:
         stills = self._originals.stills
         if stills is not None:
             waiting.add_metric(["still"], stills.waiting)
-        waiting.add_metric(["worker"], self._pool.waiting + self._contents.waiting + self.waiting_turns())
+        waiting.add_metric(["worker"], self._pool.waiting + self._contents.waiting + self._waiting_turns())
         yield waiting
         yield GaugeMetricFamily(f"{_PREFIX}workers_busy", "Workers that render", value=self._pool.busy)
         sealed = "Whether this kernel has all that seals workers"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
 from md5s3stash_thumbnailer.cache.disk import Incoming
+from md5s3stash_thumbnailer.cache.turns import CLIENT
 from md5s3stash_thumbnailer.errors import Overloaded
 
 
@@ -15,24 +17,41 @@ class Flights:
     """What is being made, by digest. Belongs to the event loop."""
 
     def __init__(self, max_waiting: int, refusal: str) -> None:
-        """When more than `max_waiting` requests would wait, the next one is refused with these words."""
-        self.waiting = 0
+        """When `max_waiting` requests wait, the next one is refused with these words. The first one of a client that
+        has none waiting is refused only when twice as many wait.
+        """
+        # client -> its requests that wait.
+        self._of: Counter[str] = Counter()
         self._max_waiting = max_waiting
         self._refusal = refusal
         self._flights: dict[str, _Flight] = {}
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return self._of.total()
+
+    def is_awaited(self, md5: str) -> bool:
+        """Whether a request still waits for it."""
+        return self._flights[md5].waiters > 0
+
     async def file(self, md5: str, make: Callable[[str], Awaitable[Incoming]]) -> BinaryIO:
         """The file, opened for this caller. Raises Overloaded, and what `make` raises, to all who wait for it."""
-        if self.waiting >= self._max_waiting:
+        client = CLIENT.get()
+        if self.waiting >= self._max_waiting * (1 if self._of[client] else 2):
             raise Overloaded(self._refusal)
-        self.waiting += 1
+        self._of[client] += 1
         flight = self._flights.get(md5) or self._take_off(md5, make)
         try:
             with flight.waiting():
-                # Shielded: it is the flight of everybody who asked, and of those who will.
-                return (await asyncio.shield(flight.task)).reader()
+                # Not cancelled with this request: it is the flight of everybody who asked, and of those who will. After
+                # asyncio.shield, Python 3.14 would log the error of a flight that no request waits for any more.
+                await asyncio.wait([flight.task])
+                return flight.task.result().reader()
         finally:
-            self.waiting -= 1
+            self._of[client] -= 1
+            if not self._of[client]:
+                del self._of[client]
 
     def _take_off(self, md5: str, make: Callable[[str], Awaitable[Incoming]]) -> _Flight:
         flight = self._flights[md5] = _Flight(asyncio.ensure_future(make(md5)))
@@ -48,18 +67,18 @@ class _Flight:
 
     def __init__(self, task: asyncio.Future[Incoming]) -> None:
         self.task = task
-        self._waiters = 0
+        self.waiters = 0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        self._waiters += 1
+        self.waiters += 1
         try:
             yield
         finally:
-            self._waiters -= 1
+            self.waiters -= 1
             self.close_if_over()
 
     def close_if_over(self) -> None:
         # Its exception is read also where no request waits any more, or asyncio would complain.
-        if self.task.done() and not self.task.cancelled() and not self.task.exception() and not self._waiters:
+        if self.task.done() and not self.task.cancelled() and not self.task.exception() and not self.waiters:
             self.task.result().close()

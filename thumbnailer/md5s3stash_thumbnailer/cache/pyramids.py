@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable
 from typing import BinaryIO
 
@@ -16,6 +15,7 @@ from md5s3stash_thumbnailer.cache.disk import MEMORY_BYTES, DiskCache, Incoming
 from md5s3stash_thumbnailer.cache.flights import Flights
 from md5s3stash_thumbnailer.cache.refusals import Refusals
 from md5s3stash_thumbnailer.cache.source import Kind, Source
+from md5s3stash_thumbnailer.cache.turns import Turns
 from md5s3stash_thumbnailer.errors import NotAnImage, Overloaded, PyramidNotWritten, RenderTimedOut, TooManyPixels
 from md5s3stash_thumbnailer.part import OfPart
 from md5s3stash_thumbnailer.render.decoders.raster import MIME_TYPES
@@ -29,6 +29,8 @@ from md5s3stash_thumbnailer.threads import RequestThreads
 _LARGEST_SHARE = 1 / 2
 _THREADS = 2
 
+_Charge = Callable[[float], None]
+
 
 class Pyramids:
     """The pyramids of one stash."""
@@ -37,18 +39,18 @@ class Pyramids:
         self,
         cache: DiskCache,
         open_original: Callable[[OfPart], Awaitable[Source]],
-        make: Callable[[Source, PyramidRequest, BinaryIO], Awaitable[int]],
-        max_at_once: int,
+        make: Callable[[Source, PyramidRequest, BinaryIO, _Charge], Awaitable[int]],
+        places: Turns,
         max_waiting: int,
     ) -> None:
-        """`make` writes a pyramid and says how many bytes it has; it closes the source. No more than `max_at_once` are
-        made at a time, so that workers are left for other requests.
+        """`make` writes a pyramid and says how many bytes it has; it closes the source, and charges for the time of a
+        worker. One pyramid is made in each of the `places`, so that workers are left for other requests.
         """
         self.count = 0
         self._cache = cache
         self._open_original = open_original
         self._make = make
-        self._places = asyncio.Semaphore(max_at_once)
+        self._places = places
         self._flights = Flights(max_waiting, "Too many requests wait for pyramids")
         self._threads = RequestThreads(_THREADS, "pyramid")
         self._refusals = Refusals()
@@ -58,7 +60,7 @@ class Pyramids:
         """Requests that wait for a pyramid."""
         return self._flights.waiting
 
-    async def made(self, request: Request, charge: Callable[[float], None] = lambda seconds: None) -> Source:
+    async def made(self, request: Request, charge: _Charge = lambda seconds: None) -> Source:
         """A pyramid of the original that is new. `charge` is called with the seconds that a worker took for it, if this
         is the first request for it. Raises what keeps it from being made, or PyramidDamaged.
         """
@@ -73,10 +75,12 @@ class Pyramids:
         """Gives up on what was not begun."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _made(self, name: str, request: Request, charge: Callable[[float], None]) -> Incoming:
+    async def _made(self, name: str, request: Request, charge: _Charge) -> Incoming:
         self._refusals.check(name)
-        async with self._places:
-            # Whoever was told that there is none may come when it has just been made.
+        async with self._places.turn():
+            if not self._flights.is_awaited(name):
+                raise Overloaded("No request waits for the pyramid any more")
+            # Another request may just have had it made.
             loop = asyncio.get_running_loop()
             kept = await loop.run_in_executor(self._threads, self._cache.kept_pyramid, name)
             if kept is not None:
@@ -87,7 +91,7 @@ class Pyramids:
                 self._refusals.add(name, error)
                 raise
 
-    async def _made_somewhere(self, request: Request, charge: Callable[[float], None]) -> Incoming:
+    async def _made_somewhere(self, request: Request, charge: _Charge) -> Incoming:
         try:
             return await self._made_in(self._cache.incoming, request, self._cache.max_bytes * _LARGEST_SHARE, charge)
         except (OSError, PyramidNotWritten) as error:
@@ -98,7 +102,7 @@ class Pyramids:
             raise Overloaded("There is no room for the pyramid at the moment") from error
 
     async def _made_in(
-        self, place: Callable[[], Incoming], request: Request, max_bytes: float, charge: Callable[[float], None]
+        self, place: Callable[[], Incoming], request: Request, max_bytes: float, charge: _Charge
     ) -> Incoming:
         source = await self._open_original(request)
         try:
@@ -107,19 +111,15 @@ class Pyramids:
         except BaseException:
             source.file.close()
             raise
-        # From here on: S3 may be slow, and the client cannot help that.
-        begun = time.monotonic()
         try:
             asked = PyramidRequest(request.content, int(max_bytes), request.part)
-            size_bytes = await self._make(source, asked, incoming.file)
+            size_bytes = await self._make(source, asked, incoming.file, charge)
             loop = asyncio.get_running_loop()
             name = request.derived_name
             await loop.run_in_executor(self._threads, self._cache.keep_pyramid, incoming, name, size_bytes, modified)
         except BaseException:
             incoming.close()
             raise
-        finally:
-            charge(time.monotonic() - begun)
         self.count += 1
         return incoming
 

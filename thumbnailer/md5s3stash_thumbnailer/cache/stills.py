@@ -62,8 +62,8 @@ class Stills:
     def __init__(
         self, cache: DiskCache, settings: StillSettings, large: LargeOriginals, lines: Lines, turns: Turns
     ) -> None:
-        """One content has a place in a line, and so one ffmpeg at a time, whichever times are asked for. Of all
-        contents, clients have `turns`, as many as stills are made at a time.
+        """One content has a place in a line, and so one ffmpeg at a time, whichever times are asked for. Across
+        contents, clients take `turns`, as many as stills are made at a time.
         """
         self.made: Counter[str] = Counter()
         self._cache = cache
@@ -130,10 +130,10 @@ class Stills:
             async with self._lines.turn(asked.content):
                 for name in (tried, content):
                     self._refusals.check(name)
-                if asked.part:
-                    self._count_time(asked.content)
                 try:
                     async with self._turns.turn():
+                        if asked.part:
+                            self._count_time(asked.content)
                         incoming, kind = await asyncio.get_running_loop().run_in_executor(self._threads, make, original)
                 except (NotAnImage, PartNotFound, RenderTimedOut, TooManyBytes, TooManyPixels) as error:
                     # What has taken all the time that there is would do so again for another frame.

@@ -1,4 +1,4 @@
-"""Whose work is next, where several clients have some: they take turns, and one that asks for much waits for itself.
+"""Which client is served next: they take turns, so one that asks for much delays only itself.
 
 While several clients ask, some turns are kept from each of them. So contents that take all their time, however many one
 client asks for, leave something to the others.
@@ -51,16 +51,14 @@ class Turns:
     for, so that one with many requests waits for itself.
     """
 
-    def __init__(
-        self, count: int, max_waiting: int, wait_seconds: float, recent: RecentClients | None = None, kept: int = 0
-    ) -> None:
-        """While there are other `recent` clients, one client has no more turns than all but `kept`, and at least one. A
+    def __init__(self, count: int, max_waiting: int, wait_seconds: float, recent: RecentClients, kept: int = 0) -> None:
+        """While there are other `recent` clients, one client has at most `count - kept` turns, but at least one. A
         client without a name may be many: it has as many as there are.
         """
+        self.recent = recent
         self._free = count
         self._max_waiting = max_waiting
         self._wait_seconds = wait_seconds
-        self._recent = recent or RecentClients()
         self._most_of_one = max(1, count - kept)
         self._held: Counter[str] = Counter()
         # The client whose turn is next comes first.
@@ -124,7 +122,7 @@ class Turns:
             self._held[client] += 1
 
     def _may_hold_one_more(self, client: str) -> bool:
-        return not client or self._held[client] < self._most_of_one or not self._recent.has_another(client)
+        return not client or self._held[client] < self._most_of_one or not self.recent.has_another(client)
 
     def _make_room(self, client: str) -> None:
         """Whoever has the longest line loses the last in it."""

@@ -12,11 +12,10 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from md5s3stash_thumbnailer.cache.source import Source
-from md5s3stash_thumbnailer.cache.turns import RecentClients, Turns
+from md5s3stash_thumbnailer.cache.turns import CLIENT, Turns
 from md5s3stash_thumbnailer.errors import TooManyRequests
 
 _Made = TypeVar("_Made")
@@ -62,20 +61,19 @@ class Buckets:
 class Clients:
     """Buckets and turns, as a handler needs them. A share of 0: no buckets. A client without a name has none."""
 
-    def __init__(self, share: float, workers: int, turns: Turns, recent: RecentClients | None = None) -> None:
+    def __init__(self, share: float, workers: int, turns: Turns) -> None:
         self._buckets = Buckets(share) if share else None
         self._workers = workers
-        self._turns = turns
-        self._recent = recent or RecentClients()
+        self.turns = turns
 
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn."""
-        return self._turns.waiting
+        return self.turns.waiting
 
     def note(self, client: str) -> None:
         """The client asks for something that must be drawn."""
-        self._recent.note(client)
+        self.turns.recent.note(client)
 
     async def admit(self, client: str) -> None:
         """Charges for an answer. Raises TooManyRequests."""
@@ -95,17 +93,18 @@ class Clients:
         """What `work`, which closes the source, makes in the turn of this task's client. `charge` is called with the
         seconds that it took. Raises Overloaded and what `work` raises.
         """
-        async with AsyncExitStack() as turn:
-            try:
-                await turn.enter_async_context(self._turns.turn())
-            except BaseException:
-                source.file.close()
-                raise
-            begun = time.monotonic()
-            try:
-                return await work()
-            finally:
-                charge(time.monotonic() - begun)
+        client = CLIENT.get()
+        try:
+            await self.turns.take(client)
+        except BaseException:
+            source.file.close()
+            raise
+        begun = time.monotonic()
+        try:
+            return await work()
+        finally:
+            self.turns.pass_on(client)
+            charge(time.monotonic() - begun)
 
     def charge(self, client: str, seconds: float) -> None:
         """For the time that a worker took."""
