@@ -120,26 +120,34 @@ def test_without_a_scheme_the_thumbnail_server_reads_from_buckets_that_exist(tmp
 
 NO_SUCH_BUCKET = StoreRefused("none", 404, "NoSuchBucket")
 DENIED = StoreRefused("denied", 403, "AccessDenied")
+EXPIRED = StoreRefused("expired", 400, "ExpiredToken")
 OUTAGE = StoreUnavailable("none")
 
 
 @pytest.mark.parametrize(
-    ("one", "first_of_36", "scheme"),
+    ("one", "first_of_36", "scheme", "is_guess"),
     [
-        (None, None, BucketScheme.SIMPLE),
-        (None, NO_SUCH_BUCKET, BucketScheme.SIMPLE),
-        (DENIED, None, BucketScheme.SIMPLE),
-        (OUTAGE, None, BucketScheme.SIMPLE),
-        (OUTAGE, OUTAGE, BucketScheme.SIMPLE),
-        (NO_SUCH_BUCKET, NO_SUCH_BUCKET, BucketScheme.SIMPLE),
-        (NO_SUCH_BUCKET, OUTAGE, BucketScheme.SIMPLE),
-        (NO_SUCH_BUCKET, None, BucketScheme.MULTIBUCKET),
+        (None, None, BucketScheme.SIMPLE, False),
+        (None, NO_SUCH_BUCKET, BucketScheme.SIMPLE, False),
+        (None, OUTAGE, BucketScheme.SIMPLE, False),
+        (DENIED, None, BucketScheme.SIMPLE, False),
+        (OUTAGE, None, BucketScheme.SIMPLE, True),
+        (OUTAGE, OUTAGE, BucketScheme.SIMPLE, True),
+        (EXPIRED, EXPIRED, BucketScheme.SIMPLE, True),
+        (NO_SUCH_BUCKET, NO_SUCH_BUCKET, BucketScheme.SIMPLE, False),
+        (NO_SUCH_BUCKET, OUTAGE, BucketScheme.SIMPLE, True),
+        (NO_SUCH_BUCKET, EXPIRED, BucketScheme.SIMPLE, True),
+        (NO_SUCH_BUCKET, None, BucketScheme.MULTIBUCKET, False),
         # A role that may read objects, and not list buckets.
-        (NO_SUCH_BUCKET, DENIED, BucketScheme.MULTIBUCKET),
+        (NO_SUCH_BUCKET, DENIED, BucketScheme.MULTIBUCKET, False),
     ],
 )
 def test_one_bucket_counts_if_it_may_be_there_and_one_line_says_what_to_set(
-    one: StashError | None, first_of_36: StashError | None, scheme: BucketScheme, caplog: pytest.LogCaptureFixture
+    one: StashError | None,
+    first_of_36: StashError | None,
+    scheme: BucketScheme,
+    is_guess: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     answers = {"base": one, "0.base": first_of_36}
 
@@ -148,10 +156,25 @@ def test_one_bucket_counts_if_it_may_be_there_and_one_line_says_what_to_set(
         if error:
             raise error
 
-    assert Stash.from_environment({"BUCKET_BASE": "base"}).settled(check).base.scheme is scheme
+    pauses: list[float] = []
+    assert Stash.from_environment({"BUCKET_BASE": "base"}).settled(check, pauses.append).base.scheme is scheme
     (line,) = caplog.messages
     assert f"scheme={scheme} " in line
     assert "BUCKET_SCHEME is not set" in line
+    assert ("is a guess" in line, len(pauses)) == (is_guess, 2 if is_guess else 0)
+
+
+@pytest.mark.parametrize("late", [OUTAGE, EXPIRED])
+def test_a_moment_in_which_s3_does_not_answer_decides_nothing(late: StashError) -> None:
+    answers = iter([late, NO_SUCH_BUCKET, late, NO_SUCH_BUCKET, None])
+
+    def check(bucket: str) -> None:
+        error = next(answers)
+        if error:
+            raise error
+
+    settled = Stash.from_environment({"BUCKET_BASE": "base"}).settled(check, lambda _: None)
+    assert settled.base.scheme is BucketScheme.MULTIBUCKET
 
 
 @pytest.mark.parametrize(

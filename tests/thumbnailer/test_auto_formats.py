@@ -7,6 +7,7 @@ import http.client
 import io
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 
+from md5s3stash_thumbnailer.render import output
 from md5s3stash_thumbnailer.render.encoding import auto_formats
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, Thumbnail, render
 from md5s3stash_thumbnailer.request import (
@@ -282,6 +284,46 @@ def test_what_a_format_cannot_hold_is_sent_as_usual(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(auto_formats, "MOST_PIXELS", 1000)
     assert shown(PHOTOS["JPEG"], BOTH).mime_type == "image/jpeg"
+
+
+def test_without_the_memory_to_compare_the_usual_format_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr(auto_formats, "ssim", fail)
+    assert shown(PHOTOS["JPEG"], BOTH).mime_type == "image/jpeg"
+
+
+def test_what_has_only_the_usual_format_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def comparing(*pictures: PIL.Image.Image) -> float:
+        compared.append(pictures)
+        return 1.0
+
+    monkeypatch.setattr(auto_formats, "ssim", comparing)
+    shown(PHOTOS["WebP"], WEBP)
+    monkeypatch.setattr(auto_formats, "MOST_PIXELS", 1000)
+    shown(PHOTOS["JPEG"], BOTH)
+    assert compared == []
+
+
+@pytest.mark.parametrize(("most_raised", "tries"), [(1024 * 1024, 3), (1000, 1)])
+def test_the_quality_of_a_large_thumbnail_is_not_raised(
+    most_raised: int, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The usual one is like the drawing, and no other is.
+    similarities, encoded, encode = iter([1.0]), Counter[str](), output.encode
+
+    def counting(image: PIL.Image.Image, original: Any, options: Any, image_format: str, *more: Any) -> bytes:
+        encoded[image_format] += 1
+        return encode(image, original, options, image_format, *more)
+
+    monkeypatch.setattr(auto_formats, "ssim", lambda *_: next(similarities, 0.0))
+    monkeypatch.setattr(output, "encode", counting)
+    monkeypatch.setattr(auto_formats, "MOST_RAISED_PIXELS", most_raised)
+    assert shown(PHOTOS["JPEG"], ("avif",)).mime_type == "image/avif"
+    assert encoded == {"JPEG": 1, "AVIF": tries}
 
 
 # --- the server -------------------------------------------------------------------------------------------------------

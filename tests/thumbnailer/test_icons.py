@@ -6,6 +6,8 @@ import io
 import random
 import struct
 import tarfile
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 
@@ -75,7 +77,14 @@ FILES = {
     "GZ": [b"\x1f\x8b\x08" + bytes(20)],
     "7Z": [b"7z\xbc\xaf\x27\x1c" + bytes(20)],
     "RTF": [b"{\\rtf1 text}"],
-    "FONT": [b"wOF2" + bytes(40), b"OTTO\0\x0a" + bytes(20), b"\0\1\0\0\0\x0f" + bytes(20)],
+    "FONT": [
+        *(b"wOF2" + bytes(40), b"OTTO\0\x0a" + bytes(20), b"\0\1\0\0\0\x0f" + bytes(20)),
+        *(b"true\0\x0a" + bytes(20), b"ttcf\0\1\0\0" + bytes(20), b"%!PS-AdobeFont-1.0: Symbol\n"),
+    ],
+    "PS": [b"%!PS-Adobe-3.0\n%%Pages: 1\n", b"%!PS\n"],
+    "EPS": [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%!PS-Adobe-2.0 EPSF-1.2\n", b"\xc5\xd0\xd3\xc6" + bytes(26)],
+    "EXE": [b"MZ\x90\0\3\0"],
+    "MBOX": [b"From anne@example.org Mon Jan  5 10:00:00 2026\n"],
     "3D": [
         b"glTF\2\0\0\0",
         b"ply\nformat ascii 1.0\n",
@@ -90,10 +99,18 @@ FILES = {
         "Größe,Jahr\n1,2\n".encode("latin-1"),
     ],
     "TSV": [b"name\tyear\nAnne\t1901\n"],
-    "TXT": [b"Dear all,\nthis is a letter.\n", "Grüße".encode(), "\ufeffWide".encode("utf-16-le"), b"a,b"],
+    "TXT": [
+        *(b"Dear all,\nthis is a letter.\n", "Grüße".encode(), "\ufeffWide".encode("utf-16-le"), b"a,b"),
+        *(b"OTTO von Guericke\n", b"true story\n", b"typ1 and typ2\n", b"MZ is Mozambique\n"),
+        *(b"[2026-11-29 10:00] begun\n[2026-11-29 10:01] ended\n", b"[10:00:01] begun\n", b"[29, November] begun\n"),
+        *(b"[1] A footnote\n[2] Another\n", b"[1]\nA footnote\n", b"[ ] A task\n", b"[[A link]]\n", b"[-] none\n"),
+    ],
     "HTML": [b"<!DOCTYPE html><title>x</title>", b'\n<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "x">'],
     "XML": [b'<?xml version="1.0"?><mets/>'],
-    "JSON": [b'{"a": 1}', b"[1, 2]"],
+    "JSON": [
+        *(b'{"a": 1}', b"{}", b"[1, 2]", b"[1.5e3,\n-2]", b"[-1 , null]", b"[1]\n", b"[]", b"[ ]\n", b'["a"]'),
+        *(b'[\n  {"a": 1}\n]', b"[[1, 2], [3, 4]]", b"[[], [1]]", b"[[1], [2]]", b"[[[0.5, 1]]]"),
+    ],
     "MIDI": [b"MThd\0\0\0\6"],
     "JXL": [b"\xff\x0a\xfa"],
     "EPUB": [zipped("META-INF/x.xml", first="mimetype", stored=b"application/epub+zip")],
@@ -122,6 +139,35 @@ def test_a_file_that_is_written_for_it_takes_no_time(mark: str) -> None:
     """It would hang for minutes if a pattern went back and forth."""
     for text in (mark, "#" * 60_000, "#\n" * 30_000, "o \n" * 20_000, "{" * 60_000, '"' * 60_000, "<a " * 20_000):
         file_types.name_of(io.BytesIO(text.encode()))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"From " + b"@" * 65_000, b"From " + b"a" * 65_000, b"From " + b"a@" * 32_000),
+        *(b"[" * 65_000, b"[ " * 32_000, b"[" + b" " * 65_000, b"[" + b"1" * 65_000, b"[1" + b" " * 65_000),
+        *(b"[1." + b"1" * 65_000, b"[1]" + b" " * 65_000 + b"x", b"v 1 1 1" + b"\n" * 65_000 + b"v"),
+        *(b"v" + b" 1" * 32_000, b"v " + b"1" * 65_000, b"solid a\n" + b" " * 65_000),
+        *(b"<?xml ?>" + b"<!---->" * 9_000, b"<?xml ?>" + b" " * 65_000, b"<?xml ?><!--" + b"--> " * 16_000),
+    ],
+    ids=lambda data: str(data[:12]),
+)
+def test_a_file_that_makes_a_pattern_go_back_costs_little(data: bytes) -> None:
+    begun = time.thread_time()
+    file_types.name_of(io.BytesIO(data))
+
+    assert time.thread_time() - begun < 1
+
+
+def test_long_names_in_an_archive_take_no_memory() -> None:
+    """Each of 65,535 bytes, and 30 bytes after the beginning of the one before."""
+    data = (b"PK\3\4" + bytes(22) + b"\xff" * 4) * 4_400
+    tracemalloc.start()
+    try:
+        assert file_types.name_of(io.BytesIO(data)) == "ZIP"
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("side", [50, 500])

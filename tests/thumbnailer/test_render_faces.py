@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import PIL.Image
@@ -110,6 +111,12 @@ def test_missing_opencv_crops_in_the_middle_and_is_logged(caplog: pytest.LogCapt
     assert faces.position_of_faces(scene(0)) == CENTRE
     assert faces.missing() == {"faces": "the package opencv-python-headless is not installed"}
     assert "event=faces_off" in caplog.text
+
+
+def test_opencv_of_another_release_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lacks the classifier, so a crop would be kept for ever that is centred for this reason alone."""
+    monkeypatch.setattr(metadata, "version", lambda package: "5.0.0.93")
+    assert faces.missing() == {"faces": "OpenCV 5.0.0.93 is installed, and release 4 is needed"}
 
 
 def test_opencv_that_is_there_is_enough() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import PIL.Image
 import pytest
@@ -30,7 +31,7 @@ from md5s3stash_thumbnailer.errors import (
     TooManyPixels,
 )
 from md5s3stash_thumbnailer.stills import parts as parts_module
-from md5s3stash_thumbnailer.stills import sound
+from md5s3stash_thumbnailer.stills import sound, video
 from md5s3stash_thumbnailer.stills.containers import demuxer_of, demuxer_of_file
 from md5s3stash_thumbnailer.stills.ffmpeg import Bounds, Ffmpeg, Run
 from md5s3stash_thumbnailer.stills.parts import MAX_BYTES, Parts, still_of_parts
@@ -146,6 +147,47 @@ def test_video_whose_key_frames_are_all_damaged_is_shown_as_ffmpeg_shows_it(made
     damaged.write_bytes(data)
 
     assert shown(damaged, bounds=PATIENT).size == SIZE
+
+
+class ScriptedRun:
+    """Each frame has this brightness, and an error of its decoder; or ffmpeg raises the error in its place."""
+
+    def __init__(self, *frames: int | ThumbnailError) -> None:
+        self._frames = iter(frames)
+
+    def ffmpeg(self, *_: str, before: tuple[str, ...] = ()) -> tuple[bytes, str]:
+        frame = next(self._frames)
+        if isinstance(frame, ThumbnailError):
+            raise frame
+        said = f"lavfi.signalstats.YLOW=0\nlavfi.signalstats.YHIGH={frame}\nlavfi.blur=1\n[h264 @ 0x1] error\n"
+        return b"frame %d" % frame, said
+
+
+BLACK, DAMAGED, UNREADABLE, LATE = 30, 200, NotAnImage("unreadable"), RenderTimedOut("late")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        *((DAMAGED, DAMAGED, DAMAGED, DAMAGED, error) for error in (UNREADABLE, LATE, TooManyPixels("large"))),
+        *((DAMAGED, error, error) for error in (UNREADABLE, LATE)),
+        (BLACK, UNREADABLE),
+    ],
+)
+@pytest.mark.parametrize("length", ["10", "100"])
+def test_a_frame_that_was_found_is_shown_if_others_cannot_be_read(
+    frames: tuple[int | ThumbnailError, ...], length: str
+) -> None:
+    run = cast(Run, ScriptedRun(*frames, *[UNREADABLE] * 2))
+    frame = video.still(run, {"format": {"duration": length}}, {"index": 0, "codec_name": "h264"}, None)
+
+    assert frame == f"frame {frames[0]}".encode()
+
+
+def test_no_frame_is_an_error() -> None:
+    for error in (UNREADABLE, LATE):
+        with pytest.raises(type(error)):
+            video.still(cast(Run, ScriptedRun(error)), {}, {"index": 0, "codec_name": "h264"}, None)
 
 
 def key_frames(path: Path) -> list[tuple[int, int]]:

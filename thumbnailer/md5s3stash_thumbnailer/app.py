@@ -50,7 +50,7 @@ from md5s3stash_thumbnailer.workers.pool import PoolLimits, RenderPool
 
 # What of pilbox's defaults says how pictures are encoded.
 _OPTIONS_OF_IIIF = ("optimize", "progressive", "quality")
-# The start may wait for S3 as long as this, for each of two buckets.
+# At the start, for each request to S3: to connect, and without progress.
 _LOOK_SECONDS = 2.0
 
 

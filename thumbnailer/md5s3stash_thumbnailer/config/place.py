@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 from md5s3stash.errors import SettingsError, StashError, StoreRefused
+from md5s3stash.s3.errors import are_refused
 from md5s3stash.scheme import BucketBase, BucketScheme, KeyTemplate, address_to_http_url, parse_key_template
 from md5s3stash.settings import key_prefixes
 
 log = logging.getLogger(__name__)
+
+_LOOKS, _PAUSE_SECONDS = 3, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +44,28 @@ class Stash:
         # Only one bucket can have a prefix.
         return cls(parsed, environment.get("S3_ENDPOINT") or None, not scheme and not parsed.prefix)
 
-    def settled(self, check: Callable[[str], None]) -> Stash:
+    def settled(self, check: Callable[[str], None], pause: Callable[[float], None] = time.sleep) -> Stash:
         """The open scheme becomes that of 2014, 36 buckets, if these exist and no bucket has the name of the base.
 
-        `check` asks S3 for a bucket, and raises StashError.
+        `check` asks S3 for a bucket, and raises StashError. If the answer decides nothing, S3 is asked again after a
+        pause, and in the end the open scheme becomes simple, which is a guess.
         """
         of_2014 = replace(self.base, scheme=BucketScheme.MULTIBUCKET)
-        one, many = (_exists(check, base.buckets()[0]) for base in (self.base, of_2014))
-        base = of_2014 if one is False and many else self.base
+        many: bool | None = None
+        for look in range(_LOOKS):
+            if look:
+                pause(_PAUSE_SECONDS)
+            one = _exists(check, self.base.buckets()[0])
+            many = None if one is None else not one and _exists(check, of_2014.buckets()[0])
+            if many is not None:
+                break
+        base = of_2014 if many else self.base
         log.warning(
-            "event=bucket_scheme scheme=%s bucket=%s reason='BUCKET_SCHEME is not set: set simple for this bucket, or "
-            "multibucket for the 36 such as %s'",
-            *(base.scheme, self.base.base, of_2014.buckets()[0]),
+            "event=bucket_scheme scheme=%s bucket=%s reason='BUCKET_SCHEME is not set%s: set simple for this bucket, "
+            "or multibucket for the 36 such as %s'",
+            *(base.scheme, self.base.base),
+            ", and S3 gave no usable answer, so simple is a guess" if many is None else "",
+            of_2014.buckets()[0],
         )
         return replace(self, base=base, is_scheme_open=False)
 
@@ -61,11 +75,11 @@ class Stash:
 
 
 def _exists(check: Callable[[str], None], bucket: str) -> bool | None:
-    """None if S3 does not answer. A bucket that refuses this server exists."""
+    """None if S3 does not answer, or does not accept the credentials. A bucket that denies access exists."""
     try:
         check(bucket)
     except StoreRefused as error:
-        return error.code != "NoSuchBucket"
+        return None if are_refused(error.code) else error.code != "NoSuchBucket"
     except StashError:
         return None
     return True

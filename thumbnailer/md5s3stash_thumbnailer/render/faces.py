@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import PIL.Image
@@ -26,6 +27,7 @@ PREVIEW_PX = 640
 """The long side of the picture that is searched: enough for a face that fills a tenth of it."""
 
 _CLASSIFIER = "haarcascade_frontalface_alt2.xml"
+_PACKAGE = "opencv-python-headless"
 _SCALE_FACTOR, _MIN_NEIGHBOURS, _MIN_FACE_PX = 1.2, 4, 20
 
 Rectangle = Sequence[int]
@@ -35,11 +37,19 @@ log = logging.getLogger(__name__)
 
 def missing() -> dict[str, str]:
     """What is not installed, under the name `faces`; it is logged as well. Imports nothing."""
-    reason = kinds.missing_package("cv2", "opencv-python-headless")
+    reason = kinds.missing_package("cv2", _PACKAGE) or _wrong_release()
     if not reason:
         return {}
     log.warning("event=faces_off reason='%s'", reason)
     return {"faces": reason}
+
+
+def _wrong_release() -> str:
+    """Empty as well if another package brings OpenCV."""
+    with suppress(metadata.PackageNotFoundError):
+        if not (release := metadata.version(_PACKAGE)).startswith("4."):
+            return f"OpenCV {release} is installed, and release 4 is needed"
+    return ""
 
 
 def require_detector() -> None:

@@ -22,9 +22,10 @@ _MARKS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\0\1\0\0Standard ", "MDB"),
     *(
         (0, start, "FONT")
-        for start in (b"OTTO", b"ttcf", b"true", b"typ1", b"wOFF", b"wOF2", b"\0\1\0\0\0", b"%!PS-Ado")
+        for start in (b"OTTO\0", b"ttcf\0", b"true\0", b"typ1\0", b"wOFF", b"wOF2", b"\0\1\0\0\0", b"%!PS-AdobeFont")
     ),
     *((0, start, "3D") for start in (b"glTF", b"ply\n", b"ply\r", b"Kaydara FBX", b"#VRML", b"#X3D", b"ISO-10303-21")),
+    *((0, b"%%!PS-Adobe-%s EPSF" % version, "EPS") for version in (b"1.0", b"2.0", b"2.1", b"3.0", b"3.1")),
     (0, b"%!PS", "PS"),
     (0, b"\xc5\xd0\xd3\xc6", "EPS"),
     (0, b"AT&TFORM", "DJVU"),
@@ -51,7 +52,6 @@ _MARKS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xd7\xcd\xc6\x9a", "WMF"),
     (40, b" EMF", "EMF"),
     (0, b"\x7fELF", "ELF"),
-    (0, b"MZ", "EXE"),
     (0, b"\xfeDCM", "DICOM"),
 )
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -69,6 +69,8 @@ _OLE_SECTOR_AT, _OLE_POWER_AT, _OLE_DIRECTORY_BYTES = 48, 30, 8192
 _ZIP = b"PK\x03\x04"
 # The headers of a file in an archive: how they begin, where the length of its name is, and where the name.
 _ZIP_HEADERS = ((_ZIP, 26, 30), (b"PK\x01\x02", 28, 46))
+# As much of a name as tells a type.
+_NAME_BYTES = 32
 _IN_ZIPS = (
     ("word/", "DOCX"),
     ("xl/", "XLSX"),
@@ -85,16 +87,19 @@ _OPEN_DOCUMENTS = {b"text": "ODT", b"spreadsheet": "ODS", b"presentation": "ODP"
 _STL_HEAD_BYTES, _STL_TRIANGLE_BYTES = 84, 50
 # What is in no text: control characters but tab, line feed, form feed, carriage return and escape.
 _NOT_TEXT = re.compile("[\0-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
+# Not "[1] A footnote", "[2026-11-29 10:00] A line of a log", "[ ] A task" and "[[A link]]".
+_NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?\s*"
+_ARRAY = rf'(?:\[\s*)+(?:[{{"]|(?:{_NUMBER})?\]\s*(?:[,\]]|\Z)|{_NUMBER},\s*(?:[-\d"\[{{]|true|false|null))'
 _TEXTS = (
     (re.compile(r"<!doctype html|<html[\s>]", re.IGNORECASE), "HTML"),
     (re.compile(r"<\?xml[^>]*>\s*(?:<!--.*?-->\s*)?<(?:html[\s>]|!doctype html)", re.IGNORECASE | re.DOTALL), "HTML"),
     (re.compile(r"<\?xml[\s?]|<[A-Za-z][\w:.-]* [^>]*xmlns"), "XML"),
-    (re.compile(r'\{\s*(?:"|\})|\[\s*[\[{"\]\d-]'), "JSON"),
+    (re.compile(rf'\{{\s*(?:"|\}})|{_ARRAY}'), "JSON"),
     (re.compile("BEGIN:VCARD"), "VCF"),
     (re.compile("BEGIN:VCALENDAR"), "ICS"),
     (re.compile("WEBVTT"), "VTT"),
     (re.compile(r"1\r?\n\d\d:\d\d:\d\d,\d{3} -->"), "SRT"),
-    (re.compile(r"From \S+@\S+ "), "MBOX"),
+    (re.compile(r"From [^\s@]+@\S+ "), "MBOX"),
     (re.compile(r"solid\b[^\n]*\n\s*facet "), "3D"),
     (re.compile(r"(?:#[^\n]*\n|\s|(?:mtllib|o|g) [^\n]*\n)*(?:v(?: +-?[\d.]+(?:e-?\d+)?){3,}\s*\n){3}"), "3D"),
 )
@@ -116,7 +121,10 @@ def name_of(file: BinaryIO) -> str:
     if _is_binary_stl(head, file):
         return "3D"
     text = _text(head)
-    return UNKNOWN if text is None else _of_text(text)
+    if text is None:
+        # A text may begin with these letters.
+        return "EXE" if head.startswith(b"MZ") else UNKNOWN
+    return _of_text(text)
 
 
 def _of_archive(head: bytes, file: BinaryIO) -> str:
@@ -133,7 +141,8 @@ def _names_in(piece: bytes) -> Iterator[str]:
         place = piece.find(begin)
         while 0 <= place <= len(piece) - name_at:
             (length,) = struct.unpack_from("<H", piece, place + length_at)
-            yield piece[place + name_at : place + name_at + length].decode("ascii", "replace")
+            name = place + name_at
+            yield piece[name : name + min(length, _NAME_BYTES)].decode("ascii", "replace")
             place = piece.find(begin, place + 1)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from md5s3stash_thumbnailer.errors import NotAnImage, PartNotFound, RenderTimedOut
+from md5s3stash_thumbnailer.errors import NotAnImage, PartNotFound, RenderTimedOut, TooManyPixels
 from md5s3stash_thumbnailer.stills.ffmpeg import Run
 
 SPECIFIER = "specifier"
@@ -36,8 +36,10 @@ _WITH_ALPHA = re.compile("yuva|rgba|argb|bgra|abgr|gbrap|ya[0-9]")
 _DECODERS_OF_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # blurdetect then gives no number.
 _NO_EDGE = 500.0
-# How good a frame is at which its decoder reports an error: better than a black one, but not than a blurred one.
+# Score of a frame whose decoder reported an error: above a black frame, below a blurred one.
 _DAMAGED = -600.0
+# Raised for one frame. A frame that was found before is shown then.
+_NO_FRAME = (NotAnImage, RenderTimedOut, TooManyPixels)
 _HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 _TO_SDR = (
     "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,"
@@ -75,11 +77,13 @@ def still(
     for share in _TRIES if length or not is_whole else (0.0,):
         try:
             frame, score = _judged(look(share), stream, is_whole)
-        except NotAnImage:
+        except _NO_FRAME as error:
             # A window on the file may have no key frame.
-            if is_whole:
+            if isinstance(error, NotAnImage) and not is_whole:
+                continue
+            if best is None:
                 raise
-            continue
+            break
         if frame and (best is None or score > best[0]):
             best = score, frame
         if best and best[0] >= 0:
@@ -88,9 +92,13 @@ def still(
         best = max(best, _exact(run, stream, length * _TRIES[-1]))
     if best is None or best[0] == _DAMAGED:
         # The length may be a lie, or the end may be missing.
-        frame, score = _judged(look(0.0), stream, is_whole)
-        if best is None or score > best[0]:
-            best = score, frame
+        try:
+            frame, score = _judged(look(0.0), stream, is_whole)
+            if best is None or score > best[0]:
+                best = score, frame
+        except _NO_FRAME:
+            if best is None:
+                raise
     if not best[1]:
         raise NotAnImage("ffmpeg finds no frame in the video")
     return best[1]
@@ -100,7 +108,7 @@ def _exact(run: Run, stream: dict[str, Any], seconds: float) -> tuple[float, byt
     """How good the frame at this time is, key frame or not, and the frame; empty if there is no such frame."""
     try:
         frame, score = _judged(Look(run, seconds, ("-accurate_seek",)), stream, is_whole=True)
-    except RenderTimedOut:
+    except _NO_FRAME:
         return -math.inf, b""
     return (score, frame) if frame else (-math.inf, b"")
 

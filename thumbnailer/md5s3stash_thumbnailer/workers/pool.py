@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 REPLACED_ENDED, REPLACED_TIMEOUT, REPLACED_IDLE = REPLACEMENTS = ("ended", "timeout", "idle")
 
 _START_SECONDS = 30.0
-# A process that is not ready by then hangs; until then the machine is busy, and to start another would take longer.
+# A process not ready after this long is taken to hang. Before, the machine is busy, and a new process would take even
+# longer.
 _HANGS_SECONDS = 300.0
 _STOP_SECONDS = 2.0
 # To write a reduced copy of a few megabytes.

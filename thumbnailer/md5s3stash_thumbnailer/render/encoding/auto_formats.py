@@ -31,7 +31,9 @@ EQUAL_QUALITIES: dict[str, Mapping[int, int]] = {
 }
 # A larger thumbnail takes more of a worker's time in these than to be drawn.
 MOST_PIXELS = 2048 * 2048
-_LOSSLESS = frozenset({"GIF", "PNG", "TIFF"})
+# Of a larger one the quality is not raised: each try takes half a second or more.
+MOST_RAISED_PIXELS = 1024 * 1024
+_LOSSLESS = frozenset({"GIF", "PNG"})
 # One thread: there is a worker for each core. Slower AVIF is smaller, and takes several times as long.
 AVIF: dict[str, object] = {"max_threads": 1, "autotiling": False, "speed": 8}
 WEBP: dict[str, object] = {"method": 4}
@@ -41,7 +43,7 @@ _SAMPLINGS: dict[int | None, str] = {0: "4:4:4", 1: "4:2:2"}
 _BEST = 100
 # How much the quality is raised if a picture is not as similar as it should be.
 _RAISED_BY = (0, 6, 12)
-# Above it more similarity cannot be seen, and less by the tolerance neither.
+# Above this SSIM no difference can be seen, nor a loss of up to TOLERANCE.
 INDISTINGUISHABLE, TOLERANCE = 0.99, 0.005
 
 
@@ -65,10 +67,17 @@ def smallest(
     costs: Counter[str] = Counter()
     with _counted(costs, usual_format):
         usual = output.encode(image, original, options, usual_format)
-        similarity = 1.0 if encoder.is_lossless else encoder.similarity(usual)
+        others = [name.upper() for name in formats if name != USUAL and name.upper() != usual_format]
+        if image.width * image.height > MOST_PIXELS:
+            others = []
+        similarity = 1.0
+        if others and not encoder.is_lossless:
+            try:
+                similarity = encoder.similarity(usual)
+            except MemoryError:
+                others = []
     found = [(usual_format, usual)] if USUAL in formats else []
-    others = [name.upper() for name in formats if name != USUAL and name.upper() != usual_format]
-    for image_format in others if image.width * image.height <= MOST_PIXELS else ():
+    for image_format in others:
         most_bytes = min((len(body) for _, body in found), default=None)
         # A format may have no form for so large a picture.
         with suppress(ImageSaveError, TooManyPixels, MemoryError), _counted(costs, image_format):
@@ -104,7 +113,8 @@ class _Encoder:
             yield self._encode(image_format, replace(self.options, quality=None), _LOSSLESS_WEBP)
         quality = equal_quality(image_format, _BEST if self.options.quality is None else self.options.quality)
         body = b""
-        for raised in _RAISED_BY:
+        is_small = self.image.width * self.image.height <= MOST_RAISED_PIXELS
+        for raised in _RAISED_BY if is_small else _RAISED_BY[:1]:
             own = replace(self.options, quality=min(_BEST, quality + raised))
             body = self._encode(image_format, own, self._parameters(image_format, own.quality))
             if most_bytes is not None and len(body) >= most_bytes:

@@ -38,8 +38,8 @@ class LevelsPicture(Picture):
     least_left: float
     """How many pixels of a level there must be, along a side, for each that is cut from it."""
     good_left: float = 0
-    """With fewer a finer level is taken, if no more than `few_pixels` of it are needed. With as many the bicubic filter
-    is as good as that of Lanczos, in two thirds of the time. 0: whatever is left.
+    """With fewer, a finer level is used if it needs at most `few_pixels`. From this many on, bicubic replaces Lanczos:
+    as good, in two thirds of the time. 0: never.
     """
     few_pixels: int = 0
     shows_levels: bool = True
