@@ -38,6 +38,19 @@ def test_json_names_the_url_and_a_profile() -> None:
     assert url_job('{"url": "https://example.org/a"}').name == "https://example.org/a"
 
 
+def test_names_ids_and_collections_may_be_whole_numbers() -> None:
+    job = url_job('{"url": "https://example.org/a", "name": 7, "id": 0, "collection": 26094}')
+
+    assert (job.name, job.record_id, job.collection) == ("7", "0", "26094")
+
+
+@pytest.mark.parametrize("value", ["true", "false", "1.5", "1e3", "[]", "9" * 1025])
+@pytest.mark.parametrize("key", ["name", "id", "collection"])
+def test_other_numbers_are_unreadable(key: str, value: str) -> None:
+    with pytest.raises(Unreadable, match=f"{key} is not a string or whole number of at most 1024 characters"):
+        parse_body(f'{{"url": "https://a/", "{key}": {value}}}')
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://example.org/a", "file:///etc/passwd", "https://user:pass@example.org/", "http://"]
 )

@@ -21,6 +21,7 @@ from md5s3stash.scheme import is_collection
 from md5s3stash_daemon.downloads.url_lines import MAX_LINE_BYTES, Line, line_of
 
 _KEYS = ("url", "name", "auth-profile", "id", "collection")
+_KEYS_OF_NUMBERS = ("name", "id", "collection")
 MAX_NAME_CHARACTERS = 1024
 MAX_RECORDS = 100
 
@@ -109,9 +110,15 @@ def _of_json(found: Mapping[str, Any]) -> tuple[Job, ...]:
 
 
 def _text(found: Mapping[str, Any], key: str) -> str:
-    value = found.get(key) or ""
+    value, kind = found.get(key), "string"
+    if key in _KEYS_OF_NUMBERS:
+        kind = "string or whole number"
+        # A boolean is an int to isinstance.
+        value = str(value) if type(value) is int else value
+    if value is None:
+        return ""
     if not isinstance(value, str) or (key != "url" and len(value) > MAX_NAME_CHARACTERS):
-        raise Unreadable(f"{key} is not a string of at most {MAX_NAME_CHARACTERS} characters")
+        raise Unreadable(f"{key} is not a {kind} of at most {MAX_NAME_CHARACTERS} characters")
     return value
 
 
