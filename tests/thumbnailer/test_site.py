@@ -30,6 +30,8 @@ from tests.thumbnailer.conftest import Answer, Thumbnailer, picture, thumbnailer
 SMALL, WIDE = picture((200, 100)), picture((300, 100))
 MD5 = hashlib.md5(SMALL).hexdigest()
 URL = "https://museum.example.org/1.jpg?size=large&page=2"
+# Of a dropped file, a message, an object of a drop bucket, and a file of the command.
+FILE_NAMES = ("file.jpg", "26094/private/plan.tif", "https:/plan.tif", "s3://drop/plan.tif", "file:///srv/plan.tif")
 
 # What the site shows, with the size of its picture; None: as info.json says. Another kind of content is a line here.
 SHOWN: dict[str, tuple[bytes, tuple[int, int] | None]] = {
@@ -57,7 +59,9 @@ class Site:
         self.record("hash_cache", MD5, json.dumps([f"s3://{self.bucket}/thumbnails/26094/{MD5}", "image/jpeg", [2, 1]]))
         self.record("url_cache", URL, json.dumps({"md5": MD5}))
         self.record("names", "https://museum.example.org/named", MD5)
-        self.record("names", "file.jpg", MD5)
+        for name in FILE_NAMES:
+            self.record("names", name, f"26094/{MD5}")
+            self.record("url_cache", name, json.dumps({"md5": MD5}))
         for place in ("url_cache", "names"):
             # Stashed in a collection; its content was stashed in another one later.
             value = json.dumps({"md5": MD5}) if place == "url_cache" else f"exhibitions/{MD5}"
@@ -251,6 +255,11 @@ def test_pictures_in_collections_presets_and_looked_up_ones_are_in_a_format_that
     assert {answer.headers["Vary"] for answer in (found, unknown, *answers)} == {"Accept"}
     for path in (f"/iiif/3/26094/{MD5}/full/max/0/default.jpg", f"/view/26094/{MD5}"):
         assert "Accept" not in (site_server.get(path, Accept=accept).headers["Vary"] or "").split(", ")
+
+
+@pytest.mark.parametrize("name", FILE_NAMES)
+def test_the_name_of_a_file_is_not_looked_up_because_it_can_be_guessed(site_server: Thumbnailer, name: str) -> None:
+    assert by_url(site_server, name).status == 404
 
 
 def test_a_url_that_only_the_names_have_is_found_too(site_server: Thumbnailer) -> None:
@@ -450,4 +459,4 @@ def test_a_ledger_that_is_down_raises_the_error_of_redis() -> None:
     known = Known(redis.Redis(port=servers.free_port()), "p", BucketBase.parse("b"))
     for find in (known.by_url, known.by_id):
         with pytest.raises(RedisUnavailable):
-            find("x")
+            find("https://example.org/x")

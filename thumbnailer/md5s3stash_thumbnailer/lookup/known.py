@@ -40,6 +40,7 @@ _QUEUE_URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+/[A-Za-z0-9_.\-/]+")
 _REGION = re.compile(r"sqs\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?")
 # The daemon takes no longer one.
 _MAX_URL_BYTES = 8192
+_HTTP = re.compile("https?://", re.IGNORECASE)
 
 
 class Queue(Protocol):
@@ -93,7 +94,10 @@ class Known:
         self._url_cache, self._hash_cache = redis_caches(client, prefix)
 
     def by_url(self, url: str) -> str | None:
-        """`{collection}/{md5}` or `{md5}` of the content that was stashed last from the URL."""
+        """`{collection}/{md5}` or `{md5}` of the content that was stashed last from the http or https URL."""
+        if not _HTTP.match(url):
+            # The ledger has the names of dropped files in the same place, and a client could guess them.
+            return None
         named = parse_name(self._text("names", url))
         match self._url_cache.get(url):
             # Another md5 is that of a later stash, by the command or the library.
