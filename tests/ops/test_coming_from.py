@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import md5s3stash
-from md5s3stash.errors import StashError, StoreRefused, StoreUnavailable
+from md5s3stash.errors import SettingsError, StashError, StoreRefused, StoreUnavailable
 from md5s3stash.scheme import SHARD_ALPHABET, BucketScheme
 from md5s3stash_thumbnailer.config.place import Stash
 from tests.support.digest_s3 import DigestS3
@@ -183,6 +183,11 @@ def test_a_moment_in_which_s3_does_not_answer_decides_nothing(late: StashError) 
 def test_s3_is_not_asked_where_the_settings_leave_nothing_open(more: dict[str, str]) -> None:
     assert not Stash.from_environment({"BUCKET_BASE": "base", **more}).is_scheme_open
     assert Stash.from_environment({"BUCKET_BASE": "base"}).is_scheme_open
+
+
+def test_the_thumbnail_server_reads_from_one_base() -> None:
+    with pytest.raises(SettingsError, match="BUCKET_BASE is 'a,b': the thumbnail server reads from one base"):
+        Stash.from_environment({"BUCKET_BASE": "a,b"})
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ class Stash:
             raise SettingsError(
                 "BUCKET_BASE is not set: it names the bucket of the originals, for example my-bucket/prefix"
             )
+        if "," in base:
+            raise SettingsError(f"BUCKET_BASE is {base!r}: the thumbnail server reads from one base, so give only one")
         scheme = environment.get("BUCKET_SCHEME")
         keys = parse_key_template(environment.get("KEY_TEMPLATE") or KeyTemplate.DIGEST)
         try:
