@@ -203,8 +203,18 @@ def test_url_without_a_valid_signature_is_403(signed: Thumbnailer, put: Put) -> 
 
 def test_preset_is_signed_as_any_path(signed: Thumbnailer, put: Put) -> None:
     target = f"/p/card/{put(picture())}"
+    other = target.replace("card", "other")
     assert signed.get(target).status == 403
     assert signed.get(sign(target, KEY, in_a_minute())).image.size == (50, 38)
+    # Only a client that may ask learns which presets there are.
+    assert refusal(signed, other)[:2] == (403, 101)
+    assert refusal(signed, sign(other, KEY, in_a_minute()))[::2] == (404, "No such preset: the presets are card")
+
+
+def test_a_client_without_a_signature_learns_no_preset_of_a_server_of_presets(s3_server: str, tmp_path: Path) -> None:
+    with thumbnailer(tmp_path, s3_server, f"--url_keys={KEY}", "--presets=card=clip/50x50", "--presets_only") as server:
+        refused = [server.get(path).body for path in (f"/clip/50x50/{'0' * 32}", "/p/card", f"/p/other/{'0' * 32}")]
+    assert [b"card" in body for body in refused] == [False] * 3
 
 
 def test_full_url_is_checked_as_its_path_is(signed: Thumbnailer, put: Put) -> None:

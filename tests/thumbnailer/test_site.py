@@ -142,7 +142,13 @@ def test_only_below_the_prefixes_of_derivatives_may_bytes_differ_from_the_md5(si
 
 @pytest.mark.parametrize("name", [f"Box/{MD5}", f"a/b/{MD5}", f"../{MD5}", f"{MD5}/{MD5}", f"26094/%2F{MD5}", "26094/"])
 def test_other_folders_are_other_pages(site_server: Thumbnailer, name: str) -> None:
-    assert site_server.get(f"/clip/500x500/{name}").status == 404
+    answer = site_server.get(f"/clip/500x500/{name}")
+
+    assert answer.status == 404
+    if not name.endswith("/"):
+        assert answer.json["error"].startswith(
+            "No such page: the paths are /{mode}/{width}x{height}/{collection}/{md5}"
+        )
 
 
 def test_a_record_without_a_picture_gets_the_placeholder_in_a_collection_too(site_server: Thumbnailer) -> None:
@@ -333,6 +339,7 @@ def test_without_a_template_and_a_ledger_none_of_these_paths_is_served(
     paths = [*names, f"/by-url?url={quote(URL, safe='')}", "/thumb/odd", f"/p/card/{md5}"]
 
     assert {path: server.get(path).status for path in paths} == dict.fromkeys(paths, 404)
+    assert server.get(names[0]).json["error"].endswith("/{md5}; KEY_TEMPLATE is not set, so there are no collections")
     assert server.get(f"/clip/5x5/{md5}").status == 200
 
 
@@ -365,7 +372,8 @@ def test_an_icon_shows_the_kind_that_a_url_seems_to_name() -> None:
 def test_presets_alone_and_a_ledger_that_is_down_and_comes_up(s3_server: str, site: Site, tmp_path: Path) -> None:
     port = servers.free_port()
     nowhere = {**site.environment, "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
-    alone_options = ["--presets=card=clip/50x40", "--presets_only", "--unknown_icons"]
+    gone = f"26094/{'1' * 32}"
+    alone_options = ["--presets=card=clip/50x40", "--presets_only", "--unknown_icons", f"--placeholder={gone}"]
     others = [f"/clip/50x50/26094/{MD5}", f"/iiif/3/26094/{MD5}/info.json", f"/view/26094/{MD5}"]
     with thumbnailer(tmp_path, s3_server, *alone_options, **nowhere) as alone:
         answer = by_url(alone, URL)
@@ -382,6 +390,12 @@ def test_presets_alone_and_a_ledger_that_is_down_and_comes_up(s3_server: str, si
         assert (other.status, other.json["error"]) == (404, "No such preset: the presets are card")
         # A picture has no frame at a time, and no client can ask for each millisecond of a video.
         assert [alone.get(f"/p/card/26094/{MD5}?t={time}").status for time in ("1", "1.5", "x")] == [404, 400, 400]
+        # The placeholder is not stashed either.
+        for name in (f"26094/{'2' * 32}", f"26094/{'3' * 32}", "26094/None"):
+            answer = alone.get(f"/p/card/{name}")
+            assert (answer.status, answer.json["error"]) == (404, f"Nothing is stashed under {name}")
+        assert alone.log.count("event=placeholder_missing") == 1
+        assert f" md5={gone} reason='stash it" in alone.log
         with servers.redis_server(tmp_path, port):
             wait_until(lambda: by_url(alone, URL).status == 404, "an answer of the ledger")
             unknown = by_url(alone, URL)

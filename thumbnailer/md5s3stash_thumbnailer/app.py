@@ -33,7 +33,8 @@ from md5s3stash_thumbnailer.server import request_id
 from md5s3stash_thumbnailer.server.answers import Activity, Services
 from md5s3stash_thumbnailer.server.client_rate import Clients
 from md5s3stash_thumbnailer.server.handlers import (
-    PATHS,
+    PATHS_WITH_COLLECTIONS,
+    PATHS_WITHOUT_COLLECTIONS,
     HealthHandler,
     MetricsHandler,
     ThumbnailHandler,
@@ -206,7 +207,12 @@ def _routes(settings: Settings) -> list[Any]:
 
 
 def _paths(settings: Settings) -> str:
-    return paths_of(settings.site.presets) if settings.site.only_presets else PATHS
+    site = settings.site
+    if site.only_presets:
+        # What demands signatures shows the names of its presets to no other client.
+        return paths_of({} if site.is_signed else site.presets)
+    has_collections = settings.stash.base.keys is KeyTemplate.COLLECTION
+    return PATHS_WITH_COLLECTIONS if has_collections else PATHS_WITHOUT_COLLECTIONS
 
 
 def _lookup_routes(settings: Settings) -> list[Any]:

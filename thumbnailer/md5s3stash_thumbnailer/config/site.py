@@ -47,12 +47,13 @@ define(
 
 @dataclass(frozen=True, slots=True)
 class SiteSettings:
-    """`lookup` is None without a ledger."""
+    """`lookup` is None without a ledger. With `is_signed`, requests need a signature."""
 
     presets: Mapping[str, Preset]
     only_presets: bool
     lookup: LookupSettings | None
     icons: bool
+    is_signed: bool
 
 
 def site_settings(
@@ -67,7 +68,8 @@ def site_settings(
     if options.presets_only and not options.presets:
         raise SettingsError("presets_only needs presets")
     presets = parse_presets(options.presets, defaults, bounds)
-    return SiteSettings(presets, options.presets_only, _lookup(environment, secret), options.unknown_icons)
+    lookup = _lookup(environment, secret)
+    return SiteSettings(presets, options.presets_only, lookup, options.unknown_icons, bool(secret))
 
 
 def _lookup(environment: Mapping[str, str], secret: str | None) -> LookupSettings | None:

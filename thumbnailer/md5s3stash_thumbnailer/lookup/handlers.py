@@ -68,11 +68,13 @@ class LookupHandler(BaseThumbnailHandler):
         await self.send()
 
     async def _answer_unknown(self, url: str) -> None:
+        missing = OriginalNotFound("Nothing is stashed for this URL or record")
         if not self.services.placeholder and not self._icons:
-            raise OriginalNotFound("Nothing is stashed for this URL or record")
+            raise missing
         mode, width, height = self._size()
         if not self._icons:
-            await self._answer_with_placeholder(self._parse(mode, width, height, self.services.placeholder))
+            thumbnail = self._parse(mode, width, height, self.services.placeholder)
+            await self._answer_with_placeholder(thumbnail, missing)
             return
         # Browsers show the body of a 404 too.
         self.set_status(http.HTTPStatus.NOT_FOUND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http
 import ipaddress
 import logging
@@ -26,6 +27,11 @@ from md5s3stash_thumbnailer.signed_url import SignatureRefused, check, is_signed
 log = logging.getLogger(__name__)
 
 PATHS = "the paths are /{mode}/{width}x{height}/{md5}"
+PATHS_WITHOUT_COLLECTIONS = f"{PATHS}; KEY_TEMPLATE is not set, so there are no collections"
+PATHS_WITH_COLLECTIONS = (
+    "the paths are /{mode}/{width}x{height}/{collection}/{md5}, or without {collection}/; a collection is up to 31 "
+    "lower-case letters, digits, - and _"
+)
 
 # What the templates of a site write into the URL for a record without a picture.
 _NOTHING = frozenset({"None", "nil", "null", "undefined"})
@@ -59,7 +65,7 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
         is_nothing = bool(self.services.placeholder) and split_name(md5)[1] in _NOTHING
         thumbnail = self._parse(mode, width, height, self.services.placeholder if is_nothing else md5)
         if is_nothing:
-            await self._answer_with_placeholder(thumbnail)
+            await self._answer_with_placeholder(thumbnail, errors.OriginalNotFound(f"Nothing is stashed under {md5}"))
             return
         etag = thumbnail.etag(f"{RENDERER}, {self.services.render_limits.choices}")
         if self.is_fresh(etag):
@@ -67,17 +73,22 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
             return
         try:
             picture, modified = await self._drawn(thumbnail)
-        except errors.OriginalNotFound:
+        except errors.OriginalNotFound as missing:
             if not self.services.placeholder:
                 raise
-            await self._answer_with_placeholder(thumbnail)
+            await self._answer_with_placeholder(thumbnail, missing)
             return
         # Without OpenCV the crop is centred. Once it is installed, or on another server, this is another picture.
         lasts = "faces" not in self.services.missing or not thumbnail.looks_for_faces
         await self.send_picture(picture, etag, modified, lasts=lasts)
 
-    async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest) -> None:
-        picture, _ = await self._drawn(replace(thumbnail, content=self.services.placeholder, part=FIRST))
+    async def _answer_with_placeholder(self, thumbnail: ThumbnailRequest, missing: errors.OriginalNotFound) -> None:
+        """Raises `missing` if the placeholder is not stashed either."""
+        try:
+            picture, _ = await self._drawn(replace(thumbnail, content=self.services.placeholder, part=FIRST))
+        except errors.OriginalNotFound:
+            _log_placeholder_missing(self.services.placeholder)
+            raise missing from None
         # Browsers show the body of a 404 too, and no client mistakes it for the requested picture.
         self.set_status(http.HTTPStatus.NOT_FOUND)
         self.set_header("Cache-Control", _PLACEHOLDER_CACHE_CONTROL)
@@ -131,6 +142,12 @@ class BaseThumbnailHandler(PictureHandler, ImageHandler):
             value = thumbnail.option(OPTION_OF_QUERY_NAME[name])
             return default if value is None else value
         return super().get_argument(name, default, strip)
+
+
+@functools.cache
+def _log_placeholder_missing(content: str) -> None:
+    """Once, and not for each picture that is not stashed."""
+    log.warning("event=placeholder_missing md5=%s reason='stash it, or change --placeholder'", content)
 
 
 class ThumbnailHandler(BaseThumbnailHandler):

@@ -75,9 +75,11 @@ class PresetHandler(BaseThumbnailHandler):
         self._presets = presets
 
     async def get(self, name: str, md5: str) -> None:
+        self._preset = self._presets.get(name) or next(iter(self._presets.values()))
         if name not in self._presets:
+            # Checks the signature: without one, the client does not learn which presets there are.
+            self._parse(self._preset.mode, self._preset.width, self._preset.height, "0" * 32)
             raise unknown_preset(self._presets)
-        self._preset = self._presets[name]
         await self.answer(self._answer(self._preset.mode, self._preset.width, self._preset.height, md5))
 
     head = get
@@ -96,7 +98,8 @@ def unknown_preset(presets: Mapping[str, Preset]) -> tornado.web.HTTPError:
 
 def paths_of(presets: Mapping[str, Preset]) -> str:
     """The paths of a server that serves nothing else, in words."""
-    return f"this server shows pictures in its presets only, at /p/{{preset}}/{{md5}}: {', '.join(presets)}"
+    named = f": {', '.join(presets)}" if presets else ""
+    return f"this server shows pictures in its presets only, at /p/{{preset}}/{{md5}}{named}"
 
 
 def preset_routes(presets: Mapping[str, Preset], content: str, *, only_presets: bool) -> list[Any]:
