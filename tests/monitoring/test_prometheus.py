@@ -117,6 +117,7 @@ def test_every_metric_of_rules_and_dashboard_is_one_that_the_programs_have(prome
         "md5s3stash_fixity_oldest_seconds",
         "md5s3stash_fixity_period_seconds",
         "md5s3stash_fixity_wrong",
+        "md5s3stash_notices_oldest_seconds",
         "md5s3stash_provenance_age_seconds",
         "md5s3stash_queue_messages_total",
         "md5s3stash_thumbnailer_s3_errors_total",
