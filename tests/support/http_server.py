@@ -1,36 +1,30 @@
-"""The base of the tests' HTTP servers: they serve from their own thread, and leave no thread behind."""
+"""The bases of the tests' servers: they serve from their own thread, and leave no thread behind."""
 
 from __future__ import annotations
 
 import socket
+import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
 
-class HttpServer:
-    """Serves from its creation until it is closed. Its handler finds it as `server.owner`; a subclass sets the
-    attributes that its handler needs before it calls `__init__`.
+class ThreadedServer:
+    """Serves from its creation until it is closed. A subclass sets the attributes that its handler needs before it
+    calls `__init__`.
     """
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler], address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
-        self.connections = 0
+    def __init__(self, server: socketserver.TCPServer) -> None:
         self.closing = threading.Event()
-        self._server = OwnedServer(address, self, handler)
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._server = server
+        self.port: int = server.server_address[1]
+        self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
-
-    def accepted(self, connection: socket.socket) -> socket.socket:
-        """The connection to serve; a subclass may wrap it."""
-        self.connections += 1
-        return connection
 
     def close(self) -> None:
         self.closing.set()
         self._server.shutdown()
-        self._server.break_connections()
         self._server.server_close()
         self._thread.join()
 
@@ -41,6 +35,19 @@ class HttpServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class HttpServer(ThreadedServer):
+    """Its handler finds it as `server.owner`."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        self.connections = 0
+        super().__init__(OwnedServer(address, self, handler))
+
+    def accepted(self, connection: socket.socket) -> socket.socket:
+        """The connection to serve; a subclass may wrap it."""
+        self.connections += 1
+        return connection
 
 
 class OwnedServer(ThreadingHTTPServer):
@@ -65,7 +72,11 @@ class OwnedServer(ThreadingHTTPServer):
             self._open.discard(request)
         super().shutdown_request(request)
 
-    def break_connections(self) -> None:
+    def server_close(self) -> None:
+        self._break_connections()
+        super().server_close()
+
+    def _break_connections(self) -> None:
         """Ends handlers that wait for the next request on a kept-alive connection."""
         with self._lock:
             for connection in self._open:

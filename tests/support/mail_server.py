@@ -8,15 +8,15 @@ import email.policy
 import io
 import socketserver
 import ssl
-import threading
 from email.message import EmailMessage
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.support.http_server import ThreadedServer
 
 
-class MailServer:
-    """Serves until it is closed. `refused` are recipients that it does not know, `greylisted` those that it takes
-    later, `answers` what it says to the next messages in place of 250; one that ends with a - is repeated without end.
+class MailServer(ThreadedServer):
+    """`refused` are recipients that it does not know, `greylisted` those that it takes later, `answers` what it says to
+    the next messages in place of 250; one that ends with a - is repeated without end.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, implicit: bool = False, login: str = "") -> None:
@@ -25,28 +25,10 @@ class MailServer:
         self.refused: set[str] = set()
         self.greylisted: set[str] = set()
         self.answers: list[str] = []
-        self.closing = threading.Event()
         self.tls = tls
         self.implicit = implicit
         self.login = login
-        self._server = _Server(self)
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def close(self) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().__init__(_Server(self))
 
 
 class _Server(socketserver.ThreadingTCPServer):
