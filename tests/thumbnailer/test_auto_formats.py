@@ -1,4 +1,4 @@
-"""Thumbnails in the formats that a client accepts: which, what they show, what caches are told, what they cost."""
+"""Thumbnails in the formats that a client accepts: which one, its pixels, the headers for caches, and its cost."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ ENDLESS = (
 
 
 class Worker:
-    """Draws nothing, reports the time that it is told to, and counts. Each drawing lasts until `finish` is set."""
+    """Draws nothing, reports the time that a test sets, and counts. Each drawing lasts until `finish` is set."""
 
     def __init__(self, path: Path, seconds: float = 0.0, error: ThumbnailError | None = None) -> None:
         path.touch()

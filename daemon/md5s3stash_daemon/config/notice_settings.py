@@ -74,7 +74,7 @@ def topic(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class NoticeSettings:
-    """`[notices]`: who is told of ended deliveries and of wrong objects."""
+    """`[notices]`: who gets a notice of ended deliveries and of wrong objects."""
 
     webhook_url: str | None = setting(
         None, webhook_url, "URL that each notice is posted to, as JSON; not set: no webhook"

@@ -125,7 +125,7 @@ class Turns:
         return not client or self._held[client] < self._most_of_one or not self.recent.has_another(client)
 
     def _make_room(self, client: str) -> None:
-        """Whoever has the longest line loses the last in it."""
+        """The client with the longest line loses the last request in it."""
         too_many = Overloaded("Too many requests wait to be rendered")
         longest = max(self._lines.values(), key=len)
         if len(longest) <= len(self._lines.get(client, ())) + 1:

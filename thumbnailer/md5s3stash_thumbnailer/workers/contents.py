@@ -35,8 +35,8 @@ class Contents:
         return self._lines.waiting
 
     async def drawn(self, name: str, source: Source, rendering: Callable[[bool], Awaitable[Thumbnail]]) -> Thumbnail:
-        """What `rendering` makes of the source, in the turn of the content; it closes the source, and is told whether
-        it will not take long. Raises Overloaded, what the content was refused with a short while ago, and what
+        """What `rendering` makes of the source, in the turn of the content; it closes the source. Its argument is
+        whether this will be quick. Raises Overloaded, what the content was refused with a short while ago, and what
         `rendering` raises.
         """
         if source.kind in (Kind.REDUCED, Kind.PYRAMID):
