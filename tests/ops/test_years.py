@@ -1,4 +1,6 @@
-"""docs/years.md: each row of its table leads to what to do, and names tests that exist or says why there are none."""
+"""docs/years.md: each row of its table leads to what to do, and names tests that exist or says why there are none,
+and when it was seen.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def named_in(file: str) -> frozenset[str]:
 def test_the_table_has_what_happens_in_years() -> None:
     happens = "\n".join(row[0] for row in ROWS)
 
-    assert all(len(row) == 3 for row in ROWS)
+    assert all(len(row) == 4 for row in ROWS)
     for word in (
         *(
             "reboots",
@@ -56,7 +58,7 @@ def test_the_table_has_what_happens_in_years() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
 def test_a_row_leads_to_what_to_do_and_names_tests_that_exist(row: list[str]) -> None:
-    _, what_to_do, tested = row
+    _, what_to_do, tested, seen = row
     links = re.findall(r"\]\(([\w.-]*)(?:#([\w-]+))?\)", what_to_do)
     tests = re.findall(r"`([\w/]+\.py)::(\w+)`", tested)
 
@@ -66,3 +68,5 @@ def test_a_row_leads_to_what_to_do_and_names_tests_that_exist(row: list[str]) ->
     assert tests or re.search(r"not testable here: \w+", tested, re.IGNORECASE)
     assert [name for file, name in tests if name not in named_in(file)] == []
     assert len(tests) == tested.count("::")
+    is_complete = not re.search("not testable here", tested, re.IGNORECASE)
+    assert seen == ("each change" if is_complete else "each change; the last step never" if tests else "never")
