@@ -43,7 +43,7 @@ def _look(store: S3ObjectStore, address: ObjectAddress, md5: str) -> Proof:
         return Proof.GONE
     if stored.md5 not in (None, md5):
         return Proof.WRONG
-    return Proof.BY_SHA256 if stored.sha256 is not None else Proof.NONE
+    return Proof.BY_SHA256 if stored.is_proof and stored.sha256 is not None else Proof.NONE
 
 
 def _read(store: S3ObjectStore, address: ObjectAddress, md5: str) -> Proof:

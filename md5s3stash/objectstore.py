@@ -33,7 +33,8 @@ class PutOutcome(StrEnum):
 class StoredObject:
     """What a store knows about an object. `md5` and `sha256` (hex) are None if it does not know them.
 
-    `last_modified` is in seconds since the epoch; a download has it if the store sends it.
+    `last_modified` is in seconds since the epoch; a download has it if the store sends it. `is_proof` is False if
+    nothing in the answer stands for the bytes, as where the ETag is empty: the object may not even be there.
     """
 
     size_bytes: int
@@ -42,6 +43,7 @@ class StoredObject:
     content_type: str | None = None
     cache_control: str | None = None
     last_modified: float | None = None
+    is_proof: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class ObjectStore(Protocol):
 
     def head(self, address: ObjectAddress) -> StoredObject | None:
         """The object at the address, or None."""
+        ...
+
+    def has(self, address: ObjectAddress, digest: Digest) -> bool:
+        """Whether this content is at the address. Raises DigestCollision if another one is."""
         ...
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
@@ -127,9 +133,7 @@ class MemoryObjectStore:
         self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None = None
     ) -> PutOutcome:
         digest = content.digest
-        standing = self.head(address)
-        if standing is not None:
-            require_same_content(address, standing, digest)
+        if self.has(address, digest):
             return PutOutcome.ALREADY_THERE
         if content.data is not None:
             data = content.data
@@ -143,6 +147,12 @@ class MemoryObjectStore:
     def head(self, address: ObjectAddress) -> StoredObject | None:
         entry = self.objects.get(address)
         return entry[1] if entry else None
+
+    def has(self, address: ObjectAddress, digest: Digest) -> bool:
+        standing = self.head(address)
+        if standing is not None:
+            require_same_content(address, standing, digest)
+        return standing is not None
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
         entry = self.objects.get(address)

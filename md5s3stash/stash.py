@@ -18,7 +18,7 @@ from md5s3stash.fetch import Fetched, Fetcher
 from md5s3stash.headers import Validators
 from md5s3stash.media import Kind, Look, describe, look_here
 from md5s3stash.netguard import printable_url
-from md5s3stash.objectstore import ObjectStore, PutOutcome, require_same_content
+from md5s3stash.objectstore import ObjectStore, PutOutcome
 from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash.source import LocalFile, RemoteUrl, open_local, parse_source
@@ -184,8 +184,7 @@ class Stasher:
     def _put(
         self, address: ObjectAddress, content: Content, mime_type: str, progress: Progress | None, presence: Presence
     ) -> PutOutcome:
-        if presence is Presence.TO_CONFIRM and (stored := self._store.head(address)) is not None:
-            require_same_content(address, stored, content.digest)
+        if presence is Presence.TO_CONFIRM and self._store.has(address, content.digest):
             return PutOutcome.ALREADY_THERE
         return self._store.put(address, content, mime_type, progress)
 
@@ -237,7 +236,7 @@ class Stasher:
         except StoreRefused:
             # S3 says this instead of 404 to a role without s3:ListBucket. A put does not need that right.
             return False
-        return stored is not None and stored.md5 in (None, recalled.md5)
+        return stored is not None and stored.is_proof and stored.md5 in (None, recalled.md5)
 
     def _report(self, url: str, known: _KnownHash) -> StashReport:
         s3_url = self._base.address(known.md5).s3_url

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from md5s3stash.audit import is_of_parts
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StoreUnavailable
 from md5s3stash.objectstore import SHA256_METADATA, StoredObject
@@ -43,13 +44,15 @@ def stored_object(address: ObjectAddress, answer: Mapping[str, Any]) -> StoredOb
     # Some stores change the case of metadata names.
     metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
     encrypted = is_kms(answer) or "SSECustomerAlgorithm" in answer
+    sha256 = _sha256_of(answer.get("ChecksumSHA256", "")) or metadata.get(SHA256_METADATA)
     return StoredObject(
         size_bytes=length_of(answer),
         md5=etag if is_md5(etag) and not encrypted else None,
-        sha256=_sha256_of(answer.get("ChecksumSHA256", "")) or metadata.get(SHA256_METADATA),
+        sha256=sha256,
         content_type=answer.get("ContentType"),
         cache_control=answer.get("CacheControl"),
         last_modified=modified.timestamp() if (modified := answer.get("LastModified")) else None,
+        is_proof=is_md5(etag) or encrypted or is_of_parts(etag) or (etag != "" and sha256 is not None),
     )
 
 

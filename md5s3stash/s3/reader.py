@@ -86,10 +86,17 @@ class S3Reader:
                 raise
             # Without s3:ListBucket S3 answers 403 for a key that is not there: the conditional put will show it.
             return False
+        if stored is not None and not stored.is_proof:
+            stored = self._read_object(address)
         if stored is None:
             return False
         require_same_content(address, stored, digest)
         return True
+
+    def _read_object(self, address: ObjectAddress) -> StoredObject | None:
+        """What its bytes say, all of which it reads."""
+        digest = self.digest_at(address)
+        return None if digest is None else StoredObject(digest.size_bytes, digest.md5, digest.sha256)
 
     def get(self, address: ObjectAddress, max_bytes: int) -> bytes | None:
         buffer = io.BytesIO()

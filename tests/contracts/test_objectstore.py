@@ -31,6 +31,7 @@ from md5s3stash.retry import RetryPolicy, retrying
 from md5s3stash.s3.store import S3Limits, S3ObjectStore
 from md5s3stash.scheme import ObjectAddress
 from tests.support.digest_s3 import DigestS3, Oddities
+from tests.support.origin import Reply
 from tests.support.servers import RcloneS3
 from tests.support.stores import Bench, Keys, client_bench, content_of, memory_bench, own_bench, plain_client
 
@@ -341,6 +342,48 @@ def test_where_etags_are_no_md5s_the_object_is_read_back_and_stays(
         each.data for each in contents
     ]
     assert len([record for record in caplog.records if "read back" in record.message]) == 1
+
+
+@pytest.mark.parametrize("way", [client_bench, own_bench])
+def test_an_object_that_was_removed_from_the_store_s_disk_is_not_taken_for_there(
+    rclone_s3: RcloneS3, way: Callable[..., Bench]
+) -> None:
+    # For five minutes rclone's HEAD says that it is: right size, right SHA-256, an empty ETag. A GET gets 500.
+    bench = way(rclone_s3.endpoint, Keys.of(rclone_s3))
+    content = content_of(os.urandom(1000))
+    address = bench.address(content)
+    bench.store.put(address, content, "image/x-test")
+    assert bench.store.has(address, content.digest)
+    (rclone_s3.directory / address.bucket / address.key).unlink()
+
+    assert bench.store.head(address) is not None
+    with pytest.raises(StoreUnavailable):
+        bench.store.has(address, content.digest)
+    with pytest.raises(StoreUnavailable):
+        bench.store.put(address, content, "image/x-test")
+
+
+@pytest.mark.parametrize("has_sha256", [True, False])
+@pytest.mark.parametrize("etag", ["", '""', '"opaque"'])
+def test_an_answer_in_which_nothing_stands_for_the_bytes_is_no_proof_of_them(etag: str, has_sha256: bool) -> None:
+    content, other = content_of(os.urandom(1000)), content_of(os.urandom(1000))
+    with DigestS3() as server:
+        bench = own_bench(server.endpoint, Keys())
+        address = bench.address(content)
+        headers = {"ETag": etag, "Content-Length": "1000"}
+        if has_sha256:
+            headers["x-amz-meta-sha256"] = content.digest.sha256
+        server.script("HEAD", *[Reply(200, headers=headers)] * 3, key=address.key)
+        is_proof = etag == '"opaque"' and has_sha256
+
+        assert bench.store.has(address, content.digest) is is_proof
+        outcome = bench.store.put(address, content, "image/x-test")
+        assert outcome is (PutOutcome.ALREADY_THERE if is_proof else PutOutcome.STORED)
+
+        assert other.data is not None
+        server.put(bench.bucket, address.key, other.data)
+        with contextlib.nullcontext() if is_proof else pytest.raises(DigestCollision, match="holds another content"):
+            bench.store.has(address, content.digest)
 
 
 def test_where_etags_are_no_md5s_wrong_bytes_are_found_and_taken_back(s3_server: str) -> None:

@@ -26,7 +26,7 @@ class StoredContents:
             stored = self._store.head(address)
             if stored is None:
                 return None
-            if stored.sha256 is not None:
+            if stored.is_proof and stored.sha256 is not None:
                 return {"sha256": stored.sha256}
         hashers = _Hashers(algorithms)
         return None if self._store.download(address, hashers, sys.maxsize) is None else hashers.digests()
