@@ -58,6 +58,10 @@ def test_a_program_is_installed_and_imports_what_it_needs(host: Any, program: st
     output_of(host, f"/opt/md5s3stash/current/bin/{program} --help")
 
 
+def test_the_operators_command_runs_as_the_daemons_user(host: Any) -> None:
+    assert output_of(host, "stashctl --help").startswith("usage: md5s3stashctl")
+
+
 def test_ffmpeg_is_installed_for_videos(host: Any) -> None:
     output_of(host, "ffmpeg -version")
     output_of(host, "ffprobe -version")

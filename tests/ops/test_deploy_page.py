@@ -1,4 +1,4 @@
-"""docs/deploy.md and docs/years.md: a reader who runs the commands in order finds all that they use."""
+"""docs/deploy.md, docs/years.md and the runbook: a reader who runs the commands in order finds all that they use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from tests.support.servers import REPOSITORY
 
 DEPLOY = (REPOSITORY / "docs/deploy.md").read_text(encoding="utf-8").partition("\n## On a Debian host")[0]
 YEARS = (REPOSITORY / "docs/years.md").read_text(encoding="utf-8")
+RUNBOOK = (REPOSITORY / "docs/runbook.md").read_text(encoding="utf-8")
+# Function, name and stack.
+CALLED = re.compile(r"(?:\$\(|`)(?:AWS_DEFAULT_REGION=\S+ )?(output|resource) (\w+)(?: ([\w-]+))?[)`]")
+OF_STACK = {
+    "": "template",
+    "stash-rehearsal": "template",
+    "stash-fleet": "fleet",
+    "stash-viewers": "cloudfront-alarm",
+    "stash-copy": "bucket",
+}
 # Of every shell, and of functions.
 OF_THE_SHELL = {"HOME", "1", "*", "PATH"}
 # docs/years.md says where they are.
@@ -33,7 +43,7 @@ def test_a_command_uses_only_variables_that_a_command_before_it_has_set(page: st
     used = 0
     for line in re.sub(r"\\\n", " ", commands_of(page)).splitlines():
         text = re.sub(r"'[^']*'", "", line) if "$(" not in line else line
-        now = set(re.findall(r"(?:^|[\s;({])(?:local )?(\w+)=", line)) | set(re.findall(r"\b(ids)=", line))
+        now = set(re.findall(r"(?:^|[\s;({])(?:local )?(\w+)=", line))
         names = set(re.findall(r"(?<!\\)\$\{?([A-Za-z_]\w*)", text))
         assert names <= known | now, (sorted(names - known - now), line)
         used += len(names)
@@ -44,12 +54,9 @@ def test_a_command_uses_only_variables_that_a_command_before_it_has_set(page: st
 
 @pytest.mark.parametrize("page", [DEPLOY, YEARS], ids=["deploy", "years"])
 def test_a_function_is_defined_before_it_is_called(page: str) -> None:
-    defined = set() if page is DEPLOY else {"output", "resource", "fleet", "stashctl"}
+    defined = set() if page is DEPLOY else {"output", "resource"}
     for line in commands_of(page).splitlines():
-        called = set(re.findall(r"\$\((output|resource|fleet) ", line)) | set(re.findall(r"^ *(stashctl) ", line))
-        # On a box, where the runbook has it.
-        if "# on A" not in line and "# on B" not in line:
-            assert called <= defined, line
+        assert {name for name, *_ in CALLED.findall(line)} <= defined, line
         defined |= set(re.findall(r"^ *(\w+)\(\) \{", line))
 
 
@@ -73,10 +80,11 @@ def test_each_file_of_the_checkout_that_a_command_names_is_there(page: str) -> N
     assert {name for name in named if not (REPOSITORY / name).exists()} == set()
 
 
-@pytest.mark.parametrize("page", [DEPLOY, YEARS], ids=["deploy", "years"])
-def test_each_resource_whose_id_a_command_asks_for_is_one_of_the_template(page: str) -> None:
-    resources = read_template("template.yaml")["Resources"]
+@pytest.mark.parametrize("page", [DEPLOY, YEARS, RUNBOOK], ids=["deploy", "years", "runbook"])
+def test_each_name_that_a_command_asks_a_stack_for_is_in_its_template(page: str) -> None:
+    asked = CALLED.findall(page)
 
-    asked = set(re.findall(r"\$\(resource (\w+)\)", page))
-    assert asked
-    assert asked <= resources.keys()
+    assert {function for function, *_ in asked} == {"output", "resource"}
+    for function, name, stack in asked:
+        template = read_template(f"{OF_STACK[stack]}.yaml")
+        assert name in template["Outputs" if function == "output" else "Resources"], (function, name, stack)

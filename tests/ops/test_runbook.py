@@ -63,25 +63,30 @@ def test_alerts_name_commands_and_units_that_exist() -> None:
     assert {command for command in commands if f"\n## {command}\n" not in documented} == set()
 
 
-@pytest.mark.parametrize("page", ["runbook.md", "deploy.md"])
-def test_the_operators_tool_has_the_settings_that_the_daemon_has(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_the_operators_tool_has_the_settings_that_the_daemon_has(uid: int, tmp_path: Path) -> None:
     """In the same order: a later file counts."""
     unit = (REPOSITORY / "aws/image/systemd/md5s3stashd.service.d/secret.conf").read_text(encoding="utf-8")
     files = re.findall(r"^EnvironmentFile=-(.*)$", unit, re.MULTILINE)
-    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
-    (function,) = re.findall(r"^ *stashctl\(\) \{\n.*?^ *\}$", text, re.MULTILINE | re.DOTALL)
-    for number, file in enumerate(files):
+    script = (REPOSITORY / "ansible/roles/md5s3stash/files/stashctl").read_text(encoding="utf-8")
+    contents = {file: f"IN_EACH={number}\nIN_{number}=yes\n" for number, file in enumerate(files)}
+    contents["/etc/credstore/aws-credentials"] = "[default]\naws_access_key_id = AK/+=\nregion = here\n"
+    for file, content in contents.items():
         there = tmp_path / Path(file).name
-        there.write_text(f"IN_EACH={number}\nIN_{number}=yes\n")
-        assert file in function
-        function = function.replace(file, str(there))
-    stubs = {"sudo": 'exec "$@"', "ssh": 'shift; exec sh -c "$*"', "setpriv": 'echo "$IN_EACH $IN_0 $IN_1 $*"'}
-    for name, script in stubs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        there.write_text(content)
+        assert file in script
+        script = script.replace(file, str(there))
+    stubs = {
+        "id": f'echo "${{IS_ROOT:-{uid}}}"',
+        "sudo": 'IS_ROOT=0 exec "$@"',
+        "setpriv": '[ "$(id -u)" = 0 ] && echo "$IN_EACH $IN_0 $IN_1 $AWS_ACCESS_KEY_ID $AWS_DEFAULT_REGION $*"',
+    }
+    for name, stub in {**{name: f"#!/bin/sh\n{stub}\n" for name, stub in stubs.items()}, "stashctl": script}.items():
+        (tmp_path / name).write_text(stub)
         (tmp_path / name).chmod(0o755)
 
     done = subprocess.run(
-        ["bash", "-c", f"SPOOL=box\n{function}\nstashctl status --json"],
+        ["stashctl", "lookup", "two words"],
         env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -90,8 +95,13 @@ def test_the_operators_tool_has_the_settings_that_the_daemon_has(page: str, tmp_
     )
 
     assert len(files) == 2
-    assert done.stdout.startswith("1 yes yes --reuid=md5s3stash"), done.stderr
-    assert done.stdout.endswith(" md5s3stashctl status --json\n")
+    assert done.stdout.startswith("1 yes yes AK/+= here --reuid=md5s3stash"), done.stderr
+    assert done.stdout.endswith("/bin/md5s3stashctl lookup two words\n")
+
+
+def test_the_pages_define_no_other_command_for_operators() -> None:
+    for page in (REPOSITORY / "docs").rglob("*.md"):
+        assert "stashctl() {" not in page.read_text(encoding="utf-8"), page
 
 
 def test_settings_that_an_operator_made_on_aws_are_on_the_volume() -> None:
