@@ -89,6 +89,7 @@ class Checkout:
         for name in ("redis-server", "ffmpeg"):
             self.add_program(name, "exit 0")
         self.add_program("heif-enc", "echo x265")
+        self.add_program("heif-dec", "echo libde265")
         for name in ("systemd-analyze", "ip", "sftp", "rsync", "curl", "wget", "pdftoppm", "rsvg-convert"):
             self.add_program(name, "exit 0")
         for name in ("nginx", "php", "mandoc", "man", "zsh"):
@@ -196,6 +197,25 @@ def test_only_the_tests_need_a_browser_systemd_networks_and_programs_that_upload
 
     checkout.add_program("google-chrome", "exit 0")
     assert "chromium" not in checkout.bootstrap("--tests").stdout
+
+
+def test_on_ubuntu_whose_chromium_is_a_pointer_to_a_snap_the_browser_comes_from_npm(checkout: Checkout) -> None:
+    grep = shutil.which("grep")
+    checkout.add_program("grep", f'case "$*" in *ID=ubuntu*) exit 0;; *) exec {grep} "$@";; esac')
+    checkout.add_program("chromium-browser", "echo snap install chromium; exit 1")
+    # Neither a browser nor the rest of the set-up.
+    checkout.add_program("npm", "exit 1")
+    python = os.path.realpath(sys.executable)
+    checkout.add_program("python3", f'case "$*" in *_base_executable*) echo false;; *) exec {python} "$@";; esac')
+
+    without = checkout.bootstrap("--tests").stdout.splitlines()
+    checkout.add_program("google-chrome", "exit 0")
+    with_another = checkout.bootstrap("--tests").stdout.splitlines()
+
+    assert without[0].startswith("Taking @sparticuz/chromium@")
+    assert without[1].startswith("Could not get it: tests that need a browser will fail")
+    assert with_another == without[2:]
+    assert "Could not create the virtual environment" in with_another[-1]
 
 
 def test_failing_apt_ends_with_the_same_line(checkout: Checkout) -> None:
