@@ -17,22 +17,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _SECONDS = 300
-_USED = (
-    "bash",
-    "cat",
-    "dirname",
-    "env",
-    "false",
-    "flock",
-    "grep",
-    "id",
-    "mkdir",
-    "mv",
-    "rm",
-    "sha256sum",
-    "tail",
-    "true",
-)
+_USED = ("bash", "cat", "dirname", "env", "false", "flock", "id", "mkdir", "mv", "rm", "sha256sum", "tail", "true")
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +60,11 @@ class Checkout:
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
 
+    def be_ubuntu(self, ubuntu: bool) -> None:
+        """Bootstrap asks grep for the system's ID."""
+        grep = shutil.which("grep")
+        self.add_program("grep", f'case "$*" in *ID=ubuntu*) {str(ubuntu).lower()};; *) exec {grep} "$@";; esac')
+
     def end_before_the_environment(self) -> None:
         """Bootstrap then fails when it has installed the system packages; the rest takes seconds."""
         python = os.path.realpath(sys.executable)
@@ -90,6 +80,7 @@ class Checkout:
             found = shutil.which(name)
             assert found, name
             (self.bin / name).symlink_to(found)
+        self.be_ubuntu(False)
         self.add_program("python3", f'exec {os.path.realpath(sys.executable)} "$@"')
         for name in ("redis-server", "ffmpeg"):
             self.add_program(name, "exit 0")
@@ -205,8 +196,7 @@ def test_only_the_tests_need_a_browser_systemd_networks_and_programs_that_upload
 
 
 def test_on_ubuntu_whose_chromium_is_a_pointer_to_a_snap_the_browser_comes_from_npm(checkout: Checkout) -> None:
-    grep = shutil.which("grep")
-    checkout.add_program("grep", f'case "$*" in *ID=ubuntu*) exit 0;; *) exec {grep} "$@";; esac')
+    checkout.be_ubuntu(True)
     checkout.add_program("chromium-browser", "echo snap install chromium; exit 1")
     checkout.add_program("npm", "exit 1")
     checkout.end_before_the_environment()
