@@ -23,7 +23,7 @@ test: setup-tests ## all tests, against a real redis-server and real S3 servers
 test-quick: setup-tests ## all tests but the slow ones
 	@$(PYTEST) -m "not slow"
 
-fresh: ## try `make run` and `make test` on a bare machine, as root; SUITE=bookworm or noble, AS=root
+fresh: ## try `make run` and `make test` on a bare machine, as root; SUITE=bookworm, noble or resolute, AS=root
 	@tools/fresh $(SUITE) $(if $(filter root,$(AS)),--as-root)
 
 acceptance: setup ## try `make run` on a bare machine, then build the image in a guest and test it against faults, as root

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import fast_sqs, needs_namespaces, servers
+from tests.support import cannot_run_here, fast_sqs, needs_namespaces, servers, which_chromium
 
 _CREDENTIAL_VARIABLES = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _SETTINGS_PREFIXES = ("MD5S3STASH_", "BUCKET_", "S3_ENDPOINT", "REDIS_URL", "SPOOL_DIR", "DATA_DIR")
@@ -20,7 +20,8 @@ _SETTINGS_PREFIXES = ("MD5S3STASH_", "BUCKET_", "S3_ENDPOINT", "REDIS_URL", "SPO
 def pytest_configure(config: pytest.Config) -> None:
     # Of what a collection makes nothing is garbage: to look for it took a tenth of the time.
     gc.disable()
-    config.pluginmanager.register(needs_namespaces)
+    for plugin in (cannot_run_here, needs_namespaces, which_chromium):
+        config.pluginmanager.register(plugin)
     # A shell starts background commands with SIGINT ignored, and every program that a test starts would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

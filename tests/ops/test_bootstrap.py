@@ -17,22 +17,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _SECONDS = 300
-_USED = (
-    "bash",
-    "cat",
-    "dirname",
-    "env",
-    "false",
-    "flock",
-    "grep",
-    "id",
-    "mkdir",
-    "mv",
-    "rm",
-    "sha256sum",
-    "tail",
-    "true",
-)
+_USED = ("bash", "cat", "dirname", "env", "false", "flock", "id", "mkdir", "mv", "rm", "sha256sum", "tail", "true")
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +60,16 @@ class Checkout:
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
 
+    def be_ubuntu(self, ubuntu: bool) -> None:
+        """Bootstrap asks grep for the system's ID."""
+        grep = shutil.which("grep")
+        self.add_program("grep", f'case "$*" in *ID=ubuntu*) {str(ubuntu).lower()};; *) exec {grep} "$@";; esac')
+
+    def end_before_the_environment(self) -> None:
+        """Bootstrap then fails when it has installed the system packages; the rest takes seconds."""
+        python = os.path.realpath(sys.executable)
+        self.add_program("python3", f'case "$*" in *_base_executable*) echo false;; *) exec {python} "$@";; esac')
+
     def python(self, code: str) -> str:
         python = self.root / ".venv" / "bin" / "python"
         return subprocess.run([python, "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout.strip()
@@ -85,10 +80,12 @@ class Checkout:
             found = shutil.which(name)
             assert found, name
             (self.bin / name).symlink_to(found)
+        self.be_ubuntu(False)
         self.add_program("python3", f'exec {os.path.realpath(sys.executable)} "$@"')
         for name in ("redis-server", "ffmpeg"):
             self.add_program(name, "exit 0")
         self.add_program("heif-enc", "echo x265")
+        self.add_program("heif-dec", "echo libde265")
         for name in ("systemd-analyze", "ip", "sftp", "rsync", "curl", "wget", "pdftoppm", "rsvg-convert"):
             self.add_program(name, "exit 0")
         for name in ("nginx", "php", "mandoc", "man", "zsh"):
@@ -198,6 +195,22 @@ def test_only_the_tests_need_a_browser_systemd_networks_and_programs_that_upload
     assert "chromium" not in checkout.bootstrap("--tests").stdout
 
 
+def test_on_ubuntu_whose_chromium_is_a_pointer_to_a_snap_the_browser_comes_from_npm(checkout: Checkout) -> None:
+    checkout.be_ubuntu(True)
+    checkout.add_program("chromium-browser", "echo snap install chromium; exit 1")
+    checkout.add_program("npm", "exit 1")
+    checkout.end_before_the_environment()
+
+    without = checkout.bootstrap("--tests").stdout.splitlines()
+    checkout.add_program("google-chrome", "exit 0")
+    with_another = checkout.bootstrap("--tests").stdout.splitlines()
+
+    assert without[0].startswith("Taking @sparticuz/chromium@")
+    assert without[1].startswith("Could not get it: tests that need a browser will fail")
+    assert with_another == without[2:]
+    assert "Could not create the virtual environment" in with_another[-1]
+
+
 def test_failing_apt_ends_with_the_same_line(checkout: Checkout) -> None:
     (checkout.bin / "redis-server").unlink()
     checkout.add_program("id", "echo 0")
@@ -231,12 +244,12 @@ def test_missing_system_packages_are_installed_through_apt_and_no_service_is_sta
     (checkout.bin / "redis-server").unlink()
     checkout.add_program("id", "echo 1000")
     checkout.add_program("sudo", 'test "$1" = -n && shift; exec "$@"')
-    checkout.add_program("apt-get", 'echo "$RUNLEVEL $DEBIAN_FRONTEND $*" >>"$CALLS"; test -t 0 && exit 1; exit 0')
+    made = f'case "$*" in *" install "*) /bin/ln -s /bin/true "{checkout.bin}/redis-server";; esac'
+    called = 'echo "$RUNLEVEL $DEBIAN_FRONTEND $*" >>"$CALLS"'
+    checkout.add_program("apt-get", f"{called}; test -t 0 && exit 1; {made}")
     calls = checkout.root / "calls"
     checkout.environment["CALLS"] = str(calls)
-    # This test does not need the rest of the set-up.
-    python = os.path.realpath(sys.executable)
-    checkout.add_program("python3", f'case "$*" in *_base_executable*) echo false;; *) exec {python} "$@";; esac')
+    checkout.end_before_the_environment()
 
     done = checkout.bootstrap()
 
@@ -246,6 +259,22 @@ def test_missing_system_packages_are_installed_through_apt_and_no_service_is_sta
     assert install.startswith("1 noninteractive ")
     assert " install " in install
     assert install.endswith(" redis-server")
+
+
+def test_codecs_that_only_the_first_package_lists_name_are_installed(checkout: Checkout) -> None:
+    lists = checkout.root / "lists"
+    checkout.add_program("google-chrome", "exit 0")
+    checkout.add_program("npm", "exit 0")
+    (checkout.bin / "heif-enc").unlink()
+    checkout.add_program("id", "echo 0")
+    checkout.add_program("apt-get", f'case "$*" in *" update") : >"{lists}";; *) ;; esac')
+    checkout.add_program("apt-cache", f'test -e "{lists}"')
+    checkout.end_before_the_environment()
+
+    first, second, *_ = checkout.bootstrap("--tests").stdout.splitlines()
+
+    assert first == "Installing with apt: libheif-examples"
+    assert second == "Installing with apt: libheif-examples libheif-plugin-x265"
 
 
 def test_missing_libmagic_and_ensurepip_are_noticed_by_what_they_provide(checkout: Checkout) -> None:

@@ -28,7 +28,7 @@ MANUAL = {
     f"share/{path.relative_to(REPOSITORY / 'share')}" for path in (REPOSITORY / "share").rglob("*") if path.is_file()
 }
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
-SUPPORTED = ("3.11", "3.12", "3.13")
+SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 
 
 def interpreters() -> Iterator[tuple[str, str]]:

@@ -1,9 +1,8 @@
-"""A real headless browser: the machine's Chromium, which `tools/bootstrap --tests` installs."""
+"""A real headless browser: a Chromium, which `tools/bootstrap --tests` installs."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -11,13 +10,13 @@ from typing import Any, Self
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
+from tests.support.cannot_run_here import found
+from tests.support.which_chromium import which_chromium
+
 DESK = (1280, 900)
 PHONE = (390, 844)
 # Beside busy processors a page takes this long at most; no test waits for the end of it.
 SECONDS = 60.0
-
-# The names used by distributions and Google.
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Its sandbox does not run as root; and without these it contacts Google.
 _FLAGS = (
@@ -36,10 +35,8 @@ expect.set_options(timeout=SECONDS * 1000)
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Raises if there is no Chromium: a test that needs it must not pass without it."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        raise FileNotFoundError("there is no Chromium here: tools/bootstrap --tests installs it")
+    """A test that needs it and finds none fails as 'cannot run here'."""
+    path = found(which_chromium())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
         try:

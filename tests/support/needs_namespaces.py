@@ -2,7 +2,7 @@
 
 `pytest.mark.needs_namespaces` marks such a test. The plugin uses the first way to root that works: this process is
 root; a user namespace, in which an ordinary user is root; sudo without a password. If none works, as in most
-containers, the test fails as 'cannot run here', and the run reports this at its start and at its end.
+containers, the test fails as 'cannot run here' (`cannot_run_here.py`), and the run reports this at its start, too.
 
 `pytest.mark.needs_namespaces(users=True)` is for tests that also run programs as several users: an ordinary user's
 namespace has only one.
@@ -14,14 +14,12 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
+from tests.support.cannot_run_here import CannotRunHere, announced, errors_of, found
+
 MARKER = "needs_namespaces"
-CANNOT_RUN_HERE = "cannot run here"
 
 # Prefixes that run a command as root.
 _AS_WE_ARE: tuple[str, ...] = ()
@@ -40,66 +38,34 @@ _RUN_AND_REMOVE = (
 )
 
 
-class CannotRunHere(Exception):
-    """This user may not make namespaces; the message holds the machine's errors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """The way that works, or the error of each."""
-
-    way: tuple[str, ...] | None
-    refusals: str
-
-
 @functools.cache
-def ways(users: bool = False) -> Ways:
+def way_to_root(users: bool = False) -> tuple[str, ...] | CannotRunHere:
+    """The first way that works; otherwise what to raise, with the error of each."""
+    trial = ("unshare", "--mount", "--net", "sh", "-c", _TRIAL_OF_USERS if users else _TRIAL)
     refusals: list[str] = []
     for way in (_AS_WE_ARE, _IN_A_USER_NAMESPACE, _THROUGH_SUDO):
-        refusal = _refusal_of(way, _TRIAL_OF_USERS if users else _TRIAL)
-        if refusal is None:
-            return Ways(way, "")
-        if refusal not in refusals:
-            refusals.append(refusal)
-    return Ways(None, "; ".join(refusals))
-
-
-def _refusal_of(way: tuple[str, ...], trial: str) -> str | None:
-    """The last line that a trial of it prints; None if the trial succeeds."""
-    try:
-        tried = subprocess.run(
-            [*way, "unshare", "--mount", "--net", "sh", "-c", trial],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        return f"{error.filename} is not installed"
-    said = tried.stdout.strip().splitlines() or [f"{way} ended with {tried.returncode}"]
-    return said[-1] if tried.returncode != 0 else None
+        errors = errors_of([*way, *trial])
+        if not errors:
+            return way
+        if errors[-1] not in refusals:
+            refusals.append(errors[-1])
+    only_users = users and not isinstance(way_to_root(), CannotRunHere)
+    return CannotRunHere("several users" if only_users else "namespaces", "; ".join(refusals))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARKER}: makes mounts or networks of its own, and is run as root for that")
 
 
-def pytest_report_header() -> list[str]:
-    if ways(users=True).way is not None:
-        return []
-    return [f"tests that need {_needed()} will fail as '{CANNOT_RUN_HERE}': {ways(users=True).refusals}"]
-
-
-def _needed() -> str:
-    return "namespaces" if ways().way is None else "several users"
+def pytest_report_header() -> str | None:
+    return announced(way_to_root(users=True))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fixtures need root too: if another pytest runs the test, this one sets up none."""
     marker = item.get_closest_marker(MARKER)
-    if marker and isinstance(item, pytest.Function) and ways(**marker.kwargs).way != _AS_WE_ARE:
+    if marker and isinstance(item, pytest.Function) and way_to_root(**marker.kwargs) != _AS_WE_ARE:
         item.fixturenames = []
 
 
@@ -109,10 +75,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     marker = pyfuncitem.get_closest_marker(MARKER)
     if not marker:
         return None
-    found = ways(**marker.kwargs)
-    way = found.way
-    if way is None:
-        raise CannotRunHere(found.refusals)
+    way = found(way_to_root(**marker.kwargs))
     if way == _AS_WE_ARE:
         return None
     _run_as_root(way, pyfuncitem)
@@ -133,29 +96,3 @@ def _run_as_root(way: tuple[str, ...], test: pytest.Function) -> None:
     )
     if done.returncode != 0:
         pytest.fail(f"run as root by `{' '.join(way)}`:\n{done.stdout}", pytrace=False)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, pytest.TestReport]:
-    report: pytest.TestReport = yield
-    if call.excinfo is not None and call.excinfo.errisinstance(CannotRunHere):
-        # Attributes of the report reach the process that prints it.
-        vars(report)[MARKER] = True
-    return report
-
-
-def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """The name under which the failure is counted."""
-    return (CANNOT_RUN_HERE, "C", CANNOT_RUN_HERE.upper()) if vars(report).get(MARKER) else None
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = terminalreporter.getreports(CANNOT_RUN_HERE)
-    if not reports:
-        return
-    terminalreporter.section(f"{len(reports)} {CANNOT_RUN_HERE}")
-    for report in reports:
-        terminalreporter.write_line(f"{CANNOT_RUN_HERE.upper()} {report.nodeid}")
-    terminalreporter.write_line(
-        f"{len(reports)} tests need {_needed()} and {CANNOT_RUN_HERE}: {ways(users=True).refusals}"
-    )

@@ -226,9 +226,10 @@ def test_the_keyboard_is_enough(visit: Visit, md5: str, original: PIL.Image.Imag
         names.append(page.locator(":focus").inner_text())
     assert names == ["Zoom in", "Zoom out", "Whole picture", "Full detail", "Rotate", "Full screen"]
     page.keyboard.press("Enter")
-    page.wait_for_function("document.fullscreenElement !== null")
+    # Not wait_for_function: the page's policy forbids what it runs if the first look is too early.
+    wait_until(lambda: page.evaluate("document.fullscreenElement !== null"), "full screen")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.fullscreenElement === null")
+    wait_until(lambda: page.evaluate("document.fullscreenElement === null"), "the window again")
     page.keyboard.press("Tab")
     expect(page.get_by_role("application")).to_be_focused()
 

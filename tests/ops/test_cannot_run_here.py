@@ -1,4 +1,4 @@
-"""A run of a user who may not make namespaces reports this and fails; if another way works, it is used."""
+"""A run without namespaces or a browser reports this and fails. Every way to namespaces is used."""
 
 from __future__ import annotations
 
@@ -27,6 +27,22 @@ def test_wrong():
 def test_other():
     pass
 """
+TESTS_WITH_A_BROWSER = """
+import pytest
+from tests.support.browser import chromium
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+def test_page(browser):
+    assert browser.new_page()
+
+def test_other_page(browser):
+    assert browser.new_page()
+"""
+PLUGINS = ("cannot_run_here", "needs_namespaces", "which_chromium")
 REFUSED = "unshare failed: Operation not permitted"
 UNSHARE = shutil.which("unshare")
 
@@ -38,8 +54,7 @@ LET_IN_BY_SUDO = 'shift 2; LET_IN=1 exec "$@"'
 
 
 def run(directory: Path, programs: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs pytest on TESTS, on a machine with these programs."""
-    (directory / "test_some.py").write_text(TESTS)
+    """Runs pytest on the directory's tests, on a machine with these programs."""
     for name, script in programs.items():
         program = directory / name
         program.write_text(f"#!/bin/sh\n{script}\n")
@@ -47,7 +62,7 @@ def run(directory: Path, programs: Mapping[str, str], *arguments: str) -> subpro
     environment = {
         "PATH": f"{directory}:{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
-        "PYTEST_PLUGINS": "tests.support.needs_namespaces",
+        "PYTEST_PLUGINS": ",".join(f"tests.support.{name}" for name in PLUGINS),
     }
     return subprocess.run(
         # With its own directory it does not remove files of earlier runs, which can take a minute.
@@ -64,18 +79,35 @@ def run(directory: Path, programs: Mapping[str, str], *arguments: str) -> subpro
 
 @pytest.mark.parametrize("processes", ["0", "1"])
 def test_without_a_way_the_run_fails_and_names_the_tests_that_it_could_not_run(tmp_path: Path, processes: str) -> None:
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "test_pages.py").write_text(TESTS_WITH_A_BROWSER)
     refusing = {"unshare": REFUSE, "sudo": "echo 'sudo: a password is required' >&2; exit 1"}
+    # As Ubuntu's package of it.
+    refusing["chromium"] = "echo; echo 'This requires the chromium snap to be installed.'; echo; exit 1"
+    only = "from tests.support import which_chromium\nwhich_chromium.PROGRAMS = ('chromium',)\n"
+    (tmp_path / "conftest.py").write_text(only)
 
     done = run(tmp_path, refusing, f"--numprocesses={processes}")
 
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    reason = f"{REFUSED}; sudo: a password is required"
-    assert f"tests that need namespaces will fail as 'cannot run here': {reason}" in lines[:4]
-    *named, number, total = lines[-4:]
-    assert sorted(named) == [f"CANNOT RUN HERE test_some.py::{name}" for name in ("test_as_root", "test_wrong")]
-    assert number == f"2 tests need namespaces and cannot run here: {reason}"
-    assert " 1 passed, 2 cannot run here in " in total
+    namespaces = f"{REFUSED}; sudo: a password is required"
+    browser = f"{tmp_path}/chromium: This requires the chromium snap to be installed."
+    assert f"tests that need namespaces will fail as 'cannot run here': {namespaces}" in lines[:5]
+    assert f"tests that need Chromium will fail as 'cannot run here': {browser}" in lines[:5]
+    *named, number, number_with_a_browser, total = lines[-7:]
+    assert sorted(named) == [
+        f"CANNOT RUN HERE {name}"
+        for name in (
+            *("test_pages.py::test_other_page", "test_pages.py::test_page"),
+            *("test_some.py::test_as_root", "test_some.py::test_wrong"),
+        )
+    ]
+    assert sorted([number, number_with_a_browser]) == [
+        f"2 tests need Chromium and cannot run here: {browser}",
+        f"2 tests need namespaces and cannot run here: {namespaces}",
+    ]
+    assert " 1 passed, 4 cannot run here in " in total
 
 
 @pytest.mark.needs_namespaces(users=True)
@@ -87,6 +119,8 @@ def test_without_a_way_the_run_fails_and_names_the_tests_that_it_could_not_run(t
 def test_a_test_is_run_as_root_by_the_way_that_is_open_and_fails_for_its_own_reasons(
     tmp_path: Path, programs: dict[str, str]
 ) -> None:
+    (tmp_path / "test_some.py").write_text(TESTS)
+
     done = run(tmp_path, programs)
 
     assert done.returncode == 1
