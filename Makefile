@@ -43,10 +43,12 @@ container-test: setup-tests ## build the images without an engine and run them, 
 
 check: lint types test-quick ## lint, types and quick tests; run it before each commit
 
-soak: setup ## long versions of tests: a thousand kills, long lists, large bursts; takes most of an hour
-	@CRASH_KILLS=1000 CRASH_SPARES=128 LARGE_FILE_GIB=5 MD5S3STASH_TEST_LINES=100000 BURST_FILES=50000 DAMAGED_PLACES=64 \
+soak: setup-tests ## long versions of tests: a thousand kills, long lists, large bursts; takes most of an hour
+	@CRASH_KILLS=1000 CRASH_SPARES=128 LARGE_FILE_GIB=5 MD5S3STASH_TEST_LINES=100000 BURST_FILES=50000 \
+		DAMAGED_PLACES=64 MUTATED_FILES=300 \
 		$(PYTHON_IN_VENV) -m pytest tests/core/test_large_file.py tests/crash/test_every_call.py tests/crash/test_kill.py \
-		tests/daemon/test_url_lists_killed.py tests/daemon/test_bursts.py tests/thumbnailer/test_damage.py
+		tests/daemon/test_url_lists_killed.py tests/daemon/test_bursts.py tests/thumbnailer/test_damage.py \
+		tests/thumbnailer/test_hostile_files.py
 
 zoo: setup-tests ## run every kind of producer and kill every process for ten minutes; ZOO_SECONDS=60, ZOO_SEED=1
 	@ZOO_SECONDS=$${ZOO_SECONDS:-600} $(PYTHON_IN_VENV) -m pytest -n0 -s tests/crash/test_zoo.py

@@ -23,6 +23,8 @@ from bench import (  # noqa: E402
     cli_startup,
     drops,
     growth,
+    hostile,
+    kinds,
     known_content,
     large_files,
     latency,
@@ -30,6 +32,7 @@ from bench import (  # noqa: E402
     process_tree,
     proof,
     site_load,
+    stills,
     thumbnail_costs,
     thumbnail_sizes,
     thumbnails,
@@ -53,6 +56,9 @@ BLOCKS = (
     *site_load.BLOCKS,
     *thumbnail_costs.BLOCKS,
     *thumbnail_sizes.BLOCKS,
+    *kinds.BLOCKS,
+    *stills.BLOCKS,
+    *hostile.BLOCKS,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -63,6 +64,22 @@ def timed(command: Command) -> Cost:
             raise RunFailed(f"`{Path(command.arguments[0]).name}` ended with {status}: {said}")
         seconds, cpu_seconds, peak_kib = map(float, report.read().split())
     return Cost(seconds, cpu_seconds, peak_kib / 1024)
+
+
+def children_cpu_seconds() -> float:
+    """What the programs have used that this process has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def median_milliseconds(work: Callable[[], object], rounds: int, clock: Callable[[], float]) -> float:
+    """What one call takes by this clock, which counts seconds."""
+    spent = []
+    for _ in range(rounds):
+        begun = clock()
+        work()
+        spent.append(1000 * (clock() - begun))
+    return statistics.median(spent)
 
 
 @dataclass(frozen=True, slots=True)

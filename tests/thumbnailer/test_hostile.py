@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.digest_s3 import DigestS3
-from tests.support.png_files import SIGNATURE, chunk
 from tests.thumbnailer.conftest import TWO_WORKERS, Thumbnailer, picture, thumbnailer
+from tests.thumbnailer.hostile_files import png_of_zeros
 from tests.thumbnailer.load import health_watched
 from tests.thumbnailer.test_faults import stash
 
@@ -33,7 +31,7 @@ def hostile_objects() -> list[bytes]:
         b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
         b"%PDF-1.7\n%%EOF",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) (r) file\n",
-        _bomb(),
+        png_of_zeros(),
     ]
     while len(plain) < OBJECTS:
         data = bytearray(chance.choice(whole))
@@ -43,18 +41,6 @@ def hostile_objects() -> list[bytes]:
             data[chance.randrange(len(data))] = chance.randrange(256)
         plain.append(bytes(data))
     return plain
-
-
-def _bomb() -> bytes:
-    """A PNG of 40,000 by 40,000 pixels in 200 kilobytes: one deflate block again and again."""
-    row_bytes = 1 + 40_000 // 8
-    packer = zlib.compressobj()
-    first, again = (packer.compress(bytes(1000 * row_bytes)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
-    # Adler-32 of zeros, one for each byte that is unpacked.
-    checksum = (40_000 * row_bytes % 65521) << 16 | 1
-    pixels = first + 39 * again + b"\3\0" + checksum.to_bytes(4)
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 1, 0, 0, 0, 0)
-    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def test_hostile_objects_cost_an_answer_each_and_no_worker(tmp_path: Path) -> None:

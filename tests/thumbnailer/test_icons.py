@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import random
 import struct
 import tarfile
@@ -157,6 +159,20 @@ def test_a_file_that_makes_a_pattern_go_back_costs_little(data: bytes) -> None:
     file_types.name_of(io.BytesIO(data))
 
     assert time.thread_time() - begun < 1
+
+
+def test_directory_that_is_far_behind_the_end_of_the_file_is_not_looked_for() -> None:
+    class File(io.BytesIO):
+        """Of a file system that has no such place."""
+
+        def seek(self, place: int, whence: int = io.SEEK_SET, /) -> int:
+            if place > 10_000:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return super().seek(place, whence)
+
+    data = bytearray(ole("WordDocument"))
+    struct.pack_into("<I", data, 48, 0xFFFF_FFF0)
+    assert file_types.name_of(File(data)) == "FILE"
 
 
 def test_long_names_in_an_archive_take_no_memory() -> None:

@@ -150,8 +150,8 @@ def _of_ole(head: bytes, file: BinaryIO) -> str:
     if len(head) < _OLE_SECTOR_AT + 4:
         return UNKNOWN
     (power,), (sector,) = struct.unpack_from("<H", head, _OLE_POWER_AT), struct.unpack_from("<I", head, _OLE_SECTOR_AT)
-    # Sectors have 512 or 4,096 bytes.
-    file.seek((sector + 1) << min(power, 12))
+    # Sectors have 512 or 4,096 bytes. Some file systems refuse a place far beyond the end.
+    file.seek(min((sector + 1) << min(power, 12), file.seek(0, io.SEEK_END)))
     directory = file.read(_OLE_DIRECTORY_BYTES)
     return next((name for stream, name in _STREAMS if f"{stream}\0".encode("utf-16-le") in directory), UNKNOWN)
 

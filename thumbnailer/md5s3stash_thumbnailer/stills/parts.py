@@ -65,9 +65,10 @@ class Parts:
             self._blocks.update(range(begin, end))
 
     def at(self, first: int, size_bytes: int) -> bytes:
-        """These bytes; fewer at the end."""
+        """These bytes; fewer at the end, and none behind it."""
+        first = min(first, self.size_bytes)
         self.fetch([(first, size_bytes)])
-        return os.pread(self.file.fileno(), max(0, min(size_bytes, self.size_bytes - first)), first)
+        return os.pread(self.file.fileno(), min(size_bytes, self.size_bytes - first), first)
 
     def close(self) -> None:
         self.file.close()
