@@ -23,6 +23,7 @@ from bench import (  # noqa: E402
     cli_startup,
     drops,
     growth,
+    iiif,
     known_content,
     large_files,
     latency,
@@ -33,6 +34,7 @@ from bench import (  # noqa: E402
     thumbnail_costs,
     thumbnail_sizes,
     thumbnails,
+    tile_crawl,
     upload_clients,
 )
 from bench.page import Block, paragraphs  # noqa: E402
@@ -53,6 +55,8 @@ BLOCKS = (
     *site_load.BLOCKS,
     *thumbnail_costs.BLOCKS,
     *thumbnail_sizes.BLOCKS,
+    *tile_crawl.BLOCKS,
+    *iiif.BLOCKS,
 )
 
 
