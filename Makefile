@@ -79,7 +79,7 @@ lint-ops: ## check the CloudFormation and Packer templates, the playbook, alerts
 types: setup ## check types with mypy, strict
 	@$(PYTHON_IN_VENV) -m mypy
 
-bench: setup ## run the benchmarks beside other programs; takes almost twenty minutes
+bench: setup ## run the benchmarks beside other programs; takes almost half an hour
 	@$(PYTHON_IN_VENV) bench/run.py
 
 bench-full: setup ## run the benchmarks with 200,000 files dropped and a million waiting; takes hours

@@ -1,17 +1,16 @@
 """IIIF beside Debian's iipsrv: CPU of tiles and regions, and how many a second at 1, 8 and 64 clients, one core each.
 
-    python -m bench.iiif DIRECTORY [--seconds 10]
+    python -m bench.iiif
 
 needs the packages iipimage-server, nginx-core and wrk. Both servers have the same pictures of 80 megapixels: a TIFF,
 which is a pyramid of JPEG tiles of 512 pixels, and a JPEG 2000 of six resolutions and no tiles. iipsrv is asked through
 nginx; the CPU of both is shown, and that of iipsrv alone. wrk asks from the other core, on connections that stay open,
 as a proxy or a browser does. At first there is a JPEG of as many pixels, of which the coarsest tile is asked for; the
-cache is empty. The last lines say what was promised.
+cache is empty.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -31,7 +30,9 @@ from pathlib import Path
 import PIL.Image
 
 from bench import page, process_tree
+from bench.peer_packages import PeerMissing
 from bench.picture_corpus import photograph
+from bench.thumbnails import DIRECTORY
 from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.grid import TILE, Tile, level_size, scale_factors, tile_region
 from tests.support import servers
@@ -39,6 +40,7 @@ from tests.support import servers
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (10_000, 8_000)
 CLIENTS = (1, 8, 64)
+_OURS = "md5s3stash"
 _IIPSRV = "/usr/lib/iipimage-server/iipsrv.fcgi"
 _SERVERS_CORE, _CLIENTS_CORE = (str(core % (os.cpu_count() or 1)) for core in (1, 0))
 _BUCKET = "originals"
@@ -53,6 +55,12 @@ function done(all)
   print(all.requests, all.duration, e.connect + e.read + e.write + e.status + e.timeout)
 end
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seconds: int = 4
+    places: int = 400
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ def ours(original: Path, directory: Path) -> Iterator[Server]:
             *(f"--port={port}", "--workers=1", f"--cache_dir={cache}", "--logging=warning"),
         ]
         with servers.running(command, port, directory / "ours.log", environment) as process:
-            yield Server("md5s3stash", port, [process.pid], f"/iiif/3/{md5}")
+            yield Server(_OURS, port, [process.pid], f"/iiif/3/{md5}")
 
 
 @contextlib.contextmanager
@@ -216,6 +224,10 @@ class Found:
     cpu_ms: float
 
 
+Results = dict[tuple[str, str], dict[tuple[str, int], Found]]
+"""By the name of the server and the picture; then by the kind of request and the number of clients."""
+
+
 def asked(server: Server, name: str, paths: Sequence[str], clients: int, seconds: int) -> Found:
     """Prints a line."""
     before, before_first = server.cpu_seconds(), server.cpu_seconds(server.pids[:1])
@@ -258,14 +270,14 @@ def cold_tile(original: Path, directory: Path, rounds: int = 3) -> First:
                 urllib.request.urlopen(f"http://127.0.0.1:{server.port}/iiif/3/{'0' * 32}/info.json")
             every.append(first(server, _path(0, 0, *SIZE, level_size(SIZE, scale_factors(SIZE)[-1]))))
     found = sorted(every, key=lambda each: each.seconds)[rounds // 2]
-    print(f"{'md5s3stash':12} {original.name}, cold: {found.seconds:.2f} s, CPU {found.cpu_seconds:.2f} s", flush=True)
+    print(f"{_OURS:12} {original.name}, cold: {found.seconds:.2f} s, CPU {found.cpu_seconds:.2f} s", flush=True)
     return found
 
 
-def limits(found: dict[tuple[str, str], dict[tuple[str, int], Found]]) -> Iterator[str]:
+def limits(found: Results) -> Iterator[str]:
     """What is promised beside iipsrv, as lines."""
     for picture, most in (("tif", 2.0), ("jp2", 1.5)):
-        own, other = found["md5s3stash", picture], found["iipsrv", picture]
+        own, other = found[_OURS, picture], found["iipsrv", picture]
         for clients in CLIENTS:
             one, two = own["tiles", clients], other["tiles", clients]
             where = f"{picture}, {clients} clients"
@@ -276,33 +288,54 @@ def limits(found: dict[tuple[str, str], dict[tuple[str, int], Found]]) -> Iterat
             yield page.at_most(f"CPU of a region ({where})", ratio, most, "times iipsrv's")
 
 
-def main() -> None:
+def table(found: Results) -> str:
+    """A row for each server, picture and kind of request."""
+    rows = [
+        (
+            *(server, picture, kind),
+            *(f"{every[kind, clients].cpu_ms:.1f}" for clients in CLIENTS),
+            *(f"{every[kind, clients].a_second:,.0f}" for clients in CLIENTS),
+        )
+        for (server, picture), every in found.items()
+        for kind in ("tiles", "regions")
+    ]
+    columns = [f">{what}, {clients}" for what in ("CPU ms", "a second") for clients in CLIENTS]
+    return page.table(("server", "picture", "requests", *columns), rows)
+
+
+def report(plan: Plan) -> page.Figures:
     """All of it."""
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    arguments.add_argument("directory", type=Path)
-    arguments.add_argument("--places", type=int, default=400)
-    arguments.add_argument("--seconds", type=int, default=10)
-    given = arguments.parse_args()
-    directory = given.directory.resolve()
+    if missing := [each for each in (_IIPSRV, "nginx", "wrk") if not shutil.which(each)]:
+        raise PeerMissing(f"not installed: {', '.join(missing)}")
+    directory = DIRECTORY / "iiif"
     directory.mkdir(parents=True, exist_ok=True)
     tiff, jpeg2000, jpeg = (directory / name for name in ("80.tif", "80.jp2", "80.jpg"))
     make_originals(tiff, jpeg2000, jpeg)
     cold = cold_tile(jpeg, directory)
-    found = {}
+    found: Results = {}
     starts: list[Callable[[Path, Path], contextlib.AbstractContextManager[Server]]] = [iipsrv, ours]
     for original in (tiff, jpeg2000):
         for start in starts:
             with start(original, directory) as server:
                 picture = original.suffix[1:]
-                found[server.name, picture] = measure(server, picture, given.places, given.seconds)
+                found[server.name, picture] = measure(server, picture, plan.places, plan.seconds)
                 if start is ours and original is tiff:
-                    thumbnails = replace(server, base=f"/clip/400x400{server.base.removeprefix('/iiif/3')}")
-                    first(thumbnails, "")
-                    thumbnail = asked(thumbnails, "tif  thumbnail", [""], 1, given.seconds)
-    print(*limits(found), sep="\n")
-    print(page.at_most("thumbnail of 400 pixels of the TIFF", thumbnail.cpu_ms, 30, "ms of CPU"))
-    print(page.at_most("first tile of a cold JPEG", cold.seconds, 3, "seconds"))
+                    thumbnail = thumbnails(server, plan.seconds)
+    more = (
+        page.at_most("thumbnail of 400 pixels of the TIFF", thumbnail.cpu_ms, 30, "ms of CPU"),
+        page.at_most("first tile of a cold JPEG", cold.seconds, 3, "seconds"),
+    )
+    return page.Figures(page.paragraphs(table(found), "\n".join((*limits(found), *more))))
 
+
+def thumbnails(server: Server, seconds: int) -> Found:
+    """The same one of 400 pixels each time; no server keeps results."""
+    of_thumbnails = replace(server, base=f"/clip/400x400{server.base.removeprefix('/iiif/3')}")
+    first(of_thumbnails, "")
+    return asked(of_thumbnails, "tif  thumbnail", [""], 1, seconds)
+
+
+BLOCKS = (page.Block("iiif", report, Plan()),)
 
 if __name__ == "__main__":
-    main()
+    page.main(report, Plan(), __doc__)

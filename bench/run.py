@@ -24,6 +24,7 @@ from bench import (  # noqa: E402
     drops,
     growth,
     hostile,
+    iiif,
     kinds,
     known_content,
     large_files,
@@ -36,6 +37,7 @@ from bench import (  # noqa: E402
     thumbnail_costs,
     thumbnail_sizes,
     thumbnails,
+    tile_crawl,
     upload_clients,
 )
 from bench.page import Block, paragraphs  # noqa: E402
@@ -59,6 +61,8 @@ BLOCKS = (
     *kinds.BLOCKS,
     *stills.BLOCKS,
     *hostile.BLOCKS,
+    *tile_crawl.BLOCKS,
+    *iiif.BLOCKS,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -15,25 +16,47 @@ from md5s3stash_thumbnailer.cache.flights import Flights
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.cache.turns import CLIENT, RecentClients, Turns
 from md5s3stash_thumbnailer.errors import Overloaded, TooManyRequests
-from md5s3stash_thumbnailer.server import client_rate
-from md5s3stash_thumbnailer.server.client_rate import BURST_SECONDS, MAX_CLIENTS, Buckets, Clients
+from md5s3stash_thumbnailer.server.client_rate import (
+    ANSWER_SECONDS,
+    AT_ONCE_ANSWERS,
+    BURST_SECONDS,
+    MAX_CLIENTS,
+    PAGE_ANSWERS,
+    PAGE_SHARE,
+    Buckets,
+    Clients,
+)
 
 SHARE = 0.25
+A_SECOND = SHARE / ANSWER_SECONDS
 
 
-class Clock:
-    """Stands still until it is told."""
+class Clock(selectors.DefaultSelector):
+    """Stands still until it is told, or until its event loop (`run`) has nothing to do before a timer."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seconds = 1000.0
 
     def __call__(self) -> float:
         return self.seconds
 
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.seconds += timeout or 0
+        return super().select(0)
 
-def run(steps: Coroutine[Any, Any, None]) -> None:
+
+def run(steps: Coroutine[Any, Any, None], clock: Clock | None = None) -> None:
     """A hang fails the test."""
-    asyncio.run(asyncio.wait_for(steps, 30))
+
+    def loop_of_clock() -> asyncio.AbstractEventLoop:
+        loop = asyncio.SelectorEventLoop(clock)
+        if clock is not None:
+            loop.time = clock  # type: ignore[method-assign]
+        return loop
+
+    with asyncio.Runner(loop_factory=loop_of_clock) as runner:
+        runner.run(asyncio.wait_for(steps, 30))
 
 
 @asynccontextmanager
@@ -51,7 +74,7 @@ async def settled() -> None:
 
 def test_a_crawler_gets_its_share_and_the_burst_and_a_reader_beside_it_everything() -> None:
     clock = Clock()
-    buckets = Buckets(SHARE, clock)
+    buckets = Buckets(SHARE, SHARE * BURST_SECONDS, BURST_SECONDS, clock)
     answers: Counter[tuple[str, int]] = Counter()
 
     def ask(client: str, cost: float) -> None:
@@ -74,7 +97,7 @@ def test_a_crawler_gets_its_share_and_the_burst_and_a_reader_beside_it_everythin
 
 def test_the_wait_is_as_long_as_it_says_and_never_longer_than_a_bucket_takes_to_fill() -> None:
     clock = Clock()
-    buckets = Buckets(SHARE, clock)
+    buckets = Buckets(SHARE, SHARE * BURST_SECONDS, BURST_SECONDS, clock)
     buckets.charge("a", BURST_SECONDS * SHARE + 1)
 
     assert buckets.seconds_to_wait("a") == pytest.approx(1 / SHARE)
@@ -88,7 +111,7 @@ def test_the_wait_is_as_long_as_it_says_and_never_longer_than_a_bucket_takes_to_
 
 def test_who_comes_back_after_a_year_has_one_burst_and_no_more() -> None:
     clock = Clock()
-    buckets = Buckets(SHARE, clock)
+    buckets = Buckets(SHARE, SHARE * BURST_SECONDS, BURST_SECONDS, clock)
     buckets.charge("a", 0)
     clock.seconds += 3e7
     buckets.charge("a", BURST_SECONDS * SHARE + 1)
@@ -97,7 +120,7 @@ def test_who_comes_back_after_a_year_has_one_burst_and_no_more() -> None:
 
 
 def test_however_many_clients_come_only_the_latest_are_kept() -> None:
-    buckets = Buckets(SHARE, Clock())
+    buckets = Buckets(SHARE, SHARE * BURST_SECONDS, BURST_SECONDS, Clock())
     for number in range(MAX_CLIENTS + 10):
         buckets.charge(str(number), BURST_SECONDS)
         buckets.charge("busy", BURST_SECONDS)
@@ -309,32 +332,136 @@ async def rendered(clients: Clients, client: str, file: File) -> Any:
     return await clients.in_turn(source, render, lambda seconds: clients.charge(client, seconds))
 
 
-def test_time_with_a_worker_is_charged_and_a_client_without_a_name_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_rate, "_LONGEST_REFUSAL_SECONDS", 0.0)
+def bounded(clock: Clock, *recent: str) -> Clients:
+    """For two workers; the last minute had these clients."""
+    known = RecentClients(clock)
+    for client in recent:
+        known.note(client)
+    return Clients(SHARE, 2, Turns(2, 10, 60, known), clock)
+
+
+async def ask_together(clients: Clients, clock: Clock, client: str, connections: int, seconds: float) -> Counter[int]:
+    """Each connection asks again as soon as it has its answer. How often each status came, of far too many at most."""
+    statuses, end = Counter[int](), clock() + seconds
+
+    async def ask_on() -> None:
+        while clock() < end and statuses.total() < 10_000:
+            # Otherwise all might be in one moment.
+            await asyncio.sleep(1e-6)
+            try:
+                await clients.admit(client)
+                statuses[200] += 1
+            except TooManyRequests:
+                statuses[429] += 1
+
+    await asyncio.gather(*(ask_on() for _ in range(connections)))
+    return statuses
+
+
+def test_time_with_a_worker_is_charged_and_a_client_without_a_name_is_not() -> None:
+    clock = Clock()
 
     async def steps() -> None:
-        clients = Clients(1e-6, workers=2, turns=Turns(2, 10, 60, RecentClients()))
+        clients = bounded(clock)
         for name in ("crawler", ""):
             assert await rendered(clients, name, File()) == "picture"
+            clients.charge(name, 1000)
         with pytest.raises(TooManyRequests) as refused:
             await clients.admit("crawler")
         assert refused.value.retry_after_seconds == BURST_SECONDS
+        # It is not refused at once.
+        assert clock() == pytest.approx(1001, abs=0.1)
         await clients.admit("")
         await clients.admit("reader")
+        assert clock() == pytest.approx(1001, abs=0.1)
 
-    run(steps())
+    run(steps(), clock)
 
 
-def test_an_answer_that_needs_no_worker_is_charged_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_rate, "_LONGEST_REFUSAL_SECONDS", 0.0)
+def test_who_owes_less_than_a_second_waits_for_it() -> None:
+    clock = Clock()
 
     async def steps() -> None:
-        clients = Clients(1e-6, workers=2, turns=Turns(2, 10, 60, RecentClients()))
-        await clients.admit("crawler")
-        with pytest.raises(TooManyRequests):
-            await clients.admit("crawler")
+        clients = bounded(clock)
+        clients.charge("a", 2 * SHARE * (BURST_SECONDS + 0.9))
+        await clients.admit("a")
+        assert clock() == pytest.approx(1000.9)
 
-    run(steps())
+    run(steps(), clock)
+
+
+@pytest.mark.parametrize("connections", [64, 600])
+def test_a_crawler_has_a_page_and_then_even_answers_and_a_reader_beside_it_never_waits(connections: int) -> None:
+    clock = Clock()
+
+    async def read() -> None:
+        for _ in range(40):
+            asked = clock()
+            await clients.admit("reader")
+            assert clock() == asked
+            await asyncio.sleep(0.25)
+
+    async def steps() -> None:
+        crawled, _ = await asyncio.gather(ask_together(clients, clock, "crawler", connections, 10), read())
+        wanted = PAGE_ANSWERS + 10 * A_SECOND
+        # At the end each has one more.
+        assert crawled[200] == pytest.approx(wanted + connections, abs=connections + 2)
+        assert not crawled[429]
+
+    clients = bounded(clock, "reader", "crawler")
+    run(steps(), clock)
+
+
+def test_some_answers_come_at_once_a_page_quickly_and_further_ones_evenly() -> None:
+    clock, at, count = Clock(), list[float](), 500
+
+    async def ask() -> None:
+        await clients.admit("a")
+        at.append(clock() - 1000)
+
+    async def steps() -> None:
+        await asyncio.gather(*(ask() for _ in range(count)))
+
+    clients = bounded(clock, "another", "a")
+    run(steps(), clock)
+    in_page = [(number - AT_ONCE_ANSWERS) * ANSWER_SECONDS / PAGE_SHARE for number in range(1, count + 1)]
+    evenly = [(number - PAGE_ANSWERS) / A_SECOND for number in range(1, count + 1)]
+    assert at == pytest.approx([max(0, *each) for each in zip(in_page, evenly, strict=True)])
+    assert (at[15], at[199], at[399]) == pytest.approx((0, 0.368, 0.8))
+
+
+def test_refusals_are_spaced_as_answers_are() -> None:
+    clock = Clock()
+
+    async def steps() -> None:
+        clients = bounded(clock, "reader", "crawler")
+        clients.charge("crawler", 1e9)
+        crawled = await ask_together(clients, clock, "crawler", 600, 8)
+        assert not crawled[200]
+        assert crawled[429] <= PAGE_ANSWERS + 8 * A_SECOND + 601
+
+    run(steps(), clock)
+
+
+def test_a_client_that_is_alone_is_not_spaced() -> None:
+    clock = Clock()
+
+    async def steps() -> None:
+        clients.note("a")
+        begun = clock()
+        for _ in range(10 * PAGE_ANSWERS):
+            await clients.admit("a")
+        clients.note("another")
+        for _ in range(AT_ONCE_ANSWERS):
+            await clients.admit("a")
+        assert clock() == begun
+        await clients.admit("a")
+        assert clock() > begun
+
+    clients = bounded(clock, "another")
+    # The other one has gone.
+    clock.seconds += 61
+    run(steps(), clock)
 
 
 def test_an_original_is_closed_where_its_request_gets_no_turn() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from md5s3stash_thumbnailer.server.client_rate import ANSWER_SECONDS, PAGE_ANSWERS
 from tests.thumbnailer.conftest import ROOT, Thumbnailer, picture, thumbnailer
 
 Put = Callable[[bytes], str]
@@ -138,3 +140,15 @@ def test_a_client_that_asks_for_too_much_is_told_when_to_come_back_and_others_ar
         # Thumbnails, and who comes through no proxy, are not bounded.
         assert of("198.51.100.7", f"/clip/100x100/{md5}") == 200
         assert {server.get(tile).status for _ in range(3)} == {200}
+
+
+def test_beside_another_client_answers_beyond_a_page_are_spaced_and_none_is_refused(
+    s3_server: str, md5: str, tmp_path: Path
+) -> None:
+    info, more = f"/iiif/3/{md5}/info.json", 10
+    with thumbnailer(tmp_path, s3_server, "--client_share=0.01", "--trusted_proxies=127.0.0.1") as server:
+        assert server.get(info, X_Forwarded_For="203.0.113.1").status == 200
+        begun = time.monotonic()
+        statuses = {server.get(info, X_Forwarded_For="198.51.100.7").status for _ in range(PAGE_ANSWERS + more)}
+        assert statuses == {200}
+        assert time.monotonic() - begun >= more * ANSWER_SECONDS / 0.01

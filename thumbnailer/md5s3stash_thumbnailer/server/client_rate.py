@@ -1,8 +1,10 @@
-"""What one client may cost, so that a crawler of tiles takes nothing from readers: turns, and a token bucket for each
-client of IIIF.
+"""What one client may cost, so that a crawler of tiles takes nothing from readers: turns, and three token buckets
+for each client of IIIF.
 
-Tokens are seconds of this whole server: a request is charged the time for which it had a worker, divided by their
-number, and a millisecond for its answer, which the one thread of the server writes.
+Tokens are seconds of this whole server. One bucket is for the workers: a request is charged the time for which it had
+one, divided by their number. Who owes much of that is refused. The other two are for the one thread of the server,
+which writes an answer in a millisecond. While there are other clients they space the answers evenly, refusals too: to
+refuse requests would keep the thread as busy.
 """
 
 from __future__ import annotations
@@ -20,19 +22,29 @@ from md5s3stash_thumbnailer.errors import TooManyRequests
 
 _Made = TypeVar("_Made")
 
-# A page that is opened asks for many tiles at once, and a cold picture may cost seconds.
+# A cold picture may cost seconds of a worker.
 BURST_SECONDS = 30.0
 ANSWER_SECONDS = 0.001
+# A page that is opened asks for many tiles at once. They may take half of the thread, so that others get between.
+PAGE_ANSWERS = 200
+PAGE_SHARE = 0.5
+AT_ONCE_ANSWERS = 16
 MAX_CLIENTS = 10_000
-# Who ignores Retry-After and asks again at once would cost more than by tiles.
-_LONGEST_REFUSAL_SECONDS = 1.0
+# Who owes so little waits; who owes more is refused, and not before, since some ignore Retry-After.
+_LONGEST_DEBT_SECONDS = 1.0
+# More requests at once than have their answers in this time come sooner than they should.
+_LONGEST_SPACING_SECONDS = 10.0
 
 
 class Buckets:
-    """One for each client that is known. Each gains `share` tokens a second, and holds those of BURST_SECONDS."""
+    """One for each client that is known. Each gains `share` tokens a second, and holds at most `burst`."""
 
-    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, share: float, burst: float, longest_wait: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._share = share
+        self._burst = burst
+        self._longest_wait = longest_wait
         self._clock = clock
         # client -> tokens it had at a time; who was not here for longest comes first.
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -43,26 +55,29 @@ class Buckets:
 
     def charge(self, client: str, cost: float) -> None:
         """Takes tokens out, also more than there are: what a request costs is known at its end. A client that asks for
-        much at once waits no longer than it takes to fill an empty bucket.
+        much at once never waits longer than `longest_wait`, in seconds.
         """
-        most = self._share * BURST_SECONDS
-        self._levels[client] = max(self._level(client) - cost, -most), self._clock()
+        self._levels[client] = max(self._level(client) - cost, -self._share * self._longest_wait), self._clock()
         self._levels.move_to_end(client)
         # One that is forgotten has a full bucket again.
         if len(self._levels) > MAX_CLIENTS:
             self._levels.popitem(last=False)
 
     def _level(self, client: str) -> float:
-        most = self._share * BURST_SECONDS
-        level, since = self._levels.get(client, (most, 0.0))
-        return min(most, level + (self._clock() - since) * self._share)
+        level, since = self._levels.get(client, (self._burst, 0.0))
+        return min(self._burst, level + (self._clock() - since) * self._share)
 
 
 class Clients:
     """Buckets and turns, as a handler needs them. A share of 0: no buckets. A client without a name has none."""
 
-    def __init__(self, share: float, workers: int, turns: Turns) -> None:
-        self._buckets = Buckets(share) if share else None
+    def __init__(self, share: float, workers: int, turns: Turns, clock: Callable[[], float] = time.monotonic) -> None:
+        self._is_bounded = share > 0
+        self._work = Buckets(share, share * BURST_SECONDS, BURST_SECONDS, clock)
+        self._answers = [
+            Buckets(gain, answers * ANSWER_SECONDS, _LONGEST_SPACING_SECONDS, clock)
+            for gain, answers in ((share, PAGE_ANSWERS), (max(share, PAGE_SHARE), AT_ONCE_ANSWERS))
+        ]
         self._workers = workers
         self.turns = turns
 
@@ -76,13 +91,18 @@ class Clients:
         self.turns.recent.note(client)
 
     async def admit(self, client: str) -> None:
-        """Charges for an answer. Raises TooManyRequests."""
-        if self._buckets is None or not client:
+        """Waits until the client may have an answer. Raises TooManyRequests."""
+        if not self._is_bounded or not client:
             return
-        if seconds := self._buckets.seconds_to_wait(client):
-            await asyncio.sleep(min(seconds, _LONGEST_REFUSAL_SECONDS))
-            raise TooManyRequests(client, math.ceil(seconds))
-        self._buckets.charge(client, ANSWER_SECONDS)
+        owed, wait = self._work.seconds_to_wait(client), 0.0
+        if self.turns.recent.has_another(client):
+            for bucket in self._answers:
+                bucket.charge(client, ANSWER_SECONDS)
+                wait = max(wait, bucket.seconds_to_wait(client))
+        if wait or owed:
+            await asyncio.sleep(max(wait, min(owed, _LONGEST_DEBT_SECONDS)))
+        if owed > _LONGEST_DEBT_SECONDS:
+            raise TooManyRequests(client, math.ceil(owed))
 
     async def in_turn(
         self,
@@ -108,5 +128,5 @@ class Clients:
 
     def charge(self, client: str, seconds: float) -> None:
         """For the time that a worker took."""
-        if self._buckets is not None and client:
-            self._buckets.charge(client, seconds / self._workers)
+        if self._is_bounded and client:
+            self._work.charge(client, seconds / self._workers)
