@@ -88,9 +88,9 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_server() -> Iterator[str]:
     """The URL of one redis-server for the whole run; a test that needs an empty one flushes it first."""
-    with servers.redis_server(tmp_path_factory.mktemp("redis")) as url:
+    with servers.directory_in_memory() as directory, servers.redis_server(directory) as url:
         yield url
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import servers
 from tests.support.daemon import Site
 from tests.support.forks import STATUS_KILLED, Ended, ForkRunner
 from tests.support.origin import Origin, Reply
@@ -42,6 +43,19 @@ class ListSite(Site):
 def runner() -> Iterator[ForkRunner]:
     with ForkRunner() as started:
         yield started
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Each run syncs dozens of times."""
+    with servers.directory_in_memory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def rclone_s3() -> Iterator[RcloneS3]:
+    with servers.directory_in_memory() as directory, servers.rclone_s3(directory) as server:
+        yield server
 
 
 def new_site(directory: Path, redis_url: str, rclone: RcloneS3) -> Site:

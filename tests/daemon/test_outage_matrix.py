@@ -23,7 +23,7 @@ from tests.support.fast_sqs import fast_sqs
 from tests.support.faulty_s3 import Fault, FaultyS3
 from tests.support.late_credentials import write_keys
 from tests.support.mounts import in_the_place_of, tiny_disk
-from tests.support.outages import FILES, Look, Outage, Stack, names_of, table
+from tests.support.outages import FILES, Look, Outage, Stack, table
 from tests.support.queues import TestQueue
 from tests.support.servers import REPOSITORY, wait_until
 from tests.support.url_lists import OPEN, drop_list, wait_for_report
@@ -393,60 +393,88 @@ SQS = [
 OUTAGES = [*REDIS, *S3, *DNS, *CREDENTIALS, *DISK, *SQS]
 
 
-def as_case(outage: Outage) -> ParameterSet:
-    needs = [pytest.mark.needs_namespaces] if outage.service in ("DNS", "Spool's disk") else []
-    return pytest.param(outage, id=str(outage), marks=needs)
+# Rows that one daemon goes through.
+SERIES = 6
 
 
-# All rows together take minutes.
+def series() -> list[ParameterSet]:
+    """All rows, those that need nothing special in groups, each with one daemon and one Redis."""
+    alike: dict[str, list[Outage]] = {}
+    for outage in OUTAGES:
+        special = outage.from_start or outage.environment or outage.redis_arguments
+        alike.setdefault(outage.way if special else outage.waits_for, []).append(outage)
+    return [as_case(rows[at : at + SERIES]) for rows in alike.values() for at in range(0, len(rows), SERIES)]
+
+
+def as_case(rows: list[Outage]) -> ParameterSet:
+    needs = [pytest.mark.needs_namespaces] if rows[0].service in ("DNS", "Spool's disk") else []
+    return pytest.param(rows, id=f"{rows[0]} + {len(rows) - 1}", marks=needs)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("outage", [as_case(outage) for outage in OUTAGES])
-def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_server: str, outage: Outage) -> None:
+@pytest.mark.parametrize("rows", series())
+def test_an_outage_is_told_everywhere_and_ends_by_itself(tmp_path: Path, s3_server: str, rows: list[Outage]) -> None:
+    first = rows[0]
     with contextlib.ExitStack() as life:
-        queue = TestQueue(life.enter_context(fast_sqs(tmp_path))) if outage.service == "SQS" else None
-        stack = Stack(tmp_path, s3_server, outage, queue)
+        queue = TestQueue(life.enter_context(fast_sqs(tmp_path))) if first.service == "SQS" else None
+        stack = Stack(tmp_path, s3_server, first, queue)
         life.callback(stack.close)
         life.enter_context(stack.redis)
-        if "--cluster-enabled" in outage.redis_arguments:
+        if "--cluster-enabled" in first.redis_arguments:
             give_all_slots(stack)
-        stack.daemon = life.enter_context(Daemon(stack.site, stack.environment, mounts=outage.mounts(tmp_path)))
+        stack.daemon = life.enter_context(Daemon(stack.site, stack.environment, mounts=first.mounts(tmp_path)))
         stack.daemon.wait_until_started()
         if "SPOOL_DIR" in stack.environment:
             inside = f"/proc/{stack.daemon.process.pid}/root{stack.environment.pop('SPOOL_DIR')}"
             stack.site.spool = Path(inside)
-        never_well = "MD5S3STASH_REDIS_REPLICAS" in outage.environment
-        if not never_well and not outage.from_start:
+        never_well = "MD5S3STASH_REDIS_REPLICAS" in first.environment
+        if not never_well and not first.from_start:
             stack.drop("before")
-            wait_until(lambda: recorded(stack) == set(names_of("before")) and not stack.site.files(), "all is well")
-        with outage.cause(stack):
-            stack.drop("during")
-            wait_until(lambda: is_told(outage, stack.look()), "all reports show it")
-            for _ in range(LOOKS):
-                look = stack.look()
-                assert is_told(outage, look), look
-            status, printed = stack.status()
-            assert status == 1
-            assert outage.reason in printed
-            if outage.files_go_on:
-                wait_until(lambda: recorded(stack) >= set(names_of("during")), "progress of files")
-            else:
-                # All files are still in the spool, whatever was recorded.
-                assert len(stack.site.files()) == FILES
+            wait_until(lambda: recorded(stack) == stack.dropped and not stack.site.files(), "all is well")
+        for outage in rows:
+            stack.row = str(outage)
+            try:
+                assert_told(stack, outage)
+                if not never_well:
+                    assert_all_recorded(stack)
+            except BaseException as error:
+                error.add_note(f"of the row {outage}")
+                raise
         if not never_well:
-            assert_all_recorded(stack)
+            assert stack.daemon.terminate() == 0
+            assert_each_once(stack)
+            assert set(stack.site.objects()) == {md5_of(name) for name in stack.dropped}
+
+
+def assert_told(stack: Stack, outage: Outage) -> None:
+    with outage.cause(stack):
+        stack.drop("during")
+        wait_until(lambda: is_told(outage, stack.look()), "all reports show it")
+        for _ in range(LOOKS):
+            look = stack.look()
+            assert is_told(outage, look), look
+        status, printed = stack.status()
+        assert status == 1
+        assert outage.reason in printed
+        if outage.files_go_on:
+            wait_until(lambda: recorded(stack) == stack.dropped, "progress of files")
+        else:
+            # All files are still in the spool, whatever was recorded.
+            assert len(stack.site.files()) == FILES
 
 
 def assert_all_recorded(stack: Stack) -> None:
     stack.drop("after")
-    wanted = {name for life in stack.lives for name in names_of(life)}
-    wait_until(lambda: recorded(stack) == wanted and stack.site.files() == [], "everything is recorded")
+    wait_until(lambda: recorded(stack) == stack.dropped and stack.site.files() == [], "everything is recorded")
     wait_until(lambda: is_well(stack.look()), "well again")
     assert stack.status()[0] == 0
     assert stack.site.files("failed") == []
-    assert stack.daemon.terminate() == 0
-    assert sorted(entry["name"] for entry in stack.site.log()) == sorted(wanted)
-    assert stack.site.names() == {name: md5_of(name) for name in wanted}
-    assert set(stack.site.objects()) == {md5_of(name) for name in wanted}
+    assert_each_once(stack)
+
+
+def assert_each_once(stack: Stack) -> None:
+    assert sorted(entry["name"] for entry in stack.site.log()) == sorted(stack.dropped)
+    assert stack.site.names() == {name: md5_of(name) for name in stack.dropped}
 
 
 @pytest.mark.needs_namespaces
@@ -458,7 +486,7 @@ def test_an_origin_whose_name_does_not_resolve_holds_up_no_file(tmp_path: Path, 
         drop_list(stack.site, "x.urls", ["http://origin.example/a"])
         stack.drop("during")
 
-        wait_until(lambda: recorded(stack) >= set(names_of("during")), "progress of files")
+        wait_until(lambda: recorded(stack) >= stack.dropped, "progress of files")
         assert is_well(stack.look())
         [row] = wait_for_report(stack.site, "x.urls")
         assert (row["url"], row["outcome"]) == ("http://origin.example/a", "failed")

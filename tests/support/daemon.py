@@ -32,7 +32,9 @@ QUICK = {
     "MD5S3STASH_SPOOL_SETTLE_SECONDS": "0.5",
     "MD5S3STASH_HTTP_PORT": "0",
     # Of a fork of the warm process: see there.
+    "md5s3stash.s3.client._LOOK_SECONDS": "1",
     "md5s3stash.s3.store._REFUSED_SECONDS": "3",
+    "md5s3stash_daemon.runtime.helper_process._RESTART_SECONDS": "1",
 }
 
 

@@ -32,6 +32,12 @@ IMPATIENT = {
     "MD5S3STASH_S3_READ_TIMEOUT_SECONDS": "1",
     "MD5S3STASH_S3_REQUEST_TIMEOUT_SECONDS": "3",
 }
+# Of a fork of the warm process. An outage is told after 6 seconds, and a request that hangs ends after 9.
+SOON_TIRED_OF_SQS = {
+    "md5s3stash_daemon.intake.sqs.consumer._ANSWER_SECONDS": "5",
+    "md5s3stash_daemon.intake.sqs.client._MAX_WAIT_SECONDS": "1",
+    "md5s3stash_daemon.intake.sqs.client._ANSWER_SECONDS": "8",
+}
 HEAD = (
     "Service",
     "How it fails",
@@ -92,7 +98,9 @@ class Stack:
         self.directory = directory
         self.daemon: Daemon
         self.relays = {"S3": FaultyS3(s3_endpoint)}
-        self.lives: list[str] = []
+        # The row that is tried, and the names of all files.
+        self.row = ""
+        self.dropped: set[str] = set()
         self.redis = OwnRedis(directory / "redis", outage.redis_arguments)
         self.site = Site(directory, self.redis.url, s3_endpoint, prefix="{stash}")
         # The test bypasses the relay.
@@ -111,15 +119,15 @@ class Stack:
         if queue is not None:
             at = urlsplit(queue.url)
             self.relays["SQS"] = FaultyS3(f"http://{at.netloc}")
-            self.environment |= queue.environment()
+            self.environment |= queue.environment() | SOON_TIRED_OF_SQS
             self.environment["MD5S3STASH_QUEUE_URL"] = f"{self.relays['SQS'].endpoint}{at.path}"
 
     def drop(self, life: str) -> None:
-        """Drops the files of this part of the test, unless already dropped."""
-        if life not in self.lives:
-            self.lives.append(life)
-            for name in names_of(life):
-                self.site.drop(name, name.encode())
+        """Drops the files of this part of the row, unless already dropped."""
+        names = {re.sub(r"\W+", "-", f"{self.row} {life} {number}") for number in range(FILES)}
+        for name in names - self.dropped:
+            self.site.drop(name, name.encode())
+        self.dropped |= names
 
     def close(self) -> None:
         for relay in self.relays.values():
@@ -197,10 +205,6 @@ class OwnRedis:
             return bool(self.client.ping())
         except redis.RedisError:
             return False
-
-
-def names_of(life: str) -> list[str]:
-    return [f"{life}-{number}" for number in range(FILES)]
 
 
 def table(outages: Iterable[Outage]) -> str:
