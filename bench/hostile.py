@@ -2,7 +2,8 @@
 
     python -m bench.hostile
 
-Each file is asked for once, in an order that a seed decides. Each answer must be a picture or an error of the client.
+Each file is asked for once, in an order that a seed decides. On a busy machine some answers are 503, since others
+had the CPU.
 """
 
 from __future__ import annotations
@@ -93,13 +94,18 @@ def health_watched(port: int) -> Iterator[list[float]]:
 
 
 def statuses(failures: Sequence[str], asked: int) -> Counter[str]:
-    """How often each came: `failures` has those that are not 200. Raises RunFailed if one is not the client's fault."""
-    found = [failure.partition(": ")[2].partition(" ")[0] for failure in failures]
-    for status, failure in zip(found, failures, strict=True):
-        # A picture that is no JPEG counts as a failure of the load.
-        if status != "200" and not status.startswith("4"):
-            raise RunFailed(f"neither a picture nor refused: {failure}")
-    return Counter({"200": asked - len(found)}) + Counter(found)
+    """How often each came: `failures` has those that are no JPEGs. Prints those that are not the client's fault."""
+    found = Counter({"200": asked - len(failures)})
+    for failure in failures:
+        status = failure.partition(": ")[2].partition(" ")[0]
+        found[status] += 1
+        if not _is_fine(status):
+            print(f"  {failure}", flush=True)
+    return found
+
+
+def _is_fine(status: str) -> bool:
+    return status == "200" or (status.startswith("4") and status.isdigit())
 
 
 def report(plan: Plan) -> page.Figures:
@@ -121,8 +127,10 @@ def report(plan: Plan) -> page.Figures:
     table = page.table(("/healthz", ">asked", ">median ms", ">p99 ms"), rows)
     aim = f"Median of /healthz while {CLIENTS} clients ask for hostile files"
     limit = page.at_most(aim, statistics.median(beside), MOST_MILLISECONDS, "ms")
+    fine = sum(count for status, count in had.items() if _is_fine(status))
+    share = page.at_least("Answers that are a picture or an error of the client, of all", fine / len(paths), 1.0, "")
     told = ", ".join(f"{count:,} times {status}" for status, count in sorted(had.items()))
-    return page.Figures(page.paragraphs(table, limit), f"The clients had {told}. {server.versions}.")
+    return page.Figures(page.paragraphs(table, f"{limit}\n{share}"), f"The clients had {told}. {server.versions}.")
 
 
 BLOCKS = (page.Block("hostile", report, Plan()),)
