@@ -14,7 +14,19 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from md5s3stash_daemon.deliveries.records import Delivery, FileRow, Manifest, State, file_of, manifest_of, text_of
+from md5s3stash_daemon.deliveries.records import (
+    COLUMNS,
+    Delivery,
+    FileRow,
+    Manifest,
+    State,
+    columns_of,
+    delivery_of,
+    file_of,
+    manifest_of,
+    plain,
+    text_of,
+)
 
 FOLDER = "deliveries"
 FILE = "journal.sqlite"
@@ -63,12 +75,7 @@ CREATE TABLE IF NOT EXISTS fetched (
 CREATE INDEX IF NOT EXISTS file_state ON file (number, state);
 """
 
-# The columns that `Delivery` has, in order.
-_COLUMNS = (
-    "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag, "
-    "fetching"
-)
-_SELECT = f"SELECT {_COLUMNS} FROM delivery"
+_SELECT = f"SELECT {COLUMNS} FROM delivery"
 
 _FILE_COLUMNS = "name, state, md5, size_bytes, at, reason, drops"
 
@@ -114,18 +121,18 @@ class Journal:
 
     def unpublished(self) -> list[Delivery]:
         """Those that are open, or whose receipt is not published."""
-        return [_delivery(row) for row in self._rows(f"{_SELECT} WHERE NOT is_published")]
+        return [delivery_of(row) for row in self._rows(f"{_SELECT} WHERE NOT is_published")]
 
     def open_folders(self) -> list[tuple[str, int]]:
         """(folder, number) of each."""
         return [(delivery.folder, delivery.number) for delivery in self.unpublished() if delivery.ended is None]
 
     def newest(self, count: int) -> list[Delivery]:
-        return [_delivery(row) for row in self._rows(f"{_SELECT} ORDER BY number DESC LIMIT ?", count)]
+        return [delivery_of(row) for row in self._rows(f"{_SELECT} ORDER BY number DESC LIMIT ?", count)]
 
     def since(self, number: int) -> list[Delivery]:
         """This number and later ones, in their order; those that have a `receipt` are published."""
-        return [_delivery(row) for row in self._rows(f"{_SELECT} WHERE number >= ? ORDER BY number", number)]
+        return [delivery_of(row) for row in self._rows(f"{_SELECT} WHERE number >= ? ORDER BY number", number)]
 
     def unsettled(self, count: int) -> list[Delivery]:
         """The open ones, then those that ended incomplete, unless their folder came again; the newest first."""
@@ -134,7 +141,7 @@ class Journal:
             "(SELECT max(number) FROM delivery GROUP BY folder)) ORDER BY ended IS NOT NULL, number DESC LIMIT ?",
             count,
         )
-        return [_delivery(row) for row in rows]
+        return [delivery_of(row) for row in rows]
 
     def sizes(self) -> tuple[int, int]:
         """How many deliveries there are, and how many of them are open."""
@@ -148,7 +155,7 @@ class Journal:
             word.encode("utf-8", "replace").decode(),
             os.fsencode(word.strip("/")),
         )
-        return [_delivery(row) for row in rows]
+        return [delivery_of(row) for row in rows]
 
     def open(self, id: str, folder: str, sender: str, now: float) -> int:
         """Adds a delivery; returns its number."""
@@ -255,7 +262,7 @@ class Journal:
         self._connection.executemany(
             "INSERT INTO file (number, name, state, reason) VALUES (?, ?, 'missing', ?) "
             "ON CONFLICT DO UPDATE SET reason = excluded.reason WHERE state = 'missing'",
-            [(number, os.fsencode(name), f"{WRITTEN}{_plain(written)}") for name, written in lines],
+            [(number, os.fsencode(name), f"{WRITTEN}{plain(written)}") for name, written in lines],
         )
 
     def listed(self, number: int, name: str) -> list[tuple[str, str, int]]:
@@ -339,7 +346,7 @@ class Journal:
             "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
             "md5 = excluded.md5, size_bytes = excluded.size_bytes, at = excluded.at, "
             "reason = excluded.reason, drops = drops + excluded.drops",
-            [(number, *_columns(row)) for row in rows],
+            [(number, *columns_of(row)) for row in rows],
         )
 
     def put_file(self, number: int, row: FileRow) -> None:
@@ -383,18 +390,3 @@ class Journal:
 
 def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
-
-
-def _columns(row: FileRow) -> tuple[object, ...]:
-    # A reason may have a name in it, with bytes that are not text.
-    return os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, _plain(row.reason), row.drops
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _delivery(row: Sequence[object]) -> Delivery:
-    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    values |= {"folder": text_of(values["folder"]), "receipt": text_of(values["receipt"])}
-    return Delivery(**values | {"is_asked": bool(values["is_asked"])})  # type: ignore[arg-type]
