@@ -130,6 +130,17 @@ def test_a_manifest_that_is_being_written_is_read_before_it_is_stashed(spool: Sp
     assert list(intake.open) == ["batch"]
 
 
+def test_a_name_with_very_many_digests_hides_no_other(journal: Journal) -> None:
+    line = ("photo.tif", md5(b"photo"))
+    with journal.transaction():
+        journal.list_names(1, "md5", [line, *(("many.tif", f"{number:032x}") for number in range(5000)), line], "x.md5")
+
+    listed = journal.listed_of(1, ["many.tif", "photo.tif", "other.tif"])
+
+    assert listed["photo.tif"] == [("md5", md5(b"photo"), 2)]
+    assert {name: len(digests) for name, digests in listed.items()} == {"many.tif": 32, "photo.tif": 1}
+
+
 def test_a_retried_wrong_file_never_replaces_the_right_one(site: Site, daemon: Daemon) -> None:
     site.drop("retried/x.md5", md5sums({"a": b"right", "b": b"b"}))
     wait_until(lambda: "retried/x.md5" in site.names(), "manifest stashed")

@@ -40,8 +40,9 @@ _BUSY_SECONDS = 30.0
 # Of one name.
 _LISTED_DIGESTS = 32
 
-# Of several names in one query: SQLite takes a thousand values, and a name has seldom more than a few digests.
+# In one statement: SQLite takes a thousand values, and a name has seldom more than a few digests.
 _NAMES_AT_ONCE = 500
+_LINES_AT_ONCE = 250
 _ROWS_AT_ONCE = 4096
 
 _SCHEMA = """
@@ -241,12 +242,17 @@ class Journal:
             (md5, number, os.fsencode(name)),
         )
 
-    def list_names(self, number: int, algorithm: str, lines: Iterable[tuple[str, str]], manifest: str = "") -> None:
+    def list_names(self, number: int, algorithm: str, lines: Sequence[tuple[str, str]], manifest: str = "") -> None:
         """Adds (name, digest) pairs of a manifest; `note_listed` must follow the last of them."""
-        self._connection.executemany(
-            "INSERT INTO listed VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
-            [(number, os.fsencode(name), algorithm, digest, os.fsencode(manifest)) for name, digest in lines],
-        )
+        # Row by row it would take twice as long, while the workers have nothing to do.
+        for start in range(0, len(lines), _LINES_AT_ONCE):
+            piece = lines[start : start + _LINES_AT_ONCE]
+            values = [value for name, digest in piece for value in (os.fsencode(name), digest)]
+            self._connection.execute(
+                f"WITH line (name, digest) AS (VALUES {_marks(piece, '(?, ?)')}) INSERT INTO listed "
+                "SELECT ?, name, ?, digest, ?, 1 FROM line WHERE true ON CONFLICT DO UPDATE SET times = times + 1",
+                (*values, number, algorithm, os.fsencode(manifest)),
+            )
 
     def note_listed(self, number: int, manifest: str = "") -> None:
         """What a manifest lists is missing; a file that came before is judged again: it may be listed now."""
@@ -267,11 +273,9 @@ class Journal:
 
     def listed(self, number: int, name: str) -> list[tuple[str, str, int]]:
         """(algorithm, digest, times) of a name; not all of them if there are so many that no file can be right."""
-        statement = (
-            "SELECT algorithm, digest, sum(times) FROM listed WHERE number = ? AND name = ? "
-            "GROUP BY algorithm, digest LIMIT ?"
-        )
-        return self._rows(statement, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
+        where = "number = ? AND name = ? GROUP BY algorithm, digest LIMIT ?"
+        query = f"SELECT algorithm, digest, sum(times) FROM listed WHERE {where}"
+        return self._rows(query, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
 
     def listed_of(self, number: int, names: Sequence[str]) -> dict[str, list[tuple[str, str, int]]]:
         """`listed` of several names, without those that are not listed; one query for up to 500 of them."""
@@ -283,10 +287,9 @@ class Journal:
             rows = self._rows(query, number, *map(os.fsencode, piece), _ROWS_AT_ONCE)
             if len(rows) == _ROWS_AT_ONCE:
                 # Some name has very many digests: it must not hide the others.
-                found |= {name: listed for name in piece if (listed := self.listed(number, name))}
-                continue
-            for name, *rest in rows:
-                found.setdefault(text_of(name), []).append(tuple(rest))  # type: ignore[arg-type]
+                rows = [(name, *listed) for name in piece for listed in self.listed(number, name)]
+            for row in rows:
+                found.setdefault(text_of(row[0]), []).append(row[1:])  # type: ignore[arg-type]
         return found
 
     def listed_twice(self, number: int) -> Iterator[str]:
@@ -388,5 +391,5 @@ class Journal:
         return {str(state): int(str(size)) for state, size in rows}
 
 
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
+def _marks(values: Sequence[object], mark: str = "?") -> str:
+    return ", ".join([mark] * len(values))
