@@ -287,7 +287,7 @@ class Journal:
             rows = self._rows(query, number, *map(os.fsencode, piece), _ROWS_AT_ONCE)
             if len(rows) == _ROWS_AT_ONCE:
                 # Some name has very many digests: it must not hide the others.
-                rows = [(name, *listed) for name in piece for listed in self.listed(number, name)]
+                rows = [(name, *listed) for name in {*piece} for listed in self.listed(number, name)]
             for row in rows:
                 found.setdefault(text_of(row[0]), []).append(row[1:])  # type: ignore[arg-type]
         return found
