@@ -286,7 +286,7 @@ def test_while_files_wait_the_log_is_read_seldom(
         box.client.xadd(f"{box.prefix}:log", {"name": "batch/c", "outcome": "failed", "reason": "it is odd"})
         follower._read_at.clear()
         assert follow() == known
-        monkeypatch.setattr("md5s3stash_daemon.deliveries.follower._FIRST_REST_SECONDS", -1.0)
+        monkeypatch.setattr("md5s3stash_daemon.deliveries.follower._MAX_REST_SECONDS", -1.0)
         follower._read_at.clear()
 
         assert known == {"missing": 1, "wrong": 1, "right": 1}

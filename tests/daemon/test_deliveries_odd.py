@@ -130,6 +130,33 @@ def test_a_manifest_that_is_being_written_is_read_before_it_is_stashed(spool: Sp
     assert list(intake.open) == ["batch"]
 
 
+def test_a_file_has_the_digests_of_each_delivery_that_it_is_in(spool: Spool, journal: Journal) -> None:
+    box = spool.directory / "active" / "1.0"
+    (box / "batch" / "sub").mkdir(parents=True)
+    (box / "batch" / "x.md5").write_bytes(md5sums({"a": b"a", "sub/b": b"b"}))
+    (box / "batch" / "sub" / "y.sha1").write_text(f"{'0' * 40}  b\n")
+    names = ["batch/x.md5", "batch/sub/y.sha1", "batch/a", "batch/sub/b", "batch/sub/c", "elsewhere/a", "a"]
+
+    found = DeliveryIntake(spool, journal).with_listed([Entry(name, str(box / name), "1") for name in names])
+
+    assert [entry.name for entry in found] == names
+    assert {entry.name: entry.listed for entry in found if entry.listed} == {
+        "batch/a": (("md5", md5(b"a")),),
+        "batch/sub/b": (("md5", md5(b"b")), ("sha1", "0" * 40)),
+    }
+
+
+def test_a_name_with_very_many_digests_hides_no_other(journal: Journal) -> None:
+    line = ("photo.tif", md5(b"photo"))
+    with journal.transaction():
+        journal.list_names(1, "md5", [line, *(("many.tif", f"{number:032x}") for number in range(5000)), line], "x.md5")
+
+    listed = journal.listed_of(1, ["many.tif", "photo.tif", "other.tif"])
+
+    assert listed["photo.tif"] == [("md5", md5(b"photo"), 2)]
+    assert {name: len(digests) for name, digests in listed.items()} == {"many.tif": 32, "photo.tif": 1}
+
+
 def test_a_retried_wrong_file_never_replaces_the_right_one(site: Site, daemon: Daemon) -> None:
     site.drop("retried/x.md5", md5sums({"a": b"right", "b": b"b"}))
     wait_until(lambda: "retried/x.md5" in site.names(), "manifest stashed")

@@ -78,6 +78,11 @@ def test_a_manifest_is_known_by_its_name(name: str, algorithm: str | None) -> No
     assert algorithm_of(name) == algorithm
 
 
+def test_one_blank_or_two_is_decided_by_the_first_line() -> None:
+    assert names(f"{MD5} a\n{MD5}  b\n".encode()) == ["a", " b"]
+    assert names(f"{MD5}  a\n{MD5} b\n".encode()) == ["a", ""]
+
+
 def test_a_byte_order_mark_is_removed() -> None:
     assert lines(b"\xef\xbb\xbf" + MD5.encode() + b"  a\r\n") == [Line(1, "a", MD5)]
 

@@ -51,8 +51,8 @@ THREAD = "deliveries"
 _TICK_SECONDS = 1.0
 
 # While files of a delivery wait, reading outcomes takes at most a fiftieth of a processor, and lags at most 30 seconds.
+# It begins after as long: most bursts have ended by then.
 _REST_FACTOR = 50.0
-_FIRST_REST_SECONDS = 5.0
 _MAX_REST_SECONDS = 30.0
 
 # After the key could not be used; doubled each time. A key on a dead mount costs a minute at each attempt.
@@ -186,7 +186,7 @@ class DeliveryFollower:
 
     def _gives_way(self, delivery: Delivery) -> bool:
         """Whether its outcomes are read later: while its files wait it cannot end, and a burst needs the processors."""
-        return time.monotonic() < self._read_at.setdefault(delivery.number, time.monotonic() + _FIRST_REST_SECONDS)
+        return time.monotonic() < self._read_at.setdefault(delivery.number, time.monotonic() + _MAX_REST_SECONDS)
 
     def _rest(self, delivery: Delivery, cpu_seconds: float) -> None:
         self._read_at[delivery.number] = time.monotonic() + min(_REST_FACTOR * cpu_seconds, _MAX_REST_SECONDS)

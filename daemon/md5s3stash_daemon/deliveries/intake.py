@@ -98,19 +98,24 @@ class DeliveryIntake:
 
     def _all_with_listed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         # The other thread may end a delivery at any time: its number is looked up once.
-        by_folder: dict[tuple[str, int], list[str]] = {}
+        open_above: dict[str, list[tuple[str, int]]] = {}
+        by_delivery: dict[tuple[str, int], list[str]] = {}
         for entry in entries:
-            for folder in folders_above(entry.name):
-                if (number := self.open.get(folder)) is not None:
-                    by_folder.setdefault((folder, number), []).append(entry.name[len(folder) + 1 :])
-        digests: dict[str, set[str]] = {}
-        for (folder, number), names in by_folder.items():
+            above = entry.name.rpartition("/")[0]
+            if above not in open_above:
+                open_above[above] = [
+                    (folder, number)
+                    for folder in folders_above(entry.name)
+                    if (number := self.open.get(folder)) is not None
+                ]
+            for delivery in open_above[above]:
+                by_delivery.setdefault(delivery, []).append(entry.name[len(delivery[0]) + 1 :])
+        digests: dict[str, list[tuple[str, str]]] = {}
+        for (folder, number), names in by_delivery.items():
             for name, listed in self._journal.listed_of(number, names).items():
-                digests.setdefault(f"{folder}/{name}", set()).update(f"{each[0]}:{each[1]}" for each in listed)
-        return [
-            entry._replace(listed=tuple(sorted(digests[entry.name]))) if entry.name in digests else entry
-            for entry in entries
-        ]
+                digests.setdefault(f"{folder}/{name}", []).extend([each[:2] for each in listed])
+        # Not by `_replace`, which takes twice as long.
+        return [Entry(*entry[:-1], tuple(digests[entry.name])) if entry.name in digests else entry for entry in entries]
 
     def _take_manifest(self, entry: Entry) -> bool:
         """Reads a manifest; False if it was put back. A manifest that could not be read now must not be stashed: then

@@ -14,7 +14,19 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from md5s3stash_daemon.deliveries.records import Delivery, FileRow, Manifest, State, file_of, manifest_of, text_of
+from md5s3stash_daemon.deliveries.records import (
+    COLUMNS,
+    Delivery,
+    FileRow,
+    Manifest,
+    State,
+    columns_of,
+    delivery_of,
+    file_of,
+    manifest_of,
+    plain,
+    text_of,
+)
 
 FOLDER = "deliveries"
 FILE = "journal.sqlite"
@@ -28,8 +40,9 @@ _BUSY_SECONDS = 30.0
 # Of one name.
 _LISTED_DIGESTS = 32
 
-# Of several names in one query: SQLite takes a thousand values, and a name has seldom more than a few digests.
+# In one statement: SQLite takes a thousand values, and a name has seldom more than a few digests.
 _NAMES_AT_ONCE = 500
+_LINES_AT_ONCE = 250
 _ROWS_AT_ONCE = 4096
 
 _SCHEMA = """
@@ -63,12 +76,7 @@ CREATE TABLE IF NOT EXISTS fetched (
 CREATE INDEX IF NOT EXISTS file_state ON file (number, state);
 """
 
-# The columns that `Delivery` has, in order.
-_COLUMNS = (
-    "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag, "
-    "fetching"
-)
-_SELECT = f"SELECT {_COLUMNS} FROM delivery"
+_SELECT = f"SELECT {COLUMNS} FROM delivery"
 
 _FILE_COLUMNS = "name, state, md5, size_bytes, at, reason, drops"
 
@@ -114,18 +122,18 @@ class Journal:
 
     def unpublished(self) -> list[Delivery]:
         """Those that are open, or whose receipt is not published."""
-        return [_delivery(row) for row in self._rows(f"{_SELECT} WHERE NOT is_published")]
+        return [delivery_of(row) for row in self._rows(f"{_SELECT} WHERE NOT is_published")]
 
     def open_folders(self) -> list[tuple[str, int]]:
         """(folder, number) of each."""
         return [(delivery.folder, delivery.number) for delivery in self.unpublished() if delivery.ended is None]
 
     def newest(self, count: int) -> list[Delivery]:
-        return [_delivery(row) for row in self._rows(f"{_SELECT} ORDER BY number DESC LIMIT ?", count)]
+        return [delivery_of(row) for row in self._rows(f"{_SELECT} ORDER BY number DESC LIMIT ?", count)]
 
     def since(self, number: int) -> list[Delivery]:
         """This number and later ones, in their order; those that have a `receipt` are published."""
-        return [_delivery(row) for row in self._rows(f"{_SELECT} WHERE number >= ? ORDER BY number", number)]
+        return [delivery_of(row) for row in self._rows(f"{_SELECT} WHERE number >= ? ORDER BY number", number)]
 
     def unsettled(self, count: int) -> list[Delivery]:
         """The open ones, then those that ended incomplete, unless their folder came again; the newest first."""
@@ -134,7 +142,7 @@ class Journal:
             "(SELECT max(number) FROM delivery GROUP BY folder)) ORDER BY ended IS NOT NULL, number DESC LIMIT ?",
             count,
         )
-        return [_delivery(row) for row in rows]
+        return [delivery_of(row) for row in rows]
 
     def sizes(self) -> tuple[int, int]:
         """How many deliveries there are, and how many of them are open."""
@@ -148,7 +156,7 @@ class Journal:
             word.encode("utf-8", "replace").decode(),
             os.fsencode(word.strip("/")),
         )
-        return [_delivery(row) for row in rows]
+        return [delivery_of(row) for row in rows]
 
     def open(self, id: str, folder: str, sender: str, now: float) -> int:
         """Adds a delivery; returns its number."""
@@ -234,12 +242,17 @@ class Journal:
             (md5, number, os.fsencode(name)),
         )
 
-    def list_names(self, number: int, algorithm: str, lines: Iterable[tuple[str, str]], manifest: str = "") -> None:
+    def list_names(self, number: int, algorithm: str, lines: Sequence[tuple[str, str]], manifest: str = "") -> None:
         """Adds (name, digest) pairs of a manifest; `note_listed` must follow the last of them."""
-        self._connection.executemany(
-            "INSERT INTO listed VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
-            [(number, os.fsencode(name), algorithm, digest, os.fsencode(manifest)) for name, digest in lines],
-        )
+        # Row by row it would take twice as long, while the workers have nothing to do.
+        for start in range(0, len(lines), _LINES_AT_ONCE):
+            piece = lines[start : start + _LINES_AT_ONCE]
+            values = [value for name, digest in piece for value in (os.fsencode(name), digest)]
+            self._connection.execute(
+                f"WITH line (name, digest) AS (VALUES {_marks(piece, '(?, ?)')}) INSERT INTO listed "
+                "SELECT ?, name, ?, digest, ?, 1 FROM line WHERE true ON CONFLICT DO UPDATE SET times = times + 1",
+                (*values, number, algorithm, os.fsencode(manifest)),
+            )
 
     def note_listed(self, number: int, manifest: str = "") -> None:
         """What a manifest lists is missing; a file that came before is judged again: it may be listed now."""
@@ -255,16 +268,14 @@ class Journal:
         self._connection.executemany(
             "INSERT INTO file (number, name, state, reason) VALUES (?, ?, 'missing', ?) "
             "ON CONFLICT DO UPDATE SET reason = excluded.reason WHERE state = 'missing'",
-            [(number, os.fsencode(name), f"{WRITTEN}{_plain(written)}") for name, written in lines],
+            [(number, os.fsencode(name), f"{WRITTEN}{plain(written)}") for name, written in lines],
         )
 
     def listed(self, number: int, name: str) -> list[tuple[str, str, int]]:
         """(algorithm, digest, times) of a name; not all of them if there are so many that no file can be right."""
-        statement = (
-            "SELECT algorithm, digest, sum(times) FROM listed WHERE number = ? AND name = ? "
-            "GROUP BY algorithm, digest LIMIT ?"
-        )
-        return self._rows(statement, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
+        where = "number = ? AND name = ? GROUP BY algorithm, digest LIMIT ?"
+        query = f"SELECT algorithm, digest, sum(times) FROM listed WHERE {where}"
+        return self._rows(query, number, os.fsencode(name), _LISTED_DIGESTS)  # type: ignore[return-value]
 
     def listed_of(self, number: int, names: Sequence[str]) -> dict[str, list[tuple[str, str, int]]]:
         """`listed` of several names, without those that are not listed; one query for up to 500 of them."""
@@ -276,10 +287,9 @@ class Journal:
             rows = self._rows(query, number, *map(os.fsencode, piece), _ROWS_AT_ONCE)
             if len(rows) == _ROWS_AT_ONCE:
                 # Some name has very many digests: it must not hide the others.
-                found |= {name: listed for name in piece if (listed := self.listed(number, name))}
-                continue
-            for name, *rest in rows:
-                found.setdefault(text_of(name), []).append(tuple(rest))  # type: ignore[arg-type]
+                rows = [(name, *listed) for name in {*piece} for listed in self.listed(number, name)]
+            for row in rows:
+                found.setdefault(text_of(row[0]), []).append(row[1:])  # type: ignore[arg-type]
         return found
 
     def listed_twice(self, number: int) -> Iterator[str]:
@@ -339,7 +349,7 @@ class Journal:
             "INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state, "
             "md5 = excluded.md5, size_bytes = excluded.size_bytes, at = excluded.at, "
             "reason = excluded.reason, drops = drops + excluded.drops",
-            [(number, *_columns(row)) for row in rows],
+            [(number, *columns_of(row)) for row in rows],
         )
 
     def put_file(self, number: int, row: FileRow) -> None:
@@ -381,20 +391,5 @@ class Journal:
         return {str(state): int(str(size)) for state, size in rows}
 
 
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _columns(row: FileRow) -> tuple[object, ...]:
-    # A reason may have a name in it, with bytes that are not text.
-    return os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, _plain(row.reason), row.drops
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _delivery(row: Sequence[object]) -> Delivery:
-    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    values |= {"folder": text_of(values["folder"]), "receipt": text_of(values["receipt"])}
-    return Delivery(**values | {"is_asked": bool(values["is_asked"])})  # type: ignore[arg-type]
+def _marks(values: Sequence[object], mark: str = "?") -> str:
+    return ", ".join([mark] * len(values))

@@ -113,12 +113,17 @@ class _Reader:
 
     def __init__(self, algorithm: str) -> None:
         self._digits = HEX_DIGITS[algorithm]
+        # Nearly every line: no escape, and no part of the name begins with a dot or is empty.
+        self._usual = re.compile(rb"([0-9a-f]{%d}) [ *]([^\\/.\0][^\\/\0]*(?:/[^\\/.\0][^\\/\0]*)*)" % self._digits)
         self._tag = algorithm.upper().encode()
         # "HEX NAME" with one blank, as some BSDs write it. As coreutils, mixed with the usual form in no file: a name
         # may begin with a blank.
         self._one_blank: bool | None = None
 
     def line(self, number: int, raw: bytes) -> Line:
+        if not self._one_blank and (usual := self._usual.fullmatch(raw)):
+            self._one_blank = False
+            return Line(number, os.fsdecode(usual[2]), usual[1].decode("ascii"))
         split = None if b"\0" in raw else self._split(raw)
         if split is None:
             return Line(number, "")

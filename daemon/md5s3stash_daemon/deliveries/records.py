@@ -24,6 +24,12 @@ class State(StrEnum):
 # States that make a delivery incomplete.
 BAD = (State.MISSING, State.WRONG, State.FAILED, State.REFUSED, State.UNCHECKED)
 
+# The columns that `Delivery` has, in order.
+COLUMNS = (
+    "number, id, folder, sender, opened, touched, position, is_asked, ended, ended_by, verdict, counts, receipt, bag, "
+    "fetching"
+)
+
 STILL, ALL_HERE, ASKED = "still", "all here", "asked"
 
 
@@ -86,6 +92,13 @@ class FileRow:
     drops: int = 0
 
 
+def delivery_of(row: Sequence[object]) -> Delivery:
+    """From a row of the journal."""
+    values = dict(zip(COLUMNS.split(", "), row, strict=True))
+    values |= {"folder": text_of(values["folder"]), "receipt": text_of(values["receipt"])}
+    return Delivery(**values | {"is_asked": bool(values["is_asked"])})  # type: ignore[arg-type]
+
+
 def manifest_of(row: Sequence[object]) -> Manifest:
     """From a row of the journal."""
     found = Manifest(text_of(row[0]), text_of(row[1]), *row[2:7])  # type: ignore[arg-type]
@@ -96,6 +109,17 @@ def file_of(row: Sequence[object]) -> FileRow:
     """From a row of the journal."""
     name, state, *rest = row
     return FileRow(text_of(name), State(str(state)), *rest)  # type: ignore[arg-type]
+
+
+def columns_of(row: FileRow) -> tuple[object, ...]:
+    """For a row of the journal."""
+    # A reason may have a name in it, with bytes that are not text.
+    return os.fsencode(row.name), row.state, row.md5, row.size_bytes, row.at, plain(row.reason), row.drops
+
+
+def plain(text: str) -> str:
+    """The text, with escapes for what UTF-8 cannot have."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def text_of(name: object) -> str:

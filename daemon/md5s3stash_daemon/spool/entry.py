@@ -48,7 +48,7 @@ DISAGREE = "the manifests of its delivery disagree"
 class Entry(NamedTuple):
     """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it is now, `batch` the
     claim it belongs to (empty in incoming/), `attempts` how often it has failed, `due` the time of its next attempt,
-    in seconds since the epoch. `listed`: the digests that manifests list for it, as `sha256:HEX`, while it is claimed.
+    in seconds since the epoch. `listed`: the (algorithm, digest) pairs that manifests list for it, while it is claimed.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Entry(NamedTuple):
     batch: str = ""
     attempts: int = 0
     due: int = 0
-    listed: tuple[str, ...] = ()
+    listed: tuple[tuple[str, str], ...] = ()
 
     @property
     def place(self) -> Place:

@@ -224,7 +224,7 @@ class FileStasher:
                 content.digest, [result.outcome is not StashOutcome.KNOWN for result in results]
             ),
             provenance=Provenance(DROP, account_name(file.pin.status.st_uid), content.digest.sha256),
-            digests=checked_digests(entry, content),
+            digests=checked_digests(entry),
             collection=collection,
         )
 

@@ -16,21 +16,20 @@ def further_algorithms(entry: Entry) -> tuple[str, ...]:
     """The algorithms to compute for this file besides md5 and SHA-256."""
     if not entry.listed:
         return ()
-    return tuple(sorted({each.partition(":")[0] for each in entry.listed} - _OF_EVERY_FILE))
+    return tuple(sorted({algorithm for algorithm, _ in entry.listed} - _OF_EVERY_FILE))
 
 
 def refuse_other_than_listed(entry: Entry, content: Content) -> None:
     """Raises ListedDigestDiffers, and closes the content, if it differs from any listed digest."""
     found = _digests(content)
-    listed = [(algorithm, digest) for algorithm, _, digest in (each.partition(":") for each in entry.listed)]
-    differs = [(algorithm, digest) for algorithm, digest in listed if found[algorithm] != digest]
+    differs = [(algorithm, digest) for algorithm, digest in entry.listed if found[algorithm] != digest]
     if not differs:
         return
     content.close()
-    if problem := disagreement(listed):
+    if problem := disagreement(entry.listed):
         raise ListedDigestDiffers(f"{problem}; nothing was stored")
     algorithm, digest = differs[0]
-    right = next((each for each in listed if each not in differs), None)
+    right = next((each for each in entry.listed if each not in differs), None)
     what_to_do = (
         "have the file sent again, under the same name"
         if right is None
@@ -42,12 +41,9 @@ def refuse_other_than_listed(entry: Entry, content: Content) -> None:
     )
 
 
-def checked_digests(entry: Entry, content: Content) -> tuple[tuple[str, str], ...]:
-    """The listed digests beyond md5, which is recorded for every file."""
-    if not entry.listed:
-        return ()
-    found = _digests(content)
-    return tuple((name, found[name]) for name in sorted({each.partition(":")[0] for each in entry.listed} - {"md5"}))
+def checked_digests(entry: Entry) -> tuple[tuple[str, str], ...]:
+    """The listed digests beyond md5, which is recorded for every file. They are right: no other file is stored."""
+    return tuple(sorted({pair for pair in entry.listed if pair[0] != "md5"})) if entry.listed else ()
 
 
 def _digests(content: Content) -> Mapping[str, str]:
