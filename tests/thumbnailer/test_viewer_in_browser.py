@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from tests.support.browser import DESK, PHONE, Visit, axe_violations, chromium
 from tests.support.mirador import MiradorServer
 from tests.support.servers import wait_until
-from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
+from tests.thumbnailer.conftest import FORKING, Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.ssim import ssim
 
 # The middle is a little right of and below the corner of a tile.
@@ -328,7 +328,7 @@ def test_a_damaged_picture_is_called_damaged(
     browser: Browser, s3_server: str, put: Callable[[bytes], str], tmp_path: Path
 ) -> None:
     with (
-        thumbnailer(tmp_path, s3_server, "--truncated") as server,
+        thumbnailer(tmp_path, s3_server, "--truncated", program=FORKING) as server,
         Visit(browser, f"http://127.0.0.1:{server.port}/view/") as visit,
     ):
         for image_format in ("JPEG", "PNG"):
@@ -357,7 +357,7 @@ def test_a_wrong_public_address_does_not_break_the_viewer(
     browser: Browser, s3_server: str, md5: str, original: PIL.Image.Image, tmp_path: Path
 ) -> None:
     with (
-        thumbnailer(tmp_path, s3_server, "--public_url=http://images.example.org/elsewhere") as server,
+        thumbnailer(tmp_path, s3_server, "--public_url=http://images.example.org/elsewhere", program=FORKING) as server,
         Visit(browser, f"http://localhost:{server.port}/view/") as visit,
     ):
         assert server.get(f"/iiif/3/{md5}/info.json").json["id"].startswith("http://images.example.org/elsewhere/")
