@@ -311,17 +311,60 @@ def test_second_run_on_the_same_data_is_refused_in_words(up: Appliance) -> None:
     assert "Traceback" not in second.output
 
 
-def test_interrupt_stops_everything_that_was_started(appliance: Appliance) -> None:
+# Long stories, since each start takes seconds.
+def test_interrupt_stops_all_and_the_next_run_keeps_the_data_and_takes_along_all_when_it_is_killed(
+    appliance: Appliance,
+) -> None:
     appliance.start_and_wait()
     started = appliance.processes()
+    assert len(started) >= 5, "supervisord and its four programs"
+    appliance.drop("kept.jpg", picture("seagreen"))
+    url = url_in(appliance.wait_for_line("kept.jpg"))
 
     code = appliance.stop()
 
     assert code == 0
     assert "Stopped" in appliance.lines[-1]
-    assert len(started) >= 5, "supervisord and its four programs"
     assert {pid for pid in started if is_alive(pid)} == set()
     assert "Traceback" not in appliance.output
+
+    appliance.drop("in-between.jpg", picture("orchid"))
+    appliance.start_and_wait()
+
+    assert thumbnail(url).size == (480, 320)
+    assert thumbnail(url_in(appliance.wait_for_line("in-between.jpg"))).size == (480, 320)
+    with redis.Redis.from_url(appliance.redis_url) as client:
+        assert client.hexists("md5s3stash:names", "kept.jpg")
+
+    started = appliance.processes()
+    appliance.process.kill()
+
+    wait_until(lambda: not any(is_alive(pid) for pid in started), "all processes gone", STOP_SECONDS)
+
+
+def test_each_program_that_is_killed_comes_back_and_a_killed_supervisord_takes_all_along_and_is_reported(
+    appliance: Appliance,
+) -> None:
+    appliance.start_and_wait()
+    programs = appliance.programs()
+    assert len(programs) == 4, "redis, the S3 server, the daemon, the thumbnail server"
+
+    for pid in programs:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(is_alive(pid) for pid in programs), "their end")
+    wait_until(lambda: len(appliance.programs()) == 4, "four programs again", START_SECONDS)
+
+    appliance.drop("afterwards.jpg", picture("tan"))
+    url = url_in(appliance.wait_for_line("afterwards.jpg"))
+    wait_until(lambda: _answers(url), "its thumbnail", START_SECONDS)
+
+    started = appliance.processes()
+    os.kill(appliance.supervisord(), signal.SIGKILL)
+    code = appliance.wait_for_end()
+
+    assert code == 1
+    assert "supervisord was stopped" in appliance.output
+    assert {pid for pid in started if is_alive(pid)} == set()
 
 
 def test_interrupt_while_starting_leaves_nothing_behind(appliance: Appliance) -> None:
@@ -338,21 +381,6 @@ def test_interrupt_while_starting_leaves_nothing_behind(appliance: Appliance) ->
     assert "Traceback" not in appliance.output
 
 
-def test_second_run_keeps_the_data_and_takes_what_was_dropped_in_between(appliance: Appliance) -> None:
-    appliance.start_and_wait()
-    appliance.drop("kept.jpg", picture("seagreen"))
-    url = url_in(appliance.wait_for_line("kept.jpg"))
-    appliance.stop()
-    appliance.drop("in-between.jpg", picture("orchid"))
-
-    appliance.start_and_wait()
-
-    assert thumbnail(url).size == (480, 320)
-    assert thumbnail(url_in(appliance.wait_for_line("in-between.jpg"))).size == (480, 320)
-    with redis.Redis.from_url(appliance.redis_url) as client:
-        assert client.hexists("md5s3stash:names", "kept.jpg")
-
-
 @pytest.mark.parametrize("variable", ["THUMBNAILER_PORT", "S3_PORT", "REDIS_PORT", "METRICS_PORT"])
 def test_taken_port_is_named_with_the_variable_that_chooses_another(variable: str, appliance: Appliance) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -367,27 +395,6 @@ def test_taken_port_is_named_with_the_variable_that_chooses_another(variable: st
     assert not (appliance.data / "run" / "supervisord.pid").exists()
 
 
-def test_killed_supervisord_takes_its_programs_along_and_is_reported(appliance: Appliance) -> None:
-    appliance.start_and_wait()
-    started = appliance.processes()
-
-    os.kill(appliance.supervisord(), signal.SIGKILL)
-    code = appliance.wait_for_end()
-
-    assert code == 1
-    assert "supervisord was stopped" in appliance.output
-    assert {pid for pid in started if is_alive(pid)} == set()
-
-
-def test_nothing_survives_a_killed_run(appliance: Appliance) -> None:
-    appliance.start_and_wait()
-    started = appliance.processes()
-
-    appliance.process.kill()
-
-    wait_until(lambda: not any(is_alive(pid) for pid in started), "all processes gone", STOP_SECONDS)
-
-
 def test_program_that_keeps_ending_is_named_with_the_end_of_its_log(appliance: Appliance) -> None:
     (appliance.data / "redis").mkdir(parents=True)
     (appliance.data / "redis" / "appendonlydir").write_text("not a directory, so that redis cannot start")
@@ -399,21 +406,6 @@ def test_program_that_keeps_ending_is_named_with_the_end_of_its_log(appliance: A
     assert "'redis' keeps ending" in appliance.output
     assert "append" in appliance.lines[-1] + appliance.lines[-2]
     assert "Traceback" not in appliance.output
-
-
-def test_each_program_that_is_killed_once_comes_back(appliance: Appliance) -> None:
-    appliance.start_and_wait()
-    programs = appliance.programs()
-    assert len(programs) == 4, "redis, the S3 server, the daemon, the thumbnail server"
-
-    for pid in programs:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(is_alive(pid) for pid in programs), "their end")
-    wait_until(lambda: len(appliance.programs()) == 4, "four programs again", START_SECONDS)
-
-    appliance.drop("afterwards.jpg", picture("tan"))
-    url = url_in(appliance.wait_for_line("afterwards.jpg"))
-    wait_until(lambda: _answers(url), "its thumbnail", START_SECONDS)
 
 
 def _answers(url: str) -> bool:

@@ -25,7 +25,8 @@ from md5s3stash_thumbnailer.request import (
     parse_request,
 )
 from md5s3stash_thumbnailer.server.accept import accepted_formats
-from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
+from tests.thumbnailer.conftest import Thumbnailer, picture
+from tests.thumbnailer.test_server import thumbnailer
 
 Put = Callable[[bytes], str]
 KEY = "a key of the thumbnails"

@@ -18,8 +18,8 @@ from md5s3stash_thumbnailer.iiif.handlers import Sizes
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits
 from md5s3stash_thumbnailer.server.client_address import client_of
 from tests.support.servers import wait_until
-from tests.thumbnailer.conftest import Thumbnailer, environment, picture, thumbnailer
-from tests.thumbnailer.test_server import refused_in_one_line, start
+from tests.thumbnailer.conftest import Thumbnailer, environment, picture
+from tests.thumbnailer.test_server import refused_in_one_line, start, thumbnailer
 
 Put = Callable[[bytes], str]
 UNKNOWN = "f" * 32

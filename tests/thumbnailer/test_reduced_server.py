@@ -17,9 +17,9 @@ from md5s3stash_thumbnailer.cache.disk import DiskCache
 from tests.support import servers
 from tests.support.digest_s3 import DigestS3
 from tests.support.mounts import tiny_disk, with_mounts
-from tests.thumbnailer.conftest import Answer, Thumbnailer, command, environment, picture, thumbnailer
+from tests.thumbnailer.conftest import Answer, Thumbnailer, command, environment, picture
 from tests.thumbnailer.test_faults import gets, stash
-from tests.thumbnailer.test_server import _render_workers
+from tests.thumbnailer.test_server import _render_workers, thumbnailer
 
 SIZE = (1600, 1200)
 SIDE = "--reduced_side=400"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pilbox.signature import sign as sign_as_pilbox
 
 from md5s3stash_thumbnailer.signed_url import SignatureRefused, check, is_signed, sign
-from tests.thumbnailer.conftest import ROOT, Thumbnailer, environment, picture, thumbnailer
-from tests.thumbnailer.test_server import refused_in_one_line, start
+from tests.thumbnailer.conftest import ROOT, Thumbnailer, environment, picture
+from tests.thumbnailer.test_server import refused_in_one_line, start, thumbnailer
 
 Put = Callable[[bytes], str]
 KEY, NEXT_KEY, GUESS = "a key of the thumbnails", "the key that comes after", "a key that is guessed"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from md5s3stash_thumbnailer.server.client_rate import ANSWER_SECONDS, PAGE_ANSWERS
-from tests.thumbnailer.conftest import ROOT, Thumbnailer, picture, thumbnailer
+from tests.thumbnailer.conftest import FORKING, ROOT, Thumbnailer, picture, thumbnailer
 
 Put = Callable[[bytes], str]
 
@@ -110,7 +110,7 @@ def test_openseadragon_is_as_tools_viewer_assets_took_it_from_npm_with_its_licen
 def test_without_iiif_there_is_no_viewer_and_none_of_its_code(
     option: str, s3_server: str, md5: str, tmp_path: Path
 ) -> None:
-    with thumbnailer(tmp_path, s3_server, option) as server:
+    with thumbnailer(tmp_path, s3_server, option, program=FORKING) as server:
         for path in (f"/view/{md5}", "/view/assets/0123456789abcdef/view.js", f"/iiif/3/{md5}/manifest.json"):
             assert server.get(path).status == 404
 
@@ -121,7 +121,7 @@ def test_a_client_that_asks_for_too_much_is_told_when_to_come_back_and_others_ar
     """The share is so small that the first request uses up all of it, however quick the machine is."""
     options = ("--client_share=0.000001", "--trusted_proxies=127.0.0.1")
     tile, view = f"/iiif/3/{md5}/full/200,150/0/default.jpg", f"/view/{md5}"
-    with thumbnailer(tmp_path, s3_server, *options) as server:
+    with thumbnailer(tmp_path, s3_server, *options, program=FORKING) as server:
 
         def of(client: str, path: str = tile) -> int:
             return server.get(path, X_Forwarded_For=client).status
@@ -146,7 +146,8 @@ def test_beside_another_client_answers_beyond_a_page_are_spaced_and_none_is_refu
     s3_server: str, md5: str, tmp_path: Path
 ) -> None:
     info, more = f"/iiif/3/{md5}/info.json", 10
-    with thumbnailer(tmp_path, s3_server, "--client_share=0.01", "--trusted_proxies=127.0.0.1") as server:
+    options = ("--client_share=0.01", "--trusted_proxies=127.0.0.1")
+    with thumbnailer(tmp_path, s3_server, *options, program=FORKING) as server:
         assert server.get(info, X_Forwarded_For="203.0.113.1").status == 200
         begun = time.monotonic()
         statuses = {server.get(info, X_Forwarded_For="198.51.100.7").status for _ in range(PAGE_ANSWERS + more)}

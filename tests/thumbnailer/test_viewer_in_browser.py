@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from tests.support.browser import DESK, PHONE, Visit, axe_violations, chromium
 from tests.support.mirador import MiradorServer
 from tests.support.servers import wait_until
-from tests.thumbnailer.conftest import Thumbnailer, picture, thumbnailer
+from tests.thumbnailer.conftest import FORKING, Thumbnailer, picture, thumbnailer
 from tests.thumbnailer.ssim import ssim
 
 # The middle is a little right of and below the corner of a tile.
@@ -59,7 +59,10 @@ def visit(browser: Browser, server: Thumbnailer) -> Iterator[Visit]:
 
 def opened(visit: Visit, path: str, scheme: str = "light", size: tuple[int, int] = DESK) -> Page:
     """The page, once it has its picture."""
-    page = visit.open(path, scheme, size)
+    return with_picture(visit.open(path, scheme, size))
+
+
+def with_picture(page: Page) -> Page:
     expect(page.get_by_role("button", name="Zoom in")).to_be_visible()
     expect(page.get_by_role("status")).to_contain_text("Zoom")
     return page
@@ -150,23 +153,21 @@ def test_on_a_finer_screen_full_detail_is_a_pixel_of_the_screen_too(
     wait_until(lambda: shows_full_detail(page.locator("#picture"), original), "every pixel of the middle")
 
 
-# The browser gets a JPEG of either; test_iiif_pixels compares the tiles of each format with the original.
-@pytest.mark.parametrize(
-    ("size", "image_format"),
-    [((1, 1), "JPEG"), ((512, 512), "PNG"), ((513, 511), "JPEG"), ((9000, 3), "PNG"), ((2, 5000), "JPEG")],
-)
-def test_a_picture_of_any_shape_is_shown(
-    visit: Visit, put: Callable[[bytes], str], size: tuple[int, int], image_format: str
-) -> None:
-    page = opened(visit, put(picture(size, image_format)))
+def test_a_picture_of_any_shape_is_shown(visit: Visit, put: Callable[[bytes], str]) -> None:
+    # The browser gets a JPEG of either; test_iiif_pixels compares the tiles of each format with the original.
+    shapes = [((1, 1), "JPEG"), ((512, 512), "PNG"), ((513, 511), "JPEG"), ((9000, 3), "PNG"), ((2, 5000), "JPEG")]
+    page = visit.new_page()
+    for size, image_format in shapes:
+        page.goto(visit.url + put(picture(size, image_format)))
+        with_picture(page)
 
-    page.get_by_role("button", name="Full detail").click()
+        page.get_by_role("button", name="Full detail").click()
 
-    expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
-    # From red on the left to blue on the right; of one column, the paper around it is the other colour.
-    wait_until(lambda: len(colours(shot(page.locator("#picture")))) > 1, "the picture")
-    page.get_by_role("button", name="Whole picture").click()
-    expect(page.get_by_role("status")).to_have_text(re.compile("^Zoom [1-9]|^Zoom 0[.][0-9]*[1-9] %"))
+        expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
+        # From red on the left to blue on the right; of one column, the paper around it is the other colour.
+        wait_until(lambda: len(colours(shot(page.locator("#picture")))) > 1, f"the picture of {size}")
+        page.get_by_role("button", name="Whole picture").click()
+        expect(page.get_by_role("status")).to_have_text(re.compile("^Zoom [1-9]|^Zoom 0[.][0-9]*[1-9] %"))
 
 
 def test_a_server_that_says_to_come_back_later_is_asked_again(
@@ -202,10 +203,10 @@ def test_a_picture_that_does_not_come_is_told_after_a_minute(visit: Visit, md5: 
     state = page.get_by_role("status")
 
     def told() -> bool:
-        page.clock.run_for(1000)
+        # A second with one frame: sixty of them take long to draw.
+        page.clock.fast_forward(1000)
         return "could not be loaded" in state.inner_text()
 
-    # Each step draws sixty frames, which takes long beside busy processors.
     wait_until(told, "the message", 600)
 
     asked = sum(url.endswith("/full/271,143/0/default.jpg") for url in visit.requests)
@@ -267,37 +268,38 @@ def test_a_screen_reader_is_told_what_is_there_and_what_it_can_do(visit: Visit, 
     expect(page.get_by_role("group", name="View").get_by_role("button")).to_have_count(6)
 
 
-@pytest.mark.parametrize(
-    ("given", "shown"),
-    [
-        ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
-        (
-            "%E2%80%AEgpj.exe%0A%00",
-            "\N{REPLACEMENT CHARACTER}gpj.exe\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}",
-        ),
-        ("n" * 1000, "n" * 200),
-        ("%ff%20", "\N{REPLACEMENT CHARACTER}"),
-        ("", "Picture"),
-    ],
-)
-def test_a_name_in_the_link_is_short_text_and_nothing_else(visit: Visit, md5: str, given: str, shown: str) -> None:
-    page = opened(visit, f"{md5}#name={given}")
+def test_a_name_in_the_link_is_short_text_and_nothing_else(visit: Visit, md5: str) -> None:
+    odd = "\N{REPLACEMENT CHARACTER}"
+    names = {
+        "<img src=x onerror=alert(1)>": "<img src=x onerror=alert(1)>",
+        "%E2%80%AEgpj.exe%0A%00": f"{odd}gpj.exe{odd}{odd}",
+        "n" * 1000: "n" * 200,
+        "%ff%20": odd,
+        "": "Picture",
+    }
+    page = visit.new_page()
+    for given, shown in names.items():
+        # Another document: to follow a link to a place of the same one loads nothing.
+        page.goto("about:blank")
+        page.goto(f"{visit.url}{md5}#name={given}")
+        with_picture(page)
 
-    assert page.locator("#name").text_content() == shown
-    assert page.locator("#name *").count() == 0
-    assert all("name" not in url for url in visit.requests[1:])
+        assert page.locator("#name").text_content() == shown
+        assert page.locator("#name *").count() == 0
+    # What the browser tells of a document's own address holds the name.
+    assert [url for url in visit.requests if "name" in url and "#" not in url] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE])
-def test_axe_finds_nothing_and_nothing_sticks_out(visit: Visit, md5: str, size: tuple[int, int], scheme: str) -> None:
-    page = opened(visit, md5, scheme, size)
+def test_axe_finds_nothing_and_nothing_sticks_out(visit: Visit, md5: str, size: tuple[int, int]) -> None:
+    page = opened(visit, md5, size=size)
 
-    assert axe_violations(page) == []
+    for scheme, paper in (("light", "rgb(248, 248, 246)"), ("dark", "rgb(18, 20, 22)")):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+        assert axe_violations(page) == [], scheme
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
-    paper = {"light": "rgb(248, 248, 246)", "dark": "rgb(18, 20, 22)"}[scheme]
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
 
 
 def test_without_javascript_there_is_a_picture(visit: Visit, md5: str) -> None:
@@ -309,43 +311,43 @@ def test_without_javascript_there_is_a_picture(visit: Visit, md5: str) -> None:
     wait_until(lambda: image.evaluate("image => image.naturalWidth") == 1600, "the thumbnail")
 
 
-@pytest.mark.parametrize("size", [DESK, PHONE, (500, 400)])
-def test_without_javascript_the_picture_has_the_place_that_is_left(
-    visit: Visit, put: Callable[[bytes], str], size: tuple[int, int]
-) -> None:
+def test_without_javascript_the_picture_has_the_place_that_is_left(visit: Visit, put: Callable[[bytes], str]) -> None:
     for shape in ((2000, 1200), (900, 1800)):
-        page = visit.open(put(picture(shape)), size=size, javascript=False)
-        place, shown = (page.locator(found).bounding_box() for found in ("#picture", "#picture img"))
-        assert place
-        assert shown == place
-        top = page.locator("footer").bounding_box()
-        assert top
-        assert place["y"] + place["height"] <= top["y"] + 0.5
+        page = visit.open(put(picture(shape)), javascript=False)
+        for size in (DESK, PHONE, (500, 400)):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            place, shown = (page.locator(found).bounding_box() for found in ("#picture", "#picture img"))
+            assert place
+            assert shown == place, (shape, size)
+            top = page.locator("footer").bounding_box()
+            assert top
+            assert place["y"] + place["height"] <= top["y"] + 0.5, (shape, size)
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 def test_a_damaged_picture_is_called_damaged(
-    browser: Browser, s3_server: str, put: Callable[[bytes], str], tmp_path: Path, image_format: str
+    browser: Browser, s3_server: str, put: Callable[[bytes], str], tmp_path: Path
 ) -> None:
-    whole = picture((1800, 1200), image_format)
     with (
-        thumbnailer(tmp_path, s3_server, "--truncated") as server,
+        thumbnailer(tmp_path, s3_server, "--truncated", program=FORKING) as server,
         Visit(browser, f"http://127.0.0.1:{server.port}/view/") as visit,
     ):
-        expect(opened(visit, put(whole[:-500])).get_by_role("alert")).to_contain_text("The picture is damaged")
-        page = visit.new_page()
-        with page.expect_response("**/full/*/0/default.jpg"):
-            page.goto(visit.url + put(whole))
-        expect(page.locator("#damage")).to_be_empty()
+        for image_format in ("JPEG", "PNG"):
+            whole = picture((1800, 1200), image_format)
+            page = opened(visit, put(whole[:-500]))
+            expect(page.get_by_role("alert")).to_contain_text("The picture is damaged")
+            with page.expect_response("**/full/*/0/default.jpg"):
+                page.goto(visit.url + put(whole))
+            expect(page.locator("#damage")).to_be_empty()
 
 
-@pytest.mark.parametrize("path", [UNKNOWN, "not-an-md5", "%3Cscript%3Ealert(1)%3C%2Fscript%3E"])
-def test_an_unknown_picture_is_a_clear_page_with_status_404(visit: Visit, path: str) -> None:
-    page = visit.open(path)
+def test_an_unknown_picture_is_a_clear_page_with_status_404(visit: Visit) -> None:
+    page = visit.new_page()
+    for path in (UNKNOWN, "not-an-md5", "%3Cscript%3Ealert(1)%3C%2Fscript%3E"):
+        page.goto(visit.url + path)
 
-    expect(page.get_by_role("heading", level=1)).to_have_text("There is no picture here")
-    expect(page.get_by_text("Status 404")).to_be_visible()
-    assert axe_violations(page) == []
+        expect(page.get_by_role("heading", level=1)).to_have_text("There is no picture here")
+        expect(page.get_by_text("Status 404")).to_be_visible()
+        assert axe_violations(page) == [], path
     # The browser's own words about the status.
     assert all("404 (Not Found)" in complaint for complaint in visit.complaints)
     visit.complaints.clear()
@@ -355,7 +357,7 @@ def test_a_wrong_public_address_does_not_break_the_viewer(
     browser: Browser, s3_server: str, md5: str, original: PIL.Image.Image, tmp_path: Path
 ) -> None:
     with (
-        thumbnailer(tmp_path, s3_server, "--public_url=http://images.example.org/elsewhere") as server,
+        thumbnailer(tmp_path, s3_server, "--public_url=http://images.example.org/elsewhere", program=FORKING) as server,
         Visit(browser, f"http://localhost:{server.port}/view/") as visit,
     ):
         assert server.get(f"/iiif/3/{md5}/info.json").json["id"].startswith("http://images.example.org/elsewhere/")
