@@ -212,7 +212,7 @@ def _become(request: Mapping[str, Any]) -> None:
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in constants:
-        _set_constant(name, float(environment[name]))
+        _set_constant(name, environment[name])
     module, *sys.argv[1:] = request["arguments"]
     _end(_status_of(module))
 
@@ -239,11 +239,11 @@ def _end(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _set_constant(path: str, value: float) -> None:
+def _set_constant(path: str, value: str) -> None:
     module, _, name = path.rpartition(".")
     constants = vars(importlib.import_module(module))
-    assert isinstance(constants[name], float), path
-    constants[name] = value
+    assert isinstance(constants[name], int | float), path
+    constants[name] = type(constants[name])(value)
 
 
 def warm_up() -> None:
