@@ -198,6 +198,12 @@ def test_slow_clients_shut_nobody_out_and_leave_by_themselves(
         assert [client.recv(10) for client in quick] == [b""] * len(quick)
 
 
+def test_connections_that_come_together_are_kept_until_they_are_accepted(server: StatusServer, port: int) -> None:
+    listening = subprocess.check_output(["ss", "-Hltn", f"sport = :{port}"], text=True).split()
+
+    assert int(listening[2]) >= 4 * MAX_REQUESTS_AT_ONCE
+
+
 def test_requests_that_wait_for_redis_or_the_disk_leave_room_for_a_look_at_health(
     server: StatusServer, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

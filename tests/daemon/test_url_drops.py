@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from md5s3stash_daemon.intake.lists.list_run import WINDOW_LINES
 from tests.support import servers
 from tests.support.daemon import Daemon, Site
 from tests.support.mounts import tiny_disk
@@ -380,10 +379,12 @@ def test_a_url_that_stands_in_a_list_again_is_fetched_once_and_each_line_has_its
     good = origin.answer("/good", Reply(body=b"good"))
     late = origin.answer("/late", Reply(503), Reply(body=b"late"))
     missing = origin.url("/missing")
-    others = [origin.answer(f"/{number}", Reply(body=b"other")) for number in range(WINDOW_LINES + 300)]
+    others = [origin.answer(f"/{number}", Reply(body=b"other")) for number in range(100)]
     drop_list(site, "x.urls", [good, good, late, late, missing, missing, *others, missing, good])
 
-    with Daemon(site, {**OPEN, "MD5S3STASH_URLS_PER_HOST": "8"}):
+    # So that the first lines have ended before the last are read.
+    window = {f"md5s3stash_daemon.intake.lists.list_run.{name}": "32" for name in ("WINDOW_LINES", "READ_AHEAD_LINES")}
+    with Daemon(site, {**OPEN, **window, "MD5S3STASH_URLS_PER_HOST": "8"}):
         rows = wait_for_report(site, "x.urls", 120)
 
     asked = [request.target for request in origin.requests]

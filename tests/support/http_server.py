@@ -53,6 +53,8 @@ class HttpServer(ThreadedServer):
 class OwnedServer(ThreadingHTTPServer):
     # server_close() waits for the handlers, so that tests leak no threads.
     daemon_threads = False
+    # With the five of the base class, a client whose connections come together waits a second for the sixth.
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], owner: HttpServer, handler: type[BaseHTTPRequestHandler]) -> None:
         self.owner: Any = owner

@@ -150,6 +150,9 @@ class StatusServer(ThreadingHTTPServer):
     """Listens as soon as it is made; raises OSError if the port is in use."""
 
     daemon_threads = True
+    # Of connections that come together the kernel would keep five, as the base class asks, and drop the others: their
+    # clients try again after one second, then after two more.
+    request_queue_size = 128
 
     def __init__(self, settings: HttpSettings, health: Health, metrics: Metrics, page: StatusPage) -> None:
         self.health = health
