@@ -33,6 +33,10 @@ class FaultKind(StrEnum):
     NOT_STORED = "not-stored"
 
 
+# The store itself shows that the right object is not there. A wrong ETag may only mean that the bucket is encrypted.
+NOT_THERE = (FaultKind.WRONG_SIZE, FaultKind.WRONG_BYTES, FaultKind.NOT_STORED)
+
+
 class Fault(NamedTuple):
     """An object that is not what its key says, and why."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,16 +13,19 @@ from typing import Any
 
 import pytest
 
+from md5s3stash.audit import FaultKind
 from md5s3stash.digest import digest_of
 from md5s3stash.s3.conditional_put import ASK_AFTER
-from md5s3stash.scheme import BucketBase
+from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash.stash import Presence
 from md5s3stash_daemon.config.load import read_settings
+from md5s3stash_daemon.fixity.findings import LedgerRecord
 from md5s3stash_daemon.intake.files.dependencies import dependencies_of
 from md5s3stash_daemon.intake.files.file_stasher import CHUNK_FILES
 from md5s3stash_daemon.intake.files.worker import WorkerProcess
 from md5s3stash_daemon.ledger.confirmations import Confirmations, Known
 from md5s3stash_daemon.ledger.ledger import Outcome, RedisLedger
+from md5s3stash_daemon.ledger.reader import mapped
 from tests.support import warm
 from tests.support.daemon import Daemon, Site
 from tests.support.digest_s3 import DigestS3
@@ -208,10 +212,75 @@ def test_after_its_object_was_deleted_a_content_is_stored_anew_once_it_is_told(
     del s3.objects[f"bucket/{MD5}"]
 
     told = ctl(site, *arguments)
-    assert "1 confirmations dropped" in told or "nothing" in told or MD5 in told, told
+    assert "1 confirmation dropped" in told or "nothing" in told or MD5 in told, told
     stash(site, "again")
 
     assert s3.objects[f"bucket/{MD5}"].data == DATA
+
+
+def asked_command(site: Site) -> tuple[int, str]:
+    """The exit status and outcome of the command with the content."""
+    (site.directory / "again").write_bytes(DATA)
+    done = warm.run(["md5s3stash", "--json", str(site.directory / "again")], {**os.environ, **site.environment()})
+    return done.returncode, json.loads(done.stdout).get("outcome", "")
+
+
+def found_by_the_standing_check(site: Site, kind: FaultKind) -> None:
+    LedgerRecord(site.redis, site.prefix, None).fault(ObjectAddress("bucket", MD5), kind, "a fault")
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda site: ctl(site, "forget", MD5),
+        lambda site: ctl(site, "verify", "--ledger"),
+        lambda site: found_by_the_standing_check(site, FaultKind.NOT_STORED),
+    ],
+    ids=["forget", "verify", "standing"],
+)
+def test_the_command_asks_the_store_once_it_is_told_that_an_object_is_gone(
+    site: Site, s3: DigestS3, tell: Callable[[Site], None]
+) -> None:
+    stored, known = asked_command(site), asked_command(site)
+    del s3.objects[f"bucket/{MD5}"]
+    tell(site)
+
+    assert [stored, known, asked_command(site)] == [(0, "stored"), (0, "known"), (0, "stored")]
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [lambda site: ctl(site, "verify", "--deep"), lambda site: found_by_the_standing_check(site, FaultKind.WRONG_BYTES)],
+    ids=["verify", "standing"],
+)
+def test_the_command_does_not_know_a_content_whose_object_was_found_with_other_bytes(
+    site: Site, s3: DigestS3, tell: Callable[[Site], None]
+) -> None:
+    asked_command(site)
+    site.client.put_object(Bucket="bucket", Key=MD5, Body=b"rotten")
+    tell(site)
+
+    assert asked_command(site) == (1, "")
+    [found] = (mapped("", MD5, entry) for entry in site._hash("hash_cache").values())
+    assert (found.s3_url, found.mime_type) == (f"s3://bucket/{MD5}", "text/plain")
+
+
+@pytest.mark.parametrize("kind", [FaultKind.UNREADABLE, FaultKind.WRONG_ETAG])
+def test_a_fault_that_need_not_be_one_of_the_bytes_leaves_the_record(site: Site, kind: FaultKind) -> None:
+    asked_command(site)
+    before = site._hash("hash_cache")
+    found_by_the_standing_check(site, kind)
+
+    assert site._hash("hash_cache") == before
+
+
+def test_a_fault_in_another_place_leaves_the_record(site: Site) -> None:
+    asked_command(site)
+    before = site._hash("hash_cache")
+    record = LedgerRecord(site.redis, site.prefix, None)
+    record.fault(ObjectAddress("other", MD5), FaultKind.NOT_STORED, "gone")
+
+    assert site._hash("hash_cache") == before
 
 
 def test_forget_refuses_what_is_no_md5(site: Site) -> None:

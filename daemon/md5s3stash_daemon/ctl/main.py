@@ -312,27 +312,20 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 
 def _find(arguments: argparse.Namespace, settings: Settings) -> bool:
-    from md5s3stash_daemon.ctl.provenance import find
+    from md5s3stash_daemon.ctl import provenance
 
-    found = find(
-        ledger_of(settings), settings[ProvenanceSettings].index, arguments.word, arguments.limit, arguments.json
-    )
-    if not found:
-        console.complain(f"{arguments.word}: no name contains this")
-    return found
+    return provenance.run_find(arguments, settings)
 
 
 def _premis(arguments: argparse.Namespace, settings: Settings) -> bool:
-    from md5s3stash_daemon.ctl.provenance import print_premis
+    from md5s3stash_daemon.ctl import provenance
 
-    found = print_premis(_index(settings), arguments.word, arguments.since, arguments.until, arguments.format)
-    if not found:
-        console.complain(f"{arguments.word or 'the index'}: no events found")
-    return found
+    return provenance.run_premis(arguments, settings)
 
 
 def _forget(arguments: argparse.Namespace, settings: Settings) -> bool:
-    from md5s3stash_daemon.ledger.confirmations import drop_confirmations
+    from md5s3stash_daemon.fixity.summary import number_of
+    from md5s3stash_daemon.ledger.confirmations import drop_confirmations, forget_presence
 
     if arguments.all == bool(arguments.md5s):
         raise SettingsError("give either md5s or --all")
@@ -340,7 +333,9 @@ def _forget(arguments: argparse.Namespace, settings: Settings) -> bool:
     if wrong:
         raise SettingsError(f"{wrong[0]!r} is not an md5 of 32 hexadecimal digits")
     dropped = drop_confirmations(*redis_of(settings), arguments.md5s or None)
-    console.write(f"{dropped} confirmations dropped")
+    for md5 in arguments.md5s:
+        forget_presence(*redis_of(settings), md5)
+    console.write(f"{number_of(dropped, 'confirmation')} dropped")
     return True
 
 
@@ -368,20 +363,13 @@ def _rebuild(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 
 def _rebuild_from_provenance(arguments: argparse.Namespace, settings: Settings, restorer: Restorer) -> bool:
-    from md5s3stash_daemon.ctl.provenance import rebuild_from_provenance
+    from md5s3stash_daemon.ctl.provenance import index_of, rebuild_from_provenance
     from md5s3stash_daemon.ctl.rebuild import sum_up
     from md5s3stash_daemon.provenance.snapshots import snapshots_of
 
-    counts = rebuild_from_provenance(_index(settings), snapshots_of(settings), restorer)
+    counts = rebuild_from_provenance(index_of(settings), snapshots_of(settings), restorer)
     sum_up(counts, "names", arguments.dry_run, arguments.json)
     return True
-
-
-def _index(settings: Settings) -> Path:
-    index = settings[ProvenanceSettings].index
-    if index is None:
-        raise SettingsError("MD5S3STASH_PROVENANCE_INDEX is not set: there is no index of provenance")
-    return index
 
 
 def _verify(arguments: argparse.Namespace, settings: Settings) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import heapq
 import io
@@ -17,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from md5s3stash import console
-from md5s3stash.errors import StashError
+from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.progress import ProgressState, state_display
 from md5s3stash.scheme import split_name
+from md5s3stash.settings import Settings
+from md5s3stash_daemon.config.settings import ProvenanceSettings
+from md5s3stash_daemon.ctl.connections import ledger_of
 from md5s3stash_daemon.ledger.fixity_log import BEGUN, INCOMPLETE
 from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, any_case, digest_in
 from md5s3stash_daemon.ledger.rebuild import RebuildCounts
@@ -32,6 +36,31 @@ from md5s3stash_daemon.provenance.snapshots import Snapshots
 
 # What an export has beside the mapping.
 EXPORTED = ("time", "size_bytes", "sha256", "via", "owner", "etag", "last_modified")
+
+
+def index_of(settings: Settings) -> Path:
+    """The index of provenance in the settings. Raises SettingsError."""
+    index = settings[ProvenanceSettings].index
+    if index is None:
+        raise SettingsError("MD5S3STASH_PROVENANCE_INDEX is not set: there is no index of provenance")
+    return index
+
+
+def run_find(arguments: argparse.Namespace, settings: Settings) -> bool:
+    """Runs `md5s3stashctl find`; False if there is no such name."""
+    index = settings[ProvenanceSettings].index
+    found = find(ledger_of(settings), index, arguments.word, arguments.limit, arguments.json)
+    if not found:
+        console.complain(f"{arguments.word}: no name contains this")
+    return found
+
+
+def run_premis(arguments: argparse.Namespace, settings: Settings) -> bool:
+    """Runs `md5s3stashctl premis`; False if there are no events."""
+    found = print_premis(index_of(settings), arguments.word, arguments.since, arguments.until, arguments.format)
+    if not found:
+        console.complain(f"{arguments.word or 'the index'}: no events found")
+    return found
 
 
 def find(ledger: LedgerReader, index: Path | None, word: str, limit: int, as_json: bool) -> bool:

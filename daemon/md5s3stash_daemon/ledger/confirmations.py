@@ -27,6 +27,7 @@ from md5s3stash.scheme import BucketBase
 from md5s3stash.stash import Presence
 from md5s3stash_daemon.ledger.durability import WRONG_ANSWER, answering
 from md5s3stash_daemon.ledger.reader import Mapped, mapped
+from md5s3stash_daemon.ledger.restore import as_entry
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,11 @@ _CLOCK_SECONDS = 60
 # Number of periods in the time that an entry is trusted. More of them would expire entries sooner, but each lookup
 # would read more hashes.
 _STRETCHES = 2
+
+# KEYS: hash_cache. ARGV: an md5, its entry as it was read, the new one. An entry that has changed since is newer.
+_REPLACE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +195,19 @@ def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | N
             return dropped
         fields = [bytes.fromhex(md5) for md5 in md5s]
         return sum(int(database.hdel(name, *fields)) for name in names) if fields else 0
+
+
+def forget_presence(client: redis.Redis, prefix: str, md5: str, s3_url: str | None = None) -> None:
+    """Makes the record of a content incomplete, so that the command and URL lists ask the store too; only if it has
+    this place, if one is given. The dimensions are lost until the content is stashed again. Raises RedisUnavailable.
+    """
+    database: Any = client
+    with answering():
+        entry = database.hget(f"{prefix}:hash_cache", md5)
+        recorded = mapped("", md5, entry)
+        if recorded.s3_url and s3_url in (None, recorded.s3_url):
+            unsure = as_entry(replace(recorded, width=None, height=None))
+            database.eval(_REPLACE, 1, f"{prefix}:hash_cache", md5, entry, unsure)
 
 
 def _prefix(prefix: str) -> str:
