@@ -273,7 +273,7 @@ def test_the_audit_and_the_ledger_are_compared_collection_by_collection(site: Si
     assert sum("foreign-key" in line for line in plain.stdout.splitlines()) == 4
     assert [recorded_place(site, name[-32:]) for name in names] == [place(site, name) for name in names]
     foreign = f"{place(site, 'x/y/' + md5(b'4'))}: its key is not an md5 in lower-case hex after a collection"
-    assert good.stdout.splitlines() == [foreign, "5 objects, 5 bytes, 1 faults"]
+    assert good.stdout.splitlines() == [foreign, "5 objects, 5 bytes, 1 fault"]
     assert sorted(bad.stdout.splitlines()[:-1]) == sorted(
         [
             foreign,

@@ -226,7 +226,7 @@ def test_multibucket_objects_in_the_wrong_shard_are_faults_and_missing_buckets_a
     fault, total = done.stdout.splitlines()
     assert done.returncode == 1
     assert fault == f"s3://{wrong}/{md5(data)}: it belongs in the bucket {right}"
-    assert total == "2 objects, 14 bytes, 1 faults, 1 buckets not read"
+    assert total == "2 objects, 14 bytes, 1 fault, 1 bucket not read"
     [line] = done.stderr.splitlines()
     assert f"s3://{buckets[-1]}/: the store answered 404 NoSuchBucket" in line
 
@@ -257,7 +257,7 @@ def test_rclones_server_can_be_audited(tmp_path: Path, redis_server: str, rclone
 
     assert done.returncode == 1
     assert f"{md5(b'expected')}: its ETag is {md5(b'other')}" in done.stdout
-    assert "3 objects, 9 bytes, 1 faults" in done.stdout
+    assert "3 objects, 9 bytes, 1 fault" in done.stdout
     assert run(site, "verify", AWS_SECRET_ACCESS_KEY="wrong").returncode == 1
 
 

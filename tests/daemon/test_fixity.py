@@ -21,7 +21,7 @@ from md5s3stash.s3.listing import ListedObject, Page
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_daemon.ctl.fixity import print_status
 from md5s3stash_daemon.ctl.lookup import places_of_word
-from md5s3stash_daemon.ctl.provenance import passed_audits
+from md5s3stash_daemon.ctl.provenance import open_fault, passed_audits
 from md5s3stash_daemon.fixity.costs import Plan
 from md5s3stash_daemon.fixity.findings import Findings, LedgerRecord
 from md5s3stash_daemon.fixity.ports import Limits, Place, drops_in, is_stashing, places_of
@@ -32,7 +32,7 @@ from md5s3stash_daemon.fixity.summary import summary_of
 from md5s3stash_daemon.fixity.walk import Walk
 from md5s3stash_daemon.ledger.fixity_log import STANDING, FixityLog
 from md5s3stash_daemon.ledger.reader import LedgerReader
-from md5s3stash_daemon.provenance.event import FIRST_TIMED_ID, Event
+from md5s3stash_daemon.provenance.event import FIRST_TIMED_ID, Event, id_at
 from md5s3stash_daemon.provenance.index import Index
 from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import run
@@ -531,6 +531,76 @@ def test_an_object_that_is_right_again_has_an_event_of_its_own(tmp_path: Path) -
 
         assert [(event.id - at, event.md5, event.error) for event in found] == [(3, md5(b"x"), ""), (6, md5(b"x"), "")]
         assert index.firsts_of(md5(b"x")) == [stashed]
+
+
+NOW = 1_800_000_000.0
+
+
+def test_history_tells_of_a_fault_that_verify_has_found_since_the_check_passed(
+    tmp_path: Path, redis_server: str, s3_server: str
+) -> None:
+    site = Site(tmp_path, redis_server, s3_server)
+    Spool(site.spool).create()
+    key, place = md5(b"x"), f"s3://{site.bucket}/"
+    site.redis.hset(f"{site.prefix}:names", "x.tif", key)
+    passed = [Interval(0, "f" * 32, 5, 5, NOW - 100)]
+    StateFolder(site.spool).write(State(Progress([place], 0.0, 0.0, passed=passed, key="f" * 32)))
+    path = tmp_path / "index.sqlite"
+    environment = {"MD5S3STASH_PROVENANCE_INDEX": str(path)}
+
+    def history(*events: Event) -> tuple[int, str]:
+        with contextlib.closing(Index.create(path)) as index:
+            index.add(events)
+        as_json = run(site, "fixity", "history", "x.tif", "--json", **environment)
+        done = run(site, "fixity", "history", "x.tif", **environment)
+        assert done.returncode == as_json.returncode
+        assert done.returncode == ("fault" in json.loads(as_json.stdout)["objects"][0])
+        return done.returncode, done.stdout.splitlines()[1].strip()
+
+    def fault(seconds: float, error: str) -> Event:
+        return Event(id_at(NOW + seconds), place + key, key, via="fixity read", error=error, reason="it differs")
+
+    before = history(Event(id_at(NOW - 900), "x.tif", key, s3_urls=place + key), fault(-200, "wrong-bytes"))
+    found = history(fault(0, "wrong-bytes"))
+    audit = [Event(id_at(NOW + 10 + each), place, via=f"fixity standing{', begun' * (not each)}") for each in (0, 1)]
+    again = history(*audit)
+    acknowledged = history(fault(20, "wrong-etag"), fault(21, "acknowledged"))
+
+    assert before[0] == again[0] == acknowledged[0] == 0
+    assert before[1].startswith("no open fault")
+    assert found == (1, "wrong-bytes, found by read at 2027-01-15T08:00:00Z: it differs")
+
+
+def test_an_object_that_is_gone_is_not_right_because_an_audit_does_not_meet_it(tmp_path: Path) -> None:
+    key, url, numbers = md5(b"x"), f"s3://a/{md5(b'x')}", itertools.count(FIRST_TIMED_ID)
+    path = tmp_path / "index.sqlite"
+
+    def audit(via: str) -> list[Event]:
+        return [Event(next(numbers), "s3://a/", via=f"fixity {via}{ending}") for ending in (", begun", "")]
+
+    def stashed() -> Event:
+        return Event(next(numbers), "name", key, s3_urls=url)
+
+    def gone() -> Event:
+        return Event(next(numbers), url, key, via="fixity LIST and ledger", error="not-stored")
+
+    first = stashed()
+    with contextlib.closing(Index.create(path)) as index:
+        index.add([first, gone(), *audit("LIST"), *audit("standing")])
+        missed, still = list(passed_audits(index, first, url)), open_fault(path, key, url)
+        index.add([*audit("LIST and ledger"), *audit("LIST")])
+        seen = [event.via for event in passed_audits(index, first, url)]
+        healed = open_fault(path, key, url)
+        index.add([gone(), stashed()])
+        again = open_fault(path, key, url)
+        index.add(audit("standing"))
+        at_last = list(passed_audits(index, first, url))[-1]
+
+    assert missed == []
+    assert still is not None
+    assert seen == ["fixity LIST and ledger", "fixity LIST"]
+    assert (healed, again) == (None, None)
+    assert at_last.via == "fixity standing"
 
 
 def test_history_says_when_an_object_was_read_and_what_was_found(

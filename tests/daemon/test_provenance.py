@@ -20,8 +20,8 @@ from lxml import etree  # type: ignore[import-untyped]
 
 from md5s3stash_daemon.ctl.lookup import CSV_COLUMNS
 from md5s3stash_daemon.provenance.database import IndexUnusable
-from md5s3stash_daemon.provenance.event import Event
-from md5s3stash_daemon.provenance.index import age_seconds, reading
+from md5s3stash_daemon.provenance.event import FIRST_TIMED_ID, Event
+from md5s3stash_daemon.provenance.index import Index, age_seconds, reading
 from md5s3stash_daemon.spool.spool import Spool
 from tests.daemon.test_ctl import ODD_NAMES, run
 from tests.support.daemon import Daemon, Site
@@ -248,6 +248,22 @@ def test_names_of_before_the_index_are_found_though_their_time_is_not(tmp_path: 
     assert run(site, "find", "no such name").returncode == 1
 
 
+def test_premis_of_a_name_from_before_the_index_has_the_checks_of_its_recorded_place(site: ProvenanceSite) -> None:
+    key, at, place = md5(b"early"), FIRST_TIMED_ID, f"s3://{site.bucket}/"
+    audit = [Event(at + 1, place, via="fixity LIST, begun"), Event(at + 2, place, via="fixity LIST")]
+    fault = Event(at + 3, place + key, key, via="fixity standing", error="wrong-bytes")
+    with contextlib.closing(Index.create(site.index)) as index:
+        index.add([Event(at, "early.tif", key, via="drop"), *audit, fault])
+
+    unknown = run(site, "premis", "early.tif", "--format", "csv")
+    site.redis.hset(f"{site.prefix}:hash_cache", key, json.dumps([place + key, "text/plain", [0, 0]]))
+
+    assert [outcome for _, outcome, _ in premis_events(site, "early.tif")] == ["success", "success", "failure"]
+    assert premis_events(site, key) == premis_events(site, "early.tif")
+    assert unknown.returncode == 0
+    assert unknown.stderr.count("its place is not recorded, so fixity checks are left out") == 1
+
+
 def test_a_killed_collector_is_replaced_and_each_event_is_there_once(site: ProvenanceSite, daemon: Daemon) -> None:
     site.drop("file 1", b"1")
     site.wait_for_events(1)
@@ -304,8 +320,8 @@ def test_premis_tells_what_came_what_failed_and_what_an_audit_found(site: Proven
     # Two of each audit, one fault, and one more file.
     events = site.wait_for_events(3 + 2 + 3 + 1)
 
-    ingestion, check = ("ingestion", "success", ""), ("fixity check", "success", "2 objects, 0 faults, 0 not checkable")
-    second = ("fixity check", "success", "2 objects, 1 faults, 0 not checkable")
+    ingestion, check = ("ingestion", "success", ""), ("fixity check", "success", "2 objects, 0 not checkable, 0 faults")
+    second = ("fixity check", "success", "2 objects, 0 not checkable, 1 fault, in other objects")
     assert premis_events(site, "good") == premis_events(site, md5(b"good")) == [ingestion, check, second]
     for word in ("rotten", md5(b"rotten")):
         *before, (kind, outcome, note) = premis_events(site, word)

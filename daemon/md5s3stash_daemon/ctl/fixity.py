@@ -7,15 +7,16 @@ import csv
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from md5s3stash import console
 from md5s3stash.audit import FaultKind
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.s3.listing import Lister
-from md5s3stash.scheme import BucketBase, ObjectAddress
+from md5s3stash.scheme import BucketBase, ObjectAddress, split_name
 from md5s3stash.settings import S3Settings, Settings, StashSettings
 from md5s3stash_daemon.config.settings import FixitySettings, ProvenanceSettings
 from md5s3stash_daemon.ctl.connections import ledger_of, redis_of, spool_of
@@ -67,20 +68,23 @@ def _history(folder: StateFolder, settings: Settings, word: str, as_json: bool) 
     passed = {s3_url: NEVER if state is None else _last_passed(state, s3_url) for s3_url in s3_urls}
     index = settings[ProvenanceSettings].index
     checks: Sequence[Event] = []
+    faults: dict[str, Event] = {}
     if index is not None:
-        from md5s3stash_daemon.ctl.provenance import checks_of
+        from md5s3stash_daemon.ctl.provenance import checks_of, recorded_places
 
-        checks = checks_of(index, md5)
+        checks = checks_of(index, md5, recorded_places(settings))
+        faults = _open_faults(index, settings[StashSettings].bases(), passed, wrong)
     if as_json:
         objects = [
             {"s3_url": s3_url, "passed_since": None if seconds == NEVER else _utc(seconds)}
             | ({"wrong": asdict(wrong[s3_url])} if s3_url in wrong else {})
+            | ({"fault": _as_json(faults[s3_url])} if s3_url in faults else {})
             for s3_url, seconds in passed.items()
         ]
         console.write(json.dumps({"md5": md5, "objects": objects, "checks": list(map(_as_json, checks))}))
-        return not wrong
+        return not wrong and not faults
     for s3_url, seconds in passed.items():
-        for line in (s3_url, *(f"    {line}" for line in _found(wrong.get(s3_url), seconds))):
+        for line in (s3_url, *(f"    {line}" for line in _found(wrong.get(s3_url), faults.get(s3_url), seconds))):
             console.write(console.printable(line))
     for check in checks:
         when = "" if check.seconds is None else _utc(check.seconds)
@@ -88,7 +92,7 @@ def _history(folder: StateFolder, settings: Settings, word: str, as_json: bool) 
         console.write(console.printable(line.rstrip()))
     if index is None:
         console.write("earlier checks are not known, because provenance.index is not set")
-    return not wrong
+    return not wrong and not faults
 
 
 def _as_json(check: Event) -> dict[str, str | None]:
@@ -96,12 +100,31 @@ def _as_json(check: Event) -> dict[str, str | None]:
     return {"at": at, "via": check.via, "s3_url": check.name, "error": check.error, "reason": check.reason}
 
 
-def _found(wrong: WrongObject | None, seconds: float) -> list[str]:
+def _open_faults(
+    index: Path, bases: Sequence[BucketBase], passed: Mapping[str, float], wrong: Mapping[str, WrongObject]
+) -> dict[str, Event]:
+    """The faults of the objects that are not wrong for the standing check, and that it has not read since then."""
+    from md5s3stash_daemon.ctl.provenance import open_fault
+
+    found = {}
+    for s3_url, seconds in passed.items():
+        content = next((name for base in bases if (name := base.name_of(s3_url))), split_name(s3_url)[1])
+        fault = open_fault(index, content, s3_url) if s3_url not in wrong else None
+        # An object that was not there was not read either.
+        if fault is not None and ((fault.seconds or 0) >= seconds or fault.error == FaultKind.NOT_STORED):
+            found[s3_url] = fault
+    return found
+
+
+def _found(wrong: WrongObject | None, fault: Event | None, seconds: float) -> list[str]:
     """The open fault of an object. A wrong object has no open fault if it was acknowledged, or if it was stored after
     the check passed its key.
     """
     if wrong is not None:
         return [f"{wrong.kind.value} since {_utc(wrong.first_seen)}: {wrong.reason}", *_times(wrong)]
+    if fault is not None:
+        at = "" if fault.seconds is None else f" at {_utc(fault.seconds)}"
+        return [f"{fault.error}, found by {fault.via.removeprefix('fixity ')}{at}: {fault.reason}"]
     if seconds == NEVER:
         return ["not read yet by the standing check"]
     return [f"no open fault; the check last passed its key at {_utc(seconds)} or later"]

@@ -14,7 +14,7 @@ from typing import Any
 from md5s3stash import console
 from md5s3stash.errors import RedisUnavailable
 from md5s3stash.scheme import BucketBase
-from md5s3stash_daemon.ctl.provenance import NO_EVENTS, ExportedEvents
+from md5s3stash_daemon.ctl.provenance import NO_EVENTS, ExportedEvents, s3_urls_of
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry, Mapped, digest_in
 
 # How long Redis waits for the next entry, and so how soon we notice that standard output was closed.
@@ -68,7 +68,7 @@ def places_of_word(ledger: LedgerReader, word: str, bases: Sequence[BucketBase])
         if not names and not ledger.knows(md5):
             return "", []
         contents = list(_contents(ledger, md5, names))
-    return md5, list(dict.fromkeys(url for each in contents for url in _s3_urls(each, bases)))
+    return md5, list(dict.fromkeys(url for each in contents for url in s3_urls_of(each, bases)))
 
 
 def _print_found(
@@ -76,7 +76,7 @@ def _print_found(
 ) -> None:
     """Prints one content, with the places of all its collections."""
     content, md5 = contents[0], contents[0].md5
-    urls = list(dict.fromkeys(url for each in contents for url in _s3_urls(each, bases)))
+    urls = list(dict.fromkeys(url for each in contents for url in s3_urls_of(each, bases)))
     if as_json:
         found: dict[str, Any] = {"md5": md5, "s3_urls": urls, "mime_type": content.mime_type or None}
         found |= {"width": content.width, "height": content.height, "names": list(names), "more_names": more}
@@ -89,17 +89,6 @@ def _print_found(
     lines += [("dimensions", f"{content.width}x{content.height}")] if content.width and content.height else []
     for label, value in lines:
         console.write(f"{label:<12}{value}")
-
-
-def _s3_urls(content: Mapped, bases: Sequence[BucketBase]) -> list[str]:
-    """The recorded URL, which is that of the first base, and those of the other bases.
-
-    Only the recorded one if the settings have changed since; if nothing is recorded, where the content would be.
-    """
-    configured = [base.moved(base.address(content.md5).s3_url, content.content) for base in bases]
-    if not content.s3_url:
-        return configured
-    return [content.s3_url, *configured[1:]] if content.s3_url in configured[:1] else [content.s3_url]
 
 
 def _each_once(names: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import heapq
 import io
 import itertools
@@ -11,20 +12,21 @@ import json
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from md5s3stash import console
+from md5s3stash.audit import FaultKind
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.progress import ProgressState, state_display
-from md5s3stash.scheme import split_name
-from md5s3stash.settings import Settings
+from md5s3stash.scheme import BucketBase, split_name
+from md5s3stash.settings import Settings, StashSettings
 from md5s3stash_daemon.config.settings import ProvenanceSettings
 from md5s3stash_daemon.ctl.connections import ledger_of
-from md5s3stash_daemon.ledger.fixity_log import BEGUN, INCOMPLETE
+from md5s3stash_daemon.ledger.fixity_log import ACKNOWLEDGED, AND_LEDGER, BEGUN, INCOMPLETE
 from md5s3stash_daemon.ledger.reader import LedgerReader, Mapped, any_case, digest_in
 from md5s3stash_daemon.ledger.rebuild import RebuildCounts
 from md5s3stash_daemon.ledger.restore import Restorer
@@ -33,6 +35,9 @@ from md5s3stash_daemon.provenance.index import Index, reading
 from md5s3stash_daemon.provenance.premis import CSV_COLUMNS, csv_row, premis, utc
 from md5s3stash_daemon.provenance.search import names_with
 from md5s3stash_daemon.provenance.snapshots import Snapshots
+
+# The S3 URLs of a stashed event.
+Places = Callable[[Event], Sequence[str]]
 
 # What an export has beside the mapping.
 EXPORTED = ("time", "size_bytes", "sha256", "via", "owner", "etag", "last_modified")
@@ -46,6 +51,35 @@ def index_of(settings: Settings) -> Path:
     return index
 
 
+def s3_urls_of(content: Mapped, bases: Sequence[BucketBase]) -> list[str]:
+    """The recorded URL, which is that of the first base, and those of the other bases.
+
+    Only the recorded one if the settings have changed since; if nothing is recorded, where the content would be.
+    """
+    configured = [base.moved(base.address(content.md5).s3_url, content.content) for base in bases]
+    if not content.s3_url:
+        return configured
+    return [content.s3_url, *configured[1:]] if content.s3_url in configured[:1] else [content.s3_url]
+
+
+def recorded_places(settings: Settings) -> Places:
+    """The places of a stashed event; of one from before the index, those that the ledger has for its content."""
+
+    @functools.cache
+    def in_ledger(content: str) -> list[str]:
+        # Once for each content: the events are read several times.
+        try:
+            [recorded] = ledger_of(settings).placed([("", content)])
+            if recorded.s3_url:
+                return s3_urls_of(recorded, settings[StashSettings].bases())
+        except StashError as error:
+            console.complain(str(error))
+        console.complain(f"{content}: its place is not recorded, so fixity checks are left out")
+        return []
+
+    return lambda event: event.s3_urls.split() or in_ledger(event.content)
+
+
 def run_find(arguments: argparse.Namespace, settings: Settings) -> bool:
     """Runs `md5s3stashctl find`; False if there is no such name."""
     index = settings[ProvenanceSettings].index
@@ -57,7 +91,8 @@ def run_find(arguments: argparse.Namespace, settings: Settings) -> bool:
 
 def run_premis(arguments: argparse.Namespace, settings: Settings) -> bool:
     """Runs `md5s3stashctl premis`; False if there are no events."""
-    found = print_premis(index_of(settings), arguments.word, arguments.since, arguments.until, arguments.format)
+    period, places = (arguments.since, arguments.until), recorded_places(settings)
+    found = print_premis(index_of(settings), arguments.word, *period, arguments.format, places)
     if not found:
         console.complain(f"{arguments.word or 'the index'}: no events found")
     return found
@@ -116,7 +151,9 @@ def _values(event: Event | None) -> dict[str, Any]:
     return {key: None if values[key] == "" else values[key] for key in EXPORTED}
 
 
-def print_premis(path: Path, word: str | None, since: float | None, until: float | None, form: str) -> bool:
+def print_premis(
+    path: Path, word: str | None, since: float | None, until: float | None, form: str, places: Places
+) -> bool:
     """Prints the events of a name or an md5, or all, from `since` until before `until`; False if there are no events.
     Raises StashError.
     """
@@ -126,11 +163,11 @@ def print_premis(path: Path, word: str | None, since: float | None, until: float
         before = 2**63 - 1 if until is None else id_at(until)
 
         def events() -> Iterator[Event]:
-            return _events(index, name, md5, after, before)
+            return _events(index, name, md5, after, before, places)
 
         def described(event: Event) -> Event:
             firsts = index.firsts_of(event.md5) if event.md5 else []
-            urls = dict.fromkeys(url for first in firsts for url in first.s3_urls.split())
+            urls = dict.fromkeys(url for first in firsts for url in places(first))
             best = firsts[0] if event.is_fixity and firsts else event
             return replace(best, s3_urls=" ".join(urls)) if urls else best
 
@@ -146,19 +183,36 @@ def print_premis(path: Path, word: str | None, since: float | None, until: float
     return True
 
 
-def _events(index: Index, name: str | None, md5: str | None, after: int, before: int) -> Iterator[Event]:
+def _events(
+    index: Index, name: str | None, md5: str | None, after: int, before: int, places: Places
+) -> Iterator[Event]:
     own = _each(index.events(after, before, name=name, md5=md5))
-    audits = [] if name is md5 is None else _audits(index, name, md5)
+    audits = [] if name is md5 is None else _audits(index, name, md5, places)
     merged = heapq.merge(own, *audits, key=lambda event: event.id)
     shown = (event for event in merged if after < event.id < before and not event.is_begin)
     # One audit has read all places of a content.
     return (next(same) for _, same in itertools.groupby(shown, key=lambda event: event.id))
 
 
-def checks_of(path: Path, md5: str) -> list[Event]:
+def checks_of(path: Path, md5: str, places: Places) -> list[Event]:
     """The fixity checks of a content, and the faults that they have found, the oldest first. Raises StashError."""
     with reading(path) as index:
-        return [event for event in _events(index, None, md5, -1, 2**63 - 1) if event.is_fixity]
+        return [event for event in _events(index, None, md5, -1, 2**63 - 1, places) if event.is_fixity]
+
+
+def open_fault(path: Path, content: str, s3_url: str) -> Event | None:
+    """The latest fault of an object, unless it was acknowledged, or a check has found it right since. Raises
+    StashError.
+    """
+    collection, md5 = split_name(content)
+    with reading(path) as index:
+        faults = [event for event in _each(index.events(name=s3_url)) if event.is_fixity and event.error]
+        if not faults or faults[-1].error == ACKNOWLEDGED:
+            return None
+        right = list(passed_audits(index, Event(0, s3_url, md5, collection=collection), s3_url))
+        if faults[-1].error == FaultKind.NOT_STORED:
+            right += _stashes(index, faults[-1].id, md5, s3_url)
+    return None if any(event.id > faults[-1].id for event in right) else faults[-1]
 
 
 def _each(pages: Iterator[list[Event]]) -> Iterator[Event]:
@@ -166,11 +220,11 @@ def _each(pages: Iterator[list[Event]]) -> Iterator[Event]:
         yield from page
 
 
-def _audits(index: Index, name: str | None, md5: str | None) -> Iterator[Iterable[Event]]:
+def _audits(index: Index, name: str | None, md5: str | None, places: Places) -> Iterator[Iterable[Event]]:
     """The events of audits of an object, from when it came, for each of its places."""
     known = list(index.latest_of([name]).values()) if name is not None else index.firsts_of(md5 or "")
     for stashed in known:
-        urls = stashed.s3_urls.split()
+        urls = places(stashed)
         if name is not None:
             # Those of an md5 are among its own events.
             faults = _each(index.events(stashed.id, md5=stashed.md5))
@@ -182,25 +236,42 @@ def _audits(index: Index, name: str | None, md5: str | None) -> Iterator[Iterabl
 def passed_audits(index: Index, stashed: Event, url: str) -> Iterator[Event]:
     """The audits that have found no fault in the object at this URL, or no longer, and began after it came."""
     of_object = [event for event in _each(index.events(stashed.id, name=url)) if event.is_fixity]
-    faults = {event.id for event in of_object if event.error}
+    faults = [event for event in of_object if event.error]
     # It was right again.
-    healed = (replace(event, md5=stashed.md5) for event in of_object if not event.error and not event.md5)
-    yield from heapq.merge(healed, _passed(index, stashed, url, faults), key=lambda event: event.id)
+    healed = [replace(event, md5=stashed.md5) for event in of_object if not event.error and not event.md5]
+    back = [*healed]
+    if any(fault.error == FaultKind.NOT_STORED for fault in faults):
+        back += _stashes(index, stashed.id, stashed.md5, url)
+    yield from heapq.merge(healed, _passed(index, stashed, url, faults, back), key=lambda event: event.id)
 
 
-def _passed(index: Index, stashed: Event, url: str, faults: set[int]) -> Iterator[Event]:
-    """The audits of the whole base that have found no fault in it."""
+def _stashes(index: Index, after: int, md5: str, url: str) -> list[Event]:
+    """When a content was stashed in this place."""
+    events = _each(index.events(after, md5=md5))
+    return [event for event in events if not event.error and url in event.s3_urls.split()]
+
+
+def _passed(index: Index, stashed: Event, url: str, faults: Sequence[Event], back: Sequence[Event]) -> Iterator[Event]:
+    """The audits of the whole base that have found no fault in it. `back` is when it was there again."""
     begun: dict[str, int] = {}
+    there = 0
     # An audit is of a whole base, with all of its collections.
     for event in _each(index.events(stashed.id, name=url.removesuffix(stashed.content))):
         if event.is_begin:
             # Of two audits of a kind at once, the earlier one counts.
             begun.setdefault(event.via.removesuffix(BEGUN), event.id)
-        else:
-            start = begun.pop(event.via.removesuffix(INCOMPLETE), 0)
-            is_right = not any(start < fault < event.id for fault in faults)
-            if start and event.proves_each and is_right:
-                yield replace(event, md5=stashed.md5, error="")
+            continue
+        start = begun.pop(event.via.removesuffix(INCOMPLETE), 0)
+        if not start or not event.proves_each or any(start < fault.id < event.id for fault in faults):
+            continue
+        # An object that is not there has no fault either, but for an audit that compares with the ledger.
+        gone = [fault.id for fault in faults if fault.error == FaultKind.NOT_STORED and fault.id < start]
+        there = max(there, *(each.id for each in back if each.id < start), 0)
+        if AND_LEDGER in event.via:
+            there = max(there, start)
+        if there >= max(gone, default=0):
+            reason = f"{event.reason}, in other objects" if event.error else event.reason
+            yield replace(event, md5=stashed.md5, error="", reason=reason)
 
 
 def _named(index: Index, word: str | None) -> tuple[str | None, str | None]:

@@ -23,8 +23,9 @@ from md5s3stash_daemon.config.settings import ProvenanceSettings
 from md5s3stash_daemon.ctl.connections import ledger_of, redis_of
 from md5s3stash_daemon.fixity.bucket_audit import AuditCounts, Auditor
 from md5s3stash_daemon.fixity.recorded_digests import recorded_digests
+from md5s3stash_daemon.fixity.summary import number_of
 from md5s3stash_daemon.ledger.confirmations import drop_confirmations, forget_presence
-from md5s3stash_daemon.ledger.fixity_log import BY_LIST, BY_READING, FixityLog
+from md5s3stash_daemon.ledger.fixity_log import AND_LEDGER, BY_LIST, BY_READING, FixityLog
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -55,7 +56,8 @@ class AuditRecord:
                 self._log.begun(place)
 
     def complete(self, place: str, counts: AuditCounts) -> None:
-        summary = f"{counts.objects} objects, {counts.faults} faults, {counts.not_checkable} not checkable"
+        objects, faults = number_of(counts.objects, "object"), number_of(counts.faults, "fault")
+        summary = f"{objects}, {counts.not_checkable} not checkable, {faults}"
         if self._log is not None:
             with _complaining(place):
                 self._log.checked(place, summary, counts.faults, counts.not_checkable)
@@ -76,7 +78,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> bool:
     ledger = ledger_of(settings) if arguments.ledger else None
     beside, record = settings[ProvenanceSettings].snapshot_bases(), None
     if settings[RedisSettings].url:
-        how = BY_READING if arguments.deep else BY_LIST
+        how = (BY_READING if arguments.deep else BY_LIST) + (AND_LEDGER if ledger else "")
         log = FixityLog(*redis_of(settings), how) if settings[ProvenanceSettings].index else None
         record = AuditRecord(*redis_of(settings), log)
     # The ledger first: everything in it now is stored already.
@@ -157,7 +159,8 @@ def _print_total(total: AuditCounts, unread: int, as_json: bool) -> None:
     if as_json:
         console.write(json.dumps({**asdict(total), "unread_buckets": unread}))
         return
-    parts = [f"{total.objects} objects", f"{console.size(total.size_bytes)} bytes", f"{total.faults} faults"]
+    objects, faults = number_of(total.objects, "object"), number_of(total.faults, "fault")
+    parts = [objects, f"{console.size(total.size_bytes)} bytes", faults]
     if total.by_sha256:
         parts.append(f"{total.by_sha256} stored in several parts and checked by their SHA-256")
     if total.by_reading:
@@ -165,5 +168,5 @@ def _print_total(total: AuditCounts, unread: int, as_json: bool) -> None:
     if total.not_checkable:
         parts.append(f"{total.not_checkable} not checkable by LIST (stored in several parts; --deep reads them)")
     if unread:
-        parts.append(f"{unread} buckets not read")
+        parts.append(f"{number_of(unread, 'bucket')} not read")
     console.write(", ".join(parts))

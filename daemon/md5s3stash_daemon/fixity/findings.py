@@ -14,8 +14,9 @@ from md5s3stash.errors import StashError
 from md5s3stash.scheme import ObjectAddress, split_name
 from md5s3stash_daemon.fixity.reading import Read
 from md5s3stash_daemon.fixity.state import MOST, WrongObject, WrongObjects
+from md5s3stash_daemon.fixity.summary import number_of
 from md5s3stash_daemon.ledger.confirmations import drop_confirmations, forget_presence
-from md5s3stash_daemon.ledger.fixity_log import FixityLog
+from md5s3stash_daemon.ledger.fixity_log import ACKNOWLEDGED, FixityLog
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -56,7 +57,7 @@ class LedgerRecord:
         if self._log is not None:
             reason = f"an operator has acknowledged it as {wrong.kind.value}: {wrong.reason}"
             with _surviving(wrong.s3_url):
-                self._log.fault(wrong.s3_url, _md5_of(wrong.s3_url), "acknowledged", reason)
+                self._log.fault(wrong.s3_url, _md5_of(wrong.s3_url), ACKNOWLEDGED, reason)
 
     def right_again(self, s3_url: str) -> None:
         if self._log is not None:
@@ -66,7 +67,7 @@ class LedgerRecord:
     def checked(self, place: str, faults: int) -> None:
         if self._log is not None:
             with _surviving(place):
-                self._log.checked(place, f"read every object, {faults} faults", faults, not_checkable=0)
+                self._log.checked(place, f"read every object, {number_of(faults, 'fault')}", faults, not_checkable=0)
 
 
 class Findings:

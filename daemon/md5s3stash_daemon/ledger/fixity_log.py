@@ -17,11 +17,17 @@ BY_LIST = "LIST"
 BY_READING = "read"
 STANDING = "standing"
 
+# How the first two end if objects that the ledger has and the bucket has not are found too.
+AND_LEDGER = " and ledger"
+
 # How it ends when an audit begins.
 BEGUN = ", begun"
 
 # How it ends if not all objects could be checked: then it proves nothing for a single one.
 INCOMPLETE = ", incomplete"
+
+# The error of an event by which an operator accepts a fault.
+ACKNOWLEDGED = "acknowledged"
 
 
 class FixityLog:
