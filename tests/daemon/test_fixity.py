@@ -119,11 +119,18 @@ class Machine:
         self.contents = bucket.contents_in_ledger
 
 
-def walk(bucket: Bucket, folder: StateFolder, days: float, bases: Sequence[str] = ("bucket",)) -> None:
+def walk(
+    bucket: Bucket,
+    folder: StateFolder,
+    days: float,
+    bases: Sequence[str] = ("bucket",),
+    findings: Findings | None = None,
+) -> None:
     """Lets the check run for some days, with a period of 90."""
     bucket.ends_at = bucket.time + days * DAY
     parsed = [BucketBase.parse(base) for base in bases]
-    Walk(places_of(parsed), bucket, folder, Limits(PERIOD), Findings(folder.wrong, None), Machine(bucket)).run()
+    findings = findings or Findings(folder.wrong, None)
+    Walk(places_of(parsed), bucket, folder, Limits(PERIOD), findings, Machine(bucket)).run()
 
 
 @pytest.fixture
@@ -286,6 +293,29 @@ def test_a_wrong_object_that_was_removed_is_told_and_then_leaves_the_report(
 
     assert told.reason == f"it is no longer there; before: {before.reason}"
     assert told.last_seen == before.last_seen
+    assert list(folder.wrong.all()) == []
+
+
+def test_a_wrong_object_that_was_removed_is_missing_while_the_ledger_has_its_content(
+    bucket: Bucket, folder: StateFolder, tmp_path: Path, redis_server: str, s3_server: str
+) -> None:
+    site = Site(tmp_path, redis_server, s3_server)
+    findings = Findings(folder.wrong, LedgerRecord(site.redis, site.prefix, None))
+    key = sorted(bucket.contents)[7]
+    site.redis.hset(f"{site.prefix}:hash_cache", key, json.dumps([f"s3://bucket/{key}", "text/plain", [0, 0]]))
+    right, bucket.contents[key] = bucket.contents[key], b"rotten"
+
+    walk(bucket, folder, 71, findings=findings)
+    del bucket.contents[key]
+    # Several times to read it again.
+    walk(bucket, folder, 3, findings=findings)
+    [missing] = folder.wrong.all()
+    numbers = summary_of(tmp_path, 90).numbers()
+    bucket.contents[key] = right
+    walk(bucket, folder, 1, findings=findings)
+
+    assert (missing.kind, missing.reason[:21]) == (FaultKind.NOT_STORED, "it is no longer there")
+    assert (numbers["wrong-bytes"], numbers["not-stored"]) == (0, 1)
     assert list(folder.wrong.all()) == []
 
 

@@ -208,7 +208,8 @@ def print_status(summary: Summary, as_json: bool) -> bool:
         console.write(f"this pass: {state.progress.fraction:.1%}, {console.duration(summary.late_seconds)} late")
         totals = state.totals
         console.write(f"read: {number_of(totals.objects, 'object')}, {_size(totals.size_bytes)}")
-    console.write(f"wrong: {numbers['wrong-bytes']:g}, not readable: {numbers['unreadable']:g}")
+    not_right = f"wrong: {numbers['wrong-bytes']:g}, not readable: {numbers['unreadable']:g}"
+    console.write(f"{not_right}, missing: {numbers['not-stored']:g}")
     if summary.gives_way_to:
         console.write(f"gives way to {number_of(summary.gives_way_to, 'drop')}")
     if waits:

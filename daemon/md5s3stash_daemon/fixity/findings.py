@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 
 from md5s3stash.audit import NOT_THERE, FaultKind
 from md5s3stash.digest import is_md5
-from md5s3stash.errors import StashError
+from md5s3stash.errors import RedisUnavailable, StashError
 from md5s3stash.scheme import ObjectAddress, split_name
 from md5s3stash_daemon.fixity.reading import Read
 from md5s3stash_daemon.fixity.state import MOST, WrongObject, WrongObjects
 from md5s3stash_daemon.fixity.summary import number_of
 from md5s3stash_daemon.ledger.confirmations import drop_confirmations, forget_presence
 from md5s3stash_daemon.ledger.fixity_log import ACKNOWLEDGED, FixityLog
+from md5s3stash_daemon.ledger.reader import LedgerReader, LedgerRefused
 
 if TYPE_CHECKING:
     from redis import Redis
 
 log = logging.getLogger(__name__)
 
-# How the reason of a wrong object begins that was removed from the bucket.
+# How the reason of a wrong object begins that is no longer in the bucket.
 GONE = "it is no longer there; before: "
 
 
@@ -51,6 +52,13 @@ class LedgerRecord:
                     forget_presence(self._client, self._prefix, md5, address.s3_url)
             if self._log is not None:
                 self._log.fault(address.s3_url, md5, kind.value, reason)
+
+    def has(self, s3_url: str) -> bool:
+        """Whether the ledger has the content of this object, as far as is known."""
+        try:
+            return LedgerReader(self._client, self._prefix).knows(_md5_of(s3_url))
+        except (RedisUnavailable, LedgerRefused):
+            return True
 
     def acknowledged(self, wrong: WrongObject) -> None:
         """An operator has acknowledged it."""
@@ -116,14 +124,17 @@ class Findings:
             self._wrong.note(replace(wrong, last_seen=now))
 
     def _gone(self, wrong: WrongObject, address: ObjectAddress, now: float) -> None:
-        """The report says once that it is gone, and then forgets it."""
-        if wrong.reason.startswith(GONE):
+        """It is missing as long as the ledger has its content. Otherwise the report says once that it is gone."""
+        if wrong.kind is not FaultKind.NOT_STORED:
+            log.error("fixity no longer there s3_url=%s", wrong.s3_url)
+            if self._record is not None:
+                self._record.fault(address, FaultKind.NOT_STORED, "the wrong object is no longer there")
+            reason = wrong.reason if wrong.reason.startswith(GONE) else f"{GONE}{wrong.reason}"
+            self._wrong.note(replace(wrong, kind=FaultKind.NOT_STORED, reason=reason, last_tried=now))
+        elif self._record is not None and self._record.has(wrong.s3_url):
+            self._wrong.note(replace(wrong, last_tried=now))
+        else:
             self._wrong.remove(wrong.s3_url)
-            return
-        log.warning("fixity no longer there s3_url=%s", wrong.s3_url)
-        if self._record is not None:
-            self._record.fault(address, FaultKind.NOT_STORED, "the wrong object is no longer there")
-        self._wrong.note(replace(wrong, reason=f"{GONE}{wrong.reason}", last_tried=now))
 
     def checked(self, place: str, faults: int) -> None:
         """Every object there was read."""

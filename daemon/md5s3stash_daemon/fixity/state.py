@@ -61,7 +61,8 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class WrongObject:
-    """An object whose bytes are not what its key says (WRONG_BYTES), or that could not be read (UNREADABLE).
+    """An object whose bytes are not what its key says (WRONG_BYTES), that could not be read (UNREADABLE), or that was
+    wrong and is no longer there although the ledger has its content (NOT_STORED).
 
     `found_md5` is that of its bytes, empty if unknown; times are in seconds since the epoch.
     `last_seen` is when it was last read, or last refused if it is unreadable; `last_tried`, when that last failed.

@@ -17,6 +17,9 @@ from md5s3stash_daemon.spool.entry import ACTIVE
 
 _DAY = 86400.0
 
+# Of wrong objects.
+WRONG_KINDS = (FaultKind.WRONG_BYTES, FaultKind.UNREADABLE, FaultKind.NOT_STORED)
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -66,7 +69,7 @@ class Summary:
             "read_objects": state.totals.objects if state else 0,
             "read_bytes": state.totals.size_bytes if state else 0,
             "requests": state.totals.requests if state else 0,
-            **{kind.value: self.wrong[kind] for kind in (FaultKind.WRONG_BYTES, FaultKind.UNREADABLE)},
+            **{kind.value: self.wrong[kind] for kind in WRONG_KINDS},
             "objects": coverage.objects,
             "in_period_objects": coverage.in_period,
             "oldest_seconds": self.oldest_seconds,

@@ -326,9 +326,9 @@ def _fixity(numbers: Mapping[str, float]) -> Iterator[Metric]:
     for key, words in FIXITY_COUNTERS.items():
         yield CounterMetricFamily(f"md5s3stash_fixity_{key}", words, value=numbers[key])
     wrong = GaugeMetricFamily(
-        "md5s3stash_fixity_wrong", "Objects that are not what their key says, or not readable", labels=["kind"]
+        "md5s3stash_fixity_wrong", "Objects that are not what their key says, not readable, or missing", labels=["kind"]
     )
-    for kind in ("wrong-bytes", "unreadable"):
+    for kind in ("wrong-bytes", "unreadable", "not-stored"):
         wrong.add_metric([kind], numbers[kind])
     yield wrong
     for key, words in FIXITY_GAUGES.items():
