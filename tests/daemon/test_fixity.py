@@ -762,7 +762,12 @@ def test_a_daemon_reads_what_it_stashed_tells_rot_and_sees_it_healed(site: Check
         "wrong-bytes",
         md5(b"rotten"),
     )
-    assert "list-object-versions" in report.stdout
+    assert row["names"] == "2.bin"
+    lines = [line.strip() for line in report.stdout.splitlines()]
+    assert "name: 2.bin" in lines
+    endpoint = f"--endpoint-url {site.s3_endpoint} --bucket {site.bucket}"
+    assert f"earlier versions: aws s3api list-object-versions {endpoint} --prefix {key}" in lines
+    assert f"aws s3api put-object {endpoint} --key {key} --content-type TYPE --body FILE" in lines
     assert "1 object is wrong or not readable" in page
     assert "checked within the period" in page
     assert 'md5s3stash_fixity_wrong{kind="wrong-bytes"} 1.0' in metrics

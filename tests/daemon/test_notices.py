@@ -19,6 +19,7 @@ import requests
 from md5s3stash.audit import FaultKind
 from md5s3stash.errors import SettingsError
 from md5s3stash.s3.client import core_session
+from md5s3stash.scheme import BucketBase, KeyTemplate
 from md5s3stash_daemon import app
 from md5s3stash_daemon.config.load import read_settings
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
@@ -35,6 +36,9 @@ from md5s3stash_daemon.notices.notice import Notice, of_delivery, of_wrong_objec
 from md5s3stash_daemon.notices.outbox import Outbox, forget_others
 from md5s3stash_daemon.notices.sns import Topic
 from md5s3stash_daemon.notices.webhook import Webhook, signature
+from md5s3stash_daemon.provenance.event import FIRST_TIMED_ID, Event
+from md5s3stash_daemon.provenance.index import Index
+from md5s3stash_daemon.provenance.search import names_of_object
 from tests.support.daemon import Daemon, Site
 from tests.support.mail_server import MailServer
 from tests.support.origin import Authority, Origin, RawReply, Reply
@@ -337,6 +341,21 @@ def test_wrong_objects_are_sent_together_and_again_only_if_they_are_wrong_again(
     assert sent == [["a", "b"], ["c"], ["a"], ["b"]]
 
 
+def test_a_notice_of_wrong_objects_has_names_of_them_in_their_collection(tmp_path: Path) -> None:
+    path, key = tmp_path / "index.sqlite", "a" * 32
+    with contextlib.closing(Index.create(path)) as index:
+        names = [Event(FIRST_TIMED_ID + number, f"{number}.tif", key, collection="maps") for number in range(7)]
+        index.add([Event(FIRST_TIMED_ID - 1, "other.tif", key), *names], filled="yes")
+    bases = [BucketBase.parse("bucket", keys=KeyTemplate.COLLECTION)]
+    wrong = WrongObject(f"s3://bucket/maps/{key}", FaultKind.WRONG_BYTES, "its md5 differs", "", 5, 1.0, 1.0)
+
+    notice = of_wrong_objects([wrong], lambda s3_url: names_of_object(path, bases, s3_url, 5))
+
+    found = [f"{number}.tif" for number in range(5)]
+    assert json.loads(notice.as_json())["objects"][0]["names"] == found
+    assert [line.strip() for line in notice.text.splitlines() if ".tif" in line] == found
+
+
 def test_the_longest_notice_fits_in_a_message_of_sns(box: Box) -> None:
     number = box.open("\U0001f5bc\udcff" * 4000)
     with contextlib.closing(Journal(journal_path(box.spool))) as journal, journal.transaction():
@@ -346,7 +365,7 @@ def test_the_longest_notice_fits_in_a_message_of_sns(box: Box) -> None:
         notice = of_delivery(journal, delivery)
     wrong = [WrongObject("\x1b" * 4000, FaultKind.UNREADABLE, "\udcff" * 4000, "", 0, at, at) for at in range(10_000)]
 
-    for each in (notice, of_wrong_objects(wrong)):
+    for each in (notice, of_wrong_objects(wrong, lambda s3_url: ["\U0001f5bc\x1b" * 2000] * 5)):
         message = json.dumps({"default": each.as_json().decode(), "email": each.text}, ensure_ascii=False)
         assert len(message.encode()) < 200_000
         assert "\n" not in each.subject

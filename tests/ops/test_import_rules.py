@@ -96,7 +96,7 @@ LAYERS = {
     "intake.lists": {"config", "runtime", "disk", "spool", "ledger", "downloads"},
     "intake.sqs": {"config", "runtime", "ledger", "monitoring", "downloads"},
     "deliveries": {"config", "runtime", "disk", "spool", "ledger"},
-    "notices": {"config", "runtime", "disk", "fixity", "deliveries", "monitoring"},
+    "notices": {"config", "runtime", "disk", "fixity", "provenance", "deliveries", "monitoring"},
     "enqueue": {"config", "downloads", "intake.sqs"},
     "ctl": {"config", "disk", "spool", "power_cut", "ledger", "fixity", "provenance", "deliveries"},
     "web": {"config", "runtime", "spool", "ledger", "fixity", "provenance", "monitoring", "deliveries"},

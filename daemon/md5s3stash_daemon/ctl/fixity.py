@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
     from md5s3stash_daemon.fixity.findings import LedgerRecord
     from md5s3stash_daemon.provenance.event import Event
 
-_CSV_COLUMNS = ("s3_url", "kind", "reason", "found_md5", "size_bytes", "first_seen", "last_seen")
+_CSV_COLUMNS = ("s3_url", "kind", "reason", "found_md5", "size_bytes", "first_seen", "last_seen", "names")
+
+# Of a wrong object.
+_NAMES = 5
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> bool:
@@ -46,7 +51,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> bool:
     if arguments.action == "status":
         return print_status(summary_of(spool, period_days), arguments.json)
     if arguments.action == "report":
-        return print_report(StateFolder(spool), settings[StashSettings].bases(), arguments.csv)
+        return print_report(StateFolder(spool), settings, arguments.csv)
     if arguments.action == "history":
         # Each is printed, also after one that is wrong.
         known = [_history(StateFolder(spool), settings, word, arguments.json) for word in arguments.s3_urls]
@@ -108,8 +113,7 @@ def _open_faults(
 
     found = {}
     for s3_url, seconds in passed.items():
-        content = next((name for base in bases if (name := base.name_of(s3_url))), split_name(s3_url)[1])
-        fault = open_fault(index, content, s3_url) if s3_url not in wrong else None
+        fault = open_fault(index, _content_of(s3_url, bases), s3_url) if s3_url not in wrong else None
         # An object that was not there was not read either.
         if fault is not None and ((fault.seconds or 0) >= seconds or fault.error == FaultKind.NOT_STORED):
             found[s3_url] = fault
@@ -217,40 +221,73 @@ def print_status(summary: Summary, as_json: bool) -> bool:
     return is_fine
 
 
-def print_report(folder: StateFolder, bases: Sequence[BucketBase], as_csv: bool) -> bool:
-    """Prints the wrong objects, and what to do; False if there are any."""
+def print_report(folder: StateFolder, settings: Settings, as_csv: bool) -> bool:
+    """Prints the wrong objects with some of their names, and what to do; False if there are any."""
     found = sorted(folder.wrong.all(), key=lambda wrong: (wrong.first_seen, wrong.s3_url))
+    names = _names_of([wrong.s3_url for wrong in found], settings)
     if as_csv:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\r\n")
         writer.writerow(_CSV_COLUMNS)
         for wrong in found:
             times = {"first_seen": _utc(wrong.first_seen), "last_seen": _utc(wrong.last_seen)}
-            fields = asdict(wrong) | times
+            fields = asdict(wrong) | times | {"names": "\n".join(names[wrong.s3_url])}
             writer.writerow([fields[column] for column in _CSV_COLUMNS])
         console.write(text.getvalue(), end="")
         return not found
     for wrong in found:
         console.write(console.printable(f"{wrong.s3_url}: {wrong.kind.value} since {_utc(wrong.first_seen)}"))
-        for line in _advice(wrong, folder, bases):
+        for line in [*(f"name: {name}" for name in names[wrong.s3_url]), *_advice(wrong, folder, settings)]:
             console.write(console.printable(f"    {line}"))
     if not found:
         console.write("no object is wrong")
     return not found
 
 
-def _advice(wrong: WrongObject, folder: StateFolder, bases: Sequence[BucketBase]) -> list[str]:
-    address = ObjectAddress.of(wrong.s3_url)
-    lines = [wrong.reason, *_times(wrong)]
+def _names_of(s3_urls: Sequence[str], settings: Settings) -> dict[str, list[str]]:
+    """Some names of each object: from the index, otherwise all names in Redis are read once."""
+    found: dict[str, list[str]] = {s3_url: [] for s3_url in s3_urls}
+    bases, index = settings[StashSettings].bases(), settings[ProvenanceSettings].index
+    if index is not None:
+        from md5s3stash_daemon.provenance.search import names_of_object
+
+        return {s3_url: names_of_object(index, bases, s3_url, _NAMES) for s3_url in s3_urls}
+    by_content: dict[str, list[list[str]]] = {}
+    for s3_url, names in found.items():
+        by_content.setdefault(_content_of(s3_url, bases), []).append(names)
+    try:
+        for name, content in itertools.chain.from_iterable(ledger_of(settings).names_like() if s3_urls else ()):
+            for names in by_content.get(content, ()):
+                if len(names) < _NAMES and name not in names:
+                    names.append(name)
+    except StashError as error:
+        console.complain(f"the names of the objects are not known: {error}")
+    return found
+
+
+def _content_of(s3_url: str, bases: Sequence[BucketBase]) -> str:
+    """`{collection}/{md5}` or `{md5}`."""
+    return next((name for base in bases if (name := base.name_of(s3_url))), split_name(s3_url)[1])
+
+
+def _advice(wrong: WrongObject, folder: StateFolder, settings: Settings) -> list[str]:
+    address, bases = ObjectAddress.of(wrong.s3_url), settings[StashSettings].bases()
+    lines, key = [wrong.reason, *_times(wrong)], shlex.quote(address.key)
     lines += [f"another copy: {line}" for line in _other_copies(wrong, folder, bases)] or [
         "no other bucket base has it"
     ]
     return [
         *lines,
-        f"earlier versions: aws s3api list-object-versions --bucket {address.bucket} --prefix {address.key}",
-        "a right copy has the md5 of the key: put it back under this key; the daemon itself overwrites nothing",
-        f"then wait until it is read again, or: md5s3stashctl fixity acknowledge {wrong.s3_url}",
+        f"earlier versions: {_aws('list-object-versions', settings)} --bucket {address.bucket} --prefix {key}",
+        "a right copy has the md5 of the key. The daemon itself overwrites nothing; to put a copy back:",
+        f"  {_aws('put-object', settings)} --bucket {address.bucket} --key {key} --content-type TYPE --body FILE",
+        f"then wait until it is read again, or: md5s3stashctl fixity acknowledge {shlex.quote(wrong.s3_url)}",
     ]
+
+
+def _aws(command: str, settings: Settings) -> str:
+    endpoint = settings[S3Settings].endpoint
+    return f"aws s3api {command}" + (f" --endpoint-url {shlex.quote(endpoint)}" if endpoint else "")
 
 
 def _times(wrong: WrongObject) -> list[str]:

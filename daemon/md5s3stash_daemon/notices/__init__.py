@@ -1,1 +1,1 @@
-"""Notices of ended deliveries and wrong objects. Imports config, runtime, disk, fixity, monitoring, deliveries."""
+"""Notices of ended deliveries and wrong objects. Imports config, runtime, disk, fixity, provenance, monitoring, deliveries."""

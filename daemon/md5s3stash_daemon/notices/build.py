@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from md5s3stash.s3.client import CoreSession
-from md5s3stash.settings import Settings
+from md5s3stash.settings import Settings, StashSettings
 from md5s3stash_daemon.config.notice_settings import NoticeSettings
-from md5s3stash_daemon.config.settings import SpoolSettings
+from md5s3stash_daemon.config.settings import ProvenanceSettings, SpoolSettings
 from md5s3stash_daemon.notices.channel import Channel, Sender
 from md5s3stash_daemon.notices.outbox import Outbox, forget_others
+from md5s3stash_daemon.provenance.search import names_of_object
 from md5s3stash_daemon.runtime.runtime import Runtime
+
+# Of a wrong object.
+_NAMES = 5
 
 
 def build_channels(settings: Settings, runtime: Runtime, session: CoreSession) -> Sequence[Channel]:
@@ -18,7 +22,12 @@ def build_channels(settings: Settings, runtime: Runtime, session: CoreSession) -
     senders = _senders(settings[NoticeSettings], session)
     spool = settings[SpoolSettings].dir
     forget_others(spool, list(senders))
-    return [Channel(name, sender, Outbox(spool, name), runtime) for name, sender in senders.items()]
+    bases, index = settings[StashSettings].bases(), settings[ProvenanceSettings].index
+
+    def names_of(s3_url: str) -> Sequence[str]:
+        return names_of_object(index, bases, s3_url, _NAMES)
+
+    return [Channel(name, sender, Outbox(spool, name, names_of), runtime) for name, sender in senders.items()]
 
 
 def _senders(of_notices: NoticeSettings, session: CoreSession) -> dict[str, Sender]:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ from md5s3stash_daemon.fixity.state import WrongObject
 # Of files, problems and wrong objects.
 _SHOWN = 20
 _MAX_TEXT = 300
+_MAX_NAME = 100
+
+# The first names of an object, by its S3 URL.
+Names = Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +100,25 @@ def _file(row: FileRow) -> Mapping[str, str]:
     return {"state": row.state.value, "name": _short(row.name), "reason": _short(row.reason)}
 
 
-def of_wrong_objects(found: Sequence[WrongObject]) -> Notice:
+def of_wrong_objects(found: Sequence[WrongObject], names_of: Names = lambda s3_url: ()) -> Notice:
     """For one wrong object or more."""
     objects = sorted(found, key=lambda wrong: (wrong.first_seen, wrong.s3_url))
     names = "\n".join(f"{wrong.kind.value} {wrong.s3_url} {wrong.first_seen}" for wrong in objects)
-    shown = [
+    shown: list[dict[str, Any]] = [
         {
             "s3_url": _short(wrong.s3_url),
             "kind": wrong.kind.value,
             "reason": _short(wrong.reason),
             "found_md5": wrong.found_md5,
             "first_seen": utc(wrong.first_seen),
+            "names": [_short(name, _MAX_NAME) for name in names_of(wrong.s3_url)],
         }
         for wrong in objects[:_SHOWN]
     ]
     count = f"{len(objects):,} wrong object{'' if len(objects) == 1 else 's'}"
     lines = [f"The standing check has found {count}."]
-    lines += [f"{each['kind']}: {each['s3_url']} ({each['reason']})" for each in shown]
+    for each in shown:
+        lines += [f"{each['kind']}: {each['s3_url']} ({each['reason']})", *(f"    {name}" for name in each["names"])]
     lines += [f"and {len(objects) - _SHOWN:,} more"] if len(objects) > _SHOWN else []
     lines += ["", f"What to do, on {socket.gethostname()}: md5s3stashctl fixity report"]
     fields = {"type": "fixity", "wrong": len(objects), "objects": shown}
@@ -120,7 +126,7 @@ def of_wrong_objects(found: Sequence[WrongObject]) -> Notice:
     return Notice(id, objects[0].first_seen, f"fixity: {count}", "\n".join(lines), fields)
 
 
-def _short(text: str) -> str:
+def _short(text: str, limit: int = _MAX_TEXT) -> str:
     """On one line, and valid Unicode."""
     line = printable(text)
-    return line if len(line) <= _MAX_TEXT else f"{line[: _MAX_TEXT - 1]}…"
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

@@ -21,7 +21,7 @@ from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.deliveries.records import Delivery
 from md5s3stash_daemon.disk.durable import open_directory, replace_durably
 from md5s3stash_daemon.fixity.state import StateFolder, WrongObject
-from md5s3stash_daemon.notices.notice import Notice, of_delivery, of_wrong_objects
+from md5s3stash_daemon.notices.notice import Names, Notice, of_delivery, of_wrong_objects
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,12 @@ class Pending:
 class Outbox:
     """Of one channel, for one thread. Make it before a delivery can end. Raises OSError; methods also sqlite3.Error."""
 
-    def __init__(self, spool: Path, channel: str) -> None:
+    def __init__(self, spool: Path, channel: str, names_of: Names = lambda s3_url: ()) -> None:
         self._journal = journal_path(spool)
         self._fixity = StateFolder(spool)
         self._folder = spool / FOLDER
         self._file = f"{channel}.json"
+        self._names_of = names_of
         self._wrong: tuple[WrongObject, ...] = ()
         self._look_at = float("-inf")
         self._sent = self._read() or self._begin()
@@ -82,7 +83,7 @@ class Outbox:
 
     def notice(self, pending: Pending) -> Notice:
         if pending.delivery is None:
-            return of_wrong_objects(pending.objects)
+            return of_wrong_objects(pending.objects, self._names_of)
         with self._opened() as journal:
             assert journal is not None, "the journal is never removed"
             return of_delivery(journal, pending.delivery)

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from md5s3stash.scheme import name_in
+from md5s3stash.scheme import BucketBase, name_in, split_name
 from md5s3stash_daemon.provenance.database import IndexUnusable, as_bytes, translated
 from md5s3stash_daemon.provenance.index import Index, reading
 
@@ -18,6 +18,9 @@ Pairs = list[tuple[str, str]]
 # A search needs no more than these trigrams: the rest of the word is compared with the names that they find.
 _RAREST = 4
 _MAX_TRIGRAMS = 500
+
+# Of a content, in all collections.
+_MAX_NAMES = 1000
 
 # Between two looks at the clock; of SQLite's own steps.
 _STEPS = 10_000
@@ -38,6 +41,16 @@ def names_with(path: Path | None, word: str, limit: int, is_late: Callable[[], b
 def names_of(path: Path | None, md5: str, limit: int) -> Pairs | None:
     """The names of a content; None as above."""
     return _asked(path, lambda index: index.names_of(md5, limit))
+
+
+def names_of_object(path: Path | None, bases: Iterable[BucketBase], s3_url: str, limit: int) -> list[str]:
+    """Names whose content is this object, at most `limit`; none without an index."""
+    content = next((name for base in bases if (name := base.name_of(s3_url))), None)
+    if content is None:
+        return []
+    found = names_of(path, split_name(content)[1], _MAX_NAMES) or []
+    # The content may be in other collections too.
+    return [name for name, its in found if its == content][:limit]
 
 
 def _asked(path: Path | None, question: Callable[[Index], Pairs | None]) -> Pairs | None:
