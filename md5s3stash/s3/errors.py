@@ -73,7 +73,8 @@ def store_error(s3_url: str, status: int, code: str, message: str = "") -> Store
     """The error for an answer that is not a success, with the store's own words, and what to do if we know it."""
     # boto3 accepts any text as a code.
     code = code if _PLAIN_CODE.fullmatch(code) else ""
-    answer = f"{s3_url}: the store answered {status} {code}".rstrip()
+    # boto3 gives the status as the code of an answer without one.
+    answer = f"{s3_url}: the store answered {status} {code if code != str(status) else ''}".rstrip()
     if code in _DIGEST_CODES:
         return DigestMismatch(f"{answer}: the bytes changed on the way, nothing was stored", status, code)
     hint = _HINTS.get(code) or (_HINTS_OF_STATUS.get(status, "") if not code or code == str(status) else "")

@@ -17,6 +17,7 @@ import pytest
 
 from md5s3stash.audit import FaultKind
 from md5s3stash.errors import StoreError, StoreRefused, StoreUnavailable
+from md5s3stash.s3.errors import store_error
 from md5s3stash.s3.listing import ListedObject, Page
 from md5s3stash.scheme import BucketBase, ObjectAddress
 from md5s3stash_daemon.ctl.fixity import print_status
@@ -168,6 +169,15 @@ def test_an_object_that_differs_only_once_is_not_wrong(bucket: Bucket, folder: S
 
     assert list(folder.wrong.all()) == []
     assert reads[4] == reads[5]
+
+
+def test_the_reason_of_an_unreadable_object_does_not_repeat_its_url(bucket: Bucket, folder: StateFolder) -> None:
+    first = min(bucket.contents)
+    bucket.broken[first] = store_error(f"s3://bucket/{first}", 500, "500")
+
+    walk(bucket, folder, 71)
+
+    assert [wrong.reason for wrong in folder.wrong.all()] == ["the store answered 500"]
 
 
 @pytest.mark.parametrize("error", [StoreRefused("archived", 403, "InvalidObjectState"), StoreUnavailable("500")])
@@ -372,6 +382,17 @@ def test_before_the_first_pass_ends_the_status_says_when_objects_count(
     assert summary.words() == (
         "checked within the period 2.5 %, oldest not yet: an object counts when it is read, all by 2027-03-28"
     )
+
+
+def test_with_a_short_period_the_status_has_the_time_at_which_all_count(
+    bucket: Bucket, folder: StateFolder, tmp_path: Path
+) -> None:
+    walk(bucket, folder, 1)
+
+    # 15 minutes, as in the example.
+    summary = replace(summary_of(tmp_path, 0.01), now=bucket.time)
+
+    assert summary.words().endswith("all by 2027-01-16 08:11 UTC")
 
 
 def test_an_outage_before_the_first_count_is_not_an_empty_bucket(
@@ -684,7 +705,8 @@ def test_history_says_when_an_object_was_read_and_what_was_found(
     assert found["objects"][0]["wrong"]["kind"] == "wrong-bytes"
     assert found["objects"][0]["passed_since"] == "1970-01-02T00:00:00Z"
     assert [check["error"] for check in found["checks"]] == ["", "wrong-bytes"]
-    assert run(site, "fixity", "history", "unknown.tif").returncode == 1
+    unknown = run(site, "fixity", "history", "unknown.tif")
+    assert (unknown.returncode, "delivery show" in unknown.stderr) == (1, True)
     assert run(site, "fixity", "history").returncode == 2
 
 

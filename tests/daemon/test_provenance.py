@@ -337,5 +337,7 @@ def test_premis_tells_what_came_what_failed_and_what_an_audit_found(site: Proven
     today = time.strftime("%Y-%m-%d", time.gmtime(events[0].seconds))
     assert premis_events(site, "--since", today) == whole
     assert run(site, "premis", "--until", today).returncode == 1
-    assert run(site, "premis", "no such name").returncode == 1
+    empty, unknown = run(site, "premis", "--since", today, "--until", today), run(site, "premis", "no such name")
+    assert (empty.returncode, "the period is empty" in empty.stderr) == (2, True)
+    assert (unknown.returncode, "md5s3stashctl find 'no such name' lists names" in unknown.stderr) == (1, True)
     assert exported(site).keys() == {"good", "rotten", "after"}

@@ -66,7 +66,8 @@ def _history(folder: StateFolder, settings: Settings, word: str, as_json: bool) 
 
     md5, s3_urls = places_of_word(ledger_of(settings), word, settings[StashSettings].bases())
     if not md5:
-        console.complain(f"{console.printable(word)}: is not in the ledger")
+        hint = "a file that a manifest lists and that never came is in md5s3stashctl delivery show"
+        console.complain(f"{console.printable(word)}: nothing was stored under this name; {hint}")
         return False
     wrong = {each.s3_url: each for each in folder.wrong.all() if each.s3_url in s3_urls}
     state = folder.read()

@@ -9,6 +9,7 @@ import heapq
 import io
 import itertools
 import json
+import shlex
 import sys
 import tempfile
 import threading
@@ -92,9 +93,13 @@ def run_find(arguments: argparse.Namespace, settings: Settings) -> bool:
 def run_premis(arguments: argparse.Namespace, settings: Settings) -> bool:
     """Runs `md5s3stashctl premis`; False if there are no events."""
     period, places = (arguments.since, arguments.until), recorded_places(settings)
+    if None not in period and arguments.since >= arguments.until:
+        raise SettingsError("the period is empty: --until is the day after its last day")
     found = print_premis(index_of(settings), arguments.word, *period, arguments.format, places)
     if not found:
-        console.complain(f"{arguments.word or 'the index'}: no events found")
+        word = arguments.word or "the index"
+        hint = f"; a name is the whole path below incoming/: md5s3stashctl find {shlex.quote(word)} lists names"
+        console.complain(f"{word}: no events found{hint if arguments.word and digest_in(word) is None else ''}")
     return found
 
 

@@ -100,7 +100,7 @@ class Auditor:
         try:
             proof = inspect(self.store, address, split_name(found.key)[1], deep=self.deep)
         except StoreError as error:
-            return Fault(address, FaultKind.UNREADABLE, str(error))
+            return Fault(address, FaultKind.UNREADABLE, str(error).removeprefix(f"{address.s3_url}: "))
         counts.by_sha256 += proof is Proof.BY_SHA256
         counts.by_reading += proof is Proof.BY_READING
         counts.not_checkable += proof is Proof.NONE

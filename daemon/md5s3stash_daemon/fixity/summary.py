@@ -81,7 +81,7 @@ class Summary:
         """In one line, after the word objects."""
         objects, in_period, oldest = self.coverage
         if self.state is None or (self.waits and not objects):
-            return "being counted by LIST: how fast depends on fixity.max_requests_per_day"
+            return "being counted by LIST: fixity.max_requests_per_day makes this slower, if it is set"
         if not objects:
             return "not found yet: the buckets are empty"
         # Rounded down: 100 % is all.
@@ -89,7 +89,7 @@ class Summary:
         if oldest != NEVER:
             return f"{share}, oldest {age_words(self.oldest_seconds)}"
         end = self.state.progress.started + self.period_days * _DAY * PASS_SHARE + self.late_seconds
-        return f"{share}, oldest not yet: an object counts when it is read, all by {_date(end)}"
+        return f"{share}, oldest not yet: an object counts when it is read, all by {_date(end, self.now)}"
 
 
 def age_words(seconds: float) -> str:
@@ -102,8 +102,10 @@ def number_of(amount: float, noun: str) -> str:
     return f"{amount:,.15g} {noun}{'' if amount == 1 else 's'}"
 
 
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+def _date(seconds: float, now: float) -> str:
+    """The day; with the time if it is soon."""
+    form = "%Y-%m-%d" if seconds - now > 2 * _DAY else "%Y-%m-%d %H:%M UTC"
+    return time.strftime(form, time.gmtime(seconds))
 
 
 def summary_of(spool: Path, period_days: float) -> Summary:

@@ -255,7 +255,7 @@ class Walk:
                 if not self._gives_others(place, others):
                     raise
                 if attempt == _ATTEMPTS:
-                    raise _Unreadable(str(error)) from error
+                    raise _Unreadable(str(error).removeprefix(f"{address.s3_url}: ")) from error
             self._wait(attempt * _FIRST_RETRY_SECONDS)
         raise AssertionError
 

@@ -100,7 +100,7 @@ class Rebuilder:
         try:
             proof = inspect(self.store, address, split_name(found.key)[1], deep=False)
         except StoreError as error:
-            return Fault(address, FaultKind.UNREADABLE, str(error))
+            return Fault(address, FaultKind.UNREADABLE, str(error).removeprefix(f"{address.s3_url}: "))
         return None if proof in (Proof.BY_SHA256, Proof.NONE) else fault
 
     def _with_types(self, bucket: str, contents: list[Mapped]) -> list[Mapped]:

@@ -1,1 +1,1 @@
-"""Notices of ended deliveries and wrong objects. Imports config, runtime, disk, fixity, provenance, monitoring, deliveries."""
+"""Notices: deliveries, wrong objects. Imports config, runtime, disk, fixity, provenance, monitoring, deliveries."""
