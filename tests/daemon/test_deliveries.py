@@ -147,6 +147,14 @@ def test_a_file_with_another_digest_fails_and_is_not_stored(site: Site, daemon: 
     report = json.loads((site.spool / "failed" / "batch" / "bad.tif.error.json").read_text())
     assert report["error"] == "ListedDigestDiffers"
     assert md5(b"as it was") in report["reason"]
+    # A file sent now under the same name is compared with nothing.
+    assert report["reason"].endswith("nothing was stored; have the file sent again, under the same name")
+    [reason] = [file["reason"] for file in receipt["files"] if file["state"] == "wrong"]
+    advice = "have the file sent with a manifest, as a new delivery"
+    assert reason.endswith(f"nothing was stored; {advice}")
+    [page] = (site.spool / "done").glob("batch.*.receipt.html")
+    assert advice in page.read_text()
+    assert "under the same name" not in page.read_text()
 
 
 def test_other_algorithms_are_computed_of_small_and_large_files(site: Site, daemon: Daemon) -> None:

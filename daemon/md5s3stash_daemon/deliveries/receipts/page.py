@@ -10,6 +10,7 @@ from typing import TextIO
 from md5s3stash.console import printable
 from md5s3stash.digest import is_md5
 from md5s3stash_daemon.deliveries.journal import Journal
+from md5s3stash_daemon.deliveries.judge import after_the_end
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import ALL_HERE, ASKED, STILL, Delivery, FileRow, Manifest, State
 
@@ -18,9 +19,12 @@ _SHOWN = 2000
 
 _HEADINGS = {
     State.WRONG: ("Wrong", "The content is not the one that the manifest lists."),
-    State.MISSING: ("Missing", "Listed, but did not come."),
+    State.MISSING: (
+        "Missing",
+        "Listed, but did not come. If it comes now, send it with a manifest, as a new delivery.",
+    ),
     State.FAILED: ("Failed", "Came, but could not be stored."),
-    State.REFUSED: ("Refused lines", "The manifest lists a name outside of the delivery."),
+    State.REFUSED: ("Refused lines", "The manifest lists a name outside of the delivery, or itself."),
     State.UNCHECKED: ("Not checked", "Stored before the manifest came, and not read again yet."),
     State.UNLISTED: ("Not listed", "Came, but no manifest lists it: nothing shows whether it is right."),
     State.EARLIER: ("Here since an earlier drop", "Did not come now; the content is stored under this name."),
@@ -126,7 +130,7 @@ def _write_state(file: TextIO, journal: Journal, delivery: Delivery, state: Stat
 
 def _detail(row: FileRow) -> str:
     digest = f"<code>md5 {html.escape(row.md5)}</code>" if row.md5 else ""
-    return " ".join(part for part in (digest, _shown(row.reason)) if part)
+    return " ".join(part for part in (digest, _shown(after_the_end(row.reason))) if part)
 
 
 def _size(row: FileRow) -> str:

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from md5s3stash.digest import is_md5
 from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
+from md5s3stash_daemon.deliveries.judge import after_the_end
 from md5s3stash_daemon.deliveries.receipts.page import write_page
 from md5s3stash_daemon.deliveries.receipts.signing import SUFFIX, signature_of
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
@@ -184,7 +185,7 @@ def _file(journal: Journal, delivery: Delivery, row: FileRow, place_of: Callable
     if row.at is not None:
         found["at"] = utc(row.at)
     if row.reason:
-        found["reason"] = row.reason
+        found["reason"] = after_the_end(row.reason)
     return found
 
 
