@@ -259,6 +259,22 @@ def test_a_listed_name_that_leads_out_is_refused(site: Site, daemon: Daemon) -> 
     assert receipt["verdict"] == "incomplete"
 
 
+def test_a_manifest_that_lists_itself_is_stored_and_says_that_this_line_cannot_be_right(
+    site: Site, daemon: Daemon
+) -> None:
+    # As `md5sum * >x.md5` writes it the second time; `md5sum --check` says FAILED, whatever another manifest lists.
+    manifest = md5sums({"a": b"a", "x.md5": b""})
+    drop_folder(site, "batch", {"a": b"a", "x.md5": manifest, "y.md5": md5sums({"x.md5": manifest})})
+
+    receipt = close(site, "batch")
+
+    assert receipt["verdict"] == "incomplete"
+    assert states(receipt) == {"./x.md5": "refused", "a": "right", "x.md5": "right"}
+    [reason] = [file["reason"] for file in receipt["files"] if file["state"] == "refused"]
+    assert reason == "a manifest cannot list itself: have it sent again without its line 2"
+    assert md5(manifest) in site.objects()
+
+
 def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, tmp_path: Path) -> None:
     wanted = {}
     with Daemon(site, ON) as daemon:
