@@ -173,6 +173,15 @@ def test_other_algorithms_are_computed_of_small_and_large_files(site: Site, daem
         site.drop(f"batch/{name}", data)
 
     receipt = wait_for_receipt(site, "batch")
+    [page] = (site.spool / "done").glob("batch.*.receipt.html")
+    # What the sender listed and where it is, beside the md5.
+    for wanted in (
+        f"<code>md5 {md5(small)}</code><br>",
+        f"<code>sha1 {hashlib.sha1(small).hexdigest()}</code> listed<br>",
+        f"<code>sha512 {hashlib.sha512(large).hexdigest()}</code> listed<br>",
+        f"<code>s3://{site.bucket}/{md5(large)}</code></td>",
+    ):
+        assert wanted in page.read_text()
     assert receipt["verdict"] == "complete"
     assert [file["drops"] for file in receipt["files"]] == [2, 2]
     assert [entry["sha512"] for entry in site.log() if entry["name"] == "batch/large" and "md5" in entry] == [
@@ -388,6 +397,8 @@ def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, daemon: Daemo
     receipt = wait_for_receipt(site, "batch")
     assert (receipt["verdict"], receipt["ended_by"]) == ("incomplete", "asked")
     wait_until(lambda: "receipt /" in ctl(site, "show", receipt["delivery"]), "published")
+    [page] = (site.spool / "done").glob("batch.*.receipt.html")
+    assert f"receipt {page}\n" in ctl(site, "show", receipt["delivery"])
     shown = json.loads(ctl(site, "show", "--json", "batch"))
     assert [(file["name"], file["state"]) for file in shown["files"]] == [("b", "missing")]
     assert (shown["verdict"], shown["counts"]["missing"]) == ("incomplete", 1)
