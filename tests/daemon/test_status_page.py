@@ -158,7 +158,8 @@ def test_a_wrong_file_of_a_delivery_is_shown_without_a_command_that_is_refused(s
         re.findall(r'<bdi title="(\w+)/p2.tif">.*?(What to do: .*?<|md5s3stashctl retry .*?<)', text, re.DOTALL)
     )
     assert shown == {
-        "complete": f"{advice}its delivery id-1 is complete without this file, so it can be deleted<",
+        "complete": f"{advice}its delivery id-1 is complete: the right file of this name came, or its manifest "
+        "no longer lists it, so this one can be deleted<",
         "incomplete": shown["incomplete"],
         "came": f"{advice}the right file of this name came, so this one can be deleted<",
         "open": "md5s3stashctl retry open/p2.tif<",

@@ -124,7 +124,8 @@ def _advice(journal: Journal | None, name: str, since: float) -> str:
             if delivery.ended is not None and is_later and delivery.opened - _LAG_SECONDS <= since:
                 latest = delivery
     if latest is not None and latest.verdict == "complete":
-        return f"its delivery {latest.id} is complete without this file, so it can be deleted"
+        came = "the right file of this name came, or its manifest no longer lists it"
+        return f"its delivery {latest.id} is complete: {came}, so this one can be deleted"
     return _ENDED
 
 
