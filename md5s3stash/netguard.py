@@ -134,7 +134,7 @@ class NetGuard:
             # One bad address among good ones refuses the name: the owner of its DNS decides which of them comes first.
             if (reason := self.refusal(address[0])) is not None:
                 raise SourceRefused(
-                    f"{host} is not fetched: {reason}; if this is intended, allow its network in the settings"
+                    f"{host} is not fetched: {reason}; if this is intended, add its network to urls.allowed_networks"
                 )
         failure = OSError(f"{host} has no address")
         for family, address in found[:_ADDRESSES_TRIED]:

@@ -116,7 +116,9 @@ def content_of_descriptor(
 
 def declared_type(name: str) -> str | None:
     """The MIME type that a file's name suggests."""
-    return mimetypes.guess_type(os.path.basename(name), strict=False)[0]
+    # OpenSSH and others write `.sig` too. libmagic knows those of PGP by their bytes.
+    suggested = mimetypes.guess_type(os.path.basename(name), strict=False)[0]
+    return None if suggested == "application/pgp-signature" else suggested
 
 
 def open_error(error: OSError) -> SourceError:

@@ -87,3 +87,9 @@ def test_a_file_above_the_bound_is_refused_before_it_is_read(tmp_path: Path) -> 
 
     with pytest.raises(SourceTooLarge):
         open_local(LocalFile(str(path)), max_bytes=1000)
+
+
+def test_a_sig_is_not_taken_for_one_of_pgp_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "receipt.json.sig").write_text("-----BEGIN SSH SIGNATURE-----\n")
+    with open_local(LocalFile(str(tmp_path / "receipt.json.sig"))) as content:
+        assert content.declared_type is None

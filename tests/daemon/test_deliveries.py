@@ -147,6 +147,14 @@ def test_a_file_with_another_digest_fails_and_is_not_stored(site: Site, daemon: 
     report = json.loads((site.spool / "failed" / "batch" / "bad.tif.error.json").read_text())
     assert report["error"] == "ListedDigestDiffers"
     assert md5(b"as it was") in report["reason"]
+    # A file sent now under the same name is compared with nothing.
+    assert report["reason"].endswith("nothing was stored; have the file sent again, under the same name")
+    [reason] = [file["reason"] for file in receipt["files"] if file["state"] == "wrong"]
+    advice = "have the file sent with a manifest, as a new delivery"
+    assert reason.endswith(f"nothing was stored; {advice}")
+    [page] = (site.spool / "done").glob("batch.*.receipt.html")
+    assert advice in page.read_text()
+    assert "under the same name" not in page.read_text()
 
 
 def test_other_algorithms_are_computed_of_small_and_large_files(site: Site, daemon: Daemon) -> None:
@@ -165,6 +173,15 @@ def test_other_algorithms_are_computed_of_small_and_large_files(site: Site, daem
         site.drop(f"batch/{name}", data)
 
     receipt = wait_for_receipt(site, "batch")
+    [page] = (site.spool / "done").glob("batch.*.receipt.html")
+    # What the sender listed and where it is, beside the md5.
+    for wanted in (
+        f"<code>md5 {md5(small)}</code><br>",
+        f"<code>sha1 {hashlib.sha1(small).hexdigest()}</code> listed<br>",
+        f"<code>sha512 {hashlib.sha512(large).hexdigest()}</code> listed<br>",
+        f"<code>s3://{site.bucket}/{md5(large)}</code></td>",
+    ):
+        assert wanted in page.read_text()
     assert receipt["verdict"] == "complete"
     assert [file["drops"] for file in receipt["files"]] == [2, 2]
     assert [entry["sha512"] for entry in site.log() if entry["name"] == "batch/large" and "md5" in entry] == [
@@ -249,6 +266,22 @@ def test_a_listed_name_that_leads_out_is_refused(site: Site, daemon: Daemon) -> 
 
     assert states(receipt) == {"a": "right", "../other/secret": "refused"}
     assert receipt["verdict"] == "incomplete"
+
+
+def test_a_manifest_that_lists_itself_is_stored_and_says_that_this_line_cannot_be_right(
+    site: Site, daemon: Daemon
+) -> None:
+    # As `md5sum * >x.md5` writes it the second time; `md5sum --check` says FAILED, whatever another manifest lists.
+    manifest = md5sums({"a": b"a", "x.md5": b""})
+    drop_folder(site, "batch", {"a": b"a", "x.md5": manifest, "y.md5": md5sums({"x.md5": manifest})})
+
+    receipt = close(site, "batch")
+
+    assert receipt["verdict"] == "incomplete"
+    assert states(receipt) == {"./x.md5": "refused", "a": "right", "x.md5": "right"}
+    [reason] = [file["reason"] for file in receipt["files"] if file["state"] == "refused"]
+    assert reason == "a manifest cannot list itself: have it sent again without its line 2"
+    assert md5(manifest) in site.objects()
 
 
 def test_each_of_many_mutated_deliveries_has_the_verdict_of_md5sum(site: Site, tmp_path: Path) -> None:
@@ -364,6 +397,8 @@ def test_an_operator_lists_shows_and_closes_a_delivery(site: Site, daemon: Daemo
     receipt = wait_for_receipt(site, "batch")
     assert (receipt["verdict"], receipt["ended_by"]) == ("incomplete", "asked")
     wait_until(lambda: "receipt /" in ctl(site, "show", receipt["delivery"]), "published")
+    [page] = (site.spool / "done").glob("batch.*.receipt.html")
+    assert f"receipt {page}\n" in ctl(site, "show", receipt["delivery"])
     shown = json.loads(ctl(site, "show", "--json", "batch"))
     assert [(file["name"], file["state"]) for file in shown["files"]] == [("b", "missing")]
     assert (shown["verdict"], shown["counts"]["missing"]) == ("incomplete", 1)

@@ -368,6 +368,7 @@ def test_manifests_that_disagree_are_the_reason_and_not_the_file(site: Site, dae
 
     assert states(receipt) == {"a": "right", "b": "wrong", "never": "missing"}
     assert "the manifests of its delivery disagree" in reasons(receipt)["never"]
+    assert reasons(receipt)["b"].endswith("have the file sent with a corrected manifest, as a new delivery")
 
 
 def test_names_with_backslashes_are_those_of_windows(site: Site, daemon: Daemon) -> None:

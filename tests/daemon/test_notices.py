@@ -515,6 +515,7 @@ def test_an_email_is_sent_over_each_kind_of_connection(box: Box, authority: Auth
         assert message["Subject"] == r"incomplete: delivery vendor/Größe\r\nBcc: x@example.org, 1 of 2 files right"
         assert message["Bcc"] is None
         assert "wrong: b.tif (its md5 differs)" in message.get_content()
+        assert f": {box.spool}/1.receipt.html\r\n" in message.get_content()
 
 
 def test_a_mail_server_without_the_encryption_that_was_asked_for_gets_nothing(box: Box, authority: Authority) -> None:

@@ -92,6 +92,7 @@ def test_deliveries_are_shown_while_they_arrive_and_at_their_end(site: Site) -> 
     assert '<progress max="2" value="1"' in text
     assert "Complete: 2 of 2 right" in re.sub(r"\s+", " ", text)
     assert "Not complete: 1 of 2 right, 1 missing" in re.sub(r"\s+", " ", text)
+    assert text.count("/done/x.html") == 2
     assert "<script>alert" not in text
 
 
@@ -157,7 +158,8 @@ def test_a_wrong_file_of_a_delivery_is_shown_without_a_command_that_is_refused(s
         re.findall(r'<bdi title="(\w+)/p2.tif">.*?(What to do: .*?<|md5s3stashctl retry .*?<)', text, re.DOTALL)
     )
     assert shown == {
-        "complete": f"{advice}its delivery id-1 is complete without this file, so it can be deleted<",
+        "complete": f"{advice}its delivery id-1 is complete: the right file of this name came, or its manifest "
+        "no longer lists it, so this one can be deleted<",
         "incomplete": shown["incomplete"],
         "came": f"{advice}the right file of this name came, so this one can be deleted<",
         "open": "md5s3stashctl retry open/p2.tif<",
@@ -176,15 +178,18 @@ def test_a_daemon_at_work_is_shown(site: Site) -> None:
     port = free_port()
     with Daemon(site, {"MD5S3STASH_HTTP_PORT": str(port), **THUMBNAILS}) as daemon:
         daemon.wait_until_started()
+        site.drop("receipts/b.1.receipt.html", b"a receipt")
+        wait_until(lambda: "1 stashed" in text_of(f"http://127.0.0.1:{port}/"), "the receipt is stashed")
         site.drop("album/words.txt", b"some words")
         url = f"http://127.0.0.1:{port}/"
         wait_until(lambda: "album/words.txt" in text_of(url), "the file on the page")
-        wait_until(lambda: "1 stashed" in text_of(url), "its count")
+        wait_until(lambda: "2 stashed" in text_of(url), "its count")
         page = text_of(url)
         assert "text/plain" in page
         assert "10 Bytes" in page
         assert f"s3://{site.bucket}" in page
-        assert "1 names of 1 contents recorded" in page
+        assert "receipts/b.1.receipt.html" not in page
+        assert "2 names of 2 contents recorded" in page
         assert daemon.terminate() == 0
 
 

@@ -82,6 +82,7 @@ def test_bytes_with_another_md5_are_502_and_not_kept(s3: DigestS3, faulty: Thumb
     stash(s3, new_picture(), md5)
     answer = faulty.get(form.format(md5))
     assert (answer.status, answer.json["error_code"]) == (502, 305)
+    assert answer.json["error"] == "The object in S3 is damaged: it does not have this md5"
     s3.objects.clear()
     stash(s3, data)
     assert faulty.get(form.format(md5)).status == 200

@@ -97,14 +97,24 @@ def test_pages_are_pictures_of_their_own(server: Thumbnailer, put: PUT) -> None:
     assert server.get(second, If_None_Match=answers[0].headers["ETag"]).status == 200
 
 
-@pytest.mark.parametrize(("page", "status"), [("3", 404), ("999999999", 404), ("0", 400), ("-1", 400), ("x", 400)])
-def test_a_page_that_is_not_there_is_said_so(server: Thumbnailer, put: PUT, page: str, status: int) -> None:
+BAD_PAGE = "Invalid page: a number from 1 to 999999999"
+
+
+@pytest.mark.parametrize(
+    ("page", "status", "words"),
+    [
+        ("3", 404, "no page 3: it has 2"),
+        ("999999999", 404, "no page 999999999: it has 2"),
+        *((page, 400, BAD_PAGE) for page in ("1000000000", "0", "-1", "x")),
+    ],
+)
+def test_a_page_that_is_not_there_is_said_so(server: Thumbnailer, put: PUT, page: str, status: int, words: str) -> None:
     md5 = put(kind_files.pdf([corpus.CORNERS, OTHER_CORNERS]))
 
     answer = server.get(f"/clip/90x90/{md5}?page={page}")
 
     assert answer.status == status
-    assert "page" in answer.json["error"]
+    assert words in answer.json["error"]
     assert answer.headers["Cache-Control"] == "no-store"
 
 
@@ -137,6 +147,9 @@ def test_iiif_shows_each_page(server: Thumbnailer, put: PUT) -> None:
         assert server.get(f"/view/{name}").status == 200
     assert server.get(f"/iiif/3/{md5};page=1/info.json").json["id"].endswith(md5)
     assert server.get(f"/iiif/3/{md5};page=3/info.json").status == 404
+    # The viewer says which one it shows.
+    assert b"<p>page 2 &middot;" in server.get(f"/view/{md5};page=2").body.replace("·".encode(), b"&middot;")
+    assert b"page 1" not in server.get(f"/view/{md5}").body
     assert server.get(f"/iiif/3/{md5};page=x/info.json").status == 400
     assert server.get(f"/iiif/3/{md5};leaf=2/info.json").status == 404
 

@@ -67,7 +67,7 @@ def test_a_format_that_cannot_be_negotiated_is_one_line_and_exit_2(names: str) -
 
 
 def test_wrong_value_of_an_option_is_one_line_and_exit_2() -> None:
-    refused_in_one_line(start("--quality=best", BUCKET_BASE="pictures"), 2, "Invalid quality: best")
+    refused_in_one_line(start("--quality=best", BUCKET_BASE="pictures"), 2, "Invalid quality: 'best'; 0 to 100")
 
 
 @pytest.mark.parametrize("argument", ["--iiif=off", "--truncated=No", "--webp=", "--debug=n"])

@@ -210,6 +210,11 @@ def test_wrong_request_is_400_with_the_json_of_pilbox(server: Thumbnailer, jpeg:
     assert "ETag" not in answer.headers
 
 
+def test_the_range_of_the_quality_is_said_and_taken(server: Thumbnailer, jpeg: str) -> None:
+    assert "0 to 100, or keep" in server.get(f"/clip/100x100/{jpeg}?q=101").json["error"]
+    assert {server.get(f"/clip/100x100/{jpeg}?q={quality}").status for quality in (0, 100)} == {200}
+
+
 def test_unknown_digest_is_404_and_not_cached(server: Thumbnailer, put: Put) -> None:
     answer = server.get(f"/clip/100x100/{UNKNOWN}")
     assert (answer.status, answer.json["error_code"]) == (404, 301)

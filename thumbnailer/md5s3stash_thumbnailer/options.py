@@ -151,6 +151,7 @@ for _name in ("max-resize-width", "max-resize-height"):
     # pilbox's 15,000 would let one request ask for 900 MB. Its option stays; tornado has no public way to give an
     # option another default that --help shows as well.
     options._options[_name].default = 4096
+options._options["quality"].help = "default quality of JPEG and WebP, 0-100 or keep; 90"  # pilbox's says 1-99
 
 refuse_unclear_flags(options)
 

@@ -31,14 +31,14 @@ def parse_part(query: Mapping[str, str]) -> str:
     if not page:
         return FIRST
     if not _PAGE.fullmatch(page):
-        raise RequestRefused("Invalid page: a number from 1 on", _URL)
+        raise RequestRefused("Invalid page: a number from 1 to 999999999", _URL)
     return FIRST if int(page) == 1 else f"page={int(page)}"
 
 
 def _part_at(time: str) -> str:
     found = _TIME.fullmatch(time)
     if not found:
-        raise RequestRefused("Invalid t: seconds from the beginning, with at most three decimals", _URL)
+        raise RequestRefused("Invalid t: seconds from 0 to 9999999.999, with at most three decimals", _URL)
     decimals = (found[2] or "").rstrip("0")
     return f"t={int(found[1])}{decimals and f'.{decimals}'}"
 

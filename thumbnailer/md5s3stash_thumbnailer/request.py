@@ -47,7 +47,7 @@ USUAL = "usual"
 """The format without negotiation: the original's own, or JPEG."""
 
 # The codes of pilbox's JSON error body.
-_BACKGROUND, _DIMENSIONS, _MODE, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 8, 9, 10, 11
+_BACKGROUND, _DIMENSIONS, _MODE, _QUALITY, _URL, _DEGREE, _OPERATION, _RECTANGLE = 1, 2, 5, 7, 8, 9, 10, 11
 
 # What names a content in a path, as a group: its md5, and where keys have collections also that after a collection. A
 # slash may be written as %2F there. Without collections such a path does not exist.
@@ -221,11 +221,18 @@ def _require_degree(text: str, _: Bounds) -> None:
         raise RequestRefused(f"Invalid degree: {_shown(text)}; 0 to 359, or auto", _DEGREE)
 
 
+def _require_quality(text: str, _: Bounds) -> None:
+    # As pilbox does, but pilbox does not say what it takes.
+    if text != "keep" and not (_SMALL_NUMBER.fullmatch(text) and int(text) <= 100):
+        raise RequestRefused(f"Invalid quality: {_shown(text)}; 0 to 100, or keep", _QUALITY)
+
+
 _STRICTER: dict[str, Callable[[str, Bounds], None]] = {
     "background": _require_hex_colour,
     "degree": _require_degree,
     "expand": _require_flag,
     "operation": _require_few_operations,
+    "quality": _require_quality,
     "rectangle": _require_area,
 }
 

@@ -15,7 +15,7 @@ from md5s3stash.errors import StashError
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.deliveries.judge import disagreement_of
 from md5s3stash_daemon.deliveries.receipts.page import visible
-from md5s3stash_daemon.deliveries.receipts.receipt import as_json, bad_files, counts_of, utc
+from md5s3stash_daemon.deliveries.receipts.receipt import as_json, bad_files, counts_of, page_beside, utc
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
 from md5s3stash_daemon.deliveries.waiting import waiting
@@ -86,7 +86,8 @@ def print_one(
         for row in rows:
             console.write(console.printable(f"  {row.state.value:<9} {visible(row.name)}  {row.reason}".rstrip()))
         if found.receipt:
-            console.write(console.printable(f"  receipt {found.receipt}"))
+            console.write(console.printable(f"  receipt {page_beside(found.receipt)}"))
+            console.write(console.printable(f"  for programs {found.receipt}"))
     return True
 
 

@@ -165,7 +165,7 @@ class DeliveryIntake:
                 is_new = not self._journal.replace_manifest(number, name)
                 count = malformed = 0
                 first = ""
-                while chunk := list(itertools.islice(lines, _LINES_AT_ONCE)):
+                while chunk := [_own_apart(line, name) for line in itertools.islice(lines, _LINES_AT_ONCE)]:
                     count += len(chunk)
                     malformed += sum(not line.name for line in chunk)
                     pairs = [(line.name, line.digest) for line in chunk if line.name]
@@ -203,8 +203,15 @@ def _is_beside(manifest: str, name: str) -> bool:
     return manifest.startswith(f"{os.path.splitext(name)[0]}.")
 
 
+def _own_apart(line: Line, manifest: str) -> Line:
+    """The line, and if it lists its own manifest, which is never right, under a name that no other line has."""
+    return line._replace(name=f"./{manifest}", leads_out=True) if line.name == manifest else line
+
+
 def _refused(line: Line, manifest: str) -> FileRow:
     reason = f"line {line.number} of {manifest} leads out of the folder of the delivery"
+    if line.name == f"./{manifest}":
+        reason = f"a manifest cannot list itself: have it sent again without its line {line.number}"
     return FileRow(line.name, State.REFUSED, reason=reason)
 
 

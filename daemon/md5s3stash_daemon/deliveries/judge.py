@@ -10,7 +10,7 @@ from md5s3stash.errors import ListedDigestDiffers
 from md5s3stash_daemon.deliveries.manifest import HEX_DIGITS
 from md5s3stash_daemon.deliveries.records import FileRow, State
 from md5s3stash_daemon.ledger.reader import LogEntry
-from md5s3stash_daemon.spool.entry import DISAGREE, disagreement
+from md5s3stash_daemon.spool.entry import DISAGREE, SEND_FILE, SEND_MANIFEST, disagreement
 
 # (algorithm, digest, times)
 Listed = Sequence[tuple[str, str, int]]
@@ -20,6 +20,17 @@ Listed = Sequence[tuple[str, str, int]]
 BEFORE_MANIFEST = "it was stored before its manifest came"
 FETCHED = "it was fetched, and is stored under its own md5"
 OTHER_FORM = "its name came in another form than it is listed, so it was stored before it could be compared"
+
+_REPLACED = "the manifest was replaced since"
+_RETRY = ": md5s3stashctl retry compares it again"
+
+# Advice in a reason -> the advice after the end, from when on a file of this name is compared with nothing.
+_AFTER_THE_END = (
+    (SEND_FILE, "have the file sent with a manifest, as a new delivery"),
+    (f"{SEND_MANIFEST} as the wrong one", SEND_MANIFEST),
+    (SEND_MANIFEST, "have the file sent with a corrected manifest, as a new delivery"),
+    (f"{_REPLACED}{_RETRY}", _REPLACED),
+)
 
 
 def judged(name: str, entry: LogEntry, listed: Listed, stored: str = BEFORE_MANIFEST) -> FileRow:
@@ -55,7 +66,14 @@ def with_replaced(row: FileRow, listed: Listed) -> FileRow:
     )
     if is_current:
         return row
-    return replace(row, reason=f"{row.reason}; the manifest was replaced since: md5s3stashctl retry compares it again")
+    return replace(row, reason=f"{row.reason}; {_REPLACED}{_RETRY}")
+
+
+def after_the_end(reason: str) -> str:
+    """The reason, with advice that holds once the delivery has ended."""
+    for advice, later in _AFTER_THE_END:
+        reason = reason.replace(advice, later)
+    return reason
 
 
 def after(row: FileRow | None, later: FileRow) -> FileRow:

@@ -17,7 +17,7 @@ class State(StrEnum):
     FAILED = "failed"  # for another reason, such as its size
     EARLIER = "earlier"  # did not come with the delivery; an earlier drop of this name has the listed digest
     UNLISTED = "unlisted"  # came, but is not listed
-    REFUSED = "refused"  # listed, but the name leads out of the folder
+    REFUSED = "refused"  # listed, but the name leads out of the folder, or is that of the manifest
     UNCHECKED = "unchecked"  # stored before its manifest came: the object has to be read
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from md5s3stash.console import printable
 from md5s3stash_daemon.deliveries.journal import Journal
-from md5s3stash_daemon.deliveries.receipts.receipt import bad_files, counts_of, utc
+from md5s3stash_daemon.deliveries.receipts.receipt import bad_files, counts_of, page_beside, utc
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import Delivery, FileRow, State
 from md5s3stash_daemon.fixity.state import WrongObject
@@ -80,7 +80,8 @@ def of_delivery(journal: Journal, delivery: Delivery) -> Notice:
         "",
         f"Number: {delivery.id}",
         f"Sent by: {fields['sender']}, from {fields['opened']} to {fields['ended']}",
-        f"Receipt on {socket.gethostname()}: {fields['receipt']}",
+        f"Receipt on {socket.gethostname()}: {_short(page_beside(delivery.receipt))}",
+        f"The same for programs: {fields['receipt']}",
         f"To see all files that are not right: md5s3stashctl delivery show {delivery.id}",
     ]
     subject = f"{delivery.verdict}: delivery {fields['folder']}, {good:,} of {listed:,} files right"

@@ -44,6 +44,10 @@ _MAX_DIGITS = 10
 # Begins the reason of a file that no content can satisfy.
 DISAGREE = "the manifests of its delivery disagree"
 
+# What to do about a file that differs from its manifest, while its delivery is open.
+SEND_FILE = "have the file sent again, under the same name"
+SEND_MANIFEST = "have a corrected manifest sent, under the same name"
+
 
 class Entry(NamedTuple):
     """A file in the spool: `name` is its path below incoming/ as it was dropped, `path` where it is now, `batch` the
@@ -137,7 +141,7 @@ def disagreement(listed: Iterable[tuple[str, str]]) -> str:
         if found.setdefault(algorithm, digest) != digest:
             return (
                 f"{DISAGREE}: they list the {algorithm} {found[algorithm]} and the {algorithm} {digest}, so no file "
-                "can be right; have a corrected manifest sent, under the same name as the wrong one"
+                f"can be right; {SEND_MANIFEST} as the wrong one"
             )
     return ""
 

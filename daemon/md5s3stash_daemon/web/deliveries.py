@@ -13,7 +13,7 @@ from md5s3stash.errors import ListedDigestDiffers
 from md5s3stash_daemon.deliveries.intake import folders_above
 from md5s3stash_daemon.deliveries.journal import Journal, journal_path
 from md5s3stash_daemon.deliveries.receipts.page import visible
-from md5s3stash_daemon.deliveries.receipts.receipt import counts_of
+from md5s3stash_daemon.deliveries.receipts.receipt import counts_of, page_beside
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import BAD, Delivery, State
 from md5s3stash_daemon.spool.failures import Failure
@@ -124,7 +124,8 @@ def _advice(journal: Journal | None, name: str, since: float) -> str:
             if delivery.ended is not None and is_later and delivery.opened - _LAG_SECONDS <= since:
                 latest = delivery
     if latest is not None and latest.verdict == "complete":
-        return f"its delivery {latest.id} is complete without this file, so it can be deleted"
+        came = "the right file of this name came, or its manifest no longer lists it"
+        return f"its delivery {latest.id} is complete: {came}, so this one can be deleted"
     return _ENDED
 
 
@@ -148,5 +149,5 @@ def _shown(journal: Journal, delivery: Delivery, counts: Mapping[str, int]) -> S
         good,
         good + sum(counts.get(state, 0) for state in BAD),
         ", ".join(others),
-        delivery.receipt,
+        page_beside(delivery.receipt) if delivery.receipt else "",
     )

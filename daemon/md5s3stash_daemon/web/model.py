@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError
 from md5s3stash.scheme import is_collection
+from md5s3stash_daemon.deliveries.receipts.receipt import is_receipt
 from md5s3stash_daemon.fixity.summary import Summary, summary_of
 from md5s3stash_daemon.ledger.reader import LedgerReader, LogEntry
 from md5s3stash_daemon.monitoring.health import Health, Problem
@@ -230,8 +231,8 @@ def _stash(entry: LogEntry) -> Stash | None:
     if fields.get("outcome") != "stashed":
         return None
     size, collection = fields.get("size_bytes", ""), fields.get("collection", "")
-    # Other programs may write into the stream too: skip entries without a valid md5.
-    if not is_md5(fields.get("md5", "")):
+    # Other programs may write into the stream too: skip entries without a valid md5. Receipts would crowd out pictures.
+    if not is_md5(fields.get("md5", "")) or is_receipt(fields.get("name", "")):
         return None
     return Stash(
         entry.id,

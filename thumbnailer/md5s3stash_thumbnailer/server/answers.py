@@ -328,7 +328,7 @@ def describe(error: BaseException | None, status_code: int) -> tuple[int, int, s
     for kind, (status, code) in STATUS_AND_CODE.items():
         if isinstance(error, kind):
             # The store's messages name the bucket, which viewers need not know.
-            return status, code, str(error) if isinstance(error, errors.ThumbnailError) else _STORE_MESSAGES[status]
+            return status, code, str(error) if isinstance(error, errors.ThumbnailError) else _STORE_MESSAGES[code]
     message = message_of(error) if isinstance(error, tornado.web.HTTPError) else None
     return status_code, status_code, message or http.HTTPStatus(status_code).phrase
 
@@ -344,6 +344,8 @@ def is_expected(error: BaseException) -> bool:
 
 
 _STORE_MESSAGES = {
-    413: "The original has more bytes than are allowed",
-    502: "The original could not be fetched from S3",
+    203: "The original has more bytes than are allowed",
+    302: "The original could not be fetched from S3",
+    303: "The original could not be fetched from S3",
+    305: "The object in S3 is damaged: it does not have this md5",
 }

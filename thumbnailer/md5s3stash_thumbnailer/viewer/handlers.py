@@ -68,7 +68,8 @@ class ViewHandler(IiifHandler):
         thumbnail = f"{asked.content}?{asked.part}" if asked.part else asked.content
         texts = {"md5": split_name(asked.content)[1], "identifier": identifier(asked), "thumbnail": thumbnail}
         shows_damaged = self.services.render_limits.truncated
-        page = self._page("view.html", **texts, shows_damaged=shows_damaged, width=f"{width:,}", height=f"{height:,}")
+        texts |= {"part": _shown_part(asked.part), "width": f"{width:,}", "height": f"{height:,}"}
+        page = self._page("view.html", **texts, shows_damaged=shows_damaged)
         await self.send_document(page, _PAGE_TYPE, _PAGE_CACHE_CONTROL)
 
     def error_body(self, status: int, code: int, message: str) -> bytes:
@@ -100,6 +101,12 @@ class AssetHandler(JsonErrors):
             self.finish(_asset(name))
 
     head = get
+
+
+def _shown_part(part: str) -> str:
+    """For people: `page 2`, `at 12.5 s`; empty for the whole or the first page."""
+    name, _, value = part.partition("=")
+    return {"page": f"page {value}", "t": f"at {value} s"}.get(name, "")
 
 
 @cache

@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from md5s3stash.console import printable
 from md5s3stash.digest import is_md5
 from md5s3stash_daemon.deliveries.journal import Journal
+from md5s3stash_daemon.deliveries.judge import after_the_end
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
 from md5s3stash_daemon.deliveries.records import ALL_HERE, ASKED, STILL, Delivery, FileRow, Manifest, State
 
@@ -18,9 +20,12 @@ _SHOWN = 2000
 
 _HEADINGS = {
     State.WRONG: ("Wrong", "The content is not the one that the manifest lists."),
-    State.MISSING: ("Missing", "Listed, but did not come."),
+    State.MISSING: (
+        "Missing",
+        "Listed, but did not come. If it comes now, send it with a manifest, as a new delivery.",
+    ),
     State.FAILED: ("Failed", "Came, but could not be stored."),
-    State.REFUSED: ("Refused lines", "The manifest lists a name outside of the delivery."),
+    State.REFUSED: ("Refused lines", "The manifest lists a name outside of the delivery, or itself."),
     State.UNCHECKED: ("Not checked", "Stored before the manifest came, and not read again yet."),
     State.UNLISTED: ("Not listed", "Came, but no manifest lists it: nothing shows whether it is right."),
     State.EARLIER: ("Here since an earlier drop", "Did not come now; the content is stored under this name."),
@@ -48,13 +53,13 @@ td:first-child { white-space: pre-wrap }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem } dt { color: #555 } dd { margin: 0 }
 @page { margin: 15mm }
 @media print { body { margin: 0; padding: 0; max-width: none; font-size: 11px }
-  table, code { font-size: 10px } th.number { width: 14% } code { white-space: nowrap }
+  table, code { font-size: 10px } th.number { width: 14% }
   tr { break-inside: avoid } h1, .verdict, h2, h2 + p { break-after: avoid } }
 """
 
 
-def write_page(file: TextIO, journal: Journal, delivery: Delivery) -> None:
-    """Writes the page."""
+def write_page(file: TextIO, journal: Journal, delivery: Delivery, place_of: Callable[[str], str]) -> None:
+    """Writes the page; `place_of` gives the s3 URL of an md5."""
     counts = json.loads(delivery.counts)
     listed = sum(count for state, count in counts.items() if state != State.UNLISTED)
     good = counts.get(State.RIGHT, 0) + counts.get(State.EARLIER, 0)
@@ -97,7 +102,15 @@ def write_page(file: TextIO, journal: Journal, delivery: Delivery) -> None:
     file.write("</dl>\n")
     for state, (heading, meaning) in _HEADINGS.items():
         if counts.get(state):
-            _write_state(file, journal, delivery, state, f"{heading}: {counts[state]:,}", meaning)
+            _write_heading(file, f"{heading}: {counts[state]:,}", meaning)
+            shown = 0
+            for row in journal.files(delivery.number, (state,), _SHOWN):
+                shown += 1
+                digests = [(algorithm, digest) for algorithm, digest, _ in journal.listed(delivery.number, row.name)]
+                _write_row(file, row, digests, place_of)
+            file.write("</tbody>\n</table>\n")
+            if shown == _SHOWN:
+                file.write(f"<p>This page shows the first {_SHOWN:,} at most. The JSON of this receipt has all.</p>\n")
     file.write("</main>\n</body>\n</html>\n")
 
 
@@ -109,24 +122,26 @@ def _of_manifest(manifest: Manifest) -> str:
     return f"{name} ({manifest.algorithm}, {manifest.lines:,} lines{malformed}), {md5}{replaced}"
 
 
-def _write_state(file: TextIO, journal: Journal, delivery: Delivery, state: State, heading: str, meaning: str) -> None:
+def _write_heading(file: TextIO, heading: str, meaning: str) -> None:
     file.write(
         f"<h2>{heading}</h2>\n<p>{meaning}</p>\n<table>\n<thead><tr><th>Name</th>"
-        '<th class="number">Bytes</th><th>Digest or reason</th></tr></thead>\n<tbody>\n'
+        '<th class="number">Bytes</th><th>Digest, place or reason</th></tr></thead>\n<tbody>\n'
     )
-    shown = 0
-    for row in journal.files(delivery.number, (state,), _SHOWN):
-        shown += 1
-        name = _shown(visible(row.name))
-        file.write(f'<tr><td>{name}</td><td class="number">{_size(row)}</td><td>{_detail(row)}</td></tr>\n')
-    file.write("</tbody>\n</table>\n")
-    if shown == _SHOWN:
-        file.write(f"<p>This page shows the first {_SHOWN:,} at most. The JSON of this receipt has all.</p>\n")
 
 
-def _detail(row: FileRow) -> str:
-    digest = f"<code>md5 {html.escape(row.md5)}</code>" if row.md5 else ""
-    return " ".join(part for part in (digest, _shown(row.reason)) if part)
+def _write_row(file: TextIO, row: FileRow, digests: Sequence[tuple[str, str]], place_of: Callable[[str], str]) -> None:
+    """`digests` are those that manifests list."""
+    reason = after_the_end(row.reason)
+    found = [f"<code>md5 {html.escape(row.md5)}</code>"] if row.md5 else []
+    found += [
+        f"<code>{algorithm} {digest}</code> listed"
+        for algorithm, digest in digests
+        if digest != row.md5 and digest not in reason
+    ]
+    found += [f"<code>{_shown(place_of(row.md5))}</code>"] if row.md5 else []
+    detail = "<br>".join([*found, *([_shown(reason)] if reason else [])])
+    name = _shown(visible(row.name))
+    file.write(f'<tr><td>{name}</td><td class="number">{_size(row)}</td><td>{detail}</td></tr>\n')
 
 
 def _size(row: FileRow) -> str:

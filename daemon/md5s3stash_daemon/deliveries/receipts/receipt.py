@@ -7,10 +7,10 @@ no other file has them, and none is replaced.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from md5s3stash.digest import is_md5
 from md5s3stash_daemon.deliveries.journal import FOLDER, Journal
+from md5s3stash_daemon.deliveries.judge import after_the_end
 from md5s3stash_daemon.deliveries.receipts.page import write_page
 from md5s3stash_daemon.deliveries.receipts.signing import SUFFIX, signature_of
 from md5s3stash_daemon.deliveries.receipts.verdict import problems_of
@@ -30,6 +31,8 @@ DONE = "done"
 
 # Below incoming/, or below the folder of a collection there: where receipts are dropped.
 RECEIPTS = "receipts"
+
+_NAME = re.compile(rf"(?:[^/]+/)?{RECEIPTS}/.+\.receipt\.(?:html|json)(?:{re.escape(SUFFIX)})?", re.DOTALL)
 
 _NOT_RIGHT = tuple(state for state in State if state not in (State.RIGHT, State.EARLIER))
 
@@ -50,10 +53,10 @@ def publish(
     """
     os.makedirs(spool.path_of(DONE), exist_ok=True)
     written = []
-    for suffix, write in ((".html", write_page), (".json", functools.partial(_write_json, place_of=place_of))):
+    for suffix, write in ((".html", write_page), (".json", _write_json)):
         temporary = f"{spool.path_of(FOLDER)}/{delivery.id}{suffix}"
         with _synced(temporary) as file:
-            write(file, journal, delivery)
+            write(file, journal, delivery, place_of)
         if signing_key is not None:
             # First, so that no empty file stays if the key cannot be used.
             signature = signature_of(temporary, signing_key).decode("ascii")
@@ -113,6 +116,16 @@ def _drop(spool: Spool, source: Place, name: str) -> None:
     except FileExistsError:
         # Dropped by an earlier attempt, and not claimed yet.
         os.unlink(f"{source.base}/{source.name}")
+
+
+def page_beside(receipt: str) -> str:
+    """The path of the page, for that of the JSON."""
+    return f"{receipt.removesuffix('.json')}.html"
+
+
+def is_receipt(name: str) -> bool:
+    """Whether a file of this name below incoming/ is a receipt, or the signature of one."""
+    return _NAME.fullmatch(name) is not None
 
 
 def as_json(journal: Journal, delivery: Delivery) -> dict[str, Any]:
@@ -184,7 +197,7 @@ def _file(journal: Journal, delivery: Delivery, row: FileRow, place_of: Callable
     if row.at is not None:
         found["at"] = utc(row.at)
     if row.reason:
-        found["reason"] = row.reason
+        found["reason"] = after_the_end(row.reason)
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from md5s3stash.content import Content
 from md5s3stash.errors import ListedDigestDiffers
-from md5s3stash_daemon.spool.entry import Entry, disagreement
+from md5s3stash_daemon.spool.entry import SEND_FILE, SEND_MANIFEST, Entry, disagreement
 
 # Those that are computed of every file.
 _OF_EVERY_FILE = frozenset({"md5", "sha256"})
@@ -30,11 +30,7 @@ def refuse_other_than_listed(entry: Entry, content: Content) -> None:
         raise ListedDigestDiffers(f"{problem}; nothing was stored")
     algorithm, digest = differs[0]
     right = next((each for each in entry.listed if each not in differs), None)
-    what_to_do = (
-        "have the file sent again, under the same name"
-        if right is None
-        else f"its {right[0]} is as listed, so have a corrected manifest sent, under the same name"
-    )
+    what_to_do = SEND_FILE if right is None else f"its {right[0]} is as listed, so {SEND_MANIFEST}"
     raise ListedDigestDiffers(
         f"its {algorithm} is {found[algorithm]}, but the manifest of its delivery lists {digest}: nothing was stored; "
         f"{what_to_do}"
