@@ -198,12 +198,16 @@ def _alone_on(place: Place) -> Iterator[None]:
 @contextlib.contextmanager
 def _signals_stop_us() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
+        # It may interrupt the making of an object, which then complains on standard error when it is thrown away.
+        sys.unraisablehook = lambda complaint: None
         raise StopRequested
 
+    hook = sys.unraisablehook
     before = {number: signal.signal(number, stop) for number in _STOP_SIGNALS}
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

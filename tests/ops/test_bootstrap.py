@@ -94,7 +94,8 @@ class Checkout:
         self.environment["PATH"] = str(self.bin)
         # Compiling takes time, and few of these modules are imported.
         self.environment["PIP_NO_COMPILE"] = "1"
-        self.environment.pop("PYTHONPATH", None)
+        for name in ("PYTHON", "PYTHONPATH"):
+            self.environment.pop(name, None)
 
     def _add_python(self) -> None:
         """The tests' Python. What it makes first gets the tests' pip: to unpack and compile its own takes seconds.

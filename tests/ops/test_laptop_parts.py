@@ -25,7 +25,7 @@ from laptop.stash_log import Outcome
 from laptop.supervisor import Restarts
 from md5s3stash.settings import variables_of
 from md5s3stash_daemon.config.settings import SECTIONS
-from tests.support.servers import free_port
+from tests.support.servers import REPOSITORY, free_port
 
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
@@ -273,3 +273,24 @@ def test_program_that_ends_once_an_hour_is_tolerated() -> None:
     restarts = Restarts()
 
     assert not any(restarts.too_many(pid, now=pid * 3600.0) for pid in range(1, 50))
+
+
+def test_what_ctrl_c_interrupts_does_not_complain_behind_the_last_line() -> None:
+    # Python 3.13 calls close() of an HTTP answer whose making was interrupted, and prints the error.
+    program = """if True:
+        import os, signal
+        from laptop.run import StopRequested, _signals_stop_us
+        class Answer:
+            def __init__(self): os.kill(os.getpid(), signal.SIGINT); self.file = 1
+            def __del__(self): self.file
+        with _signals_stop_us():
+            try:
+                Answer()
+            except StopRequested:
+                pass
+            print("Stopped", flush=True)
+    """
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    assert (done.returncode, done.stdout) == (0, "Stopped\n")

@@ -19,7 +19,7 @@ REPORTS = f"{SOURCE}/security/advisories/new"
 def test_the_supported_pythons_are_those_that_the_wheel_names_and_ci_runs() -> None:
     named = {word.rpartition(" ")[2] for word in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", word)}
     ci = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
-    (supported,) = re.findall(r"Python ((?:3\.\d+(?:, | and )?)+)", SECURITY)
+    (supported,) = re.findall(r"Python ((?:3\.\d+(?:, |\s*and\s*)?)+)", SECURITY)
 
     assert set(re.findall(r"3\.\d+", supported)) == named == set(ci["jobs"]["test"]["strategy"]["matrix"]["python"])
 
