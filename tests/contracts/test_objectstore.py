@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from moto import mock_aws
 
 from md5s3stash.content import IN_MEMORY_BYTES, Content, content_of_file
 from md5s3stash.digest import digest_of
@@ -425,3 +426,12 @@ def test_a_part_is_of_the_object_that_it_was_asked_of(request: pytest.FixtureReq
         store.read_part(address, 100_000, 100_001)
     with pytest.raises(StoreError):
         store.read_part(address, 10, 19, "0" * 32)
+
+
+def test_the_server_of_the_tests_keeps_its_objects_beside_mocks_of_other_tests(s3_server: str) -> None:
+    bench = client_bench(s3_server, Keys())
+
+    with mock_aws():
+        pass
+
+    assert bench.client.head_bucket(Bucket=bench.bucket)

@@ -204,16 +204,14 @@ def put_sink(directory: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def moto_s3() -> Iterator[str]:
-    """moto's server in a thread of this process (S3 with conditional writes, SQS, IAM); yields its endpoint URL."""
-    from moto.server import ThreadedMotoServer  # slow to import, so only on demand
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        _, port = server.get_host_and_port()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.stop()
+    """moto's server (S3 with conditional writes, SQS, IAM); yields its endpoint URL. A process of its own: in this one,
+    each `mock_aws` of a test would empty it.
+    """
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="md5s3stash-") as directory:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        with running(command, port, Path(directory) / "moto.log"):
+            yield f"http://127.0.0.1:{port}"
 
 
 def stop(process: Process) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from md5s3stash_thumbnailer.errors import NotAnImage, PartNotFound, TooManyPixels
 from md5s3stash_thumbnailer.render import kinds
+from md5s3stash_thumbnailer.render.decoders.drawn import Drawn
 from md5s3stash_thumbnailer.render.pipeline import RenderLimits, render
 from md5s3stash_thumbnailer.request import ThumbnailRequest
 from tests.thumbnailer import corpus, kind_files
@@ -282,3 +283,10 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(name: str, phone_pi
 
     with pytest.raises(TooManyPixels, match="at most 10000"):
         drawn(data, limits=RenderLimits(max_original_pixels=10_000, kinds=LIMITS.kinds))
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_a_picture_without_pixels_is_refused_whatever_its_library_says(size: tuple[int, int]) -> None:
+    # libheif 1.19 opens a damaged HEIC with a side of 0.
+    with pytest.raises(NotAnImage, match="no pixels"):
+        Drawn(io.BytesIO(), size, lambda _: PIL.Image.new("RGB", (1, 1)), "RGB", "JPEG")

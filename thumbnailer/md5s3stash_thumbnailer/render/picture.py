@@ -5,6 +5,7 @@ from __future__ import annotations
 import PIL.Image
 from PIL import ImageMath
 
+from md5s3stash_thumbnailer.errors import NotAnImage
 from md5s3stash_thumbnailer.render.geometry import Box, Cut, Size, whole
 
 # EXIF orientation -> the operation that makes the stored picture upright (CIPA DC-008, 4.6.5.1).
@@ -34,6 +35,8 @@ class Picture:
 
     def __init__(self, image: PIL.Image.Image, stored_size: Size, orientation: int, shrink: float = 1.0) -> None:
         self.image = image
+        if 0 in stored_size:
+            raise NotAnImage("The picture has no pixels")
         self.stored_size = stored_size
         self.orientation = orientation
         self.shrink = shrink
