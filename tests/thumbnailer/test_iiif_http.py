@@ -195,7 +195,12 @@ def test_picture_has_its_links_and_the_headers_of_a_thumbnail(
     assert answer.headers["Cache-Control"] == IMMUTABLE
     assert answer.headers["Last-Modified"]
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert server.get(f"/iiif/{version}/{md5}/info.json").headers["Link"] == f'<{profile}>;rel="profile"'
+    in_json_ld = server.get(f"/iiif/{version}/{md5}/info.json", Accept="application/ld+json")
+    assert in_json_ld.headers["Link"] == f'<{profile}>;rel="profile"'
+    in_json = server.get(f"/iiif/{version}/{md5}/info.json", Accept="application/json")
+    context = '<http://iiif.io/api/image/2/context.json>;rel="http://www.w3.org/ns/json-ld#context"'
+    more = f', {context};type="application/ld+json"' if version == 2 else ""
+    assert in_json.headers["Link"] == f'<{profile}>;rel="profile"{more}'
 
 
 @pytest.mark.parametrize("path", ["", "/info.json", "/full/max/0/default.jpg", "/full/90,/0/x.jpg", "/full/x/0/y.jpg"])

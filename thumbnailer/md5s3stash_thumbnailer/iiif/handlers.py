@@ -206,7 +206,7 @@ class InfoHandler(IiifHandler):
             return
         self.set_validators(etag)
         self.set_header("Content-Type", info.content_type(version, chosen))
-        self.set_header("Link", f'<{info.profile_url(version)}>;rel="profile"')
+        self.set_header("Link", info.links(version, chosen))
         await self.send(info.encoded(info.information(version, address, size, iiif.offer, iiif.rights)))
 
     def set_validators(self, etag: str) -> None:
