@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from md5s3stash_thumbnailer.cache.disk import Incoming
+from md5s3stash_thumbnailer.app import _clients, _pyramids
+from md5s3stash_thumbnailer.cache.disk import DiskCache, Incoming
 from md5s3stash_thumbnailer.cache.flights import Flights
 from md5s3stash_thumbnailer.cache.source import Source
 from md5s3stash_thumbnailer.cache.turns import CLIENT, RecentClients, Turns
-from md5s3stash_thumbnailer.errors import Overloaded, TooManyRequests
+from md5s3stash_thumbnailer.errors import NotAnImage, Overloaded, TooManyRequests
+from md5s3stash_thumbnailer.render.pipeline import PyramidRequest
+from md5s3stash_thumbnailer.render.region_request import SizeRequest
 from md5s3stash_thumbnailer.server.client_rate import (
     ANSWER_SECONDS,
     AT_ONCE_ANSWERS,
@@ -23,9 +28,13 @@ from md5s3stash_thumbnailer.server.client_rate import (
     MAX_CLIENTS,
     PAGE_ANSWERS,
     PAGE_SHARE,
+    PYRAMID_PART,
     Buckets,
     Clients,
 )
+from md5s3stash_thumbnailer.workers.pool import PoolLimits
+
+Charge = Callable[[float], None]
 
 SHARE = 0.25
 A_SECOND = SHARE / ANSWER_SECONDS
@@ -186,6 +195,63 @@ def test_while_others_ask_one_client_never_holds_every_turn(
     run(steps())
 
 
+@pytest.mark.parametrize(("workers", "beside"), [(2, 1), (4, 2)])
+def test_a_client_that_waits_for_pyramids_has_a_turn_beside_them_and_others_keep_theirs(
+    tmp_path: Path, workers: int, beside: int
+) -> None:
+    """As the program wires it."""
+
+    async def steps() -> None:
+        go, recent, making, drawing = asyncio.Event(), RecentClients(), list[str](), Counter[str]()
+        charged = list[float]()
+
+        async def make_pyramid(source: Source, request: PyramidRequest, file: object, charge: Charge) -> int:
+            making.append(request.content)
+            charge(1000)
+            source.file.close()
+            await go.wait()
+            raise NotAnImage("damaged")
+
+        async def open_whole(_: object) -> Source:
+            return Source(open(tmp_path / "original", "rb"))
+
+        async def draw(client: str) -> None:
+            async def render() -> None:
+                drawing[client] += 1
+                await go.wait()
+
+            CLIENT.set(client)
+            await clients.in_turn(Source(File()), render)  # type: ignore[arg-type]
+
+        iiif, limits = SimpleNamespace(client_share=SHARE), PoolLimits(30, 300, 2**30, 100, 60)
+        settings: Any = SimpleNamespace(workers=workers, pool_limits=limits, iiif=iiif)
+        originals: Any = SimpleNamespace(cache=DiskCache(tmp_path, 100_000), open_whole=open_whole)
+        clients = _clients(settings, recent)
+        pyramids = _pyramids(settings, originals, SimpleNamespace(make_pyramid=make_pyramid), clients)  # type: ignore[arg-type]
+        for name in ("b", "a"):
+            recent.note(name)
+        CLIENT.set("a")
+        asking: list[asyncio.Task[Any]]
+        asking = [
+            asyncio.create_task(pyramids.made(SizeRequest(f"{number:032x}"), charged.append))
+            for number in range(workers)
+        ]
+        most = max(1, workers - 2)
+        while len(making) < most:
+            await asyncio.sleep(0.001)
+        asking += [asyncio.create_task(draw(client)) for client in "aaaabb"]
+        await settled()
+        assert (len(making), drawing) == (most, {"a": 1, "b": beside})
+        assert set(charged) == {PYRAMID_PART * BURST_SECONDS * SHARE * workers}
+        go.set()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert (clients.turns._free, clients.turns._held, clients.turns._long) == (workers + 1, {}, {})
+        pyramids.close()
+
+    (tmp_path / "original").touch()
+    run(steps())
+
+
 def test_a_client_has_one_turn_at_least() -> None:
     async def steps() -> None:
         recent = RecentClients()
@@ -328,8 +394,7 @@ async def rendered(clients: Clients, client: str, file: File) -> Any:
         return "picture"
 
     CLIENT.set(client)
-    source = Source(file)  # type: ignore[arg-type]
-    return await clients.in_turn(source, render, lambda seconds: clients.charge(client, seconds))
+    return await clients.in_turn(Source(file), render)  # type: ignore[arg-type]
 
 
 def bounded(clock: Clock, *recent: str) -> Clients:
@@ -350,6 +415,7 @@ async def ask_together(clients: Clients, clock: Clock, client: str, connections:
             await asyncio.sleep(1e-6)
             try:
                 await clients.admit(client)
+                await clients.admit_work(client)
                 statuses[200] += 1
             except TooManyRequests:
                 statuses[429] += 1
@@ -358,7 +424,7 @@ async def ask_together(clients: Clients, clock: Clock, client: str, connections:
     return statuses
 
 
-def test_time_with_a_worker_is_charged_and_a_client_without_a_name_is_not() -> None:
+def test_who_owes_much_has_no_worker_and_a_client_without_a_name_owes_nothing() -> None:
     clock = Clock()
 
     async def steps() -> None:
@@ -367,13 +433,28 @@ def test_time_with_a_worker_is_charged_and_a_client_without_a_name_is_not() -> N
             assert await rendered(clients, name, File()) == "picture"
             clients.charge(name, 1000)
         with pytest.raises(TooManyRequests) as refused:
-            await clients.admit("crawler")
+            await clients.admit_work("crawler")
         assert refused.value.retry_after_seconds == BURST_SECONDS
         # It is not refused at once.
         assert clock() == pytest.approx(1001, abs=0.1)
-        await clients.admit("")
-        await clients.admit("reader")
+        await clients.admit("crawler")
+        await clients.admit_work("")
+        await clients.admit_work("reader")
         assert clock() == pytest.approx(1001, abs=0.1)
+
+    run(steps(), clock)
+
+
+def test_two_pyramids_leave_no_debt_however_long_they_took() -> None:
+    clock = Clock()
+
+    async def steps() -> None:
+        clients = bounded(clock)
+        for _ in range(2):
+            clients.charge("a", clients.of_pyramid(1000))
+            await clients.admit_work("a")
+        assert clock() == 1000
+        assert clients.of_pyramid(0.5) == 0.5
 
     run(steps(), clock)
 
@@ -384,7 +465,7 @@ def test_who_owes_less_than_a_second_waits_for_it() -> None:
     async def steps() -> None:
         clients = bounded(clock)
         clients.charge("a", 2 * SHARE * (BURST_SECONDS + 0.9))
-        await clients.admit("a")
+        await clients.admit_work("a")
         assert clock() == pytest.approx(1000.9)
 
     run(steps(), clock)
@@ -484,6 +565,7 @@ def test_a_share_of_0_bounds_no_client() -> None:
         clients = Clients(0, workers=1, turns=Turns(1, 10, 60, RecentClients()))
         for _ in range(10):
             await rendered(clients, "a", File())
-            await clients.admit("a")
+            clients.charge("a", 1000)
+            await clients.admit_work("a")
 
     run(steps())

@@ -195,7 +195,12 @@ def test_picture_has_its_links_and_the_headers_of_a_thumbnail(
     assert answer.headers["Cache-Control"] == IMMUTABLE
     assert answer.headers["Last-Modified"]
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert server.get(f"/iiif/{version}/{md5}/info.json").headers["Link"] == f'<{profile}>;rel="profile"'
+    in_json_ld = server.get(f"/iiif/{version}/{md5}/info.json", Accept="application/ld+json")
+    assert in_json_ld.headers["Link"] == f'<{profile}>;rel="profile"'
+    in_json = server.get(f"/iiif/{version}/{md5}/info.json", Accept="application/json")
+    context = '<http://iiif.io/api/image/2/context.json>;rel="http://www.w3.org/ns/json-ld#context"'
+    more = f', {context};type="application/ld+json"' if version == 2 else ""
+    assert in_json.headers["Link"] == f'<{profile}>;rel="profile"{more}'
 
 
 @pytest.mark.parametrize("path", ["", "/info.json", "/full/max/0/default.jpg", "/full/90,/0/x.jpg", "/full/x/0/y.jpg"])
@@ -491,6 +496,15 @@ def test_trusted_proxy_says_the_address_but_not_by_the_host_header(s3_server: st
         ({"Forwarded": "host=a.example;proto=javascript"}, None),
         ({"X-Forwarded-Host": "evil.example, a.example", "X-Forwarded-Proto": "http,https"}, "https://a.example"),
         ({"X-Forwarded-Host": "a.example:8080"}, "http://a.example:8080"),
+        ({"X-Forwarded-Host": "a.example:443"}, "http://a.example:443"),
+        ({"X-Forwarded-Host": "a.example:443", "X-Forwarded-Proto": "https"}, "https://a.example"),
+        ({"X-Forwarded-Host": "[2001:db8::1]:80"}, "http://[2001:db8::1]"),
+        ({"X-Forwarded-Host": "a.example:65535"}, "http://a.example:65535"),
+        ({"X-Forwarded-Host": "a.example:65536"}, None),
+        ({"X-Forwarded-Host": "a.example:0"}, None),
+        ({"X-Forwarded-Host": "a..example"}, None),
+        ({"X-Forwarded-Host": "a-.example"}, None),
+        ({"X-Forwarded-Host": ".".join(["a" * 63] * 4)}, None),
         ({"X-Forwarded-Host": "user@a.example"}, None),
         ({"X-Forwarded-Host": "a.example>;rel=x"}, None),
         ({"X-Forwarded-Host": "x" * 300}, None),

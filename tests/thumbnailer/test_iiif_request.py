@@ -256,6 +256,12 @@ def test_identifier_that_is_not_a_digest_names_nothing(text: str) -> None:
         parse_identifier(text)
 
 
+@pytest.mark.parametrize("end", [";", ";page", ";page=", ";t=", ";page=0"])
+def test_part_without_a_value_is_refused(end: str) -> None:
+    with pytest.raises(RequestRefused):
+        parse_identifier(MD5 + end)
+
+
 CANONICAL = [
     # path, that of version 3, that of version 2
     ("full/max/0/default.jpg", "full/max/0/default.jpg", "full/full/0/default.jpg"),

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import BinaryIO
 
 import PIL.Image
@@ -26,7 +25,6 @@ from md5s3stash_thumbnailer.errors import NotAnImage, Overloaded, RenderTimedOut
 from md5s3stash_thumbnailer.part import OfPart
 from md5s3stash_thumbnailer.render.pipeline import PyramidRequest, RenderLimits, write_pyramid
 from md5s3stash_thumbnailer.render.region_request import SizeRequest
-from md5s3stash_thumbnailer.server.client_rate import Clients
 from md5s3stash_thumbnailer.workers.pool import PoolLimits, RenderPool
 from tests.support import servers
 from tests.support.digest_s3 import DigestS3
@@ -374,38 +372,6 @@ def test_what_could_not_be_made_is_not_tried_again_at_once(tmp_path: Path) -> No
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_client_is_charged_for_the_worker_and_not_for_s3_or_its_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = 0.0
-    monkeypatch.setattr("md5s3stash_thumbnailer.server.client_rate.time", SimpleNamespace(monotonic=lambda: seconds))
-    turns = one_place()
-    clients = Clients(0, 1, turns)
-
-    def end_turn() -> None:
-        nonlocal seconds
-        seconds += 100
-        turns.pass_on("other")
-
-    async def open_original(asked: OfPart) -> Source:
-        nonlocal seconds
-        seconds += 100
-        await turns.take("other")
-        asyncio.get_running_loop().call_soon(end_turn)
-        return Source(open(tmp_path / "original", "rb"))
-
-    async def make(source: Source, request: PyramidRequest, file: BinaryIO, charge: Charge) -> int:
-        async def work() -> int:
-            nonlocal seconds
-            seconds += 5
-            source.file.close()
-            raise NotAnImage("damaged")
-
-        return await clients.in_turn(source, work, charge)
-
-    assert charged_for_refusals(tmp_path, open_original, make, NotAnImage("damaged")) == [5]
-
-
 @pytest.mark.parametrize(("has_gone", "order"), [(False, "aab" + 18 * "a"), (True, "ab")], ids=["waits", "has gone"])
 def test_client_that_needs_many_pyramids_delays_only_itself(tmp_path: Path, has_gone: bool, order: str) -> None:
     made, go, places = "", asyncio.Event(), one_place()
@@ -446,13 +412,14 @@ def test_client_that_needs_many_pyramids_delays_only_itself(tmp_path: Path, has_
     assert made == order
 
 
-def test_time_limit_counts_against_the_picture_if_the_worker_had_the_cpu(
+def test_cpu_of_the_worker_is_charged_and_decides_whether_the_time_limit_counts_against_the_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "original").touch()
     limits = PoolLimits(0.1, 0.1, 2**30, 8, 60.0)
     pool = RenderPool(1, RenderLimits(), limits, DiskCache(tmp_path, 100_000))
     worker = pool._workers[0]
+    charged: list[float] = []
     monkeypatch.setattr(worker, "_cpu_seconds", iter((7.0, 7.06, 7.0, 7.04)).__next__)
 
     async def ask(expected: type[Exception]) -> None:
@@ -460,13 +427,59 @@ def test_time_limit_counts_against_the_picture_if_the_worker_had_the_cpu(
         os.kill(worker._process.pid or 0, signal.SIGSTOP)
         original = open(tmp_path / "original", "rb")  # noqa: SIM115 - the pool closes it
         with pytest.raises(expected):
-            await pool.render(Source(original), SizeRequest("0" * 32))
+            await pool.render(Source(original), SizeRequest("0" * 32), charged.append)
 
     try:
         for expected in (RenderTimedOut, Overloaded):
             asyncio.run(ask(expected))
+        assert charged == pytest.approx([0.06, 0.04])
     finally:
         pool.close()
+
+
+def test_drawing_and_making_a_pyramid_are_charged_what_they_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "original").write_bytes(corpus.samples()["PNG"].data)
+    pool = RenderPool(1, RenderLimits(), PoolLimits(60.0, 60.0, 2**30, 8, 60.0), DiskCache(tmp_path, 100_000))
+    monkeypatch.setattr(pool._workers[0], "_cpu_seconds", iter((7.0, 7.25, 8.0, 9.5)).__next__)
+    charged: list[float] = []
+
+    async def ask() -> None:
+        source = Source(open(tmp_path / "original", "rb"))  # noqa: SIM115 - the pool closes it
+        await pool.render(source, SizeRequest("0" * 32), charged.append)
+        source = Source(open(tmp_path / "original", "rb"))  # noqa: SIM115
+        with open(tmp_path / "pyramid", "wb") as file:
+            await pool.make_pyramid(source, PyramidRequest("0" * 32, 1_000_000), file, charged.append)
+        assert charged == [0.25, 1.5]
+
+    try:
+        asyncio.run(ask())
+    finally:
+        pool.close()
+
+
+def test_who_has_used_up_its_share_gets_what_needs_no_worker(s3: DigestS3, tmp_path: Path) -> None:
+    options = (PIXELS, "--client_share=0.000001", "--trusted_proxies=127.0.0.1")
+    with thumbnailer(tmp_path, s3.endpoint, *options) as server:
+        large, small, new = stash(s3, new_picture()), stash(s3, new_picture("PNG")), stash(s3, new_picture("PNG"))
+
+        def of_reader(path: str) -> Answer:
+            return server.get(path, X_Forwarded_For="198.51.100.7")
+
+        tile = f"/iiif/3/{large}/{TILES[0]}/0/default.jpg"
+        # Others pay for these.
+        assert server.get(tile).status == server.get(f"/iiif/3/{small}/info.json").status == 200
+        assert of_reader(f"/iiif/3/{large}/{TILES[1]}/90/default.jpg").status == 200
+        refused = (f"{large}/{TILES[1]}/90/default.jpg", f"{small}/full/90,/0/default.jpg", f"{new}/info.json")
+        with ThreadPoolExecutor() as threads:
+            assert [answer.status for answer in threads.map(of_reader, (f"/iiif/3/{path}" for path in refused))] == [
+                429
+            ] * 3
+        before = gets(s3)
+        for path in (tile, f"/iiif/3/{small}/info.json", f"/view/{small}", f"/iiif/3/{large}/manifest.json"):
+            assert of_reader(path).status == 200
+        assert gets(s3) == before
 
 
 def test_request_that_comes_just_too_late_gets_the_pyramid_that_is_there(tmp_path: Path) -> None:

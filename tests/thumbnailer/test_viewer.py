@@ -116,11 +116,11 @@ def test_without_iiif_there_is_no_viewer_and_none_of_its_code(
 
 
 def test_a_client_that_asks_for_too_much_is_told_when_to_come_back_and_others_are_not(
-    s3_server: str, md5: str, tmp_path: Path
+    s3_server: str, md5: str, put: Put, tmp_path: Path
 ) -> None:
     """The share is so small that the first request uses up all of it, however quick the machine is."""
     options = ("--client_share=0.000001", "--trusted_proxies=127.0.0.1")
-    tile, view = f"/iiif/3/{md5}/full/200,150/0/default.jpg", f"/view/{md5}"
+    tile, other = f"/iiif/3/{md5}/full/200,150/0/default.jpg", put(picture((401, 300)))
     with thumbnailer(tmp_path, s3_server, *options, program=FORKING) as server:
 
         def of(client: str, path: str = tile) -> int:
@@ -131,7 +131,7 @@ def test_a_client_that_asks_for_too_much_is_told_when_to_come_back_and_others_ar
         assert (refused.status, refused.json["error_code"]) == (429, 402)
         assert 25 <= int(refused.headers["Retry-After"]) <= 30
         assert refused.headers["Cache-Control"] == "no-store"
-        page = server.get(view, X_Forwarded_For="198.51.100.7")
+        page = server.get(f"/view/{other}", X_Forwarded_For="198.51.100.7")
         assert (page.status, page.headers["Content-Type"]) == (429, "text/html; charset=UTF-8")
         assert b"<h1>The picture cannot be shown</h1>" in page.body
         assert of("203.0.113.1") == 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -122,21 +122,8 @@ async def _run(
     readiness: Readiness,
     sockets: list[socket.socket],
 ) -> None:
-    async def make_pyramid(
-        source: Source, request: PyramidRequest, file: BinaryIO, charge: Callable[[float], None]
-    ) -> int:
-        return await clients.in_turn(source, lambda: pool.make_pyramid(source, request, file), charge)
-
     limits = settings.pool_limits
-    # One worker at least is left for requests that need no pyramid, if there are two.
-    pyramids = Pyramids(
-        originals.cache,
-        originals.open_whole,
-        make_pyramid,
-        # A page of many large pictures waits longer than for a worker: browsers do not ask for images again.
-        Turns(max(1, settings.workers - 1), limits.max_waiting, limits.pyramid_seconds, clients.turns.recent, kept=1),
-        limits.max_waiting,
-    )
+    pyramids = _pyramids(settings, originals, pool, clients)
     stills = originals.stills
     contents = Contents(_lines(limits))
     metrics = Metrics(originals, pyramids, pool, contents, lambda: clients.waiting)
@@ -168,6 +155,21 @@ async def _run(
         pyramids.close()
         if stills is not None:
             stills.close()
+
+
+def _pyramids(settings: Settings, originals: Originals, pool: RenderPool, clients: Clients) -> Pyramids:
+    async def make(source: Source, request: PyramidRequest, file: BinaryIO, charge: Callable[[float], None]) -> int:
+        def work() -> Awaitable[int]:
+            return pool.make_pyramid(source, request, file, lambda seconds: charge(clients.of_pyramid(seconds)))
+
+        return await clients.in_turn(source, work, is_long=True)
+
+    limits = settings.pool_limits
+    # One worker at least is left for requests that need no pyramid, if there are two. A page of many large pictures
+    # waits longer than for a worker: browsers do not ask for images again.
+    recent, count = clients.turns.recent, max(1, settings.workers - 1)
+    places = Turns(count, limits.max_waiting, limits.pyramid_seconds, recent, kept=1)
+    return Pyramids(originals.cache, originals.open_whole, make, places, limits.max_waiting)
 
 
 def _clients(settings: Settings, recent: RecentClients) -> Clients:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import time
 
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 # Of the time that a picture has: a process that computed for less of it was kept from it by others.
 _OWN_SHARE = 0.5
 
 
 def cpu_seconds(pid: int) -> float:
     """What a process has used since its start. Raises OSError if it has ended and is gone."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+    # What clock_getcpuclockid(3) returns. /proc/PID/stat counts in hundredths of a second, and a tile takes less.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def had_the_cpu(used_seconds: float, seconds: float) -> bool:

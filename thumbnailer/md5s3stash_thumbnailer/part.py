@@ -15,8 +15,8 @@ FIRST = ""
 QUERY_NAMES = ("page", "t")
 """What a query calls it."""
 
-# pilbox's code for an invalid part of the URL.
-_URL = 5
+INVALID_PART = 5
+"""pilbox's code for an invalid part of the URL."""
 _PAGE = re.compile(r"0*[1-9][0-9]{0,8}")
 _TIME = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?")
 
@@ -26,19 +26,19 @@ def parse_part(query: Mapping[str, str]) -> str:
     page, time = query.get("page", ""), query.get("t", "")
     if time:
         if page:
-            raise RequestRefused("Invalid page: what has a time has no pages", _URL)
+            raise RequestRefused("Invalid page: what has a time has no pages", INVALID_PART)
         return _part_at(time)
     if not page:
         return FIRST
     if not _PAGE.fullmatch(page):
-        raise RequestRefused("Invalid page: a number from 1 to 999999999", _URL)
+        raise RequestRefused("Invalid page: a number from 1 to 999999999", INVALID_PART)
     return FIRST if int(page) == 1 else f"page={int(page)}"
 
 
 def _part_at(time: str) -> str:
     found = _TIME.fullmatch(time)
     if not found:
-        raise RequestRefused("Invalid t: seconds from 0 to 9999999.999, with at most three decimals", _URL)
+        raise RequestRefused("Invalid t: seconds from 0 to 9999999.999, with at most three decimals", INVALID_PART)
     decimals = (found[2] or "").rstrip("0")
     return f"t={int(found[1])}{decimals and f'.{decimals}'}"
 

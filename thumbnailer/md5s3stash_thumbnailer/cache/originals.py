@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -54,6 +54,10 @@ class FetchLimits:
     max_waiting: int
 
 
+async def _everyone() -> None:
+    pass
+
+
 class Originals:
     """The originals of one stash."""
 
@@ -75,13 +79,21 @@ class Originals:
         self._fetchers = RequestThreads(limits.max_concurrent, "fetch")
         self._cache_threads = RequestThreads(_CACHE_THREADS, "cache")
 
-    async def open(self, request: Request) -> Source:
+    async def open(self, request: Request, admit: Callable[[], Awaitable[None]] = _everyone) -> Source:
         """The reduced copy or the pyramid if the request is answered from it, else the original.
 
-        Raises OriginalNotFound, FetchTimedOut, Overloaded, SourceTooLarge, RequestRefused, or a StoreError.
+        `admit` is awaited unless the answer is kept as it is, and may raise. Raises OriginalNotFound, FetchTimedOut,
+        Overloaded, SourceTooLarge, RequestRefused, or a StoreError, too.
         """
         loop = asyncio.get_running_loop()
         cached = await loop.run_in_executor(self._cache_threads, self._cached, request)
+        if cached is None or cached.answer is None:
+            try:
+                await admit()
+            except BaseException:
+                if cached is not None:
+                    cached.file.close()
+                raise
         return await self._as_picture(cached or await self._original(request), request)
 
     async def open_whole(self, asked: OfPart) -> Source:

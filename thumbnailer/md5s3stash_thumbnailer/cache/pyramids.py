@@ -43,8 +43,8 @@ class Pyramids:
         places: Turns,
         max_waiting: int,
     ) -> None:
-        """`make` writes a pyramid and says how many bytes it has; it closes the source, and charges for the time of a
-        worker. One pyramid is made in each of the `places`, so that workers are left for other requests.
+        """`make` writes a pyramid and says how many bytes it has; it closes the source, and charges for the worker. One
+        pyramid is made in each of the `places`, so that workers are left for other requests.
         """
         self.count = 0
         self._cache = cache
@@ -61,8 +61,8 @@ class Pyramids:
         return self._flights.waiting
 
     async def made(self, request: Request, charge: _Charge = lambda seconds: None) -> Source:
-        """A pyramid of the original that is new. `charge` is called with the seconds that a worker took for it, if this
-        is the first request for it. Raises what keeps it from being made, or PyramidDamaged.
+        """A pyramid of the original that is new. `charge` is called with what it costs in seconds of a worker, if
+        this is the first request for it. Raises what keeps it from being made, or PyramidDamaged.
         """
 
         async def make(name: str) -> Incoming:

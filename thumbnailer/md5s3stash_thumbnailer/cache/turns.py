@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
 from md5s3stash_thumbnailer.errors import Overloaded
@@ -52,8 +52,8 @@ class Turns:
     """
 
     def __init__(self, count: int, max_waiting: int, wait_seconds: float, recent: RecentClients, kept: int = 0) -> None:
-        """While there are other `recent` clients, one client has at most `count - kept` turns, but at least one. A
-        client without a name may be many: it has as many as there are.
+        """While there are other `recent` clients, one client has at most `count - kept` turns, but at least one that is
+        not `long`. A client without a name may be many: it has as many as there are.
         """
         self.recent = recent
         self._free = count
@@ -61,6 +61,7 @@ class Turns:
         self._wait_seconds = wait_seconds
         self._most_of_one = max(1, count - kept)
         self._held: Counter[str] = Counter()
+        self._long: Counter[str] = Counter()
         # The client whose turn is next comes first.
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
@@ -109,6 +110,18 @@ class Turns:
         self._free += 1
         self._hand_out()
 
+    @contextmanager
+    def long(self, client: str) -> Iterator[None]:
+        """While it holds one turn for what takes long and is bounded elsewhere, it may hold one more beside that."""
+        self._long[client] += 1
+        self._hand_out()
+        try:
+            yield
+        finally:
+            self._long[client] -= 1
+            if not self._long[client]:
+                del self._long[client]
+
     def _hand_out(self) -> None:
         while self._free:
             client = next(filter(self._may_hold_one_more, self._lines), None)
@@ -122,7 +135,8 @@ class Turns:
             self._held[client] += 1
 
     def _may_hold_one_more(self, client: str) -> bool:
-        return not client or self._held[client] < self._most_of_one or not self.recent.has_another(client)
+        most = max(self._most_of_one, self._long[client] + 1)
+        return not client or self._held[client] < most or not self.recent.has_another(client)
 
     def _make_room(self, client: str) -> None:
         """The client with the longest line loses the last request in it."""

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 
 from md5s3stash_thumbnailer.server.client_address import unmapped
 
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"({_LABEL}(?:\.{_LABEL}){{0,126}}|\[[0-9a-f:.]{{2,45}}\])(?::([0-9]{{1,5}}))?", re.ASCII)
+_MAX_HOST = 253
+_MAX_PORT = 65535
+_PORTS = {"http": 80, "https": 443}
 # Possessive (`*+`): the header may be long, and a client may have written it.
 _PAIR = re.compile(r'(\w+)\s*+=\s*+(?:"([^"]*)"|([^\s",;]*))')
 
@@ -46,5 +50,10 @@ def _from_x_forwarded(headers: Mapping[str, str]) -> str | None:
 
 
 def _url(scheme: str, host: str) -> str | None:
-    is_sound = scheme.lower() in ("http", "https") and _HOST.fullmatch(host)
-    return f"{scheme.lower()}://{host.lower()}" if is_sound else None
+    scheme, found = scheme.lower(), _HOST.fullmatch(host.lower())
+    if scheme not in _PORTS or not found or len(found[1]) > _MAX_HOST:
+        return None
+    port = int(found[2] or _PORTS[scheme])
+    if not 0 < port <= _MAX_PORT:
+        return None
+    return f"{scheme}://{found[1]}" if port == _PORTS[scheme] else f"{scheme}://{found[1]}:{port}"

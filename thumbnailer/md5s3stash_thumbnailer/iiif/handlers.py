@@ -110,8 +110,11 @@ class IiifHandler(PictureHandler):
         self.services.metrics.iiif_answered(self.kind, self.get_status(), self.request.request_time())
 
     async def admit(self) -> None:
-        """Raises TooManyRequests."""
         await self.services.clients.admit(self.client)
+
+    async def admit_work(self) -> None:
+        """Before anything that may need a worker. Raises TooManyRequests."""
+        await self.services.clients.admit_work(self.client)
 
     async def rendered(self, source: Source, request: Request, is_quick: bool) -> Thumbnail:
         # A crawler asks for thousands of tiles, each of which is quick.
@@ -124,6 +127,7 @@ class IiifHandler(PictureHandler):
         """Width and height of the upright original."""
         size = self.iiif.sizes.get(asked.derived_name)
         if size is None:
+            await self.admit_work()
             answer, _ = await self.draw(self.services.originals.open_whole(asked), asked)
             size = answer.original_size
             self.iiif.sizes.keep(asked.derived_name, size)
@@ -202,7 +206,7 @@ class InfoHandler(IiifHandler):
             return
         self.set_validators(etag)
         self.set_header("Content-Type", info.content_type(version, chosen))
-        self.set_header("Link", f'<{info.profile_url(version)}>;rel="profile"')
+        self.set_header("Link", info.links(version, chosen))
         await self.send(info.encoded(info.information(version, address, size, iiif.offer, iiif.rights)))
 
     def set_validators(self, etag: str) -> None:
@@ -249,7 +253,7 @@ class RegionHandler(IiifHandler):
         if size is not None:
             # What this original cannot give is refused without a worker.
             request.plan(size)
-        picture, modified = await self.draw(self.services.originals.open(request), request)
+        picture, modified = await self.draw(self.services.originals.open(request, self.admit_work), request)
         self.iiif.sizes.keep(request.derived_name, picture.original_size)
         canonical = canonical_path(version, request, picture.original_size)
         self.set_header(

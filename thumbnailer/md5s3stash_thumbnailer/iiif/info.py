@@ -15,7 +15,7 @@ from md5s3stash_thumbnailer.render.grid import TILE, level_size, scale_factors
 from md5s3stash_thumbnailer.render.region_request import QUALITIES
 
 JSON, JSON_LD = "application/json", "application/ld+json"
-CONTEXT_3 = "http://iiif.io/api/image/3/context.json"
+CONTEXT_2, CONTEXT_3 = (f"http://iiif.io/api/image/{version}/context.json" for version in (2, 3))
 
 _PROTOCOL = "http://iiif.io/api/image"
 _FORMATS_OF_LEVEL_2 = ("jpg", "png")
@@ -27,6 +27,14 @@ _REVISION = 1
 def profile_url(version: Version) -> str:
     """The compliance level."""
     return f"http://iiif.io/api/image/{version}/level2.json"
+
+
+def links(version: Version, chosen: str) -> str:
+    """The header Link of the document in a media type. JSON of version 2.1 names its context there (section 5)."""
+    profile = f'<{profile_url(version)}>;rel="profile"'
+    if (version, chosen) != (2, JSON):
+        return profile
+    return f'{profile}, <{CONTEXT_2}>;rel="http://www.w3.org/ns/json-ld#context";type="{JSON_LD}"'
 
 
 def information(version: Version, address: str, original: Size, offer: Offer, rights: str) -> dict[str, Any]:
@@ -52,7 +60,7 @@ def information(version: Version, address: str, original: Size, offer: Offer, ri
         }
     more = {"formats": formats, "qualities": qualities, "supports": [*_FEATURES, "regionSquare", "sizeAboveFull"]}
     return {
-        "@context": "http://iiif.io/api/image/2/context.json",
+        "@context": CONTEXT_2,
         "@id": address,
         "protocol": _PROTOCOL,
         **size,

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from md5s3stash.scheme import parse_name
 from md5s3stash_thumbnailer.errors import OriginalNotFound, RequestRefused
-from md5s3stash_thumbnailer.part import QUERY_NAMES, OfPart, parse_part
+from md5s3stash_thumbnailer.part import INVALID_PART, QUERY_NAMES, OfPart, parse_part
 from md5s3stash_thumbnailer.render.geometry import Size
 from md5s3stash_thumbnailer.render.region_request import (
     FORMAT,
@@ -63,11 +63,13 @@ def parse_identifier(text: str) -> SizeRequest:
 
     Raises OriginalNotFound, for nothing is stashed under any other name, or RequestRefused for an invalid part.
     """
-    content, _, part = text.partition(";")
+    content, separator, part = text.partition(";")
     name, _, value = part.partition("=")
     md5 = parse_name(content)
     if md5 is None or (part and name not in QUERY_NAMES):
         raise OriginalNotFound(f"Nothing is stashed under {_shown(text)}: an identifier is 32 hexadecimal digits")
+    if separator and not value:
+        raise RequestRefused("Invalid part: ;page=N or ;t=SECONDS follows the md5", INVALID_PART)
     return SizeRequest(md5, parse_part({name: value}))
 
 

@@ -272,7 +272,7 @@ class PictureHandler(JsonErrors):
         return client_of(self.request.remote_ip or "", self.request.headers, self.services.proxies)
 
     def charge(self, seconds: float) -> None:
-        """A worker was busy for this request, for that time."""
+        """A worker used so much CPU time for this request."""
 
     async def _opened(self, opening: Awaitable[Source]) -> Source:
         try:
@@ -297,7 +297,7 @@ class PictureHandler(JsonErrors):
         pool = self.services.pool
         if is_quick:
             return await pool.render(source, request)
-        return await self.services.clients.in_turn(source, lambda: pool.render(source, request), self.charge)
+        return await self.services.clients.in_turn(source, lambda: pool.render(source, request, self.charge))
 
     async def send(self, body: bytes | None = None) -> None:
         # The request counts as being answered until the kernel has the last byte. If the client is gone, there is

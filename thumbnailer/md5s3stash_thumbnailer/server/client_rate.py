@@ -1,8 +1,9 @@
 """What one client may cost, so that a crawler of tiles takes nothing from readers: turns, and three token buckets
 for each client of IIIF.
 
-Tokens are seconds of this whole server. One bucket is for the workers: a request is charged the time for which it had
-one, divided by their number. Who owes much of that is refused. The other two are for the one thread of the server,
+Tokens are seconds of this whole server. One bucket is for the workers: a request is charged the CPU time that one used
+for it, divided by their number. Who owes much of that gets nothing that needs a worker. The other two are for the one
+thread of the server,
 which writes an answer in a millisecond. While there are other clients they space the answers evenly, refusals too: to
 refuse requests would keep the thread as busy.
 """
@@ -14,6 +15,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from md5s3stash_thumbnailer.cache.source import Source
@@ -24,6 +26,8 @@ _Made = TypeVar("_Made")
 
 # A cold picture may cost seconds of a worker.
 BURST_SECONDS = 30.0
+# It serves every client, so the first that needs one pays at most this part of its burst.
+PYRAMID_PART = 0.5
 ANSWER_SECONDS = 0.001
 # A page that is opened asks for many tiles at once. They may take half of the thread, so that others get between.
 PAGE_ANSWERS = 200
@@ -79,6 +83,7 @@ class Clients:
             for gain, answers in ((share, PAGE_ANSWERS), (max(share, PAGE_SHARE), AT_ONCE_ANSWERS))
         ]
         self._workers = workers
+        self._most_for_pyramid = PYRAMID_PART * share * BURST_SECONDS * workers
         self.turns = turns
 
     @property
@@ -91,27 +96,29 @@ class Clients:
         self.turns.recent.note(client)
 
     async def admit(self, client: str) -> None:
-        """Waits until the client may have an answer. Raises TooManyRequests."""
+        """Waits until the client may have an answer."""
+        if not self._is_bounded or not client or not self.turns.recent.has_another(client):
+            return
+        wait = 0.0
+        for bucket in self._answers:
+            bucket.charge(client, ANSWER_SECONDS)
+            wait = max(wait, bucket.seconds_to_wait(client))
+        if wait:
+            await asyncio.sleep(wait)
+
+    async def admit_work(self, client: str) -> None:
+        """Waits until the client may have a worker. Raises TooManyRequests."""
         if not self._is_bounded or not client:
             return
-        owed, wait = self._work.seconds_to_wait(client), 0.0
-        if self.turns.recent.has_another(client):
-            for bucket in self._answers:
-                bucket.charge(client, ANSWER_SECONDS)
-                wait = max(wait, bucket.seconds_to_wait(client))
-        if wait or owed:
-            await asyncio.sleep(max(wait, min(owed, _LONGEST_DEBT_SECONDS)))
+        owed = self._work.seconds_to_wait(client)
+        if owed:
+            await asyncio.sleep(min(owed, _LONGEST_DEBT_SECONDS))
         if owed > _LONGEST_DEBT_SECONDS:
             raise TooManyRequests(client, math.ceil(owed))
 
-    async def in_turn(
-        self,
-        source: Source,
-        work: Callable[[], Awaitable[_Made]],
-        charge: Callable[[float], None] = lambda seconds: None,
-    ) -> _Made:
-        """What `work`, which closes the source, makes in the turn of this task's client. `charge` is called with the
-        seconds that it took. Raises Overloaded and what `work` raises.
+    async def in_turn(self, source: Source, work: Callable[[], Awaitable[_Made]], *, is_long: bool = False) -> _Made:
+        """What `work`, which closes the source, makes in the turn of this task's client. What `is_long` is bounded
+        elsewhere, and leaves the client another turn. Raises Overloaded and what `work` raises.
         """
         client = CLIENT.get()
         try:
@@ -119,14 +126,18 @@ class Clients:
         except BaseException:
             source.file.close()
             raise
-        begun = time.monotonic()
+        beside: AbstractContextManager[None] = self.turns.long(client) if is_long else nullcontext()
         try:
-            return await work()
+            with beside:
+                return await work()
         finally:
             self.turns.pass_on(client)
-            charge(time.monotonic() - begun)
 
     def charge(self, client: str, seconds: float) -> None:
-        """For the time that a worker took."""
+        """For the CPU time of a worker."""
         if self._is_bounded and client:
             self._work.charge(client, seconds / self._workers)
+
+    def of_pyramid(self, seconds: float) -> float:
+        """What is charged of the CPU time of a worker that made a pyramid."""
+        return min(seconds, self._most_for_pyramid)

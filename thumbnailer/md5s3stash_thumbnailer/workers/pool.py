@@ -61,9 +61,14 @@ _CRASHED = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE)
 _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
 
 _Answer = TypeVar("_Answer")
+_Charge = Callable[[float], None]
 
 WORKER = [sys.executable, "-m", "md5s3stash_thumbnailer.workers.worker"]
 """The command of a worker. The descriptor of its channel follows."""
+
+
+def _no_charge(seconds: float) -> None:
+    pass
 
 
 class _WorkerKilled(WorkerDied):
@@ -116,22 +121,29 @@ class RenderPool:
         """Requests that wait for a worker."""
         return max(0, len(self._calls) - self.busy)
 
-    async def render(self, source: Source, request: Request) -> Thumbnail:
-        """What the request asks for; closes the source. Raises Overloaded, ThumbnailError or PilboxError.
+    async def render(self, source: Source, request: Request, charge: _Charge = _no_charge) -> Thumbnail:
+        """What the request asks for; closes the source. `charge` is called with the CPU seconds of the worker, however
+        it ends. Raises Overloaded, ThumbnailError or PilboxError.
 
         A cancelled caller leaves the queue. A worker finishes the request that it has begun, and the caller waits for
         that. It gets RenderTimedOut all the same, so that this is known of the content.
         """
-        return await self._called(source, lambda worker, answer: self._render(worker, answer, source, request))
+        return await self._called(source, lambda worker, answer: self._render(worker, answer, source, request), charge)
 
-    async def make_pyramid(self, source: Source, request: PyramidRequest, file: BinaryIO) -> int:
+    async def make_pyramid(
+        self, source: Source, request: PyramidRequest, file: BinaryIO, charge: _Charge = _no_charge
+    ) -> int:
         """Writes the pyramid of the source, and says how many bytes it has; likewise. Raises PyramidNotWritten too."""
         seconds = self._limits.pyramid_seconds
         return await self._called(
-            source, lambda worker, answer: answer.set_result(worker.write_pyramid(source, request, seconds, file))
+            source,
+            lambda worker, answer: answer.set_result(worker.write_pyramid(source, request, seconds, file)),
+            charge,
         )
 
-    async def _called(self, source: Source, work: Callable[[_Worker, Future[_Answer]], None]) -> _Answer:
+    async def _called(
+        self, source: Source, work: Callable[[_Worker, Future[_Answer]], None], charge: _Charge
+    ) -> _Answer:
         if len(self._calls) >= len(self._workers) + self._limits.max_waiting:
             source.file.close()
             raise Overloaded("Too many requests wait to be rendered")
@@ -139,9 +151,11 @@ class RenderPool:
         self._calls.add(answer)
         answer.add_done_callback(self._calls.discard)
         answer.add_done_callback(lambda _: source.file.close())
-        self._threads.submit(self._with_a_worker, work, answer)
+        loop = asyncio.get_running_loop()
+        # This is before the answer arrives.
+        self._threads.submit(self._with_a_worker, work, answer, lambda used: loop.call_soon_threadsafe(charge, used))
         # No effect on a request that has begun; that has its own limit.
-        patience = asyncio.get_running_loop().call_later(self._limits.wait_seconds, answer.cancel)
+        patience = loop.call_later(self._limits.wait_seconds, answer.cancel)
         try:
             return await asyncio.wrap_future(answer)
         except asyncio.CancelledError:
@@ -151,7 +165,7 @@ class RenderPool:
                 if isinstance(late := answer.exception(), RenderTimedOut):
                     raise late from None
                 raise
-            if patience.when() > asyncio.get_running_loop().time():
+            if patience.when() > loop.time():
                 raise
             raise Overloaded(f"No worker was free within {self._limits.wait_seconds:g} seconds") from None
         finally:
@@ -166,12 +180,15 @@ class RenderPool:
         for worker in self._workers:
             worker.end(deadline)
 
-    def _with_a_worker(self, work: Callable[[_Worker, Future[_Answer]], None], answer: Future[_Answer]) -> None:
+    def _with_a_worker(
+        self, work: Callable[[_Worker, Future[_Answer]], None], answer: Future[_Answer], charge: Callable[[float], Any]
+    ) -> None:
         """Sets the answer. The worker may have work after that, for which no request waits."""
         if not answer.set_running_or_notify_cancel():
             return
         # There are as many threads as workers.
         worker = self._idle.get_nowait()
+        worker.charge = charge
         try:
             work(worker, answer)
         except BaseException as error:
@@ -209,6 +226,8 @@ class _Worker:
         }
         self._replacements = replacements
         self._closed = False
+        self.charge: Callable[[float], Any] = _no_charge
+        """Called at the end of each call, with the CPU seconds that the process used for it."""
         self._start()
 
     def render(self, source: Source, request: Request, seconds: float) -> tuple[Thumbnail, int]:
@@ -257,6 +276,7 @@ class _Worker:
         if self._process.poll() is not None:
             self._replace(REPLACED_IDLE)
         most_bytes = self._most_bytes + os.fstat(files[0]).st_size
+        since, used = time.monotonic(), 0.0
         try:
             begun = self._cpu_seconds()
             self._await_ready()
@@ -265,6 +285,7 @@ class _Worker:
                 os.lseek(file, 0, os.SEEK_SET)
             self._channel.send(message, files=files, seconds=seconds)
             answer, body = self._channel.receive(most_bytes, seconds)
+            used = self._cpu_seconds() - begun
             error = read_error(answer) if "error" in answer else None
             if error is None:
                 return read(answer, body)
@@ -275,6 +296,8 @@ class _Worker:
                 raise Overloaded(f"The worker had the CPU for only {used:.1f} of {seconds:g} seconds") from late
             raise RenderTimedOut(f"The image took more than {seconds:g} seconds to render") from late
         except (EOFError, OSError, KeyError, TypeError, ValueError) as broken:
+            # Of a process that is gone only this is known.
+            used = used or time.monotonic() - since
             status = self._ended(_STOP_SECONDS)
             self._replace(REPLACED_ENDED)
             if status in _ABORTED:
@@ -283,6 +306,8 @@ class _Worker:
                 raise NotAnImage("File cannot be read as an image: it crashes its decoder") from broken
             died = _WorkerKilled if status == -signal.SIGKILL else WorkerDied
             raise died("The image could not be rendered: the worker process ended") from broken
+        finally:
+            self.charge(used)
         raise error
 
     def _cpu_seconds(self) -> float:
