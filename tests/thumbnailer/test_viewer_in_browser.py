@@ -198,7 +198,7 @@ def test_the_keyboard_is_enough(visit: Visit, md5: str, original: PIL.Image.Imag
     page.keyboard.press("Enter")
     # Not wait_for_function: the page's policy forbids what it runs if the first look is too early.
     wait_until(lambda: page.evaluate("document.fullscreenElement !== null"), "full screen")
-    assert shot(page.locator("header")).getpixel((4, 4)) == LIGHT_PAPER
+    wait_until(lambda: shot(page.locator("header")).getpixel((4, 4)) == LIGHT_PAPER, "paper in full screen")
     page.keyboard.press("Enter")
     wait_until(lambda: page.evaluate("document.fullscreenElement === null"), "the window again")
     page.keyboard.press("Tab")
