@@ -271,6 +271,21 @@ def test_every_quality_is_written_in_every_format(kind: str, quality: str, name:
         assert image.convert("RGBA").getpixel((190, 125))[3] == 0  # type: ignore[index]
 
 
+@pytest.mark.parametrize("quality", ["default", "gray", "bitonal"])
+@pytest.mark.parametrize("turn", ["0", "30"])
+def test_a_gif_is_clear_where_the_picture_is_more_clear_than_not(quality: str, turn: str) -> None:
+    card = corpus.card()
+    card.putalpha(PIL.Image.linear_gradient("L").resize(card.size))
+    data = corpus.encoded(card, "PNG")
+
+    gif, png = (drawn(data, f"full/200,/{turn}/{quality}.{name}").convert("RGBA") for name in ("gif", "png"))
+    clear = numpy.asarray(png.getchannel("A")) < 128
+
+    assert numpy.array_equal(numpy.asarray(gif)[..., 3] == 0, clear)
+    difference = numpy.asarray(gif, numpy.int16)[~clear, :3] - numpy.asarray(png)[~clear, :3]
+    assert abs(difference).mean() <= {"default": 6, "gray": 1, "bitonal": 0}[quality]
+
+
 def test_avif_is_offered_only_by_a_pillow_that_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written_formats() == tuple(FORMATS)
 

@@ -13,18 +13,18 @@ from urllib.parse import urlsplit
 
 import PIL.Image
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.browser import DESK, PHONE, Visit, axe_violations, chromium
 from tests.support.mirador import MiradorServer
 from tests.support.servers import wait_until
 from tests.thumbnailer.conftest import FORKING, Thumbnailer, picture, thumbnailer
+from tests.thumbnailer.screen import colours, has_focus_mark, shot, shows_all, shows_full_detail
 from tests.thumbnailer.ssim import ssim
 
 # The middle is a little right of and below the corner of a tile.
 SIZE = (2168, 1144)
-# Tiles are JPEGs, and the noise in the original is what they draw worst. At half of its size it comes to 0.955.
-LEAST_SSIM = 0.98
+LIGHT_PAPER = (248, 248, 246)
 UNKNOWN = "0123456789abcdef" * 2
 
 
@@ -68,39 +68,6 @@ def with_picture(page: Page) -> Page:
     return page
 
 
-def shot(place: Locator) -> PIL.Image.Image:
-    return PIL.Image.open(io.BytesIO(place.screenshot())).convert("RGB")
-
-
-def colours(image: PIL.Image.Image) -> set[object]:
-    return {colour for _, colour in image.getcolors(image.width * image.height) or ()}
-
-
-def middle(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
-    return image.crop((left, top, left + size[0], top + size[1]))
-
-
-def shows_full_detail(
-    place: Locator, original: PIL.Image.Image, size: tuple[int, int] = (600, 400), least_ssim: float = LEAST_SSIM
-) -> bool:
-    """Whether the middle of the original is in the middle of the place, pixel for pixel, or one of them beside it."""
-    width, height = size
-    seen = middle(shot(place), size)
-    around = middle(original, (width + 2, height + 2))
-    moved = [around.crop((x, y, x + width, y + height)) for x in range(3) for y in range(3)]
-    return max(ssim(seen, part) for part in moved) > least_ssim
-
-
-def shows_all(place: Locator, original: PIL.Image.Image, least: float = 0.9) -> bool:
-    """Whether the whole original is in the place, as large as fits in. `least` is of SSIM."""
-    seen = shot(place)
-    scale = min(seen.width / original.width, seen.height / original.height)
-    whole = original.resize((round(original.width * scale), round(original.height * scale)), PIL.Image.Resampling.BOX)
-    # Its edges lie between pixels of the screen. Of the detail that was there only the average is left.
-    return ssim(middle(seen, (400, 300)).reduce(4), middle(whole, (400, 300)).reduce(4)) > least
-
-
 def test_the_whole_picture_and_then_every_pixel_of_it_are_on_the_screen(
     visit: Visit, md5: str, original: PIL.Image.Image
 ) -> None:
@@ -124,19 +91,21 @@ def test_all_of_the_picture_stays_in_a_place_that_becomes_smaller(visit: Visit, 
     for size in ((900, 560), (1100, 420), PHONE, (1400, 700)):
         page.set_viewport_size({"width": size[0], "height": size[1]})
         wait_until(lambda: is_as_large_as_fits(page), "all of the picture")
+    page.get_by_role("button", name="Rotate").click()
+    wait_until(lambda: is_as_large_as_fits(page, SIZE[::-1]), "all of the rotated picture")
 
     # What a reader looks at stays as large as it is.
     page.get_by_role("button", name="Full detail").click()
-    expect(page.get_by_role("status")).to_have_text("Zoom 100 %")
+    expect(page.get_by_role("status")).to_have_text("Zoom 100 %, rotated 90°")
     page.set_viewport_size({"width": 1000, "height": 500})
     page.get_by_role("button", name="Rotate").click()
-    expect(page.get_by_role("status")).to_have_text("Zoom 100 %, rotated 90°")
+    expect(page.get_by_role("status")).to_have_text("Zoom 100 %, rotated 180°")
 
 
-def is_as_large_as_fits(page: Page) -> bool:
+def is_as_large_as_fits(page: Page, size: tuple[int, int] = SIZE) -> bool:
     place, text = page.locator("#picture").bounding_box(), page.get_by_role("status").inner_text()
     assert place
-    percent = 100 * min(place["width"] / SIZE[0], place["height"] / SIZE[1])
+    percent = 100 * min(place["width"] / size[0], place["height"] / size[1])
     return text.startswith("Zoom ") and abs(int(text.split()[1]) - percent) <= 1
 
 
@@ -229,6 +198,7 @@ def test_the_keyboard_is_enough(visit: Visit, md5: str, original: PIL.Image.Imag
     page.keyboard.press("Enter")
     # Not wait_for_function: the page's policy forbids what it runs if the first look is too early.
     wait_until(lambda: page.evaluate("document.fullscreenElement !== null"), "full screen")
+    wait_until(lambda: shot(page.locator("header")).getpixel((4, 4)) == LIGHT_PAPER, "paper in full screen")
     page.keyboard.press("Enter")
     wait_until(lambda: page.evaluate("document.fullscreenElement === null"), "the window again")
     page.keyboard.press("Tab")
@@ -238,10 +208,15 @@ def test_the_keyboard_is_enough(visit: Visit, md5: str, original: PIL.Image.Imag
         before = state.inner_text()
         page.keyboard.press(key)
         expect(state).not_to_have_text(before)
+    for scheme in ("light", "dark"):
+        for colors in ("none", "active"):
+            page.emulate_media(color_scheme=scheme, forced_colors=colors)
+            wait_until(lambda: has_focus_mark(picture), f"the mark of the focus: {scheme}, {colors}")
+    page.emulate_media(color_scheme="light", forced_colors="none")
     page.keyboard.press("0")
     expect(state).to_have_text(whole)
     page.keyboard.press("r")
-    expect(state).to_have_text(f"{whole}, rotated 90°")
+    expect(state).to_contain_text(", rotated 90°")
     page.keyboard.press("Shift+R")
     expect(state).to_have_text(whole)
     seen = shot(picture)

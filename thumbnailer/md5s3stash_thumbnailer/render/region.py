@@ -16,6 +16,8 @@ from md5s3stash_thumbnailer.render.region_request import FORMATS, RegionRequest,
 
 _WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
 _WHITE = 255
+_HALF = 127
+_MOST_COLOURS = 256
 # There is one worker per core. Slower AVIF is smaller, but takes seconds for a large picture.
 _PARAMETERS: dict[str, dict[str, object]] = {
     "AVIF": {"max_threads": 1, "speed": 8},
@@ -37,9 +39,8 @@ def encoded_region(picture: Picture, request: RegionRequest) -> bytes:
     if image_format == "JPEG":
         image = _on_white(image)
     image = _in_quality(_turned(image, request.rotation, has_alpha=image_format != "JPEG"), request.output.quality)
-    if image.mode == "LA" and image_format == "GIF":
-        # Pillow would write the grey alone.
-        image = image.convert("RGBA")
+    if image_format == "GIF" and "A" in image.getbands():
+        image = _clear_or_opaque(image)
     options = DrawOptions.of(dict(request.output.options))
     return output.encode(image, picture, options, image_format, _PARAMETERS.get(image_format, {}))
 
@@ -50,6 +51,21 @@ def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
     canvas = PIL.Image.new("RGBA", image.size, "white")
     canvas.alpha_composite(image)
     return canvas.convert("RGB")
+
+
+def _clear_or_opaque(image: PIL.Image.Image) -> PIL.Image.Image:
+    """With a palette, of which the last colour is clear: GIF has nothing between. Pillow would let those that are
+    half clear share a colour with those that are clear, or write none of LA as clear.
+    """
+    clear = image.getchannel("A").point(lambda alpha: 255 * (alpha <= _HALF))
+    opaque = image.convert("RGB")
+    opaque.paste(0, mask=clear)
+    with_palette = opaque.quantize(_MOST_COLOURS - 1)
+    colours = with_palette.getpalette() or []
+    with_palette.putpalette([*colours, 0, 0, 0])
+    with_palette.paste(len(colours) // 3, mask=clear)
+    with_palette.info["transparency"] = len(colours) // 3
+    return with_palette
 
 
 def _turned(image: PIL.Image.Image, rotation: Rotation, *, has_alpha: bool) -> PIL.Image.Image:
@@ -78,5 +94,5 @@ def _in_quality(image: PIL.Image.Image, quality: str) -> PIL.Image.Image:
     image = image.convert("L")
     if quality == "bitonal":
         # By a threshold: a pattern of dots would not fit together where two tiles meet.
-        image = image.point(lambda grey: 255 * (grey > 127), "L" if alpha else "1")
+        image = image.point(lambda grey: 255 * (grey > _HALF), "L" if alpha else "1")
     return image if alpha is None else PIL.Image.merge("LA", (image, alpha))

@@ -57,8 +57,8 @@
     });
   }
 
-  // A picture that is shown whole stays whole when its place gets another size: with the window, or when the buttons or a line
-  // of text appear. OpenSeadragon would cut off a part.
+  // A picture that is shown whole stays whole when it is rotated, or when its place gets another size: with the window, or when
+  // the buttons or a line of text appear. OpenSeadragon would cut off a part.
   function keepWhole(viewer) {
     const { viewport } = viewer;
     let isWhole = true;
@@ -68,6 +68,9 @@
     };
     viewer.addHandler("zoom", look);
     viewer.addHandler("pan", look);
+    viewer.addHandler("rotate", () => {
+      if (isWhole) viewport.goHome();
+    });
     viewer.addHandler("resize", () => {
       if (!isWhole) return;
       // After OpenSeadragon has zoomed.
@@ -146,7 +149,7 @@
       whole: () => viewport.goHome(),
       detail: () => showPixels(viewport),
       rotate: () => viewport.setRotation(viewport.getRotation() + 90),
-      "full-screen": () => (document.fullscreenElement ? document.exitFullscreen() : document.body.requestFullscreen()),
+      "full-screen": () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
     };
   }
 
