@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import subprocess
@@ -47,16 +48,14 @@ def published(spool: Path, key: Path) -> Path:
     """The receipt of a delivery that has ended; may be called again."""
     for folder in ("incoming", "deliveries"):
         (spool / folder).mkdir(exist_ok=True)
-    journal = Journal(journal_path(spool))
-    if not journal.unpublished():
-        with journal.transaction():
-            number = journal.open("20261129T122000Z-a1b2c3", "vendor/batch", "vendor", 0.0)
-            journal.put_file(number, FileRow("a.tif", State.RIGHT, "0" * 32, 5, 0.0))
-            journal.update(number, ended=1.0, ended_by="still", verdict="complete", counts='{"right": 1}')
-    [delivery] = journal.unpublished()
-    path = publish(Spool(spool), journal, delivery, lambda md5: f"s3://b/{md5}", signing_key=key)
-    journal.close()
-    return Path(path)
+    with contextlib.closing(Journal(journal_path(spool))) as journal:
+        if not journal.unpublished():
+            with journal.transaction():
+                number = journal.open("20261129T122000Z-a1b2c3", "vendor/batch", "vendor", 0.0)
+                journal.put_file(number, FileRow("a.tif", State.RIGHT, "0" * 32, 5, 0.0))
+                journal.update(number, ended=1.0, ended_by="still", verdict="complete", counts='{"right": 1}')
+        [delivery] = journal.unpublished()
+        return Path(publish(Spool(spool), journal, delivery, lambda md5: f"s3://b/{md5}", signing_key=key))
 
 
 def test_an_auditor_verifies_a_receipt_and_each_change_shows(tmp_path: Path, key: Path) -> None:
