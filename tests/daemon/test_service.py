@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from md5s3stash_daemon.spool.ownership import daemon_pid
 from tests.support import odd_metadata, servers
 from tests.support.daemon import IMPORT_PATH, Daemon, Site
-from tests.support.servers import wait_until
+from tests.support.servers import open_files, wait_until
 from tests.support.stores import Keys
 
 
@@ -254,8 +256,8 @@ def test_a_second_daemon_on_the_spool_exits_with_one_clear_line(site: Site, daem
     assert f"another md5s3stashd (process {daemon.process.pid}) serves the spool" in line
 
 
-def test_daemon_starts_once_a_child_of_a_killed_one_has_let_the_lock_go(site: Site) -> None:
-    # As if the daemon had been killed between the fork of a worker and its exec.
+def kill_one_whose_child_has_the_lock(site: Site) -> None:
+    """As if the daemon had been killed between the fork of a worker and its exec. A file `go` ends the child."""
     code = (
         "import os, subprocess, sys\n"
         "from pathlib import Path\n"
@@ -273,10 +275,23 @@ def test_daemon_starts_once_a_child_of_a_killed_one_has_let_the_lock_go(site: Si
     )
     assert killed.returncode == -9
 
+
+def test_a_killed_daemon_does_not_run_although_a_child_of_it_has_the_lock(site: Site) -> None:
+    kill_one_whose_child_has_the_lock(site)
+    with ThreadPoolExecutor() as pool:
+        told = pool.submit(daemon_pid, site.spool)
+        with pytest.raises(TimeoutError):
+            told.result(0.5)
+        (site.directory / "go").touch()
+
+        assert told.result(60) is None
+
+
+def test_daemon_starts_once_a_child_of_a_killed_one_has_let_the_lock_go(site: Site) -> None:
+    kill_one_whose_child_has_the_lock(site)
     site.drop("a", b"a")
     with Daemon(site) as daemon:
-        descriptors = Path(f"/proc/{daemon.process.pid}/fd")
-        wait_until(lambda: any(link.readlink().name == ".lock" for link in descriptors.iterdir()), "it tries the lock")
+        wait_until(lambda: str(site.spool / ".lock") in open_files(daemon.process.pid), "it tries the lock")
         with pytest.raises(subprocess.TimeoutExpired):
             daemon.process.wait(1)
         (site.directory / "go").touch()

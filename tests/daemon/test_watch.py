@@ -18,7 +18,7 @@ from md5s3stash_daemon.spool import watch
 from md5s3stash_daemon.spool.completeness import Completed
 from md5s3stash_daemon.spool.watch import Inotify, waking
 from tests.support.daemon import Daemon, Site
-from tests.support.servers import wait_until
+from tests.support.servers import open_files, wait_until
 
 MOUNTINFO = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -67,8 +67,7 @@ def test_this_machine_tells_its_file_systems() -> None:
 
 
 def inotify_instances(pid: int) -> int:
-    links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
-    return links.count("anon_inode:inotify")
+    return open_files(pid).count("anon_inode:inotify")
 
 
 @pytest.mark.parametrize(("watch", "instances"), [("inotify", 1), ("poll", 0)])

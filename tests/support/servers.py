@@ -225,6 +225,16 @@ def stop(process: Process) -> None:
         process.wait(STOP_SECONDS)
 
 
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process lead to."""
+    found = []
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        # Some are closed meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(entry.path))
+    return found
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process with this id is running; a zombie is not."""
     try:

@@ -6,14 +6,12 @@ The daemon keeps working: files that leave the spool between two reads are skipp
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from md5s3stash import console
@@ -24,6 +22,7 @@ from md5s3stash_daemon.disk.beneath import status_of
 from md5s3stash_daemon.power_cut.power_cut import reason_of
 from md5s3stash_daemon.spool.entry import DEFERRED, FAILED, HOLD, INCOMING, STATES, Entry, is_partial
 from md5s3stash_daemon.spool.failures import failures
+from md5s3stash_daemon.spool.ownership import daemon_pid
 from md5s3stash_daemon.spool.spool import Spool
 from md5s3stash_daemon.spool.waiting import IGNORED, PARTIAL, REASONS, UNCLAIMABLE, WORDS, WRITING
 
@@ -218,24 +217,6 @@ def status_as_json(spool: Spool, status: Status, now: float) -> str:
             "ledger_fault": status.ledger_fault or None,
         }
     )
-
-
-def daemon_pid(directory: Path) -> str | None:
-    """The process id in the spool's lock file; None if no daemon holds the lock."""
-    try:
-        descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        # Shared, so that two of these commands do not take each other for a daemon. Released at once, because it keeps
-        # a daemon from starting.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        return None
-    except BlockingIOError:
-        return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-    finally:
-        os.close(descriptor)
 
 
 def _row(state: str, age: str, next_try: str, tries: str, size: str, name: str = "") -> str:

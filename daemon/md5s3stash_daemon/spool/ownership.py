@@ -58,13 +58,30 @@ def lock(directory: Path) -> int:
     return descriptor
 
 
-def _locked(descriptor: int) -> bool:
+def daemon_pid(directory: Path) -> str | None:
+    """The process id in the spool's lock file; None if no daemon holds the lock."""
+    try:
+        descriptor = os.open(directory / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        # Shared, so that two of these commands do not take each other for a daemon. Released at once, because it keeps
+        # a daemon from starting.
+        if not _locked(descriptor, fcntl.LOCK_SH, 0.0):
+            return _owner(descriptor) or "unknown"
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, kind: int = fcntl.LOCK_EX, patience_seconds: float = _PATIENCE_SECONDS) -> bool:
     began = time.monotonic()
     while True:
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return True
-        patience = _PATIENCE_AFTER_A_DEATH_SECONDS if _is_dead(_owner(descriptor)) else _PATIENCE_SECONDS
+        patience = _PATIENCE_AFTER_A_DEATH_SECONDS if _is_dead(_owner(descriptor)) else patience_seconds
         if time.monotonic() - began > patience:
             return False
         time.sleep(_TRY_SECONDS)
