@@ -1,5 +1,5 @@
-"""docs/years.md: each row of its table leads to what to do, and names tests that exist or says why there are none,
-and when it was seen.
+"""docs/years.md: each row of its table has a link to what to do, tests that exist or the reason why there are none, and
+when it was last seen.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ IMPATIENT = {
     "MD5S3STASH_S3_READ_TIMEOUT_SECONDS": "1",
     "MD5S3STASH_S3_REQUEST_TIMEOUT_SECONDS": "3",
 }
-# Of a fork of the warm process. An outage is told after 6 seconds, and a request that hangs ends after 9.
+# For a fork of the warm process: an outage is reported after 6 seconds, and a request that hangs ends after 9.
 SOON_TIRED_OF_SQS = {
     "md5s3stash_daemon.intake.sqs.consumer._ANSWER_SECONDS": "5",
     "md5s3stash_daemon.intake.sqs.client._MAX_WAIT_SECONDS": "1",

@@ -41,7 +41,7 @@ A_SECOND = SHARE / ANSWER_SECONDS
 
 
 class Clock(selectors.DefaultSelector):
-    """Stands still until it is told, or until its event loop (`run`) has nothing to do before a timer."""
+    """Stands still until a test moves it, or until its event loop (`run`) has nothing left to do before a timer."""
 
     def __init__(self) -> None:
         super().__init__()

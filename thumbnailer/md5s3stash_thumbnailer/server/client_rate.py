@@ -3,9 +3,8 @@ for each client of IIIF.
 
 Tokens are seconds of this whole server. One bucket is for the workers: a request is charged the CPU time that one used
 for it, divided by their number. Who owes much of that gets nothing that needs a worker. The other two are for the one
-thread of the server,
-which writes an answer in a millisecond. While there are other clients they space the answers evenly, refusals too: to
-refuse requests would keep the thread as busy.
+thread of the server, which writes an answer in a millisecond. While there are other clients they space the answers
+evenly, refusals too: to refuse requests would keep the thread as busy.
 """
 
 from __future__ import annotations
