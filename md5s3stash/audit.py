@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from md5s3stash.scheme import BucketBase, BucketScheme, KeyTemplate, ObjectAddress, split_name
 
 if TYPE_CHECKING:
+    from md5s3stash.errors import StoreError
     from md5s3stash.s3.listing import ListedObject
 
 EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
@@ -43,6 +44,11 @@ class Fault(NamedTuple):
     address: ObjectAddress
     kind: FaultKind
     reason: str
+
+
+def unreadable(address: ObjectAddress, error: StoreError) -> Fault:
+    """The fault of an object that could not be read. Its reason does not repeat the URL."""
+    return Fault(address, FaultKind.UNREADABLE, str(error).removeprefix(f"{address.s3_url}: "))
 
 
 def fault_of(base: BucketBase, bucket: str, found: ListedObject) -> Fault | None:

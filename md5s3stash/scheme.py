@@ -6,6 +6,7 @@ Where the key template has a collection, a content is named `{collection}/{md5}`
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -163,6 +164,11 @@ class BucketBase:
         if self.scheme is BucketScheme.MULTIBUCKET:
             return tuple(f"{shard}.{self.base}" for shard in SHARD_ALPHABET)
         return (self.base.partition("/")[0],)
+
+
+def name_in_any(bases: Iterable[BucketBase], s3_url: str) -> str | None:
+    """`{collection}/{md5}` or `{md5}` of an object of any of these bases; None for any other object."""
+    return next((name for base in bases if (name := base.name_of(s3_url))), None)
 
 
 def name_in(collection: str, md5: str) -> str:

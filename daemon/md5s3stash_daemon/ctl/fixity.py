@@ -18,7 +18,7 @@ from md5s3stash import console
 from md5s3stash.audit import FaultKind
 from md5s3stash.errors import SettingsError, StashError
 from md5s3stash.s3.listing import Lister
-from md5s3stash.scheme import BucketBase, ObjectAddress, split_name
+from md5s3stash.scheme import BucketBase, ObjectAddress, name_in_any, split_name
 from md5s3stash.settings import S3Settings, Settings, StashSettings
 from md5s3stash_daemon.config.settings import FixitySettings, ProvenanceSettings
 from md5s3stash_daemon.ctl.connections import ledger_of, redis_of, spool_of
@@ -268,7 +268,7 @@ def _names_of(s3_urls: Sequence[str], settings: Settings) -> dict[str, list[str]
 
 def _content_of(s3_url: str, bases: Sequence[BucketBase]) -> str:
     """`{collection}/{md5}` or `{md5}`."""
-    return next((name for base in bases if (name := base.name_of(s3_url))), split_name(s3_url)[1])
+    return name_in_any(bases, s3_url) or split_name(s3_url)[1]
 
 
 def _advice(wrong: WrongObject, folder: StateFolder, settings: Settings) -> list[str]:
@@ -300,7 +300,7 @@ def _times(wrong: WrongObject) -> list[str]:
 def _other_copies(wrong: WrongObject, folder: StateFolder, bases: Sequence[BucketBase]) -> list[str]:
     """Where the other bases keep this content, and when it was read there."""
     state, known = folder.read(), {each.s3_url for each in folder.wrong.all()}
-    name = next((name for base in bases if (name := base.name_of(wrong.s3_url))), None)
+    name = name_in_any(bases, wrong.s3_url)
     lines: list[str] = []
     if name is None:
         return lines

@@ -67,10 +67,14 @@ def recorded_places(settings: Settings) -> Places:
     """The places of a stashed event; of one from before the index, those that the ledger has for its content."""
 
     @functools.cache
+    def ledger() -> LedgerReader:
+        return ledger_of(settings)
+
+    @functools.cache
     def in_ledger(content: str) -> list[str]:
         # Once for each content: the events are read several times.
         try:
-            [recorded] = ledger_of(settings).placed([("", content)])
+            [recorded] = ledger().placed([("", content)])
             if recorded.s3_url:
                 return s3_urls_of(recorded, settings[StashSettings].bases())
         except StashError as error:

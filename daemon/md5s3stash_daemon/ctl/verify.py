@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from md5s3stash import console
-from md5s3stash.audit import NOT_THERE, Fault, nested_prefixes
+from md5s3stash.audit import Fault, nested_prefixes
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StashError, StoreError
 from md5s3stash.s3.listing import Lister
@@ -24,7 +24,7 @@ from md5s3stash_daemon.ctl.connections import ledger_of, redis_of
 from md5s3stash_daemon.fixity.bucket_audit import AuditCounts, Auditor
 from md5s3stash_daemon.fixity.recorded_digests import recorded_digests
 from md5s3stash_daemon.fixity.summary import number_of
-from md5s3stash_daemon.ledger.confirmations import drop_confirmations, forget_presence
+from md5s3stash_daemon.ledger.confirmations import distrust
 from md5s3stash_daemon.ledger.fixity_log import AND_LEDGER, BY_LIST, BY_READING, FixityLog
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ class AuditRecord:
         md5 = last if is_md5(last) else ""
         with _complaining(fault.address.s3_url):
             if md5:
-                drop_confirmations(self._client, self._prefix, [md5])
-                if fault.kind in NOT_THERE:
-                    forget_presence(self._client, self._prefix, md5, fault.address.s3_url)
+                distrust(self._client, self._prefix, md5, fault.address.s3_url, fault.kind)
             if self._log is not None:
                 self._log.fault(fault.address.s3_url, md5, fault.kind.value, fault.reason)
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-from md5s3stash.audit import Fault, FaultKind, fault_of, is_of_parts
+from md5s3stash.audit import Fault, FaultKind, fault_of, is_of_parts, unreadable
 from md5s3stash.errors import StoreError
 from md5s3stash.inspection import Proof, inspect
 from md5s3stash.s3.listing import ListedObject, Lister
@@ -100,7 +100,7 @@ class Auditor:
         try:
             proof = inspect(self.store, address, split_name(found.key)[1], deep=self.deep)
         except StoreError as error:
-            return Fault(address, FaultKind.UNREADABLE, str(error).removeprefix(f"{address.s3_url}: "))
+            return unreadable(address, error)
         counts.by_sha256 += proof is Proof.BY_SHA256
         counts.by_reading += proof is Proof.BY_READING
         counts.not_checkable += proof is Proof.NONE

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from md5s3stash.audit import NOT_THERE, FaultKind
+from md5s3stash.audit import FaultKind
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import RedisUnavailable, StashError
 from md5s3stash.scheme import ObjectAddress, split_name
 from md5s3stash_daemon.fixity.reading import Read
 from md5s3stash_daemon.fixity.state import MOST, WrongObject, WrongObjects
 from md5s3stash_daemon.fixity.summary import number_of
-from md5s3stash_daemon.ledger.confirmations import drop_confirmations, forget_presence
+from md5s3stash_daemon.ledger.confirmations import distrust
 from md5s3stash_daemon.ledger.fixity_log import ACKNOWLEDGED, FixityLog
 from md5s3stash_daemon.ledger.reader import LedgerReader, LedgerRefused
 
@@ -47,9 +47,7 @@ class LedgerRecord:
         md5 = _md5_of(address.s3_url)
         with _surviving(address.s3_url):
             if md5:
-                drop_confirmations(self._client, self._prefix, [md5])
-                if kind in NOT_THERE:
-                    forget_presence(self._client, self._prefix, md5, address.s3_url)
+                distrust(self._client, self._prefix, md5, address.s3_url, kind)
             if self._log is not None:
                 self._log.fault(address.s3_url, md5, kind.value, reason)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from md5s3stash.audit import unreadable
 from md5s3stash.errors import StoreError, StoreRefused
 from md5s3stash.retry import RetryPolicy
 from md5s3stash.s3.listing import ListedObject, Page
@@ -255,7 +256,7 @@ class Walk:
                 if not self._gives_others(place, others):
                     raise
                 if attempt == _ATTEMPTS:
-                    raise _Unreadable(str(error).removeprefix(f"{address.s3_url}: ")) from error
+                    raise _Unreadable(unreadable(address, error).reason) from error
             self._wait(attempt * _FIRST_RETRY_SECONDS)
         raise AssertionError
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import redis
 
+from md5s3stash.audit import NOT_THERE, FaultKind
 from md5s3stash.digest import Digest
 from md5s3stash.media import Kind
 from md5s3stash.scheme import BucketBase
@@ -195,6 +196,13 @@ def drop_confirmations(client: redis.Redis, prefix: str, md5s: Sequence[str] | N
             return dropped
         fields = [bytes.fromhex(md5) for md5 in md5s]
         return sum(int(database.hdel(name, *fields)) for name in names) if fields else 0
+
+
+def distrust(client: redis.Redis, prefix: str, md5: str, s3_url: str, kind: FaultKind) -> None:
+    """After a fault of an object: the store is asked for its content again. Raises RedisUnavailable."""
+    drop_confirmations(client, prefix, [md5])
+    if kind in NOT_THERE:
+        forget_presence(client, prefix, md5, s3_url)
 
 
 def forget_presence(client: redis.Redis, prefix: str, md5: str, s3_url: str | None = None) -> None:

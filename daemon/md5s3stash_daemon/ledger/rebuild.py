@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, BinaryIO
 
-from md5s3stash.audit import Fault, FaultKind, fault_of
+from md5s3stash.audit import Fault, FaultKind, fault_of, unreadable
 from md5s3stash.digest import is_md5
 from md5s3stash.errors import StoreError, StoreUnavailable
 from md5s3stash.inspection import Proof, inspect
@@ -100,7 +100,7 @@ class Rebuilder:
         try:
             proof = inspect(self.store, address, split_name(found.key)[1], deep=False)
         except StoreError as error:
-            return Fault(address, FaultKind.UNREADABLE, str(error).removeprefix(f"{address.s3_url}: "))
+            return unreadable(address, error)
         return None if proof in (Proof.BY_SHA256, Proof.NONE) else fault
 
     def _with_types(self, bucket: str, contents: list[Mapped]) -> list[Mapped]:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from md5s3stash.scheme import BucketBase, name_in, split_name
+from md5s3stash.scheme import BucketBase, name_in, name_in_any, split_name
 from md5s3stash_daemon.provenance.database import IndexUnusable, as_bytes, translated
 from md5s3stash_daemon.provenance.index import Index, reading
 
@@ -45,7 +45,7 @@ def names_of(path: Path | None, md5: str, limit: int) -> Pairs | None:
 
 def names_of_object(path: Path | None, bases: Iterable[BucketBase], s3_url: str, limit: int) -> list[str]:
     """Names whose content is this object, at most `limit`; none without an index."""
-    content = next((name for base in bases if (name := base.name_of(s3_url))), None)
+    content = name_in_any(bases, s3_url)
     if content is None:
         return []
     found = names_of(path, split_name(content)[1], _MAX_NAMES) or []
